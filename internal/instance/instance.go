@@ -1,0 +1,138 @@
+// Package instance owns the machines that jobs run on: their rows, who holds which part
+// of them, the pure Step that moves them through their life, and the reconciler that
+// carries it out through the ledger (paid machines) or over SSH (hosts of the user).
+//
+// Test it with go test ./internal/instance; the suite runs on SQLite, and on PostgreSQL
+// when TEST_POSTGRES is set.
+package instance
+
+import (
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+)
+
+// Remote is the backend name of SSH hosts.
+const Remote = "remote"
+
+// Instance is one row with what hangs on it.
+type Instance struct {
+	ID        string
+	ProjectID string
+	FleetID   string
+	Num       int
+	Name      string // <fleet>-<num>
+	Status    api.InstanceStatus
+	Backend   string
+	SSHHost   string
+	IntentID  string
+	// Unreachable says that the server has no connection to the agent; see Data.LostAt.
+	Unreachable bool
+	Deleted     bool
+	CreatedAt   time.Time
+	FinishedAt  time.Time
+	LastJobAt   time.Time
+	// Blocks is in how many parts the instance can be shared, 0 while unknown ("auto").
+	Blocks  int
+	Version int64
+	Data    Data
+
+	// Assignments are the jobs that hold blocks, loaded with the row.
+	Assignments []Assignment
+}
+
+// Data is the part of a row that no query looks into.
+type Data struct {
+	Offer        *api.InstanceOffer            `json:"offer,omitempty"`
+	Provisioning *api.JobProvisioningData      `json:"provisioning,omitempty"`
+	Remote       *RemoteHost                   `json:"remote,omitempty"`
+	Host         *agentapi.HostInfo            `json:"host,omitempty"`
+	HostKey      string                        `json:"host_key,omitempty"` // pinned, authorized_keys form
+	Socket       string                        `json:"socket,omitempty"`   // local agent: path of its Unix socket
+	Home         string                        `json:"home,omitempty"`     // of the agent, "" for the default
+	Tags         map[string]string             `json:"tags,omitempty"`
+	Reason       api.InstanceTerminationReason `json:"reason,omitempty"`
+	Message      string                        `json:"message,omitempty"`
+	Health       string                        `json:"health,omitempty"`
+	StartedAt    time.Time                     `json:"started_at,omitzero"`
+	// ForJob is the job that the instance was created for, "" for fleet nodes.
+	ForJob string `json:"for_job,omitempty"`
+	// IdleSeconds until an idle instance is given back, -1 never.
+	IdleSeconds int64 `json:"idle_seconds"`
+	// AutoBlocks is the fleet's "blocks: auto": the number follows from the hardware.
+	AutoBlocks bool `json:"auto_blocks,omitempty"`
+	// LostAt is when the connection was lost, zero while there is one.
+	LostAt time.Time `json:"lost_at,omitzero"`
+	// Problem is the latest reason why the instance is not further, for people.
+	Problem string `json:"problem,omitempty"`
+	// Tries counts attempts of the step that Problem speaks of.
+	Tries int `json:"tries,omitempty"`
+}
+
+// RemoteHost is how to reach an SSH host of the user. Private keys are sealed.
+type RemoteHost struct {
+	Host       Endpoint          `json:"host"`
+	Jump       *Endpoint         `json:"jump,omitempty"`
+	InternalIP string            `json:"internal_ip,omitempty"`
+	Network    string            `json:"network,omitempty"`
+	Env        map[string]string `json:"env,omitempty"`
+}
+
+// Endpoint is one SSH server and the keys to try there.
+type Endpoint struct {
+	Hostname string   `json:"hostname"`
+	Port     int      `json:"port"`
+	User     string   `json:"user"`
+	Public   []string `json:"public"`
+	Sealed   []string `json:"sealed"` // private keys, encrypted at rest
+	HostKey  string   `json:"host_key,omitempty"`
+}
+
+// Assignment is a job's hold on an instance.
+type Assignment struct {
+	JobID  string
+	Blocks int
+}
+
+// Busy is how many blocks are held.
+func (i *Instance) Busy() int {
+	n := 0
+	for _, a := range i.Assignments {
+		n += a.Blocks
+	}
+	return n
+}
+
+// Available says that the instance can take jobs now, as far as it has free blocks.
+func (i *Instance) Available() bool {
+	return (i.Status == api.InstanceIdle || i.Status == api.InstanceBusy) &&
+		!i.Unreachable && i.Data.Health != "failure" && i.Data.Provisioning != nil
+}
+
+// Live says that the instance exists or is wanted.
+func (i *Instance) Live() bool {
+	return !i.Deleted && i.Status != api.InstanceTerminating && i.Status != api.InstanceTerminated
+}
+
+// SSH says that the instance is a host of the user.
+func (i *Instance) SSH() bool { return i.Data.Remote != nil }
+
+// Claim is a job's wish to hold part of an instance.
+type Claim struct {
+	InstanceID string
+	JobID      string
+	Blocks     int
+}
+
+// New describes an instance to be created for a job or as a node of a fleet.
+type New struct {
+	ProjectID   string
+	FleetID     string
+	FleetName   string
+	Offer       api.InstanceOffer // what to create
+	Tags        map[string]string
+	JobID       string // "" for a fleet node; otherwise the job holds the whole instance
+	Blocks      int    // in how many parts it may be shared, ≥ 1
+	IdleSeconds int64  // -1 never
+}
