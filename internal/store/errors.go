@@ -1,0 +1,118 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strings"
+	"syscall"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/ncruces/go-sqlite3"
+)
+
+var (
+	// ErrConflict says that a row is not as it was read: reload and decide again.
+	ErrConflict = errors.New("row changed meanwhile")
+	// ErrNotFound says that there is no such row.
+	ErrNotFound = errors.New("no such row")
+	// ErrFull says that the database's disk is full. Nothing was committed.
+	ErrFull = errors.New("disk full")
+
+	errBusy = errors.New("no connection became free: a transaction waits for something else, or is nested")
+)
+
+// ForeignKey is what [Constraint] returns for any violated reference: SQLite does not say
+// which one it was.
+const ForeignKey = "foreign_key"
+
+// Constraint names the constraint that err violates, "" when it violates none:
+// <table>_pkey, <table>_<column>_…_key, the name of a CHECK, <table>_<column>_not_null,
+// or [ForeignKey]. It is the same on both engines.
+func Constraint(err error) string {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return postgresConstraint(e)
+	}
+	if e, ok := errors.AsType[*sqlite3.Error](err); ok && e.Code() == sqlite3.CONSTRAINT {
+		return sqliteConstraint(e)
+	}
+	return ""
+}
+
+func postgresConstraint(e *pgconn.PgError) string {
+	switch e.Code {
+	case "23503":
+		return ForeignKey
+	case "23502":
+		return e.TableName + "_" + e.ColumnName + "_not_null"
+	}
+	return e.ConstraintName
+}
+
+func sqliteConstraint(e *sqlite3.Error) string {
+	// "sqlite3: constraint failed: UNIQUE constraint failed: user.name, user.project_id"
+	msg := e.Error()
+	_, what, _ := strings.Cut(msg[strings.LastIndex(msg, "constraint failed")+len("constraint failed"):], ": ")
+	switch e.ExtendedCode() {
+	case sqlite3.CONSTRAINT_FOREIGNKEY:
+		return ForeignKey
+	case sqlite3.CONSTRAINT_CHECK:
+		return what
+	case sqlite3.CONSTRAINT_NOTNULL:
+		return strings.ReplaceAll(what, ".", "_") + "_not_null"
+	case sqlite3.CONSTRAINT_PRIMARYKEY:
+		table, _, _ := strings.Cut(what, ".")
+		return table + "_pkey"
+	}
+	if name, ok := strings.CutPrefix(what, "index '"); ok { // an index over expressions
+		return strings.TrimSuffix(name, "'")
+	}
+	var table string
+	var name strings.Builder
+	for column := range strings.SplitSeq(what, ", ") {
+		var c string
+		table, c, _ = strings.Cut(column, ".")
+		name.WriteString("_" + c)
+	}
+	return table + name.String() + "_key"
+}
+
+// retryable reports whether the transaction lost against a concurrent one and was undone.
+func retryable(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code == "40001" || e.Code == "40P01" // serialization failure, deadlock
+	}
+	return errors.Is(err, sqlite3.BUSY) // another process, such as the sqlite3 shell
+}
+
+// One turns database/sql's answer for no row into [ErrNotFound].
+func One(err error) error {
+	if errors.Is(err, sql.ErrNoRows) {
+		return ErrNotFound
+	}
+	return err
+}
+
+// explain adds what a person can do about the errors that are about the machine.
+func explain(err error, where string) error {
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return err
+	case isFull(err):
+		return fmt.Errorf("%w: the disk of database %s is full: free some space, then the server goes on by itself: %w", ErrFull, where, err)
+	case errors.Is(err, sqlite3.NOTADB), errors.Is(err, sqlite3.CORRUPT):
+		return fmt.Errorf("database %s is damaged or not SQLite: restore it from a backup: %w", where, err)
+	case errors.Is(err, sqlite3.CANTOPEN), errors.Is(err, sqlite3.PERM), errors.Is(err, sqlite3.READONLY), errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("database %s cannot be written: check the owner and the permissions of the file and its directory: %w", where, err)
+	}
+	return err
+}
+
+func isFull(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return e.Code == "53100"
+	}
+	return errors.Is(err, sqlite3.FULL) || errors.Is(err, syscall.ENOSPC)
+}

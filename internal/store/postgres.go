@@ -1,0 +1,105 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+)
+
+// postgresConns bounds the connections of one replica; Postgres allows 100 by default.
+const postgresConns = 20
+
+// maxPayload is what a NOTIFY may carry, in bytes (postgresql.org/docs/15/sql-notify.html).
+const maxPayload = 7999
+
+// pgConfig is how to connect once more, for LISTEN.
+type pgConfig struct{ *pgx.ConnConfig }
+
+func openPostgres(ctx context.Context, rawURL string) (*DB, error) {
+	where := "postgres"
+	if u, err := url.Parse(rawURL); err == nil {
+		where = u.Redacted()
+	}
+	config, err := pgx.ParseConfig(rawURL)
+	if err != nil { // pgx leaves the password out of its message
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	pool := stdlib.OpenDB(*config)
+	pool.SetMaxOpenConns(postgresConns)
+	pool.SetMaxIdleConns(postgresConns) // pgx checks a connection that was idle before it is used
+	if err := pool.PingContext(ctx); err != nil {
+		_ = pool.Close()
+		return nil, fmt.Errorf("connect to database %s: %w", where, err)
+	}
+	return &DB{engine: Postgres, where: where, reader: pool, writer: pool, pg: &pgConfig{config}}, nil
+}
+
+// advisoryLock makes replicas migrate one after the other. It is per schema.
+type advisoryLock struct{}
+
+// SessionLock implements goose's lock.SessionLocker.
+func (advisoryLock) SessionLock(ctx context.Context, c *sql.Conn) error {
+	_, err := c.ExecContext(ctx, `SELECT pg_advisory_lock(hashtext('dstack ' || current_schema()))`)
+	return err
+}
+
+// SessionUnlock implements goose's lock.SessionLocker.
+func (advisoryLock) SessionUnlock(ctx context.Context, c *sql.Conn) error {
+	_, err := c.ExecContext(ctx, `SELECT pg_advisory_unlock(hashtext('dstack ' || current_schema()))`)
+	return err
+}
+
+// MaxMessage is the longest message that [DB.Notify] takes, in bytes.
+const MaxMessage = maxPayload
+
+// channel is the database's own: notifications are seen in all schemas of a database.
+func (db *DB) channel() string { return "dstack_" + strings.ReplaceAll(db.serverID, "-", "") }
+
+// Notify sends msg, at most [MaxMessage] bytes, to every replica that listens, this one
+// included. On SQLite there are no others and it does nothing.
+func (db *DB) Notify(ctx context.Context, msg string) error {
+	if db.engine == SQLite {
+		return nil
+	}
+	_, err := db.writer.ExecContext(ctx, `SELECT pg_notify($1, $2)`, db.channel(), msg)
+	if err != nil {
+		return fmt.Errorf("notify replicas: %w", err)
+	}
+	return nil
+}
+
+// Listen calls fn with every message that [DB.Notify] sends from now on, until ctx ends or
+// the connection breaks. It calls ready once it listens; what was sent before is missed.
+func (db *DB) Listen(ctx context.Context, ready func(), fn func(msg string)) error {
+	if db.engine == SQLite {
+		ready()
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	conn, err := pgx.ConnectConfig(ctx, db.pg.Copy())
+	if err != nil {
+		return fmt.Errorf("listen to replicas: %w", err)
+	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		defer cancel()
+		_ = conn.Close(ctx) // nothing was written on it
+	}()
+	if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{db.channel()}.Sanitize()); err != nil {
+		return fmt.Errorf("listen to replicas: %w", err)
+	}
+	ready()
+	for {
+		n, err := conn.WaitForNotification(ctx)
+		if err != nil {
+			return fmt.Errorf("listen to replicas: %w", err)
+		}
+		fn(n.Payload)
+	}
+}

@@ -1,0 +1,91 @@
+package store_test
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+func exec(t *testing.T, db *store.DB, query string, args ...any) error {
+	t.Helper()
+	return db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.ExecContext(t.Context(), query, args...)
+		return err
+	})
+}
+
+func TestWriteReadBack(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		type doc struct{ A, B string }
+		in, at := doc{"x", "é\x00"}, time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
+		in.B = "é"
+		if err := exec(t, db, `CREATE TABLE thing (id TEXT PRIMARY KEY, at BIGINT, doc TEXT, on_ BOOLEAN, raw BYTEA)`); err != nil {
+			t.Fatal(err)
+		}
+		if err := exec(t, db, `INSERT INTO thing (id, at, doc, on_, raw) VALUES ($1, $2, $3, $4, $5)`,
+			"a", store.Micros(at), store.JSON(&in), true, []byte{0, 1, 255}); err != nil {
+			t.Fatal(err)
+		}
+		var out doc
+		var micros int64
+		var on bool
+		var raw []byte
+		err := db.Read().QueryRowContext(ctx, `SELECT at, doc, on_, raw FROM thing WHERE id = $1`, "a").Scan(&micros, store.JSON(&out), &on, &raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if out != in || !store.Time(micros).Equal(at) || !on || string(raw) != "\x00\x01\xff" {
+			t.Errorf("read back %v %v %v %q", out, store.Time(micros), on, raw)
+		}
+	})
+}
+
+func TestRollback(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		boom, committed := errors.New("boom"), false
+		err := db.Write(t.Context(), func(tx *store.Tx) error {
+			tx.OnCommit(func() { committed = true })
+			if _, err := tx.ExecContext(t.Context(), `INSERT INTO setting (name, value) VALUES ('a', 'b')`); err != nil {
+				return err
+			}
+			return boom
+		})
+		if !errors.Is(err, boom) || committed {
+			t.Errorf("Write = %v, committed %v", err, committed)
+		}
+		var n int
+		if err := db.Read().QueryRowContext(t.Context(), `SELECT count(*) FROM setting WHERE name = 'a'`).Scan(&n); err != nil || n != 0 {
+			t.Errorf("%d rows after rollback, %v", n, err)
+		}
+	})
+}
+
+func TestServerIDStays(t *testing.T) {
+	storetest.EachURL(t, func(t *testing.T, url string) {
+		var ids [2]string
+		for i := range ids {
+			t.Run("open", func(t *testing.T) { ids[i] = storetest.Open(t, url).ServerID() })
+		}
+		if ids[0] == "" || ids[0] != ids[1] {
+			t.Errorf("server ids %q", ids)
+		}
+	})
+}
+
+func TestContextEnds(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := db.Write(ctx, func(*store.Tx) error { return nil }); !errors.Is(err, context.Canceled) {
+			t.Errorf("Write = %v, want canceled", err)
+		}
+		if err := exec(t, db, `DELETE FROM replica`); err != nil {
+			t.Errorf("the next write: %v", err)
+		}
+	})
+}

@@ -1,0 +1,59 @@
+package store
+
+import (
+	"database/sql/driver"
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Micros is how times are stored: microseconds since 1970 UTC, 0 for the zero time.
+func Micros(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMicro()
+}
+
+// Time is the inverse of [Micros].
+func Time(micros int64) time.Time {
+	if micros == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(micros).UTC()
+}
+
+// JSON stores *v, a document of JSON, in one TEXT column, and scans such a column into *v.
+// v is a pointer in both cases. NULL leaves *v as it is.
+func JSON[T any](v *T) Document[T] { return Document[T]{v} }
+
+// Document is the argument and the destination that [JSON] makes.
+type Document[T any] struct{ v *T }
+
+// Value implements driver.Valuer.
+func (d Document[T]) Value() (driver.Value, error) {
+	b, err := json.Marshal(d.v)
+	if err != nil {
+		return nil, fmt.Errorf("store document: %w", err)
+	}
+	return string(b), nil
+}
+
+// Scan implements sql.Scanner.
+func (d Document[T]) Scan(src any) error {
+	var b []byte
+	switch src := src.(type) {
+	case nil:
+		return nil
+	case string:
+		b = []byte(src)
+	case []byte:
+		b = src
+	default:
+		return fmt.Errorf("stored document is a %T, not text", src)
+	}
+	if err := json.Unmarshal(b, d.v); err != nil {
+		return fmt.Errorf("stored document: %w", err)
+	}
+	return nil
+}
