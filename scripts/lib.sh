@@ -1,0 +1,87 @@
+# Functions that the scripts share: what the suites need, and how to get it.
+# Source it from the repository's root.
+
+# as_root runs a command as root, through sudo where that needs no password.
+as_root() {
+	if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+can_root() { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }
+
+# install_packages installs what the suites use, on Debian and Ubuntu as root.
+install_packages() {
+	command -v apt-get >/dev/null && can_root || return 0
+	local want=() package
+	for package in docker.io postgresql openssh-server openssh-client debootstrap busybox-static iproute2 iptables git curl procps; do
+		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || want+=("$package")
+	done
+	# Another Docker engine than the distribution's will do.
+	if command -v dockerd >/dev/null; then want=("${want[@]/docker.io/}"); fi
+	want=(${want[@]})
+	[ "${#want[@]}" -gt 0 ] || return 0
+	echo "installing ${want[*]}"
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq || true
+	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${want[@]}" >/dev/null
+}
+
+# start_postgres starts a PostgreSQL of our own on a socket in $1 and sets TEST_POSTGRES.
+start_postgres() {
+	local dir=$1 bin
+	bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
+	[ -n "$bin" ] || bin=$(dirname "$(command -v initdb 2>/dev/null || echo /none/initdb)")
+	[ -x "$bin/initdb" ] || return 1
+	mkdir -p "$dir/pg"
+	local run=()
+	if [ "$(id -u)" = 0 ]; then
+		id postgres >/dev/null 2>&1 || return 1
+		chmod 0755 "$dir"
+		chown postgres "$dir/pg"
+		run=(runuser -u postgres --)
+	fi
+	"${run[@]}" "$bin/initdb" -D "$dir/pg/data" -U postgres -A trust -E UTF8 --locale=C >"$dir/initdb.log" 2>&1 || { tail -5 "$dir/initdb.log"; return 1; }
+	local port
+	port=$(free_port)
+	"${run[@]}" "$bin/pg_ctl" -D "$dir/pg/data" -l "$dir/pg/log" -w -t 30 \
+		-o "-c listen_addresses=127.0.0.1 -p $port -k $dir/pg -c fsync=off -c max_connections=300" start >/dev/null || return 1
+	stop_postgres() { "${run[@]}" "$bin/pg_ctl" -D "$dir/pg/data" -m immediate stop >/dev/null 2>&1 || true; }
+	export TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres?sslmode=disable"
+}
+
+stop_postgres() { :; }
+
+# free_port prints a TCP port of the loopback interface that nobody listens on.
+free_port() {
+	local port
+	while :; do
+		port=$((20000 + RANDOM % 12000))
+		(exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+	done
+}
+
+# start_docker makes DOCKER_HOST name an engine: the running one, or our own in $1.
+start_docker() {
+	local dir=$1
+	if docker info >/dev/null 2>&1; then
+		return 0
+	fi
+	command -v dockerd >/dev/null && [ "$(id -u)" = 0 ] || return 1
+	mkdir -p "$dir/docker"
+	dockerd --data-root "${DSTACK_TEST_DOCKER_ROOT:-$dir/docker/data}" --exec-root "$dir/docker/exec" \
+		--pidfile "$dir/docker/pid" --host "unix://$dir/docker.sock" >"$dir/docker/log" 2>&1 &
+	local pid=$!
+	stop_docker() {
+		kill "$pid" 2>/dev/null || return 0
+		wait "$pid" 2>/dev/null || true
+	}
+	export DOCKER_HOST="unix://$dir/docker.sock"
+	local n
+	for n in $(seq 100); do
+		docker info >/dev/null 2>&1 && return 0
+		kill -0 "$pid" 2>/dev/null || break
+		sleep 0.2
+	done
+	tail -5 "$dir/docker/log" >&2
+	return 1
+}
+
+stop_docker() { :; }
