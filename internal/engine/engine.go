@@ -1,0 +1,233 @@
+// Package engine calls reconcilers for the objects of this replica: soon after something
+// woke them, when they asked to be looked at again, and never two at a time for one object.
+//
+// Every object belongs to one of [Shards] shards by a hash of its id. A replica works on
+// the shards that it owns in the table shard; the epoch there grows with each owner, and
+// every write of a reconciler checks it ([Fence.Check]), so that a replica that was
+// overtaken without noticing cannot commit. On SQLite the one process owns all shards. On
+// Postgres they are leased and shared evenly.
+//
+// Objects wait in memory. One that nothing wakes and that asked for no time costs neither
+// a query nor memory. What a wake-up could miss (a crash between a commit and the wake-up,
+// a lost notification) is found when a shard is taken and by a slow sweep.
+package engine
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"dstack/internal/store"
+)
+
+// Shards is the number of shards. It is part of the schema.
+const Shards = 64
+
+// Shard is the shard of the object with this id.
+func Shard(id string) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // never fails
+	return int(h.Sum32() % Shards)
+}
+
+// ErrFenced says that another replica has taken the object's shard.
+var ErrFenced = errors.New("shard is owned by another replica")
+
+// Config is what New needs; fields are required unless marked optional.
+type Config struct {
+	DB    *store.DB
+	Log   *slog.Logger
+	Owner string // unique per process, also after a restart
+
+	// Bus carries wake-ups between replicas; optional: nil is the database's own.
+	Bus Bus
+	// Lease is how long a replica may be silent before others take its shards; optional: 15 s.
+	Lease time.Duration
+	// Sweep is the time between searches for missed wake-ups; optional: 60 s.
+	Sweep time.Duration
+	// Drain is how long running passes may go on when the engine ends; optional: 10 s.
+	Drain time.Duration
+}
+
+// A Bus carries short messages between replicas. *[store.DB] is one.
+type Bus interface {
+	Notify(ctx context.Context, msg string) error
+	Listen(ctx context.Context, ready func(), fn func(msg string)) error
+}
+
+// A Kind is a kind of objects with a reconciler.
+type Kind struct {
+	Name    string
+	Workers int           // passes at the same time; 0 means 8
+	Timeout time.Duration // of one pass; 0 means 5 min
+	// Live lists the unfinished objects of the given shards. Each gets a pass when its shard
+	// is taken, and at a sweep unless it is queued already.
+	Live func(ctx context.Context, q store.Querier, shards []int) ([]string, error)
+	// Reconcile looks at one object and does what is due. It is called again at the time it
+	// returns (zero: only when woken), and with growing delay after an error.
+	// store.ErrConflict means that it should simply run again.
+	Reconcile func(ctx context.Context, it Item) (again time.Time, err error)
+}
+
+// An Item is one object in one pass.
+type Item struct {
+	ID      string
+	Fence   Fence
+	Attempt int // 1, or one more than the passes that failed in a row
+}
+
+// Engine runs the reconcilers. It is safe for concurrent use.
+type Engine struct {
+	Config
+	queues map[string]*queue
+	shards ownership
+	wakes  outbox
+	start  sync.Mutex // held by Register and at the start of Run
+	runs   bool
+}
+
+// New checks c and returns an Engine. It starts nothing: see [Engine.Run].
+func New(c Config) (*Engine, error) {
+	if c.DB == nil || c.Log == nil || c.Owner == "" {
+		return nil, errors.New("engine: DB, Log and Owner are required")
+	}
+	if c.Bus == nil {
+		c.Bus = c.DB
+	}
+	c.Lease = cmp.Or(c.Lease, 15*time.Second)
+	c.Sweep = cmp.Or(c.Sweep, time.Minute)
+	c.Drain = cmp.Or(c.Drain, 10*time.Second)
+	e := &Engine{Config: c, queues: map[string]*queue{}}
+	e.wakes.init()
+	return e, nil
+}
+
+// Register adds a kind. It panics when the kind is not complete, is registered already, or
+// the engine runs: all three are mistakes in wiring.
+func (e *Engine) Register(k Kind) {
+	e.start.Lock()
+	defer e.start.Unlock()
+	if e.runs || k.Name == "" || k.Live == nil || k.Reconcile == nil || e.queues[k.Name] != nil {
+		panic(fmt.Sprintf("engine: kind %q cannot be registered", k.Name))
+	}
+	k.Workers = cmp.Or(k.Workers, 8)
+	k.Timeout = cmp.Or(k.Timeout, 5*time.Minute)
+	e.queues[k.Name] = newQueue(k, e.pass)
+}
+
+// Run takes shards and calls reconcilers until ctx ends. Then it lets the running passes
+// finish for a while, gives the shards back and returns nil; an error means that it could
+// not start.
+func (e *Engine) Run(ctx context.Context) error {
+	e.start.Lock()
+	e.runs = true
+	e.start.Unlock()
+
+	// Passes outlive ctx by the drain time.
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(nil)
+
+	// Listen before the first look at the database: nothing falls in between.
+	g, ctx := errgroup.WithContext(ctx)
+	ready := make(chan struct{})
+	g.Go(func() error { e.listen(ctx, sync.OnceFunc(func() { close(ready) })); return nil })
+	g.Go(func() error { e.send(ctx); return nil })
+	g.Go(func() error {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := e.acquire(ctx); err != nil {
+			return fmt.Errorf("take shards: %w", err)
+		}
+		for _, q := range e.queues {
+			q.open(work)
+		}
+		e.keep(ctx)
+		return nil
+	})
+	err := g.Wait()
+
+	var passes sync.WaitGroup
+	for _, q := range e.queues {
+		passes.Go(q.close)
+	}
+	timer := time.AfterFunc(e.Drain, func() { stop(errDrained) })
+	passes.Wait()
+	timer.Stop()
+	if releaseErr := e.release(context.WithoutCancel(ctx)); releaseErr != nil {
+		e.Log.Warn("shards were not given back, others wait for their lease to end", "err", releaseErr)
+	}
+	return err
+}
+
+var errDrained = errors.New("server is stopping")
+
+// Wake asks for a pass of each object, here or on the replica that owns it. Call it after
+// the commit that they should see ([store.Tx.OnCommit]). Wake-ups for an object that waits
+// for its pass are one; those during a pass cause one more. It does not block.
+func (e *Engine) Wake(kind string, ids ...string) {
+	q := e.queues[kind]
+	if q == nil {
+		e.Log.Error("wake-up for a kind without reconciler", "kind", kind)
+		return
+	}
+	for _, id := range ids {
+		if e.shards.epoch(Shard(id)) != 0 {
+			q.wake(id)
+		} else {
+			e.wakes.add(kind, id)
+		}
+	}
+}
+
+// Schedule asks for a pass at the given time, or earlier if one is due earlier.
+func (e *Engine) Schedule(kind, id string, at time.Time) {
+	if q := e.queues[kind]; q != nil && e.shards.epoch(Shard(id)) != 0 {
+		q.schedule(id, at)
+	}
+}
+
+// A Problem is why an object's passes fail.
+type Problem struct {
+	Err     error
+	Attempt int       // passes that failed in a row
+	Next    time.Time // of the next attempt
+}
+
+// Problem returns why the last pass of an object failed, nil when it did not, or when the
+// object belongs to another replica.
+func (e *Engine) Problem(kind, id string) *Problem {
+	if q := e.queues[kind]; q != nil {
+		return q.problem(id)
+	}
+	return nil
+}
+
+// Stats are numbers of one kind since the start.
+type Stats struct {
+	Kind            string
+	Waiting         int // for a worker
+	Scheduled       int // for a later time
+	Running         int
+	Passes, Failed  int64
+	Busy            time.Duration // sum over the passes
+	LongestInFlight time.Duration
+}
+
+// Stats returns the numbers of each kind, in no order.
+func (e *Engine) Stats() []Stats {
+	var all []Stats
+	for _, q := range e.queues {
+		all = append(all, q.stats())
+	}
+	return all
+}

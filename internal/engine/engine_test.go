@@ -1,0 +1,358 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/engine"
+	"dstack/internal/engine/enginetest"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+func newEngine(t testing.TB, db *store.DB, owner string, bus *enginetest.Bus) *engine.Engine {
+	t.Helper()
+	e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: owner, Bus: bus})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+func none(context.Context, store.Querier, []int) ([]string, error) { return nil, nil }
+
+// recorder is a reconciler that notes its passes and answers with what the test sets.
+type recorder struct {
+	mu     sync.Mutex
+	passes []pass
+	answer func(ctx context.Context, it engine.Item) (time.Time, error)
+}
+
+type pass struct {
+	id    string
+	after time.Duration // since the bubble's start
+	epoch int64
+}
+
+func (r *recorder) reconcile(ctx context.Context, it engine.Item) (time.Time, error) {
+	r.mu.Lock()
+	r.passes = append(r.passes, pass{it.ID, time.Since(bubbleStart), it.Fence.Epoch})
+	answer := r.answer
+	r.mu.Unlock()
+	if answer == nil {
+		return time.Time{}, nil
+	}
+	return answer(ctx, it)
+}
+
+func (r *recorder) ids() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var ids []string
+	for _, p := range r.passes {
+		ids = append(ids, p.id)
+	}
+	return ids
+}
+
+func (r *recorder) times() []time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var all []time.Duration
+	for _, p := range r.passes {
+		all = append(all, p.after)
+	}
+	return all
+}
+
+// bubbleStart is where virtual time begins.
+var bubbleStart = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// bubble runs fn in virtual time with a running engine of one kind "x".
+func bubble(t *testing.T, r *recorder, live []string, fn func(t *testing.T, e *engine.Engine)) {
+	t.Helper()
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		*r = recorder{answer: r.answer}
+		e := newEngine(t, db, "a", &enginetest.Bus{})
+		e.Register(engine.Kind{Name: "x", Workers: 2, Reconcile: r.reconcile,
+			Live: func(context.Context, store.Querier, []int) ([]string, error) { return live, nil }})
+		enginetest.Start(t, e)
+		settle()
+		fn(t, e)
+	})
+}
+
+// settle lets everything that is due now happen. Database I/O on Postgres is not durably
+// blocking, so time stands still until it is done.
+func settle() {
+	time.Sleep(time.Millisecond)
+	synctest.Wait()
+}
+
+func TestWake(t *testing.T) {
+	r := &recorder{}
+	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
+		if got := r.ids(); len(got) != 0 {
+			t.Errorf("passes before any wake-up: %v", got)
+		}
+		e.Wake("x", "1", "2", "1")
+		settle()
+		got := r.ids()
+		slices.Sort(got)
+		if !slices.Equal(got, []string{"1", "2"}) {
+			t.Errorf("passes %v, want one for each", got)
+		}
+		time.Sleep(time.Hour)
+		if n := len(r.ids()); n != 2 {
+			t.Errorf("%d passes after an idle hour, want 2", n)
+		}
+	})
+}
+
+func TestLiveAtStartAndSweep(t *testing.T) {
+	r := &recorder{}
+	bubble(t, r, []string{"1"}, func(t *testing.T, e *engine.Engine) {
+		if got := r.ids(); !slices.Equal(got, []string{"1"}) {
+			t.Errorf("passes at start: %v", got)
+		}
+		time.Sleep(10*time.Minute + 20*time.Second)
+		if n := len(r.ids()); n != 11 {
+			t.Errorf("%d passes after ten sweeps, want 11", n)
+		}
+	})
+}
+
+func TestAgain(t *testing.T) {
+	r := &recorder{}
+	r.answer = func(ctx context.Context, it engine.Item) (time.Time, error) {
+		if len(r.ids()) >= 3 {
+			return time.Time{}, nil
+		}
+		return time.Now().Add(time.Minute), nil
+	}
+	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
+		e.Schedule("x", "1", time.Now().Add(time.Hour))
+		e.Schedule("x", "1", time.Now().Add(time.Second)) // the earlier one counts
+		e.Schedule("x", "1", time.Now().Add(time.Hour))
+		time.Sleep(2 * time.Hour)
+		got := r.times()
+		if len(got) != 3 || got[0].Round(10*time.Millisecond) != time.Second || got[2]-got[0] != 2*time.Minute {
+			t.Errorf("passes at %v, want 1 s, then each minute", got)
+		}
+	})
+}
+
+func TestWakeDuringPass(t *testing.T) {
+	r := &recorder{answer: func(ctx context.Context, it engine.Item) (time.Time, error) {
+		time.Sleep(time.Second)
+		return time.Time{}, nil
+	}}
+	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
+		e.Wake("x", "1")
+		time.Sleep(500 * time.Millisecond)
+		for range 5 {
+			e.Wake("x", "1")
+		}
+		time.Sleep(time.Minute)
+		got := r.times()
+		if len(got) != 2 || got[1]-got[0] != time.Second {
+			t.Errorf("passes at %v, want a second one right after the first", got)
+		}
+	})
+}
+
+func TestFailuresBackOff(t *testing.T) {
+	boom := errors.New("boom")
+	r := &recorder{}
+	good := false
+	r.answer = func(context.Context, engine.Item) (time.Time, error) {
+		if good {
+			return time.Time{}, nil
+		}
+		return time.Time{}, boom
+	}
+	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
+		good = false
+		e.Wake("x", "1")
+		settle()
+		if p := e.Problem("x", "1"); p == nil || !errors.Is(p.Err, boom) || p.Attempt != 1 {
+			t.Errorf("Problem = %+v", p)
+		}
+		time.Sleep(time.Hour)
+		got := r.times()
+		if len(got) < 25 || len(got) > 50 {
+			t.Errorf("%d passes in an hour of failures, want about 35", len(got))
+		}
+		for i := range got[:len(got)-1] {
+			if gap := got[i+1] - got[i]; gap > 150*time.Second || gap < 100*time.Millisecond {
+				t.Errorf("gap %d is %v", i, gap)
+			}
+		}
+		good = true
+		e.Wake("x", "1") // a wake-up does not wait for the back-off
+		settle()
+		if p := e.Problem("x", "1"); p != nil {
+			t.Errorf("Problem after success = %+v", p)
+		}
+	})
+}
+
+func TestConflictRunsAgainAtOnce(t *testing.T) {
+	r := &recorder{}
+	r.answer = func(_ context.Context, it engine.Item) (time.Time, error) {
+		if it.Attempt < 4 {
+			return time.Time{}, fmt.Errorf("set status: %w", store.ErrConflict)
+		}
+		return time.Time{}, nil
+	}
+	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
+		e.Wake("x", "1")
+		time.Sleep(50 * time.Millisecond)
+		if n := len(r.ids()); n != 4 {
+			t.Errorf("%d passes, want 3 conflicts and a success", n)
+		}
+	})
+}
+
+func TestPanicIsContained(t *testing.T) {
+	r := &recorder{}
+	r.answer = func(_ context.Context, it engine.Item) (time.Time, error) {
+		if it.Attempt == 1 {
+			panic("bad object")
+		}
+		return time.Time{}, nil
+	}
+	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
+		e.Wake("x", "1")
+		time.Sleep(time.Minute)
+		if n := len(r.ids()); n != 2 {
+			t.Errorf("%d passes, want the panic and a good one", n)
+		}
+	})
+}
+
+func TestPassTimesOut(t *testing.T) {
+	r := &recorder{}
+	var cause error
+	r.answer = func(ctx context.Context, it engine.Item) (time.Time, error) {
+		if it.Attempt == 1 {
+			<-ctx.Done()
+			cause = ctx.Err()
+			return time.Time{}, ctx.Err()
+		}
+		return time.Time{}, nil
+	}
+	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
+		e.Wake("x", "1")
+		time.Sleep(6 * time.Minute)
+		if n := len(r.ids()); n != 2 || !errors.Is(cause, context.DeadlineExceeded) {
+			t.Errorf("%d passes, first ended with %v", n, cause)
+		}
+	})
+}
+
+// TestDrain stops the engine in the middle of two passes: the short one finishes, the long
+// one is cancelled, and nothing new begins.
+func TestDrain(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		ends := map[string]error{}
+		var mu sync.Mutex
+		e := newEngine(t, db, "a", &enginetest.Bus{})
+		e.Register(engine.Kind{Name: "x", Workers: 2, Live: none, Reconcile: func(ctx context.Context, it engine.Item) (time.Time, error) {
+			d, _ := time.ParseDuration(it.ID)
+			var err error
+			select {
+			case <-time.After(d):
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			ends[it.ID] = err
+			return time.Time{}, err
+		}})
+		stop := enginetest.StartStoppable(t, e)
+		settle()
+		e.Wake("x", "5s", "1h", "1m")
+		settle()
+		began := time.Now()
+		stop()
+		mu.Lock()
+		defer mu.Unlock()
+		if d := time.Since(began); d != 10*time.Second {
+			t.Errorf("stopping took %v, want the drain time", d)
+		}
+		if err, ok := ends["5s"]; !ok || err != nil {
+			t.Errorf("short pass: %v, ended %v", err, ok)
+		}
+		if ends["1h"] == nil {
+			t.Error("long pass was not cancelled")
+		}
+		if _, ok := ends["1m"]; ok {
+			t.Error("a waiting object began a pass while draining")
+		}
+	})
+}
+
+// TestQueueProperties wakes objects at random and checks what must always hold: one pass at
+// a time per object, at most Workers passes, and a pass that begins after every wake-up.
+func TestQueueProperties(t *testing.T) {
+	for seed := range 20 {
+		synctest.Test(t, func(t *testing.T) {
+			m := &model{t: t, running: map[string]bool{}, woken: map[string]time.Time{}, seen: map[string]time.Time{}, rnd: rnd(seed)}
+			e := newEngine(t, storetest.SQLite(t), "a", &enginetest.Bus{})
+			e.Register(engine.Kind{Name: "x", Workers: 3, Live: none, Reconcile: m.reconcile})
+			enginetest.Start(t, e)
+			settle()
+			for range 300 {
+				id := strconv.Itoa(m.rand(20))
+				m.mu.Lock()
+				m.woken[id] = time.Now()
+				m.mu.Unlock()
+				e.Wake("x", id)
+				time.Sleep(time.Duration(m.rand(40)) * time.Millisecond)
+			}
+			time.Sleep(10 * time.Minute)
+			synctest.Wait()
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			for id, at := range m.woken {
+				if m.seen[id].Before(at) {
+					t.Errorf("seed %d: %s woken at %v, last pass began at %v", seed, id, at, m.seen[id])
+				}
+			}
+			if s := e.Stats()[0]; s.Running+s.Waiting+s.Scheduled != 0 {
+				t.Errorf("seed %d: not idle at the end: %+v", seed, s)
+			}
+		})
+	}
+}
+
+// BenchmarkWake measures from Wake to the reconciler and back.
+func BenchmarkWake(b *testing.B) {
+	e := newEngine(b, storetest.SQLite(b), "a", &enginetest.Bus{})
+	reached := make(chan struct{})
+	e.Register(engine.Kind{Name: "x", Live: none, Reconcile: func(context.Context, engine.Item) (time.Time, error) {
+		reached <- struct{}{}
+		return time.Time{}, nil
+	}})
+	ready := make(chan struct{})
+	e.Register(engine.Kind{Name: "ready", Reconcile: func(context.Context, engine.Item) (time.Time, error) {
+		close(ready)
+		return time.Time{}, nil
+	}, Live: func(context.Context, store.Querier, []int) ([]string, error) { return []string{"1"}, nil }})
+	enginetest.Start(b, e)
+	<-ready
+	for b.Loop() {
+		e.Wake("x", "1")
+		<-reached
+	}
+}

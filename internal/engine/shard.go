@@ -1,0 +1,226 @@
+package engine
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+
+	"dstack/internal/store"
+)
+
+// A Fence is the right to write objects of a shard, as of one pass.
+type Fence struct {
+	Shard int
+	Epoch int64
+}
+
+// Check returns ErrFenced when another replica has taken the shard since. Every write
+// transaction of a reconciler begins with it.
+func (f Fence) Check(ctx context.Context, tx *store.Tx) error {
+	var epoch int64
+	err := tx.QueryRowContext(ctx, selectEpoch, f.Shard).Scan(&epoch)
+	if errors.Is(err, sql.ErrNoRows) || (err == nil && epoch != f.Epoch) {
+		return ErrFenced
+	}
+	return err
+}
+
+// ownership is which shards this replica owns: their epochs, 0 for others.
+type ownership struct{ epochs [Shards]atomic.Int64 }
+
+func (o *ownership) epoch(shard int) int64 { return o.epochs[shard].Load() }
+
+func (o *ownership) fence(shard int) Fence { return Fence{shard, o.epoch(shard)} }
+
+// lose forgets a shard if it is still held with that epoch.
+func (o *ownership) lose(f Fence) { o.epochs[f.Shard].CompareAndSwap(f.Epoch, 0) }
+
+func (o *ownership) owned() []int {
+	var ids []int
+	for i := range o.epochs {
+		if o.epochs[i].Load() != 0 {
+			ids = append(ids, i)
+		}
+	}
+	return ids
+}
+
+// set replaces what is owned and returns the shards that are new or have a new epoch, and
+// those that are lost.
+func (o *ownership) set(now map[int]int64) (taken []int, lost map[int]bool) {
+	lost = map[int]bool{}
+	for i := range o.epochs {
+		switch old := o.epochs[i].Swap(now[i]); {
+		case now[i] != 0 && now[i] != old:
+			taken = append(taken, i)
+		case now[i] == 0 && old != 0:
+			lost[i] = true
+		}
+	}
+	return taken, lost
+}
+
+// acquire is the first look: on SQLite it takes everything for good, on Postgres it joins.
+func (e *Engine) acquire(ctx context.Context) error {
+	if e.DB.Engine() == store.Postgres {
+		return e.renew(ctx)
+	}
+	var now map[int]int64
+	err := e.DB.Write(ctx, func(tx *store.Tx) (err error) {
+		now, err = epochs(tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	e.own(ctx, now)
+	return nil
+}
+
+// keep renews leases and sweeps until ctx ends.
+func (e *Engine) keep(ctx context.Context) {
+	renew, stop := (<-chan time.Time)(nil), func() {}
+	if e.DB.Engine() == store.Postgres {
+		t := time.NewTicker(e.Lease / 3)
+		renew, stop = t.C, t.Stop
+	}
+	defer stop()
+	sweep := time.NewTicker(e.Sweep)
+	defer sweep.Stop()
+	renewed := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-renew:
+			began := time.Now()
+			err := e.renew(ctx)
+			if err == nil {
+				renewed = began
+				continue
+			}
+			if ctx.Err() != nil {
+				return
+			}
+			e.Log.Warn("lease not renewed", "err", err)
+			if time.Since(renewed) > e.Lease { // others have the shards by now
+				e.own(ctx, nil)
+			}
+		case <-sweep.C:
+			e.find(ctx, e.shards.owned(), e.Sweep/4)
+		}
+	}
+}
+
+// renew keeps what this replica has, gives away what is over its share, and takes what is
+// free up to its share.
+func (e *Engine) renew(ctx context.Context) error {
+	var now map[int]int64
+	err := e.DB.Write(ctx, func(tx *store.Tx) (err error) {
+		at := time.Now()
+		expires := store.Micros(at.Add(e.Lease))
+		if _, err := tx.ExecContext(ctx, joinReplicas, e.Owner, expires); err != nil {
+			return err
+		}
+		var replicas int
+		if err := tx.QueryRowContext(ctx, countReplicas, store.Micros(at)).Scan(&replicas); err != nil {
+			return err
+		}
+		share := (Shards + replicas - 1) / replicas
+		if _, err := tx.ExecContext(ctx, freeSurplus, e.Owner, share); err != nil {
+			return err
+		}
+		if now, err = epochs(tx.QueryContext(ctx, renewShards, e.Owner, expires)); err != nil {
+			return err
+		}
+		if len(now) >= share {
+			return nil
+		}
+		more, err := epochs(tx.QueryContext(ctx, takeShards, e.Owner, expires, store.Micros(at), share-len(now)))
+		for id, epoch := range more {
+			now[id] = epoch
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	e.own(ctx, now)
+	return nil
+}
+
+// own notes what this replica owns now and looks for the work in what it took.
+func (e *Engine) own(ctx context.Context, now map[int]int64) {
+	taken, lost := e.shards.set(now)
+	if len(lost) > 0 {
+		for _, q := range e.queues {
+			q.drop(func(shard int) bool { return lost[shard] })
+		}
+	}
+	if len(taken)+len(lost) > 0 {
+		e.Log.Info("shards changed", "owned", len(now), "taken", len(taken), "lost", len(lost))
+	}
+	e.find(ctx, taken, 0)
+}
+
+// find queues the live objects of the shards, spread over a time so that a sweep makes no
+// wave. With no spread they are woken at once.
+func (e *Engine) find(ctx context.Context, shards []int, spread time.Duration) {
+	if len(shards) == 0 {
+		return
+	}
+	for _, q := range e.queues {
+		ids, err := q.Live(ctx, e.DB.Read(), shards)
+		if err != nil {
+			if ctx.Err() == nil {
+				e.Log.Warn("live objects not listed, the next sweep will", "kind", q.Name, "err", err)
+			}
+			continue
+		}
+		for _, id := range ids {
+			if spread == 0 {
+				q.wake(id)
+			} else {
+				q.sweep(id, time.Now().Add(rand.N(spread)))
+			}
+		}
+	}
+}
+
+// release gives the shards back at the end, so that others need not wait for the lease.
+func (e *Engine) release(ctx context.Context) error {
+	e.shards.set(nil)
+	if e.DB.Engine() != store.Postgres {
+		return nil // the next start takes them all anyway
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return e.DB.Write(ctx, func(tx *store.Tx) error {
+		if _, err := tx.ExecContext(ctx, releaseShards, e.Owner); err != nil {
+			return err
+		}
+		_, err := tx.ExecContext(ctx, leaveReplicas, e.Owner)
+		return err
+	})
+}
+
+func epochs(rows *sql.Rows, err error) (map[int]int64, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // rows.Err below says what matters
+	m := map[int]int64{}
+	for rows.Next() {
+		var id int
+		var epoch int64
+		if err := rows.Scan(&id, &epoch); err != nil {
+			return nil, err
+		}
+		m[id] = epoch
+	}
+	return m, rows.Err()
+}

@@ -1,0 +1,202 @@
+package engine_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/engine"
+	"dstack/internal/engine/enginetest"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+// replica is an engine with one kind "x" whose live objects are all of ids.
+type replica struct {
+	recorder
+	e    *engine.Engine
+	stop func()
+}
+
+func ids(n int) []string {
+	var all []string
+	for i := range n {
+		all = append(all, strconv.Itoa(i))
+	}
+	return all
+}
+
+func startReplica(t *testing.T, db *store.DB, bus *enginetest.Bus, name string, live []string) *replica {
+	t.Helper()
+	r := &replica{e: newEngine(t, db, name, bus)}
+	r.e.Register(engine.Kind{Name: "x", Reconcile: r.reconcile, Live: func(_ context.Context, _ store.Querier, shards []int) ([]string, error) {
+		var mine []string
+		for _, id := range live {
+			for _, s := range shards {
+				if engine.Shard(id) == s {
+					mine = append(mine, id)
+				}
+			}
+		}
+		return mine, nil
+	}})
+	r.stop = sync.OnceFunc(enginetest.StartStoppable(t, r.e))
+	t.Cleanup(r.stop)
+	settle()
+	return r
+}
+
+func (r *replica) reset() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.passes = nil
+}
+
+func owners(t *testing.T, db *store.DB) map[string]int {
+	t.Helper()
+	rows, err := db.Read().QueryContext(t.Context(), `SELECT owner, count(*) FROM shard GROUP BY owner`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rows.Close()
+	m := map[string]int{}
+	for rows.Next() {
+		var owner string
+		var n int
+		if err := rows.Scan(&owner, &n); err != nil {
+			t.Fatal(err)
+		}
+		m[owner] = n
+	}
+	return m
+}
+
+func TestEpochGrowsAtEachStart(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		var last int64
+		for i := range 3 {
+			r := startReplica(t, db, &enginetest.Bus{}, fmt.Sprint("start ", i), ids(1))
+			if len(r.passes) != 1 || r.passes[0].epoch <= last {
+				t.Fatalf("passes %+v after epoch %d", r.passes, last)
+			}
+			last = r.passes[0].epoch
+			r.stop()
+		}
+	})
+}
+
+// TestReplicasShare has a second replica join and leave.
+func TestReplicasShare(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, bus := storetest.Open(t, url), &enginetest.Bus{}
+		a := startReplica(t, db, bus, "a", ids(500))
+		if n := len(a.ids()); n != 500 {
+			t.Fatalf("%d passes of the only replica, want 500", n)
+		}
+		b := startReplica(t, db, bus, "b", ids(500))
+		time.Sleep(12 * time.Second)
+		if got := owners(t, db); got["a"] != 32 || got["b"] != 32 {
+			t.Fatalf("shards by owner: %v", got)
+		}
+		a.reset()
+		b.reset()
+		for _, id := range ids(500) { // from one replica only: the bus carries half of them
+			a.e.Wake("x", id)
+		}
+		settle()
+		if na, nb := len(a.ids()), len(b.ids()); na+nb != 500 || na < 100 || nb < 100 {
+			t.Errorf("%d and %d passes, want 500 in all, shared", na, nb)
+		}
+		b.stop()
+		a.reset()
+		time.Sleep(6 * time.Second) // leaving gives the shards back: no wait for the lease
+		if got := owners(t, db); got["a"] != 64 {
+			t.Errorf("shards after b left: %v", got)
+		}
+		if n := len(a.ids()); n < 100 {
+			t.Errorf("a looked at %d objects of b", n)
+		}
+	})
+}
+
+// TestTakeover has a replica fall silent in the middle of a pass. Another takes over, and
+// the first cannot commit any more.
+func TestTakeover(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.Open(t, url)
+		silent := storetest.Open(t, url)
+		a := startReplica(t, silent, &enginetest.Bus{}, "a", nil)
+		var late error
+		a.mu.Lock()
+		a.answer = func(_ context.Context, it engine.Item) (time.Time, error) {
+			time.Sleep(time.Minute) // a long cloud call; meanwhile the lease runs out
+			late = db.Write(context.Background(), func(tx *store.Tx) error { return it.Fence.Check(context.Background(), tx) })
+			return time.Time{}, late
+		}
+		a.mu.Unlock()
+		a.e.Wake("x", "7")
+		settle()
+		if err := silent.Close(); err != nil { // a cannot renew
+			t.Fatal(err)
+		}
+		b := startReplica(t, db, &enginetest.Bus{}, "b", ids(10))
+		time.Sleep(25 * time.Second)
+		if n := len(b.ids()); n != 10 {
+			t.Errorf("b looked at %d objects after the lease of a, want 10", n)
+		}
+		time.Sleep(time.Minute)
+		if !errors.Is(late, engine.ErrFenced) {
+			t.Errorf("the late commit of a: %v, want ErrFenced", late)
+		}
+	})
+}
+
+// TestSecondEngineFencesFirst is the same without leases: two on one SQLite file.
+func TestSecondEngineFencesFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.SQLite(t)
+		check := func(ctx context.Context, it engine.Item) (time.Time, error) {
+			return time.Time{}, db.Write(ctx, func(tx *store.Tx) error { return it.Fence.Check(ctx, tx) })
+		}
+		a := startReplica(t, db, &enginetest.Bus{}, "a", nil)
+		a.answer = check
+		b := startReplica(t, db, &enginetest.Bus{}, "b", nil)
+		b.answer = check
+		a.e.Wake("x", "1")
+		b.e.Wake("x", "1")
+		settle()
+		if p := b.e.Problem("x", "1"); p != nil {
+			t.Errorf("the newer engine fails: %v", p.Err)
+		}
+		a.e.Wake("x", "1")
+		settle()
+		if n := len(a.ids()); n != 1 {
+			t.Errorf("%d passes on the fenced engine, want 1: it gave the shard up", n)
+		}
+	})
+}
+
+// TestLostNotification mutes the bus: the sweep of the owner finds the object.
+func TestLostNotification(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, bus := storetest.Open(t, url), &enginetest.Bus{}
+		a := startReplica(t, db, bus, "a", ids(100))
+		b := startReplica(t, db, bus, "b", ids(100))
+		time.Sleep(12 * time.Second)
+		bus.Mute(true)
+		b.reset()
+		a.e.Wake("x", ids(100)...)
+		time.Sleep(80 * time.Second)
+		if n := len(b.ids()); n < 20 {
+			t.Errorf("b looked at %d objects, want its half", n)
+		}
+	})
+}

@@ -1,0 +1,33 @@
+package engine
+
+const selectEpoch = `SELECT epoch FROM shard WHERE id = $1`
+
+const takeAllShards = `
+UPDATE shard SET owner = $1, epoch = epoch + 1, expires_at = $2
+RETURNING id, epoch`
+
+const joinReplicas = `
+INSERT INTO replica (owner, expires_at) VALUES ($1, $2)
+ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`
+
+const leaveReplicas = `DELETE FROM replica WHERE owner = $1`
+
+const countReplicas = `SELECT count(*) FROM replica WHERE expires_at > $1`
+
+const renewShards = `
+UPDATE shard SET expires_at = $2 WHERE owner = $1
+RETURNING id, epoch`
+
+// freeSurplus gives away all but the first $2 shards of a replica.
+const freeSurplus = `
+UPDATE shard SET owner = '', expires_at = 0
+WHERE owner = $1 AND id NOT IN (SELECT id FROM shard WHERE owner = $1 ORDER BY id LIMIT $2)`
+
+const takeShards = `
+UPDATE shard
+SET    owner = $1, epoch = epoch + 1, expires_at = $2
+WHERE  id IN (SELECT id FROM shard WHERE expires_at < $3 ORDER BY id LIMIT $4)
+  AND  expires_at < $3
+RETURNING id, epoch`
+
+const releaseShards = `UPDATE shard SET owner = '', expires_at = 0 WHERE owner = $1`
