@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -172,15 +173,15 @@ func TestWakeDuringPass(t *testing.T) {
 func TestFailuresBackOff(t *testing.T) {
 	boom := errors.New("boom")
 	r := &recorder{}
-	good := false
+	var good atomic.Bool
 	r.answer = func(context.Context, engine.Item) (time.Time, error) {
-		if good {
+		if good.Load() {
 			return time.Time{}, nil
 		}
 		return time.Time{}, boom
 	}
 	bubble(t, r, nil, func(t *testing.T, e *engine.Engine) {
-		good = false
+		good.Store(false)
 		e.Wake("x", "1")
 		settle()
 		if p := e.Problem("x", "1"); p == nil || !errors.Is(p.Err, boom) || p.Attempt != 1 {
@@ -196,7 +197,7 @@ func TestFailuresBackOff(t *testing.T) {
 				t.Errorf("gap %d is %v", i, gap)
 			}
 		}
-		good = true
+		good.Store(true)
 		e.Wake("x", "1") // a wake-up does not wait for the back-off
 		settle()
 		if p := e.Problem("x", "1"); p != nil {

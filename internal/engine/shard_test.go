@@ -152,6 +152,7 @@ func TestTakeover(t *testing.T) {
 			t.Errorf("b looked at %d objects after the lease of a, want 10", n)
 		}
 		time.Sleep(time.Minute)
+		synctest.Wait()
 		if !errors.Is(late, engine.ErrFenced) {
 			t.Errorf("the late commit of a: %v, want ErrFenced", late)
 		}
