@@ -1,0 +1,62 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestOnboardingErrors shows that everything that can be wrong with a host is said in words.
+func TestOnboardingErrors(t *testing.T) {
+	w := newWorld(t)
+	good := w.startHost(hostOptions{NoImages: true})
+	bare := w.startHost(hostOptions{NoDocker: true})
+	otherKey, _ := newKey(t, t.TempDir())
+
+	for _, c := range []struct{ name, host, user, key, want string }{
+		{"no-docker", bare.Addr, "root", w.key, "Docker"},
+		{"no-sudo", good.Addr, "nosudo", w.key, "sudo"},
+		{"wrong-key", good.Addr, "root", otherKey, "key"},
+		{"down", "127.0.0.1:1", "root", w.key, "refused"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			outer := w.t
+			w.t = t
+			defer func() { w.t = outer }()
+			host, port, _ := strings.Cut(c.host, ":")
+			if port == "" {
+				port = "22"
+			}
+			w.write(c.name+".dstack.yml", fmt.Sprintf("type: fleet\nname: %s\nssh_config:\n  user: %s\n  identity_file: %s\n  hosts:\n    - hostname: %s\n      port: %s\n", c.name, c.user, c.key, host, port))
+			w.must("apply", "-y", "-d", "-f", c.name+".dstack.yml")
+			eventually(t, 40*time.Second, "the reason is shown: "+c.want, func() bool {
+				return strings.Contains(w.run("fleet", "get", c.name, "--json").both()+w.run("fleet", "-v").both()+w.run("event", "list", "--target-fleet", c.name).both(), c.want)
+			})
+			w.must("fleet", "delete", c.name, "-y")
+		})
+	}
+}
+
+// TestSudoUserAndSharedHost adds a host by a user with sudo and shares it between two jobs.
+func TestSudoUserAndSharedHost(t *testing.T) {
+	w := newWorld(t)
+	m := w.startHost(hostOptions{})
+	w.write("shared.dstack.yml", fmt.Sprintf("type: fleet\nname: shared\nblocks: 2\nssh_config:\n  user: ubuntu\n  identity_file: %s\n  hosts:\n    - %s\n", w.key, m.Addr))
+	w.must("apply", "-y", "-f", "shared.dstack.yml")
+	eventually(t, 60*time.Second, "the host is idle", func() bool { return strings.Contains(w.run("fleet").Out, "idle") })
+	for _, name := range []string{"one", "two"} {
+		w.write(name+".dstack.yml", "type: task\nname: "+name+"\nimage: job:1\ncommands:\n  - while true; do sleep 1; done\n"+anyResources)
+		w.must("apply", "-y", "-d", "-f", name+".dstack.yml")
+	}
+	w.waitStatus("one", "running")
+	w.waitStatus("two", "running")
+	if n := len(m.containers()); n != 2 {
+		t.Errorf("%d containers on the shared host, want 2", n)
+	}
+	w.must("stop", "-x", "-y", "one")
+	w.must("stop", "-x", "-y", "two")
+	noTraces(t, w, m)
+}
