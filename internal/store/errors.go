@@ -29,8 +29,9 @@ var (
 const ForeignKey = "foreign_key"
 
 // Constraint names the constraint that err violates, "" when it violates none:
-// <table>_pkey, <table>_<column>_…_key, the name of a CHECK, <table>_<column>_not_null,
-// or [ForeignKey]. It is the same on both engines.
+// <table>_pkey, <table>_<column>_…_key for any other uniqueness of columns (whatever its
+// index is called: SQLite does not say), the name of a CHECK or of a unique index over
+// expressions, <table>_<column>_not_null, or [ForeignKey]. It is the same on both engines.
 func Constraint(err error) string {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return postgresConstraint(e)
@@ -47,8 +48,21 @@ func postgresConstraint(e *pgconn.PgError) string {
 		return ForeignKey
 	case "23502":
 		return e.TableName + "_" + e.ColumnName + "_not_null"
+	case "23505":
+		return uniqueName(e)
 	}
 	return e.ConstraintName
+}
+
+// uniqueName names a uniqueness by its columns, as SQLite reports it. They are only in the
+// detail: "Key (project_id, name)=(1, x) already exists.", the words around translated.
+func uniqueName(e *pgconn.PgError) string {
+	columns, _, ok := strings.Cut(e.Detail, ")=(")
+	_, columns, ok2 := strings.Cut(columns, "(")
+	if !ok || !ok2 || strings.Contains(columns, "(") || e.ConstraintName == e.TableName+"_pkey" {
+		return e.ConstraintName // of a primary key, or over expressions
+	}
+	return e.TableName + "_" + strings.ReplaceAll(columns, ", ", "_") + "_key"
 }
 
 func sqliteConstraint(e *sqlite3.Error) string {

@@ -10,13 +10,6 @@
 // moment loses nothing; an fsync per commit (FULL) would only add safety against loss of
 // power, at 2 to 10 ms each. Where a commit must survive that too, because money is spent
 // on it next, the caller asks for [DB.Sync]. Postgres syncs each commit.
-//
-// # Names of constraints
-//
-// SQLite reports the columns of a violated uniqueness, Postgres the name. [Constraint]
-// makes them equal, given that unique constraints and indexes are called
-// <table>_<column>_…_key, which is what Postgres itself picks for UNIQUE (column, …).
-// A test holds the schema to that.
 package store
 
 import (

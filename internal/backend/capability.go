@@ -1,0 +1,95 @@
+package backend
+
+import (
+	"context"
+	"time"
+)
+
+// The interfaces below are capabilities: a backend has one when it implements it. They are
+// found by type assertion, so that they cannot be claimed without code.
+
+// SettleBackend says how long after a Create without answer the instance may still turn up
+// in List. Backends without it get [DefaultSettle].
+type SettleBackend interface {
+	Settle() time.Duration
+}
+
+// DefaultSettle is ample for the providers that were measured: their lists lag by seconds.
+const DefaultSettle = 3 * time.Minute
+
+// Settle is the settle time of b.
+func Settle(b Backend) time.Duration {
+	if s, ok := b.(SettleBackend); ok {
+		return s.Settle()
+	}
+	return DefaultSettle
+}
+
+// CheckBackend can say whether the credentials work, before anything depends on them.
+type CheckBackend interface {
+	// Check returns ErrAuth, an *InvalidError, or nil.
+	Check(ctx context.Context) error
+}
+
+// PrivilegedBackend can run privileged containers.
+type PrivilegedBackend interface{ Privileged() }
+
+// MultinodeBackend gives its instances of one region a network in which they reach each other.
+type MultinodeBackend interface{ Multinode() }
+
+// ReservationBackend honours CreateRequest.Reservation and Query.Reservation.
+type ReservationBackend interface{ Reservations() }
+
+// ContainerBackend runs CreateRequest.Container instead of a machine.
+type ContainerBackend interface{ Containers() }
+
+// VolumeBackend makes network disks.
+type VolumeBackend interface {
+	// CreateVolume must be idempotent in req.Token, like Create.
+	CreateVolume(ctx context.Context, req VolumeRequest) (Volume, error)
+	// DescribeVolume returns ErrNotFound when the provider says that there is none.
+	DescribeVolume(ctx context.Context, ref Ref) (Volume, error)
+	DeleteVolume(ctx context.Context, ref Ref) error
+	// AttachVolume returns the device name on the instance, "" when the agent has to find it.
+	AttachVolume(ctx context.Context, volume, instance Ref) (device string, err error)
+	// DetachVolume asks for it; done once DescribeVolume shows no attachment.
+	DetachVolume(ctx context.Context, volume, instance Ref, force bool) error
+}
+
+// VolumeRequest describes a disk to be made.
+type VolumeRequest struct {
+	Token   string            `json:"token"`
+	Name    string            `json:"name"`
+	Region  string            `json:"region"`
+	Zone    string            `json:"zone,omitempty"`
+	SizeGiB int               `json:"size_gib"`
+	Tags    map[string]string `json:"tags"`
+}
+
+// Volume is what a provider knows about a disk.
+type Volume struct {
+	Ref        Ref       `json:"ref"`
+	State      State     `json:"state"` // StateRunning: usable
+	Zone       string    `json:"zone,omitempty"`
+	SizeGiB    int       `json:"size_gib"`
+	Price      float64   `json:"price,omitempty"` // US dollars per hour
+	AttachedTo []Ref     `json:"attached_to,omitempty"`
+	CreatedAt  time.Time `json:"created_at,omitzero"`
+	GoneAt     time.Time `json:"gone_at,omitzero"`
+}
+
+// PlacementBackend makes groups whose instances are close to each other.
+type PlacementBackend interface {
+	CreatePlacement(ctx context.Context, req PlacementRequest) (Ref, error)
+	DeletePlacement(ctx context.Context, ref Ref) error
+	// Placeable reports whether instances of the offer can join a group. It calls nobody.
+	Placeable(o Offer) bool
+}
+
+// PlacementRequest describes a group to be made.
+type PlacementRequest struct {
+	Token  string            `json:"token"`
+	Name   string            `json:"name"`
+	Region string            `json:"region"`
+	Tags   map[string]string `json:"tags"`
+}

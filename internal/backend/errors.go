@@ -1,0 +1,51 @@
+package backend
+
+import (
+	"errors"
+	"time"
+)
+
+// The clear answers of a provider. Any other error leaves the outcome unknown: the
+// instance may exist.
+var (
+	ErrNoCapacity = errors.New("no capacity")
+	ErrQuota      = errors.New("quota exceeded")
+	ErrAuth       = errors.New("credentials rejected")
+	ErrNotFound   = errors.New("not found")
+)
+
+// A RateLimitedError says that nothing was done and when to ask again.
+type RateLimitedError struct {
+	After time.Duration // 0 when the provider does not say
+}
+
+func (e *RateLimitedError) Error() string {
+	if e.After == 0 {
+		return "rate limited"
+	}
+	return "rate limited for " + e.After.String()
+}
+
+// An InvalidError says that the request can never succeed as it is.
+type InvalidError struct {
+	Path string // of the field: "regions[0]", "instance_type"
+	Msg  string
+}
+
+func (e *InvalidError) Error() string {
+	if e.Path == "" {
+		return e.Msg
+	}
+	return e.Path + ": " + e.Msg
+}
+
+// Refused reports whether err proves that a Create created nothing.
+func Refused(err error) bool {
+	if _, ok := errors.AsType[*RateLimitedError](err); ok {
+		return true
+	}
+	if _, ok := errors.AsType[*InvalidError](err); ok {
+		return true
+	}
+	return errors.Is(err, ErrNoCapacity) || errors.Is(err, ErrQuota) || errors.Is(err, ErrAuth)
+}
