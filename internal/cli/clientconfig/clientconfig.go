@@ -89,7 +89,7 @@ func (d Dir) Update(change func([]Project) []Project) error {
 		var buf bytes.Buffer
 		enc := yaml.NewEncoder(&buf)
 		enc.SetIndent(2)
-	enc.CompactSeqIndent()
+		enc.CompactSeqIndent()
 		if err := enc.Encode(file{Projects: change(ps)}); err != nil {
 			return fmt.Errorf("encode client configuration: %w", err)
 		}
