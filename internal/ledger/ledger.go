@@ -1,0 +1,181 @@
+// Package ledger is the only door to spending: nothing that costs money is created or
+// deleted elsewhere. An intent is recorded before the call to the provider and ends only
+// when the provider says that the resource is gone, so that no crash, lost reply or
+// impatient operator leaves a machine running that nobody knows of.
+//
+//	intended ──create──▶ created ──▶ deleting ──▶ gone
+//	    │                    ▲                      ▲
+//	    └──▶ unknown ────────┘ found by its tag     │
+//	             └──────────── not found for the settle time
+//
+// An intent is unknown from before the call until its answer is stored: a crash in between
+// is the same as a lost reply. What is unknown is looked up, never asked for again.
+// Deleting is repeated for ever; what takes long is on the debt list ([Ledger.Debts]). A
+// sweep per account finds what carries our tag without a live intent, and deletes it, and
+// what an intent believes in but the provider does not list, and looks closer.
+//
+// Test it with go test ./internal/ledger: crashes at every effect, lost replies and chaos
+// against the fake cloud, whose bill must equal the ledger's.
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/backend"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+// Kinds of the engine that the ledger registers.
+const (
+	Kind      = "intent"
+	SweepKind = "account"
+)
+
+// Clouds knows the configured backends.
+type Clouds interface {
+	// Backend returns the backend of a project by its name.
+	Backend(ctx context.Context, projectID, name string) (backend.Backend, error)
+	// Accounts lists all backends of all projects.
+	Accounts(ctx context.Context) ([]Account, error)
+}
+
+// Account is one configured backend of one project.
+type Account struct{ ProjectID, Backend string }
+
+// Config is what New needs; fields are required unless marked optional.
+type Config struct {
+	DB     *store.DB
+	Engine *engine.Engine
+	Clouds Clouds
+	Log    *slog.Logger
+	// OnChange is called after a commit that changed what [Get] returns; optional: nil wakes
+	// the owner's kind at the engine.
+	OnChange func(ownerKind, ownerID string)
+}
+
+// Ledger records and carries out intents. It is safe for concurrent use.
+type Ledger struct {
+	Config
+	lists lists
+}
+
+// New checks c and registers the ledger's kinds with the engine.
+func New(c Config) (*Ledger, error) {
+	if c.DB == nil || c.Engine == nil || c.Clouds == nil || c.Log == nil {
+		return nil, errors.New("ledger: DB, Engine, Clouds and Log are required")
+	}
+	if c.OnChange == nil {
+		c.OnChange = func(kind, id string) { c.Engine.Wake(kind, id) }
+	}
+	l := &Ledger{Config: c}
+	c.Engine.Register(engine.Kind{
+		Name: Kind, Workers: 64, Timeout: createTimeout + 2*time.Minute, Live: live, Reconcile: l.reconcile,
+	})
+	c.Engine.Register(engine.Kind{
+		Name: SweepKind, Workers: 8, Timeout: 2 * listTimeout, Live: l.accounts, Reconcile: l.sweep,
+	})
+	return l, nil
+}
+
+// Intent is a wish to have something that costs money.
+type Intent struct {
+	Kind      backend.ResourceKind
+	Backend   string
+	Region    string
+	ProjectID string
+	// Owner is the object that wants it: an engine kind and an id. It is told of changes.
+	OwnerKind, OwnerID string
+	Price              float64 // US dollars per hour, as offered
+
+	// Name is for people: the resource's name begins with the project's name and it.
+	Name string
+	// Create describes an instance; Volume a volume. Token, Name and our tags are filled in.
+	Create *backend.CreateRequest
+	Volume *backend.VolumeRequest
+}
+
+// Intend records a wish in the transaction of the object that wants it and returns the
+// intent's id. The ledger carries it out after the commit.
+func (l *Ledger) Intend(ctx context.Context, tx *store.Tx, in Intent) (string, error) {
+	r := Record{
+		ID: uuid.NewString(), Version: 1, Kind: in.Kind, Backend: in.Backend, Region: in.Region,
+		ProjectID: in.ProjectID, OwnerKind: in.OwnerKind, OwnerID: in.OwnerID,
+		State: Intended, Wanted: true, Price: in.Price, CreatedAt: time.Now(),
+	}
+	switch {
+	case in.Kind == backend.InstanceResource && in.Create != nil:
+		req := *in.Create
+		req.Token, req.Name = r.ID, resourceName(req.Project, in.Name, r.ID)
+		req.Tags = l.tags(req.Tags, r.ID, req.Project, req.Fleet, in.Name)
+		r.Doc.Create = &req
+	case in.Kind == backend.VolumeResource && in.Volume != nil:
+		req := *in.Volume
+		req.Token, req.Name, req.Region = r.ID, resourceName("", in.Name, r.ID), in.Region
+		req.Tags = l.tags(req.Tags, r.ID, "", "", in.Name)
+		r.Doc.Volume = &req
+	default:
+		return "", fmt.Errorf("intend %s at %s: no request for this kind", in.Kind, in.Backend)
+	}
+	if err := insert(ctx, tx, r); err != nil {
+		return "", fmt.Errorf("intend %s at %s: %w", in.Kind, in.Backend, err)
+	}
+	tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
+	return r.ID, nil
+}
+
+// Release says that the resource of an intent is not wanted any more. It is idempotent. The
+// ledger deletes what exists or may exist, however long it takes.
+func (l *Ledger) Release(ctx context.Context, tx *store.Tx, id string) error {
+	if _, err := tx.ExecContext(ctx, releaseIntent, id); err != nil {
+		return fmt.Errorf("release intent %s: %w", id, err)
+	}
+	tx.OnCommit(func() { l.Engine.Wake(Kind, id) })
+	return nil
+}
+
+// Check asks the ledger to look whether a created resource still exists, because its host
+// does not answer, say. The owner hears of it only when something changed.
+func (l *Ledger) Check(ctx context.Context, tx *store.Tx, id string) error {
+	if _, err := tx.ExecContext(ctx, checkIntent, id, store.Micros(time.Now())); err != nil {
+		return fmt.Errorf("check intent %s: %w", id, err)
+	}
+	tx.OnCommit(func() { l.Engine.Wake(Kind, id) })
+	return nil
+}
+
+// Get returns what is known of an intent; store.ErrNotFound when there is none.
+func Get(ctx context.Context, q store.Querier, id string) (Record, error) {
+	r, err := scan(q.QueryRowContext(ctx, selectIntent, id))
+	if err != nil {
+		return Record{}, fmt.Errorf("intent %s: %w", id, store.One(err))
+	}
+	return r, nil
+}
+
+// Get is the function of this name, so that a consumer needs one thing only.
+func (l *Ledger) Get(ctx context.Context, q store.Querier, id string) (Record, error) {
+	return Get(ctx, q, id)
+}
+
+func (l *Ledger) tags(user map[string]string, id, project, fleet, name string) map[string]string {
+	tags := map[string]string{}
+	for k, v := range user {
+		tags[k] = v
+	}
+	for k, v := range map[string]string{
+		backend.TagServer: l.DB.ServerID(), backend.TagIntent: id,
+		backend.TagProject: project, backend.TagFleet: fleet, backend.TagName: name,
+	} {
+		if v != "" {
+			tags[k] = v
+		}
+	}
+	return tags
+}

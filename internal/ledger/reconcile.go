@@ -1,0 +1,247 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+// Deadlines of the calls to providers: well above what was seen to be normal.
+const (
+	createTimeout   = 5 * time.Minute // Kubernetes and Azure answer after the machine is placed
+	describeTimeout = time.Minute
+	deleteTimeout   = time.Minute
+	listTimeout     = 2 * time.Minute // all regions of AWS
+	storeTimeout    = 10 * time.Second
+)
+
+var errNoAnswer = errors.New("the provider did not answer in time")
+
+// maxOpenTries is how often an intent that was not begun waits for its backend's
+// configuration to be readable.
+const maxOpenTries = 3
+
+func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, error) {
+	r, err := Get(ctx, l.DB.Read(), it.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	what, at := step(time.Now(), r)
+	switch what {
+	case none:
+		return at, l.markIdle(ctx, it, r, at)
+	case cancel:
+		return l.save(ctx, it, func(r *Record) time.Time { r.gone(time.Now(), Cancelled); return time.Time{} }, Intended)
+	case pass:
+		return l.save(ctx, it, func(r *Record) time.Time { r.unwanted(time.Now()); return time.Now() }, Created)
+	}
+	b, err := l.Clouds.Backend(ctx, r.ProjectID, r.Backend)
+	if err != nil {
+		return l.closed(ctx, it, r, fmt.Errorf("backend %s of project %s: %w", r.Backend, r.ProjectID, err))
+	}
+	ops, err := operations(b, r.Kind)
+	if err != nil {
+		return l.closed(ctx, it, r, err)
+	}
+	switch what {
+	case create:
+		return l.create(ctx, it, ops)
+	case lookup:
+		return l.lookup(ctx, it, r, b)
+	case describe:
+		return l.describe(ctx, it, r, b, ops)
+	default:
+		return l.terminate(ctx, it, r, b, ops)
+	}
+}
+
+// closed handles a backend that cannot be opened: an intent that was not begun ends, the
+// others wait for it as long as it takes.
+func (l *Ledger) closed(ctx context.Context, it engine.Item, r Record, why error) (time.Time, error) {
+	if r.State != Intended || it.Attempt < maxOpenTries {
+		return time.Time{}, why
+	}
+	return l.save(ctx, it, func(r *Record) time.Time {
+		r.Doc.Message = why.Error()
+		r.gone(time.Now(), Invalid)
+		return time.Time{}
+	}, Intended)
+}
+
+func (l *Ledger) create(ctx context.Context, it engine.Item, ops ops) (time.Time, error) {
+	var r Record
+	asked := false
+	_, err := l.save(ctx, it, func(now *Record) time.Time {
+		if asked = now.Wanted; asked {
+			now.asking(time.Now())
+			r = *now
+		}
+		return time.Time{}
+	}, Intended)
+	if err != nil || !asked {
+		return time.Now(), err
+	}
+	// From here on money may be spent: the record must survive a loss of power too.
+	if err := l.DB.Sync(); err != nil {
+		return time.Time{}, err
+	}
+	call, cancel := context.WithTimeoutCause(ctx, createTimeout, errNoAnswer)
+	defer cancel()
+	inst, err := ops.create(call, r)
+	log := l.Log.With("intent", r.ID, "kind", r.Kind, "backend", r.Backend, "region", r.Region, "project", r.ProjectID)
+	switch {
+	case err == nil:
+		log.Info("resource created", "resource", inst.Ref.ID)
+	case backend.Refused(err):
+		log.Info("create refused", "err", err)
+	default:
+		log.Warn("create not answered clearly, looking for the resource", "err", err)
+	}
+	return l.store(ctx, it, func(r *Record) time.Time { return r.answered(time.Now(), inst, err) }, Unknown)
+}
+
+func (l *Ledger) lookup(ctx context.Context, it engine.Item, r Record, b backend.Backend) (time.Time, error) {
+	owned, err := l.list(ctx, b, Account{r.ProjectID, r.Backend}, time.Now())
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look up intent %s: %w", r.ID, err)
+	}
+	found := find(owned, r)
+	if found != nil {
+		l.Log.Info("resource adopted", "intent", r.ID, "backend", r.Backend, "resource", found.Ref.ID)
+	}
+	settle := backend.Settle(b)
+	return l.store(ctx, it, func(r *Record) time.Time { return r.searched(time.Now(), found, settle) }, Unknown)
+}
+
+// find picks the resource of an intent from a list: by tag, else by name, which is as unique.
+func find(owned []backend.Owned, r Record) *backend.Owned {
+	name := ""
+	switch {
+	case r.Doc.Create != nil:
+		name = r.Doc.Create.Name
+	case r.Doc.Volume != nil:
+		name = r.Doc.Volume.Name
+	}
+	var found *backend.Owned
+	for i, o := range owned {
+		if o.Kind != r.Kind || o.IntentID != r.ID && (o.IntentID != "" || o.Name != name || name == "") {
+			continue
+		}
+		if found == nil || found.State == backend.StateGone {
+			found = &owned[i]
+		}
+	}
+	return found
+}
+
+func (l *Ledger) describe(ctx context.Context, it engine.Item, r Record, b backend.Backend, ops ops) (time.Time, error) {
+	inst, err := ask(ctx, ops, r.Doc.Instance.Ref)
+	if limit, ok := errors.AsType[*backend.RateLimitedError](err); ok {
+		return time.Now().Add(max(limit.After, time.Second)), nil
+	}
+	if err != nil && !errors.Is(err, backend.ErrNotFound) {
+		return time.Time{}, fmt.Errorf("describe %s %s: %w", r.Kind, r.Doc.Instance.Ref.ID, err)
+	}
+	settle := backend.Settle(b)
+	return l.store(ctx, it, func(r *Record) time.Time { return r.described(time.Now(), inst, err, settle) }, Created)
+}
+
+func ask(ctx context.Context, ops ops, ref backend.Ref) (backend.Instance, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, describeTimeout, errNoAnswer)
+	defer cancel()
+	return ops.describe(ctx, ref)
+}
+
+func (l *Ledger) terminate(ctx context.Context, it engine.Item, r Record, b backend.Backend, ops ops) (time.Time, error) {
+	ref := r.Doc.Instance.Ref
+	call, cancel := context.WithTimeoutCause(ctx, deleteTimeout, errNoAnswer)
+	asked := ops.terminate(call, ref)
+	cancel()
+	var inst backend.Instance
+	described := asked
+	if asked == nil || errors.Is(asked, backend.ErrNotFound) {
+		inst, described = ask(ctx, ops, ref)
+	}
+	log := l.Log.With("intent", r.ID, "kind", r.Kind, "backend", r.Backend, "region", r.Region, "resource", ref.ID)
+	if asked != nil && !errors.Is(asked, backend.ErrNotFound) {
+		log.Warn("deletion refused, will be repeated", "err", asked, "attempt", r.Doc.Tries+1)
+	}
+	settle := backend.Settle(b)
+	return l.store(ctx, it, func(r *Record) time.Time {
+		at := r.terminated(time.Now(), asked, inst, described, settle)
+		if r.State == Gone {
+			log.Info("resource gone")
+		}
+		return at
+	}, Deleting)
+}
+
+// store is save for what a provider said: it happens even if ctx just ended.
+func (l *Ledger) store(ctx context.Context, it engine.Item, change func(*Record) time.Time, from State) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeTimeout)
+	defer cancel()
+	return l.save(ctx, it, change, from)
+}
+
+// save applies change to the record as it is now and returns when to look again. It does
+// nothing when the record left the state from. The owner hears of what it can see.
+func (l *Ledger) save(ctx context.Context, it engine.Item, change func(*Record) time.Time, from State) (at time.Time, err error) {
+	err = l.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		r, err := Get(ctx, tx, it.ID)
+		if err != nil {
+			return err
+		}
+		if r.State != from {
+			at = time.Now()
+			return nil
+		}
+		before := r
+		at = change(&r)
+		what, next := step(time.Now(), r)
+		r.idle = what == none && next.IsZero()
+		if what != none && at.IsZero() {
+			at = time.Now() // released or checked meanwhile
+		}
+		if err := update(ctx, tx, r); err != nil {
+			return err
+		}
+		l.changed(tx, before, r)
+		return nil
+	})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("store intent %s: %w", it.ID, err)
+	}
+	return at, nil
+}
+
+// changed tells the owner after the commit, if it can see a difference.
+func (l *Ledger) changed(tx *store.Tx, before, after Record) {
+	same := before.State == after.State && before.Price == after.Price &&
+		before.Doc.Message == after.Doc.Message && before.Doc.Outcome == after.Doc.Outcome &&
+		reflect.DeepEqual(before.Doc.Instance, after.Doc.Instance)
+	if same || after.OwnerKind == "" {
+		return
+	}
+	tx.OnCommit(func() { l.OnChange(after.OwnerKind, after.OwnerID) })
+}
+
+// markIdle keeps sweeps from looking at an intent that has nothing to do.
+func (l *Ledger) markIdle(ctx context.Context, it engine.Item, r Record, at time.Time) error {
+	if r.idle || !at.IsZero() {
+		return nil
+	}
+	_, err := l.save(ctx, it, func(*Record) time.Time { return time.Time{} }, r.State)
+	return err
+}

@@ -1,0 +1,125 @@
+package ledger
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+
+	"dstack/internal/backend"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+const columns = `id, version, kind, backend, region, project_id, owner_kind, owner_id, state, wanted, idle,
+       resource_id, price, created_at, check_at, billed_from, billed_to, doc`
+
+const insertIntent = `
+INSERT INTO intent (` + columns + `, shard)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`
+
+const updateIntent = `
+UPDATE intent
+SET    version = version + 1, state = $2, wanted = $3, idle = $4, resource_id = $5, price = $6,
+       billed_from = $7, billed_to = $8, doc = $9
+WHERE  id = $1 AND version = $10`
+
+const releaseIntent = `
+UPDATE intent SET wanted = FALSE, idle = FALSE, version = version + 1
+WHERE  id = $1 AND wanted AND state <> 'gone'`
+
+const checkIntent = `
+UPDATE intent SET check_at = $2, idle = FALSE, version = version + 1
+WHERE  id = $1 AND state = 'created'`
+
+const selectIntent = `SELECT ` + columns + ` FROM intent WHERE id = $1`
+
+const selectByResource = `
+SELECT ` + columns + ` FROM intent
+WHERE  backend = $1 AND resource_id = $2 AND kind = $3
+ORDER BY created_at DESC LIMIT 1`
+
+const selectBusy = `SELECT id, shard FROM intent WHERE NOT idle`
+
+// selectCreated lists what an account should list.
+const selectCreated = `
+SELECT ` + columns + ` FROM intent
+WHERE  project_id = $1 AND backend = $2 AND state = 'created'`
+
+const selectDebts = `
+SELECT ` + columns + ` FROM intent
+WHERE  (state = 'unknown' OR state = 'deleting') AND created_at < $1
+ORDER BY created_at, id LIMIT $2`
+
+const selectBilled = `
+SELECT owner_kind, owner_id, kind, price, billed_from, billed_to FROM intent
+WHERE  ($1 = '' OR project_id = $1) AND billed_from > 0 AND billed_from < $3 AND (billed_to = 0 OR billed_to > $2)
+ORDER BY owner_kind, owner_id, billed_from`
+
+func insert(ctx context.Context, tx *store.Tx, r Record) error {
+	_, err := tx.ExecContext(ctx, insertIntent,
+		r.ID, r.Version, string(r.Kind), r.Backend, r.Region, r.ProjectID, r.OwnerKind, r.OwnerID, string(r.State), r.Wanted, r.idle,
+		r.Doc.Instance.Ref.ID, r.Price, store.Micros(r.CreatedAt), store.Micros(r.checkAt),
+		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), engine.Shard(r.ID))
+	return err
+}
+
+func update(ctx context.Context, tx *store.Tx, r Record) error {
+	return store.Guarded(tx.ExecContext(ctx, updateIntent,
+		r.ID, string(r.State), r.Wanted, r.idle, r.Doc.Instance.Ref.ID, r.Price,
+		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), r.Version))
+}
+
+func scan(row interface{ Scan(...any) error }) (Record, error) {
+	var r Record
+	var kind, state, resource string
+	var created, check, from, to int64
+	err := row.Scan(&r.ID, &r.Version, &kind, &r.Backend, &r.Region, &r.ProjectID, &r.OwnerKind, &r.OwnerID, &state, &r.Wanted, &r.idle,
+		&resource, &r.Price, &created, &check, &from, &to, store.JSON(&r.Doc))
+	r.Kind, r.State = backend.ResourceKind(kind), State(state)
+	r.CreatedAt, r.checkAt = store.Time(created), store.Time(check)
+	r.BilledFrom, r.BilledTo = store.Time(from), store.Time(to)
+	return r, err
+}
+
+func scanAll(rows *sql.Rows, err error) ([]Record, error) {
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }() // rows.Err says what matters
+	var all []Record
+	for rows.Next() {
+		r, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, r)
+	}
+	return all, rows.Err()
+}
+
+// live lists the intents that have something to do.
+func live(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
+	var in strings.Builder
+	for i, s := range shards {
+		if i > 0 {
+			in.WriteByte(',')
+		}
+		fmt.Fprint(&in, s)
+	}
+	rows, err := q.QueryContext(ctx, selectBusy+` AND shard IN (`+in.String()+`)`)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = rows.Close() }()
+	var ids []string
+	for rows.Next() {
+		var id string
+		var shard int
+		if err := rows.Scan(&id, &shard); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}

@@ -1,0 +1,280 @@
+package ledger
+
+import (
+	"errors"
+	"time"
+
+	"dstack/internal/backend"
+)
+
+// An effect is a call to the provider.
+type effect int
+
+const (
+	none      effect = iota
+	create           // ask for the resource; the record becomes Unknown first
+	lookup           // search for it by its tag
+	describe         // ask for its state
+	terminate        // ask for its deletion, then for its state
+	cancel           // end the intent; nothing was asked for
+	pass             // begin to delete
+)
+
+const (
+	// maxRateLimited is how long a create request may wait for a rate limit, in tries.
+	maxRateLimited = 5
+	// longestLimit is the longest wait for a rate limit; other offers come sooner.
+	longestLimit = time.Minute
+	// missingFor is how long a resource must be "not found" before it is believed to have
+	// ended: reads of most providers are eventually consistent.
+	missingFor = 20 * time.Second
+)
+
+// step decides what to do about an intent now, or when to look again (zero: when woken).
+func step(now time.Time, r Record) (effect, time.Time) {
+	switch r.State {
+	case Intended:
+		if !r.Wanted {
+			return cancel, time.Time{}
+		}
+		if r.Doc.TriedAt.After(now) { // rate limited until then
+			return none, r.Doc.TriedAt
+		}
+		return create, time.Time{}
+	case Unknown:
+		return lookup, time.Time{}
+	case Created:
+		if !r.Wanted {
+			return pass, time.Time{}
+		}
+		if r.settled() && !r.checkAt.After(r.Doc.DescribedAt) {
+			return none, time.Time{}
+		}
+		return describe, time.Time{}
+	case Deleting:
+		return terminate, time.Time{}
+	}
+	return none, time.Time{}
+}
+
+// settled reports whether nothing is expected to change by itself.
+func (r Record) settled() bool {
+	if !r.Doc.MissingAt.IsZero() {
+		return false
+	}
+	if r.Kind == backend.InstanceResource {
+		return r.Doc.Instance.Ready() || r.Doc.Instance.State == backend.StateFailed
+	}
+	return r.Doc.Instance.State == backend.StateRunning || r.Doc.Instance.State == backend.StateFailed
+}
+
+// The methods below are what the answers of the provider mean. They return when to look
+// again, zero for when woken.
+
+// asking is stored before the request is sent.
+func (r *Record) asking(now time.Time) {
+	r.State, r.Doc.TriedAt = Unknown, now
+}
+
+// answered stores the answer to a create request.
+func (r *Record) answered(now time.Time, inst backend.Instance, err error) time.Time {
+	if err == nil {
+		r.exists(now, inst)
+		r.Doc.SeenAt = time.Time{} // it may not be visible to other calls yet
+		return now
+	}
+	r.Doc.Message = err.Error()
+	r.Doc.TriedAt = now
+	if !backend.Refused(err) {
+		r.Doc.Tries = 1
+		return now.Add(lookupPause(1))
+	}
+	if limit, ok := errors.AsType[*backend.RateLimitedError](err); ok && r.Wanted && r.Doc.Tries < maxRateLimited && limit.After <= longestLimit {
+		r.State = Intended
+		r.Doc.Tries++
+		r.Doc.TriedAt = now.Add(max(limit.After, time.Duration(r.Doc.Tries)*time.Second))
+		return r.Doc.TriedAt
+	}
+	r.gone(now, refusal(err))
+	return time.Time{}
+}
+
+func refusal(err error) Outcome {
+	switch {
+	case errors.Is(err, backend.ErrNoCapacity):
+		return NoCapacity
+	case errors.Is(err, backend.ErrQuota):
+		return NoQuota
+	case errors.Is(err, backend.ErrAuth):
+		return AuthFailed
+	}
+	if _, ok := errors.AsType[*backend.RateLimitedError](err); ok {
+		return RateLimited
+	}
+	return Invalid
+}
+
+// exists stores that the resource is there.
+func (r *Record) exists(now time.Time, inst backend.Instance) {
+	r.State = Created
+	if r.BilledFrom.IsZero() {
+		r.BilledFrom = now
+		if !r.Doc.TriedAt.IsZero() { // found later: it runs since it was asked for
+			r.BilledFrom = r.Doc.TriedAt
+		}
+	}
+	r.Doc.Tries, r.Doc.Message = 0, ""
+	r.see(now, inst)
+}
+
+// see stores an answer that shows the resource.
+func (r *Record) see(now time.Time, inst backend.Instance) {
+	if inst.Price > 0 {
+		r.Price = inst.Price
+	}
+	if !inst.CreatedAt.IsZero() {
+		r.BilledFrom = inst.CreatedAt
+	}
+	if inst.Message != "" {
+		r.Doc.Message = inst.Message
+	}
+	r.Doc.Instance = inst
+	r.Doc.MissingAt = time.Time{}
+	r.Doc.SeenAt = now
+}
+
+// searched stores what a search by tag found after the request was sent.
+func (r *Record) searched(now time.Time, found *backend.Owned, settle time.Duration) time.Time {
+	if found != nil {
+		r.exists(now, backend.Instance{Ref: found.Ref, State: found.State, Price: found.Price, CreatedAt: found.CreatedAt})
+		return now
+	}
+	if end := r.Doc.TriedAt.Add(settle); now.Before(end) {
+		r.Doc.Tries++
+		return earlier(now.Add(lookupPause(r.Doc.Tries)), end)
+	}
+	r.gone(now, Lost)
+	return time.Time{}
+}
+
+// described stores what the provider says about a created resource.
+func (r *Record) described(now time.Time, inst backend.Instance, err error, settle time.Duration) time.Time {
+	r.Doc.DescribedAt = now
+	switch {
+	case errors.Is(err, backend.ErrNotFound):
+		if r.missing(now, settle) {
+			r.Doc.Message = "no longer known to the provider"
+			r.gone(now, Vanished)
+			return time.Time{}
+		}
+		return now.Add(missingFor)
+	case inst.State == backend.StateGone:
+		r.see(now, inst)
+		r.gone(now, Vanished)
+		return time.Time{}
+	}
+	was := r.Doc.Instance.State
+	r.see(now, inst)
+	if r.settled() {
+		r.Doc.Tries = 0
+		return time.Time{}
+	}
+	if was != inst.State {
+		r.Doc.Tries = 0
+	}
+	r.Doc.Tries++
+	return now.Add(bootPause(r.Doc.Tries))
+}
+
+// missing notes one "not found" and reports whether it can be believed.
+func (r *Record) missing(now time.Time, settle time.Duration) bool {
+	if r.Doc.MissingAt.IsZero() {
+		r.Doc.MissingAt = now
+	}
+	if r.Doc.SeenAt.IsZero() { // only the answer to create has shown it
+		return !now.Before(r.Doc.TriedAt.Add(settle))
+	}
+	return !now.Before(r.Doc.MissingAt.Add(missingFor))
+}
+
+// unwanted begins the deletion.
+func (r *Record) unwanted(now time.Time) {
+	r.State = Deleting
+	r.Doc.DeletingAt, r.Doc.Tries, r.Doc.MissingAt = now, 0, time.Time{}
+}
+
+// terminated stores the answers to a deletion request and to the question after it. asked
+// is nil when the provider took the request.
+func (r *Record) terminated(now time.Time, asked error, inst backend.Instance, described error, settle time.Duration) time.Time {
+	r.Doc.Tries++
+	notFound := errors.Is(described, backend.ErrNotFound)
+	switch {
+	case described == nil && inst.State == backend.StateGone:
+		r.see(now, inst)
+		r.gone(now, Deleted)
+		return time.Time{}
+	case notFound && (asked == nil && !r.Doc.SeenAt.IsZero() || r.missing(now, settle)):
+		r.gone(now, Deleted)
+		return time.Time{}
+	case asked != nil && !errors.Is(asked, backend.ErrNotFound):
+		r.Doc.Message = asked.Error()
+	case described != nil && !notFound:
+		r.Doc.Message = described.Error()
+	case described == nil:
+		r.see(now, inst)
+	}
+	return now.Add(deletePause(r.Doc.Tries, asked == nil))
+}
+
+// gone ends the intent.
+func (r *Record) gone(now time.Time, why Outcome) {
+	r.State, r.Doc.Outcome, r.Doc.GoneAt = Gone, why, now
+	if r.BilledFrom.IsZero() || !r.BilledTo.IsZero() {
+		return
+	}
+	switch inst := r.Doc.Instance; {
+	case !inst.GoneAt.IsZero():
+		r.BilledTo = inst.GoneAt
+	case !r.Doc.MissingAt.IsZero():
+		r.BilledTo = r.Doc.MissingAt
+	default:
+		r.BilledTo = now
+	}
+}
+
+// revived undoes gone: the sweep found the resource alive.
+func (r *Record) revived(now time.Time, found backend.Owned) {
+	r.Wanted = false
+	r.BilledTo = time.Time{}
+	r.exists(now, backend.Instance{Ref: found.Ref, State: found.State, Price: found.Price, CreatedAt: found.CreatedAt})
+	r.unwanted(now)
+}
+
+func lookupPause(n int) time.Duration { return grow(time.Second, n, 30*time.Second) }
+
+func bootPause(n int) time.Duration { return grow(time.Second, (n+1)/2, 10*time.Second) }
+
+// deletePause grows fast while the provider refuses and slowly while it works on it.
+func deletePause(n int, taken bool) time.Duration {
+	if taken {
+		return grow(time.Second, (n+1)/2, 30*time.Second)
+	}
+	return grow(2*time.Second, n, 10*time.Minute)
+}
+
+// grow doubles d with each n from 1 on, up to limit.
+func grow(d time.Duration, n int, limit time.Duration) time.Duration {
+	for range n - 1 {
+		if d *= 2; d >= limit {
+			return limit
+		}
+	}
+	return d
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}

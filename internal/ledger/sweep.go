@@ -1,0 +1,209 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/backend"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+// sweepEvery is the time between two comparisons of an account with the ledger. A machine
+// that nobody knows of lives no longer than it and the settle time.
+const sweepEvery = 5 * time.Minute
+
+// accounts lists the accounts whose sweep belongs to this replica.
+func (l *Ledger) accounts(ctx context.Context, _ store.Querier, shards []int) ([]string, error) {
+	all, err := l.Clouds.Accounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for _, a := range all {
+		if id := a.id(); slices.Contains(shards, engine.Shard(id)) {
+			ids = append(ids, id)
+		}
+	}
+	return ids, nil
+}
+
+func (a Account) id() string { return a.ProjectID + "/" + a.Backend }
+
+// Sweep asks for a comparison of an account with the ledger now, after its backend was
+// configured, say.
+func (l *Ledger) Sweep(a Account) { l.Engine.Wake(SweepKind, a.id()) }
+
+func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
+	project, name, _ := strings.Cut(it.ID, "/")
+	a := Account{project, name}
+	if all, err := l.Clouds.Accounts(ctx); err != nil || !slices.Contains(all, a) {
+		return time.Time{}, err // removed meanwhile
+	}
+	b, err := l.Clouds.Backend(ctx, project, name)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("backend %s of project %s: %w", name, project, err)
+	}
+	began := time.Now()
+	owned, err := l.list(ctx, b, a, began)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("sweep %s: %w", it.ID, err)
+	}
+	var failed []error
+	for _, o := range owned {
+		if o.State == backend.StateGone {
+			continue
+		}
+		if err := l.explain(ctx, it, a, o, backend.Settle(b)); err != nil {
+			failed = append(failed, fmt.Errorf("sweep %s %s: %w", o.Kind, o.Ref.ID, err))
+		}
+	}
+	failed = append(failed, l.doubt(ctx, a, owned, began.Add(-backend.Settle(b))))
+	return time.Now().Add(sweepEvery - rand.N(sweepEvery/10)), errors.Join(failed...)
+}
+
+// explain compares one listed resource with the intent that should explain it, and begins
+// to delete it when none does.
+func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, o backend.Owned, settle time.Duration) error {
+	return l.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		r, err := l.owner(ctx, tx, a, o)
+		now := time.Now()
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+			return l.reap(ctx, tx, a, o)
+		case err != nil:
+			return err
+		case r.State == Unknown:
+			tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
+		case r.State == Gone && now.After(r.Doc.GoneAt.Add(settle)):
+			l.Log.Warn("resource of a finished intent found, deleting it", "intent", r.ID, "backend", a.Backend, "resource", o.Ref.ID)
+			before := r
+			r.revived(now, o)
+			r.idle = false
+			if err := update(ctx, tx, r); err != nil {
+				return err
+			}
+			l.changed(tx, before, r)
+			tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
+		case (r.State == Created || r.State == Deleting) && r.Doc.Instance.Ref.ID != o.Ref.ID:
+			return l.duplicate(ctx, tx, a, o) // the provider made two for one request
+		}
+		return nil
+	})
+}
+
+// owner finds the intent of a resource, by its tag, else by the provider's id.
+func (l *Ledger) owner(ctx context.Context, q store.Querier, a Account, o backend.Owned) (Record, error) {
+	if o.IntentID != "" {
+		return Get(ctx, q, o.IntentID)
+	}
+	r, err := scan(q.QueryRowContext(ctx, selectByResource, a.Backend, o.Ref.ID, string(o.Kind)))
+	return r, store.One(err)
+}
+
+// duplicate reaps a second resource of one intent, unless a record for it exists already.
+func (l *Ledger) duplicate(ctx context.Context, tx *store.Tx, a Account, o backend.Owned) error {
+	_, err := scan(tx.QueryRowContext(ctx, selectByResource, a.Backend, o.Ref.ID, string(o.Kind)))
+	if !errors.Is(store.One(err), store.ErrNotFound) {
+		return err
+	}
+	return l.reap(ctx, tx, a, o)
+}
+
+// reap records a resource of ours that nothing explains, for deletion.
+func (l *Ledger) reap(ctx context.Context, tx *store.Tx, a Account, o backend.Owned) error {
+	now := time.Now()
+	r := Record{
+		ID: uuid.NewString(), Version: 1, Kind: o.Kind, Backend: a.Backend, Region: o.Ref.Region, ProjectID: a.ProjectID,
+		Price: o.Price, CreatedAt: now,
+	}
+	r.Doc.TriedAt = o.CreatedAt
+	r.revived(now, o)
+	if err := insert(ctx, tx, r); err != nil {
+		return err
+	}
+	l.Log.Warn("resource without intent found, deleting it",
+		"intent", r.ID, "tagged", o.IntentID, "backend", a.Backend, "resource", o.Ref.ID, "name", o.Name)
+	tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
+	return nil
+}
+
+// doubt has created resources looked at that the list lacks, if they are older than limit.
+func (l *Ledger) doubt(ctx context.Context, a Account, owned []backend.Owned, limit time.Time) error {
+	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectCreated, a.ProjectID, a.Backend))
+	if err != nil {
+		return err
+	}
+	listed := map[string]bool{}
+	for _, o := range owned {
+		if o.State != backend.StateGone {
+			listed[string(o.Kind)+"/"+o.Ref.ID] = true
+		}
+	}
+	for _, r := range records {
+		if listed[string(r.Kind)+"/"+r.Doc.Instance.Ref.ID] || r.Doc.TriedAt.After(limit) {
+			continue
+		}
+		if err := l.DB.Write(ctx, func(tx *store.Tx) error { return l.Check(ctx, tx, r.ID) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lists shares listings: when many intents of an account are unknown, one call answers all.
+type lists struct {
+	mu  sync.Mutex
+	all map[Account]*listing
+}
+
+type listing struct {
+	turn  chan struct{} // holds a token while nobody lists
+	began time.Time
+	owned []backend.Owned
+}
+
+// list returns what the account lists, as of a call that began at or after since.
+func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since time.Time) ([]backend.Owned, error) {
+	l.lists.mu.Lock()
+	if l.lists.all == nil {
+		l.lists.all = map[Account]*listing{}
+	}
+	s := l.lists.all[a]
+	if s == nil {
+		s = &listing{turn: make(chan struct{}, 1)}
+		s.turn <- struct{}{}
+		l.lists.all[a] = s
+	}
+	l.lists.mu.Unlock()
+
+	select {
+	case <-s.turn:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { s.turn <- struct{}{} }()
+	if !s.began.Before(since) {
+		return s.owned, nil
+	}
+	began := time.Now()
+	call, cancel := context.WithTimeoutCause(ctx, listTimeout, errNoAnswer)
+	defer cancel()
+	owned, err := b.List(call, l.DB.ServerID())
+	if err != nil {
+		return nil, fmt.Errorf("list %s: %w", a.Backend, err)
+	}
+	s.began, s.owned = began, owned
+	return owned, nil
+}
