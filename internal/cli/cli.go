@@ -1,0 +1,175 @@
+// Package cli is the dstack command: it puts the commands of the packages beneath it together, runs one,
+// and turns its error into a message and an exit code.
+//
+// Tests run whole command lines against a fake server, see testdata.
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"dstack/internal/cli/program"
+	"dstack/internal/cli/term"
+)
+
+// Config is what Main needs.
+type Config struct {
+	*program.Program
+	// Commands makes the commands in the order in which help lists them.
+	Commands []func(*program.Program) *cobra.Command
+}
+
+// Main runs the command line and returns the exit code: 0 success, 1 an error that was told, 2 wrong usage,
+// 130 interrupted.
+func Main(ctx context.Context, c Config, args []string) int {
+	root := Root(c)
+	root.SetArgs(complete(root, args))
+	return report(c.IO, root.ExecuteContext(ctx), ctx.Err() != nil)
+}
+
+// Root is the command with all others beneath it.
+func Root(c Config) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "dstack",
+		Short: "Not sure where to start? Define a .dstack.yml configuration file and run it via dstack apply",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return &usageError{cmd, fmt.Sprintf("unknown command %q%s", args[0], suggest(cmd, args[0]))}
+			}
+			return nil
+		},
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:       c.Version,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SetIn(c.In)
+	root.SetOut(c.Out)
+	root.SetErr(c.Err)
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.Flags().BoolP("version", "v", false, "show the version")
+	root.SetHelpCommand(&cobra.Command{Hidden: true, Use: "no-help"})
+	root.SetFlagErrorFunc(flagError)
+	for _, make := range c.Commands {
+		root.AddCommand(make(c.Program))
+	}
+	strict(root)
+	return root
+}
+
+// strict makes wrong arguments of every command a usage error.
+func strict(cmd *cobra.Command) {
+	if check := cmd.Args; check != nil && cmd.HasParent() {
+		cmd.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return &usageError{cmd, err.Error()}
+			}
+			return nil
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		strict(sub)
+	}
+}
+
+// A usageError is a command line that makes no sense.
+type usageError struct {
+	cmd *cobra.Command
+	msg string
+}
+
+func (e *usageError) Error() string { return e.msg }
+
+// flagError tells unknown options, which scripts of the original expect with exit code 1, from bad values.
+func flagError(cmd *cobra.Command, err error) error {
+	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		name := "--" + unknown.GetSpecifiedName()
+		if unknown.GetSpecifiedShortnames() != "" {
+			name = "-" + unknown.GetSpecifiedName()
+		}
+		return fmt.Errorf("Unrecognized arguments: %s\nSee `%s --help` for the options", name, cmd.CommandPath())
+	}
+	return &usageError{cmd, err.Error()}
+}
+
+func suggest(cmd *cobra.Command, arg string) string {
+	cmd.SuggestionsMinimumDistance = 2
+	if s := cmd.SuggestionsFor(arg); len(s) > 0 {
+		return fmt.Sprintf(", did you mean %q?", s[0])
+	}
+	return ""
+}
+
+func report(t *term.IO, err error, interrupted bool) int {
+	if err == nil {
+		return 0
+	}
+	if exit, ok := errors.AsType[term.Exit](err); ok {
+		return int(exit)
+	}
+	if usage, ok := errors.AsType[*usageError](err); ok {
+		t.Sayf("Usage: %s\n%s: error: %s\n", usage.cmd.UseLine(), usage.cmd.CommandPath(), usage.msg)
+		return 2
+	}
+	if errors.Is(err, term.ErrCancelled) {
+		t.Say("\nCancelled by user")
+		return 1
+	}
+	if interrupted && errors.Is(err, context.Canceled) {
+		t.Say()
+		return 130
+	}
+	t.Say(t.Paint(term.Error, strings.TrimRight(err.Error(), "\n")))
+	return 1
+}
+
+// complete writes abbreviated long options out, where they are unambiguous: --proj as --project.
+func complete(root *cobra.Command, args []string) []string {
+	cmd, _, err := root.Find(args)
+	if err != nil {
+		return args
+	}
+	out := make([]string, len(args))
+	for i, a := range args {
+		if a == "--" {
+			copy(out[i:], args[i:])
+			break
+		}
+		out[i] = a
+		name, isLong := strings.CutPrefix(a, "--")
+		name, value, hasValue := strings.Cut(name, "=")
+		if !isLong || cmd.Flags().Lookup(name) != nil {
+			continue
+		}
+		if full := only(cmd, name); full != "" {
+			out[i] = "--" + full
+			if hasValue {
+				out[i] += "=" + value
+			}
+		}
+	}
+	return out
+}
+
+// only returns the one flag that begins with prefix, "" if there is none or more.
+func only(cmd *cobra.Command, prefix string) string {
+	found, n := "", 0
+	visit := func(f *pflag.Flag) {
+		if strings.HasPrefix(f.Name, prefix) && !f.Hidden {
+			found = f.Name
+			n++
+		}
+	}
+	cmd.Flags().VisitAll(visit)
+	cmd.InheritedFlags().VisitAll(visit)
+	if n != 1 {
+		return ""
+	}
+	return found
+}
