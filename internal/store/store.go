@@ -120,7 +120,14 @@ func (db *DB) Engine() Engine { return db.engine }
 func (db *DB) ServerID() string { return db.serverID }
 
 // Read returns a handle for single reads outside of a transaction.
-func (db *DB) Read() Querier { return db.reader }
+func (db *DB) Read() Querier { return db.querier(db.reader) }
+
+func (db *DB) querier(q Querier) Querier {
+	if db.engine == SQLite {
+		return sqliteReader{q}
+	}
+	return q
+}
 
 // Snapshot runs fn in a read-only transaction: its queries see one state.
 func (db *DB) Snapshot(ctx context.Context, fn func(q Querier) error) error {
@@ -133,7 +140,7 @@ func (db *DB) Snapshot(ctx context.Context, fn func(q Querier) error) error {
 		return explain(fmt.Errorf("begin read: %w", err), db.where)
 	}
 	defer func() { _ = tx.Rollback() }() // nothing was written
-	return explain(fn(tx), db.where)
+	return explain(fn(db.querier(tx)), db.where)
 }
 
 // Write runs fn in a transaction that is serializable on both engines and commits it when
@@ -170,7 +177,7 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) (err error) 
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	tx := &Tx{tx: raw}
+	tx := &Tx{tx: raw, sqlite: db.engine == SQLite}
 	defer func() { _ = raw.Rollback() }() // a no-op after Commit; also when fn panics
 	if err := fn(tx); err != nil {
 		return err
@@ -196,23 +203,31 @@ func (db *DB) conn(ctx context.Context) (*sql.Conn, error) {
 
 // Tx is one write transaction, valid until the function given to [DB.Write] returns.
 type Tx struct {
-	tx    *sql.Tx
-	hooks []func()
+	tx     *sql.Tx
+	sqlite bool
+	hooks  []func()
+}
+
+func (tx *Tx) text(query string) string {
+	if tx.sqlite {
+		return numbered(query)
+	}
+	return query
 }
 
 // ExecContext runs a statement.
 func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return tx.tx.ExecContext(ctx, query, args...)
+	return tx.tx.ExecContext(ctx, tx.text(query), args...)
 }
 
 // QueryContext runs a query; close the rows before the next statement.
 func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return tx.tx.QueryContext(ctx, query, args...)
+	return tx.tx.QueryContext(ctx, tx.text(query), args...)
 }
 
 // QueryRowContext runs a query of at most one row.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return tx.tx.QueryRowContext(ctx, query, args...)
+	return tx.tx.QueryRowContext(ctx, tx.text(query), args...)
 }
 
 // OnCommit has fn called once the transaction is committed, before Write returns: the place
