@@ -76,6 +76,7 @@ type Doc struct {
 	DescribedAt time.Time `json:"described_at,omitzero"` // last answer of Describe
 	MissingAt   time.Time `json:"missing_at,omitzero"`   // first of the present run of "not found"
 	DeletingAt  time.Time `json:"deleting_at,omitzero"`  // when deletion was first due
+	Taken       bool      `json:"taken,omitempty"`       // the provider took a request to delete it
 	GoneAt      time.Time `json:"gone_at,omitzero"`
 }
 

@@ -200,30 +200,34 @@ func (r *Record) missing(now time.Time, settle time.Duration) bool {
 // unwanted begins the deletion.
 func (r *Record) unwanted(now time.Time) {
 	r.State = Deleting
-	r.Doc.DeletingAt, r.Doc.Tries, r.Doc.MissingAt = now, 0, time.Time{}
+	r.Doc.DeletingAt, r.Doc.Taken, r.Doc.Tries, r.Doc.MissingAt = now, false, 0, time.Time{}
 }
 
 // terminated stores the answers to a deletion request and to the question after it. asked
 // is nil when the provider took the request.
 func (r *Record) terminated(now time.Time, asked error, inst backend.Instance, described error, settle time.Duration) time.Time {
 	r.Doc.Tries++
+	if asked == nil && !r.Doc.Taken {
+		r.Doc.Taken, r.Doc.Tries, r.Doc.Message = true, 1, ""
+	}
+	known := asked == nil || errors.Is(asked, backend.ErrNotFound)
 	notFound := errors.Is(described, backend.ErrNotFound)
 	switch {
 	case described == nil && inst.State == backend.StateGone:
 		r.see(now, inst)
 		r.gone(now, Deleted)
 		return time.Time{}
-	case notFound && (asked == nil && !r.Doc.SeenAt.IsZero() || r.missing(now, settle)):
+	case notFound && (r.Doc.Taken && !r.Doc.SeenAt.IsZero() || r.missing(now, settle)):
 		r.gone(now, Deleted)
 		return time.Time{}
-	case asked != nil && !errors.Is(asked, backend.ErrNotFound):
+	case !known:
 		r.Doc.Message = asked.Error()
 	case described != nil && !notFound:
 		r.Doc.Message = described.Error()
 	case described == nil:
 		r.see(now, inst)
 	}
-	return now.Add(deletePause(r.Doc.Tries, asked == nil))
+	return now.Add(deletePause(r.Doc.Tries, known))
 }
 
 // gone ends the intent.
@@ -255,8 +259,8 @@ func lookupPause(n int) time.Duration { return grow(time.Second, n, 30*time.Seco
 func bootPause(n int) time.Duration { return grow(time.Second, (n+1)/2, 10*time.Second) }
 
 // deletePause grows fast while the provider refuses and slowly while it works on it.
-func deletePause(n int, taken bool) time.Duration {
-	if taken {
+func deletePause(n int, working bool) time.Duration {
+	if working {
 		return grow(time.Second, (n+1)/2, 30*time.Second)
 	}
 	return grow(2*time.Second, n, 10*time.Minute)

@@ -1,0 +1,83 @@
+package ledger_test
+
+import (
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/backend/fake"
+	"dstack/internal/ledger"
+	"dstack/internal/store"
+)
+
+func chaos(t *testing.T, db *store.DB, seed uint64) {
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	w := start(t, db, fake.Config{
+		Boot: 30 * time.Second, Deletion: 10 * time.Second, Latency: 500 * time.Millisecond,
+		ListLag: time.Duration(rnd.IntN(40)) * time.Second,
+	})
+	foreign := w.cloud.Plant("north", 1, map[string]string{"owner": "somebody"})
+	w.cloud.Chaos(seed, 0.3)
+	wanted, released := map[string]bool{}, map[string]bool{}
+	for range 60 {
+		switch dice := rnd.IntN(10); {
+		case dice < 5:
+			wanted[w.intend()] = true
+		case dice < 8:
+			for id := range wanted {
+				w.release(id)
+				released[id] = true
+				delete(wanted, id)
+				break
+			}
+		case dice < 9:
+			w.stop()
+			time.Sleep(time.Duration(rnd.IntN(30)) * time.Second)
+			w.restart()
+		default:
+			if live := w.cloud.Live(); len(live) > 1 {
+				if m := live[rnd.IntN(len(live))]; m.ID != foreign {
+					w.cloud.Kill(m.ID)
+					w.kills++
+				}
+			}
+		}
+		time.Sleep(time.Duration(rnd.IntN(60)) * time.Second)
+	}
+	w.cloud.Heal()
+	time.Sleep(30 * time.Minute)
+
+	if d := w.cloud.Doubles(); len(d) > 0 {
+		t.Errorf("created twice: %v", d)
+	}
+	byIntent, strangers := map[string]int{}, 0
+	for _, m := range w.cloud.Live() {
+		if m.ID == foreign {
+			strangers++
+			continue
+		}
+		byIntent[m.Tags[backend.TagIntent]]++
+	}
+	if strangers != 1 {
+		t.Error("the foreign machine was touched")
+	}
+	for id := range wanted {
+		r := w.get(id)
+		switch {
+		case r.State == ledger.Created && byIntent[id] == 1, r.State == ledger.Gone && byIntent[id] == 0:
+		default:
+			t.Errorf("wanted intent %s is %s (%s) with %d machines", id, r.State, r.Doc.Outcome, byIntent[id])
+		}
+		delete(byIntent, id)
+	}
+	for id := range released {
+		if r := w.get(id); r.State != ledger.Gone {
+			t.Errorf("released intent %s is %s: %q", id, r.State, r.Message())
+		}
+	}
+	if len(byIntent) > 0 {
+		t.Errorf("orphans: %v", byIntent)
+	}
+	w.billEqual()
+}

@@ -1,0 +1,388 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/backend/fake"
+	"dstack/internal/ledger"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+var plain = fake.Config{Boot: 40 * time.Second, Deletion: 5 * time.Second, Latency: 300 * time.Millisecond}
+
+func TestLife(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Second)
+		r := w.want(id, ledger.Created, 1)
+		m := w.cloud.Live()[0]
+		if !strings.HasPrefix(m.Name, "dstack-main-train-0-") || len(m.Name) > 60 {
+			t.Errorf("name %q", m.Name)
+		}
+		if m.Tags[backend.TagServer] != w.db.ServerID() || m.Tags[backend.TagIntent] != id || m.Tags[backend.TagFleet] != "train" {
+			t.Errorf("tags %v", m.Tags)
+		}
+		if r.Instance().Ready() {
+			t.Error("ready before it booted")
+		}
+		time.Sleep(time.Minute)
+		if r := w.get(id); !r.Instance().Ready() || r.Instance().Hostname == "" {
+			t.Errorf("not ready after a minute: %+v", r.Instance())
+		}
+		calls := w.cloud.Calls("Describe")
+		time.Sleep(time.Hour)
+		if n := w.cloud.Calls("Describe"); n != calls {
+			t.Errorf("%d calls for an idle machine in an hour", n-calls)
+		}
+		w.release(id)
+		time.Sleep(30 * time.Second)
+		if r := w.want(id, ledger.Gone, 0); r.Doc.Outcome != ledger.Deleted || r.Refused() {
+			t.Errorf("outcome %s, refused %v", r.Doc.Outcome, r.Refused())
+		}
+		w.billEqual()
+		if w.changes < 4 {
+			t.Errorf("the owner heard of %d changes", w.changes)
+		}
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err  error
+		want ledger.Outcome
+	}{
+		"no capacity": {fmt.Errorf("gpu.one in north: %w", backend.ErrNoCapacity), ledger.NoCapacity},
+		"quota":       {backend.ErrQuota, ledger.NoQuota},
+		"auth":        {backend.ErrAuth, ledger.AuthFailed},
+		"invalid":     {&backend.InvalidError{Path: "zone", Msg: "no such zone"}, ledger.Invalid},
+		"far limit":   {&backend.RateLimitedError{After: time.Hour}, ledger.RateLimited},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, plain, func(w *world) {
+				w.cloud.Inject(fake.Fault{Op: "Create", Before: tt.err})
+				id := w.intend()
+				time.Sleep(time.Second)
+				if r := w.want(id, ledger.Gone, 0); r.Doc.Outcome != tt.want || !r.Refused() || r.Message() == "" {
+					t.Errorf("outcome %s (%q), refused %v, want %s", r.Doc.Outcome, r.Message(), r.Refused(), tt.want)
+				}
+				if n := w.cloud.Calls("Create"); n != 1 {
+					t.Errorf("%d calls of Create, want 1", n)
+				}
+			})
+		})
+	}
+}
+
+func TestNearRateLimitIsWaitedFor(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: &backend.RateLimitedError{After: 7 * time.Second}})
+		id := w.intend()
+		time.Sleep(6 * time.Second)
+		w.want(id, ledger.Intended, 0)
+		time.Sleep(3 * time.Second)
+		w.want(id, ledger.Created, 1)
+	})
+}
+
+func TestLostCreateReply(t *testing.T) {
+	c := plain
+	c.ListLag = 20 * time.Second
+	each(t, c, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, After: fake.ErrReset}) // created, reply lost
+		id := w.intend()
+		time.Sleep(10 * time.Second)
+		w.want(id, ledger.Unknown, 1)
+		time.Sleep(2 * time.Minute)
+		w.want(id, ledger.Created, 1)
+		if n := w.cloud.Calls("Create"); n != 1 {
+			t.Errorf("%d calls of Create, want 1: what is unknown is looked up", n)
+		}
+		w.billEqual()
+	})
+}
+
+func TestCreateThatNeverArrived(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrTimeout})
+		id := w.intend()
+		time.Sleep(50 * time.Second) // the settle time is a minute
+		w.want(id, ledger.Unknown, 0)
+		time.Sleep(40 * time.Second)
+		if r := w.want(id, ledger.Gone, 0); r.Doc.Outcome != ledger.Lost || !r.Refused() {
+			t.Errorf("outcome %s", r.Doc.Outcome)
+		}
+	})
+}
+
+// TestCrash kills the server inside each call, after its effect, and starts it again.
+func TestCrash(t *testing.T) {
+	for _, op := range []string{"Create", "Describe", "Terminate", "List"} {
+		t.Run(op, func(t *testing.T) {
+			each(t, plain, func(w *world) {
+				if op == "List" {
+					time.Sleep(time.Second) // the sweep at the start lists too
+					w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, After: fake.ErrReset})
+				}
+				crashed := make(chan struct{})
+				w.cloud.Inject(fake.Fault{Op: op, Nth: 1, Crash: func() { close(crashed) }})
+				id := w.intend()
+				if op == "Terminate" {
+					time.Sleep(time.Minute)
+					w.release(id)
+				}
+				<-crashed
+				w.stop()
+				time.Sleep(10 * time.Second)
+				w.restart()
+				time.Sleep(3 * time.Minute)
+				if op != "Terminate" {
+					if r := w.want(id, ledger.Created, 1); !r.Instance().Ready() {
+						t.Errorf("not ready: %+v", r.Instance())
+					}
+					w.release(id)
+					time.Sleep(time.Minute)
+				}
+				w.want(id, ledger.Gone, 0)
+				if d := w.cloud.Doubles(); len(d) > 0 {
+					t.Errorf("created twice: %v", d)
+				}
+				w.billEqual()
+			})
+		})
+	}
+}
+
+// TestReleaseDuringCreate gives up the machine while the provider works on it.
+func TestReleaseDuringCreate(t *testing.T) {
+	c := plain
+	c.Latency = 10 * time.Second
+	for name, fault := range map[string]fake.Fault{
+		"answered": {Op: "Offers"},
+		"lost":     {Op: "Create", Nth: 1, After: fake.ErrReset},
+		"refused":  {Op: "Create", Nth: 1, Before: backend.ErrNoCapacity},
+	} {
+		t.Run(name, func(t *testing.T) {
+			each(t, c, func(w *world) {
+				w.cloud.Inject(fault)
+				id := w.intend()
+				time.Sleep(5 * time.Second)
+				w.release(id)
+				time.Sleep(3 * time.Minute)
+				w.want(id, ledger.Gone, 0)
+			})
+		})
+	}
+}
+
+func TestReleaseBeforeCreate(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.stop()
+		id := w.intend()
+		w.release(id)
+		w.release(id) // again: no change
+		w.restart()
+		time.Sleep(time.Second)
+		if r := w.want(id, ledger.Gone, 0); r.Doc.Outcome != ledger.Cancelled {
+			t.Errorf("outcome %s", r.Doc.Outcome)
+		}
+		if n := w.cloud.Calls("Create"); n != 0 {
+			t.Errorf("%d calls of Create", n)
+		}
+	})
+}
+
+// TestDeletionIsNeverGivenUp has the provider refuse to delete for hours.
+func TestDeletionIsNeverGivenUp(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Minute)
+		w.cloud.Inject(fake.Fault{Op: "Terminate", Before: errors.New("internal error, try again")})
+		w.release(id)
+		time.Sleep(6 * time.Hour)
+		w.want(id, ledger.Deleting, 1)
+		debts, err := w.ledger.Debts(context.Background(), w.db.Read())
+		if err != nil || len(debts) != 1 || debts[0].ID != id || debts[0].Price != 2.50 || !strings.Contains(debts[0].Message(), "try again") {
+			t.Errorf("Debts = %+v, %v", debts, err)
+		}
+		if n := w.cloud.Calls("Terminate"); n < 36 || n > 60 {
+			t.Errorf("%d attempts in 6 hours, want one in 10 minutes", n)
+		}
+		w.cloud.Heal()
+		time.Sleep(15 * time.Minute)
+		w.want(id, ledger.Gone, 0)
+		w.billEqual()
+		if debts, err := w.ledger.Debts(context.Background(), w.db.Read()); err != nil || len(debts) != 0 {
+			t.Errorf("Debts = %+v, %v, want none", debts, err)
+		}
+	})
+}
+
+// TestPreemption ends the machine from outside: the sweep finds it missing, or the owner
+// asks because its host is silent.
+func TestPreemption(t *testing.T) {
+	for name, asked := range map[string]bool{"asked": true, "swept": false} {
+		t.Run(name, func(t *testing.T) {
+			each(t, plain, func(w *world) {
+				id := w.intend()
+				time.Sleep(10 * time.Minute)
+				w.cloud.Kill(w.cloud.Live()[0].ID)
+				wait := 7 * time.Minute
+				if asked {
+					w.write(func(tx *store.Tx) error { return w.ledger.Check(context.Background(), tx, id) })
+					wait = 30 * time.Second
+				}
+				time.Sleep(wait)
+				if r := w.want(id, ledger.Gone, 0); r.Doc.Outcome != ledger.Vanished || r.Refused() {
+					t.Errorf("outcome %s", r.Doc.Outcome)
+				}
+			})
+		})
+	}
+}
+
+// TestStaleReads has the provider deny a living machine for a moment.
+func TestStaleReads(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Minute)
+		w.cloud.Inject(fake.Fault{Op: "Describe", Nth: 1, Before: backend.ErrNotFound})
+		w.write(func(tx *store.Tx) error { return w.ledger.Check(context.Background(), tx, id) })
+		time.Sleep(time.Minute)
+		w.want(id, ledger.Created, 1)
+	})
+}
+
+func TestFailedMachineWaitsForItsOwner(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(5 * time.Second)
+		w.cloud.Break(w.cloud.Live()[0].ID, "no GPU on the host")
+		time.Sleep(time.Minute)
+		if r := w.want(id, ledger.Created, 1); r.Instance().State != backend.StateFailed || r.Message() != "no GPU on the host" {
+			t.Errorf("instance %+v, message %q", r.Instance(), r.Message())
+		}
+	})
+}
+
+// TestSweep plants machines that no intent explains, and foreign ones.
+func TestSweep(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Minute)
+		own := map[string]string{backend.TagServer: w.db.ServerID()}
+		w.cloud.Plant("north", 1, own)
+		w.cloud.Plant("south", 1, map[string]string{backend.TagServer: w.db.ServerID(), backend.TagIntent: "11111111-2222-4333-8444-555555555555"})
+		w.cloud.Plant("north", 1, map[string]string{backend.TagServer: w.db.ServerID(), backend.TagIntent: id}) // a double
+		foreign := []string{
+			w.cloud.Plant("north", 1, nil),
+			w.cloud.Plant("north", 1, map[string]string{backend.TagServer: "another-server", backend.TagIntent: id}),
+			w.cloud.Plant("north", 1, map[string]string{backend.TagIntent: id}),
+		}
+		w.live(7)
+		time.Sleep(10 * time.Minute)
+		w.want(id, ledger.Created, 4)
+		for _, f := range foreign {
+			found := false
+			for _, m := range w.cloud.Live() {
+				found = found || m.ID == f
+			}
+			if !found {
+				t.Errorf("foreign machine %s was touched", f)
+			}
+		}
+		w.billEqual()
+	})
+}
+
+// TestLateArrival has a machine turn up after its intent was given up as lost.
+func TestLateArrival(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrTimeout})
+		id := w.intend()
+		time.Sleep(2 * time.Minute)
+		w.want(id, ledger.Gone, 0)
+		w.cloud.Plant("north", 2.5, map[string]string{backend.TagServer: w.db.ServerID(), backend.TagIntent: id})
+		time.Sleep(8 * time.Minute)
+		w.want(id, ledger.Gone, 0)
+		w.billEqual()
+	})
+}
+
+func TestBackendThatCannotBeOpened(t *testing.T) {
+	each(t, plain, func(w *world) {
+		created := w.intend()
+		time.Sleep(time.Minute)
+		w.broken = errors.New("config.yml: no such file")
+		fresh := w.intend()
+		w.release(created)
+		time.Sleep(10 * time.Minute)
+		if r := w.want(fresh, ledger.Gone, 1); !r.Refused() || !strings.Contains(r.Message(), "config.yml") {
+			t.Errorf("refused %v: %q", r.Refused(), r.Message())
+		}
+		w.want(created, ledger.Deleting, 1)
+		w.broken = nil
+		time.Sleep(5 * time.Minute)
+		w.want(created, ledger.Gone, 0)
+	})
+}
+
+// TestTwoServers starts a second server in the middle of a create; the first one, fenced,
+// cannot store the answer. The machine is found all the same.
+func TestTwoServers(t *testing.T) {
+	each(t, plain, func(w *world) {
+		c := w.cloud
+		c.Latency = 30 * time.Second
+		id := w.intend()
+		time.Sleep(10 * time.Second)
+		first := w.stop
+		if w.db.Engine() == store.Postgres { // the lease runs out
+			if _, err := exec(w, `UPDATE shard SET expires_at = 0, owner = ''`); err != nil {
+				t.Fatal(err)
+			}
+		}
+		w.restart()
+		time.Sleep(5 * time.Minute)
+		w.want(id, ledger.Created, 1)
+		if d := w.cloud.Doubles(); len(d) > 0 {
+			t.Errorf("created twice: %v", d)
+		}
+		first()
+	})
+}
+
+func exec(w *world, query string) (int64, error) {
+	var n int64
+	err := w.db.Write(context.Background(), func(tx *store.Tx) error {
+		res, err := tx.ExecContext(context.Background(), query)
+		if err != nil {
+			return err
+		}
+		n, err = res.RowsAffected()
+		return err
+	})
+	return n, err
+}
+
+// TestChaos runs random lives under random faults. Once the faults stop, everything wanted
+// exists once, everything else is gone, and the books are right.
+func TestChaos(t *testing.T) {
+	for seed := range uint64(15) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			path := storetest.Path(t)
+			synctest.Test(t, func(t *testing.T) { chaos(t, storetest.Open(t, path), seed) })
+		})
+	}
+}
+
+func TestChaosPostgres(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) { chaos(t, storetest.Open(t, url), 1) })
+}

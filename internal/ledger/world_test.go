@@ -1,0 +1,172 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/backend/fake"
+	"dstack/internal/engine"
+	"dstack/internal/engine/enginetest"
+	"dstack/internal/ledger"
+	"dstack/internal/offer"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+// world is a server that has nothing but a ledger, and its cloud.
+type world struct {
+	*testing.T
+	db      *store.DB
+	cloud   *fake.Cloud
+	bus     *enginetest.Bus
+	ledger  *ledger.Ledger
+	stop    func()
+	starts  int
+	kills   int
+	broken  error // of Clouds.Backend
+	mu      sync.Mutex
+	changes int
+}
+
+// Backend and Accounts implement ledger.Clouds.
+func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, error) {
+	if w.broken != nil {
+		return nil, w.broken
+	}
+	if name != "fake" {
+		return nil, errors.New("no such backend")
+	}
+	return w.cloud, nil
+}
+
+func (w *world) Accounts(context.Context) ([]ledger.Account, error) {
+	return []ledger.Account{{ProjectID: "p", Backend: "fake"}}, nil
+}
+
+// each runs fn in virtual time on both engines with a running ledger.
+func each(t *testing.T, c fake.Config, fn func(w *world)) {
+	t.Helper()
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) { fn(start(t, db, c)) })
+}
+
+func start(t *testing.T, db *store.DB, c fake.Config) *world {
+	t.Helper()
+	c.Offers = fake.SomeOffers()
+	w := &world{T: t, db: db, cloud: fake.New(c), bus: &enginetest.Bus{}}
+	w.restart()
+	t.Cleanup(func() { w.stop() })
+	return w
+}
+
+// restart starts the server, again if it ran.
+func (w *world) restart() {
+	w.Helper()
+	w.starts++
+	log := slog.New(slog.DiscardHandler)
+	if testing.Verbose() {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
+	e, err := engine.New(engine.Config{DB: w.db, Log: log, Owner: strings.Repeat("x", w.starts), Bus: w.bus, Drain: time.Millisecond})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.ledger, err = ledger.New(ledger.Config{DB: w.db, Engine: e, Clouds: w, Log: log, OnChange: func(string, string) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.changes++
+	}})
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.stop = sync.OnceFunc(enginetest.StartStoppable(w.T, e))
+	settle()
+}
+
+func settle() {
+	time.Sleep(time.Millisecond)
+	synctest.Wait()
+}
+
+// intend records a wish for one machine.
+func (w *world) intend() string {
+	w.Helper()
+	var id string
+	w.write(func(tx *store.Tx) (err error) {
+		id, err = w.ledger.Intend(context.Background(), tx, ledger.Intent{
+			Kind: backend.InstanceResource, Backend: "fake", Region: "north", ProjectID: "p",
+			OwnerKind: "instance", OwnerID: "inst", Price: 2.50, Name: "train-0",
+			Create: &backend.CreateRequest{Project: "main", Fleet: "train", Offer: h100()},
+		})
+		return err
+	})
+	return id
+}
+
+func h100() offer.Offer { return fake.SomeOffers()[1] }
+
+func (w *world) release(id string) {
+	w.Helper()
+	w.write(func(tx *store.Tx) error { return w.ledger.Release(context.Background(), tx, id) })
+}
+
+func (w *world) write(fn func(tx *store.Tx) error) {
+	w.Helper()
+	if err := w.db.Write(context.Background(), fn); err != nil {
+		w.Fatal(err)
+	}
+}
+
+func (w *world) get(id string) ledger.Record {
+	w.Helper()
+	r, err := ledger.Get(context.Background(), w.db.Read(), id)
+	if err != nil {
+		w.Fatal(err)
+	}
+	return r
+}
+
+// want checks the state of an intent and the number of machines that cost money.
+func (w *world) want(id string, state ledger.State, live int) ledger.Record {
+	w.Helper()
+	r := w.get(id)
+	if r.State != state {
+		w.Errorf("intent is %s (%s, %q), want %s", r.State, r.Doc.Outcome, r.Doc.Message, state)
+	}
+	w.live(live)
+	return r
+}
+
+func (w *world) live(n int) {
+	w.Helper()
+	if got := w.cloud.Live(); len(got) != n {
+		w.Errorf("%d machines are billed, want %d: %v", len(got), n, got)
+	}
+}
+
+// billEqual compares the ledger's costs with the cloud's bill (I9).
+func (w *world) billEqual() {
+	w.Helper()
+	costs, err := ledger.Costs(context.Background(), w.db.Read(), "", time.Time{}, time.Now())
+	if err != nil {
+		w.Fatal(err)
+	}
+	sum := 0.0
+	for _, c := range costs {
+		sum += c.USD()
+	}
+	// Where the provider does not say when a machine ended, we learn it some seconds later,
+	// and with the next sweep when it ended without us.
+	bill := w.cloud.Bill(w.db.ServerID())
+	if slack := 0.03*float64(len(costs)) + 0.30*float64(w.kills); math.Abs(sum-bill) > slack {
+		w.Errorf("the ledger says $%.4f, the bill $%.4f", sum, bill)
+	}
+}
