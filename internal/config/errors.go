@@ -1,0 +1,62 @@
+package config
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// Problem is one thing that is wrong with a document.
+type Problem struct {
+	File  string // "" for JSON
+	Line  int    // from 1, 0 when unknown
+	Col   int    // from 1
+	Loc   []any  // path: string keys, int indices, tags of unions
+	Type  string // the word the wire uses: "missing", "extra_forbidden", "value_error"…
+	Msg   string
+	Input any // the offending value as decoded from JSON or YAML, nil when missing
+}
+
+// Path is the location as people write it: resources.gpu, hosts[0].port.
+func (p Problem) Path() string {
+	var b strings.Builder
+	for _, part := range p.Loc {
+		switch v := part.(type) {
+		case int:
+			b.WriteString("[" + strconv.Itoa(v) + "]")
+		default:
+			if b.Len() > 0 {
+				b.WriteByte('.')
+			}
+			fmt.Fprint(&b, v)
+		}
+	}
+	return b.String()
+}
+
+func (p Problem) String() string {
+	var b strings.Builder
+	if p.File != "" {
+		b.WriteString(p.File)
+		if p.Line > 0 {
+			fmt.Fprintf(&b, ":%d:%d", p.Line, p.Col)
+		}
+		b.WriteString(": ")
+	}
+	if path := p.Path(); path != "" {
+		b.WriteString(path + ": ")
+	}
+	b.WriteString(strings.TrimPrefix(p.Msg, "Value error, "))
+	return b.String()
+}
+
+// Errors is everything that is wrong with a document, in document order.
+type Errors struct{ Problems []Problem }
+
+func (e *Errors) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.String()
+	}
+	return strings.Join(lines, "\n")
+}

@@ -1,0 +1,381 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+	"math/big"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// parseYAML reads one document as YAML 1.1 resolves it (configurations 1.2), keeping lines
+// and columns.
+func parseYAML(file string, data []byte) (*node, *Errors) {
+	fail := func(line, col int, format string, args ...any) *Errors {
+		return &Errors{[]Problem{{File: file, Line: line, Col: col, Type: "yaml", Msg: fmt.Sprintf(format, args...)}}}
+	}
+	if len(data) > maxBytes {
+		return nil, fail(0, 0, "the file is larger than %d MiB", maxBytes>>20)
+	}
+	if !utf8.Valid(data) {
+		line, col := invalidAt(data)
+		return nil, fail(line, col, "the file is not UTF-8 text")
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc yaml.Node
+	if err := dec.Decode(&doc); err != nil {
+		if len(bytes.TrimSpace(data)) == 0 || strings.Contains(err.Error(), "EOF") {
+			return &node{kind: nullKind, line: 1, col: 1}, nil
+		}
+		line, col, msg := yamlError(err)
+		return nil, fail(line, col, "%s", msg)
+	}
+	var second yaml.Node
+	if err := dec.Decode(&second); err == nil {
+		return nil, fail(second.Line, 1, "expected a single document, but found another one")
+	}
+	c := converter{file: file, open: map[*yaml.Node]bool{}}
+	n := c.node(&doc, 0)
+	if len(c.problems) > 0 {
+		return nil, &Errors{c.problems}
+	}
+	return n, nil
+}
+
+func invalidAt(data []byte) (line, col int) {
+	line, col = 1, 1
+	for len(data) > 0 {
+		r, size := utf8.DecodeRune(data)
+		if r == utf8.RuneError && size == 1 {
+			break
+		}
+		if r == '\n' {
+			line, col = line+1, 0
+		}
+		col++
+		data = data[size:]
+	}
+	return line, col
+}
+
+// yamlError takes line and column out of the library's message.
+func yamlError(err error) (line, col int, msg string) {
+	msg = strings.TrimPrefix(err.Error(), "yaml: ")
+	var l, c int
+	if n, _ := fmt.Sscanf(afterAny(msg, "line "), "%d", &l); n == 1 {
+		line, col = l, 1
+	}
+	if n, _ := fmt.Sscanf(afterAny(msg, "column "), "%d", &c); n == 1 {
+		col = c
+	}
+	return line, col, "invalid YAML: " + msg
+}
+
+func afterAny(s, marker string) string {
+	if _, after, ok := strings.Cut(s, marker); ok {
+		return after
+	}
+	return ""
+}
+
+// converter turns the library's tree into ours. Aliases are followed; the total number of
+// nodes is bounded, so that a few lines cannot expand into gigabytes.
+type converter struct {
+	file     string
+	nodes    int
+	open     map[*yaml.Node]bool
+	problems []Problem
+}
+
+func (c *converter) fail(y *yaml.Node, format string, args ...any) *node {
+	if len(c.problems) < 20 {
+		c.problems = append(c.problems, Problem{File: c.file, Line: y.Line, Col: y.Column, Type: "yaml", Msg: fmt.Sprintf(format, args...)})
+	}
+	return &node{kind: nullKind, line: y.Line, col: y.Column}
+}
+
+func (c *converter) node(y *yaml.Node, depth int) *node {
+	if c.nodes++; c.nodes > maxNodes {
+		if c.nodes == maxNodes+1 {
+			return c.fail(y, "the document has more than %d values", maxNodes)
+		}
+		return &node{}
+	}
+	if depth > maxDepth {
+		return c.fail(y, "nested deeper than %d levels", maxDepth)
+	}
+	switch y.Kind {
+	case yaml.DocumentNode:
+		if len(y.Content) == 0 {
+			return &node{kind: nullKind, line: 1, col: 1}
+		}
+		return c.node(y.Content[0], depth)
+	case yaml.AliasNode:
+		if c.open[y.Alias] {
+			return c.fail(y, "the alias *%s contains itself", y.Value)
+		}
+		n := c.node(y.Alias, depth+1)
+		return n
+	case yaml.SequenceNode:
+		c.open[y] = true
+		defer delete(c.open, y)
+		n := &node{kind: listKind, line: y.Line, col: y.Column}
+		for _, item := range y.Content {
+			n.list = append(n.list, c.node(item, depth+1))
+		}
+		return n
+	case yaml.MappingNode:
+		c.open[y] = true
+		defer delete(c.open, y)
+		return c.mapping(y, depth)
+	case yaml.ScalarNode:
+		return c.scalar(y)
+	}
+	return c.fail(y, "unexpected YAML")
+}
+
+func (c *converter) mapping(y *yaml.Node, depth int) *node {
+	n := newMap()
+	n.line, n.col = y.Line, y.Column
+	var merges []*node
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		k, v := y.Content[i], y.Content[i+1]
+		if k.Kind == yaml.ScalarNode && k.Value == "<<" && k.Style == 0 {
+			merges = append(merges, c.node(v, depth+1))
+			continue
+		}
+		key := c.node(k, depth+1)
+		switch key.kind {
+		case listKind, mapKind:
+			return c.fail(k, "a list or mapping cannot be a key")
+		}
+		text := key.scalarText()
+		n.set(text, c.node(v, depth+1))
+		n.keyPos[text] = [2]int{k.Line, k.Column}
+	}
+	for _, m := range merges {
+		sources := []*node{m}
+		if m.kind == listKind {
+			sources = m.list
+		}
+		for _, src := range sources {
+			if src.kind != mapKind {
+				return c.fail(y, "a merge key needs a mapping")
+			}
+			for _, k := range src.keys {
+				if _, own := n.values[k]; !own {
+					n.set(k, src.values[k])
+					n.keyPos[k] = src.keyPos[k]
+				}
+			}
+		}
+	}
+	return n
+}
+
+func (c *converter) scalar(y *yaml.Node) *node {
+	n := &node{kind: stringKind, text: y.Value, line: y.Line, col: y.Column}
+	quoted := y.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
+	if y.Style&yaml.TaggedStyle != 0 {
+		switch y.Tag {
+		case "!!str":
+			return n
+		case "!!int", "!!float", "!!bool", "!!null":
+		default:
+			return c.fail(y, "the tag %s is not supported", y.Tag)
+		}
+	} else if quoted {
+		return n
+	}
+	resolve(n, y.Value)
+	return n
+}
+
+// resolve gives a plain scalar its YAML 1.1 type, first match wins.
+func resolve(n *node, s string) {
+	switch s {
+	case "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON":
+		n.kind, n.bool = boolKind, true
+		return
+	case "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF":
+		n.kind = boolKind
+		return
+	case "", "~", "null", "Null", "NULL":
+		n.kind = nullKind
+		return
+	}
+	if i, ok := yamlInt(s); ok {
+		n.kind, n.int = intKind, i
+		return
+	}
+	if f, ok := yamlFloat(s); ok {
+		n.kind, n.float = floatKind, f
+		return
+	}
+	if isTimestamp(s) {
+		n.kind = timeKind
+	}
+}
+
+// yamlInt reads binary, octal (leading zero), decimal, hexadecimal and base-60 integers.
+func yamlInt(s string) (*big.Int, bool) {
+	neg := false
+	switch {
+	case strings.HasPrefix(s, "-"):
+		neg, s = true, s[1:]
+	case strings.HasPrefix(s, "+"):
+		s = s[1:]
+	}
+	if s == "" || s[0] < '0' || s[0] > '9' {
+		return nil, false
+	}
+	var v *big.Int
+	ok := false
+	switch {
+	case strings.HasPrefix(s, "0b"):
+		v, ok = digits(s[2:], "01_", 2)
+	case strings.HasPrefix(s, "0x"):
+		v, ok = digits(s[2:], "0123456789abcdefABCDEF_", 16)
+	case s == "0":
+		v, ok = new(big.Int), true
+	case s[0] == '0':
+		v, ok = digits(s[1:], "01234567_", 8)
+	case strings.Contains(s, ":"):
+		v, ok = sexagesimal(s)
+	default:
+		v, ok = digits(s, "0123456789_", 10)
+	}
+	if ok && neg {
+		v.Neg(v)
+	}
+	return v, ok
+}
+
+func digits(s, allowed string, base int) (*big.Int, bool) {
+	if s == "" || strings.Trim(s, allowed) != "" {
+		return nil, false
+	}
+	s = strings.ReplaceAll(s, "_", "")
+	if s == "" {
+		return nil, false
+	}
+	return new(big.Int).SetString(s, base)
+}
+
+func sexagesimal(s string) (*big.Int, bool) {
+	parts := strings.Split(s, ":")
+	if parts[0] == "" || parts[0][0] == '0' {
+		return nil, false
+	}
+	v, ok := digits(parts[0], "0123456789_", 10)
+	if !ok {
+		return nil, false
+	}
+	for _, p := range parts[1:] {
+		n, err := strconv.Atoi(p)
+		if err != nil || len(p) == 0 || len(p) > 2 || n > 59 || p[0] == '+' || p[0] == '-' {
+			return nil, false
+		}
+		v.Mul(v, big.NewInt(60)).Add(v, big.NewInt(int64(n)))
+	}
+	return v, true
+}
+
+// yamlFloat needs a point; an exponent needs its sign.
+func yamlFloat(s string) (float64, bool) {
+	switch s {
+	case ".inf", ".Inf", ".INF", "+.inf", "+.Inf", "+.INF":
+		return math.Inf(1), true
+	case "-.inf", "-.Inf", "-.INF":
+		return math.Inf(-1), true
+	case ".nan", ".NaN", ".NAN":
+		return math.NaN(), true
+	}
+	body := strings.TrimLeft(s, "+-")
+	if len(s)-len(body) > 1 {
+		return 0, false
+	}
+	intPart, frac, ok := strings.Cut(body, ".")
+	if !ok {
+		return 0, false
+	}
+	if strings.Contains(intPart, ":") {
+		return sexagesimalFloat(s, intPart, frac)
+	}
+	mantissa, exp, hasExp := frac, "", false
+	if i := strings.IndexAny(frac, "eE"); i >= 0 {
+		mantissa, exp, hasExp = frac[:i], frac[i+1:], true
+	}
+	if strings.Trim(intPart, "0123456789_") != "" || strings.Trim(mantissa, "0123456789_") != "" {
+		return 0, false
+	}
+	if intPart == "" && (mantissa == "" || mantissa[0] == '_') || intPart != "" && intPart[0] == '_' {
+		return 0, false
+	}
+	if hasExp && (len(exp) < 2 || exp[0] != '+' && exp[0] != '-' || strings.Trim(exp[1:], "0123456789") != "") {
+		return 0, false
+	}
+	f, err := strconv.ParseFloat(strings.ReplaceAll(s, "_", ""), 64)
+	if err != nil && !errors.Is(err, strconv.ErrRange) {
+		return 0, false
+	}
+	return f, true
+}
+
+func sexagesimalFloat(s, intPart, frac string) (float64, bool) {
+	if strings.Trim(frac, "0123456789_") != "" {
+		return 0, false
+	}
+	v, ok := sexagesimal(intPart)
+	if !ok {
+		return 0, false
+	}
+	f, _ := new(big.Float).SetInt(v).Float64()
+	if frac = strings.ReplaceAll(frac, "_", ""); frac != "" {
+		part, err := strconv.ParseFloat("0."+frac, 64)
+		if err != nil {
+			return 0, false
+		}
+		f += part
+	}
+	if s[0] == '-' {
+		f = -f
+	}
+	return f, true
+}
+
+// isTimestamp recognises YYYY-MM-DD and what may follow it.
+func isTimestamp(s string) bool {
+	if len(s) == 10 {
+		return s[4] == '-' && s[7] == '-' && allDigits(s[:4]+s[5:7]+s[8:])
+	}
+	if len(s) < 14 || !allDigits(s[:4]) || s[4] != '-' {
+		return false
+	}
+	rest := s[5:]
+	date, clock, ok := strings.Cut(strings.Replace(strings.Replace(rest, "T", " ", 1), "t", " ", 1), " ")
+	if !ok {
+		return false
+	}
+	month, day, ok := strings.Cut(date, "-")
+	if !ok || !allDigits(month) || !allDigits(day) || len(month) > 2 || len(day) > 2 || month == "" || day == "" {
+		return false
+	}
+	clock = strings.TrimLeft(clock, " \t")
+	parts := strings.SplitN(clock, ":", 3)
+	return len(parts) == 3 && allDigits(parts[0]) && len(parts[1]) == 2 && allDigits(parts[1]) && len(parts[2]) >= 2 && allDigits(parts[2][:2])
+}
+
+func allDigits(s string) bool {
+	for _, c := range s {
+		if c < '0' || c > '9' {
+			return false
+		}
+	}
+	return true
+}

@@ -1,0 +1,213 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+// reconcile loads one instance, lets Step decide, stores the decision under the shard's
+// fence and runs its effects.
+func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, error) {
+	snap, err := s.load(ctx, it.ID)
+	if errors.Is(err, store.ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	d := Step(time.Now(), snap)
+	if d.Changed {
+		if err := s.commit(ctx, it, snap.Instance, &d); err != nil {
+			return time.Time{}, err
+		}
+	}
+	again, err := s.act(ctx, it, d)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return earliest(d.Again, again), nil
+}
+
+func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
+	inst, err := Get(ctx, s.DB.Read(), id)
+	if err != nil {
+		return Snapshot{}, err
+	}
+	snap := Snapshot{Instance: inst, Link: s.linkOf(id)}
+	if inst.IntentID != "" {
+		if snap.Machine, err = s.machine(ctx, s.DB.Read(), inst); err != nil {
+			return Snapshot{}, err
+		}
+	}
+	if inst.Status == api.InstanceIdle && inst.Data.IdleSeconds >= 0 {
+		if snap.SpareNodes, err = s.spare(ctx, inst); err != nil {
+			return Snapshot{}, err
+		}
+	}
+	return snap, nil
+}
+
+func (s *Service) spare(ctx context.Context, inst Instance) (bool, error) {
+	const q = `
+SELECT count(*) FROM instance
+WHERE  fleet_id = $1 AND NOT deleted AND status NOT IN ('terminating', 'terminated')`
+	var n int
+	if err := s.DB.Read().QueryRowContext(ctx, q, inst.FleetID).Scan(&n); err != nil {
+		return false, fmt.Errorf("count the fleet's instances: %w", err)
+	}
+	return n > s.MinNodes(ctx, inst.FleetID), nil
+}
+
+func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *Decision) error {
+	err := s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		inst := d.Instance
+		if err := update(ctx, tx, &inst); err != nil {
+			return err
+		}
+		if err := s.interval(ctx, tx, was, inst); err != nil {
+			return err
+		}
+		for _, text := range d.Events {
+			if err := s.record(ctx, tx, inst, text); err != nil {
+				return err
+			}
+		}
+		d.Instance = inst
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	s.announce(was, *d)
+	return nil
+}
+
+// interval opens the cost interval when a paid machine exists and closes it when it is gone.
+func (s *Service) interval(ctx context.Context, tx *store.Tx, was, is Instance) error {
+	if is.Data.Offer == nil || is.SSH() || was.Status == is.Status {
+		return nil
+	}
+	now := store.Micros(time.Now())
+	var err error
+	switch is.Status {
+	case api.InstanceProvisioning:
+		_, err = tx.ExecContext(ctx, openInterval, is.ID, is.Data.Offer.Price, now)
+	case api.InstanceTerminated:
+		_, err = tx.ExecContext(ctx, closeInterval, now, is.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("record what instance %s costs: %w", is.Name, err)
+	}
+	return nil
+}
+
+// announce wakes whoever waits for what just changed.
+func (s *Service) announce(was Instance, d Decision) {
+	inst := d.Instance
+	if len(inst.Assignments) > 0 {
+		ids := make([]string, len(inst.Assignments))
+		for i, a := range inst.Assignments {
+			ids[i] = a.JobID
+		}
+		s.Changed(ids)
+	}
+	if d.Freed {
+		s.Freed(inst.ProjectID)
+	}
+	if was.Live() && !inst.Live() || inst.Deleted {
+		s.FleetChanged(inst.FleetID)
+	}
+}
+
+// act runs the effects of a decision. Every effect may have been run before.
+func (s *Service) act(ctx context.Context, it engine.Item, d Decision) (again time.Time, err error) {
+	for _, e := range d.Effects {
+		switch e {
+		case Onboard:
+			again, err = s.onboard(ctx, it, d.Instance)
+		case Watch:
+			err = s.watch(ctx, d.Instance)
+		case Forget:
+			s.forget(d.Instance.ID)
+		case Uninstall:
+			again, err = s.uninstall(ctx, it, d.Instance)
+		case GiveBack:
+			err = s.giveBack(ctx, d.Instance)
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+	}
+	return again, nil
+}
+
+func (s *Service) linkOf(id string) Link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.links[id]
+}
+
+func (s *Service) setLink(id string, change func(*Link)) {
+	s.mu.Lock()
+	l := s.links[id]
+	change(&l)
+	s.links[id] = l
+	s.mu.Unlock()
+}
+
+func (s *Service) watch(ctx context.Context, inst Instance) error {
+	t, err := s.target(ctx, inst)
+	if err != nil {
+		return err
+	}
+	s.setLink(inst.ID, func(l *Link) { l.Watched = true })
+	s.Hosts.Watch(t)
+	return nil
+}
+
+func (s *Service) forget(id string) {
+	s.Hosts.Forget(id)
+	s.mu.Lock()
+	delete(s.links, id)
+	s.mu.Unlock()
+}
+
+// Connected is told by the host pool that an agent answers.
+func (s *Service) Connected(id string, info agentapi.HostInfo) {
+	s.setLink(id, func(l *Link) { l.Connected, l.Info, l.Problem = true, &info, "" })
+	s.Engine.Wake(Kind, id)
+}
+
+// Disconnected is told by the host pool that the connection to an agent is gone.
+func (s *Service) Disconnected(id string, err error) {
+	s.mu.Lock()
+	l, known := s.links[id]
+	if known {
+		l.Connected, l.Info = false, nil
+		if err != nil {
+			l.Problem = err.Error()
+		}
+		s.links[id] = l
+	}
+	s.mu.Unlock()
+	if known {
+		s.Engine.Wake(Kind, id)
+	}
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}

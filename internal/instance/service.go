@@ -1,0 +1,231 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/api"
+	"dstack/internal/engine"
+	"dstack/internal/event"
+	"dstack/internal/host"
+	"dstack/internal/ledger"
+	"dstack/internal/store"
+)
+
+// Kind is the engine's name for instances.
+const Kind = "instance"
+
+// Hosts is the part of the host pool that instances need.
+type Hosts interface {
+	Watch(t host.Target)
+	Forget(id string)
+}
+
+// Sealer encrypts what must not lie in the database in the clear.
+type Sealer interface {
+	Seal(plain string) (string, error)
+	Open(sealed string) (string, error)
+}
+
+// Keys gives the key pair with which the server logs in to a project's machines.
+type Keys interface {
+	ProjectKey(ctx context.Context, projectID string) (public, private string, err error)
+}
+
+// Config is what New needs; all fields are required.
+type Config struct {
+	DB      *store.DB
+	Engine  *engine.Engine
+	Ledger  *ledger.Ledger
+	Hosts   Hosts
+	Onboard Onboarder
+	Sealer  Sealer
+	Keys    Keys
+	Log     *slog.Logger
+	// Freed is called after a commit that made capacity of a project usable.
+	Freed func(projectID string)
+	// Changed is called after a commit that changed an instance on which jobs wait.
+	Changed func(jobIDs []string)
+	// FleetChanged is called after a commit that ended an instance.
+	FleetChanged func(fleetID string)
+}
+
+// Service creates, claims and ends instances.
+type Service struct {
+	Config
+	mu    sync.Mutex
+	links map[string]Link
+}
+
+// New checks c and registers the instances' reconciler with the engine.
+func New(c Config) (*Service, error) {
+	if c.DB == nil || c.Engine == nil || c.Ledger == nil || c.Hosts == nil || c.Onboard == nil || c.Sealer == nil ||
+		c.Keys == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil {
+		return nil, errors.New("instance: every field of Config is required")
+	}
+	s := &Service{Config: c, links: map[string]Link{}}
+	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Live: live, Reconcile: s.reconcile})
+	return s, nil
+}
+
+// Create stores an instance that a paid machine will be made for: the ledger's intent is
+// written in the same transaction, so that neither exists without the other.
+func (s *Service) Create(ctx context.Context, tx *store.Tx, n New) (Instance, error) {
+	nums, err := nextNumbers(ctx, tx, n.FleetID, 1)
+	if err != nil {
+		return Instance{}, err
+	}
+	offer := n.Offer
+	inst := Instance{
+		ID: uuid.NewString(), ProjectID: n.ProjectID, FleetID: n.FleetID,
+		Num: nums[0], Name: fmt.Sprintf("%s-%d", n.FleetName, nums[0]),
+		Status: api.InstancePending, Backend: string(offer.Backend), CreatedAt: time.Now(), Blocks: n.Blocks,
+		Data: Data{Offer: &offer, Tags: n.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds},
+	}
+	inst.IntentID, err = s.intend(ctx, tx, inst, n)
+	if err != nil {
+		return Instance{}, err
+	}
+	if err := insert(ctx, tx, &inst); err != nil {
+		return Instance{}, err
+	}
+	text := "Instance created to meet target fleet node count. Status: PENDING"
+	if n.JobID != "" {
+		text = "Instance created for job. Instance status: PENDING"
+		if err := assign(ctx, tx, &inst, Assignment{JobID: n.JobID, Blocks: n.Blocks}); err != nil {
+			return Instance{}, err
+		}
+	}
+	return inst, s.record(ctx, tx, inst, text)
+}
+
+// CreateSSH stores an instance for a host of the user. A host that another live instance
+// uses is refused with store.ErrConflict by the table's constraint.
+func (s *Service) CreateSSH(ctx context.Context, tx *store.Tx, projectID, fleetID, fleetName string, hosts []RemoteHost, blocks func(n int) (int, bool)) error {
+	nums, err := nextNumbers(ctx, tx, fleetID, len(hosts))
+	if err != nil {
+		return err
+	}
+	for n, h := range hosts {
+		count, auto := blocks(n)
+		inst := Instance{
+			ID: uuid.NewString(), ProjectID: projectID, FleetID: fleetID,
+			Num: nums[n], Name: fmt.Sprintf("%s-%d", fleetName, nums[n]),
+			Status: api.InstancePending, Backend: Remote, SSHHost: h.Host.Hostname + ":" + fmt.Sprint(h.Host.Port),
+			CreatedAt: time.Now(), Blocks: count,
+			Data: Data{Remote: &h, IdleSeconds: -1, AutoBlocks: auto},
+		}
+		if err := insert(ctx, tx, &inst); err != nil {
+			return err
+		}
+		if err := s.record(ctx, tx, inst, "Instance created on fleet submission. Status: PENDING"); err != nil {
+			return err
+		}
+		tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
+	}
+	return nil
+}
+
+// Claim gives blocks of a live instance to a job. It is a compare-and-swap on the row:
+// store.ErrConflict means that the instance changed or has no room; load and decide again.
+func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, error) {
+	inst, err := Get(ctx, tx, c.InstanceID)
+	if err != nil {
+		return Instance{}, err
+	}
+	for _, a := range inst.Assignments {
+		if a.JobID == c.JobID {
+			return inst, nil // a repeated claim
+		}
+	}
+	if !inst.Live() || inst.Unreachable || inst.Blocks == 0 || inst.Busy()+c.Blocks > inst.Blocks {
+		return Instance{}, fmt.Errorf("claim %d of %d blocks of instance %s: %w", c.Blocks, inst.Blocks, inst.Name, store.ErrConflict)
+	}
+	if err := assign(ctx, tx, &inst, Assignment{JobID: c.JobID, Blocks: c.Blocks}); err != nil {
+		return Instance{}, err
+	}
+	if inst.Status == api.InstanceIdle {
+		was := inst.Status
+		inst.Status = api.InstanceBusy
+		if err := s.record(ctx, tx, inst, statusEvent(was, inst.Status, inst.Data)); err != nil {
+			return Instance{}, err
+		}
+	}
+	return inst, update(ctx, tx, &inst)
+}
+
+// Release ends a job's hold. It may be repeated. The returned instance is as after the
+// release; its reconciler is woken and decides whether it becomes idle or is given back.
+func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID string) (Instance, error) {
+	inst, err := Get(ctx, tx, instanceID)
+	if err != nil {
+		return Instance{}, err
+	}
+	kept := inst.Assignments[:0:0]
+	for _, a := range inst.Assignments {
+		if a.JobID != jobID {
+			kept = append(kept, a)
+		}
+	}
+	if len(kept) == len(inst.Assignments) {
+		return inst, nil
+	}
+	if _, err := tx.ExecContext(ctx, deleteAssignment, jobID, instanceID); err != nil {
+		return Instance{}, fmt.Errorf("release instance %s: %w", inst.Name, err)
+	}
+	inst.Assignments = kept
+	inst.LastJobAt = time.Now()
+	was := inst.Status
+	if len(kept) == 0 && was == api.InstanceBusy {
+		inst.Status = api.InstanceIdle
+		if err := s.record(ctx, tx, inst, statusEvent(was, inst.Status, inst.Data)); err != nil {
+			return Instance{}, err
+		}
+	}
+	tx.OnCommit(func() {
+		s.Engine.Wake(Kind, inst.ID)
+		s.Freed(inst.ProjectID)
+	})
+	return inst, update(ctx, tx, &inst)
+}
+
+// Terminate asks for the end of an instance. One that has ended stays as it is.
+func (s *Service) Terminate(ctx context.Context, tx *store.Tx, inst Instance, reason api.InstanceTerminationReason, msg string) error {
+	if inst.Deleted || inst.Status == api.InstanceTerminating {
+		return nil
+	}
+	if inst.Status == api.InstanceTerminated {
+		inst.Deleted = true
+		return update(ctx, tx, &inst)
+	}
+	was := inst.Status
+	inst.Status = api.InstanceTerminating
+	inst.Data.Reason, inst.Data.Message, inst.Data.Tries = reason, msg, 0
+	if err := update(ctx, tx, &inst); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
+	return s.record(ctx, tx, inst, statusEvent(was, inst.Status, inst.Data))
+}
+
+func assign(ctx context.Context, tx *store.Tx, inst *Instance, a Assignment) error {
+	_, err := tx.ExecContext(ctx, insertAssignment, a.JobID, inst.ID, a.Blocks, store.Micros(time.Now()))
+	if err != nil {
+		return fmt.Errorf("assign job %s to instance %s: %w", a.JobID, inst.Name, err)
+	}
+	inst.Assignments = append(inst.Assignments, a)
+	return nil
+}
+
+func (s *Service) record(ctx context.Context, tx *store.Tx, inst Instance, text string) error {
+	return event.Record(ctx, tx, event.Event{
+		Message: text, ProjectID: inst.ProjectID,
+		Targets: []event.Target{{Type: api.EventTargetInstance, ID: inst.ID, Name: inst.Name, ProjectID: inst.ProjectID}},
+	})
+}

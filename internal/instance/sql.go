@@ -1,0 +1,250 @@
+package instance
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"strings"
+	"time"
+
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+const columns = `id, project_id, fleet_id, num, name, status, backend, ssh_host, intent_id, unreachable,
+deleted, created_at, finished_at, last_job_at, blocks, version, data`
+
+const insertInstance = `
+INSERT INTO instance (id, project_id, fleet_id, num, name, status, backend, ssh_host, intent_id, created_at, blocks, shard, data)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
+
+const updateInstance = `
+UPDATE instance
+SET    status = $1, backend = $2, ssh_host = $3, intent_id = $4, unreachable = $5, deleted = $6,
+       finished_at = $7, last_job_at = $8, blocks = $9, data = $10, version = version + 1
+WHERE  id = $11 AND version = $12`
+
+// touch takes part in the row's compare-and-swap without changing anything else.
+const touchInstance = `
+UPDATE instance
+SET    last_job_at = $1, version = version + 1
+WHERE  id = $2 AND version = $3`
+
+const insertAssignment = `
+INSERT INTO assignment (job_id, instance_id, blocks, created_at) VALUES ($1, $2, $3, $4)`
+
+const deleteAssignment = `
+DELETE FROM assignment WHERE job_id = $1 AND instance_id = $2`
+
+const openInterval = `
+INSERT INTO instance_interval (instance_id, price, started_at) VALUES ($1, $2, $3)
+ON CONFLICT (instance_id) DO NOTHING`
+
+const closeInterval = `
+UPDATE instance_interval SET ended_at = $1 WHERE instance_id = $2 AND ended_at = 0`
+
+const usedNumbers = `
+SELECT num FROM instance WHERE fleet_id = $1 AND NOT deleted ORDER BY num`
+
+const liveInShards = `
+SELECT id FROM instance WHERE NOT deleted AND shard IN (%s)`
+
+// Get returns one instance, also a deleted one; store.ErrNotFound when there is none.
+func Get(ctx context.Context, q store.Querier, id string) (Instance, error) {
+	list, err := query(ctx, q, "WHERE id = $1", id)
+	if err != nil {
+		return Instance{}, err
+	}
+	if len(list) == 0 {
+		return Instance{}, fmt.Errorf("instance %s: %w", id, store.ErrNotFound)
+	}
+	return list[0], nil
+}
+
+// OfFleets returns the instances of the fleets that are not deleted, by number.
+func OfFleets(ctx context.Context, q store.Querier, fleetIDs ...string) ([]Instance, error) {
+	if len(fleetIDs) == 0 {
+		return nil, nil
+	}
+	args := make([]any, len(fleetIDs))
+	for i, id := range fleetIDs {
+		args[i] = id
+	}
+	return query(ctx, q, "WHERE NOT deleted AND fleet_id IN ("+params(1, len(args))+") ORDER BY fleet_id, num", args...)
+}
+
+// Candidates returns the instances of a project's fleets that could take jobs now or soon,
+// with their assignments, ordered by fleet and number.
+func Candidates(ctx context.Context, q store.Querier, projectID string) ([]Instance, error) {
+	return query(ctx, q, "WHERE NOT deleted AND project_id = $1 AND status IN ('provisioning', 'idle', 'busy') ORDER BY fleet_id, num", projectID)
+}
+
+func query(ctx context.Context, q store.Querier, where string, args ...any) ([]Instance, error) {
+	rows, err := q.QueryContext(ctx, "SELECT "+columns+" FROM instance "+where, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list instances: %w", err)
+	}
+	defer rows.Close()
+	var list []Instance
+	for rows.Next() {
+		inst, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, inst)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list instances: %w", err)
+	}
+	return list, loadAssignments(ctx, q, list)
+}
+
+func scan(rows *sql.Rows) (Instance, error) {
+	var i Instance
+	var created, finished, lastJob int64
+	err := rows.Scan(&i.ID, &i.ProjectID, &i.FleetID, &i.Num, &i.Name, &i.Status, &i.Backend, &i.SSHHost, &i.IntentID,
+		&i.Unreachable, &i.Deleted, &created, &finished, &lastJob, &i.Blocks, &i.Version, store.JSON(&i.Data))
+	if err != nil {
+		return Instance{}, fmt.Errorf("read an instance: %w", err)
+	}
+	i.CreatedAt, i.FinishedAt, i.LastJobAt = store.Time(created), store.Time(finished), store.Time(lastJob)
+	return i, nil
+}
+
+// loadAssignments fills the list in one query per 500 instances.
+func loadAssignments(ctx context.Context, q store.Querier, list []Instance) error {
+	const batch = 500
+	for start := 0; start < len(list); start += batch {
+		part := list[start:min(start+batch, len(list))]
+		byID := make(map[string]*Instance, len(part))
+		args := make([]any, len(part))
+		for n := range part {
+			byID[part[n].ID] = &part[n]
+			args[n] = part[n].ID
+		}
+		if err := scanAssignments(ctx, q, byID, args); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func scanAssignments(ctx context.Context, q store.Querier, byID map[string]*Instance, args []any) error {
+	rows, err := q.QueryContext(ctx,
+		"SELECT instance_id, job_id, blocks FROM assignment WHERE instance_id IN ("+params(1, len(args))+") ORDER BY created_at, job_id", args...)
+	if err != nil {
+		return fmt.Errorf("list assignments: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id string
+		var a Assignment
+		if err := rows.Scan(&id, &a.JobID, &a.Blocks); err != nil {
+			return fmt.Errorf("read an assignment: %w", err)
+		}
+		if inst := byID[id]; inst != nil {
+			inst.Assignments = append(inst.Assignments, a)
+		}
+	}
+	return rows.Err()
+}
+
+func insert(ctx context.Context, tx *store.Tx, i *Instance) error {
+	_, err := tx.ExecContext(ctx, insertInstance, i.ID, i.ProjectID, i.FleetID, i.Num, i.Name, i.Status, i.Backend, i.SSHHost,
+		i.IntentID, store.Micros(i.CreatedAt), i.Blocks, engine.Shard(i.ID), store.JSON(&i.Data))
+	if err != nil {
+		return fmt.Errorf("store instance %s: %w", i.Name, err)
+	}
+	i.Version = 1
+	return nil
+}
+
+func update(ctx context.Context, tx *store.Tx, i *Instance) error {
+	err := store.Guarded(tx.ExecContext(ctx, updateInstance, i.Status, i.Backend, i.SSHHost, i.IntentID, i.Unreachable, i.Deleted,
+		store.Micros(i.FinishedAt), store.Micros(i.LastJobAt), i.Blocks, store.JSON(&i.Data), i.ID, i.Version))
+	if err != nil {
+		return fmt.Errorf("store instance %s: %w", i.Name, err)
+	}
+	i.Version++
+	return nil
+}
+
+// nextNumbers returns the n lowest numbers that no instance of the fleet uses.
+func nextNumbers(ctx context.Context, tx *store.Tx, fleetID string, n int) ([]int, error) {
+	rows, err := tx.QueryContext(ctx, usedNumbers, fleetID)
+	if err != nil {
+		return nil, fmt.Errorf("list instance numbers: %w", err)
+	}
+	defer rows.Close()
+	used := map[int]bool{}
+	for rows.Next() {
+		var num int
+		if err := rows.Scan(&num); err != nil {
+			return nil, fmt.Errorf("read an instance number: %w", err)
+		}
+		used[num] = true
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list instance numbers: %w", err)
+	}
+	free := make([]int, 0, n)
+	for num := 0; len(free) < n; num++ {
+		if !used[num] {
+			free = append(free, num)
+		}
+	}
+	return free, nil
+}
+
+func live(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
+	if len(shards) == 0 {
+		return nil, nil
+	}
+	args := make([]any, len(shards))
+	for i, s := range shards {
+		args[i] = s
+	}
+	rows, err := q.QueryContext(ctx, fmt.Sprintf(liveInShards, params(1, len(args))), args...)
+	if err != nil {
+		return nil, fmt.Errorf("list live instances: %w", err)
+	}
+	defer rows.Close()
+	var ids []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("read a live instance: %w", err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+// params writes n placeholders beginning with $from.
+func params(from, n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "$%d", from+i)
+	}
+	return b.String()
+}
+
+// Cost is what an instance has cost so far, from its interval; now closes an open one.
+func Cost(ctx context.Context, q store.Querier, id string, now time.Time) (float64, error) {
+	var price float64
+	var start, end int64
+	err := q.QueryRowContext(ctx, `SELECT price, started_at, ended_at FROM instance_interval WHERE instance_id = $1`, id).Scan(&price, &start, &end)
+	if err == sql.ErrNoRows {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("read the interval of instance %s: %w", id, err)
+	}
+	if end == 0 {
+		end = store.Micros(now)
+	}
+	return price * store.Time(end).Sub(store.Time(start)).Hours(), nil
+}

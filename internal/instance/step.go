@@ -1,0 +1,326 @@
+package instance
+
+import (
+	"fmt"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+)
+
+const (
+	// addTimeout is how long an SSH host may take to be added (lifecycle 10.1).
+	addTimeout = 10 * time.Minute
+	// onboardRetry spaces attempts to add an SSH host that could not be reached.
+	onboardRetry = 10 * time.Second
+	// bootTimeout is how long a created machine may take until its agent answers.
+	bootTimeout = 10 * time.Minute
+	// lostGrace is how long a connection may be gone before the instance is shown as
+	// unreachable; reconnects take a moment and are no news.
+	lostGrace = 15 * time.Second
+	// lostLimit is when an unreachable paid machine is given back (lifecycle 10.4).
+	lostLimit = 20 * time.Minute
+	// uninstallTries bounds the attempts to take the agent off a host that is removed.
+	uninstallTries = 3
+)
+
+// Machine is what the ledger knows about a paid machine.
+type Machine struct {
+	Refused      bool   // it does not exist and will not
+	Gone         bool   // the cloud confirmed that it does not exist any more
+	Message      string // why it was refused, or what the latest attempt ran into
+	Created      bool
+	Hostname     string // "" while the cloud has not said
+	Provisioning *api.JobProvisioningData
+	Socket       string // local agent
+	Home         string
+}
+
+// Link is the state of the server's connection to the agent.
+type Link struct {
+	Watched   bool
+	Connected bool
+	Info      *agentapi.HostInfo
+	Problem   string
+}
+
+// Snapshot is all that Step looks at.
+type Snapshot struct {
+	Instance Instance
+	Machine  Machine // paid machines only
+	Link     Link
+	// SpareNodes says that the fleet has more live instances than its minimum.
+	SpareNodes bool
+}
+
+// Effect is something to do outside the database, after the decision is stored.
+type Effect int
+
+// The effects of a Decision. Each may be repeated.
+const (
+	Onboard   Effect = iota + 1 // push the agent to an SSH host
+	Watch                       // keep a connection to the agent
+	Forget                      // end the connection
+	Uninstall                   // take the agent off an SSH host
+	GiveBack                    // tell the ledger that the machine is not wanted
+)
+
+// Decision is what should happen to an instance now.
+type Decision struct {
+	Instance Instance // as it should be stored
+	Changed  bool
+	Effects  []Effect
+	Events   []string
+	Freed    bool      // capacity became usable: wake the queue
+	Again    time.Time // when to look again, zero: only when woken
+}
+
+// Step decides what should happen to one instance now. It reads nothing but its
+// arguments.
+func Step(now time.Time, s Snapshot) Decision {
+	d := Decision{Instance: s.Instance}
+	switch s.Instance.Status {
+	case api.InstancePending:
+		d.pending(now, s)
+	case api.InstanceProvisioning:
+		d.provisioning(now, s)
+	case api.InstanceIdle, api.InstanceBusy:
+		d.live(now, s)
+	case api.InstanceTerminating:
+		d.terminating(now, s)
+	case api.InstanceTerminated:
+		if !s.Instance.Deleted {
+			d.Instance.Deleted = true
+			d.Changed = true
+		}
+	}
+	return d
+}
+
+func (d *Decision) pending(now time.Time, s Snapshot) {
+	if s.Instance.SSH() {
+		if now.Sub(s.Instance.CreatedAt) > addTimeout {
+			msg := fmt.Sprintf("Failed to add SSH instance in %ds", int(addTimeout.Seconds()))
+			if p := s.Instance.Data.Problem; p != "" {
+				msg += ". " + p
+			}
+			d.end(now, api.InstanceProvisioningTimeout, msg)
+			return
+		}
+		d.Effects = append(d.Effects, Onboard)
+		return
+	}
+	switch {
+	case s.Machine.Refused:
+		d.end(now, api.InstanceNoOffers, orElse(s.Machine.Message, "All offers failed"))
+	case s.Machine.Created:
+		d.to(now, api.InstanceProvisioning)
+		d.Instance.Data.StartedAt = now
+		d.provisioning(now, s)
+	}
+}
+
+func (d *Decision) provisioning(now time.Time, s Snapshot) {
+	if s.Machine.Gone {
+		d.terminate(now, api.InstanceError, "Error while waiting for instance to become running")
+		return
+	}
+	if s.Machine.Hostname != "" && (d.Instance.Data.Provisioning == nil || deref(d.Instance.Data.Provisioning.Hostname) != s.Machine.Hostname) {
+		d.Instance.Data.Provisioning = s.Machine.Provisioning
+		d.Instance.Data.Socket, d.Instance.Data.Home = s.Machine.Socket, s.Machine.Home
+		d.Changed = true
+	}
+	deadline := d.Instance.Data.StartedAt.Add(bootTimeout)
+	known := d.Instance.Data.Provisioning != nil && deref(d.Instance.Data.Provisioning.Hostname) != ""
+	switch {
+	case known && s.Link.Connected:
+		d.adopt(s.Link.Info)
+		d.to(now, d.busyOrIdle())
+		d.Freed = true
+		d.idle(now, s)
+	case !now.Before(deadline) && known:
+		d.terminate(now, api.InstanceProvisioningTimeout, "Instance did not become reachable in time")
+	case !now.Before(deadline):
+		d.terminate(now, api.InstanceProvisioningTimeout, "Backend did not complete provisioning in time")
+	default:
+		d.Again = deadline
+		if known && !s.Link.Watched {
+			d.Effects = append(d.Effects, Watch)
+		}
+	}
+}
+
+func (d *Decision) live(now time.Time, s Snapshot) {
+	if !s.Instance.SSH() && s.Machine.Gone {
+		d.terminate(now, api.InstanceUnreachable, "The backend says that the instance does not exist any more")
+		return
+	}
+	if !s.Link.Watched {
+		d.Effects = append(d.Effects, Watch)
+	}
+	d.link(now, s)
+	if d.Instance.Status == api.InstanceTerminating {
+		return
+	}
+	if want := d.busyOrIdle(); want != d.Instance.Status {
+		d.to(now, want)
+		d.Freed = d.Freed || want == api.InstanceIdle
+	}
+	d.idle(now, s)
+}
+
+// link follows the connection: a short loss is no news, a long one is shown, a very long
+// one gives a paid machine back. SSH hosts are never given up.
+func (d *Decision) link(now time.Time, s Snapshot) {
+	inst := &d.Instance
+	if s.Link.Connected {
+		d.adopt(s.Link.Info)
+		if !inst.Data.LostAt.IsZero() {
+			inst.Data.LostAt = time.Time{}
+			inst.Data.Problem = ""
+			d.Changed = true
+		}
+		if inst.Unreachable {
+			inst.Unreachable = false
+			d.Changed, d.Freed = true, true
+			d.Events = append(d.Events, "Instance became reachable")
+		}
+		return
+	}
+	if inst.Data.LostAt.IsZero() {
+		inst.Data.LostAt = now
+		d.Changed = true
+	}
+	if s.Link.Problem != "" && s.Link.Problem != inst.Data.Problem {
+		inst.Data.Problem = s.Link.Problem
+		d.Changed = true
+	}
+	lost := now.Sub(inst.Data.LostAt)
+	switch {
+	case lost < lostGrace:
+		d.again(inst.Data.LostAt.Add(lostGrace))
+	case !inst.Unreachable:
+		inst.Unreachable = true
+		d.Changed = true
+		d.Events = append(d.Events, "Instance became unreachable")
+	}
+	if inst.SSH() {
+		return
+	}
+	if lost >= lostLimit {
+		d.terminate(now, api.InstanceUnreachable, "")
+		return
+	}
+	d.again(inst.Data.LostAt.Add(lostLimit))
+}
+
+// idle gives back a paid machine that has had nothing to do for long enough.
+func (d *Decision) idle(now time.Time, s Snapshot) {
+	inst := &d.Instance
+	if inst.Status != api.InstanceIdle || inst.SSH() || inst.Data.IdleSeconds < 0 {
+		return
+	}
+	if !s.SpareNodes {
+		return // woken when the fleet's other instances change
+	}
+	since := inst.LastJobAt
+	if since.IsZero() {
+		since = inst.CreatedAt
+	}
+	limit := time.Duration(inst.Data.IdleSeconds) * time.Second
+	if now.Sub(since) >= limit {
+		d.terminate(now, api.InstanceIdleTimeout, fmt.Sprintf("Instance idle for %ds", int64(now.Sub(since).Seconds())))
+		return
+	}
+	d.again(since.Add(limit))
+}
+
+func (d *Decision) terminating(now time.Time, s Snapshot) {
+	if len(s.Instance.Assignments) > 0 {
+		return // the jobs end first and wake us
+	}
+	if s.Instance.SSH() {
+		if s.Instance.Data.Host != nil && s.Instance.Data.Tries < uninstallTries {
+			d.Effects = append(d.Effects, Uninstall)
+			return
+		}
+		d.gone(now)
+		return
+	}
+	if s.Instance.IntentID == "" || s.Machine.Gone || s.Machine.Refused {
+		d.gone(now)
+		return
+	}
+	d.Effects = append(d.Effects, Forget, GiveBack)
+}
+
+// gone ends the instance: nothing of it exists any more.
+func (d *Decision) gone(now time.Time) {
+	d.Effects = append(d.Effects, Forget)
+	d.to(now, api.InstanceTerminated)
+	d.Instance.FinishedAt = now
+	d.Instance.Deleted = true
+}
+
+// end ends an instance that never came to be. The row stays visible until its fleet
+// tidies up, so that people see the reason.
+func (d *Decision) end(now time.Time, reason api.InstanceTerminationReason, msg string) {
+	d.Instance.Data.Reason, d.Instance.Data.Message = reason, msg
+	d.Instance.FinishedAt = now
+	d.to(now, api.InstanceTerminated)
+}
+
+func (d *Decision) terminate(now time.Time, reason api.InstanceTerminationReason, msg string) {
+	d.Instance.Data.Reason, d.Instance.Data.Message = reason, msg
+	d.Instance.Data.Tries = 0
+	d.to(now, api.InstanceTerminating)
+	d.Again = now // go on at once with what terminating needs
+}
+
+func (d *Decision) to(_ time.Time, status api.InstanceStatus) {
+	if d.Instance.Status == status {
+		return
+	}
+	d.Events = append(d.Events, statusEvent(d.Instance.Status, status, d.Instance.Data))
+	d.Instance.Status = status
+	d.Changed = true
+}
+
+func (d *Decision) busyOrIdle() api.InstanceStatus {
+	if len(d.Instance.Assignments) > 0 {
+		return api.InstanceBusy
+	}
+	return api.InstanceIdle
+}
+
+// adopt takes over what the agent says about its machine.
+func (d *Decision) adopt(info *agentapi.HostInfo) {
+	if info == nil {
+		return
+	}
+	was := d.Instance.Data.Host
+	if was != nil && was.InstanceKey == info.InstanceKey && was.Hash == info.Hash && was.BootID == info.BootID && len(was.GPUs) == len(info.GPUs) {
+		return
+	}
+	d.Instance.Data.Host = info
+	d.Changed = true
+}
+
+func (d *Decision) again(at time.Time) {
+	if d.Again.IsZero() || at.Before(d.Again) {
+		d.Again = at
+	}
+}
+
+// statusEvent is the text of lifecycle 10.1.
+func statusEvent(from, to api.InstanceStatus, data Data) string {
+	text := fmt.Sprintf("Instance status changed %s -> %s", upper(from), upper(to))
+	ends := to == api.InstanceTerminating || to == api.InstanceTerminated && from != api.InstanceTerminating
+	if ends && data.Reason != "" {
+		text += fmt.Sprintf(". Termination reason: %s", upper(data.Reason))
+		if data.Message != "" {
+			text += fmt.Sprintf(" (%s)", data.Message)
+		}
+	}
+	return text
+}
