@@ -1,0 +1,180 @@
+// Package metrics keeps the recent samples of jobs and the health of instances. Samples come
+// every ten seconds per job; they are written in batches and expire.
+package metrics
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/store"
+)
+
+// How long samples are kept.
+const (
+	// KeepRunning is for jobs that still send: the oldest go as new ones come.
+	KeepRunning = time.Hour
+	// KeepFinished is for the last samples of jobs that ended, and for health.
+	KeepFinished = 7 * 24 * time.Hour
+)
+
+// expireEvery is the time between two removals of what is too old.
+const expireEvery = 10 * time.Minute
+
+// Point is one sample of a job.
+type Point struct {
+	JobID string
+	At    time.Time
+	agentapi.Metrics
+}
+
+// Health is one check of an instance's accelerators.
+type Health struct {
+	InstanceID string
+	At         time.Time
+	agentapi.Health
+}
+
+// Store keeps samples. It is safe for concurrent use.
+type Store struct {
+	db  *store.DB
+	log *slog.Logger
+}
+
+// New returns a Store.
+func New(db *store.DB, log *slog.Logger) (*Store, error) {
+	if db == nil || log == nil {
+		return nil, errors.New("metrics: database and log are required")
+	}
+	return &Store{db, log}, nil
+}
+
+// Add stores points in one transaction; those that are there already are skipped.
+func (s *Store) Add(ctx context.Context, points ...Point) error {
+	if len(points) == 0 {
+		return nil
+	}
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		for _, p := range points {
+			if p.GPUs == nil {
+				p.GPUs = []agentapi.GPUMetrics{}
+			}
+			_, err := tx.ExecContext(ctx, insertPoint, p.JobID, store.Micros(p.At), p.CPUMicros, p.MemoryBytes, p.WorkingSetBytes, store.JSON(&p.GPUs))
+			if err != nil {
+				return err
+			}
+			if _, err := tx.ExecContext(ctx, prunePoints, p.JobID, store.Micros(p.At.Add(-KeepRunning))); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("store metrics: %w", err)
+	}
+	return nil
+}
+
+// Range bounds a query by time, both ends inclusive, zero for none.
+type Range struct{ From, To time.Time }
+
+func (r Range) micros() (from, to int64) {
+	from, to = store.Micros(r.From), store.Micros(r.To)
+	if r.To.IsZero() {
+		to = 1<<63 - 1
+	}
+	return from, to
+}
+
+// Points returns the newest limit points of a job in the range, newest first.
+func (s *Store) Points(ctx context.Context, q store.Querier, jobID string, r Range, limit int) ([]Point, error) {
+	from, to := r.micros()
+	rows, err := q.QueryContext(ctx, selectPoints, jobID, from, to, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read metrics of job %s: %w", jobID, err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err says what matters
+	var all []Point
+	for rows.Next() {
+		p := Point{JobID: jobID}
+		var at int64
+		if err := rows.Scan(&at, &p.CPUMicros, &p.MemoryBytes, &p.WorkingSetBytes, store.JSON(&p.GPUs)); err != nil {
+			return nil, fmt.Errorf("read metrics of job %s: %w", jobID, err)
+		}
+		p.At = store.Time(at)
+		all = append(all, p)
+	}
+	return all, rows.Err()
+}
+
+// Forget removes the points of a job.
+func (s *Store) Forget(ctx context.Context, tx *store.Tx, jobID string) error {
+	_, err := tx.ExecContext(ctx, deletePoints, jobID)
+	return err
+}
+
+// AddHealth stores a check of an instance.
+func (s *Store) AddHealth(ctx context.Context, h Health) error {
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.ExecContext(ctx, insertHealth, h.InstanceID, store.Micros(h.At), h.Status, h.Message, string(h.Response))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store health of instance %s: %w", h.InstanceID, err)
+	}
+	return nil
+}
+
+// HealthChecks returns the newest limit checks of an instance in the range, newest first.
+func (s *Store) HealthChecks(ctx context.Context, q store.Querier, instanceID string, r Range, limit int) ([]Health, error) {
+	from, to := r.micros()
+	rows, err := q.QueryContext(ctx, selectHealth, instanceID, from, to, limit)
+	if err != nil {
+		return nil, fmt.Errorf("read health of instance %s: %w", instanceID, err)
+	}
+	defer func() { _ = rows.Close() }() // rows.Err says what matters
+	var all []Health
+	for rows.Next() {
+		h := Health{InstanceID: instanceID}
+		var at int64
+		var response string
+		if err := rows.Scan(&at, &h.Status, &h.Message, &response); err != nil {
+			return nil, fmt.Errorf("read health of instance %s: %w", instanceID, err)
+		}
+		if h.At = store.Time(at); response != "" {
+			h.Response = []byte(response)
+		}
+		all = append(all, h)
+	}
+	return all, rows.Err()
+}
+
+// Run removes what is too old until ctx ends.
+func (s *Store) Run(ctx context.Context) error {
+	tick := time.NewTicker(expireEvery)
+	defer tick.Stop()
+	for {
+		if err := s.expire(ctx, time.Now().Add(-KeepFinished)); err != nil && ctx.Err() == nil {
+			s.log.Warn("old metrics not removed", "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (s *Store) expire(ctx context.Context, before time.Time) error {
+	return s.db.Write(ctx, func(tx *store.Tx) error {
+		for _, statement := range []string{expirePoints, expireHealth} {
+			if _, err := tx.ExecContext(ctx, statement, store.Micros(before)); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

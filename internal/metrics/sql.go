@@ -1,0 +1,29 @@
+package metrics
+
+const insertPoint = `
+INSERT INTO job_metrics (job_id, at, cpu_micros, memory, working_set, gpus)
+VALUES ($1, $2, $3, $4, $5, $6)
+ON CONFLICT (job_id, at) DO NOTHING`
+
+const prunePoints = `DELETE FROM job_metrics WHERE job_id = $1 AND at < $2`
+
+const deletePoints = `DELETE FROM job_metrics WHERE job_id = $1`
+
+const expirePoints = `DELETE FROM job_metrics WHERE at < $1`
+
+const selectPoints = `
+SELECT at, cpu_micros, memory, working_set, gpus FROM job_metrics
+WHERE  job_id = $1 AND at >= $2 AND at <= $3
+ORDER BY at DESC LIMIT $4`
+
+const insertHealth = `
+INSERT INTO instance_health (instance_id, at, status, message, response)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (instance_id, at) DO NOTHING`
+
+const expireHealth = `DELETE FROM instance_health WHERE at < $1`
+
+const selectHealth = `
+SELECT at, status, message, response FROM instance_health
+WHERE  instance_id = $1 AND at >= $2 AND at <= $3
+ORDER BY at DESC LIMIT $4`
