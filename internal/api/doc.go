@@ -1,0 +1,57 @@
+// Package api holds the REST API's types, as published clients know them, and a typed
+// client. The server and the command line share it, so that both speak the same words.
+//
+// Every response field is always present; what may be absent is null. Times are ISO 8601
+// in UTC.
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"time"
+)
+
+// Version is the API version that the server speaks and reports: clients of this minor
+// release and older ones are served.
+const Version = "0.22.5"
+
+// Time is a moment on the wire: microseconds, UTC, "Z".
+type Time struct{ time.Time }
+
+const timeFormat = "2006-01-02T15:04:05.000000Z"
+
+// At makes a Time.
+func At(t time.Time) Time { return Time{t.UTC()} }
+
+// OptTime makes a Time, nil for the zero time.
+func OptTime(t time.Time) *Time {
+	if t.IsZero() {
+		return nil
+	}
+	at := At(t)
+	return &at
+}
+
+// MarshalJSON writes microseconds; whole seconds have no fraction, as recorded.
+func (t Time) MarshalJSON() ([]byte, error) {
+	u := t.UTC().Truncate(time.Microsecond)
+	if u.Nanosecond() == 0 {
+		return []byte(u.Format(`"2006-01-02T15:04:05Z"`)), nil
+	}
+	return []byte(`"` + u.Format(timeFormat) + `"`), nil
+}
+
+// UnmarshalJSON reads ISO 8601 with or without zone; without one it is UTC.
+func (t *Time) UnmarshalJSON(data []byte) error {
+	var s string
+	if err := json.Unmarshal(data, &s); err != nil {
+		return fmt.Errorf("Input should be a valid datetime")
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999", "2006-01-02"} {
+		if v, err := time.Parse(layout, s); err == nil {
+			t.Time = v.UTC()
+			return nil
+		}
+	}
+	return fmt.Errorf("Input should be a valid datetime: %q", s)
+}
