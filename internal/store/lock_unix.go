@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,7 +29,7 @@ func lockFile(path string) (unlock func() error, err error) {
 	if err := f.Truncate(0); err == nil {
 		_, _ = fmt.Fprintf(f, "%d\n", os.Getpid()) // for the message above only
 	}
-	return f.Close, nil
+	return sync.OnceValue(f.Close), nil
 }
 
 func owner(path string) string {

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/ncruces/go-sqlite3/driver"
 )
@@ -36,14 +37,18 @@ func openSQLite(ctx context.Context, path string) (*DB, error) {
 }
 
 func (db *DB) connectSQLite(ctx context.Context, path string) error {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
+	// SQLite's driver would make them readable by everybody. They are closed before it opens
+	// them: closing any descriptor later would drop its POSIX locks.
+	for _, suffix := range []string{"", "-wal", "-shm"} {
+		f, err := os.OpenFile(path+suffix, os.O_RDWR|os.O_CREATE, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
 	}
-	// Before SQLite opens it: closing any descriptor later would drop its POSIX locks.
-	if err := f.Close(); err != nil {
-		return err
-	}
+	var err error
 	db.writer, err = sqlitePool(path, 1, "journal_mode(wal)", "synchronous(normal)", "foreign_keys(on)", "journal_size_limit(67108864)")
 	if err != nil {
 		return err
@@ -60,8 +65,8 @@ func (db *DB) connectSQLite(ctx context.Context, path string) error {
 }
 
 func sqlitePool(path string, size int, pragmas ...string) (*sql.DB, error) {
-	q := url.Values{"_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)"}, pragmas...)}
-	u := url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: q.Encode()}
+	q := url.Values{"modeof": {path}, "_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)"}, pragmas...)}
+	u := url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: strings.ReplaceAll(q.Encode(), "+", "%20")}
 	pool, err := driver.Open(u.String())
 	if err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 	"dstack/internal/store/storetest"
 )
 
-func exec(t *testing.T, db *store.DB, query string, args ...any) error {
+func write(t *testing.T, db *store.DB, query string, args ...any) error {
 	t.Helper()
 	return db.Write(t.Context(), func(tx *store.Tx) error {
 		_, err := tx.ExecContext(t.Context(), query, args...)
@@ -24,10 +24,10 @@ func TestWriteReadBack(t *testing.T) {
 		type doc struct{ A, B string }
 		in, at := doc{"x", "é\x00"}, time.Date(2026, 1, 2, 3, 4, 5, 6000, time.UTC)
 		in.B = "é"
-		if err := exec(t, db, `CREATE TABLE thing (id TEXT PRIMARY KEY, at BIGINT, doc TEXT, on_ BOOLEAN, raw BYTEA)`); err != nil {
+		if err := write(t, db, `CREATE TABLE thing (id TEXT PRIMARY KEY, at BIGINT, doc TEXT, on_ BOOLEAN, raw BYTEA)`); err != nil {
 			t.Fatal(err)
 		}
-		if err := exec(t, db, `INSERT INTO thing (id, at, doc, on_, raw) VALUES ($1, $2, $3, $4, $5)`,
+		if err := write(t, db, `INSERT INTO thing (id, at, doc, on_, raw) VALUES ($1, $2, $3, $4, $5)`,
 			"a", store.Micros(at), store.JSON(&in), true, []byte{0, 1, 255}); err != nil {
 			t.Fatal(err)
 		}
@@ -84,7 +84,7 @@ func TestContextEnds(t *testing.T) {
 		if err := db.Write(ctx, func(*store.Tx) error { return nil }); !errors.Is(err, context.Canceled) {
 			t.Errorf("Write = %v, want canceled", err)
 		}
-		if err := exec(t, db, `DELETE FROM replica`); err != nil {
+		if err := write(t, db, `DELETE FROM replica`); err != nil {
 			t.Errorf("the next write: %v", err)
 		}
 	})

@@ -127,7 +127,7 @@ func (c *Cloud) call(ctx context.Context, op string, effect func() error) error 
 		return err
 	}
 	c.mu.Lock()
-	before, after, crash := c.due(op)
+	crash, before, after := c.due(op)
 	if before == nil {
 		if err := effect(); err != nil {
 			c.mu.Unlock()
@@ -147,7 +147,7 @@ func (c *Cloud) call(ctx context.Context, op string, effect func() error) error 
 }
 
 // due wants the mutex held.
-func (c *Cloud) due(op string) (before, after error, crash func()) {
+func (c *Cloud) due(op string) (crash func(), before, after error) {
 	c.calls[op]++
 	for i, f := range c.faults {
 		if f.Op != "" && f.Op != op {
@@ -160,22 +160,22 @@ func (c *Cloud) due(op string) (before, after error, crash func()) {
 		if f.Nth != 0 {
 			c.faults = slices.Delete(c.faults, i, i+1)
 		}
-		return f.Before, f.After, f.Crash
+		return f.Crash, f.Before, f.After
 	}
 	if c.chaos == nil || c.chaos.rnd.Float64() >= c.chaos.rate {
 		return nil, nil, nil
 	}
 	switch c.chaos.rnd.IntN(6) {
 	case 0:
-		return ErrTimeout, nil, nil
-	case 1:
-		return &backend.RateLimitedError{After: time.Duration(c.chaos.rnd.IntN(5)) * time.Second}, nil, nil
-	case 2:
-		return ErrReset, nil, nil
-	case 3:
 		return nil, ErrTimeout, nil
-	default:
+	case 1:
+		return nil, &backend.RateLimitedError{After: time.Duration(c.chaos.rnd.IntN(5)) * time.Second}, nil
+	case 2:
 		return nil, ErrReset, nil
+	case 3:
+		return nil, nil, ErrTimeout
+	default:
+		return nil, nil, ErrReset
 	}
 }
 

@@ -1,0 +1,49 @@
+package backend
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// maxExcerpt is how much of an answer goes into an error, in bytes.
+const maxExcerpt = 1 << 10
+
+// A StatusError is an answer that says nothing certain: a 5xx, or a status that the backend
+// does not know.
+type StatusError struct {
+	Status int
+	Body   string // an excerpt
+}
+
+func (e *StatusError) Error() string {
+	if e.Body == "" {
+		return fmt.Sprintf("status %d", e.Status)
+	}
+	return fmt.Sprintf("status %d: %s", e.Status, e.Body)
+}
+
+// CheckResponse returns nil for a 2xx answer and otherwise the contract's error for its
+// status: 401 and 403 ErrAuth, 404 and 410 ErrNotFound, 429 *RateLimitedError, 400, 409 and
+// 422 *InvalidError, the others *StatusError. Backends handle first what their provider
+// means differently. It reads the body of an error and leaves closing to the caller.
+func CheckResponse(resp *http.Response) error {
+	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
+		return nil
+	}
+	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxExcerpt)) // what was read is better than nothing
+	body := strings.TrimSpace(strings.ToValidUTF8(string(b), "\uFFFD"))
+	switch resp.StatusCode {
+	case http.StatusUnauthorized, http.StatusForbidden:
+		return fmt.Errorf("%w: %s", ErrAuth, body)
+	case http.StatusNotFound, http.StatusGone:
+		return fmt.Errorf("%w: %s", ErrNotFound, body)
+	case http.StatusTooManyRequests:
+		return &RateLimitedError{After: RetryAfter(resp.Header, time.Now())}
+	case http.StatusBadRequest, http.StatusConflict, http.StatusUnprocessableEntity:
+		return &InvalidError{Msg: body}
+	}
+	return &StatusError{resp.StatusCode, body}
+}
