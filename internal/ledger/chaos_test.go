@@ -31,6 +31,8 @@ func chaos(t *testing.T, db *store.DB, seed uint64) {
 				delete(wanted, id)
 				break
 			}
+		case dice < 9 && rnd.IntN(2) == 0:
+			w.crash()
 		case dice < 9:
 			w.stop()
 			time.Sleep(time.Duration(rnd.IntN(30)) * time.Second)

@@ -48,6 +48,8 @@ func TestLife(t *testing.T) {
 			t.Errorf("outcome %s, refused %v", r.Doc.Outcome, r.Refused())
 		}
 		w.billEqual()
+		w.mu.Lock()
+		defer w.mu.Unlock()
 		if w.changes < 4 {
 			t.Errorf("the owner heard of %d changes", w.changes)
 		}
@@ -139,9 +141,7 @@ func TestCrash(t *testing.T) {
 					w.release(id)
 				}
 				<-crashed
-				w.stop()
-				time.Sleep(10 * time.Second)
-				w.restart()
+				w.crash()
 				time.Sleep(3 * time.Minute)
 				if op != "Terminate" {
 					if r := w.want(id, ledger.Created, 1); !r.Instance().Ready() {
@@ -320,7 +320,7 @@ func TestBackendThatCannotBeOpened(t *testing.T) {
 	each(t, plain, func(w *world) {
 		created := w.intend()
 		time.Sleep(time.Minute)
-		w.broken = errors.New("config.yml: no such file")
+		w.breakBackend(errors.New("config.yml: no such file"))
 		fresh := w.intend()
 		w.release(created)
 		time.Sleep(10 * time.Minute)
@@ -328,7 +328,7 @@ func TestBackendThatCannotBeOpened(t *testing.T) {
 			t.Errorf("refused %v: %q", r.Refused(), r.Message())
 		}
 		w.want(created, ledger.Deleting, 1)
-		w.broken = nil
+		w.breakBackend(nil)
 		time.Sleep(5 * time.Minute)
 		w.want(created, ledger.Gone, 0)
 	})
@@ -342,33 +342,14 @@ func TestTwoServers(t *testing.T) {
 		c.Latency = 30 * time.Second
 		id := w.intend()
 		time.Sleep(10 * time.Second)
-		first := w.stop
-		if w.db.Engine() == store.Postgres { // the lease runs out
-			if _, err := exec(w, `UPDATE shard SET expires_at = 0, owner = ''`); err != nil {
-				t.Fatal(err)
-			}
-		}
-		w.restart()
+		stopFirst := w.overtake()
 		time.Sleep(5 * time.Minute)
 		w.want(id, ledger.Created, 1)
 		if d := w.cloud.Doubles(); len(d) > 0 {
 			t.Errorf("created twice: %v", d)
 		}
-		first()
+		stopFirst()
 	})
-}
-
-func exec(w *world, query string) (int64, error) {
-	var n int64
-	err := w.db.Write(context.Background(), func(tx *store.Tx) error {
-		res, err := tx.ExecContext(context.Background(), query)
-		if err != nil {
-			return err
-		}
-		n, err = res.RowsAffected()
-		return err
-	})
-	return n, err
 }
 
 // TestChaos runs random lives under random faults. Once the faults stop, everything wanted

@@ -37,8 +37,16 @@ type world struct {
 	changes int
 }
 
+func (w *world) breakBackend(err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.broken = err
+}
+
 // Backend and Accounts implement ledger.Clouds.
 func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.broken != nil {
 		return nil, w.broken
 	}
@@ -89,6 +97,31 @@ func (w *world) restart() {
 	}
 	w.stop = sync.OnceFunc(enginetest.StartStoppable(w.T, e))
 	settle()
+}
+
+// crash starts another server while the present one is in the middle of something. The old
+// one, fenced, cannot store what it learns any more: as if it had been killed.
+func (w *world) crash() {
+	w.Helper()
+	w.overtake()()
+}
+
+// overtake starts another server beside the present one and returns what stops the old one.
+func (w *world) overtake() func() {
+	w.Helper()
+	dead := w.stop
+	if w.db.Engine() == store.Postgres { // its lease ran out
+		w.write(func(tx *store.Tx) error {
+			_, err := tx.ExecContext(context.Background(), `UPDATE shard SET expires_at = 0, owner = ''`)
+			if err != nil {
+				return err
+			}
+			_, err = tx.ExecContext(context.Background(), `DELETE FROM replica`)
+			return err
+		})
+	}
+	w.restart()
+	return dead
 }
 
 func settle() {
