@@ -1,0 +1,224 @@
+package event
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/store"
+)
+
+// Viewer is who asks: an admin sees everything, others what touches them and their projects.
+type Viewer struct {
+	UserID   string
+	Admin    bool
+	Projects []string
+}
+
+// List returns a page of events, newest first unless asked otherwise.
+func List(ctx context.Context, q store.Querier, v Viewer, r api.ListEventsRequest) ([]api.Event, error) {
+	var w where
+	if err := w.filters(r); err != nil {
+		return nil, err
+	}
+	w.visible(v)
+	w.page(r)
+	order, limit := "DESC", 100
+	if r.Ascending {
+		order = "ASC"
+	}
+	if r.Limit != nil {
+		limit = *r.Limit
+	}
+	text := fmt.Sprintf(`
+SELECT e.id, e.message, e.recorded_at, e.actor_id, e.actor_name FROM event e
+%s ORDER BY e.recorded_at %s, e.id %s LIMIT %d`, w.text(), order, order, limit)
+	rows, err := q.QueryContext(ctx, text, w.args...)
+	if err != nil {
+		return nil, fmt.Errorf("list events: %w", err)
+	}
+	defer rows.Close()
+	events := []api.Event{}
+	for rows.Next() {
+		var e api.Event
+		var at int64
+		var actor, name string
+		if err := rows.Scan(&e.ID, &e.Message, &at, &actor, &name); err != nil {
+			return nil, fmt.Errorf("read an event: %w", err)
+		}
+		e.RecordedAt = api.At(store.Time(at))
+		e.Targets = []api.EventTarget{}
+		if actor != "" {
+			no := false
+			e.ActorUserID, e.ActorUser, e.IsActorUserDeleted = &actor, &name, &no
+		}
+		events = append(events, e)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, fmt.Errorf("list events: %w", err)
+	}
+	return events, targets(ctx, q, events)
+}
+
+// targets fills the events in one query.
+func targets(ctx context.Context, q store.Querier, events []api.Event) error {
+	if len(events) == 0 {
+		return nil
+	}
+	byID := map[string]*api.Event{}
+	args := make([]any, len(events))
+	for i := range events {
+		byID[events[i].ID] = &events[i]
+		args[i] = events[i].ID
+	}
+	rows, err := q.QueryContext(ctx, `
+SELECT t.event_id, t.type, t.target_id, t.name, t.project_id, COALESCE(p.name, ''), COALESCE(p.deleted, FALSE)
+FROM   event_target t LEFT JOIN project p ON p.id = t.project_id
+WHERE  t.event_id IN (`+list(1, len(args))+`) ORDER BY t.event_id, t.num`, args...)
+	if err != nil {
+		return fmt.Errorf("list event targets: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var id, project, projectName string
+		var deleted bool
+		var t api.EventTarget
+		if err := rows.Scan(&id, &t.Type, &t.ID, &t.Name, &project, &projectName, &deleted); err != nil {
+			return fmt.Errorf("read an event target: %w", err)
+		}
+		if project != "" {
+			t.ProjectID, t.ProjectName, t.IsProjectDeleted = &project, &projectName, &deleted
+		}
+		byID[id].Targets = append(byID[id].Targets, t)
+	}
+	return rows.Err()
+}
+
+// where collects conditions with their numbered arguments.
+type where struct {
+	conds []string
+	args  []any
+}
+
+func (w *where) text() string {
+	if len(w.conds) == 0 {
+		return ""
+	}
+	return "WHERE " + strings.Join(w.conds, " AND ")
+}
+
+func (w *where) arg(v any) string {
+	w.args = append(w.args, v)
+	return fmt.Sprintf("$%d", len(w.args))
+}
+
+func (w *where) in(column string, values []string) string {
+	marks := make([]string, len(values))
+	for i, v := range values {
+		marks[i] = w.arg(v)
+	}
+	return column + " IN (" + strings.Join(marks, ", ") + ")"
+}
+
+// filters puts all target filters on one and the same target.
+func (w *where) filters(r api.ListEventsRequest) error {
+	var target []string
+	direct, within := 0, 0
+	for _, f := range []struct {
+		typ string
+		ids []string
+	}{
+		{"project", r.TargetProjects}, {"user", r.TargetUsers}, {"fleet", r.TargetFleets}, {"instance", r.TargetInstances},
+		{"run", r.TargetRuns}, {"job", r.TargetJobs}, {"volume", r.TargetVolumes}, {"gateway", r.TargetGateways}, {"secret", r.TargetSecrets},
+	} {
+		if f.ids == nil {
+			continue
+		}
+		direct++
+		target = append(target, "t.type = "+w.arg(f.typ), w.in("t.target_id", f.ids))
+	}
+	for _, f := range []struct {
+		column string
+		ids    []string
+	}{{"t.project_id", r.WithinProjects}, {"parent", r.WithinFleets}, {"parent", r.WithinRuns}} {
+		if f.ids == nil {
+			continue
+		}
+		within++
+		if f.column == "parent" {
+			target = append(target, "("+w.in("t.parent_id", f.ids)+" OR "+w.in("t.target_id", f.ids)+")")
+			continue
+		}
+		target = append(target, w.in(f.column, f.ids))
+	}
+	if direct > 1 || within > 1 {
+		return &api.Error{Kind: api.KindValidation, Msg: "At most one target_* filter and one within_* filter can be specified"}
+	}
+	if r.IncludeTargetTypes != nil {
+		types := make([]string, len(r.IncludeTargetTypes))
+		for i, t := range r.IncludeTargetTypes {
+			types[i] = string(t)
+		}
+		target = append(target, w.in("t.type", types))
+	}
+	if target != nil {
+		w.conds = append(w.conds, "EXISTS (SELECT 1 FROM event_target t WHERE t.event_id = e.id AND "+strings.Join(target, " AND ")+")")
+	}
+	if r.Actors != nil {
+		ids := make([]string, len(r.Actors))
+		for i, a := range r.Actors {
+			if a != nil {
+				ids[i] = *a
+			}
+		}
+		w.conds = append(w.conds, w.in("e.actor_id", ids))
+	}
+	return nil
+}
+
+func (w *where) visible(v Viewer) {
+	if v.Admin {
+		return
+	}
+	own := "(t.type = 'user' AND t.target_id = " + w.arg(v.UserID) + ")"
+	if len(v.Projects) > 0 {
+		own += " OR " + w.in("t.project_id", v.Projects)
+	}
+	w.conds = append(w.conds, "EXISTS (SELECT 1 FROM event_target t WHERE t.event_id = e.id AND ("+own+"))")
+}
+
+func (w *where) page(r api.ListEventsRequest) {
+	if r.PrevRecordedAt == nil {
+		return
+	}
+	cmp := "<"
+	if r.Ascending {
+		cmp = ">"
+	}
+	at := w.arg(store.Micros(r.PrevRecordedAt.Time))
+	if r.PrevID == nil {
+		w.conds = append(w.conds, "e.recorded_at "+cmp+" "+at)
+		return
+	}
+	w.conds = append(w.conds, fmt.Sprintf("(e.recorded_at %s %s OR e.recorded_at = %s AND e.id %s %s)", cmp, at, at, cmp, w.arg(*r.PrevID)))
+}
+
+func list(from, n int) string {
+	marks := make([]string, n)
+	for i := range marks {
+		marks[i] = fmt.Sprintf("$%d", from+i)
+	}
+	return strings.Join(marks, ", ")
+}
+
+// Expire deletes events older than t.
+func Expire(ctx context.Context, tx *store.Tx, t time.Time) error {
+	for _, text := range []string{`DELETE FROM event_target WHERE recorded_at < $1`, `DELETE FROM event WHERE recorded_at < $1`} {
+		if _, err := tx.ExecContext(ctx, text, store.Micros(t)); err != nil {
+			return fmt.Errorf("expire events: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,156 @@
+// Package secret owns the named values of projects, sealed at rest.
+package secret
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/api"
+	"dstack/internal/crypt"
+	"dstack/internal/event"
+	"dstack/internal/project"
+	"dstack/internal/store"
+)
+
+// Service reads and writes secrets.
+type Service struct {
+	DB       *store.DB
+	Box      *crypt.Box
+	Projects *project.Service
+}
+
+// Values returns all secrets of a project by name.
+func (s *Service) Values(ctx context.Context, projectID string) (map[string]string, error) {
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT name, sealed FROM secret WHERE project_id = $1`, projectID)
+	if err != nil {
+		return nil, fmt.Errorf("list secrets: %w", err)
+	}
+	defer rows.Close()
+	values := map[string]string{}
+	for rows.Next() {
+		var name, sealed string
+		if err := rows.Scan(&name, &sealed); err != nil {
+			return nil, fmt.Errorf("read a secret: %w", err)
+		}
+		if values[name], err = s.Box.Open(sealed); err != nil {
+			return nil, fmt.Errorf("secret %s: %w", name, err)
+		}
+	}
+	return values, rows.Err()
+}
+
+// List returns the names.
+func (s *Service) List(ctx context.Context, sc project.Scope, _ struct{}) ([]api.Secret, error) {
+	if !s.Projects.CanManageSecrets(sc) {
+		return nil, api.Forbidden()
+	}
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT id, name FROM secret WHERE project_id = $1 ORDER BY name`, sc.Project.ID)
+	if err != nil {
+		return nil, fmt.Errorf("list secrets: %w", err)
+	}
+	defer rows.Close()
+	list := []api.Secret{}
+	for rows.Next() {
+		var v api.Secret
+		if err := rows.Scan(&v.ID, &v.Name); err != nil {
+			return nil, fmt.Errorf("read a secret: %w", err)
+		}
+		list = append(list, v)
+	}
+	return list, rows.Err()
+}
+
+// Get returns one secret with its value.
+func (s *Service) Get(ctx context.Context, sc project.Scope, r api.GetSecretRequest) (api.Secret, error) {
+	if !s.Projects.CanManageSecrets(sc) {
+		return api.Secret{}, api.Forbidden()
+	}
+	v := api.Secret{Name: r.Name}
+	var sealed string
+	err := s.DB.Read().QueryRowContext(ctx, `SELECT id, sealed FROM secret WHERE project_id = $1 AND name = $2`, sc.Project.ID, r.Name).Scan(&v.ID, &sealed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return api.Secret{}, api.NotExists("")
+	}
+	if err != nil {
+		return api.Secret{}, fmt.Errorf("read a secret: %w", err)
+	}
+	plain, err := s.Box.Open(sealed)
+	if err != nil {
+		return api.Secret{}, fmt.Errorf("secret %s: %w", r.Name, err)
+	}
+	v.Value = &plain
+	return v, nil
+}
+
+// validName accepts what can be referenced as ${{ secrets.NAME }} (architecture: a name
+// that cannot be referenced is refused when it is set).
+func validName(s string) bool {
+	if s == "" || len(s) > 200 || s[0] >= '0' && s[0] <= '9' {
+		return false
+	}
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
+}
+
+// Set creates or replaces a secret.
+func (s *Service) Set(ctx context.Context, sc project.Scope, r api.SetSecretRequest) (api.Secret, error) {
+	if !s.Projects.CanManageSecrets(sc) {
+		return api.Secret{}, api.Forbidden()
+	}
+	if !validName(r.Name) {
+		return api.Secret{}, api.Invalid("Secret name should match regex '^[A-Za-z_][A-Za-z0-9_]{0,199}$', so that it can be referenced as ${{ secrets.NAME }}")
+	}
+	if len([]rune(r.Value)) > 5000 {
+		return api.Secret{}, api.Invalid("Secret value length must not exceed 5000")
+	}
+	sealed, err := s.Box.Seal(r.Value)
+	if err != nil {
+		return api.Secret{}, err
+	}
+	v := api.Secret{ID: uuid.NewString(), Name: r.Name, Value: &r.Value}
+	err = s.DB.Write(ctx, func(tx *store.Tx) error {
+		text := "Secret updated"
+		err := tx.QueryRowContext(ctx, `UPDATE secret SET sealed = $1 WHERE project_id = $2 AND name = $3 RETURNING id`, sealed, sc.Project.ID, r.Name).Scan(&v.ID)
+		if errors.Is(err, sql.ErrNoRows) {
+			text = "Secret created"
+			_, err = tx.ExecContext(ctx, `INSERT INTO secret (id, project_id, name, sealed) VALUES ($1, $2, $3, $4)`, v.ID, sc.Project.ID, r.Name, sealed)
+		}
+		if err != nil {
+			return fmt.Errorf("store a secret: %w", err)
+		}
+		return record(ctx, tx, sc, v, text)
+	})
+	return v, err
+}
+
+// Delete removes secrets by name.
+func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteSecretsRequest) (*struct{}, error) {
+	if !s.Projects.CanManageSecrets(sc) {
+		return nil, api.Forbidden()
+	}
+	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, name := range r.SecretsNames {
+			v := api.Secret{Name: name}
+			err := tx.QueryRowContext(ctx, `DELETE FROM secret WHERE project_id = $1 AND name = $2 RETURNING id`, sc.Project.ID, name).Scan(&v.ID)
+			if errors.Is(err, sql.ErrNoRows) {
+				return api.NotExists("Secrets not found: %s", name)
+			}
+			if err != nil {
+				return fmt.Errorf("delete a secret: %w", err)
+			}
+			if err := record(ctx, tx, sc, v, "Secret deleted"); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func record(ctx context.Context, tx *store.Tx, sc project.Scope, v api.Secret, text string) error {
+	return event.Record(ctx, tx, sc.Actor(event.Event{Message: text,
+		Targets: []event.Target{{Type: api.EventTargetSecret, ID: v.ID, Name: v.Name}}}))
+}
