@@ -260,6 +260,20 @@ func TestStaleReads(t *testing.T) {
 	})
 }
 
+// TestReadAfterWrite has the provider deny a new machine for longer than a stale read takes.
+func TestReadAfterWrite(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Describe", Before: backend.ErrNotFound})
+		id := w.intend()
+		time.Sleep(45 * time.Second) // the settle time is a minute
+		w.cloud.Heal()
+		time.Sleep(time.Minute)
+		if r := w.want(id, ledger.Created, 1); !r.Instance().Ready() {
+			t.Errorf("not ready: %+v", r.Instance())
+		}
+	})
+}
+
 func TestFailedMachineWaitsForItsOwner(t *testing.T) {
 	each(t, plain, func(w *world) {
 		id := w.intend()
@@ -343,6 +357,10 @@ func TestTwoServers(t *testing.T) {
 		id := w.intend()
 		time.Sleep(10 * time.Second)
 		stopFirst := w.overtake()
+		time.Sleep(25 * time.Second) // the first has its answer now, the second still looks
+		if r := w.get(id); r.State != ledger.Unknown {
+			t.Errorf("intent is %s: the fenced server stored something", r.State)
+		}
 		time.Sleep(5 * time.Minute)
 		w.want(id, ledger.Created, 1)
 		if d := w.cloud.Doubles(); len(d) > 0 {
