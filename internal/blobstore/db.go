@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"database/sql"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -115,18 +116,15 @@ func (s *DB) Expire(ctx context.Context, t time.Time, keep func(string) bool) (i
 }
 
 func (s *DB) old(ctx context.Context, t time.Time) ([]string, error) {
-	rows, err := s.db.Read().QueryContext(ctx, selectOld, store.Micros(t))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
 	var all []string
-	for rows.Next() {
+	rows, err := s.db.Read().QueryContext(ctx, selectOld, store.Micros(t))
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var sum string
 		if err := rows.Scan(&sum); err != nil {
-			return nil, err
+			return err
 		}
 		all = append(all, sum)
-	}
-	return all, rows.Err()
+		return nil
+	})
+	return all, err
 }

@@ -124,7 +124,7 @@ func (e *Engine) Register(k Kind) {
 
 // Run takes shards and calls reconcilers until ctx ends. Then it lets the running passes
 // finish for a while, gives the shards back and returns nil; an error means that it could
-// not start.
+// not start. It can be called once.
 func (e *Engine) Run(ctx context.Context) error {
 	e.start.Lock()
 	e.runs = true
@@ -189,7 +189,8 @@ func (e *Engine) Wake(kind string, ids ...string) {
 	}
 }
 
-// Schedule asks for a pass at the given time, or earlier if one is due earlier.
+// Schedule asks for a pass at the given time, or earlier if one is due earlier. It is for
+// reconcilers and does nothing for objects of other replicas.
 func (e *Engine) Schedule(kind, id string, at time.Time) {
 	if q := e.queues[kind]; q != nil && e.shards.epoch(Shard(id)) != 0 {
 		q.schedule(id, at)

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"math"
 	"math/rand/v2"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -209,18 +211,39 @@ func (e *Engine) release(ctx context.Context) error {
 }
 
 func epochs(rows *sql.Rows, err error) (map[int]int64, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err below says what matters
 	m := map[int]int64{}
-	for rows.Next() {
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id int
 		var epoch int64
 		if err := rows.Scan(&id, &epoch); err != nil {
-			return nil, err
+			return err
 		}
 		m[id] = epoch
+		return nil
+	})
+	return m, err
+}
+
+// LiveQuery makes a [Kind]'s Live of a query for ids that ends with "shard IN".
+func LiveQuery(query string) func(context.Context, store.Querier, []int) ([]string, error) {
+	return func(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
+		if len(shards) == 0 {
+			return nil, nil
+		}
+		in := make([]string, len(shards))
+		for i, s := range shards {
+			in[i] = strconv.Itoa(s)
+		}
+		var ids []string
+		rows, err := q.QueryContext(ctx, query+" ("+strings.Join(in, ", ")+")")
+		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+			var id string
+			if err := rows.Scan(&id); err != nil {
+				return err
+			}
+			ids = append(ids, id)
+			return nil
+		})
+		return ids, err
 	}
-	return m, rows.Err()
 }

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"database/sql"
 	"time"
 
 	"dstack/internal/backend"
@@ -53,17 +54,13 @@ func Costs(ctx context.Context, q store.Querier, projectID string, from, to time
 		to = now
 	}
 	rows, err := q.QueryContext(ctx, selectBilled, projectID, store.Micros(from), store.Micros(to))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
 	var all []Cost
-	for rows.Next() {
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var c Cost
 		var kind string
 		var begin, end int64
 		if err := rows.Scan(&c.OwnerKind, &c.OwnerID, &kind, &c.Price, &begin, &end); err != nil {
-			return nil, err
+			return err
 		}
 		c.Kind = backend.ResourceKind(kind)
 		c.From, c.To = store.Time(begin), to
@@ -74,6 +71,7 @@ func Costs(ctx context.Context, q store.Querier, projectID string, from, to time
 			c.From = from
 		}
 		all = append(all, c)
-	}
-	return all, rows.Err()
+		return nil
+	})
+	return all, err
 }

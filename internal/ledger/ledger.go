@@ -76,7 +76,7 @@ func New(c Config) (*Ledger, error) {
 	}
 	l := &Ledger{Config: c}
 	c.Engine.Register(engine.Kind{
-		Name: Kind, Workers: 64, Timeout: createTimeout + 2*time.Minute, Live: live, Reconcile: l.reconcile,
+		Name: Kind, Workers: 64, Timeout: createTimeout + 2*time.Minute, Live: engine.LiveQuery(selectBusy), Reconcile: l.reconcile,
 	})
 	c.Engine.Register(engine.Kind{
 		Name: SweepKind, Workers: 8, Timeout: 2 * listTimeout, Live: l.accounts, Reconcile: l.sweep,

@@ -3,8 +3,6 @@ package ledger
 import (
 	"context"
 	"database/sql"
-	"fmt"
-	"strings"
 
 	"dstack/internal/backend"
 	"dstack/internal/engine"
@@ -39,7 +37,8 @@ SELECT ` + columns + ` FROM intent
 WHERE  backend = $1 AND resource_id = $2 AND kind = $3
 ORDER BY created_at DESC LIMIT 1`
 
-const selectBusy = `SELECT id, shard FROM intent WHERE NOT idle`
+// selectBusy is for [engine.LiveQuery].
+const selectBusy = `SELECT id FROM intent WHERE NOT idle AND shard IN`
 
 // selectCreated lists what an account should list.
 const selectCreated = `
@@ -83,43 +82,11 @@ func scan(row interface{ Scan(...any) error }) (Record, error) {
 }
 
 func scanAll(rows *sql.Rows, err error) ([]Record, error) {
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
 	var all []Record
-	for rows.Next() {
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		r, err := scan(rows)
-		if err != nil {
-			return nil, err
-		}
 		all = append(all, r)
-	}
-	return all, rows.Err()
-}
-
-// live lists the intents that have something to do.
-func live(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
-	var in strings.Builder
-	for i, s := range shards {
-		if i > 0 {
-			in.WriteByte(',')
-		}
-		fmt.Fprint(&in, s)
-	}
-	rows, err := q.QueryContext(ctx, selectBusy+` AND shard IN (`+in.String()+`)`)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = rows.Close() }()
-	var ids []string
-	for rows.Next() {
-		var id string
-		var shard int
-		if err := rows.Scan(&id, &shard); err != nil {
-			return nil, err
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
+		return err
+	})
+	return all, err
 }

@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -92,22 +93,22 @@ func (r Range) micros() (from, to int64) {
 // Points returns the newest limit points of a job in the range, newest first.
 func (s *Store) Points(ctx context.Context, q store.Querier, jobID string, r Range, limit int) ([]Point, error) {
 	from, to := r.micros()
-	rows, err := q.QueryContext(ctx, selectPoints, jobID, from, to, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read metrics of job %s: %w", jobID, err)
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
 	var all []Point
-	for rows.Next() {
+	rows, err := q.QueryContext(ctx, selectPoints, jobID, from, to, limit)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		p := Point{JobID: jobID}
 		var at int64
 		if err := rows.Scan(&at, &p.CPUMicros, &p.MemoryBytes, &p.WorkingSetBytes, store.JSON(&p.GPUs)); err != nil {
-			return nil, fmt.Errorf("read metrics of job %s: %w", jobID, err)
+			return err
 		}
 		p.At = store.Time(at)
 		all = append(all, p)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read metrics of job %s: %w", jobID, err)
 	}
-	return all, rows.Err()
+	return all, nil
 }
 
 // Forget removes the points of a job.
@@ -131,25 +132,25 @@ func (s *Store) AddHealth(ctx context.Context, h Health) error {
 // HealthChecks returns the newest limit checks of an instance in the range, newest first.
 func (s *Store) HealthChecks(ctx context.Context, q store.Querier, instanceID string, r Range, limit int) ([]Health, error) {
 	from, to := r.micros()
-	rows, err := q.QueryContext(ctx, selectHealth, instanceID, from, to, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read health of instance %s: %w", instanceID, err)
-	}
-	defer func() { _ = rows.Close() }() // rows.Err says what matters
 	var all []Health
-	for rows.Next() {
+	rows, err := q.QueryContext(ctx, selectHealth, instanceID, from, to, limit)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		h := Health{InstanceID: instanceID}
 		var at int64
 		var response string
 		if err := rows.Scan(&at, &h.Status, &h.Message, &response); err != nil {
-			return nil, fmt.Errorf("read health of instance %s: %w", instanceID, err)
+			return err
 		}
 		if h.At = store.Time(at); response != "" {
 			h.Response = []byte(response)
 		}
 		all = append(all, h)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read health of instance %s: %w", instanceID, err)
 	}
-	return all, rows.Err()
+	return all, nil
 }
 
 // Run removes what is too old until ctx ends.

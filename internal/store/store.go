@@ -249,3 +249,17 @@ func Guarded(res sql.Result, err error) error {
 	}
 	return nil
 }
+
+// EachRow calls scan for every row and closes them. It takes what QueryContext returns.
+func EachRow(rows *sql.Rows, err error, scan func(rows *sql.Rows) error) error {
+	if err != nil {
+		return err
+	}
+	defer func() { _ = rows.Close() }() // rows.Err says what matters
+	for rows.Next() {
+		if err := scan(rows); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
