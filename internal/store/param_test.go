@@ -21,3 +21,20 @@ func TestParameters(t *testing.T) {
 		}
 	})
 }
+
+func FuzzNumbered(f *testing.F) {
+	f.Add(`UPDATE t SET a = $2, b = 'it''s $5' WHERE id = $1 -- $9`)
+	f.Add(`/* $1 */ "$2" $3 '`)
+	f.Add(`$`)
+	f.Fuzz(func(t *testing.T, query string) {
+		got := store.Numbered(query)
+		if len(got) != len(query) {
+			t.Fatalf("numbered(%q) = %q", query, got)
+		}
+		for i := range got {
+			if got[i] != query[i] && (query[i] != '$' || got[i] != '?') {
+				t.Fatalf("numbered(%q) = %q", query, got)
+			}
+		}
+	})
+}

@@ -1,0 +1,122 @@
+package backendtest_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+
+	"dstack/internal/backend"
+	"dstack/internal/backend/backendtest"
+	"dstack/internal/backend/fake"
+	"dstack/internal/offer"
+)
+
+// TestSuite runs the suite against a fake cloud behind HTTP, so that its tests of the wire
+// are tested too.
+func TestSuite(t *testing.T) {
+	backendtest.Run(t, func(t *testing.T, transport http.RoundTripper) backendtest.Subject {
+		cloud := fake.New(fake.Config{Offers: fake.SomeOffers()})
+		srv := httptest.NewServer(serve(cloud))
+		t.Cleanup(srv.Close)
+		client := &http.Client{Transport: backend.NewTransport(backend.TransportConfig{Base: transport, Log: slog.New(slog.DiscardHandler), Version: "test"})}
+		return backendtest.Subject{
+			Backend:   &remote{client, srv.URL, "good"},
+			Transport: true,
+			BadAuth:   func(*testing.T) backend.Backend { return &remote{client, srv.URL, "bad"} },
+			Foreign: func(*testing.T) backend.Ref {
+				return backend.Ref{Region: "north", ID: cloud.Plant("north", 1, nil)}
+			},
+		}
+	})
+}
+
+// remote is a backend over HTTP.
+type remote struct {
+	client *http.Client
+	url    string
+	key    string
+}
+
+func (b *remote) call(ctx context.Context, method, path string, in, out any) error {
+	body, err := json.Marshal(in)
+	if err != nil {
+		return err
+	}
+	r, err := http.NewRequestWithContext(ctx, method, b.url+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	r.Header.Set("Authorization", b.key)
+	resp, err := b.client.Do(r)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // read or not needed
+	if err := backend.CheckResponse(resp); err != nil {
+		return err
+	}
+	return json.NewDecoder(resp.Body).Decode(out)
+}
+
+func (b *remote) Offers(ctx context.Context, q offer.Query) (all []offer.Offer, err error) {
+	err = b.call(ctx, "GET", "/offers", q, &all)
+	return all, err
+}
+
+func (b *remote) Create(ctx context.Context, req backend.CreateRequest) (inst backend.Instance, err error) {
+	err = b.call(ctx, "POST", "/create", req, &inst)
+	return inst, err
+}
+
+func (b *remote) Describe(ctx context.Context, ref backend.Ref) (inst backend.Instance, err error) {
+	err = b.call(ctx, "GET", "/describe", ref, &inst)
+	return inst, err
+}
+
+func (b *remote) Terminate(ctx context.Context, ref backend.Ref) error {
+	var none struct{}
+	return b.call(ctx, "POST", "/terminate", ref, &none)
+}
+
+func (b *remote) List(ctx context.Context, serverID string) (all []backend.Owned, err error) {
+	err = b.call(ctx, "GET", "/list", serverID, &all)
+	return all, err
+}
+
+func serve(c *fake.Cloud) http.Handler {
+	mux := http.NewServeMux()
+	handle(mux, "GET /offers", c.Offers)
+	handle(mux, "POST /create", c.Create)
+	handle(mux, "GET /describe", c.Describe)
+	handle(mux, "POST /terminate", func(ctx context.Context, ref backend.Ref) (struct{}, error) { return struct{}{}, c.Terminate(ctx, ref) })
+	handle(mux, "GET /list", c.List)
+	return mux
+}
+
+func handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Context, In) (Out, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		var in In
+		if r.Header.Get("Authorization") != "good" {
+			http.Error(w, "who are you?", http.StatusUnauthorized)
+			return
+		}
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		out, err := f(r.Context(), in)
+		switch {
+		case errors.Is(err, backend.ErrNotFound):
+			http.Error(w, err.Error(), http.StatusNotFound)
+		case err != nil:
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+		default:
+			_ = json.NewEncoder(w).Encode(out) // the client sees a short answer
+		}
+	})
+}

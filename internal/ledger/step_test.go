@@ -1,0 +1,105 @@
+package ledger
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"dstack/internal/backend"
+)
+
+var now = time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+
+func ago(d time.Duration) time.Time { return now.Add(-d) }
+
+func TestStep(t *testing.T) {
+	ready := backend.Instance{State: backend.StateRunning, Hostname: "h"}
+	for name, tt := range map[string]struct {
+		r    Record
+		want effect
+		at   time.Time
+	}{
+		"new":                 {Record{State: Intended, Wanted: true}, create, time.Time{}},
+		"rate limited":        {Record{State: Intended, Wanted: true, Doc: Doc{TriedAt: now.Add(time.Second)}}, none, now.Add(time.Second)},
+		"limit over":          {Record{State: Intended, Wanted: true, Doc: Doc{TriedAt: now}}, create, time.Time{}},
+		"released early":      {Record{State: Intended}, cancel, time.Time{}},
+		"unknown":             {Record{State: Unknown, Wanted: true}, lookup, time.Time{}},
+		"unknown, unwanted":   {Record{State: Unknown}, lookup, time.Time{}},
+		"booting":             {Record{State: Created, Wanted: true, Kind: backend.InstanceResource}, describe, time.Time{}},
+		"ready":               {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready}}, none, time.Time{}},
+		"ready, asked":        {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, DescribedAt: ago(1)}, checkAt: now}, describe, time.Time{}},
+		"ready, asked before": {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, DescribedAt: now}, checkAt: ago(1)}, none, time.Time{}},
+		"ready, missing":      {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, MissingAt: now}}, describe, time.Time{}},
+		"ready, unwanted":     {Record{State: Created, Kind: backend.InstanceResource, Doc: Doc{Instance: ready}}, pass, time.Time{}},
+		"deleting":            {Record{State: Deleting}, terminate, time.Time{}},
+		"gone":                {Record{State: Gone}, none, time.Time{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, at := step(now, tt.r); got != tt.want || !at.Equal(tt.at) {
+				t.Errorf("step = %v at %v, want %v at %v", got, at, tt.want, tt.at)
+			}
+		})
+	}
+}
+
+func TestTerminated(t *testing.T) {
+	const settle = time.Minute
+	boom := errors.New("internal error")
+	living := backend.Instance{State: backend.StateRunning}
+	for name, tt := range map[string]struct {
+		doc       Doc
+		asked     error
+		inst      backend.Instance
+		described error
+		want      State
+	}{
+		"taken, still there":        {Doc{SeenAt: ago(1)}, nil, living, nil, Deleting},
+		"taken, gone":               {Doc{SeenAt: ago(1)}, nil, backend.Instance{State: backend.StateGone}, nil, Gone},
+		"taken, not found":          {Doc{SeenAt: ago(1)}, nil, backend.Instance{}, backend.ErrNotFound, Gone},
+		"taken, never seen":         {Doc{TriedAt: ago(time.Second)}, nil, backend.Instance{}, backend.ErrNotFound, Deleting},
+		"taken, never seen, old":    {Doc{TriedAt: ago(settle)}, nil, backend.Instance{}, backend.ErrNotFound, Gone},
+		"unknown to both":           {Doc{SeenAt: ago(1)}, backend.ErrNotFound, backend.Instance{}, backend.ErrNotFound, Deleting},
+		"unknown to both for long":  {Doc{SeenAt: ago(1), MissingAt: ago(missingFor)}, backend.ErrNotFound, backend.Instance{}, backend.ErrNotFound, Gone},
+		"taken before, not found":   {Doc{SeenAt: ago(1), Taken: true}, backend.ErrNotFound, backend.Instance{}, backend.ErrNotFound, Gone},
+		"not found, but described":  {Doc{SeenAt: ago(1), Taken: true}, backend.ErrNotFound, living, nil, Deleting},
+		"refused":                   {Doc{SeenAt: ago(1)}, boom, backend.Instance{}, boom, Deleting},
+		"taken, then no answer":     {Doc{SeenAt: ago(1)}, nil, backend.Instance{}, boom, Deleting},
+		"credentials taken away":    {Doc{SeenAt: ago(1), Taken: true}, backend.ErrAuth, backend.Instance{}, backend.ErrAuth, Deleting},
+		"not found, then no answer": {Doc{SeenAt: ago(1)}, backend.ErrNotFound, backend.Instance{}, boom, Deleting},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Record{State: Deleting, BilledFrom: ago(time.Hour), Doc: tt.doc}
+			at := r.terminated(now, tt.asked, tt.inst, tt.described, settle)
+			if r.State != tt.want {
+				t.Errorf("state %s, want %s", r.State, tt.want)
+			}
+			if (r.State == Gone) != at.IsZero() || (r.State == Gone) != !r.BilledTo.IsZero() {
+				t.Errorf("again at %v, billed to %v", at, r.BilledTo)
+			}
+		})
+	}
+}
+
+func TestPauses(t *testing.T) {
+	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: 30 * time.Second, 1 << 30: 30 * time.Second} {
+		if got := lookupPause(n); got != want {
+			t.Errorf("lookupPause(%d) = %v, want %v", n, got, want)
+		}
+	}
+	if got := deletePause(1000, false); got != 10*time.Minute {
+		t.Errorf("deletePause = %v", got)
+	}
+}
+
+func FuzzResourceName(f *testing.F) {
+	f.Add("main", "train-0")
+	f.Add("Ünïcode project", strings.Repeat("long-", 30))
+	f.Add("--", "_._")
+	f.Fuzz(func(t *testing.T, project, name string) {
+		got := resourceName(project, name, "0b6a3b9e-6f0e-4d5e-9a55-7f6f0f3b8c11")
+		if len(got) > maxName || !strings.HasPrefix(got, "dstack") || !strings.HasSuffix(got, "-0b6a3b9e") || plain(got) != got {
+			t.Errorf("resourceName(%q, %q) = %q", project, name, got)
+		}
+	})
+}

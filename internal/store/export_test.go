@@ -1,0 +1,4 @@
+package store
+
+// Numbered is numbered, for its fuzz test.
+var Numbered = numbered
