@@ -1,6 +1,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -15,8 +16,8 @@ import (
 // postgresConns bounds the connections of one replica; Postgres allows 100 by default.
 const postgresConns = 20
 
-// maxPayload is what a NOTIFY may carry, in bytes (postgresql.org/docs/15/sql-notify.html).
-const maxPayload = 7999
+// connectTimeout is for one address of the server, unless the URL says otherwise.
+const connectTimeout = 10 * time.Second
 
 // pgConfig is how to connect once more, for LISTEN.
 type pgConfig struct{ *pgx.ConnConfig }
@@ -29,6 +30,10 @@ func openPostgres(ctx context.Context, rawURL string) (*DB, error) {
 	config, err := pgx.ParseConfig(rawURL)
 	if err != nil { // pgx leaves the password out of its message
 		return nil, fmt.Errorf("open database: %w", err)
+	}
+	config.ConnectTimeout = cmp.Or(config.ConnectTimeout, connectTimeout)
+	if config.RuntimeParams["application_name"] == "" {
+		config.RuntimeParams["application_name"] = "dstack"
 	}
 	pool := stdlib.OpenDB(*config)
 	pool.SetMaxOpenConns(postgresConns)
@@ -55,8 +60,9 @@ func (advisoryLock) SessionUnlock(ctx context.Context, c *sql.Conn) error {
 	return err
 }
 
-// MaxMessage is the longest message that [DB.Notify] takes, in bytes.
-const MaxMessage = maxPayload
+// MaxMessage is the longest message that [DB.Notify] takes, in bytes
+// (postgresql.org/docs/15/sql-notify.html).
+const MaxMessage = 7999
 
 // channel is the database's own: notifications are seen in all schemas of a database.
 func (db *DB) channel() string { return "dstack_" + strings.ReplaceAll(db.serverID, "-", "") }
