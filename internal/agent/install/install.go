@@ -1,0 +1,319 @@
+// Package install puts the agent onto a host and takes it off again: checks that say in
+// words what is wrong, a systemd unit where there is systemd, a supervisor of our own
+// where there is none.
+package install
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dstack/internal/agent/runtime"
+	"dstack/internal/agentapi"
+)
+
+const (
+	unitName = "dstack-agent.service"
+	unitPath = "/etc/systemd/system/" + unitName
+	// minDisk is the least free space on which an image can be pulled at all, in bytes.
+	minDisk = 1 << 30
+	// startTimeout is how long the agent may take until it answers.
+	startTimeout = 40 * time.Second
+)
+
+type options struct {
+	home, user, runtime string
+	env                 envList
+}
+
+type envList []string
+
+func (e *envList) String() string { return strings.Join(*e, ",") }
+
+func (e *envList) Set(s string) error {
+	k, _, ok := strings.Cut(s, "=")
+	if !ok || k == "" || strings.ContainsAny(s, "\n\r\x00") {
+		return errors.New("expected KEY=VALUE on one line")
+	}
+	*e = append(*e, s)
+	return nil
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	f := flag.NewFlagSet("install", flag.ContinueOnError)
+	f.StringVar(&o.home, "home", agentapi.DefaultHome, "")
+	f.StringVar(&o.user, "user", "", "")
+	f.StringVar(&o.runtime, "runtime", "docker", "")
+	f.Bool("json", true, "")
+	f.Var(&o.env, "env", "")
+	return o, f.Parse(args)
+}
+
+// Main installs, and prints the host's description or an error as JSON.
+func Main(ctx context.Context, args []string) int {
+	o, err := parse(args)
+	var info agentapi.HostInfo
+	if err == nil {
+		info, err = install(ctx, o)
+	}
+	var out any = info
+	if err != nil {
+		var e *agentapi.Error
+		if !errors.As(err, &e) {
+			e = &agentapi.Error{Code: "error", Message: err.Error()}
+		}
+		out = e
+	}
+	_ = json.NewEncoder(os.Stdout).Encode(out) // nobody listens
+	if err != nil {
+		return 1
+	}
+	return 0
+}
+
+func problem(code, format string, args ...any) error {
+	return &agentapi.Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+func install(ctx context.Context, o options) (agentapi.HostInfo, error) {
+	var none agentapi.HostInfo
+	if os.Getuid() != 0 {
+		return none, problem("no_sudo", "the agent has to be installed by root")
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return none, err
+	}
+	if o.runtime == "docker" {
+		if err := checkDocker(ctx, self, o.home); err != nil {
+			return none, err
+		}
+	}
+	if err := os.MkdirAll(o.home, 0o755); err != nil {
+		return none, problem("disk_full", "cannot write to %s: %v", o.home, err)
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(o.home, &fs); err == nil && int64(fs.Bavail)*fs.Bsize < minDisk {
+		return none, problem("disk_full", "only %d MiB are free below %s; free at least 1 GiB", int64(fs.Bavail)*fs.Bsize>>20, o.home)
+	}
+	if err := os.WriteFile(filepath.Join(o.home, "agent.env"), []byte(strings.Join(o.env, "\n")+"\n"), 0o600); err != nil {
+		return none, problem("disk_full", "cannot write to %s: %v", o.home, err)
+	}
+	if err := start(ctx, self, o); err != nil {
+		return none, err
+	}
+	return await(ctx, o.home)
+}
+
+func checkDocker(ctx context.Context, self, home string) error {
+	d, err := runtime.NewDocker(self, home)
+	if err == nil {
+		dctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+		defer cancel()
+		if _, err = d.Version(dctx); err == nil {
+			return nil
+		}
+	}
+	if _, lookErr := exec.LookPath("dockerd"); lookErr != nil {
+		return problem("no_docker", "Docker is not installed on the host. Install it (https://docs.docker.com/engine/install) and apply again")
+	}
+	return problem("no_docker", "Docker is installed on the host but does not answer: %v. Start it (systemctl start docker) and apply again", err)
+}
+
+// start restarts the agent with the binary that runs now. Containers go on.
+func start(ctx context.Context, self string, o options) error {
+	args := []string{"shim", "--home", o.home, "--runtime", o.runtime}
+	if o.user != "" {
+		args = append(args, "--socket-user", o.user)
+	}
+	_ = os.Remove(filepath.Join(o.home, agentapi.SocketName)) // so that the new agent is seen to answer
+	if st, err := os.Stat("/run/systemd/system"); err == nil && st.IsDir() {
+		return startUnit(ctx, self, args, o)
+	}
+	return startSupervised(self, args, o)
+}
+
+func startUnit(ctx context.Context, self string, args []string, o options) error {
+	unit := fmt.Sprintf(`[Unit]
+Description=dstack agent
+After=network-online.target docker.service
+StartLimitIntervalSec=0
+
+[Service]
+ExecStart=%s %s
+EnvironmentFile=-%s
+Restart=always
+RestartSec=2
+# Only the agent itself is restarted: containers and jobs go on.
+KillMode=process
+
+[Install]
+WantedBy=multi-user.target
+`, self, strings.Join(args, " "), filepath.Join(o.home, "agent.env"))
+	if err := os.WriteFile(unitPath, []byte(unit), 0o644); err != nil {
+		return fmt.Errorf("write %s: %w", unitPath, err)
+	}
+	for _, cmd := range [][]string{{"daemon-reload"}, {"enable", "--quiet", unitName}, {"restart", unitName}} {
+		if out, err := exec.CommandContext(ctx, "systemctl", cmd...).CombinedOutput(); err != nil {
+			return problem("error", "systemctl %s: %s", cmd[0], strings.TrimSpace(string(out)))
+		}
+	}
+	return nil
+}
+
+// startSupervised starts a detached process that keeps the agent running.
+func startSupervised(self string, args []string, o options) error {
+	stopSupervised(o.home)
+	log, err := os.OpenFile(filepath.Join(o.home, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.Command(self, append([]string{"supervise"}, args...)...)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = append(os.Environ(), o.env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the agent: %w", err)
+	}
+	pid := []byte(fmt.Sprint(cmd.Process.Pid))
+	if err := os.WriteFile(filepath.Join(o.home, "supervisor.pid"), pid, 0o644); err != nil {
+		return err
+	}
+	return cmd.Process.Release()
+}
+
+// stopSupervised ends the supervisor and the agent of an earlier installation.
+func stopSupervised(home string) {
+	data, err := os.ReadFile(filepath.Join(home, "supervisor.pid"))
+	if err != nil {
+		return
+	}
+	var pid int
+	if n, _ := fmt.Sscan(string(data), &pid); n != 1 || !isAgent(pid) {
+		return
+	}
+	_ = syscall.Kill(pid, syscall.SIGTERM)
+	for deadline := time.Now().Add(10 * time.Second); isAgent(pid) && time.Now().Before(deadline); {
+		<-time.After(20 * time.Millisecond)
+	}
+	if isAgent(pid) {
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+}
+
+// isAgent makes sure that a process id still is ours.
+func isAgent(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return err == nil && strings.Contains(string(data), "\x00supervise\x00")
+}
+
+// Supervise runs the agent again whenever it ends, until it is told to end itself.
+func Supervise(ctx context.Context, args []string, log *slog.Logger) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	self = strings.TrimSuffix(self, " (deleted)") // replaced while we ran
+	for ctx.Err() == nil {
+		cmd := exec.CommandContext(ctx, self, args...)
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = 8 * time.Second
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		err := cmd.Run()
+		if ctx.Err() != nil {
+			return nil
+		}
+		log.Warn("the agent ended and is started again", "err", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(2 * time.Second):
+		}
+	}
+	return nil
+}
+
+// await returns what the agent says about the host once it answers.
+func await(ctx context.Context, home string) (agentapi.HostInfo, error) {
+	client := dial(home)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		info, err := client.Host(ctx)
+		if err == nil {
+			return info, nil
+		}
+		select {
+		case <-ctx.Done():
+			return agentapi.HostInfo{}, problem("error", "the agent does not start: %v. Its log: journalctl -u dstack-agent, or %s/agent.log\n%s", err, home, tail(filepath.Join(home, "agent.log")))
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+func dial(home string) *agentapi.Client {
+	return agentapi.NewClient(func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(home, agentapi.SocketName))
+	})
+}
+
+func tail(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	return strings.Join(lines[max(0, len(lines)-3):], "\n")
+}
+
+// Uninstall ends all tasks, then the agent, and removes every file of ours.
+func Uninstall(ctx context.Context, args []string) error {
+	o, err := parse(args)
+	if err != nil {
+		return err
+	}
+	client := dial(o.home)
+	defer client.Close()
+	cctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	if tasks, err := client.Tasks(cctx); err == nil {
+		for _, t := range tasks {
+			if _, err := client.Terminate(cctx, t.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer, Message: "the host is removed"}); err != nil {
+				return fmt.Errorf("end task %s: %w", t.ID, err)
+			}
+		}
+		for _, t := range tasks {
+			for client.Delete(cctx, t.ID) != nil && cctx.Err() == nil {
+				<-time.After(50 * time.Millisecond) // until it has ended
+			}
+		}
+	}
+	if _, err := os.Stat(unitPath); err == nil {
+		_ = exec.CommandContext(ctx, "systemctl", "disable", "--now", "--quiet", unitName).Run() // it may be gone already
+		_ = os.Remove(unitPath)
+		_ = exec.CommandContext(ctx, "systemctl", "daemon-reload").Run() // as above
+	}
+	stopSupervised(o.home)
+	if err := os.RemoveAll(o.home); err != nil {
+		return fmt.Errorf("remove %s: %w", o.home, err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	return os.Remove(self)
+}

@@ -1,0 +1,144 @@
+package runner
+
+import (
+	"bufio"
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"dstack/internal/agentapi"
+)
+
+// sampler reads the job's use of CPU, memory and GPUs (host-agents 2.13) from cgroups of
+// either version.
+type sampler struct {
+	v2           string // folder of the cgroup, "" when it is version 1
+	cpu1, memory string // folders of the controllers in version 1
+}
+
+func newSampler() sampler {
+	var s sampler
+	mounts := map[string]string{}
+	if f, err := os.Open("/proc/self/mounts"); err == nil {
+		defer f.Close()
+		sc := bufio.NewScanner(f)
+		for sc.Scan() {
+			p := strings.Fields(sc.Text())
+			if len(p) < 4 {
+				continue
+			}
+			switch p[2] {
+			case "cgroup2":
+				if mounts["v2"] == "" {
+					mounts["v2"] = p[1]
+				}
+			case "cgroup":
+				for _, o := range strings.Split(p[3], ",") {
+					mounts[o] = p[1]
+				}
+			}
+		}
+	}
+	data, _ := os.ReadFile("/proc/self/cgroup") // without it there are no metrics
+	for _, line := range strings.Split(string(data), "\n") {
+		p := strings.SplitN(line, ":", 3)
+		if len(p) != 3 {
+			continue
+		}
+		if p[0] == "0" && mounts["v2"] != "" && mounts["memory"] == "" {
+			s.v2 = existing(mounts["v2"], p[2])
+		}
+		for _, c := range strings.Split(p[1], ",") {
+			switch c {
+			case "cpuacct":
+				s.cpu1 = existing(mounts[c], p[2])
+			case "memory":
+				s.memory = existing(mounts[c], p[2])
+			}
+		}
+	}
+	return s
+}
+
+// existing is the cgroup's folder: inside a container its path may not be visible, then the
+// mount itself is the cgroup.
+func existing(mount, path string) string {
+	if mount == "" {
+		return ""
+	}
+	dir := filepath.Join(mount, path)
+	if _, err := os.Stat(dir); err == nil {
+		return dir
+	}
+	return mount
+}
+
+func (s sampler) sample() (agentapi.Metrics, bool) {
+	var m agentapi.Metrics
+	switch {
+	case s.v2 != "":
+		m.CPUMicros = stat(filepath.Join(s.v2, "cpu.stat"), "usage_usec")
+		m.MemoryBytes = number(filepath.Join(s.v2, "memory.current"))
+		m.WorkingSetBytes = m.MemoryBytes - stat(filepath.Join(s.v2, "memory.stat"), "inactive_file")
+	case s.memory != "":
+		m.CPUMicros = number(filepath.Join(s.cpu1, "cpuacct.usage")) / 1000
+		m.MemoryBytes = number(filepath.Join(s.memory, "memory.usage_in_bytes"))
+		m.WorkingSetBytes = m.MemoryBytes - stat(filepath.Join(s.memory, "memory.stat"), "total_inactive_file")
+	default:
+		return m, false
+	}
+	m.GPUs = gpus()
+	return m, true
+}
+
+func number(path string) int64 {
+	data, _ := os.ReadFile(path) // absent: 0
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(data)), 10, 64)
+	return n
+}
+
+func stat(path, key string) int64 {
+	data, _ := os.ReadFile(path) // absent: 0
+	for _, line := range strings.Split(string(data), "\n") {
+		if v, ok := strings.CutPrefix(line, key+" "); ok {
+			n, _ := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
+			return n
+		}
+	}
+	return 0
+}
+
+// gpus asks the vendor's tool when the container has one.
+func gpus() []agentapi.GPUMetrics {
+	list := []agentapi.GPUMetrics{}
+	if _, err := os.Stat("/dev/nvidiactl"); err != nil {
+		return list
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "nvidia-smi", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits").Output()
+	if err != nil {
+		return list
+	}
+	return parseNVIDIA(string(out))
+}
+
+func parseNVIDIA(out string) []agentapi.GPUMetrics {
+	list := []agentapi.GPUMetrics{}
+	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+		p := strings.Split(line, ",")
+		if len(p) != 2 {
+			continue
+		}
+		mib, err1 := strconv.ParseInt(strings.TrimSpace(p[0]), 10, 64)
+		util, err2 := strconv.Atoi(strings.TrimSpace(p[1]))
+		if err1 == nil && err2 == nil {
+			list = append(list, agentapi.GPUMetrics{MemoryBytes: mib << 20, UtilPercent: util})
+		}
+	}
+	return list
+}

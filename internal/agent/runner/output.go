@@ -1,0 +1,169 @@
+package runner
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// errQuota says that the job printed more than it may.
+var errQuota = errors.New("log quota exceeded")
+
+// output is where the job's bytes go: raw for clients that attach, stripped for the store.
+type output struct {
+	mu      sync.Mutex
+	raw     *os.File
+	stored  *os.File
+	strip   stripper
+	quota   int64 // bytes per hour, 0: unlimited
+	used    int64
+	hour    time.Time
+	over    bool
+	flush   *time.Timer
+	changed chan struct{} // closed when raw grew or ended
+	size    int64         // of raw
+	closed  bool
+	readers sync.WaitGroup
+	seconds []mark
+}
+
+// quietAfter is when redrawn rows are taken as final.
+const quietAfter = 500 * time.Millisecond
+
+func openOutput(dir string, quota int64) (*output, error) {
+	raw, err := os.OpenFile(filepath.Join(dir, RawLogFile), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("open the raw log: %w", err)
+	}
+	stored, err := os.OpenFile(filepath.Join(dir, JobLogFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o644)
+	if err != nil {
+		raw.Close()
+		return nil, fmt.Errorf("open the job's log: %w", err)
+	}
+	o := &output{raw: raw, stored: stored, quota: quota, hour: time.Now(), changed: make(chan struct{})}
+	o.flush = time.AfterFunc(time.Hour, o.quiet)
+	o.flush.Stop()
+	return o, nil
+}
+
+// Write takes bytes from the terminal; errQuota when the job has to end.
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.mark(time.Now())
+	n, err := o.raw.Write(p)
+	o.size += int64(n)
+	o.wake()
+	if err != nil {
+		return n, fmt.Errorf("write the raw log: %w", err)
+	}
+	if err := o.store(o.strip.write(p)); err != nil {
+		return n, err
+	}
+	o.flush.Reset(quietAfter)
+	return len(p), nil
+}
+
+// line adds a line of the runner's own to both logs.
+func (o *output) line(text string) error {
+	_, err := o.Write([]byte(text + "\r\n"))
+	return err
+}
+
+func (o *output) store(p []byte) error {
+	if len(p) == 0 || o.over {
+		return nil
+	}
+	if time.Since(o.hour) >= time.Hour {
+		o.hour, o.used = time.Now(), 0
+	}
+	if o.quota > 0 && o.used+int64(len(p)) > o.quota {
+		o.over = true
+		return errQuota
+	}
+	o.used += int64(len(p))
+	if _, err := o.stored.Write(p); err != nil {
+		return fmt.Errorf("write the job's log: %w", err)
+	}
+	return nil
+}
+
+func (o *output) quiet() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.closed {
+		_ = o.store(o.strip.quiet()) // the next write reports the quota
+	}
+}
+
+func (o *output) wake() {
+	close(o.changed)
+	o.changed = make(chan struct{})
+}
+
+// Close writes what is left.
+func (o *output) Close() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.closed {
+		return nil
+	}
+	o.closed = true
+	o.flush.Stop()
+	err := o.store(o.strip.close())
+	if err != nil && !errors.Is(err, errQuota) {
+		err = fmt.Errorf("close the job's log: %w", err)
+	} else {
+		err = nil
+	}
+	o.wake()
+	return errors.Join(err, o.stored.Close())
+}
+
+// drained waits until clients that attach have read the end, but not long.
+func (o *output) drained(limit time.Duration) {
+	done := make(chan struct{})
+	go func() {
+		o.readers.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(limit):
+	}
+}
+
+// follow calls send with the raw bytes from offset on until the job has ended or stop.
+func (o *output) follow(offset int64, stop <-chan struct{}, send func([]byte) error) error {
+	o.readers.Add(1)
+	defer o.readers.Done()
+	buf := make([]byte, 32<<10)
+	for {
+		o.mu.Lock()
+		size, closed, changed := o.size, o.closed, o.changed
+		o.mu.Unlock()
+		for offset < size {
+			n, err := o.raw.ReadAt(buf[:min(int64(len(buf)), size-offset)], offset)
+			if n > 0 {
+				offset += int64(n)
+				if err := send(buf[:n]); err != nil {
+					return err
+				}
+			}
+			if err != nil && n == 0 {
+				return fmt.Errorf("read the raw log: %w", err)
+			}
+		}
+		if closed {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-stop:
+			return nil
+		}
+	}
+}

@@ -1,0 +1,290 @@
+package runner
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"dstack/internal/agent/sshd"
+	"dstack/internal/agentapi"
+)
+
+// Config is what Main needs.
+type Config struct {
+	Dir string // task directory
+	// Listen is the address on which SSH and the log websocket answer; "" means all for SSH.
+	Listen string
+	// SSHPort and HTTPPort are preferred; when taken, free ones are used and reported.
+	SSHPort  int
+	HTTPPort int
+	// Container says that the file system is the job's own. Without it nothing outside Dir
+	// and the job's own folders is written.
+	Container bool
+	Log       *slog.Logger
+}
+
+type runner struct {
+	Config
+	spec agentapi.JobSpec
+	home string // of the runner's own files
+	acct account
+
+	mu      sync.Mutex
+	state   State
+	changed chan struct{}
+
+	output *output
+	stop   chan stopRequest
+	ssh    *sshd.Server
+}
+
+type stopRequest struct {
+	Grace   int64  `json:"grace"`
+	Reason  string `json:"reason"`
+	Message string `json:"message"`
+}
+
+// Main runs the job of a task directory to its end and returns the exit code of the
+// process: 0 whenever the job's fate is written down.
+func Main(ctx context.Context, c Config) int {
+	own, err := os.OpenFile(filepath.Join(c.Dir, OwnLogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		c.Log.Error("open the runner's log", "err", err)
+		return 1
+	}
+	defer own.Close()
+	c.Log = slog.New(slog.NewTextHandler(own, nil))
+	r := &runner{Config: c, changed: make(chan struct{}), stop: make(chan stopRequest, 1), state: State{Phase: Setup}}
+	if err := r.load(); err != nil {
+		c.Log.Error("start", "err", err)
+		return 1
+	}
+	if r.output, err = openOutput(c.Dir, r.spec.LogQuotaHour); err != nil {
+		c.Log.Error("open the job's log", "err", err)
+		return 1
+	}
+	closeServers, err := r.serve(ctx)
+	if err != nil {
+		c.Log.Error("serve", "err", err)
+		return 1
+	}
+	defer closeServers()
+	end := r.run(ctx)
+	if err := r.output.Close(); err != nil {
+		c.Log.Error("close the job's log", "err", err)
+	}
+	r.update(func(s *State) {
+		s.Phase, s.Reason, s.Message, s.ExitStatus = Finished, end.reason, end.message, end.exit
+	})
+	r.output.drained(2 * time.Second)
+	return 0
+}
+
+func (r *runner) load() error {
+	data, err := os.ReadFile(filepath.Join(r.Dir, SpecFile))
+	if err != nil {
+		return fmt.Errorf("read the job: %w", err)
+	}
+	if err := json.Unmarshal(data, &r.spec); err != nil {
+		return fmt.Errorf("read the job: %w", err)
+	}
+	r.home = "/dstack"
+	if !r.Container {
+		r.home = filepath.Join(r.Dir, "dstack")
+	}
+	return nil
+}
+
+// update changes the state, stores it and tells who waits.
+func (r *runner) update(change func(*State)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.state)
+	r.state.Version++
+	data, err := json.Marshal(r.state)
+	if err == nil {
+		err = WriteFile(filepath.Join(r.Dir, StateFile), data, 0o644)
+	}
+	if err != nil {
+		r.Log.Error("store the state", "err", err)
+	}
+	close(r.changed)
+	r.changed = make(chan struct{})
+}
+
+// serve opens the control socket, the SSH server and the log websocket.
+func (r *runner) serve(ctx context.Context) (func(), error) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	done := func() {
+		cancel()
+		wg.Wait()
+	}
+	path := filepath.Join(r.Dir, ControlFile)
+	_ = os.Remove(path)
+	control, err := listenUnix(path)
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	logs, err := listen("127.0.0.1", r.HTTPPort)
+	if err != nil {
+		control.Close()
+		cancel()
+		return nil, err
+	}
+	ssh, err := listen(r.Listen, r.SSHPort)
+	if err != nil {
+		control.Close()
+		logs.Close()
+		cancel()
+		return nil, err
+	}
+	r.ssh, err = sshd.New(sshd.Config{
+		Keys: r.spec.AuthorizedKeys, ServerKey: r.spec.ServerKey, Log: r.Log, Container: r.Container,
+		Env: func() []string { return r.sessionEnv() }, Dir: func() string { return r.current().WorkingDir },
+	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
+	r.update(func(s *State) {
+		s.SSHPort, s.HTTPPort = ssh.Addr().(*net.TCPAddr).Port, logs.Addr().(*net.TCPAddr).Port
+	})
+	for _, server := range []func(){
+		func() { serveHTTP(ctx, control, r.controlHandler()) },
+		func() { serveHTTP(ctx, logs, r.logsHandler()) },
+		func() {
+			if err := r.ssh.Serve(ctx, ssh); err != nil && ctx.Err() == nil {
+				r.Log.Error("SSH server", "err", err)
+			}
+		},
+		func() { r.watch(ctx) },
+	} {
+		wg.Go(server)
+	}
+	return done, nil
+}
+
+func (r *runner) current() State {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state
+}
+
+// listenUnix opens a socket whose path may be longer than the kernel's limit for one:
+// it is bound relative to its folder.
+func listenUnix(path string) (net.Listener, error) {
+	if len(path) < 100 {
+		l, err := net.Listen("unix", path)
+		if err == nil {
+			err = os.Chmod(path, 0o600)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("open %s: %w", path, err)
+		}
+		return l, nil
+	}
+	return nil, fmt.Errorf("open %s: the path is too long for a socket", path)
+}
+
+// listen prefers a port and takes a free one when it is in use.
+func listen(host string, port int) (net.Listener, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		l, err = net.Listen("tcp", net.JoinHostPort(host, "0"))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", host, err)
+	}
+	return l, nil
+}
+
+func serveHTTP(ctx context.Context, l net.Listener, h http.Handler) {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second}
+	stop := context.AfterFunc(ctx, func() { srv.Close() })
+	defer stop()
+	_ = srv.Serve(l) // ends with the context
+}
+
+func (r *runner) controlHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /stop", func(w http.ResponseWriter, req *http.Request) {
+		var s stopRequest
+		if err := json.NewDecoder(io.LimitReader(req.Body, 1<<20)).Decode(&s); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		select {
+		case r.stop <- s:
+		default: // one is under way
+		}
+	})
+	mux.HandleFunc("GET /state", func(w http.ResponseWriter, req *http.Request) {
+		after, _ := strconv.ParseInt(req.URL.Query().Get("after"), 10, 64)
+		deadline := time.After(30 * time.Second)
+		for {
+			r.mu.Lock()
+			s, changed := r.state, r.changed
+			r.mu.Unlock()
+			if s.Version > after {
+				_ = json.NewEncoder(w).Encode(s)
+				return
+			}
+			select {
+			case <-changed:
+			case <-deadline:
+				_ = json.NewEncoder(w).Encode(s)
+				return
+			case <-req.Context().Done():
+				return
+			}
+		}
+	})
+	return mux
+}
+
+// watch samples idleness and metrics.
+func (r *runner) watch(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	sampler := newSampler()
+	last := time.Now()
+	for n := 0; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if r.ssh.Active() > 0 {
+			last = time.Now()
+		}
+		idle := int64(time.Since(last).Seconds())
+		if s := r.current(); s.Phase == Running && idle/10 != s.IdleSeconds/10 {
+			r.update(func(s *State) { s.IdleSeconds = idle })
+		}
+		if n%2 == 1 {
+			if m, ok := sampler.sample(); ok {
+				if data, err := json.Marshal(m); err == nil {
+					_ = WriteFile(filepath.Join(r.Dir, MetricsFile), data, 0o644) // the next sample tries again
+				}
+			}
+		}
+	}
+}
+
+// ending is how a job ended.
+type ending struct {
+	reason  string
+	message string
+	exit    *int
+}

@@ -1,0 +1,97 @@
+// Package runner is the process inside a job's container: it sets up user, code and
+// files, runs the command on a terminal, keeps its output, and serves SSH.
+//
+// It shares a directory with the agent outside (the "task directory"):
+//
+//	spec.json      what to run (agentapi.JobSpec), written by the agent
+//	blobs/<sha256> uploaded code and archives
+//	state.json     where the job is, replaced on every change
+//	job.log        the stored output: control sequences removed, append-only
+//	raw.log        the output as it was printed, for clients that attach
+//	runner.log     the runner's own lines
+//	metrics.json   the latest sample
+//	control.sock   POST /stop, GET /state?after=N
+//
+// The command's output is in job.log before state.json says that it has finished, so
+// that whoever sees the end sees all of it.
+package runner
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+)
+
+// Phase is where a job is.
+type Phase string
+
+// The phases in their order.
+const (
+	Setup    Phase = "setup"
+	Running  Phase = "running"
+	Finished Phase = "finished"
+)
+
+// State is what the runner tells about its job.
+type State struct {
+	Version     int64  `json:"version"` // grows with every change
+	Phase       Phase  `json:"phase"`
+	Username    string `json:"username"`
+	WorkingDir  string `json:"working_dir"`
+	Reason      string `json:"reason"` // once Finished, a reason of agentapi
+	Message     string `json:"message"`
+	ExitStatus  *int   `json:"exit_status"`
+	IdleSeconds int64  `json:"idle_seconds"`
+	SSHPort     int    `json:"ssh_port"`
+	HTTPPort    int    `json:"http_port"`
+}
+
+// Names of the files in a task directory.
+const (
+	SpecFile    = "spec.json"
+	StateFile   = "state.json"
+	JobLogFile  = "job.log"
+	RawLogFile  = "raw.log"
+	OwnLogFile  = "runner.log"
+	MetricsFile = "metrics.json"
+	ControlFile = "control.sock"
+	BlobsDir    = "blobs"
+)
+
+// ReadState reads the state of a task directory; os.ErrNotExist before the first.
+func ReadState(dir string) (State, error) {
+	var s State
+	data, err := os.ReadFile(filepath.Join(dir, StateFile))
+	if err != nil {
+		return s, err
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return s, fmt.Errorf("read %s: %w", StateFile, err)
+	}
+	return s, nil
+}
+
+// WriteFile replaces a file at once: readers see the old or the new content.
+func WriteFile(path string, data []byte, mode os.FileMode) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer os.Remove(f.Name()) // gone after the rename
+	if _, err := f.Write(data); err != nil {
+		f.Close()
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := f.Chmod(mode); err != nil {
+		f.Close()
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,208 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dstack/internal/agentapi"
+)
+
+// Process runs jobs as plain processes of the agent's user: no image, no isolation. A
+// process is known again after a restart by its id and start time.
+type Process struct {
+	dir  string // of task directories
+	self string // agent binary
+}
+
+// NewProcess runs jobs with the agent binary self, whose task directories are below dir.
+func NewProcess(dir, self string) *Process { return &Process{dir: dir, self: self} }
+
+// Name is "process".
+func (p *Process) Name() string { return "process" }
+
+// Version is the kernel's.
+func (p *Process) Version(context.Context) (string, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return "", fmt.Errorf("ask for the kernel's version: %w", err)
+	}
+	return unix.ByteSliceToString(u.Release[:]), nil
+}
+
+// Pull has nothing to do: there are no images.
+func (p *Process) Pull(context.Context, Container, func(agentapi.PullProgress)) error { return nil }
+
+const pidFile = "runner.pid"
+
+// Start starts a runner that outlives the agent.
+func (p *Process) Start(_ context.Context, c Container) error {
+	if pid, ok := p.find(c.ID); ok && alive(pid) {
+		return nil
+	}
+	log, err := os.OpenFile(filepath.Join(c.Dir, "container.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return fmt.Errorf("start a process for task %s: %w", c.ID, err)
+	}
+	defer log.Close()
+	cmd := exec.Command(p.self, "runner", "--dir", c.Dir, "--process", "--listen", "127.0.0.1", "--ssh-port", "0", "--http-port", "0")
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Env = os.Environ()
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start a process for task %s: %w", c.ID, err)
+	}
+	started, err := startTime(cmd.Process.Pid)
+	if err == nil {
+		err = os.WriteFile(filepath.Join(c.Dir, pidFile), fmt.Appendf(nil, "%d %s\n", cmd.Process.Pid, started), 0o600)
+	}
+	if err != nil {
+		_ = cmd.Process.Kill()
+		return fmt.Errorf("start a process for task %s: %w", c.ID, err)
+	}
+	go func() { _ = cmd.Wait() }() // so that it does not stay a zombie while we live
+	return nil
+}
+
+// find reads the id of a task's runner.
+func (p *Process) find(id string) (pid, bool) {
+	data, err := os.ReadFile(filepath.Join(p.dir, id, pidFile))
+	if err != nil {
+		return pid{}, false
+	}
+	n, start, ok := strings.Cut(strings.TrimSpace(string(data)), " ")
+	num, err := strconv.Atoi(n)
+	return pid{num, start}, ok && err == nil
+}
+
+type pid struct {
+	num   int
+	start string // in clock ticks since boot: tells a process from a later one of the same id
+}
+
+func startTime(num int) (string, error) {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", num))
+	if err != nil {
+		return "", err
+	}
+	_, rest, ok := strings.Cut(string(data), ") ")
+	f := strings.Fields(rest)
+	if !ok || len(f) < 20 {
+		return "", errors.New("cannot read the start time of a process")
+	}
+	if f[0] == "Z" {
+		return "", errors.New("a zombie")
+	}
+	return f[19], nil
+}
+
+func alive(p pid) bool {
+	start, err := startTime(p.num)
+	return err == nil && start == p.start
+}
+
+// Ports is empty: the runner listens on the host itself.
+func (p *Process) Ports(context.Context, string) (map[int]int, error) { return nil, nil }
+
+// Wait returns when the runner is gone.
+func (p *Process) Wait(ctx context.Context, id string) (Exit, error) {
+	proc, ok := p.find(id)
+	if !ok {
+		return Exit{}, ErrNotFound
+	}
+	fd, err := unix.PidfdOpen(proc.num, 0)
+	if err == nil {
+		defer unix.Close(fd)
+	}
+	for alive(proc) {
+		if err == nil {
+			// The descriptor becomes readable when the process ends.
+			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 500)
+		} else {
+			select {
+			case <-ctx.Done():
+			case <-time.After(100 * time.Millisecond):
+			}
+		}
+		if ctx.Err() != nil {
+			return Exit{}, ctx.Err()
+		}
+	}
+	tail, _ := os.ReadFile(filepath.Join(p.dir, id, "container.log")) // only for people
+	return Exit{Code: -1, Tail: lastLines(string(tail), 5)}, nil
+}
+
+// Kill ends the runner and every process that carries the job's id in its environment.
+func (p *Process) Kill(_ context.Context, id string) error {
+	proc, ok := p.find(id)
+	if ok && alive(proc) {
+		_ = syscall.Kill(proc.num, syscall.SIGKILL)
+	}
+	for _, n := range byEnv("DSTACK_JOB_ID=" + id) {
+		_ = syscall.Kill(n, syscall.SIGKILL)
+	}
+	if !ok {
+		return ErrNotFound
+	}
+	return nil
+}
+
+// byEnv finds processes with a variable; those of other users are not seen.
+func byEnv(want string) []int {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil
+	}
+	var found []int
+	for _, e := range entries {
+		n, err := strconv.Atoi(e.Name())
+		if err != nil || n == os.Getpid() {
+			continue
+		}
+		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
+		if err == nil && strings.Contains("\x00"+string(env), "\x00"+want+"\x00") {
+			found = append(found, n)
+		}
+	}
+	return found
+}
+
+// Remove ends what still runs.
+func (p *Process) Remove(ctx context.Context, id string) error {
+	if err := p.Kill(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return nil
+}
+
+// List finds the tasks whose runner was started.
+func (p *Process) List(context.Context) ([]Found, error) {
+	entries, err := os.ReadDir(p.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list tasks: %w", err)
+	}
+	var list []Found
+	for _, e := range entries {
+		if proc, ok := p.find(e.Name()); ok {
+			list = append(list, Found{ID: e.Name(), Running: alive(proc)})
+		}
+	}
+	return list, nil
+}
+
+func lastLines(s string, n int) string {
+	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

@@ -1,0 +1,255 @@
+package shim
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"dstack/internal/agent/runner"
+	"dstack/internal/agentapi"
+)
+
+// maxBlob bounds an uploaded blob, in bytes.
+const maxBlob = 4 << 30
+
+func (s *Shim) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /v1/host", s.getHost)
+	mux.HandleFunc("GET /v1/tasks", s.getTasks)
+	mux.HandleFunc("PUT /v1/tasks/{id}", s.putTask)
+	mux.HandleFunc("POST /v1/tasks/{id}/terminate", s.terminateTask)
+	mux.HandleFunc("DELETE /v1/tasks/{id}", s.deleteTask)
+	mux.HandleFunc("GET /v1/tasks/{id}/logs", s.getLogs)
+	mux.HandleFunc("HEAD /v1/blobs/{sum}", s.headBlob)
+	mux.HandleFunc("PUT /v1/blobs/{sum}", s.putBlob)
+	mux.HandleFunc("GET /v1/events", s.events)
+	mux.HandleFunc("POST /v1/events/ack", s.ack)
+	mux.HandleFunc("POST /v1/shutdown", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, struct{}{})
+		s.stop()
+	})
+	return mux
+}
+
+func answer(w http.ResponseWriter, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the peer is gone
+}
+
+func refuse(w http.ResponseWriter, status int, code, msg string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(agentapi.Error{Code: code, Message: msg}) // the peer is gone
+}
+
+func (s *Shim) getHost(w http.ResponseWriter, _ *http.Request) { answer(w, s.hostNow()) }
+
+func (s *Shim) all() []*task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*task, 0, len(s.tasks))
+	for _, t := range s.tasks {
+		list = append(list, t)
+	}
+	return list
+}
+
+func (s *Shim) find(id string) *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tasks[id]
+}
+
+func (s *Shim) getTasks(w http.ResponseWriter, _ *http.Request) {
+	list := []agentapi.Task{}
+	for _, t := range s.all() {
+		state, _ := t.snapshot()
+		list = append(list, state)
+	}
+	answer(w, list)
+}
+
+func (s *Shim) putTask(w http.ResponseWriter, r *http.Request) {
+	var spec agentapi.TaskSpec
+	if err := json.NewDecoder(io.LimitReader(r.Body, agentapi.MaxBody)).Decode(&spec); err != nil {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "cannot read the task: "+err.Error())
+		return
+	}
+	id := r.PathValue("id")
+	if !validID(id) || spec.ID != id {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "the task's id is not the UUID in the path")
+		return
+	}
+	if !validName(spec.Name) {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not a name for a task: "+strconv.Quote(spec.Name))
+		return
+	}
+	if t := s.find(id); t != nil {
+		state, _ := t.snapshot()
+		answer(w, state)
+		return
+	}
+	for _, sum := range blobsOf(spec) {
+		if !validSum(sum) {
+			refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not a SHA-256: "+strconv.Quote(sum))
+			return
+		}
+		if _, err := os.Stat(s.blobPath(sum)); err != nil {
+			refuse(w, http.StatusConflict, agentapi.CodeMissingBlob, sum)
+			return
+		}
+	}
+	t, err := s.create(spec)
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "", err.Error())
+		return
+	}
+	state, _ := t.snapshot()
+	answer(w, state)
+}
+
+// create stores the task and starts it; of two equal requests one wins.
+func (s *Shim) create(spec agentapi.TaskSpec) (*task, error) {
+	s.mu.Lock()
+	if t := s.tasks[spec.ID]; t != nil {
+		s.mu.Unlock()
+		return t, nil
+	}
+	t := s.newTask(spec)
+	s.tasks[spec.ID] = t
+	s.mu.Unlock()
+	if err := s.prepare(spec); err != nil {
+		s.mu.Lock()
+		delete(s.tasks, spec.ID)
+		s.mu.Unlock()
+		_ = os.RemoveAll(s.taskDir(spec.ID)) // the next attempt writes over it
+		return nil, err
+	}
+	s.watcher.add(spec.ID, s.taskDir(spec.ID))
+	s.wg.Go(func() { t.start(s.ctx) })
+	return t, nil
+}
+
+func (s *Shim) task(w http.ResponseWriter, r *http.Request) *task {
+	t := s.find(r.PathValue("id"))
+	if t == nil {
+		refuse(w, http.StatusNotFound, agentapi.CodeNotFound, "no such task")
+	}
+	return t
+}
+
+func (s *Shim) terminateTask(w http.ResponseWriter, r *http.Request) {
+	var req agentapi.Terminate
+	if err := json.NewDecoder(io.LimitReader(r.Body, agentapi.MaxBody)).Decode(&req); err != nil || req.Grace < 0 {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "cannot read the request")
+		return
+	}
+	t := s.task(w, r)
+	if t == nil {
+		return
+	}
+	t.terminate(req)
+	state, _ := t.snapshot()
+	answer(w, state)
+}
+
+func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
+	t := s.task(w, r)
+	if t == nil {
+		return
+	}
+	if state, _ := t.snapshot(); state.State != agentapi.Terminated {
+		refuse(w, http.StatusConflict, agentapi.CodeConflict, "the task has not ended")
+		return
+	}
+	if err := s.Runtime.Remove(r.Context(), t.spec.ID); err != nil {
+		refuse(w, http.StatusInternalServerError, "", err.Error())
+		return
+	}
+	if err := os.RemoveAll(s.taskDir(t.spec.ID)); err != nil {
+		refuse(w, http.StatusInternalServerError, "", err.Error())
+		return
+	}
+	s.watcher.remove(t.spec.ID)
+	s.mu.Lock()
+	delete(s.tasks, t.spec.ID)
+	s.mu.Unlock()
+	answer(w, struct{}{})
+}
+
+func (s *Shim) getLogs(w http.ResponseWriter, r *http.Request) {
+	t := s.task(w, r)
+	if t == nil {
+		return
+	}
+	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
+	if err != nil || offset < 0 {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not an offset")
+		return
+	}
+	f, err := os.Open(filepath.Join(t.dir(), logFile(agentapi.LogSource(r.URL.Query().Get("source")))))
+	if err == nil {
+		defer f.Close()
+		_, err = f.Seek(offset, io.SeekStart)
+	}
+	if err != nil {
+		refuse(w, http.StatusInternalServerError, "", err.Error())
+		return
+	}
+	w.Header().Set("Content-Type", "application/octet-stream")
+	_, _ = io.Copy(w, f) // the peer is gone
+}
+
+func logFile(src agentapi.LogSource) string {
+	if src == agentapi.RunnerLog {
+		return runner.OwnLogFile
+	}
+	return runner.JobLogFile
+}
+
+func (s *Shim) headBlob(w http.ResponseWriter, r *http.Request) {
+	sum := r.PathValue("sum")
+	if !validSum(sum) {
+		w.WriteHeader(http.StatusBadRequest)
+		return
+	}
+	if _, err := os.Stat(s.blobPath(sum)); err != nil {
+		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+// putBlob stores a blob under its hash, once it is there in full.
+func (s *Shim) putBlob(w http.ResponseWriter, r *http.Request) {
+	sum := r.PathValue("sum")
+	if !validSum(sum) {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not a SHA-256: "+strconv.Quote(sum))
+		return
+	}
+	f, err := os.CreateTemp(filepath.Join(s.Home, "blobs"), ".upload-*")
+	if err != nil {
+		refuse(w, http.StatusInsufficientStorage, "", err.Error())
+		return
+	}
+	defer os.Remove(f.Name()) // gone after the rename
+	h := sha256.New()
+	_, err = io.Copy(io.MultiWriter(f, h), io.LimitReader(r.Body, maxBlob))
+	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+		refuse(w, http.StatusInsufficientStorage, "", err.Error())
+		return
+	}
+	if hex.EncodeToString(h.Sum(nil)) != sum {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "the content has another hash")
+		return
+	}
+	if err := os.Rename(f.Name(), s.blobPath(sum)); err != nil {
+		refuse(w, http.StatusInsufficientStorage, "", err.Error())
+		return
+	}
+	answer(w, struct{}{})
+}

@@ -1,0 +1,178 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dstack/internal/agent/gpu"
+	"dstack/internal/agent/runtime"
+	"dstack/internal/agentapi"
+)
+
+// Config is what New needs; fields are required unless marked optional.
+type Config struct {
+	Home    string // state of this agent
+	Runtime runtime.Runtime
+	Self    string // the agent's binary
+	// SocketUser is the id of the login user who may reach the socket, -1 for the agent's own.
+	SocketUser int
+	Log        *slog.Logger
+}
+
+// Shim is the agent of a host.
+type Shim struct {
+	Config
+	host     agentapi.HostInfo
+	gpus     *gpu.Locks
+	hostKeys hostKeys
+
+	mu      sync.Mutex
+	tasks   map[string]*task
+	changed chan struct{} // closed and replaced whenever a task or its log changed
+	seq     int64
+	unacked []position
+	wg      sync.WaitGroup
+	ctx     context.Context // of the agent's life: tasks run under it
+	watcher *watcher
+	stop    context.CancelFunc
+}
+
+// ErrRunning says that another agent runs on this home.
+var ErrRunning = errors.New("another agent runs here already")
+
+// Run starts the agent and serves until ctx ends. Tasks go on without it.
+func Run(ctx context.Context, c Config) error {
+	for _, dir := range []string{c.Home, filepath.Join(c.Home, "tasks"), filepath.Join(c.Home, "blobs")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make the agent's folders: %w", err)
+		}
+	}
+	unlock, err := lock(filepath.Join(c.Home, "lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s := &Shim{Config: c, tasks: map[string]*task{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
+	s.ctx, s.stop = context.WithCancel(ctx)
+	defer s.stop()
+	if s.watcher, err = newWatcher(s.fileChanged); err != nil {
+		return err
+	}
+	defer s.watcher.close()
+	if err := s.describe(s.ctx); err != nil {
+		return err
+	}
+	if err := s.recover(s.ctx); err != nil {
+		return err
+	}
+	l, err := s.listen()
+	if err != nil {
+		return err
+	}
+	s.wg.Go(func() { s.watcher.run(s.ctx) })
+	s.wg.Go(func() { s.sample(s.ctx) })
+	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 30 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx }}
+	context.AfterFunc(s.ctx, func() { srv.Close() })
+	s.Log.Info("agent started", "home", c.Home, "runtime", c.Runtime.Name())
+	err = srv.Serve(l)
+	s.stop()
+	s.watcher.close()
+	s.wg.Wait()
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+func lock(path string) (func(), error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock the agent's home: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, ErrRunning
+	}
+	_ = f.Truncate(0)
+	_, _ = f.WriteString(strconv.Itoa(os.Getpid())) // for people
+	return func() { f.Close() }, nil
+}
+
+// listen opens the socket for root and the login user.
+func (s *Shim) listen() (net.Listener, error) {
+	path := filepath.Join(s.Home, agentapi.SocketName)
+	_ = os.Remove(path) // the lock says that nobody else listens
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("open the agent's socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, fmt.Errorf("open the agent's socket: %w", err)
+	}
+	if s.SocketUser >= 0 {
+		if err := os.Chown(path, s.SocketUser, -1); err != nil {
+			return nil, fmt.Errorf("give the agent's socket to its user: %w", err)
+		}
+	}
+	return l, nil
+}
+
+// wake tells the event streams that there is news.
+func (s *Shim) wake() {
+	s.mu.Lock()
+	close(s.changed)
+	s.changed = make(chan struct{})
+	s.mu.Unlock()
+}
+
+// recover finds the tasks of an earlier agent and goes on with them. Containers that no
+// task remembers are removed.
+func (s *Shim) recover(ctx context.Context) error {
+	entries, err := os.ReadDir(filepath.Join(s.Home, "tasks"))
+	if err != nil {
+		return fmt.Errorf("list tasks: %w", err)
+	}
+	for _, e := range entries {
+		if !validID(e.Name()) {
+			continue
+		}
+		t, err := s.loadTask(e.Name())
+		if err != nil {
+			s.Log.Warn("a task cannot be read and is dropped", "task", e.Name(), "err", err)
+			_ = s.Runtime.Remove(ctx, e.Name())
+			_ = os.RemoveAll(s.taskDir(e.Name()))
+			continue
+		}
+		s.tasks[t.spec.ID] = t
+		s.watcher.add(t.spec.ID, s.taskDir(t.spec.ID))
+		if t.state.State != agentapi.Terminated {
+			if err := s.gpus.Adopt(t.spec.ID, t.state.GPUs); err != nil {
+				s.Log.Warn("GPUs of a task are held by another", "task", t.spec.ID, "err", err)
+			}
+			s.wg.Go(func() { t.resume(s.ctx) })
+		}
+	}
+	found, err := s.Runtime.List(ctx)
+	if err != nil {
+		s.Log.Warn("look for containers", "err", err)
+		return nil
+	}
+	for _, f := range found {
+		if _, ok := s.tasks[f.ID]; !ok {
+			s.Log.Warn("a container without a task is removed", "task", f.ID)
+			_ = s.Runtime.Remove(ctx, f.ID) // the next start tries again
+		}
+	}
+	return nil
+}

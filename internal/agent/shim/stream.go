@@ -1,0 +1,210 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"dstack/internal/agent/runner"
+	"dstack/internal/agentapi"
+)
+
+// cursor is how far one stream has told of one task.
+type cursor struct {
+	version        int64
+	jobLog, ownLog int64
+	metrics        time.Time
+}
+
+// position is what an acknowledgement of an event means.
+type position struct {
+	seq    int64
+	task   string
+	source agentapi.LogSource
+	offset int64 // end of the data
+}
+
+// stream is one connection that listens to events.
+type stream struct {
+	shim  *Shim
+	w     http.ResponseWriter
+	enc   *json.Encoder
+	known map[string]*cursor
+}
+
+// events tells everything that the server has not acknowledged, then what is new. Log data
+// comes before the state that ends a task, so that the end of the log is never missed.
+func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	st := &stream{shim: s, w: w, enc: json.NewEncoder(w), known: map[string]*cursor{}}
+	heartbeat := time.NewTicker(agentapi.HeartbeatEvery)
+	defer heartbeat.Stop()
+	if st.enc.Encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()}) != nil {
+		return
+	}
+	for {
+		s.mu.Lock()
+		changed := s.changed
+		s.mu.Unlock()
+		if err := st.tell(); err != nil {
+			return
+		}
+		if http.NewResponseController(w).Flush() != nil {
+			return
+		}
+		select {
+		case <-changed:
+		case <-heartbeat.C:
+			if st.enc.Encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()}) != nil {
+				return
+			}
+		case <-r.Context().Done():
+			return
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+func (st *stream) tell() error {
+	for _, t := range st.shim.all() {
+		c := st.known[t.spec.ID]
+		if c == nil {
+			t.mu.Lock()
+			c = &cursor{version: -1, jobLog: t.acked.JobLog, ownLog: t.acked.RunnerLog}
+			t.mu.Unlock()
+			st.known[t.spec.ID] = c
+		}
+		state, version := t.snapshot()
+		if err := st.log(t, agentapi.JobLog, &c.jobLog, state.JobLog); err != nil {
+			return err
+		}
+		if err := st.log(t, agentapi.RunnerLog, &c.ownLog, state.RunnerLog); err != nil {
+			return err
+		}
+		if version != c.version {
+			c.version = version
+			if err := st.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: t.spec.ID, Task: &state}, position{}); err != nil {
+				return err
+			}
+		}
+		if err := st.metrics(t, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// log sends what a stream has from *from up to size.
+func (st *stream) log(t *task, src agentapi.LogSource, from *int64, size int64) error {
+	if *from >= size {
+		return nil
+	}
+	f, err := os.Open(filepath.Join(t.dir(), logFile(src)))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for *from < size {
+		buf := make([]byte, min(size-*from, agentapi.MaxLogChunk))
+		n, err := f.ReadAt(buf, *from)
+		if n == 0 && err != nil && err != io.EOF {
+			return err
+		}
+		if n == 0 {
+			return nil
+		}
+		end := *from + int64(n)
+		ev := agentapi.Event{Kind: agentapi.LogEvent, TaskID: t.spec.ID, Log: &agentapi.LogData{Source: src, Offset: *from, Data: buf[:n]}}
+		if err := st.send(ev, position{task: t.spec.ID, source: src, offset: end}); err != nil {
+			return err
+		}
+		*from = end
+	}
+	return nil
+}
+
+func (st *stream) metrics(t *task, c *cursor) error {
+	path := filepath.Join(t.dir(), runner.MetricsFile)
+	info, err := os.Stat(path)
+	if err != nil || !info.ModTime().After(c.metrics) {
+		return nil
+	}
+	c.metrics = info.ModTime()
+	var m agentapi.Metrics
+	if readJSON(path, &m) != nil {
+		return nil // it is being replaced; the next sample comes
+	}
+	return st.send(agentapi.Event{Kind: agentapi.MetricsEvent, TaskID: t.spec.ID, Metrics: &m, Micros: info.ModTime().UnixMicro()}, position{})
+}
+
+// maxUnacked bounds what is remembered for a server that never acknowledges: older
+// positions are then told again after a reconnect.
+const maxUnacked = 100_000
+
+func (st *stream) send(e agentapi.Event, p position) error {
+	s := st.shim
+	s.mu.Lock()
+	s.seq++
+	e.Seq = s.seq
+	if p.task != "" {
+		p.seq = e.Seq
+		s.unacked = append(s.unacked, p)
+		if len(s.unacked) > maxUnacked {
+			s.unacked = append([]position(nil), s.unacked[len(s.unacked)/2:]...)
+		}
+	}
+	s.mu.Unlock()
+	if e.Micros == 0 {
+		e.Micros = time.Now().UnixMicro()
+	}
+	return st.enc.Encode(e)
+}
+
+// ack remembers how far the server has stored the logs.
+func (s *Shim) ack(w http.ResponseWriter, r *http.Request) {
+	var a agentapi.Ack
+	if err := json.NewDecoder(io.LimitReader(r.Body, agentapi.MaxBody)).Decode(&a); err != nil {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "cannot read the acknowledgement")
+		return
+	}
+	s.mu.Lock()
+	n := 0
+	for n < len(s.unacked) && s.unacked[n].seq <= a.Seq {
+		n++
+	}
+	done := s.unacked[:n]
+	s.unacked = s.unacked[n:]
+	s.mu.Unlock()
+	dirty := map[*task]bool{}
+	for _, p := range done {
+		t := s.find(p.task)
+		if t == nil {
+			continue
+		}
+		t.mu.Lock()
+		if p.source == agentapi.JobLog {
+			t.acked.JobLog = max(t.acked.JobLog, p.offset)
+		} else {
+			t.acked.RunnerLog = max(t.acked.RunnerLog, p.offset)
+		}
+		t.mu.Unlock()
+		dirty[t] = true
+	}
+	for t := range dirty {
+		t.mu.Lock()
+		acks := t.acked
+		t.mu.Unlock()
+		if err := writeJSON(filepath.Join(t.dir(), acksFile), acks, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
+			s.Log.Warn("store an acknowledgement", "task", t.spec.ID, "err", err) // it is sent again after a restart
+		}
+	}
+	answer(w, struct{}{})
+}

@@ -1,0 +1,227 @@
+// Package sshd is the SSH server inside a job's container. It needs nothing from the
+// image and offers what OpenSSH clients and remote editors use: shell, exec, sftp,
+// forwards of TCP and Unix sockets in both directions, agent forwarding.
+//
+// Test it with go test ./internal/agent/sshd; the tests drive it with the system's ssh.
+package sshd
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gliderlabs/ssh"
+	gossh "golang.org/x/crypto/ssh"
+)
+
+// Config is what New needs.
+type Config struct {
+	// Keys are lines of authorized_keys that may log in as any user. ServerKey may too, but
+	// its connections do not count as somebody being there.
+	Keys      []string
+	ServerKey string
+	// Container says that logins may become other users and read /etc/passwd.
+	Container bool
+	Env       func() []string // of the job, for every session
+	Dir       func() string   // where sessions start, "" for the home directory
+	Log       *slog.Logger
+}
+
+// Server is an SSH server. It is safe for concurrent use.
+type Server struct {
+	Config
+	srv    *ssh.Server
+	mu     sync.Mutex
+	keys   [][]byte
+	server []byte
+	user   string // of the job
+	active atomic.Int64
+}
+
+type contextKey string
+
+const isServer contextKey = "server"
+
+// New makes a server with fresh host keys.
+func New(c Config) (*Server, error) {
+	s := &Server{Config: c}
+	for _, line := range c.Keys {
+		s.AddKey(line)
+	}
+	if c.ServerKey != "" {
+		if key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(c.ServerKey)); err == nil {
+			s.server = key.Marshal()
+		}
+	}
+	signers, err := hostKeys()
+	if err != nil {
+		return nil, err
+	}
+	forward := &forwards{listeners: map[string]net.Listener{}}
+	s.srv = &ssh.Server{
+		Version:           "dstack",
+		Handler:           s.session,
+		SubsystemHandlers: map[string]ssh.SubsystemHandler{"sftp": s.sftp},
+		ChannelHandlers: map[string]ssh.ChannelHandler{
+			"session":                        ssh.DefaultSessionHandler,
+			"direct-tcpip":                   directTCP,
+			"direct-streamlocal@openssh.com": directUnix,
+		},
+		RequestHandlers: map[string]ssh.RequestHandler{
+			"tcpip-forward":                          forward.tcp,
+			"cancel-tcpip-forward":                   forward.cancelTCP,
+			"streamlocal-forward@openssh.com":        forward.unix,
+			"cancel-streamlocal-forward@openssh.com": forward.cancelUnix,
+			"keepalive@openssh.com":                  func(ssh.Context, *ssh.Server, *gossh.Request) (bool, []byte) { return false, nil },
+		},
+		PublicKeyHandler: s.authorize,
+		ConnCallback:     s.connected,
+		ServerConfigCallback: func(ssh.Context) *gossh.ServerConfig {
+			return &gossh.ServerConfig{MaxAuthTries: 20}
+		},
+	}
+	for _, k := range signers {
+		s.srv.AddHostKey(k)
+	}
+	return s, nil
+}
+
+func hostKeys() ([]ssh.Signer, error) {
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate a host key: %w", err)
+	}
+	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("generate a host key: %w", err)
+	}
+	var signers []ssh.Signer
+	for _, k := range []any{ed, ec} {
+		s, err := gossh.NewSignerFromKey(k)
+		if err != nil {
+			return nil, fmt.Errorf("use a host key: %w", err)
+		}
+		signers = append(signers, s)
+	}
+	return signers, nil
+}
+
+// AddKey lets one more key in.
+func (s *Server) AddKey(line string) {
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		s.Log.Warn("an authorized key cannot be read", "err", err)
+		return
+	}
+	s.mu.Lock()
+	s.keys = append(s.keys, key.Marshal())
+	s.mu.Unlock()
+}
+
+// SetUser says as whom the job runs; until then logins are refused to others than root.
+func (s *Server) SetUser(name string) {
+	s.mu.Lock()
+	s.user = name
+	s.mu.Unlock()
+}
+
+// Active is how many users' connections are open.
+func (s *Server) Active() int { return int(s.active.Load()) }
+
+// Serve answers connections until ctx ends; then it closes them all.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { s.srv.Close() })
+	defer stop()
+	err := s.srv.Serve(l)
+	if ctx.Err() != nil || errors.Is(err, ssh.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serve SSH: %w", err)
+}
+
+// authorize compares with the keys of the job, then with those of the user who logs in.
+func (s *Server) authorize(ctx ssh.Context, key ssh.PublicKey) bool {
+	wire := key.Marshal()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.server != nil && bytes.Equal(wire, s.server) {
+		ctx.SetValue(isServer, true)
+		return true
+	}
+	for _, k := range s.keys {
+		if bytes.Equal(wire, k) {
+			return true
+		}
+	}
+	return s.Container && ownKey(ctx.User(), wire)
+}
+
+// ownKey looks into ~/.ssh/authorized_keys of the user, when nobody else can write it.
+// Lines with options are refused: we would not enforce them.
+func ownKey(user string, wire []byte) bool {
+	u, err := lookup(user)
+	if err != nil {
+		return false
+	}
+	path := u.home + "/.ssh/authorized_keys"
+	for _, p := range []string{u.home, u.home + "/.ssh", path} {
+		st, err := os.Stat(p)
+		if err != nil || st.Mode().Perm()&0o022 != 0 || !ownedBy(st, u.uid) {
+			return false
+		}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil || len(data) > 1<<20 {
+		return false
+	}
+	for _, line := range strings.Split(string(data), "\n") {
+		key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err == nil && len(options) == 0 && bytes.Equal(key.Marshal(), wire) {
+			return true
+		}
+	}
+	return false
+}
+
+// connected counts users' connections and notices dead peers.
+func (s *Server) connected(ctx ssh.Context, c net.Conn) net.Conn {
+	if tcp, ok := c.(*net.TCPConn); ok {
+		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 30 * time.Second, Count: 4}) // best effort
+	}
+	return &counted{Conn: c, server: s, ctx: ctx}
+}
+
+// counted tells the server when an authenticated connection comes and goes.
+type counted struct {
+	net.Conn
+	server *Server
+	ctx    ssh.Context
+	state  atomic.Int32 // 0 new, 1 counted, 2 closed
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if c.state.Load() == 0 && c.ctx.Value(ssh.ContextKeyConn) != nil && c.ctx.Value(isServer) == nil && c.state.CompareAndSwap(0, 1) {
+		c.server.active.Add(1)
+	}
+	return n, err
+}
+
+func (c *counted) Close() error {
+	if c.state.Swap(2) == 1 {
+		c.server.active.Add(-1)
+	}
+	return c.Conn.Close()
+}

@@ -1,0 +1,213 @@
+package agentapi
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Client calls one agent. It is safe for concurrent use and opens few connections.
+type Client struct {
+	http *http.Client
+}
+
+// commandTimeout bounds every call but uploads and the event stream.
+const commandTimeout = 20 * time.Second
+
+// NewClient returns a client over connections that dial makes.
+func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
+	return &Client{http: &http.Client{Transport: &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
+		MaxIdleConnsPerHost: 2,
+		IdleConnTimeout:     5 * time.Minute,
+		DisableCompression:  true,
+	}}}
+}
+
+// Close drops idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Host asks what machine this is.
+func (c *Client) Host(ctx context.Context) (HostInfo, error) {
+	var v HostInfo
+	return v, c.call(ctx, http.MethodGet, "/v1/host", nil, &v)
+}
+
+// Tasks lists all tasks, terminated ones included until they are deleted.
+func (c *Client) Tasks(ctx context.Context) ([]Task, error) {
+	var v []Task
+	return v, c.call(ctx, http.MethodGet, "/v1/tasks", nil, &v)
+}
+
+// Put starts a task, or returns it as it is when the agent has it already.
+func (c *Client) Put(ctx context.Context, spec TaskSpec) (Task, error) {
+	var v Task
+	return v, c.call(ctx, http.MethodPut, "/v1/tasks/"+spec.ID, spec, &v)
+}
+
+// Terminate ends a task; one that has ended keeps its first reason.
+func (c *Client) Terminate(ctx context.Context, id string, t Terminate) (Task, error) {
+	var v Task
+	return v, c.call(ctx, http.MethodPost, "/v1/tasks/"+id+"/terminate", t, &v)
+}
+
+// Delete forgets a terminated task and its files; an unknown one is no error.
+func (c *Client) Delete(ctx context.Context, id string) error {
+	err := c.call(ctx, http.MethodDelete, "/v1/tasks/"+id, nil, nil)
+	if IsCode(err, CodeNotFound) {
+		return nil
+	}
+	return err
+}
+
+// HasBlob says whether the agent holds a blob.
+func (c *Client) HasBlob(ctx context.Context, sum string) (bool, error) {
+	err := c.call(ctx, http.MethodHead, "/v1/blobs/"+sum, nil, nil)
+	var e *StatusError
+	if errors.As(err, &e) && e.Status == http.StatusNotFound {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// PutBlob uploads a blob; the agent checks that it has the hash.
+func (c *Client) PutBlob(ctx context.Context, sum string, r io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://agent/v1/blobs/"+sum, r)
+	if err != nil {
+		return fmt.Errorf("upload blob %s: %w", sum, err)
+	}
+	return c.do(req, nil)
+}
+
+// Ack says that the events up to seq are stored.
+func (c *Client) Ack(ctx context.Context, seq int64) error {
+	return c.call(ctx, http.MethodPost, "/v1/events/ack", Ack{Seq: seq}, nil)
+}
+
+// Shutdown stops the agent; tasks go on.
+func (c *Client) Shutdown(ctx context.Context) error {
+	return c.call(ctx, http.MethodPost, "/v1/shutdown", nil, nil)
+}
+
+// Logs opens a task's stream at a byte offset.
+func (c *Client) Logs(ctx context.Context, id string, src LogSource, offset int64) (io.ReadCloser, error) {
+	url := fmt.Sprintf("http://agent/v1/tasks/%s/logs?source=%s&offset=%d", id, src, offset)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, fmt.Errorf("read log of task %s: %w", id, err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("read log of task %s: %w", id, err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		return nil, responseError(resp)
+	}
+	return resp.Body, nil
+}
+
+// Events reads the stream from after seq until ctx ends or the connection breaks. It
+// calls handle for every event in order; an error of handle ends it.
+func (c *Client) Events(ctx context.Context, after int64, handle func(Event) error) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/events?after="+strconv.FormatInt(after, 10), nil)
+	if err != nil {
+		return fmt.Errorf("open event stream: %w", err)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("open event stream: %w", err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return responseError(resp)
+	}
+	// A stream without heartbeats is dead, whatever TCP believes.
+	silence := time.AfterFunc(3*HeartbeatEvery, cancel)
+	defer silence.Stop()
+	r := bufio.NewScanner(resp.Body)
+	r.Buffer(make([]byte, 0, 16<<10), MaxEvent)
+	for r.Scan() {
+		silence.Reset(3 * HeartbeatEvery)
+		var e Event
+		if err := json.Unmarshal(r.Bytes(), &e); err != nil {
+			return fmt.Errorf("event stream: %w", err)
+		}
+		if err := handle(e); err != nil {
+			return err
+		}
+	}
+	if err := r.Err(); err != nil {
+		return fmt.Errorf("event stream: %w", err)
+	}
+	return io.EOF
+}
+
+func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	defer cancel()
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return fmt.Errorf("agent %s %s: %w", method, path, err)
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	if err != nil {
+		return fmt.Errorf("agent %s %s: %w", method, path, err)
+	}
+	return c.do(req, out)
+}
+
+func (c *Client) do(req *http.Request, out any) error {
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return fmt.Errorf("agent %s %s: %w", req.Method, req.URL.Path, err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		return responseError(resp)
+	}
+	if out == nil {
+		return nil
+	}
+	if err := json.NewDecoder(io.LimitReader(resp.Body, MaxBody)).Decode(out); err != nil {
+		return fmt.Errorf("agent %s %s: %w", req.Method, req.URL.Path, err)
+	}
+	return nil
+}
+
+// StatusError is a refusal of the agent.
+type StatusError struct {
+	Status int
+	Err    Error
+}
+
+func (e *StatusError) Error() string { return fmt.Sprintf("agent: %s (status %d)", e.Err.Message, e.Status) }
+
+// IsCode says that err is a refusal with the code.
+func IsCode(err error, code string) bool {
+	var e *StatusError
+	return errors.As(err, &e) && e.Err.Code == code
+}
+
+func responseError(resp *http.Response) error {
+	e := &StatusError{Status: resp.StatusCode}
+	_ = json.NewDecoder(io.LimitReader(resp.Body, MaxBody)).Decode(&e.Err) // a proxy's page leaves it empty
+	if e.Err.Message == "" {
+		e.Err.Message = resp.Status
+	}
+	return e
+}
