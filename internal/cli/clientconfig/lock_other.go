@@ -31,3 +31,12 @@ func WithLock(path string, f func() error) error {
 	defer func() { _ = os.Remove(path) }() // at worst it expires
 	return f()
 }
+
+// TryLock creates the file at path. Without locks that end with a process it always succeeds: the last one wins.
+func TryLock(path string) (*os.File, error) {
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open lock: %w", err)
+	}
+	return file, nil
+}

@@ -33,27 +33,27 @@ func MiB(n int) string { return trim(math.Round(float64(n)/1024*10)/10, 1) + "GB
 func GB(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) + "GB" }
 
 // Seconds writes a duration in the largest unit that divides it: 90s, 2h, 1w.
-func Seconds(n int) string {
+func Seconds(n int64) string {
 	for _, u := range []struct {
 		name string
-		secs int
+		secs int64
 	}{{"w", 7 * 24 * 3600}, {"d", 24 * 3600}, {"h", 3600}, {"m", 60}} {
 		if n != 0 && n%u.secs == 0 {
-			return strconv.Itoa(n/u.secs) + u.name
+			return strconv.FormatInt(n/u.secs, 10) + u.name
 		}
 	}
-	return strconv.Itoa(n) + "s"
+	return strconv.FormatInt(n, 10) + "s"
 }
 
 // LongSeconds writes a duration in all its units: 1h 15m 45s.
-func LongSeconds(n int) string {
+func LongSeconds(n int64) string {
 	var parts []string
 	for _, u := range []struct {
 		name string
-		secs int
+		secs int64
 	}{{"w", 7 * 24 * 3600}, {"d", 24 * 3600}, {"h", 3600}, {"m", 60}, {"s", 1}} {
 		if v := n / u.secs; v > 0 {
-			parts = append(parts, strconv.Itoa(v)+u.name)
+			parts = append(parts, strconv.FormatInt(v, 10)+u.name)
 			n -= v * u.secs
 		}
 	}

@@ -22,6 +22,8 @@ type Program struct {
 	Version string // of this program
 	Now     func() time.Time
 	Getwd   func() (string, error)
+	// Lookup tells an empty variable from one that is not set; nil counts empty ones as not set.
+	Lookup func(name string) (string, bool)
 }
 
 // Dir is ~/.dstack.
@@ -56,6 +58,15 @@ func (p *Program) Path(base, path string) string {
 		return filepath.Clean(path)
 	}
 	return filepath.Join(base, path)
+}
+
+// LookupEnv returns the value of a variable and whether it is set.
+func (p *Program) LookupEnv(name string) (string, bool) {
+	if p.Lookup == nil {
+		v := p.Env(name)
+		return v, v != ""
+	}
+	return p.Lookup(name)
 }
 
 // Bool reads a boolean environment variable; unset means false.

@@ -88,14 +88,14 @@ func (tb *Table) widths(total int) []int {
 	w := make([]int, len(tb.Columns))
 	for i, c := range tb.Columns {
 		if !tb.Bare {
-			w[i] = runewidth.StringWidth(c.Title)
+			w[i] = width(c.Title)
 		}
 		for _, r := range tb.Rows {
 			if i >= len(r.Cells) {
 				continue
 			}
 			for line := range strings.SplitSeq(r.Cells[i].Text, "\n") {
-				w[i] = max(w[i], runewidth.StringWidth(line))
+				w[i] = max(w[i], width(line))
 			}
 		}
 	}
@@ -164,7 +164,7 @@ func (t *IO) row(tb *Table, widths []int, r Row) []string {
 			}
 			left := 0
 			if tb.Columns[i].Center {
-				left = (w - runewidth.StringWidth(s)) / 2
+				left = (w - width(s)) / 2
 			}
 			pending += 1 + left
 			if s != "" {
@@ -172,7 +172,7 @@ func (t *IO) row(tb *Table, widths []int, r Row) []string {
 				pending = 0
 				b.WriteString(t.Paint(cellStyle(tb, r, i), s))
 			}
-			pending += max(w-left-runewidth.StringWidth(s), 0) + 1
+			pending += max(w-left-width(s), 0) + 1
 		}
 		lines[y] = b.String()
 	}
@@ -190,23 +190,40 @@ func cellStyle(tb *Table, r Row, i int) Style {
 	return style
 }
 
+// width is the number of columns of s, which may have colours.
+func width(s string) int {
+	n := 0
+	for {
+		i := strings.Index(s, "\x1b[")
+		if i < 0 {
+			return n + runewidth.StringWidth(s)
+		}
+		n += runewidth.StringWidth(s[:i])
+		end := strings.IndexByte(s[i:], 'm')
+		if end < 0 {
+			return n
+		}
+		s = s[i+end+1:]
+	}
+}
+
 // wrap breaks s into lines of at most width columns, at spaces where there are some.
-func wrap(s string, width int, cut bool) []string {
+func wrap(s string, room int, cut bool) []string {
 	var lines []string
 	for line := range strings.SplitSeq(s, "\n") {
 		switch {
-		case runewidth.StringWidth(line) <= width:
+		case width(line) <= room:
 			lines = append(lines, strings.TrimRight(line, " "))
 		case cut:
-			lines = append(lines, runewidth.Truncate(line, width, "…"))
+			lines = append(lines, runewidth.Truncate(line, room, "…"))
 		default:
-			lines = append(lines, wrapLine(line, width)...)
+			lines = append(lines, wrapLine(line, room)...)
 		}
 	}
 	return lines
 }
 
-func wrapLine(line string, width int) []string {
+func wrapLine(line string, room int) []string {
 	indent := line[:len(line)-len(strings.TrimLeft(line, " "))]
 	var lines []string
 	cur := indent
@@ -215,7 +232,7 @@ func wrapLine(line string, width int) []string {
 		if strings.TrimSpace(cur) != "" {
 			sep = " "
 		}
-		if runewidth.StringWidth(cur+sep+word) <= width {
+		if width(cur+sep+word) <= room {
 			cur += sep + word
 			continue
 		}
@@ -223,8 +240,8 @@ func wrapLine(line string, width int) []string {
 			lines = append(lines, cur)
 		}
 		cur = ""
-		for runewidth.StringWidth(word) > width {
-			head := runewidth.Truncate(word, max(width, 1), "")
+		for width(word) > room {
+			head := runewidth.Truncate(word, max(room, 1), "")
 			if head == "" { // one character is wider than the column
 				break
 			}

@@ -1,0 +1,177 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"dstack/internal/config"
+)
+
+// prepare applies options, the caller's environment and arguments to the configuration of a run.
+func (o Options) prepare(run *config.AnyRun) error {
+	c := run.Common()
+	if o.Name != "" {
+		c.Name = &o.Name
+	}
+	if err := o.Override.Resources(&c.Resources); err != nil {
+		return err
+	}
+	if err := o.Override.Params(&c.ProfileParams); err != nil {
+		return err
+	}
+	if err := o.env(c.Env); err != nil {
+		return err
+	}
+	if d := c.WorkingDir; d != nil && !strings.HasPrefix(*d, "/") && !strings.HasPrefix(*d, "~") {
+		return errors.New("working_dir must be absolute")
+	}
+	if err := o.ports(run); err != nil {
+		return err
+	}
+	return o.interpolate(run)
+}
+
+// env adds the variables of the command line, and takes those without value from the caller's environment.
+func (o Options) env(env config.Env) error {
+	for _, item := range o.Vars {
+		name, v, err := config.ParseEnvItem(item)
+		if err != nil {
+			return fmt.Errorf("-e %w", err)
+		}
+		env[name] = v
+	}
+	for _, name := range env.Unresolved() {
+		from := env[name].From
+		value, ok := o.LookupEnv(from)
+		if !ok {
+			return fmt.Errorf("Environment variable %s is not set", from)
+		}
+		env[name] = config.EnvValue{Value: value}
+	}
+	return nil
+}
+
+// ports replaces entries with the same container port by those of the command line and adds the others.
+func (o Options) ports(run *config.AnyRun) error {
+	var ports *[]config.PortMapping
+	switch {
+	case run.Task != nil:
+		ports = &run.Task.Ports
+	case run.DevEnvironment != nil:
+		ports = &run.DevEnvironment.Ports
+	default:
+		return nil
+	}
+	var given []config.PortMapping
+	for _, s := range o.Ports {
+		p, err := config.ParsePort(s)
+		if err != nil {
+			return fmt.Errorf("-p %s: %w", s, err)
+		}
+		given = append(given, p)
+	}
+	if err := unique(given); err != nil {
+		return err
+	}
+	kept := slices.DeleteFunc(slices.Clone(*ports), func(p config.PortMapping) bool {
+		return slices.ContainsFunc(given, func(g config.PortMapping) bool { return g.ContainerPort == p.ContainerPort })
+	})
+	merged := append(kept, given...)
+	if err := unique(merged); err != nil {
+		return err
+	}
+	if len(given) > 0 {
+		*ports = merged
+	}
+	return nil
+}
+
+func unique(ports []config.PortMapping) error {
+	container, local := map[int]bool{}, map[int]bool{}
+	for _, p := range ports {
+		if container[p.ContainerPort] {
+			return fmt.Errorf("Port %d is already in use", p.ContainerPort)
+		}
+		container[p.ContainerPort] = true
+		if p.LocalPort != nil {
+			if local[*p.LocalPort] {
+				return fmt.Errorf("Port %d is already in use", *p.LocalPort)
+			}
+			local[*p.LocalPort] = true
+		}
+	}
+	return nil
+}
+
+// interpolate replaces run.args in commands, and env in the places that may refer to it.
+func (o Options) interpolate(run *config.AnyRun) error {
+	quoted := make([]string, len(o.Args))
+	for i, a := range o.Args {
+		quoted[i] = shellQuote(a)
+	}
+	vars := map[string]string{"run.args": strings.Join(quoted, " ")}
+	for _, commands := range commandsOf(run) {
+		for i := range commands {
+			s, err := expand(commands[i], vars, "secrets", "groups")
+			if err != nil {
+				return fmt.Errorf("commands[%d]: %w", i, err)
+			}
+			commands[i] = s
+		}
+	}
+	env := map[string]string{}
+	for k, v := range run.Common().Env.Values() {
+		env["env."+k] = v
+	}
+	for name, s := range envTexts(run) {
+		v, err := expand(*s, env, "secrets")
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		*s = v
+	}
+	return nil
+}
+
+func commandsOf(run *config.AnyRun) [][]string {
+	var all [][]string
+	switch {
+	case run.Task != nil:
+		all = append(all, run.Task.Commands)
+		for _, g := range run.Task.Groups {
+			all = append(all, g.Commands)
+		}
+	case run.Service != nil:
+		all = append(all, run.Service.Commands)
+		for _, g := range run.Service.Groups {
+			all = append(all, g.Commands)
+		}
+	}
+	return all
+}
+
+// envTexts are the texts in which ${{ env.X }} is replaced, by their path.
+func envTexts(run *config.AnyRun) map[string]*string {
+	texts := map[string]*string{}
+	if a := run.Common().RegistryAuth; a != nil {
+		texts["registry_auth.username"], texts["registry_auth.password"] = &a.Username, &a.Password
+	}
+	if run.Service == nil {
+		return texts
+	}
+	for i := range run.Service.Probes {
+		p := &run.Service.Probes[i]
+		if p.URL != nil {
+			texts[fmt.Sprintf("probes[%d].url", i)] = p.URL
+		}
+		if p.Body != nil {
+			texts[fmt.Sprintf("probes[%d].body", i)] = p.Body
+		}
+		for j := range p.Headers {
+			texts[fmt.Sprintf("probes[%d].headers[%d].value", i, j)] = &p.Headers[j].Value
+		}
+	}
+	return texts
+}

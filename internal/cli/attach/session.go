@@ -1,0 +1,194 @@
+package attach
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/knownhosts"
+
+	"dstack/internal/cli/clientconfig"
+)
+
+// Attempts is how often a session tries to connect before it says that it can't.
+const Attempts = 10
+
+// A Session is one attached job: its entries in the SSH configuration and its tunnel.
+type Session struct {
+	Home     string
+	Dir      clientconfig.Dir
+	Route    Route
+	Forwards []*Forward // owned by the session from [Open] on
+	// Lazy sessions do not connect when there is nothing to forward: they just write the SSH configuration.
+	Lazy bool
+	// Warn is told about what did not work and does not matter enough to give up.
+	Warn func(string)
+
+	tunnel *Tunnel
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	lock   *os.File // held by the process that owns the entries; nil if another one does
+}
+
+// Open writes the SSH configuration, connects, and forwards until [Session.Close].
+func (s *Session) Open(ctx context.Context) error {
+	if err := s.enter(); err != nil {
+		Release(s.Forwards)
+		return err
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	s.cancel = cancel
+	if s.Lazy && len(s.Forwards) == 0 {
+		return nil
+	}
+	s.tunnel = &Tunnel{Route: s.Route, Signer: s.signer(), Known: s.known(), Forwards: s.Forwards}
+	if err := s.tunnel.Connect(ctx, Attempts); err != nil {
+		Release(s.Forwards)
+		s.Close()
+		return err
+	}
+	s.wg.Go(func() { s.tunnel.Run(run) })
+	return nil
+}
+
+// Close ends the tunnel and removes the entries. It does nothing if the session is not open.
+func (s *Session) Close() {
+	if s.cancel == nil {
+		return
+	}
+	s.cancel()
+	s.wg.Wait()
+	s.cancel = nil
+	s.leave()
+}
+
+func (s *Session) config() SSHConfig {
+	return SSHConfig{Path: filepath.Join(s.Dir.SSH(), "config"), Home: s.Home}
+}
+
+// enter writes the entries, unless another process that is attached to the same job keeps them.
+func (s *Session) enter() error {
+	if err := os.MkdirAll(s.Dir.SSH(), 0o700); err != nil {
+		return fmt.Errorf("create SSH directory: %w", err)
+	}
+	lock, err := clientconfig.TryLock(s.lockPath())
+	if err != nil {
+		return err
+	}
+	s.lock = lock
+	if lock == nil {
+		return nil
+	}
+	if err := s.note(); err != nil {
+		return err
+	}
+	if err := s.config().Put(s.Route.Hosts()...); err != nil {
+		return err
+	}
+	if err := s.config().Include(); err != nil {
+		s.Warn(fmt.Sprintf("%v: `ssh %s` and links to IDEs will not work until ~/.ssh/config includes %s",
+			err, s.Route.Name(), s.config().Path))
+	}
+	return nil
+}
+
+// note tells other processes which ports are forwarded.
+func (s *Session) note() error {
+	ports := map[int]int{}
+	for _, f := range s.Forwards {
+		ports[f.Remote] = f.Local
+	}
+	data, err := json.Marshal(ports)
+	if err != nil {
+		return fmt.Errorf("note forwarded ports: %w", err)
+	}
+	if err := s.lock.Truncate(0); err != nil {
+		return fmt.Errorf("note forwarded ports: %w", err)
+	}
+	if _, err := s.lock.WriteAt(data, 0); err != nil {
+		return fmt.Errorf("note forwarded ports: %w", err)
+	}
+	return nil
+}
+
+// Shared returns the forwards that another process keeps for the same job, nil if it does not keep all of these.
+// They are not ours: closing the session leaves them alone.
+func (s *Session) Shared(ports []Port) []*Forward {
+	lock, err := clientconfig.TryLock(s.lockPath())
+	if err != nil {
+		return nil
+	}
+	if lock != nil { // nobody is attached
+		_ = os.Remove(s.lockPath()) // made by trying
+		_ = lock.Close()
+		return nil
+	}
+	data, err := os.ReadFile(s.lockPath())
+	if err != nil {
+		return nil
+	}
+	var kept map[int]int
+	if json.Unmarshal(data, &kept) != nil {
+		return nil
+	}
+	var fs []*Forward
+	for _, p := range ports {
+		local, ok := kept[p.Remote]
+		if !ok || p.Local != 0 && p.Local != local {
+			return nil
+		}
+		fs = append(fs, &Forward{Local: local, Remote: p.Remote})
+	}
+	return fs
+}
+
+func (s *Session) leave() {
+	if s.lock == nil {
+		return
+	}
+	if err := s.config().Remove(s.Route.Aliases()...); err != nil {
+		s.Warn(err.Error())
+	}
+	_ = os.Remove(s.lockPath()) // whoever waits for the lock makes it anew
+	_ = s.lock.Close()          // releases the lock
+	s.lock = nil
+}
+
+func (s *Session) lockPath() string {
+	return filepath.Join(s.Dir.SSH(), s.Route.Name()+".attached")
+}
+
+// signer reads each key once. A hop without one gets the key of the job: most jump hosts know it.
+func (s *Session) signer() func(string) (ssh.Signer, error) {
+	last := s.Route[len(s.Route)-1].Identity
+	read := map[string]ssh.Signer{}
+	var mu sync.Mutex
+	return func(path string) (ssh.Signer, error) {
+		if path == "" {
+			path = last
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if k, ok := read[path]; ok {
+			return k, nil
+		}
+		k, err := ReadSigner(path)
+		if err == nil {
+			read[path] = k
+		}
+		return k, err
+	}
+}
+
+// known checks host keys against the user's known hosts; nil if there are none.
+func (s *Session) known() ssh.HostKeyCallback {
+	cb, err := knownhosts.New(filepath.Join(s.Home, ".ssh", "known_hosts"))
+	if err != nil {
+		return nil
+	}
+	return cb
+}

@@ -1,0 +1,191 @@
+package cli
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/cli/clientconfig"
+	"dstack/internal/cli/program"
+	"dstack/internal/cli/term"
+)
+
+// A recording is one run of the published client against the published server.
+type recording struct {
+	Name      string
+	Command   []string
+	Terminal  string
+	ExitCode  int `json:"exit_code"`
+	Exchanges []exchange
+}
+
+type exchange struct {
+	Path, Method string
+	Request      json.RawMessage
+	Status       int
+	Response     json.RawMessage
+}
+
+func recordings(t *testing.T) []recording {
+	t.Helper()
+	f, err := os.Open("testdata/recorded.json.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	zr, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rs []recording
+	if err := json.NewDecoder(zr).Decode(&rs); err != nil {
+		t.Fatal(err)
+	}
+	return rs
+}
+
+// different are recordings that we do not answer alike, each with the reason.
+var different = map[string]string{
+	"01-version":         "our version is our own",
+	"01-init":            "runs in a repository of the recording machine",
+	"11-help":            "our help has other words",
+	"03-unknown-command": "our usage line has other words",
+	"06-attach-logs":     "was killed; tested with a server that streams",
+	"05-task-attached":   "its log came over SSH; tested with a server that streams",
+	"12-gang-attached":   "ends with the lost connection that we do not lose",
+}
+
+// replay serves recorded responses: for each path the first, the second and so on, the last one for ever.
+type replay struct {
+	mu   sync.Mutex
+	next map[string][]exchange
+	seen []exchange
+}
+
+func (s *replay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	path := r.URL.RequestURI()
+	s.seen = append(s.seen, exchange{Path: path, Method: r.Method, Request: body})
+	queue := s.next[r.URL.Path]
+	if len(queue) == 0 {
+		w.WriteHeader(http.StatusMethodNotAllowed) // what the original answers to paths it does not know
+		return
+	}
+	if len(queue) > 1 {
+		s.next[r.URL.Path] = queue[1:]
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(queue[0].Status)
+	_, _ = w.Write(queue[0].Response)
+}
+
+func TestRecorded(t *testing.T) {
+	for _, rec := range recordings(t) {
+		t.Run(rec.Name, func(t *testing.T) {
+			if why, ok := different[rec.Name]; ok {
+				t.Skip(why)
+			}
+			got, code, _ := rec.play(t)
+			if code != rec.ExitCode {
+				t.Errorf("exit code %d, want %d", code, rec.ExitCode)
+			}
+			if diff := cmp.Diff(normal(rec.Terminal), normal(got)); diff != "" {
+				t.Errorf("%s (-want +got):\n%s", strings.Join(rec.Command, " "), diff)
+			}
+		})
+	}
+}
+
+// play runs the recorded command against the recorded answers, and returns what the terminal shows.
+func (rec recording) play(t *testing.T) (terminal string, code int, server *replay) {
+	t.Helper()
+	server = &replay{next: map[string][]exchange{}}
+	for _, e := range rec.Exchanges {
+		path, _, _ := strings.Cut(e.Path, "?")
+		server.next[path] = append(server.next[path], e)
+	}
+	srv := httptest.NewServer(server)
+	t.Cleanup(srv.Close)
+	dir, home := t.TempDir(), t.TempDir()
+	t.Chdir(dir)
+	d := clientconfig.Dir(filepath.Join(home, ".dstack"))
+	err := d.Update(func([]clientconfig.Project) []clientconfig.Project {
+		return []clientconfig.Project{{Default: true, Name: "main", Token: "11111111-1111-4111-8111-111111111111", URL: srv.URL}}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.writeConfiguration(t, dir)
+	args := make([]string, len(rec.Command)-1)
+	for i, a := range rec.Command[1:] {
+		args[i] = strings.ReplaceAll(a, "http://127.0.0.1:3000", srv.URL)
+	}
+	var out bytes.Buffer
+	p := &program.Program{IO: term.New(strings.NewReader("n\n"), &out, &out), Home: home}
+	code = Main(context.Background(), Config{Program: p, Commands: Commands(nil)}, args)
+	text := strings.ReplaceAll(out.String(), srv.URL, "http://127.0.0.1:3000")
+	return strings.ReplaceAll(text, home, "/home/user"), code, server
+}
+
+// writeConfiguration writes the file that the command names, from what the client sent. JSON is YAML.
+func (rec recording) writeConfiguration(t *testing.T, dir string) {
+	t.Helper()
+	file := ""
+	for i, a := range rec.Command {
+		if a == "-f" && i+1 < len(rec.Command) {
+			file = rec.Command[i+1]
+		}
+	}
+	for _, e := range rec.Exchanges {
+		var req struct {
+			RunSpec struct{ Configuration json.RawMessage } `json:"run_spec"`
+			Spec    struct{ Configuration json.RawMessage }
+			Config  json.RawMessage `json:"configuration"`
+		}
+		if file == "" || json.Unmarshal(e.Request, &req) != nil {
+			continue
+		}
+		for _, c := range []json.RawMessage{req.RunSpec.Configuration, req.Spec.Configuration, req.Config} {
+			if c != nil {
+				if err := os.WriteFile(filepath.Join(dir, file), c, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+		}
+	}
+}
+
+var (
+	ages   = regexp.MustCompile(`\b(\d+ (sec|min|mins|hour|hours|day|days|week|weeks|month|months|year|years) ago|now|yesterday)(\s|$)`)
+	clocks = regexp.MustCompile(`\b(\d{4}-\d\d-\d\d )?\d\d:\d\d(:\d\d)?\b`)
+	spaces = regexp.MustCompile(`\s+`)
+)
+
+// normal makes texts comparable: times vary, and lines are broken at other places.
+func normal(s string) []string {
+	var lines []string
+	for line := range strings.Lines(s) {
+		line = ages.ReplaceAllString(line, "AGE ")
+		line = clocks.ReplaceAllString(line, "TIME")
+		line = strings.TrimSpace(spaces.ReplaceAllString(line, " "))
+		if line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines
+}
