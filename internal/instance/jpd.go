@@ -3,12 +3,12 @@ package instance
 import (
 	"errors"
 	"fmt"
-	"math"
 	"net/netip"
 	"strings"
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/config"
 )
 
 // Texts of lifecycle 10.1; clients show them.
@@ -98,25 +98,10 @@ func Resources(info agentapi.HostInfo) api.Resources {
 		Gpus: []api.Gpu{}, Disk: api.Disk{SizeMiB: int(info.DiskSize >> 20)}, CPUArch: &arch,
 	}
 	for _, g := range info.GPUs {
-		name := gpuName(info.GPUVendor, g.Name)
-		r.Gpus = append(r.Gpus, api.Gpu{Name: name, MemoryMiB: gpuMemory(name, g.MemoryMiB), Vendor: api.AcceleratorVendor(info.GPUVendor)})
+		name := config.GPUName(info.GPUVendor, g.Name)
+		r.Gpus = append(r.Gpus, api.Gpu{Name: name, MemoryMiB: config.GPUMemoryMiB(name, g.MemoryMiB), Vendor: api.AcceleratorVendor(info.GPUVendor)})
 	}
 	return r
-}
-
-// gpuMemory corrects what the driver reports: it is a little below the card's nominal size.
-func gpuMemory(name string, mib int) int {
-	gib := float64(mib) / 1024
-	best := 0
-	for _, known := range knownMemory[name] {
-		if best == 0 || math.Abs(gib-float64(known)) < math.Abs(gib-float64(best)) {
-			best = known
-		}
-	}
-	if best != 0 && math.Abs(gib-float64(best)) < 0.07*float64(best) {
-		return best * 1024
-	}
-	return int(math.Round(gib)) * 1024
 }
 
 // splitBlocks says in how many equal parts a machine can be shared (host-agents 1.9).

@@ -1,0 +1,215 @@
+// Package repo owns the code of runs: repositories of a project with their users'
+// credentials, uploaded diffs, and archives of files.
+package repo
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/api"
+	"dstack/internal/blobstore"
+	"dstack/internal/crypt"
+	"dstack/internal/project"
+	"dstack/internal/store"
+	"dstack/internal/user"
+)
+
+// Service stores code. All fields are required.
+type Service struct {
+	DB    *store.DB
+	Box   *crypt.Box
+	Blobs blobstore.Store
+}
+
+// Init creates or updates a repo and the caller's credentials.
+func (s *Service) Init(ctx context.Context, sc project.Scope, r api.InitRepoRequest) (*struct{}, error) {
+	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := ensure(ctx, tx, sc.Project.ID, r.RepoID, r.RepoInfo); err != nil {
+			return err
+		}
+		if r.RepoCreds == nil {
+			_, err := tx.ExecContext(ctx, `DELETE FROM repo_creds WHERE project_id = $1 AND repo_id = $2 AND user_id = $3`, sc.Project.ID, r.RepoID, sc.User.ID)
+			return err
+		}
+		data, err := json.Marshal(r.RepoCreds)
+		if err != nil {
+			return err
+		}
+		sealed, err := s.Box.Seal(string(data))
+		if err != nil {
+			return err
+		}
+		_, err = tx.ExecContext(ctx, `
+INSERT INTO repo_creds (project_id, repo_id, user_id, sealed) VALUES ($1, $2, $3, $4)
+ON CONFLICT (project_id, repo_id, user_id) DO UPDATE SET sealed = excluded.sealed`, sc.Project.ID, r.RepoID, sc.User.ID, sealed)
+		return err
+	})
+}
+
+func ensure(ctx context.Context, tx *store.Tx, projectID, repoID string, info api.RepoInfo) error {
+	_, err := tx.ExecContext(ctx, `
+INSERT INTO repo (project_id, repo_id, info) VALUES ($1, $2, $3)
+ON CONFLICT (project_id, repo_id) DO UPDATE SET info = excluded.info`, projectID, repoID, store.JSON(&info))
+	if err != nil {
+		return fmt.Errorf("store repo %s: %w", repoID, err)
+	}
+	return nil
+}
+
+// Ensure makes sure that a run's repo exists; virtual ones are made when they are used.
+func (s *Service) Ensure(ctx context.Context, tx *store.Tx, projectID, repoID string, d *api.RepoData) error {
+	var n int
+	if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM repo WHERE project_id = $1 AND repo_id = $2`, projectID, repoID).Scan(&n); err != nil {
+		return fmt.Errorf("look for repo %s: %w", repoID, err)
+	}
+	switch {
+	case n > 0:
+		return nil
+	case d == nil || d.RepoType == "virtual":
+		return ensure(ctx, tx, projectID, repoID, api.RepoInfo{RepoType: "virtual"})
+	}
+	return api.BadRequest(api.CodeRepoDoesNotExist, "Repo %s does not exist", repoID)
+}
+
+// List returns the project's repos.
+func (s *Service) List(ctx context.Context, sc project.Scope, _ struct{}) ([]api.RepoHead, error) {
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT repo_id, info FROM repo WHERE project_id = $1 ORDER BY repo_id`, sc.Project.ID)
+	if err != nil {
+		return nil, fmt.Errorf("list repos: %w", err)
+	}
+	defer rows.Close()
+	list := []api.RepoHead{}
+	for rows.Next() {
+		var h api.RepoHead
+		if err := rows.Scan(&h.RepoID, store.JSON(&h.RepoInfo)); err != nil {
+			return nil, fmt.Errorf("read a repo: %w", err)
+		}
+		list = append(list, h)
+	}
+	return list, rows.Err()
+}
+
+// Get returns one repo, with the caller's credentials when asked for.
+func (s *Service) Get(ctx context.Context, sc project.Scope, r api.GetRepoRequest) (api.RepoHeadWithCreds, error) {
+	v := api.RepoHeadWithCreds{RepoHead: api.RepoHead{RepoID: r.RepoID}}
+	err := s.DB.Read().QueryRowContext(ctx, `SELECT info FROM repo WHERE project_id = $1 AND repo_id = $2`, sc.Project.ID, r.RepoID).Scan(store.JSON(&v.RepoInfo))
+	if errors.Is(err, sql.ErrNoRows) {
+		return v, api.NotExists("")
+	}
+	if err != nil {
+		return v, fmt.Errorf("read a repo: %w", err)
+	}
+	if r.IncludeCreds {
+		v.RepoCreds, err = s.Creds(ctx, sc.Project.ID, r.RepoID, sc.User.ID)
+	}
+	return v, err
+}
+
+// Creds are a user's credentials for a repo, nil when there are none.
+func (s *Service) Creds(ctx context.Context, projectID, repoID, userID string) (*api.RepoCreds, error) {
+	var sealed string
+	err := s.DB.Read().QueryRowContext(ctx, `SELECT sealed FROM repo_creds WHERE project_id = $1 AND repo_id = $2 AND user_id = $3`, projectID, repoID, userID).Scan(&sealed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the credentials of repo %s: %w", repoID, err)
+	}
+	plain, err := s.Box.Open(sealed)
+	if err != nil {
+		return nil, fmt.Errorf("credentials of repo %s: %w", repoID, err)
+	}
+	var c api.RepoCreds
+	if err := json.Unmarshal([]byte(plain), &c); err != nil {
+		return nil, fmt.Errorf("credentials of repo %s: %w", repoID, err)
+	}
+	return &c, nil
+}
+
+// Delete removes repos; unknown ones are ignored.
+func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteReposRequest) (*struct{}, error) {
+	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
+		for _, id := range r.ReposIDs {
+			for _, table := range []string{"repo", "repo_creds", "code"} {
+				if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE project_id = $1 AND repo_id = $2`, sc.Project.ID, id); err != nil {
+					return fmt.Errorf("delete repo %s: %w", id, err)
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// UploadCode stores a diff or an archive under the name that the client gave.
+func (s *Service) UploadCode(ctx context.Context, sc project.Scope, repoID, hash string, r io.Reader) error {
+	var n int
+	if err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM repo WHERE project_id = $1 AND repo_id = $2`, sc.Project.ID, repoID).Scan(&n); err != nil {
+		return fmt.Errorf("look for repo %s: %w", repoID, err)
+	}
+	if n == 0 {
+		return api.BadRequest(api.CodeRepoDoesNotExist, "Repo %s does not exist", repoID)
+	}
+	blob, err := s.Blobs.Put(ctx, r)
+	if err != nil {
+		return err
+	}
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.ExecContext(ctx, `
+INSERT INTO code (project_id, repo_id, hash, blob) VALUES ($1, $2, $3, $4)
+ON CONFLICT (project_id, repo_id, hash) DO UPDATE SET blob = excluded.blob`, sc.Project.ID, repoID, hash, blob.Sum)
+		return err
+	})
+}
+
+// CodeBlob is the content hash of uploaded code.
+func (s *Service) CodeBlob(ctx context.Context, projectID, repoID, hash string) (string, error) {
+	return s.one(ctx, `SELECT blob FROM code WHERE project_id = $1 AND repo_id = $2 AND hash = $3`, projectID, repoID, hash)
+}
+
+// ArchiveBlob is the content hash of an archive.
+func (s *Service) ArchiveBlob(ctx context.Context, id string) (string, error) {
+	return s.one(ctx, `SELECT blob FROM archive WHERE id = $1`, id)
+}
+
+func (s *Service) one(ctx context.Context, text string, args ...any) (string, error) {
+	var v string
+	err := s.DB.Read().QueryRowContext(ctx, text, args...).Scan(&v)
+	if errors.Is(err, sql.ErrNoRows) {
+		return "", fmt.Errorf("it was not uploaded: %w", store.ErrNotFound)
+	}
+	return v, err
+}
+
+// ArchiveByHash finds the caller's archive.
+func (s *Service) ArchiveByHash(ctx context.Context, u user.User, r api.GetArchiveRequest) (api.FileArchive, error) {
+	a := api.FileArchive{Hash: r.Hash}
+	err := s.DB.Read().QueryRowContext(ctx, `SELECT id FROM archive WHERE user_id = $1 AND hash = $2`, u.ID, r.Hash).Scan(&a.ID)
+	if errors.Is(err, sql.ErrNoRows) {
+		return a, api.NotExists("")
+	}
+	if err != nil {
+		return a, fmt.Errorf("look for an archive: %w", err)
+	}
+	return a, nil
+}
+
+// UploadArchive stores an archive; the same one again is the record that exists.
+func (s *Service) UploadArchive(ctx context.Context, u user.User, hash string, r io.Reader) (api.FileArchive, error) {
+	blob, err := s.Blobs.Put(ctx, r)
+	if err != nil {
+		return api.FileArchive{}, err
+	}
+	a := api.FileArchive{ID: uuid.NewString(), Hash: hash}
+	err = s.DB.Write(ctx, func(tx *store.Tx) error {
+		return tx.QueryRowContext(ctx, `
+INSERT INTO archive (id, user_id, hash, blob) VALUES ($1, $2, $3, $4)
+ON CONFLICT (user_id, hash) DO UPDATE SET blob = excluded.blob RETURNING id`, a.ID, u.ID, hash, blob.Sum).Scan(&a.ID)
+	})
+	return a, err
+}

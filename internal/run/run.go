@@ -1,0 +1,165 @@
+// Package run owns runs and their jobs: planning, submitting, stopping, the pure steps that
+// move them through their life, and the reconcilers that place jobs on instances, hand them
+// to the hosts' agents and follow what the agents report.
+//
+// Test it with go test ./internal/run.
+package run
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+	"dstack/internal/blobstore"
+	"dstack/internal/catalog"
+	"dstack/internal/engine"
+	"dstack/internal/fleet"
+	"dstack/internal/instance"
+	"dstack/internal/logstore"
+	"dstack/internal/metrics"
+	"dstack/internal/project"
+	"dstack/internal/repo"
+	"dstack/internal/secret"
+	"dstack/internal/store"
+	"dstack/internal/user"
+)
+
+// Kinds of the engine.
+const (
+	Kind    = "run"
+	JobKind = "job"
+)
+
+// Run is one row.
+type Run struct {
+	ID          string
+	ProjectID   string
+	UserID      string
+	Name        string
+	Status      api.RunStatus
+	Priority    int
+	RepoID      string
+	Deleted     bool
+	SubmittedAt time.Time
+	Version     int64
+	Data        Data
+}
+
+// Data is the part of a run that no query looks into.
+type Data struct {
+	Spec        api.RunSpec              `json:"spec"`
+	FleetID     string                   `json:"fleet_id,omitempty"`
+	FleetName   string                   `json:"fleet_name,omitempty"`
+	Reason      api.RunTerminationReason `json:"reason,omitempty"`
+	Deployment  int                      `json:"deployment,omitempty"`
+	ProcessedAt time.Time                `json:"processed_at"`
+	// RetryAt is when the next attempt of a failed job may start.
+	RetryAt time.Time `json:"retry_at,omitzero"`
+	// NextAt is when a scheduled run starts.
+	NextAt time.Time `json:"next_at,omitzero"`
+	// Waiting says in words what a run that has not started waits for.
+	Waiting string `json:"waiting,omitempty"`
+}
+
+// Job is one attempt to run one job.
+type Job struct {
+	ID          string
+	RunID       string
+	ProjectID   string
+	Replica     int
+	Num         int
+	Attempt     int
+	Status      api.JobStatus
+	InstanceID  string
+	SubmittedAt time.Time
+	Version     int64
+	Data        JobData
+	Observed    *agentapi.Task
+}
+
+// JobData is the part of a job that no query looks into.
+type JobData struct {
+	Spec         api.JobSpec              `json:"spec"`
+	Provisioning *api.JobProvisioningData `json:"provisioning,omitempty"`
+	Runtime      *api.JobRuntimeData      `json:"runtime,omitempty"`
+	Reason       api.JobTerminationReason `json:"reason,omitempty"`
+	Message      string                   `json:"message,omitempty"`
+	Exit         *int                     `json:"exit,omitempty"`
+	Deployment   int                      `json:"deployment,omitempty"`
+	ProcessedAt  time.Time                `json:"processed_at"`
+	FinishedAt   time.Time                `json:"finished_at,omitzero"`
+	PlacedAt     time.Time                `json:"placed_at,omitzero"`
+	StoppingAt   time.Time                `json:"stopping_at,omitzero"`
+	// Sent says that the task was or may have been given to the host's agent.
+	Sent bool `json:"sent,omitempty"`
+	// Abort asks for an end without grace.
+	Abort bool `json:"abort,omitempty"`
+	// Tried are offers that could not be created, so that the next is tried.
+	Tried []string `json:"tried,omitempty"`
+}
+
+// Finished says that the attempt will not change any more.
+func (j *Job) Finished() bool { return j.Status.Finished() }
+
+// Hosts reaches the agents.
+type Hosts interface {
+	Client(instanceID string) (*agentapi.Client, error)
+}
+
+// Config is what New needs; all fields are required.
+type Config struct {
+	DB        *store.DB
+	Engine    *engine.Engine
+	Instances *instance.Service
+	Fleets    *fleet.Service
+	Catalog   *catalog.Catalog
+	Hosts     Hosts
+	Projects  *project.Service
+	Users     *user.Service
+	Secrets   *secret.Service
+	Repos     *repo.Service
+	Blobs     blobstore.Store
+	Logs      *logstore.Logs
+	Metrics   *metrics.Store
+	Log       *slog.Logger
+	// LogQuota bounds a job's stored log, in bytes per hour, 0: unlimited.
+	LogQuota int64
+}
+
+// Service plans, submits and ends runs.
+type Service struct {
+	Config
+	watch *watchers
+}
+
+// New checks c and registers the reconcilers with the engine.
+func New(c Config) (*Service, error) {
+	if c.DB == nil || c.Engine == nil || c.Instances == nil || c.Fleets == nil || c.Catalog == nil || c.Hosts == nil || c.Projects == nil ||
+		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil {
+		return nil, errors.New("run: every field of Config is required")
+	}
+	s := &Service{Config: c, watch: newWatchers()}
+	c.Engine.Register(engine.Kind{
+		Name: Kind, Workers: 16, Reconcile: s.reconcileRun,
+		Live: engine.LiveQuery("SELECT id FROM run WHERE status NOT IN ('terminated', 'failed', 'done') AND shard IN"),
+	})
+	c.Engine.Register(engine.Kind{
+		Name: JobKind, Workers: 32, Reconcile: s.reconcileJob, Timeout: 10 * time.Minute,
+		Live: engine.LiveQuery("SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN"),
+	})
+	return s, nil
+}
+
+// Freed is told by the instances that capacity of a project became usable: the jobs that
+// wait for some are looked at in the order of the queue.
+func (s *Service) Freed(ctx context.Context, projectID string) {
+	ids, err := waiting(ctx, s.DB.Read(), projectID)
+	if err != nil {
+		s.Log.Error("look for waiting jobs", "err", err)
+		return
+	}
+	s.Engine.Wake(JobKind, ids...)
+}

@@ -1,0 +1,510 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+// Defaults of job specs (configurations 5.7).
+const (
+	baseImage    = "dstackai/base:0.15-base-ubuntu24.04"
+	develImage   = "dstackai/base:0.15-devel-ubuntu24.04"
+	dindImage    = "dstackai/dind"
+	workflowDir  = "/workflow"
+	defaultStop  = 300
+	defaultRetry = 3600
+)
+
+// normalise fills what the server fills before it plans (http-api 7.3).
+func normalise(spec *api.RunSpec, userKey string) error {
+	if spec.RunName != nil {
+		if err := config.CheckName(*spec.RunName); err != nil {
+			return api.Invalid("%v", err)
+		}
+	}
+	switch {
+	case spec.RepoID == nil && spec.RepoData != nil && spec.RepoData.RepoType != "virtual":
+		return api.Invalid("repo_data must not be set if repo_id is not set")
+	case spec.RepoID != nil && spec.RepoData == nil:
+		return api.Invalid("repo_id must not be set if repo_data is not set")
+	}
+	if spec.RepoID == nil {
+		none := "none"
+		spec.RepoID, spec.RepoData = &none, &api.RepoData{RepoType: "virtual"}
+	}
+	if spec.FileArchives == nil {
+		spec.FileArchives = []api.FileArchiveMapping{}
+	}
+	c := spec.Configuration.Common()
+	if c.Priority == nil {
+		zero := 0
+		c.Priority = &zero
+	}
+	if t := spec.Configuration.Task; t != nil && t.Nodes == nil && t.Groups == nil {
+		one := 1
+		t.Nodes = &one
+	}
+	fillGPU(&c.Resources, c.Image == nil && !isTrue(c.Docker))
+	if spec.SSHKeyPub == nil {
+		if userKey == "" {
+			return api.Invalid("ssh_key_pub must be set if the user has no ssh_public_key")
+		}
+		spec.SSHKeyPub = &userKey
+	}
+	if unresolved := c.Env.Unresolved(); len(unresolved) > 0 {
+		return api.Invalid("not all variables are resolved: %s", strings.Join(unresolved, ", "))
+	}
+	return imageFits(c)
+}
+
+// fillGPU is configurations 2.7: an absent GPU is any number, and the vendor follows from
+// the names or, with the default image, is NVIDIA.
+func fillGPU(r *config.Resources, defaultImage bool) {
+	if r.GPU == nil {
+		r.GPU = &config.GPU{Count: config.Between(0, -1)}
+	}
+	g := r.GPU
+	if g.Vendor != nil || g.Count.Max != nil && *g.Count.Max == 0 {
+		return
+	}
+	if len(g.Name) == 0 {
+		if defaultImage {
+			nvidia := "nvidia"
+			g.Vendor = &nvidia
+		}
+		return
+	}
+	vendors := map[string]bool{}
+	for _, name := range g.Name {
+		vendors[config.GPUVendorOf(name)] = true
+	}
+	if len(vendors) == 1 {
+		for v := range vendors {
+			if v != "" {
+				g.Vendor = &v
+			}
+		}
+	}
+}
+
+func imageFits(c *config.RunCommon) error {
+	if c.Image != nil {
+		return nil
+	}
+	arm := c.Resources.CPU.Arch != nil && *c.Resources.CPU.Arch == "arm"
+	g := c.Resources.GPU
+	switch {
+	case arm && isTrue(c.Docker):
+		return api.Invalid("`docker: true` is not supported on ARM CPU")
+	case arm:
+		return api.Invalid("`image` must be set when ARM CPU requested")
+	case !isTrue(c.Docker) && g.Vendor != nil && *g.Vendor != "nvidia" && *g.Vendor != "google" && (g.Count.Max == nil || *g.Count.Max != 0):
+		return api.Invalid("`image` must be set when the requested accelerator is not supported by the default image: ['%s']", *g.Vendor)
+	}
+	return nil
+}
+
+func isTrue(b *bool) bool { return b != nil && *b }
+
+// jobSpecs derives the jobs of a run (lifecycle 4.3).
+func jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
+	nodes := 1
+	if t := spec.Configuration.Task; t != nil {
+		if t.Groups != nil {
+			return nil, api.Invalid("tasks with `groups` are not supported yet by this server")
+		}
+		nodes = *t.Nodes
+	}
+	var specs []api.JobSpec
+	for n := range nodes {
+		j, err := jobSpec(spec, name, n, nodes)
+		if err != nil {
+			return nil, err
+		}
+		specs = append(specs, j)
+	}
+	return specs, nil
+}
+
+func jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error) {
+	c := spec.Configuration.Common()
+	p := spec.Merged()
+	commands, err := jobCommands(spec)
+	if err != nil {
+		return api.JobSpec{}, err
+	}
+	home := c.HomeDir
+	j := api.JobSpec{
+		JobNum: num, JobName: fmt.Sprintf("%s-%d-%d", name, num, 0), JobsPerReplica: total, ReplicaGroup: "0", AppSpecs: []api.AppSpec{},
+		User: unixUser(c.User), Commands: commands, Env: c.Env.Values(), HomeDir: &home, ImageName: image(c),
+		Privileged: c.Privileged || isTrue(c.Docker), SingleBranch: c.SingleBranch, MaxDuration: seconds(p.MaxDuration, 0),
+		StopDuration: seconds(p.StopDuration, defaultStop), UtilizationPolicy: p.UtilizationPolicy, RegistryAuth: c.RegistryAuth,
+		Requirements: requirements(c, p, total > 1), Retry: retry(p.Retry), Volumes: c.Volumes, WorkingDir: c.WorkingDir,
+		RepoData: spec.RepoData, RepoCodeHash: spec.RepoCodeHash, RepoDir: workflowDir, FileArchives: spec.FileArchives,
+		Probes: []api.ProbeSpec{}, NodeGroupName: "0", NodeGroupJobIndex: num,
+	}
+	if j.SingleBranch == nil {
+		single := spec.Configuration.DevEnvironment == nil
+		j.SingleBranch = &single
+	}
+	if len(c.Repos) > 0 {
+		j.RepoDir = c.Repos[0].Path
+		j.RepoExistsAction = &c.Repos[0].IfExists
+	} else if spec.RepoDir != nil {
+		j.RepoDir = *spec.RepoDir
+	}
+	for i, m := range ports(spec.Configuration) {
+		if m.ContainerPort >= 10000 && m.ContainerPort <= 10999 {
+			continue // reserved for the agents
+		}
+		j.AppSpecs = append(j.AppSpecs, api.AppSpec{Port: m.ContainerPort, MapToPort: m.LocalPort, AppName: fmt.Sprintf("app_%d", i)})
+	}
+	return j, nil
+}
+
+func ports(a config.AnyRun) []config.PortMapping {
+	switch {
+	case a.Task != nil:
+		return a.Task.Ports
+	case a.DevEnvironment != nil:
+		return a.DevEnvironment.Ports
+	}
+	return nil
+}
+
+func image(c *config.RunCommon) string {
+	switch {
+	case isTrue(c.Docker):
+		return dindImage
+	case c.Image != nil:
+		return *c.Image
+	case isTrue(c.NVCC):
+		return develImage
+	}
+	return baseImage
+}
+
+func unixUser(u *config.UnixUser) *api.UnixUser {
+	if u == nil {
+		return nil
+	}
+	p, err := config.ParseUnixUser(string(*u))
+	if err != nil {
+		return nil // refused when the configuration was read
+	}
+	v := &api.UnixUser{UID: p.UID, GID: p.GID}
+	if p.Username != "" {
+		v.Username = &p.Username
+	}
+	if p.Groupname != "" {
+		v.Groupname = &p.Groupname
+	}
+	return v
+}
+
+func seconds(d *config.OffDuration, def int64) *int64 {
+	switch {
+	case d == nil && def == 0 || d != nil && d.Off:
+		return nil
+	case d == nil:
+		return &def
+	}
+	return &d.Seconds
+}
+
+func retry(r *config.RetryOption) *api.Retry {
+	if r == nil || !r.Object && !r.Enabled {
+		return nil
+	}
+	out := &api.Retry{OnEvents: []string{"no-capacity", "interruption", "error"}, Duration: defaultRetry}
+	if r.Object {
+		if r.OnEvents != nil {
+			out.OnEvents = r.OnEvents
+		}
+		if r.Duration != nil {
+			out.Duration = int64(*r.Duration)
+		}
+	}
+	return out
+}
+
+func requirements(c *config.RunCommon, p config.Profile, multinode bool) api.Requirements {
+	no := false
+	req := api.Requirements{Resources: c.Resources, MaxPrice: p.MaxPrice, Reservation: p.Reservation, Multinode: &multinode, BackendOptions: p.BackendOptions, Spot: &no}
+	if c.Image == nil && req.Resources.CPU.Arch == nil {
+		x86 := "x86"
+		req.Resources.CPU.Arch = &x86
+	}
+	if p.SpotPolicy != nil {
+		switch *p.SpotPolicy {
+		case "auto":
+			req.Spot = nil
+		case "spot":
+			yes := true
+			req.Spot = &yes
+		}
+	}
+	return req
+}
+
+// jobCommands is the argv of the job (host-agents 3). Empty means the image's own.
+func jobCommands(spec api.RunSpec) ([]string, error) {
+	c := spec.Configuration.Common()
+	var commands []string
+	switch {
+	case spec.Configuration.Task != nil:
+		commands = spec.Configuration.Task.Commands
+	case spec.Configuration.Service != nil:
+		commands = spec.Configuration.Service.Commands
+	case spec.Configuration.DevEnvironment != nil:
+		commands = devCommands(spec)
+	}
+	if c.Entrypoint != nil {
+		argv, err := config.ShellSplit(*c.Entrypoint)
+		if err != nil {
+			return nil, api.Invalid("entrypoint: %v", err)
+		}
+		return append(argv, commands...), nil
+	}
+	defaults := c.Image == nil && !isTrue(c.Docker)
+	if len(commands) == 0 {
+		if c.Image == nil {
+			return nil, api.Invalid("Could not determine what command to run. Please specify either `commands` or `entrypoint` in your run configuration")
+		}
+		return []string{}, nil
+	}
+	switch {
+	case defaults:
+		commands = append(venv(c), commands...)
+	case isTrue(c.Docker):
+		commands = append([]string{"start-dockerd"}, commands...)
+	}
+	return []string{shell(c), "-i", "-c", config.JoinCommands(commands)}, nil
+}
+
+func shell(c *config.RunCommon) string {
+	switch {
+	case c.Shell != nil && strings.HasPrefix(string(*c.Shell), "/"):
+		return string(*c.Shell)
+	case c.Shell != nil:
+		return "/bin/" + string(*c.Shell)
+	case c.Image == nil:
+		return "/bin/bash"
+	}
+	return "/bin/sh"
+}
+
+// venv makes the Python environment of the default image.
+func venv(c *config.RunCommon) []string {
+	python := "3.11"
+	if c.Python != nil {
+		python = string(*c.Python)
+	}
+	return []string{
+		"export DSTACK_VENV_DIR=/dstack/venv",
+		`echo "export DSTACK_VENV_DIR=/dstack/venv" | sudo tee -a /dstack/profile >/dev/null`,
+		`sudo rm -rf "$DSTACK_VENV_DIR"`,
+		`sudo install -d -o "$(id -u)" -g "$(id -g)" "$DSTACK_VENV_DIR"`,
+		fmt.Sprintf(`uv venv -q --clear --prompt dstack -p %s --seed "$DSTACK_VENV_DIR"`, python),
+		`. "$DSTACK_VENV_DIR/bin/activate"`,
+		`echo '. "$DSTACK_VENV_DIR/bin/activate"' | sudo tee -a /dstack/profile >/dev/null`,
+	}
+}
+
+// devCommands keep a dev environment alive and say how to reach it.
+func devCommands(spec api.RunSpec) []string {
+	dev := spec.Configuration.DevEnvironment
+	name := "dev"
+	if spec.RunName != nil {
+		name = *spec.RunName
+	}
+	commands := append(append([]string{}, dev.Setup...), dev.Init...)
+	commands = append(commands, "echo")
+	if dev.IDE != nil {
+		title, url := ide(*dev.IDE, name, `$DSTACK_WORKING_DIR`)
+		commands = append(commands, fmt.Sprintf(`echo "To open in %s Desktop, use link below:"`, title), "echo", fmt.Sprintf(`echo "  %s"`, url), "echo")
+	}
+	return append(commands, fmt.Sprintf("echo 'To connect via SSH, use: `ssh %s`'", name), "echo",
+		`echo -n 'To exit, press Ctrl+C.'`, "echo", "while true; do sleep 3600; done")
+}
+
+func ide(word, host, dir string) (title, url string) {
+	switch word {
+	case "cursor":
+		return "Cursor", "cursor://vscode-remote/ssh-remote+" + host + dir
+	case "windsurf":
+		return "Windsurf", "windsurf://vscode-remote/ssh-remote+" + host + dir
+	case "zed":
+		return "Zed", "zed://ssh/" + host + dir
+	}
+	return "VS Code", "vscode://vscode-remote/ssh-remote+" + host + dir
+}
+
+// specError says that a job can never run as it was asked for.
+type specError struct {
+	reason api.JobTerminationReason
+	msg    string
+}
+
+func (e *specError) Error() string { return e.msg }
+
+// taskSpec is what the host's agent gets for a job.
+func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error) {
+	r, err := getRun(ctx, s.DB.Read(), "id = $1", j.RunID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	p, err := s.Projects.ByID(ctx, s.DB.Read(), j.ProjectID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	secrets, err := s.Secrets.Values(ctx, j.ProjectID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	spec, jpd, rt := j.Data.Spec, j.Data.Provisioning, j.Data.Runtime
+	interpolate := func(text string) (string, error) {
+		out, err := config.Interpolate(text, map[string]map[string]string{"secrets": secrets})
+		if err != nil {
+			return "", &specError{api.JobTerminatedByServer, fmt.Sprintf("Secrets interpolation error: %v", err)}
+		}
+		return out, nil
+	}
+	env := map[string]string{}
+	inst, err := s.instanceEnv(ctx, j.InstanceID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	for k, v := range inst {
+		env[k] = v
+	}
+	for k, v := range spec.Env {
+		if env[k], err = interpolate(v); err != nil {
+			return agentapi.TaskSpec{}, err
+		}
+	}
+	keys := []string{strings.TrimSpace(*r.Data.Spec.SSHKeyPub)}
+	t := agentapi.TaskSpec{
+		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, GPUs: -1, Network: string(rt.NetworkMode),
+		Job: agentapi.JobSpec{
+			RunID: r.ID, RunName: r.Name, JobID: j.ID, Project: p.Name, RepoID: r.RepoID, JobNum: spec.JobNum, ReplicaNum: spec.ReplicaNum,
+			JobsPerReplica: spec.JobsPerReplica, Command: spec.Commands, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
+			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: defaultStop,
+		},
+	}
+	if u := spec.User; u != nil {
+		t.Job.User = &agentapi.User{UID: u.UID, GID: u.GID}
+		if u.Username != nil {
+			t.Job.User.Username = *u.Username
+		}
+		if u.Groupname != nil {
+			t.Job.User.Groupname = *u.Groupname
+		}
+	}
+	if spec.WorkingDir != nil {
+		t.Job.WorkingDir = *spec.WorkingDir
+	}
+	if spec.MaxDuration != nil {
+		t.Job.MaxDuration = *spec.MaxDuration
+	}
+	if spec.StopDuration != nil {
+		t.Job.StopDuration = *spec.StopDuration
+	}
+	if a := spec.RegistryAuth; a != nil {
+		user, err := interpolate(a.Username)
+		if err != nil {
+			return agentapi.TaskSpec{}, err
+		}
+		password, err := interpolate(a.Password)
+		if err != nil {
+			return agentapi.TaskSpec{}, err
+		}
+		t.RegistryAuth = &agentapi.RegistryAuth{Username: user, Password: password}
+	}
+	if rt.GPU != nil {
+		t.GPUs = *rt.GPU
+	}
+	if rt.CPU != nil {
+		t.CPUs = *rt.CPU
+	}
+	if rt.Memory != nil {
+		t.Memory = rt.Memory.Bytes()
+	}
+	if shm := spec.Requirements.Resources.ShmSize; shm != nil {
+		t.ShmSize = shm.Bytes()
+	}
+	for _, m := range spec.Volumes {
+		if m.InstancePath != "" {
+			t.Mounts = append(t.Mounts, agentapi.Mount{Source: m.InstancePath, Target: m.Path, Optional: m.Optional})
+		}
+	}
+	if jpd != nil {
+		if jpd.Dockerized {
+			t.HostUser, t.HostKeys = jpd.Username, keys
+		}
+		ip := ""
+		if jpd.InternalIP != nil {
+			ip = *jpd.InternalIP
+		}
+		gpus := len(rt.Offer.Instance.Resources.Gpus)
+		t.Job.Cluster = agentapi.Cluster{NodeIPs: []string{ip}, MasterIP: ip, GPUsPerJob: gpus, GPUsPerNode: []int{gpus}}
+	}
+	return t, s.code(ctx, r, &t)
+}
+
+// code adds the run's repository and files.
+func (s *Service) code(ctx context.Context, r Run, t *agentapi.TaskSpec) error {
+	spec := r.Data.Spec
+	for _, f := range spec.FileArchives {
+		blob, err := s.Repos.ArchiveBlob(ctx, f.ID)
+		if err != nil {
+			return &specError{api.JobExecutorError, fmt.Sprintf("file archive %s: %v", f.ID, err)}
+		}
+		t.Job.Files = append(t.Job.Files, agentapi.FileArchive{Blob: blob, Path: f.Path})
+	}
+	if spec.RepoData == nil || spec.RepoData.RepoType == "virtual" && spec.RepoCodeHash == nil {
+		return nil
+	}
+	repo := &agentapi.Repo{Type: spec.RepoData.RepoType, Dir: workflowDir, ExistsAction: "skip"}
+	if c := spec.Configuration.Common(); len(c.Repos) > 0 {
+		repo.Dir, repo.ExistsAction = c.Repos[0].Path, c.Repos[0].IfExists
+	} else if spec.RepoDir != nil {
+		repo.Dir = *spec.RepoDir
+	}
+	d := spec.RepoData
+	for to, from := range map[*string]*string{&repo.Branch: d.RepoBranch, &repo.Hash: d.RepoHash, &repo.ConfigName: d.RepoConfigName, &repo.ConfigEmail: d.RepoConfigEmail} {
+		if from != nil {
+			*to = *from
+		}
+	}
+	if spec.RepoCodeHash != nil {
+		blob, err := s.Repos.CodeBlob(ctx, r.ProjectID, r.RepoID, *spec.RepoCodeHash)
+		if err != nil {
+			return &specError{api.JobExecutorError, fmt.Sprintf("code of repo %s: %v", r.RepoID, err)}
+		}
+		repo.Blob = blob
+	}
+	if repo.Type == "remote" {
+		creds, err := s.Repos.Creds(ctx, r.ProjectID, r.RepoID, r.UserID)
+		if err != nil {
+			return err
+		}
+		if creds == nil {
+			return &specError{api.JobExecutorError, fmt.Sprintf("no credentials for repo %s; run dstack init", r.RepoID)}
+		}
+		repo.CloneURL = creds.CloneURL
+		if creds.PrivateKey != nil {
+			repo.PrivateKey = *creds.PrivateKey
+		}
+		if creds.OAuthToken != nil {
+			repo.OAuthToken = *creds.OAuthToken
+		}
+	}
+	t.Job.Repo = repo
+	return nil
+}

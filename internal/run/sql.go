@@ -1,0 +1,195 @@
+package run
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+const runColumns = `id, project_id, user_id, name, status, priority, repo_id, deleted, submitted_at, version, data`
+
+const insertRun = `
+INSERT INTO run (id, project_id, user_id, name, status, priority, repo_id, submitted_at, shard, data)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+
+const updateRun = `
+UPDATE run
+SET    status = $1, priority = $2, deleted = $3, data = $4, version = version + 1
+WHERE  id = $5 AND version = $6`
+
+const jobColumns = `id, run_id, project_id, replica_num, job_num, submission_num, status, instance_id, submitted_at, version, data, observed`
+
+const insertJob = `
+INSERT INTO job (id, run_id, project_id, replica_num, job_num, submission_num, status, submitted_at, shard, data)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+
+const updateJob = `
+UPDATE job
+SET    status = $1, instance_id = $2, data = $3, version = version + 1
+WHERE  id = $4 AND version = $5`
+
+// observeJob is no write of a reconciler: it stores what a host said.
+const observeJob = `UPDATE job SET observed = $1 WHERE id = $2 AND observed <> $1`
+
+const waitingJobs = `
+SELECT j.id
+FROM   job j JOIN run r ON r.id = j.run_id
+WHERE  j.project_id = $1 AND j.status = 'submitted'
+ORDER  BY r.priority DESC, j.submitted_at, j.id`
+
+func scanRun(row interface{ Scan(...any) error }) (Run, error) {
+	var r Run
+	var at int64
+	err := row.Scan(&r.ID, &r.ProjectID, &r.UserID, &r.Name, &r.Status, &r.Priority, &r.RepoID, &r.Deleted, &at, &r.Version, store.JSON(&r.Data))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Run{}, store.ErrNotFound
+	}
+	if err != nil {
+		return Run{}, fmt.Errorf("read a run: %w", err)
+	}
+	r.SubmittedAt = store.Time(at)
+	return r, nil
+}
+
+func getRun(ctx context.Context, q store.Querier, where string, args ...any) (Run, error) {
+	return scanRun(q.QueryRowContext(ctx, "SELECT "+runColumns+" FROM run WHERE "+where, args...))
+}
+
+func listRuns(ctx context.Context, q store.Querier, tail string, args ...any) ([]Run, error) {
+	rows, err := q.QueryContext(ctx, "SELECT "+runColumns+" FROM run "+tail, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	defer rows.Close()
+	var list []Run
+	for rows.Next() {
+		r, err := scanRun(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, r)
+	}
+	return list, rows.Err()
+}
+
+func (r *Run) insert(ctx context.Context, tx *store.Tx) error {
+	_, err := tx.ExecContext(ctx, insertRun, r.ID, r.ProjectID, r.UserID, r.Name, r.Status, r.Priority, r.RepoID, store.Micros(r.SubmittedAt), engine.Shard(r.ID), store.JSON(&r.Data))
+	if err != nil {
+		return fmt.Errorf("store run %s: %w", r.Name, err)
+	}
+	r.Version = 1
+	return nil
+}
+
+func (r *Run) update(ctx context.Context, tx *store.Tx) error {
+	if err := store.Guarded(tx.ExecContext(ctx, updateRun, r.Status, r.Priority, r.Deleted, store.JSON(&r.Data), r.ID, r.Version)); err != nil {
+		return fmt.Errorf("store run %s: %w", r.Name, err)
+	}
+	r.Version++
+	return nil
+}
+
+func scanJob(row interface{ Scan(...any) error }) (Job, error) {
+	var j Job
+	var at int64
+	var observed string
+	err := row.Scan(&j.ID, &j.RunID, &j.ProjectID, &j.Replica, &j.Num, &j.Attempt, &j.Status, &j.InstanceID, &at, &j.Version, store.JSON(&j.Data), &observed)
+	if errors.Is(err, sql.ErrNoRows) {
+		return Job{}, store.ErrNotFound
+	}
+	if err != nil {
+		return Job{}, fmt.Errorf("read a job: %w", err)
+	}
+	j.SubmittedAt = store.Time(at)
+	if observed != "" {
+		j.Observed = &agentapi.Task{}
+		if err := json.Unmarshal([]byte(observed), j.Observed); err != nil {
+			return Job{}, fmt.Errorf("read the observation of job %s: %w", j.ID, err)
+		}
+	}
+	return j, nil
+}
+
+func getJob(ctx context.Context, q store.Querier, id string) (Job, error) {
+	return scanJob(q.QueryRowContext(ctx, "SELECT "+jobColumns+" FROM job WHERE id = $1", id))
+}
+
+// jobsOf returns the jobs of runs, by replica, number and attempt.
+func jobsOf(ctx context.Context, q store.Querier, runIDs ...string) (map[string][]Job, error) {
+	byRun := map[string][]Job{}
+	const batch = 500
+	for start := 0; start < len(runIDs); start += batch {
+		part := runIDs[start:min(start+batch, len(runIDs))]
+		args := make([]any, len(part))
+		for i, id := range part {
+			args[i] = id
+		}
+		rows, err := q.QueryContext(ctx, "SELECT "+jobColumns+" FROM job WHERE run_id IN ("+marks(len(args))+") ORDER BY run_id, replica_num, job_num, submission_num", args...)
+		if err != nil {
+			return nil, fmt.Errorf("list jobs: %w", err)
+		}
+		for rows.Next() {
+			j, err := scanJob(rows)
+			if err != nil {
+				rows.Close()
+				return nil, err
+			}
+			byRun[j.RunID] = append(byRun[j.RunID], j)
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			return nil, fmt.Errorf("list jobs: %w", err)
+		}
+	}
+	return byRun, nil
+}
+
+func (j *Job) insert(ctx context.Context, tx *store.Tx) error {
+	_, err := tx.ExecContext(ctx, insertJob, j.ID, j.RunID, j.ProjectID, j.Replica, j.Num, j.Attempt, j.Status, store.Micros(j.SubmittedAt), engine.Shard(j.ID), store.JSON(&j.Data))
+	if err != nil {
+		return fmt.Errorf("store job %s: %w", j.Data.Spec.JobName, err)
+	}
+	j.Version = 1
+	return nil
+}
+
+func (j *Job) update(ctx context.Context, tx *store.Tx) error {
+	if err := store.Guarded(tx.ExecContext(ctx, updateJob, j.Status, j.InstanceID, store.JSON(&j.Data), j.ID, j.Version)); err != nil {
+		return fmt.Errorf("store job %s: %w", j.Data.Spec.JobName, err)
+	}
+	j.Version++
+	return nil
+}
+
+func waiting(ctx context.Context, q store.Querier, projectID string) ([]string, error) {
+	rows, err := q.QueryContext(ctx, waitingJobs, projectID)
+	if err != nil {
+		return nil, fmt.Errorf("list waiting jobs: %w", err)
+	}
+	defer rows.Close()
+	var ids []string
+	for rows.Next() {
+		var id string
+		if err := rows.Scan(&id); err != nil {
+			return nil, fmt.Errorf("read a waiting job: %w", err)
+		}
+		ids = append(ids, id)
+	}
+	return ids, rows.Err()
+}
+
+func marks(n int) string {
+	b := make([]byte, 0, n*5)
+	for i := range n {
+		if i > 0 {
+			b = append(b, ", "...)
+		}
+		b = fmt.Appendf(b, "$%d", i+1)
+	}
+	return string(b)
+}
