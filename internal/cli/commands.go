@@ -8,7 +8,9 @@ import (
 	"dstack/internal/cli/completion"
 	"dstack/internal/cli/deletecmd"
 	"dstack/internal/cli/event"
+	"dstack/internal/cli/exports"
 	"dstack/internal/cli/fleet"
+	"dstack/internal/cli/gateway"
 	"dstack/internal/cli/initrepo"
 	"dstack/internal/cli/login"
 	"dstack/internal/cli/logs"
@@ -22,13 +24,15 @@ import (
 	"dstack/internal/cli/servercmd"
 	"dstack/internal/cli/stop"
 	"dstack/internal/cli/validate"
+	"dstack/internal/cli/volume"
 )
 
 // Commands are all commands. Start runs a server; nil leaves `dstack server` out.
 func Commands(start servercmd.Start) []func(*program.Program) *cobra.Command {
 	all := []func(*program.Program) *cobra.Command{
-		apply.New, attachcmd.New, completion.New, deletecmd.New, event.New, fleet.New, initrepo.New, login.New,
-		logs.New, metrics.New, offer.New, project.New, ps.New, runcmd.New, secret.New, stop.New, validate.New,
+		apply.New, attachcmd.New, completion.New, deletecmd.New, event.New, exports.NewExport, exports.NewImport, fleet.New,
+		gateway.New, initrepo.New, login.New, logs.New, metrics.New, offer.New, project.New, ps.New, runcmd.New, secret.New,
+		stop.New, validate.New, volume.New,
 	}
 	if start != nil {
 		all = append(all, servercmd.New(start))

@@ -149,6 +149,10 @@ func run(ctx context.Context, o Options, set *pflag.FlagSet) error {
 		return applyRun(ctx, o, f)
 	case f.Fleet != nil:
 		return applyFleet(ctx, o, f)
+	case f.Volume != nil:
+		return applyVolume(ctx, o, f)
+	case f.Gateway != nil:
+		return applyGateway(ctx, o, f)
 	}
 	return fmt.Errorf("configurations of type %s cannot be applied", f.Type())
 }

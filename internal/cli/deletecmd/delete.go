@@ -10,6 +10,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/cli/apply"
+	"dstack/internal/cli/client"
 	"dstack/internal/cli/fleet"
 	"dstack/internal/cli/program"
 	"dstack/internal/config"
@@ -54,6 +55,10 @@ func Run(ctx context.Context, o Options) error {
 	switch kind {
 	case config.TypeFleet:
 		return d.delete(ctx, "fleet", name, d.fleetExists, d.deleteFleet)
+	case config.TypeVolume:
+		return d.delete(ctx, "volume", name, d.volumeExists, d.deleteVolume)
+	case config.TypeGateway:
+		return d.delete(ctx, "gateway", name, d.gatewayExists, d.deleteGateway)
 	}
 	return d.delete(ctx, "run", name, d.runExists, d.deleteRun)
 }
@@ -103,4 +108,22 @@ func (d deleter) deleteFleet(ctx context.Context, name string) error {
 		return err
 	}
 	return fleet.WaitGone(ctx, d.conn, name)
+}
+
+func (d deleter) volumeExists(ctx context.Context, name string) error {
+	_, err := d.conn.GetVolume(ctx, d.conn.Project, client.NameRequest{Name: name})
+	return err
+}
+
+func (d deleter) deleteVolume(ctx context.Context, name string) error {
+	return d.conn.DeleteVolumes(ctx, d.conn.Project, client.NamesRequest{Names: []string{name}})
+}
+
+func (d deleter) gatewayExists(ctx context.Context, name string) error {
+	_, err := d.conn.GetGateway(ctx, d.conn.Project, client.NameRequest{Name: name})
+	return err
+}
+
+func (d deleter) deleteGateway(ctx context.Context, name string) error {
+	return d.conn.DeleteGateways(ctx, d.conn.Project, client.NamesRequest{Names: []string{name}})
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/client"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
@@ -31,9 +32,9 @@ type Options struct {
 	JSON    bool
 	Since   string
 
-	TargetFleets, TargetRuns, TargetSecrets []string
-	WithinFleets, WithinRuns                []string
-	IncludeTypes                            []string
+	TargetFleets, TargetRuns, TargetVolumes, TargetGateways, TargetSecrets []string
+	WithinFleets, WithinRuns                                               []string
+	IncludeTypes                                                           []string
 }
 
 // New returns the command; `list` is its only subcommand and the default.
@@ -44,7 +45,7 @@ func New(p *program.Program) *cobra.Command {
 	list := &cobra.Command{Use: "list", Short: "List events", Args: cobra.NoArgs, RunE: run}
 	for _, c := range []*cobra.Command{cmd, list} {
 		o.flags(c.Flags())
-		c.MarkFlagsMutuallyExclusive("target-fleet", "target-run", "target-secret")
+		c.MarkFlagsMutuallyExclusive("target-fleet", "target-run", "target-volume", "target-gateway", "target-secret")
 		c.MarkFlagsMutuallyExclusive("within-fleet", "within-run")
 	}
 	cmd.AddCommand(list)
@@ -58,6 +59,8 @@ func (o *Options) flags(f *pflag.FlagSet) {
 	f.StringVar(&o.Since, "since", "", "only events after this time: a duration like 5m or 1d, or an RFC 3339 time")
 	f.StringArrayVar(&o.TargetFleets, "target-fleet", nil, "events of this fleet; repeatable")
 	f.StringArrayVar(&o.TargetRuns, "target-run", nil, "events of this run; repeatable")
+	f.StringArrayVar(&o.TargetVolumes, "target-volume", nil, "events of this volume; repeatable")
+	f.StringArrayVar(&o.TargetGateways, "target-gateway", nil, "events of this gateway; repeatable")
 	f.StringArrayVar(&o.TargetSecrets, "target-secret", nil, "events of this secret; repeatable")
 	f.StringArrayVar(&o.WithinFleets, "within-fleet", nil, "events of this fleet and its instances; repeatable")
 	f.StringArrayVar(&o.WithinRuns, "within-run", nil, "events of this run and its jobs; repeatable")
@@ -224,6 +227,14 @@ func (o Options) filters(ctx context.Context, c *program.Conn) (api.ListEventsRe
 		{o.WithinFleets, &req.WithinFleets, fleet},
 		{o.TargetRuns, &req.TargetRuns, run},
 		{o.WithinRuns, &req.WithinRuns, run},
+		{o.TargetVolumes, &req.TargetVolumes, func(name string) (string, error) {
+			v, err := c.GetVolume(ctx, c.Project, client.NameRequest{Name: name})
+			return v.ID, missing(err, "Volume", name)
+		}},
+		{o.TargetGateways, &req.TargetGateways, func(name string) (string, error) {
+			g, err := c.GetGateway(ctx, c.Project, client.NameRequest{Name: name})
+			return g.ID, missing(err, "Gateway", name)
+		}},
 		{o.TargetSecrets, &req.TargetSecrets, func(name string) (string, error) {
 			s, err := c.GetSecret(ctx, c.Project, api.GetSecretRequest{Name: name})
 			return s.ID, missing(err, "Secret", name)
@@ -251,7 +262,8 @@ func (o Options) filters(ctx context.Context, c *program.Conn) (api.ListEventsRe
 }
 
 func (o Options) filtered() bool {
-	return len(o.TargetFleets)+len(o.TargetRuns)+len(o.TargetSecrets)+len(o.WithinFleets)+len(o.WithinRuns) > 0
+	n := len(o.TargetFleets) + len(o.TargetRuns) + len(o.TargetVolumes) + len(o.TargetGateways) + len(o.TargetSecrets)
+	return n+len(o.WithinFleets)+len(o.WithinRuns) > 0
 }
 
 func missing(err error, kind, name string) error {

@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/client"
 )
 
 // completeTimeout keeps a slow server from blocking the shell.
@@ -81,6 +82,36 @@ func (p *Program) CompleteFleets(cmd *cobra.Command, args []string, s string) ([
 		names := make([]string, len(fs))
 		for i, f := range fs {
 			names[i] = f.Name
+		}
+		return names
+	})(cmd, args, s)
+}
+
+// CompleteVolumes completes names of volumes.
+func (p *Program) CompleteVolumes(cmd *cobra.Command, args []string, s string) ([]string, cobra.ShellCompDirective) {
+	return p.names(func(ctx context.Context, c *Conn) []string {
+		vs, err := c.ListVolumes(ctx, c.Project)
+		if err != nil {
+			return nil
+		}
+		names := make([]string, len(vs))
+		for i, v := range vs {
+			names[i] = v.Name
+		}
+		return names
+	})(cmd, args, s)
+}
+
+// CompleteGateways completes names of gateways.
+func (p *Program) CompleteGateways(cmd *cobra.Command, args []string, s string) ([]string, cobra.ShellCompDirective) {
+	return p.names(func(ctx context.Context, c *Conn) []string {
+		gs, err := c.ListGateways(ctx, c.Project, client.ListGatewaysRequest{})
+		if err != nil {
+			return nil
+		}
+		names := make([]string, len(gs))
+		for i, g := range gs {
+			names[i] = g.Name
 		}
 		return names
 	})(cmd, args, s)

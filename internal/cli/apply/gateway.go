@@ -1,0 +1,181 @@
+package apply
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"dstack/internal/api"
+	"dstack/internal/cli/client"
+	"dstack/internal/cli/gateway"
+	"dstack/internal/cli/program"
+	"dstack/internal/cli/specdiff"
+	"dstack/internal/cli/term"
+)
+
+// applyGateway plans a gateway, asks, creates or changes it, and waits until it runs.
+func applyGateway(ctx context.Context, o Options, f File) error {
+	if o.Name != "" {
+		f.Gateway.Name = &o.Name
+	}
+	c, err := o.Connect(o.Project)
+	if err != nil {
+		return err
+	}
+	ga := gatewayApply{Options: o, conn: c, spec: client.GatewaySpec{Configuration: *f.Gateway, ConfigurationPath: &f.path}}
+	err = o.While("Getting apply plan...", func() (err error) {
+		ga.plan, err = c.GetGatewayPlan(ctx, c.Project, client.GatewayPlanRequest{Spec: ga.spec})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	ga.print()
+	d, err := ga.decide()
+	if err != nil {
+		return err
+	}
+	if d.same && o.Yes && !o.Force {
+		o.Println("No configuration changes detected. Use --force to apply anyway.")
+		return nil
+	}
+	if d.message != "" {
+		o.Println(d.message)
+	}
+	if ok, err := o.Agreed(ctx, o.Yes, d.question); err != nil || !ok {
+		return err
+	}
+	return ga.execute(ctx, d)
+}
+
+type gatewayApply struct {
+	Options
+	conn *program.Conn
+	spec client.GatewaySpec
+	plan client.GatewayPlan
+}
+
+func (ga *gatewayApply) effective() client.GatewaySpec {
+	if ga.plan.EffectiveSpec != nil {
+		return *ga.plan.EffectiveSpec
+	}
+	return ga.plan.Spec
+}
+
+func (ga *gatewayApply) print() {
+	spec := ga.effective()
+	c := spec.Configuration
+	facts := [][2]string{
+		{"Project", ga.plan.ProjectName}, {"User", ga.plan.User}, {"Configuration", cmp.Or(deref(spec.ConfigurationPath), "?")},
+		{"Type", "gateway"}, {"Backend", c.Backend}, {"Region", c.Region}, {"Domain", cmp.Or(deref(c.Domain), "-")},
+	}
+	if c.Replicas != nil {
+		facts = append(facts, [2]string{"Replicas", strconv.Itoa(*c.Replicas)})
+	}
+	ga.Facts(facts)
+	ga.Println()
+}
+
+func (ga *gatewayApply) decide() (decision, error) {
+	current := ga.plan.CurrentResource
+	c := ga.effective().Configuration
+	if current == nil {
+		d := decision{question: "Create the gateway?"}
+		if c.Name != nil {
+			d.message = fmt.Sprintf("Gateway %s does not exist yet.", *c.Name)
+		}
+		return d, nil
+	}
+	fields, err := specdiff.Fields(current.Configuration, c)
+	if err != nil {
+		return decision{}, err
+	}
+	if c.Default == nil {
+		fields = slices.DeleteFunc(fields, func(f string) bool { return f == "default" })
+	}
+	found := fmt.Sprintf("Found gateway %s.", current.Name)
+	list := "\n- " + strings.Join(fields, "\n- ") + "\n"
+	switch {
+	case len(fields) == 0:
+		return decision{
+			message: found + " No configuration changes detected.", question: "Re-create the gateway?", same: true, override: true,
+		}, nil
+	case ga.plan.Action == api.ActionUpdate:
+		return decision{message: found + " Detected changes that can be updated in-place:" + list, question: "Update the gateway?", done: "updated"}, nil
+	default:
+		return decision{
+			message: found + " Detected changes that cannot be updated in-place:" + list, question: "Re-create the gateway?", override: true,
+		}, nil
+	}
+}
+
+func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
+	if d.override {
+		name := ga.plan.CurrentResource.Name
+		err := ga.While("Deleting existing gateway...", func() error {
+			if err := ga.conn.DeleteGateways(ctx, ga.conn.Project, client.NamesRequest{Names: []string{name}}); err != nil {
+				return err
+			}
+			return gone(ctx, func() error {
+				_, err := ga.conn.GetGateway(ctx, ga.conn.Project, client.NameRequest{Name: name})
+				return err
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	req := client.ApplyGatewayPlanRequest{}
+	req.Plan.Spec, req.Plan.CurrentResource = ga.spec, ga.plan.CurrentResource
+	var g client.Gateway
+	err := ga.While("Applying plan...", func() (err error) {
+		g, err = ga.conn.ApplyGatewayPlan(ctx, ga.conn.Project, req)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if ga.Detach && d.done != "updated" {
+		ga.Println("Gateway configuration submitted. Exiting...")
+		return nil
+	}
+	if d.done != "updated" {
+		g, err = ga.wait(ctx, g)
+	}
+	if ctx.Err() != nil {
+		return ga.leave(ctx, "Gateway", func(ctx context.Context) error {
+			return ga.conn.DeleteGateways(ctx, ga.conn.Project, client.NamesRequest{Names: []string{g.Name}})
+		})
+	}
+	if err != nil {
+		return err
+	}
+	failed := g.Status == "failed"
+	ga.Print(gateway.Table([]client.Gateway{g}, gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose || failed, Created: true, Now: ga.Time()}))
+	if failed {
+		ga.failure("Provisioning failed. Error: " + cmp.Or(deref(g.StatusMessage), "unknown"))
+		return term.Exit(1)
+	}
+	return nil
+}
+
+func (ga *gatewayApply) wait(ctx context.Context, g client.Gateway) (client.Gateway, error) {
+	live := ga.Wait(fmt.Sprintf("Provisioning %s...", g.Name))
+	defer live.Close()
+	for g.Status != "running" && g.Status != "failed" {
+		live.Set(fmt.Sprintf("Provisioning %s...", g.Name), ga.Lines(gateway.Table([]client.Gateway{g},
+			gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose, Created: true, Now: ga.Time()}))...)
+		if !sleep(ctx, statusPoll) {
+			return g, ctx.Err()
+		}
+		next, err := ga.conn.GetGateway(ctx, ga.conn.Project, client.NameRequest{Name: g.Name})
+		if err != nil {
+			return g, err
+		}
+		g = next
+	}
+	return g, nil
+}

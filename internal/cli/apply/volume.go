@@ -1,0 +1,207 @@
+package apply
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"dstack/internal/cli/client"
+	"dstack/internal/cli/format"
+	"dstack/internal/cli/program"
+	"dstack/internal/cli/specdiff"
+	"dstack/internal/cli/term"
+	"dstack/internal/cli/volume"
+	"dstack/internal/config"
+)
+
+// statusPoll is how often the status of what is being created or deleted is asked for.
+const statusPoll = 500 * time.Millisecond
+
+// applyVolume shows what a volume would be, asks, creates it, and waits until it is there.
+// The server makes no plan for volumes.
+func applyVolume(ctx context.Context, o Options, f File) error {
+	if o.Name != "" {
+		f.Volume.Name = &o.Name
+	}
+	c, err := o.Connect(o.Project)
+	if err != nil {
+		return err
+	}
+	va := volumeApply{Options: o, conn: c, conf: *f.Volume, path: f.path}
+	var current *client.Volume
+	var user string
+	err = o.While("Getting apply plan...", func() error {
+		u, err := c.GetMyUser(ctx)
+		if err != nil {
+			return err
+		}
+		user = u.Username
+		current, err = va.current(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	va.print(user)
+	d, err := va.decide(current)
+	if err != nil {
+		return err
+	}
+	if d.same && o.Yes && !o.Force {
+		o.Println("No configuration changes detected. Use --force to apply anyway.")
+		return nil
+	}
+	if d.message != "" {
+		o.Println(d.message)
+	}
+	if ok, err := o.Agreed(ctx, o.Yes, d.question); err != nil || !ok {
+		return err
+	}
+	return va.execute(ctx, d)
+}
+
+type volumeApply struct {
+	Options
+	conn *program.Conn
+	conf config.Volume
+	path string
+}
+
+// current is the volume with that name, nil if there is none.
+func (va *volumeApply) current(ctx context.Context) (*client.Volume, error) {
+	if va.conf.Name == nil {
+		return nil, nil
+	}
+	v, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: *va.conf.Name})
+	if program.NotFound(err) {
+		return nil, nil
+	}
+	return &v, err
+}
+
+func (va *volumeApply) print(user string) {
+	kind, size := "managed", "-"
+	if va.conf.VolumeID != nil || va.conf.ClaimName != nil {
+		kind = "external"
+	}
+	if va.conf.Size != nil {
+		size = format.GB(float64(*va.conf.Size))
+	}
+	facts := [][2]string{
+		{"Project", va.conn.Project}, {"User", user}, {"Configuration", va.path}, {"Type", "volume"},
+		{"Volume type", kind}, {"Backend", va.conf.Backend},
+	}
+	if va.conf.Region != "" {
+		facts = append(facts, [2]string{"Region", va.conf.Region})
+	}
+	va.Facts(append(facts, [2]string{"Size", size}))
+	va.Println()
+}
+
+func (va *volumeApply) decide(current *client.Volume) (decision, error) {
+	if current == nil {
+		d := decision{question: "Create the volume?"}
+		if va.conf.Name != nil {
+			d.message = fmt.Sprintf("Volume %s does not exist yet.", *va.conf.Name)
+		}
+		return d, nil
+	}
+	changed, err := specdiff.Fields(current.Configuration, va.conf)
+	if err != nil {
+		return decision{}, err
+	}
+	d := decision{question: "Re-create the volume?", override: true, same: len(changed) == 0}
+	d.message = fmt.Sprintf("Found volume %s. Configuration changes detected.", current.Name)
+	if d.same {
+		d.message = fmt.Sprintf("Found volume %s. No configuration changes detected.", current.Name)
+	}
+	return d, nil
+}
+
+func (va *volumeApply) execute(ctx context.Context, d decision) error {
+	if d.override {
+		err := va.While("Deleting existing volume...", func() error {
+			if err := va.conn.DeleteVolumes(ctx, va.conn.Project, client.NamesRequest{Names: []string{*va.conf.Name}}); err != nil {
+				return err
+			}
+			return gone(ctx, func() error {
+				_, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: *va.conf.Name})
+				return err
+			})
+		})
+		if err != nil {
+			return err
+		}
+	}
+	var v client.Volume
+	err := va.While("Creating volume...", func() (err error) {
+		v, err = va.conn.CreateVolume(ctx, va.conn.Project, client.CreateVolumeRequest{Configuration: va.conf})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if va.Detach {
+		va.Println("Volume configuration submitted. Exiting...")
+		return nil
+	}
+	v, err = va.wait(ctx, v)
+	if ctx.Err() != nil {
+		return va.leave(ctx, "Volume", func(ctx context.Context) error {
+			return va.conn.DeleteVolumes(ctx, va.conn.Project, client.NamesRequest{Names: []string{v.Name}})
+		})
+	}
+	if err != nil {
+		return err
+	}
+	failed := v.Status == "failed"
+	va.Print(volume.Table([]client.Volume{v}, va.Verbose || failed, va.Time()))
+	if failed {
+		va.failure("Provisioning failed. Error: " + cmp.Or(deref(v.StatusMessage), "unknown"))
+		return term.Exit(1)
+	}
+	return nil
+}
+
+func (va *volumeApply) wait(ctx context.Context, v client.Volume) (client.Volume, error) {
+	live := va.Wait(fmt.Sprintf("Provisioning %s...", v.Name))
+	defer live.Close()
+	for v.Status != "active" && v.Status != "failed" {
+		live.Set(fmt.Sprintf("Provisioning %s...", v.Name), va.Lines(volume.Table([]client.Volume{v}, va.Verbose, va.Time()))...)
+		if !sleep(ctx, statusPoll) {
+			return v, ctx.Err()
+		}
+		next, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: v.Name})
+		if err != nil {
+			return v, err
+		}
+		v = next
+	}
+	return v, nil
+}
+
+// gone asks until the server says that the object does not exist.
+func gone(ctx context.Context, get func() error) error {
+	for {
+		err := get()
+		if program.NotFound(err) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if !sleep(ctx, statusPoll) {
+			return ctx.Err()
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
