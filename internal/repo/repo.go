@@ -162,7 +162,7 @@ func (s *Service) UploadCode(ctx context.Context, sc project.Scope, repoID, hash
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
 		_, err := tx.ExecContext(ctx, `
 INSERT INTO code (project_id, repo_id, hash, blob) VALUES ($1, $2, $3, $4)
-ON CONFLICT (project_id, repo_id, hash) DO UPDATE SET blob = excluded.blob`, sc.Project.ID, repoID, hash, blob.Sum)
+ON CONFLICT (project_id, repo_id, hash) DO UPDATE SET blob = excluded.blob`, sc.Project.ID, repoID, hash, blob.SHA256)
 		return err
 	})
 }
@@ -209,7 +209,7 @@ func (s *Service) UploadArchive(ctx context.Context, u user.User, hash string, r
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		return tx.QueryRowContext(ctx, `
 INSERT INTO archive (id, user_id, hash, blob) VALUES ($1, $2, $3, $4)
-ON CONFLICT (user_id, hash) DO UPDATE SET blob = excluded.blob RETURNING id`, a.ID, u.ID, hash, blob.Sum).Scan(&a.ID)
+ON CONFLICT (user_id, hash) DO UPDATE SET blob = excluded.blob RETURNING id`, a.ID, u.ID, hash, blob.SHA256).Scan(&a.ID)
 	})
 	return a, err
 }

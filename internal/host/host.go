@@ -1,0 +1,355 @@
+// Package host is the server's way to machines: one SSH connection per host that carries
+// the agent's API, its event stream and port forwards; the push of the agent; and the
+// onboarding and removal of hosts of the user.
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/agentbin"
+)
+
+// Endpoint is one SSH server.
+type Endpoint struct {
+	Addr string // host name or address
+	Port int
+	User string
+	Keys []ssh.Signer
+	// HostKey is the pinned key, a line of authorized_keys; "" accepts the first contact.
+	HostKey string
+}
+
+func (e Endpoint) String() string { return fmt.Sprintf("%s@%s:%d", e.User, e.Addr, e.Port) }
+
+// Target is a host to stay connected to.
+type Target struct {
+	ID       string
+	Endpoint Endpoint
+	Jump     *Endpoint
+	// Local is the socket of an agent on the server's own machine: no SSH.
+	Local string
+	Home  string // of the agent, "" for the default
+}
+
+func (t Target) home() string {
+	if t.Home == "" {
+		return agentapi.DefaultHome
+	}
+	return t.Home
+}
+
+// Sink hears from the hosts. Calls for one host come one after the other.
+type Sink interface {
+	// Pinned is told the host key of a first contact.
+	Pinned(id, hostKey string)
+	// Connected comes before the events of a connection.
+	Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task)
+	Disconnected(id string, err error)
+	// Handle stores events; they are acknowledged when it returns nil.
+	Handle(ctx context.Context, id string, events []agentapi.Event) error
+}
+
+// Config is what NewPool needs; all fields are required.
+type Config struct {
+	Sink   Sink
+	Agents *agentbin.Source
+	Log    *slog.Logger
+}
+
+// Pool keeps connections to hosts. It is safe for concurrent use.
+type Pool struct {
+	Config
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	pushes chan struct{} // bounds parallel uploads
+
+	mu    sync.Mutex
+	hosts map[string]*conn
+}
+
+// maxPushes bounds uploads of the agent at a time.
+const maxPushes = 8
+
+// ErrNotConnected says that a host cannot be called now.
+var ErrNotConnected = errors.New("host: not connected")
+
+// NewPool returns an empty pool.
+func NewPool(c Config) *Pool {
+	p := &Pool{Config: c, hosts: map[string]*conn{}, pushes: make(chan struct{}, maxPushes)}
+	p.ctx, p.cancel = context.WithCancel(context.Background())
+	return p
+}
+
+// SetSink says who hears from the hosts, before the first Watch.
+func (p *Pool) SetSink(s Sink) { p.Sink = s }
+
+// Close ends all connections and waits for them.
+func (p *Pool) Close() {
+	p.cancel()
+	p.wg.Wait()
+}
+
+// Watch connects to a host and stays connected until Forget. A target that is watched
+// already keeps its connection.
+func (p *Pool) Watch(t Target) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.hosts[t.ID] != nil || p.ctx.Err() != nil {
+		return
+	}
+	c := &conn{pool: p, target: t}
+	c.ctx, c.cancel = context.WithCancel(p.ctx)
+	p.hosts[t.ID] = c
+	p.wg.Go(c.run)
+}
+
+// Forget ends the connection to a host.
+func (p *Pool) Forget(id string) {
+	p.mu.Lock()
+	c := p.hosts[id]
+	delete(p.hosts, id)
+	p.mu.Unlock()
+	if c != nil {
+		c.cancel()
+	}
+}
+
+// Client returns the client of a connected host, ErrNotConnected otherwise.
+func (p *Pool) Client(id string) (*agentapi.Client, error) {
+	p.mu.Lock()
+	c := p.hosts[id]
+	p.mu.Unlock()
+	if c == nil {
+		return nil, ErrNotConnected
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.client == nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotConnected, c.err)
+	}
+	return c.client, nil
+}
+
+// Dial opens a connection to an address as seen from the host.
+func (p *Pool) Dial(ctx context.Context, id, network, addr string) (net.Conn, error) {
+	p.mu.Lock()
+	c := p.hosts[id]
+	p.mu.Unlock()
+	if c == nil {
+		return nil, ErrNotConnected
+	}
+	c.mu.Lock()
+	ssh := c.ssh
+	c.mu.Unlock()
+	switch {
+	case c.target.Local != "":
+		return (&net.Dialer{}).DialContext(ctx, network, addr)
+	case ssh == nil:
+		return nil, ErrNotConnected
+	}
+	return ssh.DialContext(ctx, network, addr)
+}
+
+// conn is the connection to one host.
+type conn struct {
+	pool   *Pool
+	target Target
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu     sync.Mutex
+	ssh    *ssh.Client
+	client *agentapi.Client
+	err    error // why there is no client
+}
+
+const (
+	firstRetry = 100 * time.Millisecond
+	maxRetry   = 15 * time.Second
+	// batch bounds the events of one Handle, linger how long they are collected.
+	batch  = 256
+	linger = 3 * time.Millisecond
+)
+
+// run connects again and again until the host is forgotten.
+func (c *conn) run() {
+	delay := firstRetry
+	for c.ctx.Err() == nil {
+		start := time.Now()
+		err := c.session()
+		if c.ctx.Err() != nil {
+			return
+		}
+		c.pool.Sink.Disconnected(c.target.ID, err)
+		if time.Since(start) > time.Minute {
+			delay = firstRetry
+		}
+		select {
+		case <-c.ctx.Done():
+		case <-time.After(jitter(delay)):
+		}
+		delay = min(2*delay, maxRetry)
+	}
+}
+
+// session is one connection from its beginning to its end.
+func (c *conn) session() error {
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	client, closeAll, err := c.open(ctx)
+	if err != nil {
+		c.set(nil, nil, err)
+		return err
+	}
+	defer closeAll()
+	info, err := client.Host(ctx)
+	if err == nil {
+		err = c.upgrade(ctx, info)
+	}
+	if err != nil {
+		c.set(nil, nil, err)
+		return err
+	}
+	tasks, err := client.Tasks(ctx)
+	if err != nil {
+		c.set(nil, nil, err)
+		return err
+	}
+	c.mu.Lock()
+	c.client = client
+	c.mu.Unlock()
+	c.pool.Sink.Connected(ctx, c.target.ID, info, tasks)
+	err = c.events(ctx, client)
+	c.set(nil, nil, err)
+	return err
+}
+
+func (c *conn) set(s *ssh.Client, client *agentapi.Client, err error) {
+	c.mu.Lock()
+	c.ssh, c.client, c.err = s, client, err
+	c.mu.Unlock()
+}
+
+// open connects to the agent's socket.
+func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
+	if c.target.Local != "" {
+		client := agentapi.NewClient(func(ctx context.Context) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", c.target.Local)
+		})
+		return client, client.Close, nil
+	}
+	s, pinned, err := connect(ctx, c.target.Endpoint, c.target.Jump)
+	if err != nil {
+		return nil, nil, err
+	}
+	if c.target.Endpoint.HostKey == "" {
+		c.target.Endpoint.HostKey = pinned
+		c.pool.Sink.Pinned(c.target.ID, pinned)
+	}
+	c.mu.Lock()
+	c.ssh = s
+	c.mu.Unlock()
+	client := agentapi.NewClient(socketDialer(s, c.target.home(), c.target.Endpoint.User))
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	go keepalive(ctx, s)
+	return client, func() {
+		stop()
+		client.Close()
+		s.Close()
+	}, nil
+}
+
+// upgrade replaces an agent of another build. Containers go on meanwhile.
+func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
+	if c.target.Local != "" {
+		return nil
+	}
+	arch := "amd64"
+	if info.Arch == "arm" {
+		arch = "arm64"
+	}
+	bin, err := c.pool.Agents.Get(arch)
+	if err != nil || bin.SHA256 == info.Hash {
+		return nil // without a binary of our own the one there has to do
+	}
+	c.pool.Log.Info("the agent of a host is replaced", "host", c.target.ID, "from", info.Version)
+	c.mu.Lock()
+	s := c.ssh
+	c.mu.Unlock()
+	if err := c.pool.push(ctx, s, c.target.Endpoint.User, bin); err != nil {
+		return err
+	}
+	if _, err := installAgent(ctx, s, c.target.Endpoint.User, c.target.home(), nil); err != nil {
+		return err
+	}
+	return errors.New("the agent was replaced; connecting to the new one")
+}
+
+// events hands the stream to the sink in batches and acknowledges what it stored.
+func (c *conn) events(ctx context.Context, client *agentapi.Client) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	in := make(chan agentapi.Event, batch)
+	errs := make(chan error, 1)
+	go func() {
+		errs <- client.Events(ctx, 0, func(e agentapi.Event) error {
+			if e.Kind == agentapi.HeartbeatEvent {
+				return nil
+			}
+			select {
+			case in <- e:
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
+		close(in)
+	}()
+	for {
+		events, more := collect(in)
+		if len(events) > 0 {
+			if err := c.pool.Sink.Handle(ctx, c.target.ID, events); err != nil {
+				return fmt.Errorf("store events: %w", err)
+			}
+			if err := client.Ack(ctx, events[len(events)-1].Seq); err != nil {
+				return err
+			}
+		}
+		if !more {
+			return <-errs
+		}
+	}
+}
+
+// collect waits for an event and takes what follows at once.
+func collect(in <-chan agentapi.Event) (events []agentapi.Event, more bool) {
+	e, ok := <-in
+	if !ok {
+		return nil, false
+	}
+	events = append(events, e)
+	timer := time.NewTimer(linger)
+	defer timer.Stop()
+	for len(events) < batch {
+		select {
+		case e, ok := <-in:
+			if !ok {
+				return events, false
+			}
+			events = append(events, e)
+		case <-timer.C:
+			return events, true
+		}
+	}
+	return events, true
+}

@@ -1,0 +1,265 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"path"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/agentbin"
+	"dstack/internal/sshkey"
+)
+
+const (
+	dialTimeout = 10 * time.Second
+	// binaryPath is where the agent lies on hosts.
+	binaryPath = "/usr/local/bin/dstack-agent"
+)
+
+// Codes of OnboardError.
+const (
+	CodeUnreachable = "unreachable"
+	CodeAuth        = "auth"
+	CodeHostKey     = "host_key_changed"
+	CodeNoSudo      = "no_sudo"
+	CodeArch        = "unsupported_arch"
+	CodeOS          = "unsupported_os"
+	CodeUpload      = "upload_failed"
+	CodeClock       = "clock_skew"
+	CodeInstall     = "install_failed"
+)
+
+// OnboardError says what is wrong with a host and what to do about it.
+type OnboardError struct{ Code, Message string }
+
+func (e *OnboardError) Error() string { return e.Message }
+
+func problem(code, format string, args ...any) error {
+	return &OnboardError{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// connect opens an SSH connection, through a jump host if there is one, and returns the
+// host key that was seen.
+func connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, string, error) {
+	if jump == nil {
+		d := net.Dialer{Timeout: dialTimeout}
+		return handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
+			return d.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
+		})
+	}
+	via, _, err := connect(ctx, *jump, nil)
+	if err != nil {
+		return nil, "", fmt.Errorf("jump host: %w", err)
+	}
+	client, key, err := handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
+		return via.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
+	})
+	if err != nil {
+		via.Close()
+		return nil, "", err
+	}
+	go func() {
+		_ = client.Wait() // the jump's connection ends with the host's
+		via.Close()
+	}()
+	return client, key, nil
+}
+
+func handshake(ctx context.Context, e Endpoint, dial func(context.Context) (net.Conn, error)) (*ssh.Client, string, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	raw, err := dial(ctx)
+	if err != nil {
+		return nil, "", problem(CodeUnreachable, "cannot connect to %s: %v. Check the address, the port and that sshd runs", e, err)
+	}
+	stop := context.AfterFunc(ctx, func() { raw.Close() })
+	defer stop()
+	seen := ""
+	cfg := &ssh.ClientConfig{
+		User: e.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(e.Keys...)}, Timeout: dialTimeout,
+		HostKeyCallback: func(_ string, _ net.Addr, key ssh.PublicKey) error {
+			seen = sshkey.Line(key)
+			if e.HostKey != "" && e.HostKey != seen {
+				return errHostKey
+			}
+			return nil
+		},
+	}
+	if e.HostKey != "" { // ask for the key that we know, not for another of the host's
+		if key, _, err := sshkey.ParsePublic(e.HostKey); err == nil {
+			cfg.HostKeyAlgorithms = algorithms(key.Type())
+		}
+	}
+	c, chans, reqs, err := ssh.NewClientConn(raw, net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)), cfg)
+	if err != nil {
+		raw.Close()
+		return nil, "", explain(ctx, e, err)
+	}
+	if !stop() { // the deadline was faster
+		c.Close()
+		return nil, "", problem(CodeUnreachable, "%s does not answer", e)
+	}
+	return ssh.NewClient(c, chans, reqs), seen, nil
+}
+
+var errHostKey = errors.New("the host key changed")
+
+func algorithms(keyType string) []string {
+	if keyType == ssh.KeyAlgoRSA {
+		return []string{ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSA}
+	}
+	return []string{keyType}
+}
+
+func explain(ctx context.Context, e Endpoint, err error) error {
+	switch {
+	case errors.Is(err, errHostKey) || strings.Contains(err.Error(), errHostKey.Error()):
+		return problem(CodeHostKey, "the host key of %s is not the one that was seen at first contact: the machine was reinstalled, or another one answers. Remove the host from the fleet and add it again if that is right", e)
+	case strings.Contains(err.Error(), "unable to authenticate"):
+		var prints []string
+		for _, k := range e.Keys {
+			prints = append(prints, sshkey.Fingerprint(k.PublicKey()))
+		}
+		return problem(CodeAuth, "%s refuses the key %s. Check user and identity_file, and that the public key is in ~/.ssh/authorized_keys there", e, strings.Join(prints, ", "))
+	case ctx.Err() != nil:
+		return problem(CodeUnreachable, "%s does not answer within %v", e, dialTimeout)
+	}
+	return problem(CodeUnreachable, "SSH to %s fails: %v", e, err)
+}
+
+// keepalive ends a connection whose peer is gone.
+func keepalive(ctx context.Context, s *ssh.Client) {
+	tick := time.NewTicker(15 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := s.SendRequest("keepalive@openssh.com", true, nil)
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if err == nil {
+				continue
+			}
+		case <-time.After(30 * time.Second):
+		case <-ctx.Done():
+			return
+		}
+		s.Close()
+		return
+	}
+}
+
+// socketDialer reaches the agent's socket: by forwarding, or where that is refused through
+// a command.
+func socketDialer(s *ssh.Client, home, user string) func(context.Context) (net.Conn, error) {
+	socket := path.Join(home, agentapi.SocketName)
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := s.DialContext(ctx, "unix", socket)
+		var refused *ssh.OpenChannelError
+		if errors.As(err, &refused) && refused.Reason == ssh.Prohibited {
+			return execConn(s, root(user, binaryPath+" connect --home "+quote(home)))
+		}
+		return c, err
+	}
+}
+
+// execConn is a command's stdin and stdout as a connection.
+func execConn(s *ssh.Client, cmd string) (net.Conn, error) {
+	sess, err := s.NewSession()
+	if err != nil {
+		return nil, err
+	}
+	in, err1 := sess.StdinPipe()
+	out, err2 := sess.StdoutPipe()
+	if err := errors.Join(err1, err2); err != nil {
+		sess.Close()
+		return nil, err
+	}
+	if err := sess.Start(cmd); err != nil {
+		sess.Close()
+		return nil, err
+	}
+	near, far := net.Pipe()
+	go func() {
+		_, _ = io.Copy(in, far) // until either side ends
+		in.Close()
+	}()
+	go func() {
+		_, _ = io.Copy(far, out) // as above
+		far.Close()
+		sess.Close()
+	}()
+	return near, nil
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'" }
+
+// root makes a command run as root.
+func root(user, cmd string) string {
+	if user == "root" {
+		return cmd
+	}
+	return "sudo -n " + cmd
+}
+
+// run runs a command on a host, with input, and returns its stdout.
+func run(ctx context.Context, s *ssh.Client, cmd string, in io.Reader) (string, string, error) {
+	sess, err := s.NewSession()
+	if err != nil {
+		return "", "", err
+	}
+	defer sess.Close()
+	stop := context.AfterFunc(ctx, func() { sess.Close() })
+	defer stop()
+	var out, errs bytes.Buffer
+	sess.Stdin, sess.Stdout, sess.Stderr = in, &out, &errs
+	err = sess.Run(cmd)
+	if ctx.Err() != nil {
+		err = ctx.Err()
+	}
+	return out.String(), strings.TrimSpace(errs.String()), err
+}
+
+// push uploads the agent when the host has another one, and puts it into place at once.
+func (p *Pool) push(ctx context.Context, s *ssh.Client, user string, bin agentbin.Binary) error {
+	out, _, _ := run(ctx, s, "sha256sum "+binaryPath+" 2>/dev/null", nil) // absent: upload
+	if strings.HasPrefix(out, bin.SHA256) {
+		return nil
+	}
+	select {
+	case p.pushes <- struct{}{}:
+		defer func() { <-p.pushes }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	tmp := fmt.Sprintf("%s.new-%d", binaryPath, rand.Uint32())
+	script := fmt.Sprintf("cat >%[1]s && echo '%[2]s  %[1]s' | sha256sum -c - >/dev/null && chmod 0755 %[1]s && mv -f %[1]s %[3]s || { rm -f %[1]s; exit 1; }", tmp, bin.SHA256, binaryPath)
+	_, errs, err := run(ctx, s, root(user, "sh -c "+quote(script)), bytes.NewReader(bin.Data))
+	if err != nil {
+		return problem(CodeUpload, "cannot put the agent into %s: %v %s", path.Dir(binaryPath), err, errs)
+	}
+	return nil
+}
+
+func jitter(d time.Duration) time.Duration {
+	return d/2 + time.Duration(rand.Int64N(int64(d)))
+}
