@@ -125,8 +125,8 @@ type Claim struct {
 	Blocks     int
 }
 
-// New describes an instance to be created for a job or as a node of a fleet.
-type New struct {
+// Want describes an instance to be created for a job or as a node of a fleet.
+type Want struct {
 	ProjectID   string
 	FleetID     string
 	FleetName   string

@@ -54,6 +54,10 @@ type Config struct {
 	Changed func(jobIDs []string)
 	// FleetChanged is called after a commit that ended an instance.
 	FleetChanged func(fleetID string)
+	// MinNodes is how many instances a fleet keeps.
+	MinNodes func(ctx context.Context, fleetID string) int
+	// ProjectName names a project in the cloud's tags.
+	ProjectName func(ctx context.Context, projectID string) string
 }
 
 // Service creates, claims and ends instances.
@@ -66,17 +70,17 @@ type Service struct {
 // New checks c and registers the instances' reconciler with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Ledger == nil || c.Hosts == nil || c.Onboard == nil || c.Sealer == nil ||
-		c.Keys == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil {
+		c.Keys == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.ProjectName == nil {
 		return nil, errors.New("instance: every field of Config is required")
 	}
 	s := &Service{Config: c, links: map[string]Link{}}
-	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Live: live, Reconcile: s.reconcile})
+	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Timeout: 5 * time.Minute, Live: live, Reconcile: s.reconcile})
 	return s, nil
 }
 
 // Create stores an instance that a paid machine will be made for: the ledger's intent is
 // written in the same transaction, so that neither exists without the other.
-func (s *Service) Create(ctx context.Context, tx *store.Tx, n New) (Instance, error) {
+func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, error) {
 	nums, err := nextNumbers(ctx, tx, n.FleetID, 1)
 	if err != nil {
 		return Instance{}, err

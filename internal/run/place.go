@@ -226,7 +226,7 @@ func (s *Service) claim(ctx context.Context, it engine.Item, r Run, j Job, c can
 			job.Data.Provisioning = inst.Data.Provisioning
 			text = fmt.Sprintf("Job assigned to instance. Instance blocks: %d/%d busy", inst.Busy(), inst.Blocks)
 		} else {
-			inst, err := s.Instances.Create(ctx, tx, instance.New{
+			inst, err := s.Instances.Create(ctx, tx, instance.Want{
 				ProjectID: r.ProjectID, FleetID: c.fleet.ID, FleetName: c.fleet.Name, Offer: c.offer, JobID: j.ID, Blocks: 1, IdleSeconds: idle(r, c.fleet),
 			})
 			if err != nil {

@@ -1,0 +1,209 @@
+// Package fleet owns groups of instances: hosts of the user reached by SSH, and machines
+// that backends provide within limits.
+package fleet
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/crypt"
+	"dstack/internal/engine"
+	"dstack/internal/event"
+	"dstack/internal/instance"
+	"dstack/internal/offer"
+	"dstack/internal/project"
+	"dstack/internal/store"
+)
+
+// Kind is the engine's name for fleets.
+const Kind = "fleet"
+
+// Fleet is one row. Its spec holds no private key.
+type Fleet struct {
+	ID        string
+	ProjectID string
+	Name      string
+	Status    api.FleetStatus
+	Deleted   bool
+	CreatedAt time.Time
+	Version   int64
+	Spec      api.FleetSpec
+}
+
+// Allows says that the fleet's own options admit an offer.
+func (f Fleet) Allows(o api.InstanceOffer) bool {
+	c := f.Spec.Configuration
+	in := func(list []string, s string) bool {
+		if list == nil {
+			return true
+		}
+		for _, v := range list {
+			if v == s {
+				return true
+			}
+		}
+		return false
+	}
+	return in(c.Backends, string(o.Backend)) && in(c.Regions, o.Region) && in(c.InstanceTypes, o.Instance.Name) &&
+		(c.MaxPrice == nil || o.Price <= *c.MaxPrice)
+}
+
+// SSH says that the fleet's instances are hosts of the user.
+func (f Fleet) SSH() bool { return f.Spec.Configuration.SSHConfig != nil }
+
+// Config is what New needs; all fields are required.
+type Config struct {
+	DB        *store.DB
+	Engine    *engine.Engine
+	Box       *crypt.Box
+	Projects  *project.Service
+	Instances func() *instance.Service
+	Log       *slog.Logger
+}
+
+// Service plans, applies and deletes fleets.
+type Service struct{ Config }
+
+// New registers the fleets' reconciler with the engine.
+func New(c Config) (*Service, error) {
+	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Log == nil {
+		return nil, errors.New("fleet: every field of Config is required")
+	}
+	s := &Service{c}
+	c.Engine.Register(engine.Kind{Name: Kind, Workers: 8, Reconcile: s.reconcile,
+		Live: engine.LiveQuery("SELECT id FROM fleet WHERE NOT deleted AND status = 'terminating' AND shard IN")})
+	return s, nil
+}
+
+const columns = `id, project_id, name, status, deleted, created_at, version, data`
+
+func scan(row interface{ Scan(...any) error }) (Fleet, error) {
+	var f Fleet
+	var at int64
+	err := row.Scan(&f.ID, &f.ProjectID, &f.Name, &f.Status, &f.Deleted, &at, &f.Version, store.JSON(&f.Spec))
+	if errors.Is(err, sql.ErrNoRows) {
+		return Fleet{}, store.ErrNotFound
+	}
+	if err != nil {
+		return Fleet{}, fmt.Errorf("read a fleet: %w", err)
+	}
+	f.CreatedAt = store.Time(at)
+	return f, nil
+}
+
+func get(ctx context.Context, q store.Querier, where string, args ...any) (Fleet, error) {
+	return scan(q.QueryRowContext(ctx, "SELECT "+columns+" FROM fleet WHERE "+where, args...))
+}
+
+func query(ctx context.Context, q store.Querier, tail string, args ...any) ([]Fleet, error) {
+	rows, err := q.QueryContext(ctx, "SELECT "+columns+" FROM fleet "+tail, args...)
+	if err != nil {
+		return nil, fmt.Errorf("list fleets: %w", err)
+	}
+	defer rows.Close()
+	var list []Fleet
+	for rows.Next() {
+		f, err := scan(rows)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, f)
+	}
+	return list, rows.Err()
+}
+
+// ByID finds a fleet, also a deleted one.
+func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (Fleet, error) {
+	return get(ctx, q, "id = $1", id)
+}
+
+// Active lists a project's fleets that runs can use, oldest first.
+func (s *Service) Active(ctx context.Context, q store.Querier, projectID string) ([]Fleet, error) {
+	return query(ctx, q, "WHERE NOT deleted AND status = 'active' AND project_id = $1 ORDER BY created_at, id", projectID)
+}
+
+// MinNodes is how many instances a fleet keeps.
+func (s *Service) MinNodes(ctx context.Context, id string) int {
+	f, err := s.ByID(ctx, s.DB.Read(), id)
+	if err != nil || f.Spec.Configuration.Nodes == nil || f.Status != api.FleetActive {
+		return 0
+	}
+	return f.Spec.Configuration.Nodes.Min
+}
+
+func (s *Service) update(ctx context.Context, tx *store.Tx, f *Fleet) error {
+	err := store.Guarded(tx.ExecContext(ctx, `
+UPDATE fleet SET status = $1, deleted = $2, data = $3, version = version + 1 WHERE id = $4 AND version = $5`,
+		f.Status, f.Deleted, store.JSON(&f.Spec), f.ID, f.Version))
+	if err != nil {
+		return fmt.Errorf("store fleet %s: %w", f.Name, err)
+	}
+	f.Version++
+	return nil
+}
+
+func (s *Service) record(ctx context.Context, tx *store.Tx, f Fleet, e event.Event) error {
+	e.ProjectID = f.ProjectID
+	e.Targets = []event.Target{{Type: api.EventTargetFleet, ID: f.ID, Name: f.Name}}
+	return event.Record(ctx, tx, e)
+}
+
+// reconcile ends a fleet whose instances are gone.
+func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, error) {
+	f, err := s.ByID(ctx, s.DB.Read(), it.ID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && (f.Deleted || f.Status != api.FleetTerminating) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, err
+	}
+	left, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
+	if err != nil || len(left) > 0 {
+		return time.Time{}, err // the last instance wakes the fleet
+	}
+	return time.Time{}, s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		f.Status, f.Deleted = api.FleetTerminated, true
+		if err := s.update(ctx, tx, &f); err != nil {
+			return err
+		}
+		return s.record(ctx, tx, f, event.Event{Message: "Fleet status changed TERMINATING -> TERMINATED"})
+	})
+}
+
+// ToAPI turns a backend's offer into the wire's form.
+func ToAPI(o offer.Offer) api.InstanceOffer {
+	res := api.Resources{CPUs: o.Resources.CPUs, MemoryMiB: o.Resources.MemoryMiB, Gpus: []api.Gpu{}, Spot: o.Resources.Spot, Disk: api.Disk{SizeMiB: o.Resources.DiskMiB}}
+	if o.Resources.Arch != "" {
+		arch := api.CPUArchitecture(o.Resources.Arch)
+		res.CPUArch = &arch
+	}
+	for _, g := range o.Resources.GPUs {
+		res.Gpus = append(res.Gpus, api.Gpu{Name: g.Name, MemoryMiB: g.MemoryMiB, Vendor: api.AcceleratorVendor(g.Vendor)})
+	}
+	rt := api.RuntimeShim
+	if o.Runtime != "" {
+		rt = api.InstanceRuntime(o.Runtime)
+	}
+	data := o.Data
+	if data == nil {
+		data = map[string]any{}
+	}
+	return api.InstanceOffer{Backend: api.BackendType(o.Backend), Instance: api.InstanceType{Name: o.Instance, Resources: res}, Region: o.Region, Price: o.Price,
+		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1}
+}
+
+// GeneratedName makes adjective-animal.
+func GeneratedName() string {
+	adjectives := []string{"brave", "calm", "clever", "eager", "fair", "gentle", "happy", "kind", "lively", "lucky", "proud", "quick", "quiet", "sharp", "swift", "warm", "wise", "bold", "bright", "tidy"}
+	animals := []string{"badger", "crane", "dolphin", "eagle", "falcon", "fox", "gecko", "heron", "ibex", "jaguar", "koala", "lynx", "marten", "newt", "otter", "panda", "raven", "seal", "tiger", "wolf"}
+	return adjectives[rand.IntN(len(adjectives))] + "-" + animals[rand.IntN(len(animals))]
+}

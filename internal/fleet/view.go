@@ -1,0 +1,189 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"dstack/internal/api"
+	"dstack/internal/event"
+	"dstack/internal/instance"
+	"dstack/internal/project"
+	"dstack/internal/store"
+	"dstack/internal/user"
+)
+
+// view is the fleet as the wire has it.
+func (s *Service) view(ctx context.Context, f Fleet) (api.Fleet, error) {
+	list, err := s.views(ctx, []Fleet{f})
+	if err != nil {
+		return api.Fleet{}, err
+	}
+	return list[0], nil
+}
+
+func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error) {
+	out := make([]api.Fleet, 0, len(fleets))
+	ids := make([]string, len(fleets))
+	names := map[string]string{}
+	for i, f := range fleets {
+		ids[i] = f.ID
+	}
+	instances, err := instance.OfFleets(ctx, s.DB.Read(), ids...)
+	if err != nil {
+		return nil, err
+	}
+	for _, f := range fleets {
+		if names[f.ProjectID] == "" {
+			p, err := s.Projects.ByID(ctx, s.DB.Read(), f.ProjectID)
+			if err != nil {
+				return nil, err
+			}
+			names[f.ProjectID] = p.Name
+		}
+		v := api.Fleet{ID: f.ID, Name: f.Name, ProjectName: names[f.ProjectID], Spec: f.Spec, CreatedAt: api.At(f.CreatedAt), Status: f.Status, Instances: []api.Instance{}}
+		var problems []string
+		for i := range instances {
+			if instances[i].FleetID != f.ID {
+				continue
+			}
+			v.Instances = append(v.Instances, instance.View(&instances[i], names[f.ProjectID], f.Name))
+			if p := instances[i].Data.Problem; p != "" {
+				problems = append(problems, instances[i].Name+": "+p)
+			}
+		}
+		if problems != nil {
+			text := strings.Join(problems, "\n")
+			v.StatusMessage = &text
+		}
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// ListProject returns a project's fleets, newest first.
+func (s *Service) ListProject(ctx context.Context, sc project.Scope, _ api.ListProjectFleetsRequest) ([]api.Fleet, error) {
+	fleets, err := query(ctx, s.DB.Read(), "WHERE NOT deleted AND project_id = $1 ORDER BY created_at DESC, id DESC", sc.Project.ID)
+	if err != nil {
+		return nil, err
+	}
+	return s.views(ctx, fleets)
+}
+
+// List returns the fleets that a user may see.
+func (s *Service) List(ctx context.Context, u user.User, r api.ListFleetsRequest) ([]api.Fleet, error) {
+	projects, err := s.Projects.Of(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	fleets, err := query(ctx, s.DB.Read(), "ORDER BY created_at DESC, id DESC")
+	if err != nil {
+		return nil, err
+	}
+	var seen []Fleet
+	for _, f := range fleets {
+		p, ok := projects[f.ProjectID]
+		if !ok || r.ProjectName != nil && p.Name != *r.ProjectName || r.OnlyActive && f.Deleted {
+			continue
+		}
+		seen = append(seen, f)
+	}
+	limit := 100
+	if r.Limit != nil {
+		limit = *r.Limit
+	}
+	seen = user.Page(seen, r.PrevCreatedAt, r.PrevID, &limit, r.Ascending, func(f Fleet) (*api.Time, string) {
+		at := api.At(f.CreatedAt)
+		return &at, f.ID
+	})
+	return s.views(ctx, seen)
+}
+
+// Get returns one fleet.
+func (s *Service) Get(ctx context.Context, sc project.Scope, r api.GetFleetRequest) (api.Fleet, error) {
+	var f Fleet
+	var err error
+	switch {
+	case r.ID != nil:
+		f, err = get(ctx, s.DB.Read(), "project_id = $1 AND id = $2", sc.Project.ID, *r.ID)
+	case r.Name != nil:
+		f, err = get(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, *r.Name)
+	default:
+		return api.Fleet{}, api.Invalid("name or id must be specified")
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return api.Fleet{}, api.NotExists("")
+	}
+	if err != nil {
+		return api.Fleet{}, err
+	}
+	return s.view(ctx, f)
+}
+
+// Delete ends fleets that nothing uses; unknown names are ignored.
+func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteFleetsRequest) (*struct{}, error) {
+	for _, name := range r.Names {
+		if err := s.remove(ctx, sc, name, nil); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// DeleteInstances ends single instances of a fleet.
+func (s *Service) DeleteInstances(ctx context.Context, sc project.Scope, r api.DeleteFleetInstancesRequest) (*struct{}, error) {
+	return nil, s.remove(ctx, sc, r.Name, r.InstanceNums)
+}
+
+// remove ends a fleet, or the instances with the numbers.
+func (s *Service) remove(ctx context.Context, sc project.Scope, name string, nums []int) error {
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		f, err := get(ctx, tx, "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, name)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if f.SSH() && !s.Projects.CanManageSSHFleets(sc) {
+			return api.Forbidden()
+		}
+		list, err := instance.OfFleets(ctx, tx, f.ID)
+		if err != nil {
+			return err
+		}
+		for _, inst := range list {
+			if nums != nil && !has(nums, inst.Num) {
+				continue
+			}
+			if inst.Busy() > 0 && nums == nil {
+				return api.Invalid("Failed to delete fleet %s. Fleet is in use.", name)
+			}
+			if inst.Busy() > 0 {
+				return api.Invalid("Failed to delete fleet %s instances %s. Fleet instances are in use.", name, fmt.Sprint(nums))
+			}
+			if err := s.Instances().Terminate(ctx, tx, inst, api.InstanceTerminatedByUser, ""); err != nil {
+				return err
+			}
+		}
+		if nums != nil || f.Status == api.FleetTerminating {
+			return nil
+		}
+		f.Status = api.FleetTerminating
+		if err := s.update(ctx, tx, &f); err != nil {
+			return err
+		}
+		tx.OnCommit(func() { s.Engine.Wake(Kind, f.ID) })
+		return s.record(ctx, tx, f, sc.Actor(event.Event{Message: "Fleet status changed ACTIVE -> TERMINATING"}))
+	})
+}
+
+func has(list []int, n int) bool {
+	for _, v := range list {
+		if v == n {
+			return true
+		}
+	}
+	return false
+}

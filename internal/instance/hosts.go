@@ -1,0 +1,238 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"dstack/internal/api"
+	"dstack/internal/backend"
+	"dstack/internal/engine"
+	"dstack/internal/host"
+	"dstack/internal/ledger"
+	"dstack/internal/sshkey"
+	"dstack/internal/store"
+)
+
+// Onboarder sets hosts of the user up and takes the agent off again.
+type Onboarder interface {
+	Onboard(ctx context.Context, r host.OnboardRequest) (host.Onboarded, error)
+	Uninstall(ctx context.Context, r host.UninstallRequest) error
+}
+
+// endpoint opens an endpoint's sealed keys; extra keys are tried first.
+func (s *Service) endpoint(e Endpoint, extra ...ssh.Signer) (host.Endpoint, error) {
+	out := host.Endpoint{Addr: e.Hostname, Port: e.Port, User: e.User, HostKey: e.HostKey, Keys: extra}
+	for _, sealed := range e.Sealed {
+		private, err := s.Sealer.Open(sealed)
+		if err != nil {
+			return out, fmt.Errorf("key of %s: %w", e.Hostname, err)
+		}
+		signer, err := sshkey.Signer(private)
+		if err != nil {
+			return out, err
+		}
+		out.Keys = append(out.Keys, signer)
+	}
+	return out, nil
+}
+
+func (s *Service) jump(r *RemoteHost) (*host.Endpoint, error) {
+	if r.Jump == nil {
+		return nil, nil
+	}
+	j, err := s.endpoint(*r.Jump)
+	return &j, err
+}
+
+// projectSigner is the key with which the server logs in once a host knows it.
+func (s *Service) projectSigner(ctx context.Context, projectID string) (ssh.Signer, string, error) {
+	public, private, err := s.Keys.ProjectKey(ctx, projectID)
+	if err != nil {
+		return nil, "", err
+	}
+	signer, err := sshkey.Signer(private)
+	return signer, public, err
+}
+
+// target is how the pool reaches the instance's agent.
+func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error) {
+	t := host.Target{ID: inst.ID, Local: inst.Data.Socket, Home: inst.Data.Home}
+	if t.Local != "" {
+		return t, nil
+	}
+	signer, _, err := s.projectSigner(ctx, inst.ProjectID)
+	if err != nil {
+		return t, err
+	}
+	if r := inst.Data.Remote; r != nil {
+		if t.Endpoint, err = s.endpoint(r.Host, signer); err != nil {
+			return t, err
+		}
+		t.Endpoint.HostKey = inst.Data.HostKey
+		t.Jump, err = s.jump(r)
+		return t, err
+	}
+	jpd := inst.Data.Provisioning
+	if jpd == nil || jpd.Hostname == nil {
+		return t, errors.New("instance: no address yet")
+	}
+	t.Endpoint = host.Endpoint{Addr: *jpd.Hostname, Port: 22, User: jpd.Username, Keys: []ssh.Signer{signer}, HostKey: inst.Data.HostKey}
+	if jpd.SSHPort != nil {
+		t.Endpoint.Port = *jpd.SSHPort
+	}
+	return t, nil
+}
+
+// onboard pushes the agent to a host of the user. A refusal is shown and tried again: the
+// user may be mending the host.
+func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (time.Time, error) {
+	r := inst.Data.Remote
+	signer, public, err := s.projectSigner(ctx, inst.ProjectID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	e, err := s.endpoint(r.Host, signer)
+	if err != nil {
+		return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, "Unsupported private SSH key type")
+	}
+	e.HostKey = inst.Data.HostKey
+	jump, err := s.jump(r)
+	if err != nil {
+		return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, "Unsupported private SSH key type")
+	}
+	done, err := s.Onboard.Onboard(ctx, host.OnboardRequest{Endpoint: e, Jump: jump, Env: r.Env, AuthorizedKeys: append([]string{public}, r.Host.Public...)})
+	if err != nil {
+		return time.Now().Add(onboardRetry), s.problem(ctx, it, inst, err)
+	}
+	jpd, err := describeSSH(*r, done.Info)
+	blocks := inst.Blocks
+	if err == nil {
+		blocks, err = splitBlocks(inst.Blocks, inst.Data.AutoBlocks, jpd.InstanceType.Resources)
+	}
+	if err != nil {
+		return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, err.Error())
+	}
+	d := Decision{Instance: inst}
+	d.Instance.Blocks = blocks
+	d.Instance.Data.Provisioning, d.Instance.Data.Host, d.Instance.Data.HostKey = &jpd, &done.Info, done.HostKey
+	d.Instance.Data.Problem, d.Instance.Data.StartedAt = "", time.Now()
+	d.Instance.Data.Offer = &api.InstanceOffer{Backend: Remote, Instance: jpd.InstanceType, Region: Remote, BackendData: map[string]any{},
+		Availability: api.Available, InstanceRuntime: api.RuntimeShim, Blocks: 1, TotalBlocks: blocks}
+	d.to(time.Now(), api.InstanceIdle)
+	d.Freed = true
+	if err := s.commit(ctx, it, inst, &d); err != nil {
+		return time.Time{}, err
+	}
+	s.setLink(inst.ID, func(l *Link) { l.Connected = false })
+	return time.Now(), nil
+}
+
+// problem shows why a host is not added yet.
+func (s *Service) problem(ctx context.Context, it engine.Item, inst Instance, err error) error {
+	d := Decision{Instance: inst}
+	text := err.Error()
+	if inst.Data.Problem != text {
+		d.Events = []string{"Instance cannot be added yet: " + text}
+	}
+	d.Instance.Data.Problem = text
+	d.Instance.Data.Tries++
+	return s.commit(ctx, it, inst, &d)
+}
+
+func (s *Service) endSSH(ctx context.Context, it engine.Item, inst Instance, reason api.InstanceTerminationReason, msg string) error {
+	d := Decision{Instance: inst}
+	d.end(time.Now(), reason, msg)
+	return s.commit(ctx, it, inst, &d)
+}
+
+// uninstall takes the agent off a host; after some tries the instance ends without it.
+func (s *Service) uninstall(ctx context.Context, it engine.Item, inst Instance) (time.Time, error) {
+	s.forget(inst.ID)
+	t, err := s.target(ctx, inst)
+	if err == nil {
+		err = s.Onboard.Uninstall(ctx, host.UninstallRequest{Endpoint: t.Endpoint, Jump: t.Jump})
+	}
+	d := Decision{Instance: inst}
+	if err == nil {
+		d.gone(time.Now())
+		return time.Time{}, s.commit(ctx, it, inst, &d)
+	}
+	d.Instance.Data.Tries++
+	d.Instance.Data.Problem = err.Error()
+	if d.Instance.Data.Tries >= uninstallTries {
+		d.Events = []string{"The agent stays on the host: " + err.Error()}
+	}
+	return time.Now().Add(2 * time.Second), s.commit(ctx, it, inst, &d)
+}
+
+// Pinned remembers the host key of a first contact.
+func (s *Service) Pinned(ctx context.Context, id, key string) error {
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		inst, err := Get(ctx, tx, id)
+		if err != nil || inst.Data.HostKey != "" {
+			return err
+		}
+		inst.Data.HostKey = key
+		return update(ctx, tx, &inst)
+	})
+}
+
+// intend records the wish for a paid machine.
+func (s *Service) intend(ctx context.Context, tx *store.Tx, inst Instance, n Want) (string, error) {
+	public, _, err := s.Keys.ProjectKey(ctx, n.ProjectID)
+	if err != nil {
+		return "", err
+	}
+	o := n.Offer
+	return s.Ledger.Intend(ctx, tx, ledger.Intent{
+		Kind: backend.InstanceResource, Backend: string(o.Backend), Region: o.Region, ProjectID: n.ProjectID,
+		OwnerKind: Kind, OwnerID: inst.ID, Price: o.Price, Name: inst.Name,
+		Create: &backend.CreateRequest{Project: s.ProjectName(ctx, n.ProjectID), Fleet: n.FleetName, Offer: fromAPI(o), Tags: n.Tags, SSHKeys: []string{strings.TrimSpace(public)}},
+	})
+}
+
+// giveBack tells the ledger that the machine is not wanted.
+func (s *Service) giveBack(ctx context.Context, inst Instance) error {
+	return s.DB.Write(ctx, func(tx *store.Tx) error { return s.Ledger.Release(ctx, tx, inst.IntentID) })
+}
+
+// machine is what the ledger knows about the instance's machine.
+func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (Machine, error) {
+	r, err := s.Ledger.Get(ctx, q, inst.IntentID)
+	if err != nil {
+		return Machine{}, err
+	}
+	m := Machine{Refused: r.Refused(), Message: r.Message(), Gone: r.State == ledger.Gone && !r.Refused()}
+	got := r.Instance()
+	m.Created = r.State == ledger.Created
+	if !m.Created || !got.Ready() {
+		return m, nil
+	}
+	m.Hostname, m.Socket = got.Hostname, got.Socket
+	if m.Hostname == "" {
+		m.Hostname = "127.0.0.1"
+	}
+	jpd := &api.JobProvisioningData{
+		Backend: api.BackendType(inst.Backend), InstanceType: inst.Data.Offer.Instance, InstanceID: got.Ref.ID, Hostname: &m.Hostname,
+		PublicIPEnabled: true, Region: got.Ref.Region, Price: inst.Data.Offer.Price, Username: got.Username, Dockerized: got.Socket == "",
+	}
+	if jpd.Region == "" {
+		jpd.Region = inst.Data.Offer.Region
+	}
+	if got.InternalIP != "" {
+		jpd.InternalIP = &got.InternalIP
+	}
+	if got.SSHPort != 0 {
+		jpd.SSHPort = &got.SSHPort
+	}
+	if jpd.Username == "" {
+		jpd.Username = "root"
+	}
+	m.Provisioning = jpd
+	return m, nil
+}
