@@ -1,0 +1,178 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+	"dstack/internal/logstore"
+	"dstack/internal/metrics"
+	"dstack/internal/project"
+	"dstack/internal/store"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// Handle stores what a host's event stream brings: logs first, then states, so that the
+// end of a job is never known before the end of its log.
+func (s *Service) Handle(ctx context.Context, instanceID string, events []agentapi.Event) error {
+	latest := map[string]agentapi.Task{}
+	var order []string
+	for _, e := range events {
+		switch {
+		case e.Log != nil:
+			if err := s.storeLog(ctx, instanceID, e); err != nil {
+				return err
+			}
+		case e.Task != nil:
+			if _, seen := latest[e.TaskID]; !seen {
+				order = append(order, e.TaskID)
+			}
+			latest[e.TaskID] = *e.Task
+		case e.Metrics != nil:
+			if err := s.storeMetrics(ctx, e); err != nil {
+				return err
+			}
+		}
+	}
+	for _, id := range order {
+		if err := s.observe(ctx, latest[id]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// storeLog appends a chunk; what is missing before it is fetched from the host.
+func (s *Service) storeLog(ctx context.Context, instanceID string, e agentapi.Event) error {
+	chunk := logstore.Chunk{Offset: e.Log.Offset, At: time.UnixMicro(e.Micros), Data: e.Log.Data}
+	_, err := s.Logs.Append(ctx, e.TaskID, e.Log.Source, chunk)
+	var gap *logstore.GapError
+	if !errors.As(err, &gap) {
+		return err
+	}
+	client, cerr := s.Hosts.Client(instanceID)
+	if cerr != nil {
+		return cerr
+	}
+	r, cerr := client.Logs(ctx, e.TaskID, e.Log.Source, gap.Have)
+	if cerr != nil {
+		return cerr
+	}
+	defer r.Close()
+	data, cerr := io.ReadAll(io.LimitReader(r, e.Log.Offset-gap.Have))
+	if cerr != nil {
+		return fmt.Errorf("fetch the missing part of a log: %w", cerr)
+	}
+	_, err = s.Logs.Append(ctx, e.TaskID, e.Log.Source, logstore.Chunk{Offset: gap.Have, At: chunk.At, Data: data}, chunk)
+	return err
+}
+
+func (s *Service) storeMetrics(ctx context.Context, e agentapi.Event) error {
+	return s.Metrics.Add(ctx, metrics.Point{JobID: e.TaskID, At: time.UnixMicro(e.Micros), Metrics: *e.Metrics})
+}
+
+// PollLogs reads a page of a submission's log.
+func (s *Service) PollLogs(ctx context.Context, sc project.Scope, r api.PollLogsRequest) (api.JobSubmissionLogs, error) {
+	out := api.JobSubmissionLogs{Logs: []api.LogEvent{}}
+	j, err := getJob(ctx, s.DB.Read(), r.JobSubmissionID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && j.ProjectID != sc.Project.ID {
+		return out, nil
+	}
+	if err != nil {
+		return out, err
+	}
+	q := logstore.Query{JobID: j.ID, Source: logstore.Job, Descending: r.Descending, Limit: 100}
+	if r.Diagnose {
+		q.Source = logstore.Runner
+	}
+	if r.Limit != nil {
+		q.Limit = *r.Limit
+	}
+	if r.StartTime != nil {
+		q.Start = r.StartTime.Time
+	}
+	if r.EndTime != nil {
+		q.End = r.EndTime.Time
+	}
+	if r.NextToken != nil {
+		q.Token = *r.NextToken
+	}
+	page, err := s.Logs.Poll(ctx, q)
+	var bad *logstore.TokenError
+	if errors.As(err, &bad) {
+		return out, api.Invalid("Invalid next_token: %s. Must be a non-negative integer.", bad.Token)
+	}
+	if err != nil {
+		return out, err
+	}
+	for _, e := range page.Events {
+		out.Logs = append(out.Logs, api.LogEvent{Timestamp: api.At(e.At), LogSource: "stdout", Message: e.Data})
+	}
+	if page.Next != "" {
+		out.NextToken = &page.Next
+	}
+	return out, nil
+}
+
+// StreamLogs sends a submission's log from a byte offset. With Follow it goes on until the
+// attempt has ended and everything was sent.
+func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.StreamLogsRequest, send func(api.LogChunk) error) error {
+	j, err := getJob(ctx, s.DB.Read(), r.JobSubmissionID)
+	if errors.Is(err, store.ErrNotFound) || err == nil && j.ProjectID != sc.Project.ID {
+		return api.NotExists("Job submission not found")
+	}
+	if err != nil {
+		return err
+	}
+	src := logstore.Job
+	if r.Diagnose {
+		src = logstore.Runner
+	}
+	news, stop := s.Logs.Watch(j.ID)
+	defer stop()
+	token := ""
+	for {
+		run := s.watch.news(j.RunID)
+		if j, err = getJob(ctx, s.DB.Read(), j.ID); err != nil {
+			return err
+		}
+		ended := j.Finished()
+		page, err := s.Logs.Poll(ctx, logstore.Query{JobID: j.ID, Source: src, Token: token, Limit: logstore.MaxEvents})
+		if err != nil {
+			return err
+		}
+		token = page.Cursor
+		for _, e := range page.Events {
+			end := e.Offset + int64(len(e.Data))
+			if end <= r.Offset {
+				continue
+			}
+			data, at := e.Data, e.Offset
+			if at < r.Offset {
+				data, at = data[r.Offset-at:], r.Offset
+			}
+			when := api.At(e.At)
+			if err := send(api.LogChunk{Timestamp: &when, Offset: at, Data: data}); err != nil {
+				return err
+			}
+		}
+		if page.Next != "" {
+			continue
+		}
+		if ended || !r.Follow {
+			return send(api.LogChunk{End: true})
+		}
+		select {
+		case <-news:
+		case <-run:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

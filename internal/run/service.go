@@ -1,0 +1,563 @@
+package run
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+	"dstack/internal/event"
+	"dstack/internal/fleet"
+	"dstack/internal/instance"
+	"dstack/internal/project"
+	"dstack/internal/scheduler"
+	"dstack/internal/store"
+	"dstack/internal/user"
+)
+
+// Plan says what apply would do and where the jobs could run.
+func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRequest) (api.RunPlan, error) {
+	plan := api.RunPlan{ProjectName: sc.Project.Name, User: sc.User.Name, RunSpec: r.RunSpec, Action: api.ActionCreate}
+	effective, err := clone(r.RunSpec)
+	if err != nil {
+		return plan, err
+	}
+	if err := s.check(ctx, sc, &effective); err != nil {
+		return plan, err
+	}
+	plan.EffectiveRunSpec = &effective
+	name := "dry-run"
+	if effective.RunName != nil {
+		name = *effective.RunName
+		if cur, err := getRun(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, name); err == nil {
+			v, err := s.view(ctx, cur, sc.Project.Name, true)
+			if err != nil {
+				return plan, err
+			}
+			plan.CurrentResource = &v
+			if !cur.Status.Finished() && updatable(cur.Data.Spec, effective) == nil {
+				plan.Action = api.ActionUpdate
+			}
+		} else if !errors.Is(err, store.ErrNotFound) {
+			return plan, err
+		}
+	}
+	specs, err := jobSpecs(effective, name)
+	if err != nil {
+		return plan, err
+	}
+	limit := 50
+	if r.MaxOffers != nil {
+		limit = *r.MaxOffers
+	}
+	dry := Run{ProjectID: sc.Project.ID, Data: Data{Spec: effective}}
+	for _, js := range specs {
+		offers, err := s.offers(ctx, dry, js, r.ForOffersOnly)
+		if err != nil {
+			return plan, err
+		}
+		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers)}
+		for _, o := range offers {
+			if jp.MaxPrice == nil || o.Price > *jp.MaxPrice {
+				price := o.Price
+				jp.MaxPrice = &price
+			}
+		}
+		if len(offers) > limit {
+			jp.Offers = offers[:limit]
+		}
+		plan.JobPlans = append(plan.JobPlans, jp)
+	}
+	return plan, nil
+}
+
+// offers lists where a job could run. For offers only, backends count without a fleet.
+func (s *Service) offers(ctx context.Context, r Run, spec api.JobSpec, offersOnly bool) ([]api.InstanceOffer, error) {
+	list, _, err := s.candidates(ctx, r, spec)
+	if err != nil {
+		return nil, err
+	}
+	offers := []api.InstanceOffer{}
+	for _, c := range list {
+		if c.instance != nil || !offersOnly {
+			offers = append(offers, c.offer)
+		}
+	}
+	if offersOnly {
+		all, err := s.Catalog.Offers(ctx, r.ProjectID)
+		if err != nil {
+			return nil, err
+		}
+		profile := r.Data.Spec.Merged()
+		for _, o := range all {
+			if ao := fleet.ToAPI(o); scheduler.Fits(spec.Requirements, profile.ProfileParams, ao) == "" {
+				offers = append(offers, ao)
+			}
+		}
+	}
+	scheduler.Sort(offers)
+	return offers, nil
+}
+
+// clone copies a spec through its wire form, so that filling defaults in does not change
+// what the client sent.
+func clone(spec api.RunSpec) (api.RunSpec, error) {
+	data, err := json.Marshal(spec)
+	if err != nil {
+		return api.RunSpec{}, fmt.Errorf("copy a run's spec: %w", err)
+	}
+	var c api.RunSpec
+	if err := json.Unmarshal(data, &c); err != nil {
+		return api.RunSpec{}, fmt.Errorf("copy a run's spec: %w", err)
+	}
+	return c, nil
+}
+
+// check fills defaults in and refuses what can never run: secrets included, so that no
+// host is taken for a run that has to fail.
+func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec) error {
+	if err := normalise(spec, strings.TrimSpace(sc.User.PublicKey)); err != nil {
+		return err
+	}
+	if spec.Configuration.Service != nil {
+		return api.Invalid("services are not supported yet by this server; use a task with `ports`")
+	}
+	c := spec.Configuration.Common()
+	texts := map[string]string{}
+	for k, v := range c.Env {
+		texts["env."+k] = v.Value
+	}
+	if a := c.RegistryAuth; a != nil {
+		texts["registry_auth.username"], texts["registry_auth.password"] = a.Username, a.Password
+	}
+	var secrets map[string]string
+	for where, text := range texts {
+		if !strings.Contains(text, "${{") {
+			continue
+		}
+		if secrets == nil {
+			var err error
+			if secrets, err = s.Secrets.Values(ctx, sc.Project.ID); err != nil {
+				return err
+			}
+		}
+		if _, err := config.Interpolate(text, map[string]map[string]string{"secrets": secrets}); err != nil {
+			return api.Invalid("%s: Secrets interpolation error: %v. Set secrets with `dstack secret set`", where, err)
+		}
+	}
+	for _, m := range c.Volumes {
+		if len(m.Names) > 0 {
+			return api.NotExists("Volume %s not found", api.List(m.Names))
+		}
+	}
+	return nil
+}
+
+// updatable says why a live run cannot take over a new spec, nil when it can.
+func updatable(old, now api.RunSpec) error {
+	if old.Configuration.Type() != now.Configuration.Type() {
+		return api.Invalid("Configuration type changed from %s to %s, cannot update", old.Configuration.Type(), now.Configuration.Type())
+	}
+	o, err1 := clone(old)
+	n, err2 := clone(now)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	for _, spec := range []*api.RunSpec{&o, &n} {
+		spec.ConfigurationPath, spec.RunName, spec.SSHKeyPub, spec.RepoCodeHash = nil, nil, nil, nil
+		c := spec.Configuration.Common()
+		c.Priority, c.Name = nil, nil
+		if dev := spec.Configuration.DevEnvironment; dev != nil {
+			dev.InactivityDuration = nil
+		}
+	}
+	a, err1 := json.Marshal(o)
+	b, err2 := json.Marshal(n)
+	if err := errors.Join(err1, err2); err != nil {
+		return err
+	}
+	if string(a) != string(b) {
+		return api.Invalid("Cannot override active run. Stop the run first.")
+	}
+	return nil
+}
+
+// Apply submits a run or changes a live one in place.
+func (s *Service) Apply(ctx context.Context, sc project.Scope, r api.ApplyRunPlanRequest) (api.Run, error) {
+	spec := r.Plan.RunSpec
+	if err := s.check(ctx, sc, &spec); err != nil {
+		return api.Run{}, err
+	}
+	if spec.RunName != nil {
+		cur, err := getRun(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, *spec.RunName)
+		if err == nil && !cur.Status.Finished() {
+			return s.change(ctx, sc, cur, spec, r)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return api.Run{}, err
+		}
+	}
+	run, err := s.submit(ctx, sc, spec)
+	if err != nil {
+		return api.Run{}, err
+	}
+	return s.view(ctx, run, sc.Project.Name, true)
+}
+
+func (s *Service) change(ctx context.Context, sc project.Scope, cur Run, spec api.RunSpec, r api.ApplyRunPlanRequest) (api.Run, error) {
+	if err := updatable(cur.Data.Spec, spec); err != nil {
+		return api.Run{}, api.Invalid("Cannot override active run. Stop the run first.")
+	}
+	if !r.Force {
+		var seen api.Run
+		if len(r.Plan.CurrentResource) == 0 || json.Unmarshal(r.Plan.CurrentResource, &seen) != nil || seen.ID != cur.ID {
+			return api.Run{}, api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
+		}
+	}
+	err := s.DB.Write(ctx, func(tx *store.Tx) error {
+		now, err := getRun(ctx, tx, "id = $1", cur.ID)
+		if err != nil {
+			return err
+		}
+		spec.SSHKeyPub = now.Data.Spec.SSHKeyPub
+		now.Data.Spec, now.Data.Deployment = spec, now.Data.Deployment+1
+		now.Priority = *spec.Configuration.Common().Priority
+		if err := now.update(ctx, tx); err != nil {
+			return err
+		}
+		cur = now
+		tx.OnCommit(func() { s.changed(cur.ID) })
+		return s.recordRun(ctx, tx, now, sc.Actor(event.Event{Message: fmt.Sprintf("Run updated. Deployment: %d", now.Data.Deployment)}))
+	})
+	if err != nil {
+		return api.Run{}, err
+	}
+	return s.view(ctx, cur, sc.Project.Name, true)
+}
+
+// submit stores a new run with its jobs in one transaction.
+func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec) (Run, error) {
+	var r Run
+	err := s.DB.Write(ctx, func(tx *store.Tx) error {
+		name, err := s.name(ctx, tx, sc.Project.ID, spec.RunName)
+		if err != nil {
+			return err
+		}
+		spec.RunName = &name
+		if err := s.Repos.Ensure(ctx, tx, sc.Project.ID, *spec.RepoID, spec.RepoData); err != nil {
+			return err
+		}
+		now := time.Now()
+		r = Run{ID: uuid.NewString(), ProjectID: sc.Project.ID, UserID: sc.User.ID, Name: name, Status: api.RunSubmitted, RepoID: *spec.RepoID,
+			Priority: *spec.Configuration.Common().Priority, SubmittedAt: now, Data: Data{Spec: spec, ProcessedAt: now}}
+		if sched := spec.Merged().Schedule; sched != nil {
+			r.Status, r.Data.NextAt = api.RunPending, sched.Next(now)
+		}
+		if err := r.insert(ctx, tx); err != nil {
+			return err
+		}
+		text := "Run submitted. Status: " + strings.ToUpper(string(r.Status))
+		if err := s.recordRun(ctx, tx, r, sc.Actor(event.Event{Message: text})); err != nil {
+			return err
+		}
+		tx.OnCommit(func() { s.Engine.Wake(Kind, r.ID) })
+		if r.Status == api.RunPending {
+			return nil
+		}
+		return s.startJobs(ctx, tx, r, "Job created on run submission. Status: SUBMITTED")
+	})
+	if store.Constraint(err) == "run_project_id_name_key" {
+		return Run{}, api.Exists("")
+	}
+	return r, err
+}
+
+// name frees the name of a finished run, or generates one.
+func (s *Service) name(ctx context.Context, tx *store.Tx, projectID string, want *string) (string, error) {
+	if want != nil {
+		_, err := tx.ExecContext(ctx, `UPDATE run SET deleted = TRUE WHERE NOT deleted AND project_id = $1 AND name = $2 AND status IN ('terminated', 'failed', 'done')`, projectID, *want)
+		return *want, err
+	}
+	base := fleet.GeneratedName()
+	for n := 1; ; n++ {
+		name := fmt.Sprintf("%s-%d", base, n)
+		var taken int
+		if err := tx.QueryRowContext(ctx, `SELECT count(*) FROM run WHERE NOT deleted AND project_id = $1 AND name = $2`, projectID, name).Scan(&taken); err != nil {
+			return "", fmt.Errorf("look for a free name: %w", err)
+		}
+		if taken == 0 {
+			return name, nil
+		}
+	}
+}
+
+func (s *Service) startJobs(ctx context.Context, tx *store.Tx, r Run, text string) error {
+	specs, err := jobSpecs(r.Data.Spec, r.Name)
+	if err != nil {
+		return err
+	}
+	for _, js := range specs {
+		j := Job{ID: uuid.NewString(), RunID: r.ID, ProjectID: r.ProjectID, Replica: js.ReplicaNum, Num: js.JobNum, Status: api.JobSubmitted,
+			SubmittedAt: time.Now(), Data: JobData{Spec: js, Deployment: r.Data.Deployment, ProcessedAt: time.Now()}}
+		if err := j.insert(ctx, tx); err != nil {
+			return err
+		}
+		if err := s.recordJob(ctx, tx, j, text); err != nil {
+			return err
+		}
+		tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
+	}
+	return nil
+}
+
+// Stop asks runs to end; unknown and finished ones are ignored.
+func (s *Service) Stop(ctx context.Context, sc project.Scope, r api.StopRunsRequest) (*struct{}, error) {
+	for _, name := range r.RunsNames {
+		err := s.DB.Write(ctx, func(tx *store.Tx) error {
+			run, err := getRun(ctx, tx, "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, name)
+			if errors.Is(err, store.ErrNotFound) || err == nil && run.Status.Finished() {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			reason := api.RunStoppedByUser
+			if r.Abort {
+				reason = api.RunAbortedByUser
+			}
+			d := RunDecision{Run: run}
+			if run.Status == api.RunTerminating && !(r.Abort && run.Data.Reason == api.RunStoppedByUser) {
+				return nil
+			}
+			d.end(reason)
+			d.Run.Data.ProcessedAt = time.Now()
+			if err := d.Run.update(ctx, tx); err != nil {
+				return err
+			}
+			for _, text := range d.Events {
+				if err := s.recordRun(ctx, tx, d.Run, sc.Actor(event.Event{Message: text})); err != nil {
+					return err
+				}
+			}
+			tx.OnCommit(func() { s.changed(run.ID) })
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// Delete hides finished runs; unknown ones are ignored.
+func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteRunsRequest) (*struct{}, error) {
+	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
+		var active []string
+		var runs []Run
+		for _, name := range r.RunsNames {
+			run, err := getRun(ctx, tx, "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, name)
+			if errors.Is(err, store.ErrNotFound) {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			if !run.Status.Finished() {
+				active = append(active, name)
+			}
+			runs = append(runs, run)
+		}
+		if active != nil {
+			return api.Invalid("Cannot delete active runs: %s", api.List(active))
+		}
+		for _, run := range runs {
+			run.Deleted = true
+			if err := run.update(ctx, tx); err != nil {
+				return err
+			}
+			if err := s.recordRun(ctx, tx, run, sc.Actor(event.Event{Message: "Run deleted"})); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Get returns one run.
+func (s *Service) Get(ctx context.Context, sc project.Scope, r api.GetRunRequest) (api.Run, error) {
+	var run Run
+	var err error
+	switch {
+	case r.ID != nil:
+		run, err = getRun(ctx, s.DB.Read(), "project_id = $1 AND id = $2", sc.Project.ID, *r.ID)
+	case r.RunName != nil:
+		run, err = getRun(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, *r.RunName)
+	default:
+		return api.Run{}, api.Invalid("run_name or id must be specified")
+	}
+	if errors.Is(err, store.ErrNotFound) {
+		return api.Run{}, api.NotExists("Run not found")
+	}
+	if err != nil {
+		return api.Run{}, err
+	}
+	return s.view(ctx, run, sc.Project.Name, true)
+}
+
+// List returns a page of the runs that a user may see.
+func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) ([]api.Run, error) {
+	projects, err := s.Projects.Of(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	var conds []string
+	var args []any
+	arg := func(v any) string {
+		args = append(args, v)
+		return fmt.Sprintf("$%d", len(args))
+	}
+	var ids []string
+	for id, p := range projects {
+		if r.ProjectName == nil || p.Name == *r.ProjectName {
+			ids = append(ids, arg(id))
+		}
+	}
+	if ids == nil || r.RepoID != nil && r.ProjectName == nil {
+		return []api.Run{}, nil
+	}
+	conds = append(conds, "project_id IN ("+strings.Join(ids, ", ")+")")
+	if r.RepoID != nil {
+		conds = append(conds, "repo_id = "+arg(*r.RepoID))
+	}
+	if r.Username != nil {
+		owner, err := s.Users.ByName(ctx, s.DB.Read(), *r.Username)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil, api.NotExists("User not found")
+		}
+		if err != nil {
+			return nil, err
+		}
+		conds = append(conds, "user_id = "+arg(owner.ID))
+	}
+	if r.OnlyActive {
+		conds = append(conds, "status NOT IN ('terminated', 'failed', 'done')")
+	}
+	cmp, order, limit := "<", "DESC", 100
+	if r.Ascending {
+		cmp, order = ">", "ASC"
+	}
+	if r.Limit != nil {
+		limit = *r.Limit
+	}
+	if r.PrevSubmittedAt != nil {
+		at := arg(store.Micros(r.PrevSubmittedAt.Time))
+		cond := "submitted_at " + cmp + " " + at
+		if r.PrevRunID != nil {
+			cond = fmt.Sprintf("(%s OR submitted_at = %s AND id %s %s)", cond, at, cmp, arg(*r.PrevRunID))
+		}
+		conds = append(conds, cond)
+	}
+	runs, err := listRuns(ctx, s.DB.Read(), fmt.Sprintf("WHERE %s ORDER BY submitted_at %s, id %s LIMIT %d", strings.Join(conds, " AND "), order, order, limit), args...)
+	if err != nil {
+		return nil, err
+	}
+	return s.views(ctx, runs, projects, r)
+}
+
+// Busy says what forbids deleting a project.
+func (s *Service) Busy(ctx context.Context, projectID string) (string, error) {
+	runs, err := listRuns(ctx, s.DB.Read(), "WHERE project_id = $1 AND status NOT IN ('terminated', 'failed', 'done') ORDER BY name LIMIT 100", projectID)
+	if err != nil || len(runs) == 0 {
+		return "", err
+	}
+	names := make([]string, len(runs))
+	for i, r := range runs {
+		names[i] = r.Name
+	}
+	return "Failed to delete project with active runs: " + api.List(names), nil
+}
+
+func (s *Service) instanceEnv(ctx context.Context, id string) (map[string]string, error) {
+	inst, err := instance.Get(ctx, s.DB.Read(), id)
+	if err != nil || inst.Data.Remote == nil {
+		return nil, err
+	}
+	return inst.Data.Remote.Env, nil
+}
+
+// watchers tell who waits for changes of a run.
+type watchers struct {
+	mu    sync.Mutex
+	byRun map[string]chan struct{}
+}
+
+func newWatchers() *watchers { return &watchers{byRun: map[string]chan struct{}{}} }
+
+func (w *watchers) notify(runID string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c, ok := w.byRun[runID]; ok {
+		close(c)
+		delete(w.byRun, runID)
+	}
+}
+
+func (w *watchers) news(runID string) <-chan struct{} {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, ok := w.byRun[runID]
+	if !ok {
+		c = make(chan struct{})
+		w.byRun[runID] = c
+	}
+	return c
+}
+
+// Watch waits until a run differs from what the caller has seen.
+func (s *Service) Watch(ctx context.Context, sc project.Scope, r api.WatchRunRequest) (api.WatchRunResponse, error) {
+	deadline := time.After(time.Duration(r.Wait) * time.Second)
+	for {
+		run, err := getRun(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, r.RunName)
+		if errors.Is(err, store.ErrNotFound) {
+			return api.WatchRunResponse{}, api.NotExists("Run not found")
+		}
+		if err != nil {
+			return api.WatchRunResponse{}, err
+		}
+		news := s.watch.news(run.ID)
+		v, err := s.view(ctx, run, sc.Project.Name, true)
+		if err != nil {
+			return api.WatchRunResponse{}, err
+		}
+		out := api.WatchRunResponse{Run: v, Version: version(v), Waiting: run.Data.Waiting}
+		if out.Version != r.Seen {
+			return out, nil
+		}
+		select {
+		case <-news:
+		case <-deadline:
+			return out, nil
+		case <-ctx.Done():
+			return out, ctx.Err()
+		}
+	}
+}
+
+// version names the state of a run that clients look at.
+func version(r api.Run) string {
+	text := string(r.Status)
+	if j := r.LatestJobSubmission; j != nil {
+		text += fmt.Sprintf("/%d/%s/%v", j.SubmissionNum, j.Status, j.ImagePullProgress)
+		if p := j.ImagePullProgress; p != nil {
+			text += fmt.Sprint(p.DownloadedBytes, p.ExtractedBytes)
+		}
+	}
+	return text
+}

@@ -1,0 +1,212 @@
+package run
+
+import (
+	"context"
+	"math"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+	"dstack/internal/project"
+)
+
+// view is one run as the wire has it.
+func (s *Service) view(ctx context.Context, r Run, projectName string, connect bool) (api.Run, error) {
+	jobs, err := jobsOf(ctx, s.DB.Read(), r.ID)
+	if err != nil {
+		return api.Run{}, err
+	}
+	u, err := s.Users.ByID(ctx, s.DB.Read(), r.UserID)
+	if err != nil {
+		return api.Run{}, err
+	}
+	return render(time.Now(), r, jobs[r.ID], projectName, u.Name, connect, nil), nil
+}
+
+func (s *Service) views(ctx context.Context, runs []Run, projects map[string]project.Project, req api.ListRunsRequest) ([]api.Run, error) {
+	ids := make([]string, len(runs))
+	for i, r := range runs {
+		ids[i] = r.ID
+	}
+	var jobs map[string][]Job
+	var err error
+	withJobs := req.IncludeJobs == nil || *req.IncludeJobs
+	if withJobs {
+		if jobs, err = jobsOf(ctx, s.DB.Read(), ids...); err != nil {
+			return nil, err
+		}
+	}
+	names := map[string]string{}
+	out := make([]api.Run, 0, len(runs))
+	for _, r := range runs {
+		if names[r.UserID] == "" {
+			u, err := s.Users.ByID(ctx, s.DB.Read(), r.UserID)
+			if err != nil {
+				return nil, err
+			}
+			names[r.UserID] = u.Name
+		}
+		v := render(time.Now(), r, jobs[r.ID], projects[r.ProjectID].Name, names[r.UserID], false, req.JobSubmissionsLimit)
+		out = append(out, v)
+	}
+	return out, nil
+}
+
+// render is pure: rows in, wire form out (http-api 7.5).
+func render(now time.Time, r Run, jobs []Job, projectName, userName string, connect bool, limit *int) api.Run {
+	deleted := r.Deleted
+	v := api.Run{
+		ID: r.ID, ProjectName: projectName, User: userName, SubmittedAt: api.At(r.SubmittedAt), LastProcessedAt: api.At(r.Data.ProcessedAt), Status: r.Status,
+		StatusMessage: string(r.Status), RunSpec: r.Data.Spec, Jobs: []api.Job{}, DeploymentNum: r.Data.Deployment, Deleted: &deleted,
+	}
+	if r.Data.FleetID != "" {
+		v.Fleet = &api.RunFleet{ID: r.Data.FleetID, Name: r.Data.FleetName}
+	}
+	if r.Data.Reason != "" {
+		reason := string(r.Data.Reason)
+		v.TerminationReason = &reason
+		if text := r.Data.Reason.Error(); text != "" {
+			v.Error = &text
+		}
+	}
+	if sched := r.Data.Spec.Merged().Schedule; sched != nil && !r.Status.Finished() {
+		v.NextTriggeredAt = api.OptTime(sched.Next(now))
+	}
+	groupJobs(now, r, jobs, connect, limit, &v)
+	latest := latestOf(jobs)
+	pulling, retrying := len(latest) > 0, false
+	for _, j := range latest {
+		pulling = pulling && j.Status == api.JobPulling
+		if j.Data.Reason == api.JobNoCapacity && j.Data.Spec.Retry != nil {
+			retrying = true
+		}
+	}
+	switch {
+	case pulling:
+		v.StatusMessage = "pulling"
+	case retrying && (r.Status == api.RunSubmitted || r.Status == api.RunPending):
+		v.StatusMessage = "retrying"
+	}
+	return v
+}
+
+func groupJobs(now time.Time, r Run, jobs []Job, connect bool, limit *int, v *api.Run) {
+	for _, j := range jobs {
+		n := len(v.Jobs)
+		if n == 0 || v.Jobs[n-1].JobSpec.JobNum != j.Num || v.Jobs[n-1].JobSpec.ReplicaNum != j.Replica {
+			v.Jobs = append(v.Jobs, api.Job{JobSubmissions: []api.JobSubmission{}})
+			n++
+		}
+		job := &v.Jobs[n-1]
+		job.JobSpec = j.Data.Spec
+		job.JobSubmissions = append(job.JobSubmissions, submission(j))
+		if j.Data.Provisioning != nil {
+			end := now
+			if !j.Data.FinishedAt.IsZero() {
+				end = j.Data.FinishedAt
+			}
+			v.Cost += j.Data.Provisioning.Price * end.Sub(j.SubmittedAt).Hours()
+		}
+		job.JobConnectionInfo = nil
+		if connect && j.Status == api.JobRunning {
+			job.JobConnectionInfo = connection(r, j)
+		}
+	}
+	v.Cost = math.Round(v.Cost*1e4) / 1e4
+	if len(v.Jobs) > 0 {
+		subs := v.Jobs[0].JobSubmissions
+		last := subs[len(subs)-1]
+		v.LatestJobSubmission = &last
+	}
+	if limit == nil {
+		return
+	}
+	for i := range v.Jobs {
+		subs := v.Jobs[i].JobSubmissions
+		v.Jobs[i].JobSubmissions = subs[max(0, len(subs)-*limit):]
+	}
+}
+
+func submission(j Job) api.JobSubmission {
+	v := api.JobSubmission{
+		ID: j.ID, SubmissionNum: j.Attempt, DeploymentNum: j.Data.Deployment, SubmittedAt: api.At(j.SubmittedAt), LastProcessedAt: api.At(j.Data.ProcessedAt),
+		FinishedAt: api.OptTime(j.Data.FinishedAt), Status: j.Status, StatusMessage: jobMessage(j), ExitStatus: j.Data.Exit,
+		JobProvisioningData: j.Data.Provisioning, JobRuntimeData: j.Data.Runtime, Probes: []api.Probe{},
+	}
+	if p := v.JobProvisioningData; p != nil {
+		c := *p
+		if c.Hostname == nil {
+			empty := ""
+			c.Hostname = &empty
+		}
+		if c.SSHPort == nil {
+			port := 22
+			c.SSHPort = &port
+		}
+		v.JobProvisioningData = &c
+	}
+	if j.Data.Reason != "" {
+		reason := string(j.Data.Reason)
+		v.TerminationReason = &reason
+		if text := j.Data.Reason.Error(); text != "" {
+			v.Error = &text
+		}
+	}
+	if j.Data.Message != "" {
+		v.TerminationReasonMessage = &j.Data.Message
+	}
+	if t := j.Observed; t != nil {
+		if t.Pull != nil && j.Status == api.JobPulling {
+			v.ImagePullProgress = pull(t.Pull)
+		}
+		if j.Status == api.JobRunning {
+			idle := t.IdleSeconds
+			v.InactivitySecs = &idle
+		}
+	}
+	return v
+}
+
+func pull(p *agentapi.PullProgress) *api.ImagePullProgress {
+	return &api.ImagePullProgress{DownloadedBytes: p.Downloaded, ExtractedBytes: p.Extracted, TotalBytes: p.Total, IsTotalBytesFinal: p.TotalFinal}
+}
+
+// jobMessage is the text that lists show instead of the bare status.
+func jobMessage(j Job) string {
+	switch j.Status {
+	case api.JobDone:
+		return "exited (0)"
+	case api.JobTerminated:
+		return "stopped"
+	case api.JobAborted:
+		return "aborted"
+	case api.JobFailed:
+		switch {
+		case j.Data.Exit != nil:
+			return "exited (" + itoa(*j.Data.Exit) + ")"
+		case j.Data.Reason == api.JobNoCapacity && j.Data.Message == noFleet:
+			return "no fleets"
+		case j.Data.Reason == api.JobNoCapacity:
+			return "no capacity"
+		case j.Data.Reason == api.JobInterruptedByNoCapacity:
+			return "interrupted"
+		}
+		return "error"
+	}
+	return string(j.Status)
+}
+
+func connection(r Run, j Job) *api.JobConnectionInfo {
+	host := r.Name
+	if j.Num != 0 || j.Replica != 0 {
+		host = j.Data.Spec.JobName
+	}
+	c := &api.JobConnectionInfo{AttachedSSHCommand: []string{"ssh", host}}
+	dev := r.Data.Spec.Configuration.DevEnvironment
+	if dev == nil || dev.IDE == nil || j.Data.Runtime == nil || j.Data.Runtime.WorkingDir == nil {
+		return c
+	}
+	title, url := ide(*dev.IDE, host, *j.Data.Runtime.WorkingDir)
+	c.IDEName, c.AttachedIDEURL = &title, &url
+	return c
+}
