@@ -128,7 +128,8 @@ func (f *followed) launch(ctx context.Context, wg *sync.WaitGroup) (*logCopy, er
 		f.run, f.waiting = r, why
 		if id := f.current(); log == nil && id != "" {
 			log = newLogCopy(id)
-			wg.Go(func() { log.run(ctx, f.watcher(), f.name()) })
+			w, name := f.watcher(), f.name()
+			wg.Go(func() { log.run(ctx, w, name) })
 			wg.Go(func() {
 				select {
 				case <-log.started:

@@ -1,6 +1,7 @@
 package attach
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -28,6 +29,8 @@ type Session struct {
 	// Warn is told about what did not work and does not matter enough to give up.
 	Warn func(string)
 
+	attempts int // 0 means Attempts
+
 	tunnel *Tunnel
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -46,7 +49,7 @@ func (s *Session) Open(ctx context.Context) error {
 		return nil
 	}
 	s.tunnel = &Tunnel{Route: s.Route, Signer: s.signer(), Known: s.known(), Forwards: s.Forwards}
-	if err := s.tunnel.Connect(ctx, Attempts); err != nil {
+	if err := s.tunnel.Connect(ctx, cmp.Or(s.attempts, Attempts)); err != nil {
 		Release(s.Forwards)
 		s.Close()
 		return err

@@ -42,10 +42,10 @@ type Client struct {
 // An empty token makes anonymous requests. Version is what the client says to speak, [api.Version] if empty.
 func New(address, token, version string) (*Client, error) {
 	address = strings.TrimRight(address, "/")
-	u, err := url.Parse(address)
-	if err == nil && strings.HasPrefix(address, "http+unix://") {
+	if strings.HasPrefix(address, "http+unix://") {
 		return newUnix(address, token, version)
 	}
+	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return nil, fmt.Errorf("%q is not the URL of a server: write http://host:port or https://host", address)
 	}
