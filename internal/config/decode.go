@@ -104,7 +104,6 @@ func (d *decoder) value(n *node, loc []any, v reflect.Value, tag string) {
 			v.SetFloat(f)
 		}
 	case reflect.Interface:
-		v.Set(reflect.ValueOf(&v).Elem().Elem())
 		if in := n.input(); in != nil {
 			v.Set(reflect.ValueOf(in))
 		}

@@ -627,3 +627,19 @@ func (d *decoder) locate(root *node) {
 		p.Line, p.Col = n.line, n.col
 	}
 }
+
+// DecodeYAML reads a document into v with the rules of configurations: unknown keys are
+// refused, every problem is reported at once with its place.
+func DecodeYAML(file string, data []byte, v any) error {
+	n, errs := parseYAML(file, data)
+	if errs != nil {
+		return errs
+	}
+	d := &decoder{file: file}
+	d.value(n, nil, reflect.ValueOf(v).Elem(), "")
+	if len(d.problems) > 0 {
+		d.locate(n)
+		return &Errors{d.problems}
+	}
+	return nil
+}

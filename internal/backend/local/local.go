@@ -1,0 +1,273 @@
+// Package local is the backend that runs jobs on the server's own machine, so that a first
+// run needs no account anywhere. Its one kind of instance is an agent of ours, started as
+// a process that outlives the server.
+package local
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	goruntime "runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/agentbin"
+	"dstack/internal/backend"
+	"dstack/internal/offer"
+)
+
+//go:embed local.md
+var doc string
+
+// Name is the backend's name in YAML and on the wire.
+const Name = "local"
+
+// Config has no settings.
+type Config struct{}
+
+// Type is all that the rest of the program knows about the backend. agents are the
+// binaries to run.
+func Type(agents *agentbin.Source) backend.Type {
+	return backend.Define(Name, doc, func(_ context.Context, _ Config, d backend.Deps) (backend.Backend, error) {
+		return &local{dir: d.Dir, agents: agents}, nil
+	})
+}
+
+type local struct {
+	dir    string
+	agents *agentbin.Source
+}
+
+// meta is what a started agent is known by.
+type meta struct {
+	Token   string            `json:"token"`
+	Name    string            `json:"name"`
+	Tags    map[string]string `json:"tags"`
+	Created time.Time         `json:"created"`
+}
+
+// startTimeout is how long an agent may take until it answers.
+const startTimeout = 20 * time.Second
+
+// Offers is this machine.
+func (l *local) Offers(context.Context, offer.Query) ([]offer.Offer, error) {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return nil, fmt.Errorf("ask for the memory: %w", err)
+	}
+	var fs unix.Statfs_t
+	disk := 0
+	if unix.Statfs("/", &fs) == nil {
+		disk = int(int64(fs.Bavail) * fs.Bsize >> 20)
+	}
+	arch := "x86"
+	if goruntime.GOARCH == "arm64" {
+		arch = "arm"
+	}
+	return []offer.Offer{{
+		Backend: Name, Region: Name, Instance: Name, Availability: offer.Available,
+		Resources: offer.Resources{CPUs: goruntime.NumCPU(), MemoryMiB: int(info.Totalram * uint64(info.Unit) >> 20), DiskMiB: disk, Arch: arch},
+	}}, nil
+}
+
+// home is an agent's folder: short, since a socket's path is bounded.
+func (l *local) home(token string) string {
+	return filepath.Join(l.dir, token[:min(8, len(token))])
+}
+
+// Create starts an agent. The folder is the record: asking again finds it.
+func (l *local) Create(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
+	home := l.home(req.Token)
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return backend.Instance{}, fmt.Errorf("make the local agent's folder: %w", err)
+	}
+	path := filepath.Join(home, "meta.json")
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		data, err := json.Marshal(meta{req.Token, req.Name, req.Tags, time.Now()})
+		if err == nil {
+			err = os.WriteFile(path, data, 0o600)
+		}
+		if err != nil {
+			return backend.Instance{}, fmt.Errorf("record the local agent: %w", err)
+		}
+	}
+	if err := l.start(ctx, home); err != nil {
+		return backend.Instance{}, err
+	}
+	return l.Describe(ctx, backend.Ref{Region: Name, ID: req.Token})
+}
+
+// start makes sure that the agent of a folder runs and answers.
+func (l *local) start(ctx context.Context, home string) error {
+	if answers(ctx, home) {
+		return nil
+	}
+	binary, err := l.binary()
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(filepath.Join(home, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("start the local agent: %w", err)
+	}
+	defer log.Close()
+	cmd := exec.Command(binary, "shim", "--home", home, "--runtime", "auto")
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("start the local agent: %w", err)
+	}
+	go func() { _ = cmd.Wait() }() // so that it does not stay a zombie while we live
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for !answers(ctx, home) {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the local agent does not start; its log is %s", log.Name())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// binary unpacks the agent once per build.
+func (l *local) binary() (string, error) {
+	b, err := l.agents.Get(goruntime.GOARCH)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(l.dir, "bin", "dstack-agent-"+b.SHA256[:12])
+	if _, err := os.Stat(path); err == nil {
+		return path, nil
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return "", fmt.Errorf("unpack the agent: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".agent-*")
+	if err != nil {
+		return "", fmt.Errorf("unpack the agent: %w", err)
+	}
+	defer os.Remove(f.Name()) // gone after the rename
+	_, err = f.Write(b.Data)
+	if err = errors.Join(err, f.Chmod(0o755), f.Close()); err != nil {
+		return "", fmt.Errorf("unpack the agent: %w", err)
+	}
+	return path, os.Rename(f.Name(), path)
+}
+
+func socket(home string) string { return filepath.Join(home, agentapi.SocketName) }
+
+func client(home string) *agentapi.Client {
+	return agentapi.NewClient(func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "unix", socket(home))
+	})
+}
+
+func answers(ctx context.Context, home string) bool {
+	c := client(home)
+	defer c.Close()
+	_, err := c.Host(ctx)
+	return err == nil
+}
+
+// Describe restarts an agent that was lost with a reboot.
+func (l *local) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
+	home := l.home(ref.ID)
+	m, err := readMeta(home)
+	if err != nil {
+		return backend.Instance{}, err
+	}
+	if err := l.start(ctx, home); err != nil {
+		return backend.Instance{}, err
+	}
+	return instance(m, home), nil
+}
+
+func instance(m meta, home string) backend.Instance {
+	return backend.Instance{Ref: backend.Ref{Region: Name, ID: m.Token}, State: backend.StateRunning, Hostname: "127.0.0.1", InternalIP: "127.0.0.1",
+		Username: "root", Socket: socket(home), CreatedAt: m.Created}
+}
+
+func readMeta(home string) (meta, error) {
+	var m meta
+	data, err := os.ReadFile(filepath.Join(home, "meta.json"))
+	if errors.Is(err, os.ErrNotExist) {
+		return m, backend.ErrNotFound
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &m)
+	}
+	if err != nil {
+		return m, fmt.Errorf("read the local agent's record: %w", err)
+	}
+	return m, nil
+}
+
+// Terminate ends all tasks, the agent, and removes its folder.
+func (l *local) Terminate(ctx context.Context, ref backend.Ref) error {
+	home := l.home(ref.ID)
+	if _, err := readMeta(home); err != nil {
+		return err
+	}
+	c := client(home)
+	defer c.Close()
+	if tasks, err := c.Tasks(ctx); err == nil {
+		for _, t := range tasks {
+			if _, err := c.Terminate(ctx, t.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer}); err != nil {
+				return err
+			}
+		}
+		for _, t := range tasks {
+			for c.Delete(ctx, t.ID) != nil {
+				select {
+				case <-ctx.Done():
+					return ctx.Err()
+				case <-time.After(20 * time.Millisecond):
+				}
+			}
+		}
+		if err := c.Shutdown(ctx); err != nil {
+			return err
+		}
+		for answers(ctx, home) && ctx.Err() == nil {
+			<-time.After(5 * time.Millisecond)
+		}
+	}
+	return os.RemoveAll(home)
+}
+
+// List finds the agents that this server started.
+func (l *local) List(_ context.Context, serverID string) ([]backend.Owned, error) {
+	entries, err := os.ReadDir(l.dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("list local agents: %w", err)
+	}
+	var owned []backend.Owned
+	for _, e := range entries {
+		home := filepath.Join(l.dir, e.Name())
+		m, err := readMeta(home)
+		if errors.Is(err, backend.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if m.Tags[backend.TagServer] != serverID {
+			continue
+		}
+		owned = append(owned, backend.Owned{Kind: backend.InstanceResource, Ref: backend.Ref{Region: Name, ID: m.Token}, IntentID: m.Tags[backend.TagIntent], Name: m.Name, State: backend.StateRunning, CreatedAt: m.Created})
+	}
+	return owned, nil
+}

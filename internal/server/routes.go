@@ -1,0 +1,201 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"dstack/internal/api"
+	"dstack/internal/blobstore"
+	"dstack/internal/config"
+	"dstack/internal/event"
+	"dstack/internal/user"
+)
+
+// routes is the whole API.
+func (s *Server) routes() []route {
+	return []route{
+		{"GET /healthcheck", public, static(map[string]string{"status": "running"})},
+		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
+		{"GET /openapi.json", public, s.openapiHandler},
+
+		{"POST /api/users/list", anyUser, forUser(s.users.List)},
+		{"POST /api/users/get_my_user", anyUser, forUser(s.users.Me)},
+		{"POST /api/users/get_user", anyUser, forUser(s.users.Get)},
+		{"POST /api/users/create", globalAdmin, forUser(s.users.Create)},
+		{"POST /api/users/update", globalAdmin, forUser(s.users.Update)},
+		{"POST /api/users/refresh_ssh_key", anyUser, forUser(s.users.RefreshKey)},
+		{"POST /api/users/refresh_token", anyUser, forUser(s.users.RefreshToken)},
+		{"POST /api/users/delete", globalAdmin, forUser(s.users.Delete)},
+		{"POST /api/auth/list_providers", public, static([]string{})},
+
+		{"POST /api/projects/list", anyUser, forUser(s.projects.List)},
+		{"POST /api/projects/create", anyUser, forUser(s.projects.Create)},
+		{"POST /api/projects/delete", anyUser, forUser(s.projects.Delete)},
+		{"POST /api/projects/{project}/get", memberOrPublic, inProject(s.projects.Get)},
+		{"POST /api/projects/{project}/set_members", projectManager, inProject(s.projects.SetMembers)},
+		{"POST /api/projects/{project}/add_members", memberOrPublic, inProject(s.projects.AddMembers)},
+		{"POST /api/projects/{project}/remove_members", projectMember, inProject(s.projects.RemoveMembers)},
+		{"POST /api/projects/{project}/update", projectAdmin, inProject(s.projects.Update)},
+
+		{"POST /api/backends/list_types", public, static(api.BackendTypes())},
+
+		{"POST /api/fleets/list", anyUser, forUser(s.fleets.List)},
+		{"POST /api/project/{project}/fleets/list", projectMember, inProject(s.fleets.ListProject)},
+		{"POST /api/project/{project}/fleets/get", projectMember, inProject(s.fleets.Get)},
+		{"POST /api/project/{project}/fleets/get_plan", projectMember, inProject(s.fleets.Plan)},
+		{"POST /api/project/{project}/fleets/apply", projectMember, inProject(s.fleets.Apply)},
+		{"POST /api/project/{project}/fleets/delete", projectMember, inProject(s.fleets.Delete)},
+		{"POST /api/project/{project}/fleets/delete_instances", projectMember, inProject(s.fleets.DeleteInstances)},
+
+		{"POST /api/project/{project}/repos/list", projectMember, inProject(s.repos.List)},
+		{"POST /api/project/{project}/repos/get", projectMember, inProject(s.repos.Get)},
+		{"POST /api/project/{project}/repos/init", projectMember, inProject(s.repos.Init)},
+		{"POST /api/project/{project}/repos/delete", projectMember, inProject(s.repos.Delete)},
+		{"POST /api/project/{project}/repos/upload_code", projectMember, uploadCode},
+		{"POST /api/files/get_archive_by_hash", anyUser, forUser(s.repos.ArchiveByHash)},
+		{"POST /api/files/upload_archive", anyUser, uploadArchive},
+
+		{"POST /api/runs/list", anyUser, forUser(s.runs.List)},
+		{"POST /api/project/{project}/runs/get", projectMember, inProject(s.runs.Get)},
+		{"POST /api/project/{project}/runs/get_plan", projectMember, inProject(s.runs.Plan)},
+		{"POST /api/project/{project}/runs/apply", projectMember, inProject(s.runs.Apply)},
+		{"POST /api/project/{project}/runs/stop", projectMember, inProject(s.runs.Stop)},
+		{"POST /api/project/{project}/runs/delete", projectMember, inProject(s.runs.Delete)},
+		{"POST /api/project/{project}/runs/watch", projectMember, inProject(s.runs.Watch)},
+		{"POST /api/project/{project}/logs/poll", projectMember, inProject(s.runs.PollLogs)},
+		{"POST /api/project/{project}/logs/stream", projectMember, streamLogs},
+
+		{"POST /api/project/{project}/secrets/list", projectManager, inProject(s.secrets.List)},
+		{"POST /api/project/{project}/secrets/get", projectManager, inProject(s.secrets.Get)},
+		{"POST /api/project/{project}/secrets/create_or_update", projectManager, inProject(s.secrets.Set)},
+		{"POST /api/project/{project}/secrets/delete", projectManager, inProject(s.secrets.Delete)},
+
+		{"POST /api/events/list", anyUser, forUser(s.listEvents)},
+
+		{"POST /api/volumes/list", anyUser, static([]string{})},
+		{"POST /api/project/{project}/volumes/list", projectMember, static([]string{})},
+		{"POST /api/project/{project}/gateways/list", memberOrPublic, static([]string{})},
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+// static answers the same always.
+func static(v any) func(*Server, caller, http.ResponseWriter, *http.Request) error {
+	return func(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
+		encode(w, http.StatusOK, v)
+		return nil
+	}
+}
+
+func (s *Server) listEvents(ctx context.Context, u user.User, r api.ListEventsRequest) ([]api.Event, error) {
+	v := event.Viewer{UserID: u.ID, Admin: u.Admin()}
+	if !v.Admin {
+		projects, err := s.projects.Of(ctx, u)
+		if err != nil {
+			return nil, err
+		}
+		for id := range projects {
+			v.Projects = append(v.Projects, id)
+		}
+	}
+	return event.List(ctx, s.db.Read(), v, r)
+}
+
+// codeLimit bounds uploads, in bytes (DSTACK_SERVER_CODE_UPLOAD_LIMIT).
+const codeLimit = 2 << 20
+
+// part finds the one file of a multipart upload; its name is the content's hash.
+func part(w http.ResponseWriter, r *http.Request, limit int64, what string) (name string, body io.Reader, err error) {
+	if limit > 0 && r.ContentLength > limit {
+		return "", nil, api.Invalid("%s size is %s, which exceeds the limit of %s. Use .gitignore/.dstackignore to exclude large files. This limit can be modified by setting the DSTACK_SERVER_CODE_UPLOAD_LIMIT environment variable.", what, size(r.ContentLength), size(limit))
+	}
+	if limit > 0 {
+		r.Body = http.MaxBytesReader(w, r.Body, limit)
+	}
+	mr, err := r.MultipartReader()
+	if err != nil {
+		return "", nil, api.Invalid("A multipart form with one file is expected")
+	}
+	for {
+		p, err := mr.NextPart()
+		if err != nil {
+			return "", nil, &config.Errors{Problems: []config.Problem{{Loc: []any{"body", "file"}, Type: "missing", Msg: "Field required"}}}
+		}
+		if p.FormName() == "file" {
+			return p.FileName(), p, nil
+		}
+	}
+}
+
+func size(n int64) string {
+	f, units := float64(n), []string{"B", "KiB", "MiB", "GiB", "TiB"}
+	for i, u := range units {
+		if f < 1024 || i == len(units)-1 {
+			return fmt.Sprintf("%3.1f%s", f, u)
+		}
+		f /= 1024
+	}
+	return ""
+}
+
+func uploadError(err error) error {
+	var big *blobstore.TooLargeError
+	var body *http.MaxBytesError
+	if errors.As(err, &big) || errors.As(err, &body) {
+		return api.Invalid("The upload is larger than allowed. This limit can be modified by setting the DSTACK_SERVER_CODE_UPLOAD_LIMIT environment variable.")
+	}
+	return err
+}
+
+func uploadCode(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	name, body, err := part(w, r, s.CodeLimit, "Repo diff")
+	if err == nil {
+		err = uploadError(s.repos.UploadCode(r.Context(), c.Scope, r.URL.Query().Get("repo_id"), name, body))
+	}
+	if err == nil {
+		encode(w, http.StatusOK, nil)
+	}
+	return err
+}
+
+func uploadArchive(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	name, body, err := part(w, r, s.CodeLimit, "Archive")
+	if err != nil {
+		return err
+	}
+	a, err := s.repos.UploadArchive(r.Context(), c.User, name, body)
+	if err != nil {
+		return uploadError(err)
+	}
+	encode(w, http.StatusOK, a)
+	return nil
+}
+
+// streamLogs follows a log as lines of JSON.
+func streamLogs(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	var in api.StreamLogsRequest
+	if err := decode(w, r, &in); err != nil {
+		return err
+	}
+	started := false
+	enc := json.NewEncoder(w)
+	err := s.runs.StreamLogs(r.Context(), c.Scope, in, func(chunk api.LogChunk) error {
+		if !started {
+			w.Header().Set("Content-Type", "application/x-ndjson")
+			started = true
+		}
+		if err := enc.Encode(chunk); err != nil {
+			return err
+		}
+		return http.NewResponseController(w).Flush()
+	})
+	if started {
+		return nil // the client sees that the end is missing
+	}
+	return err
+}

@@ -1,0 +1,350 @@
+// Package server is the control plane as one value: it opens the store, puts engine, ledger,
+// hosts and the domain together, and serves the API. It holds no business rules.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/agentbin"
+	"dstack/internal/api"
+	"dstack/internal/backend/local"
+	"dstack/internal/blobstore"
+	"dstack/internal/catalog"
+	"dstack/internal/engine"
+	"dstack/internal/event"
+	"dstack/internal/fleet"
+	"dstack/internal/host"
+	"dstack/internal/instance"
+	"dstack/internal/ledger"
+	"dstack/internal/logstore"
+	"dstack/internal/metrics"
+	"dstack/internal/project"
+	"dstack/internal/repo"
+	"dstack/internal/run"
+	"dstack/internal/secret"
+	"dstack/internal/store"
+	"dstack/internal/user"
+)
+
+// Config is what New needs; fields are required unless marked optional.
+type Config struct {
+	Dir   string // state of the server
+	Host  string
+	Port  int
+	Token string // optional: the administrator's
+	DBURL string // optional: SQLite below Dir
+	// CodeLimit bounds uploads, in bytes, 0: 2 MiB, negative: unlimited.
+	CodeLimit int64
+	// LogQuota bounds a job's stored log, in bytes per hour, 0: unlimited.
+	LogQuota int64
+	Log      *slog.Logger
+}
+
+// Server is a running control plane.
+type Server struct {
+	Config
+	db       *store.DB
+	engine   *engine.Engine
+	ledger   *ledger.Ledger
+	pool     *host.Pool
+	logs     *logstore.Logs
+	metrics  *metrics.Store
+	clouds   *clouds
+	users    *user.Service
+	projects *project.Service
+	secrets  *secret.Service
+	repos    *repo.Service
+	inst     *instance.Service
+	fleets   *fleet.Service
+	runs     *run.Service
+	handler  http.Handler
+
+	// AdminToken is the administrator's; NewAdmin says that this start made it.
+	AdminToken string
+	NewAdmin   bool
+}
+
+// New opens everything. It serves nothing yet: see [Server.Run].
+func New(ctx context.Context, c Config) (*Server, error) {
+	if c.Dir == "" || c.Log == nil {
+		return nil, errors.New("server: Dir and Log are required")
+	}
+	if c.CodeLimit == 0 {
+		c.CodeLimit = codeLimit
+	}
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the server's folder: %w", err)
+	}
+	file, err := loadFile(c.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Config: c}
+	if err := s.openStore(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.assemble(file); err != nil {
+		s.db.Close()
+		return nil, err
+	}
+	if err := s.bootstrap(ctx, file); err != nil {
+		s.db.Close()
+		return nil, err
+	}
+	s.handler = s.router()
+	return s, nil
+}
+
+func (s *Server) openStore(ctx context.Context) error {
+	url := s.DBURL
+	if url == "" {
+		dir := filepath.Join(s.Dir, "data")
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return fmt.Errorf("make the server's folder: %w", err)
+		}
+		url = filepath.Join(dir, "dstack.db")
+	}
+	var err error
+	s.db, err = store.Open(ctx, store.Config{URL: url, Log: s.Log})
+	return err
+}
+
+// assemble puts the parts together, from the ground up.
+func (s *Server) assemble(file fileConfig) error {
+	box, err := file.box()
+	if err != nil {
+		return err
+	}
+	agents := agentbin.New()
+	blobs := blobstore.NewFile(filepath.Join(s.Dir, "blobs"), 1<<30)
+	if s.engine, err = engine.New(engine.Config{DB: s.db, Log: s.Log, Owner: uuid.NewString()}); err != nil {
+		return err
+	}
+	s.clouds = newClouds(s.Dir, s.Log, local.Type(agents))
+	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log}); err != nil {
+		return err
+	}
+	if s.logs, err = logstore.New(logstore.Config{Store: logstore.NewFile(filepath.Join(s.Dir, "logs")), Log: s.Log}); err != nil {
+		return err
+	}
+	if s.metrics, err = metrics.New(s.db, s.Log); err != nil {
+		return err
+	}
+	perms := file.permissions()
+	if s.users, err = user.New(user.Config{DB: s.db, Box: box, CanCreateProjects: perms.CreateProjects}); err != nil {
+		return err
+	}
+	s.projects, err = project.New(project.Config{DB: s.db, Box: box, Users: s.users, Permissions: perms,
+		Created: func(context.Context, project.Project) error { return nil },
+		Busy:    func(ctx context.Context, p project.Project) (string, error) { return s.runs.Busy(ctx, p.ID) },
+	})
+	if err != nil {
+		return err
+	}
+	s.secrets = &secret.Service{DB: s.db, Box: box, Projects: s.projects}
+	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
+	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log})
+	s.pool.SetSink(&sink{s})
+	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
+		Instances: func() *instance.Service { return s.inst }})
+	if err != nil {
+		return err
+	}
+	s.inst, err = instance.New(instance.Config{
+		DB: s.db, Engine: s.engine, Ledger: s.ledger, Hosts: s.pool, Onboard: s.pool, Sealer: box, Keys: s.projects, Log: s.Log,
+		Freed:        func(projectID string) { s.runs.Freed(context.Background(), projectID) },
+		Changed:      func(jobs []string) { s.engine.Wake(run.JobKind, jobs...) },
+		FleetChanged: func(id string) { s.engine.Wake(fleet.Kind, id) },
+		MinNodes:     s.fleets.MinNodes,
+		ProjectName:  s.projectName,
+	})
+	if err != nil {
+		return err
+	}
+	s.runs, err = run.New(run.Config{
+		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: catalog.New(s.clouds, s.Log), Hosts: s.pool, Projects: s.projects,
+		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota,
+	})
+	return err
+}
+
+func (s *Server) projectName(ctx context.Context, id string) string {
+	p, err := s.projects.ByID(ctx, s.db.Read(), id)
+	if err != nil {
+		return id
+	}
+	return p.Name
+}
+
+// bootstrap makes what a server cannot be without: an administrator and the projects of
+// the configuration.
+func (s *Server) bootstrap(ctx context.Context, file fileConfig) error {
+	admin, token, created, err := s.users.EnsureAdmin(ctx, s.Token)
+	if err != nil {
+		return err
+	}
+	s.AdminToken, s.NewAdmin = token, created
+	if _, err := s.projects.Ensure(ctx, "main", admin); err != nil {
+		return err
+	}
+	for _, p := range file.Projects {
+		pr, err := s.projects.Ensure(ctx, p.Name, admin)
+		if err != nil {
+			return err
+		}
+		for _, b := range p.Backends {
+			if err := s.clouds.add(pr, b); err != nil {
+				return err
+			}
+			if b["type"] == local.Name {
+				if err := s.fleets.EnsureLocal(ctx, project.Scope{Project: pr, User: admin, Role: api.ProjectAdmin}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}
+
+// Handler is the API.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+func (s *Server) router() http.Handler {
+	mux := http.NewServeMux()
+	for _, rt := range s.routes() {
+		mux.Handle(rt.pattern, s.serve(rt))
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodGet || r.Method == http.MethodHead {
+			encode(w, http.StatusNotFound, map[string]string{"detail": "Not Found"})
+			return
+		}
+		w.Header().Set("Allow", "GET, HEAD")
+		encode(w, http.StatusMethodNotAllowed, map[string]string{"detail": "Method Not Allowed"})
+	})
+	return s.recovered(mux)
+}
+
+// recovered contains a panic of a handler: the request fails, the server goes on.
+func (s *Server) recovered(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			if v := recover(); v != nil && v != http.ErrAbortHandler {
+				s.fail(w, r, fmt.Errorf("handler failed: %v", v))
+			}
+		}()
+		next.ServeHTTP(w, r)
+	})
+}
+
+// URL is where the server answers.
+func (s *Server) URL() string {
+	return "http://" + net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
+}
+
+// Run serves until ctx ends, then lets what is under way end. ready is called once
+// requests are answered.
+func (s *Server) Run(ctx context.Context, ready func()) error {
+	l, err := net.Listen("tcp", net.JoinHostPort(s.Host, strconv.Itoa(s.Port)))
+	if err != nil {
+		return fmt.Errorf("listen on %s:%d: %w", s.Host, s.Port, err)
+	}
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var wg sync.WaitGroup
+	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "events": s.expire} {
+		wg.Go(func() {
+			if err := loop(work); err != nil && work.Err() == nil {
+				s.Log.Error("a part of the server ended", "part", name, "err", err)
+			}
+		})
+	}
+	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return work }}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	ready()
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+		if serr := srv.Shutdown(sctx); serr != nil {
+			srv.Close() // what streams ends now
+		}
+		cancel()
+		err = nil
+	}
+	stop()
+	s.pool.Close()
+	wg.Wait()
+	return errors.Join(err, s.db.Close())
+}
+
+// eventTTL is how long the audit log is kept.
+const eventTTL = 30 * 24 * time.Hour
+
+func (s *Server) expire(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Hour):
+		}
+		err := s.db.Write(ctx, func(tx *store.Tx) error { return event.Expire(ctx, tx, time.Now().Add(-eventTTL)) })
+		if err != nil {
+			s.Log.Warn("expire events", "err", err)
+		}
+	}
+}
+
+// sink passes on what hosts say.
+type sink struct{ s *Server }
+
+func (k *sink) Pinned(id, key string) {
+	if err := k.s.inst.Pinned(context.Background(), id, key); err != nil {
+		k.s.Log.Error("store a host key", "instance", id, "err", err)
+	}
+}
+
+// Connected takes over the tasks first, so that nobody acts on old ones, and removes those
+// that no job stands for.
+func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task) {
+	if err := k.s.runs.Observe(ctx, tasks...); err != nil {
+		k.s.Log.Error("take over the tasks of a host", "instance", id, "err", err)
+	}
+	k.s.inst.Connected(id, info)
+	k.s.runs.Reconnected(ctx, id)
+	dangling, err := k.s.runs.Dangling(ctx, id, tasks)
+	if err != nil {
+		k.s.Log.Error("look for left-over tasks", "instance", id, "err", err)
+		return
+	}
+	client, err := k.s.pool.Client(id)
+	if err != nil {
+		return
+	}
+	for _, t := range dangling {
+		if _, err := client.Terminate(ctx, t, agentapi.Terminate{Reason: agentapi.TerminatedByServer}); err != nil {
+			k.s.Log.Warn("end a left-over task", "instance", id, "task", t, "err", err)
+		}
+		_ = client.Delete(ctx, t) // refused while it ends; the next connection does it
+	}
+}
+
+func (k *sink) Disconnected(id string, err error) { k.s.inst.Disconnected(id, err) }
+
+func (k *sink) Handle(ctx context.Context, id string, events []agentapi.Event) error {
+	return k.s.runs.Handle(ctx, id, events)
+}
