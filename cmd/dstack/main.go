@@ -26,5 +26,5 @@ func run() int {
 		return 1
 	}
 	p := &program.Program{IO: term.System(), Home: home, Version: version.Version, Lookup: os.LookupEnv}
-	return cli.Main(ctx, cli.Config{Program: p, Commands: cli.Commands(nil)}, os.Args[1:])
+	return cli.Main(ctx, cli.Config{Program: p, Commands: cli.Commands(startServer)}, os.Args[1:])
 }
