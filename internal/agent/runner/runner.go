@@ -181,20 +181,34 @@ func (r *runner) current() State {
 	return r.state
 }
 
-// listenUnix opens a socket whose path may be longer than the kernel's limit for one:
-// it is bound relative to its folder.
+// listenUnix opens a socket whose path may be longer than the kernel allows for one: its
+// folder is named by a descriptor.
 func listenUnix(path string) (net.Listener, error) {
-	if len(path) < 100 {
-		l, err := net.Listen("unix", path)
-		if err == nil {
-			err = os.Chmod(path, 0o600)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("open %s: %w", path, err)
-		}
-		return l, nil
+	short, done, err := ShortPath(path)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
 	}
-	return nil, fmt.Errorf("open %s: the path is too long for a socket", path)
+	defer done()
+	l, err := net.Listen("unix", short)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	l.(*net.UnixListener).SetUnlinkOnClose(false) // the short name is not valid any more then
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return l, nil
+}
+
+// ShortPath names a file by a descriptor of its folder, since socket addresses hold about
+// a hundred bytes. The name is valid until done is called.
+func ShortPath(path string) (short string, done func(), err error) {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return "", nil, err
+	}
+	return fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path)), func() { dir.Close() }, nil
 }
 
 // listen prefers a port and takes a free one when it is in use.

@@ -360,7 +360,12 @@ func (t *task) tell(ctx context.Context, req agentapi.Terminate) error {
 		return err
 	}
 	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", filepath.Join(t.dir(), runner.ControlFile))
+		short, done, err := runner.ShortPath(filepath.Join(t.dir(), runner.ControlFile))
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", short)
 	}}}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
