@@ -68,7 +68,7 @@ func (w *world) url() string { return fmt.Sprintf("http://127.0.0.1:%d", w.port)
 
 func (w *world) env() []string {
 	env := []string{
-		"HOME=" + w.home, "PATH=" + os.Getenv("PATH"), "TERM=dumb", "LANG=C.UTF-8",
+		"HOME=" + w.home, "PATH=" + os.Getenv("PATH"), "TERM=dumb", "LANG=C.UTF-8", "COLUMNS=250",
 		"DSTACK_SERVER_DIR=" + filepath.Join(w.dir, "server"),
 		"DSTACK_SERVER_ADMIN_TOKEN=" + w.token,
 	}

@@ -123,7 +123,7 @@ func clone(spec api.RunSpec) (api.RunSpec, error) {
 // check fills defaults in and refuses what can never run: secrets included, so that no
 // host is taken for a run that has to fail.
 func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec) error {
-	if err := normalise(spec, strings.TrimSpace(sc.User.PublicKey)); err != nil {
+	if err := normalise(spec, sc.User.PublicKey); err != nil {
 		return err
 	}
 	if spec.Configuration.Service != nil {

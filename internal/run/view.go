@@ -99,7 +99,7 @@ func groupJobs(now time.Time, r Run, jobs []Job, connect bool, limit *int, v *ap
 		}
 		job := &v.Jobs[n-1]
 		job.JobSpec = j.Data.Spec
-		job.JobSubmissions = append(job.JobSubmissions, submission(j))
+		job.JobSubmissions = append(job.JobSubmissions, submission(j, r.Data.Spec.Configuration.DevEnvironment != nil))
 		if j.Data.Provisioning != nil {
 			end := now
 			if !j.Data.FinishedAt.IsZero() {
@@ -127,7 +127,7 @@ func groupJobs(now time.Time, r Run, jobs []Job, connect bool, limit *int, v *ap
 	}
 }
 
-func submission(j Job) api.JobSubmission {
+func submission(j Job, dev bool) api.JobSubmission {
 	v := api.JobSubmission{
 		ID: j.ID, SubmissionNum: j.Attempt, DeploymentNum: j.Data.Deployment, SubmittedAt: api.At(j.SubmittedAt), LastProcessedAt: api.At(j.Data.ProcessedAt),
 		FinishedAt: api.OptTime(j.Data.FinishedAt), Status: j.Status, StatusMessage: jobMessage(j), ExitStatus: j.Data.Exit,
@@ -159,7 +159,7 @@ func submission(j Job) api.JobSubmission {
 		if t.Pull != nil && j.Status == api.JobPulling {
 			v.ImagePullProgress = pull(t.Pull)
 		}
-		if j.Status == api.JobRunning {
+		if dev && j.Status == api.JobRunning {
 			idle := t.IdleSeconds
 			v.InactivitySecs = &idle
 		}
