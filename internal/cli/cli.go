@@ -125,8 +125,19 @@ func report(t *term.IO, err error, interrupted bool) int {
 		t.Say()
 		return 130
 	}
-	t.Say(t.Paint(term.Error, strings.TrimRight(err.Error(), "\n")))
+	t.Say(t.Paint(term.Error, once(err.Error())))
 	return 1
+}
+
+// once drops repeated lines: a rule may be broken in the same way at both ends of a range.
+func once(text string) string {
+	var lines []string
+	for line := range strings.SplitSeq(strings.TrimRight(text, "\n"), "\n") {
+		if len(lines) == 0 || lines[len(lines)-1] != line {
+			lines = append(lines, line)
+		}
+	}
+	return strings.Join(lines, "\n")
 }
 
 // complete writes abbreviated long options out, where they are unambiguous: --proj as --project.
