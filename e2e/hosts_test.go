@@ -53,6 +53,8 @@ func (w *world) startHost(o hostOptions) *machine {
 	m := &machine{t: w.t, ID: id}
 	w.t.Cleanup(func() {
 		if w.t.Failed() {
+			logs, _ := exec.Command("docker", "logs", "--tail", "40", id).CombinedOutput()
+			w.t.Logf("console of %s:\n%s", m.Addr, logs)
 			w.t.Logf("agent log of %s:\n%s", m.Addr, m.try("sh", "-c", "tail -n 40 /var/lib/dstack/*.log 2>/dev/null"))
 		}
 		_ = exec.Command("docker", "rm", "-f", "-v", id).Run()

@@ -46,7 +46,7 @@ func TestSudoUserAndSharedHost(t *testing.T) {
 	m := w.startHost(hostOptions{})
 	w.write("shared.dstack.yml", fmt.Sprintf("type: fleet\nname: shared\nblocks: 2\nssh_config:\n  user: ubuntu\n  identity_file: %s\n  hosts:\n    - %s\n", w.key, m.Addr))
 	w.must("apply", "-y", "-f", "shared.dstack.yml")
-	eventually(t, 60*time.Second, "the host is idle", func() bool { return strings.Contains(w.run("fleet").Out, "idle") })
+	eventually(t, 60*time.Second, "the host is idle", func() bool { return strings.Contains(w.run("fleet").Out, "0/2 busy") })
 	for _, name := range []string{"one", "two"} {
 		w.write(name+".dstack.yml", "type: task\nname: "+name+"\nimage: job:1\ncommands:\n  - while true; do sleep 1; done\n"+anyResources)
 		w.must("apply", "-y", "-d", "-f", name+".dstack.yml")

@@ -26,12 +26,12 @@ install_packages() {
 
 # start_postgres starts a PostgreSQL of our own on a socket in $1 and sets TEST_POSTGRES.
 start_postgres() {
-	local dir=$1 bin
+	local dir=$1 port
 	bin=$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)
 	[ -n "$bin" ] || bin=$(dirname "$(command -v initdb 2>/dev/null || echo /none/initdb)")
 	[ -x "$bin/initdb" ] || return 1
 	mkdir -p "$dir/pg"
-	local run=()
+	run=()
 	if [ "$(id -u)" = 0 ]; then
 		id postgres >/dev/null 2>&1 || return 1
 		chmod 0755 "$dir"
@@ -39,11 +39,11 @@ start_postgres() {
 		run=(runuser -u postgres --)
 	fi
 	"${run[@]}" "$bin/initdb" -D "$dir/pg/data" -U postgres -A trust -E UTF8 --locale=C >"$dir/initdb.log" 2>&1 || { tail -5 "$dir/initdb.log"; return 1; }
-	local port
 	port=$(free_port)
 	"${run[@]}" "$bin/pg_ctl" -D "$dir/pg/data" -l "$dir/pg/log" -w -t 30 \
 		-o "-c listen_addresses=127.0.0.1 -p $port -k $dir/pg -c fsync=off -c max_connections=300" start >/dev/null || return 1
-	stop_postgres() { "${run[@]}" "$bin/pg_ctl" -D "$dir/pg/data" -m immediate stop >/dev/null 2>&1 || true; }
+	postgres_stop=("${run[@]}" "$bin/pg_ctl" -D "$dir/pg/data" -m immediate stop)
+	stop_postgres() { "${postgres_stop[@]}" >/dev/null 2>&1 || true; }
 	export TEST_POSTGRES="postgres://postgres@127.0.0.1:$port/postgres?sslmode=disable"
 }
 
@@ -68,16 +68,16 @@ start_docker() {
 	mkdir -p "$dir/docker"
 	dockerd --data-root "${DSTACK_TEST_DOCKER_ROOT:-$dir/docker/data}" --exec-root "$dir/docker/exec" \
 		--pidfile "$dir/docker/pid" --host "unix://$dir/docker.sock" >"$dir/docker/log" 2>&1 &
-	local pid=$!
+	docker_pid=$!
 	stop_docker() {
-		kill "$pid" 2>/dev/null || return 0
-		wait "$pid" 2>/dev/null || true
+		kill "$docker_pid" 2>/dev/null || return 0
+		wait "$docker_pid" 2>/dev/null || true
 	}
 	export DOCKER_HOST="unix://$dir/docker.sock"
 	local n
 	for n in $(seq 100); do
 		docker info >/dev/null 2>&1 && return 0
-		kill -0 "$pid" 2>/dev/null || break
+		kill -0 "$docker_pid" 2>/dev/null || break
 		sleep 0.2
 	done
 	tail -5 "$dir/docker/log" >&2
