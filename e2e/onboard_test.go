@@ -35,7 +35,7 @@ func TestOnboardingErrors(t *testing.T) {
 			eventually(t, 40*time.Second, "the reason is shown: "+c.want, func() bool {
 				return strings.Contains(w.run("fleet", "get", c.name, "--json").both()+w.run("fleet", "-v").both()+w.run("event", "list", "--target-fleet", c.name).both(), c.want)
 			})
-			w.must("fleet", "delete", c.name, "-y")
+			w.must("delete", "-y", "-f", c.name+".dstack.yml") // waits until the host is free again
 		})
 	}
 }

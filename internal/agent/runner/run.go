@@ -242,7 +242,7 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 	}()
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	end := r.await(ctx, cmd, exited, quota)
+	end := r.await(ctx, &child{cmd: cmd, terminal: master, exited: exited}, quota)
 	// What the job left in the terminal is read; descendants that keep it open are not
 	// waited for.
 	select {
@@ -264,7 +264,7 @@ func (r *runner) notStarted(err error) ending {
 }
 
 // await waits for the end of the command, or ends it.
-func (r *runner) await(ctx context.Context, cmd *exec.Cmd, exited <-chan error, quota <-chan error) ending {
+func (r *runner) await(ctx context.Context, c *child, quota <-chan error) ending {
 	var expired <-chan time.Time
 	if r.spec.MaxDuration > 0 {
 		t := time.NewTimer(time.Duration(r.spec.MaxDuration) * time.Second)
@@ -272,58 +272,25 @@ func (r *runner) await(ctx context.Context, cmd *exec.Cmd, exited <-chan error, 
 		expired = t.C
 	}
 	select {
-	case err := <-exited:
+	case err := <-c.exited:
 		return exitOf(err)
 	case err := <-quota:
-		kill(cmd)
-		<-exited
+		c.kill()
+		<-c.exited
 		if errors.Is(err, errQuota) {
 			return failed(agentapi.LogQuotaExceeded, "Job log output exceeded the hourly quota of %d bytes", r.spec.LogQuotaHour)
 		}
 		return failed(agentapi.ExecutorError, "%v", err)
 	case s := <-r.stop:
-		r.interrupt(cmd, exited, time.Duration(s.Grace)*time.Second)
+		c.end(time.Duration(s.Grace)*time.Second, r.stop)
 		return ending{reason: s.Reason, message: s.Message}
 	case <-expired:
-		r.interrupt(cmd, exited, time.Duration(r.spec.StopDuration)*time.Second)
+		c.end(time.Duration(r.spec.StopDuration)*time.Second, r.stop)
 		return ending{reason: agentapi.MaxDurationExceeded, message: "Max duration exceeded"}
 	case <-ctx.Done():
-		r.interrupt(cmd, exited, 5*time.Second)
+		c.end(5*time.Second, r.stop)
 		return ending{reason: agentapi.TerminatedByServer, message: "The runner was told to end"}
 	}
-}
-
-// interrupt asks the command to end, and kills its session when it does not in time.
-func (r *runner) interrupt(cmd *exec.Cmd, exited <-chan error, grace time.Duration) {
-	if grace > 0 {
-		_ = cmd.Process.Signal(syscall.SIGINT)
-		t := time.NewTimer(grace)
-		defer t.Stop()
-		select {
-		case <-exited:
-			kill(cmd) // what it left in its process group
-			return
-		case <-t.C:
-		case s := <-r.stop: // asked again, more urgently
-			if s.Grace > 0 {
-				t.Reset(time.Duration(s.Grace) * time.Second)
-				select {
-				case <-exited:
-				case <-t.C:
-				}
-			}
-		}
-	}
-	kill(cmd)
-	select {
-	case <-exited:
-	case <-time.After(5 * time.Second): // uninterruptible: the container's end gets it
-	}
-}
-
-// kill ends the whole process group of the job.
-func kill(cmd *exec.Cmd) {
-	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // it may have ended
 }
 
 func exitOf(err error) ending {

@@ -21,6 +21,7 @@ const Attempts = 10
 // A Session is one attached job: its entries in the SSH configuration and its tunnel.
 type Session struct {
 	Home     string
+	Login    string // see [SSHConfig]
 	Dir      clientconfig.Dir
 	Route    Route
 	Forwards []*Forward // owned by the session from [Open] on
@@ -70,7 +71,7 @@ func (s *Session) Close() {
 }
 
 func (s *Session) config() SSHConfig {
-	return SSHConfig{Path: filepath.Join(s.Dir.SSH(), "config"), Home: s.Home}
+	return SSHConfig{Path: filepath.Join(s.Dir.SSH(), "config"), Home: s.Home, Login: s.Login}
 }
 
 // enter writes the entries, unless another process that is attached to the same job keeps them.

@@ -47,7 +47,8 @@ func TestSession(t *testing.T) {
 	dir := clientconfig.Dir(filepath.Join(home, ".dstack"))
 	open := func(local int) *Session {
 		s := &Session{
-			Home: home, Dir: dir, Warn: func(text string) { t.Error(text) },
+			Login: home,
+			Home:  home, Dir: dir, Warn: func(text string) { t.Error(text) },
 			Route: Route{{Alias: "train", Hostname: "127.0.0.1", Port: job.addr.Port, User: "me", Tunnel: "root", Identity: path}},
 		}
 		fs, err := Reserve(t.Context(), "127.0.0.1", []Port{{Remote: 8000, Local: local}})

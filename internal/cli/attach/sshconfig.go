@@ -1,11 +1,14 @@
 package attach
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	accounts "os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
 
 	"dstack/internal/cli/clientconfig"
@@ -22,6 +25,17 @@ type Host struct {
 type SSHConfig struct {
 	Path string // usually ~/.dstack/ssh/config
 	Home string
+	// Login is the home that ssh means by ~, [LoginHome] if empty. It takes it from the account, not from HOME.
+	Login string
+}
+
+// LoginHome is the home of the account's database, "" for an account that it does not know.
+func LoginHome() string {
+	u, err := accounts.LookupId(strconv.Itoa(os.Getuid()))
+	if err != nil {
+		return ""
+	}
+	return u.HomeDir
 }
 
 // Put replaces the blocks of the given hosts and leaves all others as they are.
@@ -152,6 +166,9 @@ func (c SSHConfig) block(h Host) block {
 
 // tilde shortens a path in the home directory, which also keeps it valid where the home is mounted elsewhere.
 func (c SSHConfig) tilde(path string) string {
+	if c.Home != cmp.Or(c.Login, LoginHome()) {
+		return path
+	}
 	if rel, err := filepath.Rel(c.Home, path); err == nil && filepath.IsLocal(rel) {
 		return "~/" + filepath.ToSlash(rel)
 	}

@@ -248,7 +248,7 @@ func TestReserve(t *testing.T) {
 
 func TestSSHConfig(t *testing.T) {
 	home := t.TempDir()
-	c := SSHConfig{Path: filepath.Join(home, ".dstack", "ssh", "config"), Home: home}
+	c := SSHConfig{Path: filepath.Join(home, ".dstack", "ssh", "config"), Home: home, Login: home}
 	key := filepath.Join(home, ".dstack", "ssh", "1f0c9a3b")
 	r := Route{
 		{Alias: "train-host", Hostname: "203.0.113.17", Port: 22, User: "ubuntu", Identity: key},
@@ -302,7 +302,7 @@ func TestInclude(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			home := t.TempDir()
-			c := SSHConfig{Path: filepath.Join(home, ".dstack", "ssh", "config"), Home: home}
+			c := SSHConfig{Path: filepath.Join(home, ".dstack", "ssh", "config"), Home: home, Login: home}
 			if err := os.MkdirAll(filepath.Dir(c.Path), 0o700); err != nil {
 				t.Fatal(err)
 			}
