@@ -4,5 +4,5 @@
 // The tests carry the build tag "e2e", because they need root, Docker and images that
 // scripts/test builds first. Run them with make e2e; one of them with
 //
-//	E2E_TAG=$(e2e/image/build | tail -1) go test -tags e2e ./e2e -run TestTask -v
+//	E2E_TAG=$(e2e/image/build) go test -tags e2e ./e2e -run TestRuns/Task -v
 package e2e

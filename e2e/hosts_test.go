@@ -28,6 +28,37 @@ var hostFlags = []string{
 	"--device-cgroup-rule", "a *:* rwm", "-v", "/sys/fs/cgroup:/sys/fs/cgroup", "-v", "/var/lib/docker",
 }
 
+// network is a Docker network of this process. On the engine's own bridge, what another
+// engine left behind may answer in the place of our machines.
+var network = fmt.Sprintf("dstack-e2e-%d", os.Getpid())
+
+func TestMain(m *testing.M) {
+	if err := createNetwork(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	code := m.Run()
+	if out, err := exec.Command("docker", "network", "rm", network).CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "remove the network of the suite: %v\n%s", err, out)
+		code = max(code, 1)
+	}
+	os.Exit(code)
+}
+
+// createNetwork tries some subnets: others may be in use.
+func createNetwork() error {
+	var out []byte
+	var err error
+	for n := range 20 {
+		subnet := fmt.Sprintf("10.%d.%d.0/24", 200+n, os.Getpid()%250)
+		out, err = exec.Command("docker", "network", "create", "--subnet", subnet, network).CombinedOutput()
+		if err == nil {
+			return nil
+		}
+	}
+	return fmt.Errorf("create a network for the hosts: %w\n%s", err, out)
+}
+
 // machine is one host container.
 type machine struct {
 	t    *testing.T
@@ -44,7 +75,7 @@ type hostOptions struct {
 // removes it at the end of the test.
 func (w *world) startHost(o hostOptions) *machine {
 	w.t.Helper()
-	args := []string{"run", "-d", "-e", "AUTHORIZED_KEY=" + w.publicKey}
+	args := []string{"run", "-d", "--network", network, "-e", "AUTHORIZED_KEY=" + w.publicKey}
 	if o.NoDocker {
 		args = append(args, "-e", "NO_DOCKER=1")
 	}
@@ -59,7 +90,7 @@ func (w *world) startHost(o hostOptions) *machine {
 		}
 		_ = exec.Command("docker", "rm", "-f", "-v", id).Run()
 	})
-	m.Addr = strings.TrimSpace(docker(w.t, "inspect", "-f", "{{.NetworkSettings.IPAddress}}", id))
+	m.Addr = strings.TrimSpace(docker(w.t, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", id))
 	eventually(w.t, 20*time.Second, "sshd of the host answers", func() bool {
 		c, err := net.DialTimeout("tcp", net.JoinHostPort(m.Addr, "22"), time.Second)
 		if err != nil {

@@ -1,0 +1,157 @@
+package instance
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+)
+
+var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+
+func at(d time.Duration) time.Time { return start.Add(d) }
+
+func sshHost(status api.InstanceStatus) Snapshot {
+	return Snapshot{
+		Instance: Instance{
+			Status: status, CreatedAt: start,
+			Data: Data{Remote: &RemoteHost{}, Provisioning: &api.JobProvisioningData{}, Host: &agentapi.HostInfo{}, IdleSeconds: -1},
+		},
+		Link: Link{Watched: true, Connected: true},
+	}
+}
+
+func paid(status api.InstanceStatus) Snapshot {
+	host := "192.0.2.1"
+	return Snapshot{
+		Instance: Instance{
+			Status: status, CreatedAt: start, IntentID: "i1",
+			Data: Data{StartedAt: start, Provisioning: &api.JobProvisioningData{Hostname: &host}, IdleSeconds: 300},
+		},
+		Machine:    Machine{Created: true, Hostname: host},
+		Link:       Link{Watched: true, Connected: true},
+		SpareNodes: true,
+	}
+}
+
+func with(s Snapshot, change func(*Snapshot)) Snapshot {
+	change(&s)
+	return s
+}
+
+func TestStep(t *testing.T) {
+	held := []Assignment{{JobID: "j", Blocks: 1}}
+	lost := func(since time.Duration) func(*Snapshot) {
+		return func(s *Snapshot) {
+			s.Link = Link{Watched: true, Problem: "no route to host"}
+			s.Instance.Data.LostAt = at(since)
+		}
+	}
+	for _, c := range []struct {
+		name    string
+		s       Snapshot
+		now     time.Duration
+		status  api.InstanceStatus
+		reason  api.InstanceTerminationReason
+		effects []Effect
+		again   time.Duration // after start, 0: only when woken
+		freed   bool
+	}{
+		{name: "an SSH host is added", s: sshHost(api.InstancePending), status: api.InstancePending, effects: []Effect{Onboard}},
+		{name: "an SSH host that cannot be added for too long is given up", s: sshHost(api.InstancePending), now: addTimeout + time.Second,
+			status: api.InstanceTerminated, reason: api.InstanceProvisioningTimeout},
+		{name: "a refused machine ends the instance", s: with(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Refused: true} }),
+			status: api.InstanceTerminated, reason: api.InstanceNoOffers},
+		{name: "a machine that boots is waited for", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{} }), now: time.Minute,
+			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: bootTimeout},
+		{name: "a machine whose agent answers is idle", s: paid(api.InstanceProvisioning), now: time.Minute,
+			status: api.InstanceIdle, again: 300 * time.Second, freed: true},
+		{name: "a machine that was made for a job is busy at once", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Assignments = held }),
+			status: api.InstanceBusy, freed: true},
+		{name: "a machine that never answers is given back", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true} }), now: bootTimeout,
+			status: api.InstanceTerminating, reason: api.InstanceProvisioningTimeout, again: bootTimeout},
+		{name: "a machine that vanished while booting ends", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Gone = true }), now: time.Second,
+			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
+		{name: "a released machine is idle and wakes the queue", s: paid(api.InstanceBusy), now: time.Minute,
+			status: api.InstanceIdle, again: 300 * time.Second, freed: true},
+		{name: "a claimed machine is busy", s: with(paid(api.InstanceIdle), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceBusy},
+		{name: "an idle machine is given back in time", s: paid(api.InstanceIdle), now: 300 * time.Second,
+			status: api.InstanceTerminating, reason: api.InstanceIdleTimeout, again: 300 * time.Second},
+		{name: "idleness counts from the last job", s: with(paid(api.InstanceIdle), func(s *Snapshot) { s.Instance.LastJobAt = at(200 * time.Second) }), now: 300 * time.Second,
+			status: api.InstanceIdle, again: 500 * time.Second},
+		{name: "the fleet's minimum is kept", s: with(paid(api.InstanceIdle), func(s *Snapshot) { s.SpareNodes = false }), now: time.Hour, status: api.InstanceIdle},
+		{name: "a busy machine is never idle", s: with(paid(api.InstanceBusy), func(s *Snapshot) { s.Instance.Assignments = held }), now: time.Hour, status: api.InstanceBusy},
+		{name: "SSH hosts have no idle limit", s: sshHost(api.InstanceIdle), now: 1000 * time.Hour, status: api.InstanceIdle},
+		{name: "a short loss of the connection is no news", s: with(paid(api.InstanceBusy), func(s *Snapshot) { lost(time.Minute)(s); s.Instance.Assignments = held }),
+			now: time.Minute + time.Second, status: api.InstanceBusy, again: time.Minute + lostGrace},
+		{name: "a lost paid machine is given back at last", s: with(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
+			now: lostLimit, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: lostLimit},
+		{name: "a lost SSH host is never given up", s: with(sshHost(api.InstanceIdle), lost(0)), now: 1000 * time.Hour, status: api.InstanceIdle},
+		{name: "a connection is kept", s: with(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link.Watched = false }), status: api.InstanceIdle, effects: []Effect{Watch}},
+		{name: "jobs end before their machine", s: with(paid(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceTerminating},
+		{name: "the machine is given back", s: paid(api.InstanceTerminating), status: api.InstanceTerminating, effects: []Effect{Forget, GiveBack}},
+		{name: "the instance ends when the cloud confirms it", s: with(paid(api.InstanceTerminating), func(s *Snapshot) { s.Machine.Gone = true }),
+			status: api.InstanceTerminated, effects: []Effect{Forget}},
+		{name: "the agent is taken off an SSH host", s: sshHost(api.InstanceTerminating), status: api.InstanceTerminating, effects: []Effect{Uninstall}},
+		{name: "a host that cannot be reached is removed all the same", s: with(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Tries = uninstallTries }),
+			status: api.InstanceTerminated, effects: []Effect{Forget}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := Step(at(c.now), c.s)
+			if d.Instance.Status != c.status || d.Instance.Data.Reason != c.reason {
+				t.Errorf("%s (%s), want %s (%s)", d.Instance.Status, d.Instance.Data.Reason, c.status, c.reason)
+			}
+			if !slices.Equal(d.Effects, c.effects) {
+				t.Errorf("effects %v, want %v", d.Effects, c.effects)
+			}
+			want := time.Time{}
+			if c.again != 0 {
+				want = at(c.again)
+			}
+			if !d.Again.Equal(want) {
+				t.Errorf("again at %v, want %v", d.Again, want)
+			}
+			if d.Freed != c.freed {
+				t.Errorf("freed = %v, want %v", d.Freed, c.freed)
+			}
+			if moved := d.Instance.Status != c.s.Instance.Status; moved && (!d.Changed || len(d.Events) == 0) {
+				t.Error("a change of the status is neither stored nor told")
+			}
+		})
+	}
+}
+
+func TestStepShowsLostConnections(t *testing.T) {
+	s := sshHost(api.InstanceBusy)
+	s.Link = Link{Watched: true, Problem: "no route to host"}
+	d := Step(at(0), s)
+	if d.Instance.Unreachable || !d.Instance.Data.LostAt.Equal(start) {
+		t.Fatalf("just lost: %+v", d.Instance)
+	}
+	s.Instance = d.Instance
+	d = Step(at(lostGrace), s)
+	if !d.Instance.Unreachable || d.Instance.Data.Problem != "no route to host" || !slices.Contains(d.Events, "Instance became unreachable") {
+		t.Fatalf("after the grace: %+v, events %v", d.Instance, d.Events)
+	}
+	s.Instance, s.Link = d.Instance, Link{Watched: true, Connected: true}
+	d = Step(at(time.Hour), s)
+	if d.Instance.Unreachable || !d.Instance.Data.LostAt.IsZero() || !d.Freed || !slices.Contains(d.Events, "Instance became reachable") {
+		t.Fatalf("back again: %+v, events %v", d.Instance, d.Events)
+	}
+}
+
+// Deciding twice about the same facts decides the same, and settles: what is stored after a
+// step asks for no further change.
+func TestStepSettles(t *testing.T) {
+	for _, s := range []Snapshot{sshHost(api.InstanceIdle), paid(api.InstanceProvisioning), paid(api.InstanceIdle), paid(api.InstanceBusy)} {
+		for n := range 5 {
+			d := Step(at(time.Second), s)
+			if n == 4 && d.Changed {
+				t.Errorf("%s still changes after %d steps", s.Instance.Status, n)
+			}
+			s.Instance = d.Instance
+		}
+	}
+}
