@@ -136,9 +136,10 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 	}
 	news, stop := s.Logs.Watch(j.ID)
 	defer stop()
+	changed, leave := s.watch.next(j.RunID)
+	defer func() { leave() }()
 	token := ""
 	for {
-		run := s.watch.news(j.RunID)
 		if j, err = getJob(ctx, s.DB.Read(), j.ID); err != nil {
 			return err
 		}
@@ -170,7 +171,9 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 		}
 		select {
 		case <-news:
-		case <-run:
+		case <-changed:
+			leave()
+			changed, leave = s.watch.next(j.RunID)
 		case <-ctx.Done():
 			return ctx.Err()
 		}

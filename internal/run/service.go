@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -492,67 +491,9 @@ func (s *Service) instanceEnv(ctx context.Context, id string) (map[string]string
 	return inst.Data.Remote.Env, nil
 }
 
-// watchers tell who waits for changes of a run.
-type watchers struct {
-	mu    sync.Mutex
-	byRun map[string]chan struct{}
-}
-
-func newWatchers() *watchers { return &watchers{byRun: map[string]chan struct{}{}} }
-
-func (w *watchers) notify(runID string) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if c, ok := w.byRun[runID]; ok {
-		close(c)
-		delete(w.byRun, runID)
-	}
-}
-
-func (w *watchers) news(runID string) <-chan struct{} {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	c, ok := w.byRun[runID]
-	if !ok {
-		c = make(chan struct{})
-		w.byRun[runID] = c
-	}
-	return c
-}
-
-// Watch waits until a run differs from what the caller has seen.
-func (s *Service) Watch(ctx context.Context, sc project.Scope, r api.WatchRunRequest) (api.WatchRunResponse, error) {
-	deadline := time.After(time.Duration(r.Wait) * time.Second)
-	for {
-		run, err := getRun(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, r.RunName)
-		if errors.Is(err, store.ErrNotFound) {
-			return api.WatchRunResponse{}, api.NotExists("Run not found")
-		}
-		if err != nil {
-			return api.WatchRunResponse{}, err
-		}
-		news := s.watch.news(run.ID)
-		v, err := s.view(ctx, run, sc.Project.Name, true)
-		if err != nil {
-			return api.WatchRunResponse{}, err
-		}
-		out := api.WatchRunResponse{Run: v, Version: version(v), Waiting: run.Data.Waiting}
-		if out.Version != r.Seen {
-			return out, nil
-		}
-		select {
-		case <-news:
-		case <-deadline:
-			return out, nil
-		case <-ctx.Done():
-			return out, ctx.Err()
-		}
-	}
-}
-
 // version names the state of a run that clients look at.
-func version(r api.Run) string {
-	text := string(r.Status)
+func version(r api.Run, waiting string) string {
+	text := string(r.Status) + waiting
 	if j := r.LatestJobSubmission; j != nil {
 		text += fmt.Sprintf("/%d/%s/%v", j.SubmissionNum, j.Status, j.ImagePullProgress)
 		if p := j.ImagePullProgress; p != nil {
