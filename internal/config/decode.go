@@ -228,6 +228,9 @@ func (d *decoder) mapping(n *node, loc []any, v reflect.Value, tag string) {
 	}
 	out := reflect.MakeMapWithSize(v.Type(), len(n.keys))
 	for _, k := range n.keys {
+		if !d.stringKey(n, loc, k) {
+			continue
+		}
 		key := reflect.New(v.Type().Key()).Elem()
 		switch key.Kind() {
 		case reflect.String:
@@ -245,6 +248,16 @@ func (d *decoder) mapping(n *node, loc []any, v reflect.Value, tag string) {
 		out.SetMapIndex(key, item)
 	}
 	v.Set(out)
+}
+
+// stringKey refuses the keys of a mapping that YAML reads as something else.
+func (d *decoder) stringKey(n *node, loc []any, key string) bool {
+	if n.odd[key] {
+		p := *n.values[key]
+		p.line, p.col = n.keyPos[key][0], n.keyPos[key][1]
+		d.add(&p, at(loc, key), "string_type", "Input should be a valid string: the key %s is none in YAML, quote it", key)
+	}
+	return !n.odd[key]
 }
 
 func (d *decoder) str(n *node, loc []any, v reflect.Value, tag string) {
@@ -290,6 +303,15 @@ func (d *decoder) text(n *node, loc []any) (string, bool) {
 	}
 	d.add(n, loc, "string_type", "Input should be a valid string")
 	return "", false
+}
+
+// exactText takes strings only: where a value may also be an object, a number is a mistake.
+func (d *decoder) exactText(n *node, loc []any) (string, bool) {
+	if n.kind != stringKind {
+		d.add(n, loc, "string_type", "Input should be a valid string or object")
+		return "", false
+	}
+	return d.text(n, loc)
 }
 
 func (d *decoder) boolean(n *node, loc []any) (bool, bool) {

@@ -114,6 +114,9 @@ func (v *IdleDuration) decodeNode(d *decoder, n *node, loc []any) {
 }
 
 func (v *InactivityDuration) decodeNode(d *decoder, n *node, loc []any) {
+	if n.isOff() {
+		return // the owner of the field drops it
+	}
 	s, ok := d.seconds(n, loc)
 	if ok && s < 0 {
 		d.reject(n, loc, "Duration cannot be negative")

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"reflect"
 	"strings"
@@ -208,7 +209,7 @@ func (p *SSHParams) validate(d *decoder, loc []any) {
 	if p.Network == nil {
 		return
 	}
-	prefix, err := netip.ParsePrefix(*p.Network)
+	prefix, err := netip.ParsePrefix(withLength(*p.Network))
 	if err != nil {
 		if addr, err2 := netip.ParseAddr(*p.Network); err2 == nil {
 			prefix, err = netip.PrefixFrom(addr, addr.BitLen()), nil
@@ -220,6 +221,21 @@ func (p *SSHParams) validate(d *decoder, loc []any) {
 	case !prefix.Addr().IsPrivate() && !prefix.Addr().IsLoopback() && !prefix.Addr().IsLinkLocalUnicast():
 		d.reject(nil, at(loc, "network"), "Public network is specified when private network is required")
 	}
+}
+
+// withLength writes a netmask as the length of the prefix.
+func withLength(network string) string {
+	addr, mask, _ := strings.Cut(network, "/")
+	m, err := netip.ParseAddr(mask)
+	if err != nil || !m.Is4() {
+		return network
+	}
+	b := m.As4()
+	ones, bits := net.IPv4Mask(b[0], b[1], b[2], b[3]).Size()
+	if bits == 0 {
+		return network
+	}
+	return fmt.Sprintf("%s/%d", addr, ones)
 }
 
 // SSHHost is one host; absent values are taken from the fleet's. A lone string is the name.
@@ -351,6 +367,16 @@ type volumeRunpod struct {
 	Region   string  `json:"region" cfg:"req"`
 }
 
+// volumeUnsized is of backends whose volumes have neither a size nor a place.
+type volumeUnsized struct {
+	Type                string        `json:"type"`
+	Backend             string        `json:"backend"`
+	Name                *string       `json:"name"`
+	AutoCleanupDuration *IdleDuration `json:"auto_cleanup_duration"`
+	Tags                Tags          `json:"tags" cfg:"opt"`
+	VolumeID            *string       `json:"volume_id"`
+}
+
 type volumeKubernetes struct {
 	volumeBase
 	Region           string   `json:"region"`
@@ -369,6 +395,8 @@ func (v Volume) MarshalJSON() ([]byte, error) {
 	switch v.Backend {
 	case "kubernetes":
 		return json.Marshal(volumeKubernetes{v.base(), v.Region, v.ClaimName, v.StorageClassName, v.AccessModes, v.ReadOnly})
+	case "daytona", "lium":
+		return json.Marshal(volumeUnsized{TypeVolume, v.Backend, v.Name, v.AutoCleanupDuration, v.Tags, v.VolumeID})
 	case "runpod":
 		return json.Marshal(volumeRunpod{v.base(), v.VolumeID, v.Region})
 	}
@@ -383,7 +411,7 @@ func (v *Volume) decodeNode(d *decoder, n *node, loc []any) {
 		d.add(n, at(loc, "backend"), "missing", "Field required")
 		return
 	}
-	backend, ok := d.tag(n, loc, "backend", "aws", "gcp", "runpod", "kubernetes")
+	backend, ok := d.tag(n, loc, "backend", "aws", "gcp", "runpod", "kubernetes", "daytona", "lium")
 	if !ok {
 		return
 	}
@@ -395,6 +423,10 @@ func (v *Volume) decodeNode(d *decoder, n *node, loc []any) {
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
 		*v = fromBase(p.volumeBase)
 		v.Region, v.ClaimName, v.StorageClassName, v.AccessModes, v.ReadOnly = p.Region, p.ClaimName, p.StorageClassName, p.AccessModes, p.ReadOnly
+	case "daytona", "lium":
+		var p volumeUnsized
+		d.structure(n, loc, reflect.ValueOf(&p).Elem())
+		*v = Volume{Name: p.Name, AutoCleanupDuration: p.AutoCleanupDuration, Tags: p.Tags, VolumeID: p.VolumeID}
 	default: // Runpod accepts a zone and drops it
 		var p volumeZoned
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
@@ -410,9 +442,6 @@ func (v *Volume) decodeNode(d *decoder, n *node, loc []any) {
 	v.Type, v.Backend = TypeVolume, backend
 	if off := n.get("auto_cleanup_duration"); off != nil && off.isTrue() {
 		v.AutoCleanupDuration = nil
-	}
-	if v.Size != nil {
-		*v.Size = Memory(float64(int64(*v.Size)))
 	}
 }
 

@@ -91,6 +91,11 @@ var rejected = map[string]string{
 	"valid/135-task-volumes-same-path-twice":        "two volumes cannot share a path",
 	"valid/456-volume-region-number":                "a boolean is no size",
 	"valid/453-volume-size-negative":                "sizes are not negative",
+	"valid/023-task-docker-string-true-with-image":  "docker: \"true\" means docker: true, which excludes image",
+	"valid/024-task-docker-one-with-python":         "docker: 1 means docker: true, which excludes python",
+	"invalid/288-task-backends-local":               "accepted: a built-in backend here",
+	"invalid/634-bytes-tab-before-comment":          "accepted: YAML allows tabs between tokens",
+	"invalid/636-bytes-tab-in-flow":                 "accepted: YAML allows tabs between tokens",
 	"invalid/503-service-groups-dynamo-retry-false": "accepted: retry: false is no retry",
 }
 

@@ -36,6 +36,7 @@ type node struct {
 	keys   []string // of a map, in document order
 	values map[string]*node
 	keyPos map[string][2]int
+	odd    map[string]bool // keys that are no strings in YAML: 1, yes, null
 	line   int
 	col    int
 }

@@ -264,7 +264,7 @@ func (s *InstanceSelector) UnmarshalJSON(data []byte) error { return decodeStore
 
 func (s *InstanceSelector) decodeNode(d *decoder, n *node, loc []any) {
 	if n.kind != mapKind {
-		if name, ok := d.text(n, loc); ok {
+		if name, ok := d.exactText(n, loc); ok {
 			if name == "" {
 				d.add(n, loc, "string_too_short", "String should have at least 1 character")
 			}
@@ -314,6 +314,9 @@ func (t *Tags) decodeNode(d *decoder, n *node, loc []any) {
 	rules := tagRules()
 	*t = Tags{}
 	for _, k := range n.keys {
+		if !d.stringKey(n, loc, k) {
+			continue
+		}
 		v := n.values[k]
 		switch {
 		case !rules[0].MatchString(k):

@@ -52,6 +52,8 @@ func (c *RunCommon) setDefaults() {
 	c.Volumes, c.Repos, c.Files, c.Setup = []Mount{}, []Repo{}, []FileMapping{}, []string{}
 }
 
+func (c *RunCommon) hasImage() bool { return c.Image != nil && *c.Image != "" }
+
 // check applies the rules of configurations 5.1.
 func (c *RunCommon) check(d *decoder, n *node, loc []any) {
 	c.normal()
@@ -59,12 +61,13 @@ func (c *RunCommon) check(d *decoder, n *node, loc []any) {
 	exclusive := func(a, b string) {
 		d.reject(n.get(b), at(loc, b), "`%s` and `%s` are mutually exclusive fields", a, b)
 	}
-	if c.Image != nil && c.Python != nil {
+	image := c.hasImage()
+	if image && c.Python != nil {
 		exclusive("image", "python")
 	}
 	if c.Docker != nil && *c.Docker {
 		switch {
-		case c.Image != nil:
+		case image:
 			exclusive("image", "docker")
 		case c.Python != nil:
 			exclusive("python", "docker")
@@ -114,7 +117,7 @@ func (t *Task) setDefaults() {
 func (t *Task) check(d *decoder, n *node, loc []any) {
 	t.RunCommon.check(d, n, loc)
 	if t.Groups == nil {
-		if len(t.Commands) == 0 && t.Image == nil {
+		if len(t.Commands) == 0 && !t.hasImage() {
 			d.reject(n, loc, "Either `commands` or `image` must be set")
 		}
 		return
@@ -150,7 +153,7 @@ func (t *Task) check(d *decoder, n *node, loc []any) {
 	for i := range t.Groups {
 		g := &t.Groups[i]
 		g.Name = names[i]
-		if len(g.Commands) == 0 && t.Image == nil {
+		if len(g.Commands) == 0 && !t.hasImage() {
 			d.reject(n.get("groups").list[i], at(at(loc, "groups"), i), "Node group '%s': either `commands` must be set in the group, or `image` at the task level.", *g.Name)
 			return
 		}
@@ -210,7 +213,7 @@ func (e *DevEnvironment) check(d *decoder, n *node, loc []any) {
 		d.reject(n.get("entrypoint"), at(loc, "entrypoint"), "entrypoint is not supported for dev-environment")
 	case e.Version != nil && e.IDE == nil:
 		d.reject(n.get("version"), at(loc, "version"), "`version` requires `ide` to be set")
-	case e.Version != nil && *e.IDE == "windsurf" && !isWindsurf(*e.Version):
+	case e.Version != nil && *e.Version != "" && *e.IDE == "windsurf" && !isWindsurf(*e.Version):
 		d.reject(n.get("version"), at(loc, "version"), "Invalid Windsurf version format: `%s`. Expected format: `version@commit` (e.g., `1.106.0@8951cd3ad688e789573d7f51750d67ae4a0bea7d`)", *e.Version)
 	case e.InactivityDuration != nil && e.Dstack:
 		d.reject(n.get("inactivity_duration"), loc, "`dstack` is not supported together with `inactivity_duration`")

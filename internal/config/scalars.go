@@ -90,6 +90,9 @@ func (e *Env) decodeNode(d *decoder, n *node, loc []any) {
 		}
 	case mapKind:
 		for _, k := range n.keys {
+			if !d.stringKey(n, loc, k) {
+				continue
+			}
 			v := n.values[k]
 			if v.kind == mapKind {
 				var ref struct {
@@ -122,7 +125,7 @@ func (p *PortMapping) decodeNode(d *decoder, n *node, loc []any) {
 	case mapKind:
 		type plain PortMapping
 		d.structure(n, loc, reflect.ValueOf((*plain)(p)).Elem())
-	case intKind, floatKind:
+	case intKind:
 		if v, ok := d.integer(n, loc); ok && d.port(n, loc, v) {
 			port := int(v)
 			*p = PortMapping{LocalPort: &port, ContainerPort: port}
@@ -314,7 +317,7 @@ func (f *FileMapping) decodeNode(d *decoder, n *node, loc []any) {
 		}
 		return
 	}
-	s, ok := d.text(n, loc)
+	s, ok := d.exactText(n, loc)
 	if !ok {
 		return
 	}
@@ -390,6 +393,10 @@ func (r *Repo) decodeNode(d *decoder, n *node, loc []any) {
 	}
 	if dst != "" {
 		r.Path = dst
+	}
+	if src == "" {
+		d.reject(n, loc, "Either `local_path` or `url` must be specified")
+		return
 	}
 	if isRepoURL(src) {
 		r.URL = &src

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"math/big"
 	"reflect"
 	"regexp"
 	"slices"
@@ -146,7 +147,7 @@ func (m Model) MarshalJSON() ([]byte, error) {
 
 func (m *Model) decodeNode(d *decoder, n *node, loc []any) {
 	if n.kind != mapKind {
-		if s, ok := d.text(n, loc); ok {
+		if s, ok := d.exactText(n, loc); ok {
 			*m = Model{Type: "chat", Name: s, Format: "openai", Prefix: "/v1"}
 		}
 		return
@@ -325,6 +326,14 @@ func decodeService(d *decoder, n *node, loc []any, s *Service) {
 }
 
 func serviceForms(d *decoder, n *node, loc []any) *node {
+	if port := n.get("port"); port != nil && port.kind == floatKind { // a lone port may be 8000.0
+		if v, ok := d.integer(port, at(loc, "port")); ok {
+			whole := *port
+			whole.kind, whole.int = intKind, big.NewInt(v)
+			n = n.clone()
+			n.set("port", &whole)
+		}
+	}
 	replicas, groups := n.get("replicas"), n.get("groups")
 	if replicas != nil && replicas.kind == listKind {
 		if groups != nil && groups.kind != nullKind {
@@ -400,7 +409,7 @@ func (s *Service) check(d *decoder, n *node, loc []any) {
 		return
 	}
 	if s.Groups == nil {
-		if len(s.Commands) == 0 && s.Image == nil {
+		if len(s.Commands) == 0 && !s.hasImage() {
 			d.reject(n, loc, "Either `commands` or `image` must be set")
 			return
 		}
@@ -540,9 +549,9 @@ func (s *Service) acrossLevels() string {
 	above := map[string]bool{"image": s.Image != nil, "docker": isSet(s.Docker), "python": s.Python != nil, "nvcc": isSet(s.NVCC)}
 	below := map[string]func(ReplicaGroup) bool{
 		"image":  func(g ReplicaGroup) bool { return g.Image != nil },
-		"docker": func(g ReplicaGroup) bool { return isSet(g.Docker) },
+		"docker": func(g ReplicaGroup) bool { return g.Docker != nil },
 		"python": func(g ReplicaGroup) bool { return g.Python != nil },
-		"nvcc":   func(g ReplicaGroup) bool { return isSet(g.NVCC) },
+		"nvcc":   func(g ReplicaGroup) bool { return g.NVCC != nil },
 	}
 	for _, pair := range [][]string{
 		{"image", "docker", "python", "nvcc"}, {"docker", "image", "python", "nvcc"},

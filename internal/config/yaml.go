@@ -2,6 +2,7 @@ package config
 
 import (
 	"bytes"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"math"
@@ -25,6 +26,10 @@ func parseYAML(file string, data []byte) (*node, *Errors) {
 	if !utf8.Valid(data) {
 		line, col := invalidAt(data)
 		return nil, fail(line, col, "the file is not UTF-8 text")
+	}
+	if i := bytes.IndexByte(data, 0x7f); i >= 0 {
+		line := 1 + bytes.Count(data[:i], []byte("\n"))
+		return nil, fail(line, i-bytes.LastIndexByte(data[:i], '\n'), "the character U+007F is not allowed")
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
@@ -132,6 +137,9 @@ func (c *converter) node(y *yaml.Node, depth int) *node {
 	case yaml.MappingNode:
 		c.open[y] = true
 		defer delete(c.open, y)
+		if y.Tag == "!!set" {
+			return c.set(y, depth)
+		}
 		return c.mapping(y, depth)
 	case yaml.ScalarNode:
 		return c.scalar(y)
@@ -157,6 +165,9 @@ func (c *converter) mapping(y *yaml.Node, depth int) *node {
 		text := key.scalarText()
 		n.set(text, c.node(v, depth+1))
 		n.keyPos[text] = [2]int{k.Line, k.Column}
+		if key.kind != stringKind {
+			n.markOdd(text)
+		}
 	}
 	for _, m := range merges {
 		sources := []*node{m}
@@ -178,12 +189,35 @@ func (c *converter) mapping(y *yaml.Node, depth int) *node {
 	return n
 }
 
+// set reads YAML's sets, mappings without values, as lists.
+func (c *converter) set(y *yaml.Node, depth int) *node {
+	n := &node{kind: listKind, line: y.Line, col: y.Column}
+	for i := 0; i+1 < len(y.Content); i += 2 {
+		n.list = append(n.list, c.node(y.Content[i], depth+1))
+	}
+	return n
+}
+
+func (n *node) markOdd(key string) {
+	if n.odd == nil {
+		n.odd = map[string]bool{}
+	}
+	n.odd[key] = true
+}
+
 func (c *converter) scalar(y *yaml.Node) *node {
 	n := &node{kind: stringKind, text: y.Value, line: y.Line, col: y.Column}
 	quoted := y.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle|yaml.LiteralStyle|yaml.FoldedStyle) != 0
 	if y.Style&yaml.TaggedStyle != 0 {
 		switch y.Tag {
 		case "!!str":
+			return n
+		case "!!binary":
+			data, err := base64.StdEncoding.DecodeString(strings.Join(strings.Fields(y.Value), ""))
+			if err != nil || !utf8.Valid(data) {
+				return c.fail(y, "!!binary needs the base64 form of a text")
+			}
+			n.text = string(data)
 			return n
 		case "!!int", "!!float", "!!bool", "!!null":
 		default:
