@@ -195,7 +195,9 @@ type StatusError struct {
 	Err    Error
 }
 
-func (e *StatusError) Error() string { return fmt.Sprintf("agent: %s (status %d)", e.Err.Message, e.Status) }
+func (e *StatusError) Error() string {
+	return fmt.Sprintf("agent: %s (status %d)", e.Err.Message, e.Status)
+}
 
 // IsCode says that err is a refusal with the code.
 func IsCode(err error, code string) bool {
