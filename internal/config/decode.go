@@ -30,12 +30,11 @@ type defaulting interface{ setDefaults() }
 
 type validating interface{ validate(d *decoder, loc []any) }
 
-// located is implemented by unions that name the chosen branch in error paths.
+// decoder collects the problems of one document.
 type decoder struct {
 	file     string
 	lenient  bool // stored documents: unknown keys are dropped
 	problems []Problem
-	nodes    map[string]*node
 }
 
 const maxProblems = 100

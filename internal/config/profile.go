@@ -8,9 +8,6 @@ import (
 	"sync"
 )
 
-// BackendTypes are the words that "backends" takes.
-const backendWords = "amddevcloud|aws|azure|cloudrift|crusoe|cudo|datacrunch|daytona|digitalocean|dstack|gcp|hotaisle|jarvislabs|kubernetes|lambda|lium|remote|nebius|oci|runpod|seeweb|tensordock|vastai|verda|vultr|slurm|local"
-
 // ProfileParams are the options of a profile, which every run configuration takes too.
 // Nil means: not set here.
 type ProfileParams struct {
@@ -90,9 +87,6 @@ type RetryOption struct {
 	Duration *Duration
 	unset    bool
 }
-
-// retryEvents in the order that "all" means.
-func retryEvents() []string { return []string{"no-capacity", "interruption", "error"} }
 
 type retryObject struct {
 	OnEvents []string  `json:"on_events" cfg:"opt,enum=no-capacity|interruption|error"`

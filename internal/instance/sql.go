@@ -24,12 +24,6 @@ SET    status = $1, backend = $2, ssh_host = $3, intent_id = $4, unreachable = $
        finished_at = $7, last_job_at = $8, blocks = $9, data = $10, version = version + 1
 WHERE  id = $11 AND version = $12`
 
-// touch takes part in the row's compare-and-swap without changing anything else.
-const touchInstance = `
-UPDATE instance
-SET    last_job_at = $1, version = version + 1
-WHERE  id = $2 AND version = $3`
-
 const insertAssignment = `
 INSERT INTO assignment (job_id, instance_id, blocks, created_at) VALUES ($1, $2, $3, $4)`
 
