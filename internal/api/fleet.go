@@ -85,7 +85,7 @@ type ListFleetsRequest struct {
 	OnlyActive      bool    `json:"only_active"`
 	IncludeImported bool    `json:"include_imported"`
 	PrevCreatedAt   *Time   `json:"prev_created_at"`
-	PrevID          *string `json:"prev_id"`
+	PrevID          *string `json:"prev_id" cfg:"uuid"`
 	Limit           *int    `json:"limit" cfg:"min=0,max=100"`
 	Ascending       bool    `json:"ascending"`
 }
@@ -95,10 +95,13 @@ type ListProjectFleetsRequest struct {
 	IncludeImported bool `json:"include_imported"`
 }
 
+// Optional says that the request may be sent without a body.
+func (*ListProjectFleetsRequest) Optional() {}
+
 // GetFleetRequest names a fleet by name or id.
 type GetFleetRequest struct {
 	Name *string `json:"name"`
-	ID   *string `json:"id"`
+	ID   *string `json:"id" cfg:"uuid"`
 }
 
 // GetFleetPlanRequest asks for a plan.
@@ -112,7 +115,7 @@ type ApplyFleetPlanRequest struct {
 		Spec            FleetSpec       `json:"spec" cfg:"req"`
 		CurrentResource json.RawMessage `json:"current_resource"`
 	} `json:"plan" cfg:"req"`
-	Force bool `json:"force"`
+	Force bool `json:"force" cfg:"req"`
 }
 
 // DeleteFleetsRequest deletes fleets by name.
@@ -129,16 +132,44 @@ type DeleteFleetInstancesRequest struct {
 // ListInstancesRequest pages through instances.
 type ListInstancesRequest struct {
 	ProjectNames    []string `json:"project_names" cfg:"opt"`
-	FleetIDs        []string `json:"fleet_ids" cfg:"opt"`
+	FleetIDs        []string `json:"fleet_ids" cfg:"opt,uuid"`
 	OnlyActive      bool     `json:"only_active"`
 	IncludeImported bool     `json:"include_imported"`
 	PrevCreatedAt   *Time    `json:"prev_created_at"`
-	PrevID          *string  `json:"prev_id"`
+	PrevID          *string  `json:"prev_id" cfg:"uuid"`
 	Limit           *int     `json:"limit" cfg:"min=0,max=1000"`
 	Ascending       bool     `json:"ascending"`
 }
 
 // GetInstanceRequest names an instance by id.
 type GetInstanceRequest struct {
-	ID string `json:"id" cfg:"req"`
+	ID string `json:"id" cfg:"req,uuid"`
+}
+
+// HealthChecksRequest asks for the health checks of an instance, newest first.
+type HealthChecksRequest struct {
+	FleetName   string `json:"fleet_name" cfg:"req"`
+	InstanceNum int    `json:"instance_num" cfg:"req"`
+	After       *Time  `json:"after"`
+	Before      *Time  `json:"before"`
+	Limit       *int   `json:"limit" cfg:"min=0,max=1000"`
+}
+
+// HealthChecks are the checks of an instance's accelerators.
+type HealthChecks struct {
+	HealthChecks []HealthCheck `json:"health_checks"`
+}
+
+// HealthCheck is one check and what it found.
+type HealthCheck struct {
+	CollectedAt Time          `json:"collected_at"`
+	Status      HealthStatus  `json:"status"`
+	Events      []HealthEvent `json:"events"`
+}
+
+// HealthEvent is one finding.
+type HealthEvent struct {
+	Timestamp Time         `json:"timestamp"`
+	Status    HealthStatus `json:"status"`
+	Message   string       `json:"message"`
 }

@@ -23,22 +23,22 @@ type EventTarget struct {
 
 // ListEventsRequest filters and pages events.
 type ListEventsRequest struct {
-	TargetProjects     []string          `json:"target_projects" cfg:"opt"`
-	TargetUsers        []string          `json:"target_users" cfg:"opt"`
-	TargetFleets       []string          `json:"target_fleets" cfg:"opt"`
-	TargetInstances    []string          `json:"target_instances" cfg:"opt"`
-	TargetRuns         []string          `json:"target_runs" cfg:"opt"`
-	TargetJobs         []string          `json:"target_jobs" cfg:"opt"`
-	TargetVolumes      []string          `json:"target_volumes" cfg:"opt"`
-	TargetGateways     []string          `json:"target_gateways" cfg:"opt"`
-	TargetSecrets      []string          `json:"target_secrets" cfg:"opt"`
-	WithinProjects     []string          `json:"within_projects" cfg:"opt"`
-	WithinFleets       []string          `json:"within_fleets" cfg:"opt"`
-	WithinRuns         []string          `json:"within_runs" cfg:"opt"`
+	TargetProjects     []string          `json:"target_projects" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetUsers        []string          `json:"target_users" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetFleets       []string          `json:"target_fleets" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetInstances    []string          `json:"target_instances" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetRuns         []string          `json:"target_runs" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetJobs         []string          `json:"target_jobs" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetVolumes      []string          `json:"target_volumes" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetGateways     []string          `json:"target_gateways" cfg:"opt,minlen=1,maxlen=1000"`
+	TargetSecrets      []string          `json:"target_secrets" cfg:"opt,minlen=1,maxlen=1000"`
+	WithinProjects     []string          `json:"within_projects" cfg:"opt,minlen=1,maxlen=1000"`
+	WithinFleets       []string          `json:"within_fleets" cfg:"opt,minlen=1,maxlen=1000"`
+	WithinRuns         []string          `json:"within_runs" cfg:"opt,minlen=1,maxlen=1000"`
 	IncludeTargetTypes []EventTargetType `json:"include_target_types" cfg:"opt,enum=project|user|fleet|instance|run|job|volume|gateway|secret"`
 	Actors             []*string         `json:"actors" cfg:"opt"`
 	PrevRecordedAt     *Time             `json:"prev_recorded_at"`
-	PrevID             *string           `json:"prev_id"`
+	PrevID             *string           `json:"prev_id" cfg:"uuid"`
 	Limit              *int              `json:"limit" cfg:"min=1,max=100"`
 	Ascending          bool              `json:"ascending"`
 }
@@ -46,7 +46,7 @@ type ListEventsRequest struct {
 // PollLogsRequest reads a submission's log; Diagnose reads the runner's.
 type PollLogsRequest struct {
 	RunName         string  `json:"run_name" cfg:"req"`
-	JobSubmissionID string  `json:"job_submission_id" cfg:"req"`
+	JobSubmissionID string  `json:"job_submission_id" cfg:"req,uuid"`
 	StartTime       *Time   `json:"start_time"`
 	EndTime         *Time   `json:"end_time"`
 	Descending      bool    `json:"descending"`
@@ -72,7 +72,7 @@ type LogEvent struct {
 // StreamLogsRequest follows a submission's log from a byte offset (our addition).
 type StreamLogsRequest struct {
 	RunName         string `json:"run_name" cfg:"req"`
-	JobSubmissionID string `json:"job_submission_id" cfg:"req"`
+	JobSubmissionID string `json:"job_submission_id" cfg:"req,uuid"`
 	Offset          int64  `json:"offset" cfg:"min=0"`
 	Diagnose        bool   `json:"diagnose"`
 	Follow          bool   `json:"follow"`
@@ -180,6 +180,10 @@ type Metric struct {
 type ListGpusRequest struct {
 	RunSpec RunSpec  `json:"run_spec" cfg:"req"`
 	GroupBy []string `json:"group_by" cfg:"opt,enum=backend|region|count"`
+	// Reverse asks for the dearest first; the others are as in [GetRunPlanRequest].
+	Reverse              bool `json:"reverse"`
+	FullOffers           bool `json:"full_offers"`
+	UnallocatedResources bool `json:"unallocated_resources"`
 }
 
 // GpuGroup is a kind of GPU with what it costs.
@@ -190,7 +194,8 @@ type GpuGroup struct {
 	Availability []InstanceAvailability `json:"availability"`
 	Spot         []string               `json:"spot"`
 	Count        CountRange             `json:"count"`
-	Price        PriceRange             `json:"price"`
+	Price        PriceRange             `json:"price"`                 // per GPU
+	OfferPrice   *PriceRange            `json:"offer_price,omitempty"` // of whole machines
 	Backends     []BackendType          `json:"backends,omitempty"`
 	Backend      *BackendType           `json:"backend,omitempty"`
 	Regions      []string               `json:"regions,omitempty"`

@@ -377,19 +377,19 @@ type ApplyRunPlanRequest struct {
 		RunSpec         RunSpec         `json:"run_spec" cfg:"req"`
 		CurrentResource json.RawMessage `json:"current_resource"`
 	} `json:"plan" cfg:"req"`
-	Force bool `json:"force"`
+	Force bool `json:"force" cfg:"req"`
 }
 
 // GetRunRequest names a run by name or id.
 type GetRunRequest struct {
 	RunName *string `json:"run_name"`
-	ID      *string `json:"id"`
+	ID      *string `json:"id" cfg:"uuid"`
 }
 
 // StopRunsRequest stops runs, at once when Abort is set.
 type StopRunsRequest struct {
 	RunsNames []string `json:"runs_names" cfg:"req"`
-	Abort     bool     `json:"abort"`
+	Abort     bool     `json:"abort" cfg:"req"`
 }
 
 // DeleteRunsRequest deletes finished runs.
@@ -406,7 +406,7 @@ type ListRunsRequest struct {
 	IncludeJobs         *bool   `json:"include_jobs"`
 	JobSubmissionsLimit *int    `json:"job_submissions_limit" cfg:"min=0,max=10"`
 	PrevSubmittedAt     *Time   `json:"prev_submitted_at"`
-	PrevRunID           *string `json:"prev_run_id"`
+	PrevRunID           *string `json:"prev_run_id" cfg:"uuid"`
 	Limit               *int    `json:"limit" cfg:"min=0,max=100"`
 	Ascending           bool    `json:"ascending"`
 }

@@ -54,10 +54,13 @@ type ListUsersRequest struct {
 	ReturnTotalCount *bool   `json:"return_total_count"`
 	NamePattern      *string `json:"name_pattern"`
 	PrevCreatedAt    *Time   `json:"prev_created_at"`
-	PrevID           *string `json:"prev_id"`
+	PrevID           *string `json:"prev_id" cfg:"uuid"`
 	Limit            *int    `json:"limit" cfg:"min=0,max=2000"`
 	Ascending        bool    `json:"ascending"`
 }
+
+// Optional says that the request may be sent without a body.
+func (*ListUsersRequest) Optional() {}
 
 // UsersInfoList is a page of users with the total.
 type UsersInfoList struct {
@@ -82,7 +85,7 @@ type AddPublicKeyRequest struct {
 
 // DeletePublicKeysRequest removes SSH keys.
 type DeletePublicKeysRequest struct {
-	IDs []string `json:"ids" cfg:"req"`
+	IDs []string `json:"ids" cfg:"req,uuid"`
 }
 
 // Project is a project with its members.
@@ -128,10 +131,13 @@ type ListProjectsRequest struct {
 	ReturnTotalCount *bool   `json:"return_total_count"`
 	NamePattern      *string `json:"name_pattern"`
 	PrevCreatedAt    *Time   `json:"prev_created_at"`
-	PrevID           *string `json:"prev_id"`
+	PrevID           *string `json:"prev_id" cfg:"uuid"`
 	Limit            *int    `json:"limit" cfg:"min=0,max=2000"`
 	Ascending        bool    `json:"ascending"`
 }
+
+// Optional says that the request may be sent without a body.
+func (*ListProjectsRequest) Optional() {}
 
 // CreateProjectRequest creates a project.
 type CreateProjectRequest struct {

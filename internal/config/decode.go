@@ -1,6 +1,11 @@
 package config
 
 import (
+	"errors"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
 	"encoding/json"
 	"fmt"
 	"math"
@@ -18,6 +23,7 @@ import (
 //	cfg:"minlen=1"      strings, lists
 //	cfg:"maxlen=16"
 //	cfg:"enum=a|b"      exact words
+//	cfg:"uuid"          ids, also of each item of a list
 //	cfg:"opt"           null is the same as absence; pointers always allow it
 //
 // A type with special forms implements decoding; one with defaults or rules of its own
@@ -209,6 +215,8 @@ func (d *decoder) slice(n *node, loc []any, v reflect.Value, tag string) {
 	itemTag := ""
 	if words, ok := text(tag, "enum"); ok {
 		itemTag = "enum=" + words
+	} else if has(tag, "uuid") {
+		itemTag = "uuid"
 	}
 	for i, item := range n.list {
 		d.value(item, at(loc, i), out.Index(i), itemTag)
@@ -277,6 +285,11 @@ func (d *decoder) str(n *node, loc []any, v reflect.Value, tag string) {
 	if !ok {
 		return
 	}
+	if has(tag, "uuid") {
+		if s, ok = d.uuid(n, loc, s); !ok {
+			return
+		}
+	}
 	if m, set := option(tag, "minlen"); set && len([]rune(s)) < int(m) {
 		d.add(n, loc, "string_too_short", "String should have at least %d character%s", int(m), plural(int(m)))
 		return
@@ -301,6 +314,21 @@ func (d *decoder) text(n *node, loc []any) (string, bool) {
 		return n.scalarText(), true
 	}
 	d.add(n, loc, "string_type", "Input should be a valid string")
+	return "", false
+}
+
+// uuid reads an id in any of its forms and returns the one that is stored.
+func (d *decoder) uuid(n *node, loc []any, s string) (string, bool) {
+	id, err := uuid.Parse(s)
+	if err == nil {
+		return id.String(), true
+	}
+	if i := strings.IndexFunc(s, func(c rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF-", c) }); i >= 0 {
+		c, _ := utf8.DecodeRuneInString(s[i:])
+		d.add(n, loc, "uuid_parsing", "Input should be a valid UUID, invalid character: found `%c` at %d", c, i)
+		return "", false
+	}
+	d.add(n, loc, "uuid_parsing", "Input should be a valid UUID, invalid length: found %d", len(s))
 	return "", false
 }
 
@@ -509,7 +537,12 @@ func plural(n int) string {
 func DecodeJSON(data []byte, v any, prefix ...any) error {
 	n, err := parseJSON(data)
 	if err != nil {
-		return &Errors{[]Problem{{Loc: prefix, Type: "json_invalid", Msg: err.Error()}}}
+		p := Problem{Loc: at(prefix, len(data)), Type: "json_invalid", Msg: "JSON decode error", Reason: strings.TrimPrefix(err.Error(), "JSON decode error: "), Input: map[string]any{}}
+		var syntax *json.SyntaxError
+		if errors.As(err, &syntax) {
+			p.Loc = at(prefix, int(syntax.Offset))
+		}
+		return &Errors{[]Problem{p}}
 	}
 	d := &decoder{}
 	d.value(n, prefix, reflect.ValueOf(v).Elem(), "")

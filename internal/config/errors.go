@@ -8,13 +8,14 @@ import (
 
 // Problem is one thing that is wrong with a document.
 type Problem struct {
-	File  string // "" for JSON
-	Line  int    // from 1, 0 when unknown
-	Col   int    // from 1
-	Loc   []any  // path: string keys, int indices, tags of unions
-	Type  string // the word the wire uses: "missing", "extra_forbidden", "value_error"…
-	Msg   string
-	Input any // the offending value as decoded from JSON or YAML, nil when missing
+	File   string // "" for JSON
+	Line   int    // from 1, 0 when unknown
+	Col    int    // from 1
+	Loc    []any  // path: string keys, int indices, tags of unions
+	Type   string // the word the wire uses: "missing", "extra_forbidden", "value_error"…
+	Msg    string
+	Reason string // what a parser said, "" if Msg says it all
+	Input  any    // the offending value as decoded from JSON or YAML, nil when missing
 }
 
 // Path is the location as people write it: resources.gpu, hosts[0].port.

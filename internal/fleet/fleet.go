@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"dstack/internal/api"
@@ -206,4 +207,25 @@ func GeneratedName() string {
 	adjectives := []string{"brave", "calm", "clever", "eager", "fair", "gentle", "happy", "kind", "lively", "lucky", "proud", "quick", "quiet", "sharp", "swift", "warm", "wise", "bold", "bright", "tidy"}
 	animals := []string{"badger", "crane", "dolphin", "eagle", "falcon", "fox", "gecko", "heron", "ibex", "jaguar", "koala", "lynx", "marten", "newt", "otter", "panda", "raven", "seal", "tiger", "wolf"}
 	return adjectives[rand.IntN(len(adjectives))] + "-" + animals[rand.IntN(len(animals))]
+}
+
+// ofIDs reads fleets by the keys of a map.
+func ofIDs(ctx context.Context, q store.Querier, ids map[string]string) ([]Fleet, error) {
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	args, marks := make([]any, 0, len(ids)), make([]string, 0, len(ids))
+	for id := range ids {
+		args = append(args, id)
+		marks = append(marks, fmt.Sprintf("$%d", len(args)))
+	}
+	return query(ctx, q, "WHERE id IN ("+strings.Join(marks, ", ")+")", args...)
+}
+
+// orMissing turns "no such row" into the answer of the API.
+func orMissing(err error) error {
+	if err == nil || errors.Is(err, store.ErrNotFound) {
+		return api.NotExists("")
+	}
+	return err
 }

@@ -242,3 +242,26 @@ func Cost(ctx context.Context, q store.Querier, id string, now time.Time) (float
 	}
 	return price * store.Time(end).Sub(store.Time(start)).Hours(), nil
 }
+
+// OfProjects lists instances newest first: those of the given fleets, nil for all, and with
+// active only those that work.
+func OfProjects(ctx context.Context, q store.Querier, projectIDs, fleetIDs []string, active bool) ([]Instance, error) {
+	if len(projectIDs) == 0 || fleetIDs != nil && len(fleetIDs) == 0 {
+		return nil, nil
+	}
+	var args []any
+	add := func(ids []string) string {
+		for _, id := range ids {
+			args = append(args, id)
+		}
+		return params(len(args)-len(ids)+1, len(ids))
+	}
+	where := "WHERE project_id IN (" + add(projectIDs) + ")"
+	if fleetIDs != nil {
+		where += " AND fleet_id IN (" + add(fleetIDs) + ")"
+	}
+	if active {
+		where += " AND NOT deleted AND status IN ('idle', 'busy')"
+	}
+	return query(ctx, q, where+" ORDER BY created_at DESC, id", args...)
+}

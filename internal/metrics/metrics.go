@@ -111,6 +111,26 @@ func (s *Store) Points(ctx context.Context, q store.Querier, jobID string, r Ran
 	return all, nil
 }
 
+// Latest returns the newest point of every job that sent one within [KeepRunning].
+func (s *Store) Latest(ctx context.Context, q store.Querier) (map[string]Point, error) {
+	all := map[string]Point{}
+	rows, err := q.QueryContext(ctx, latestPoints, store.Micros(time.Now().Add(-KeepRunning)))
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var p Point
+		var at int64
+		if err := rows.Scan(&p.JobID, &at, &p.CPUMicros, &p.MemoryBytes, &p.WorkingSetBytes, store.JSON(&p.GPUs)); err != nil {
+			return err
+		}
+		p.At = store.Time(at)
+		all[p.JobID] = p
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the latest metrics: %w", err)
+	}
+	return all, nil
+}
+
 // Forget removes the points of a job.
 func (s *Store) Forget(ctx context.Context, tx *store.Tx, jobID string) error {
 	_, err := tx.ExecContext(ctx, deletePoints, jobID)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -80,6 +81,9 @@ func (s *Service) storeMetrics(ctx context.Context, e agentapi.Event) error {
 // PollLogs reads a page of a submission's log.
 func (s *Service) PollLogs(ctx context.Context, sc project.Scope, r api.PollLogsRequest) (api.JobSubmissionLogs, error) {
 	out := api.JobSubmissionLogs{Logs: []api.LogEvent{}}
+	if t := r.NextToken; t != nil && (*t == "" || strings.Trim(*t, "0123456789") != "") {
+		return out, api.Invalid("Invalid next_token: %s. Must be a non-negative integer.", *t)
+	}
 	j, err := getJob(ctx, s.DB.Read(), r.JobSubmissionID)
 	if errors.Is(err, store.ErrNotFound) || err == nil && j.ProjectID != sc.Project.ID {
 		return out, nil

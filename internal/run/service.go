@@ -32,6 +32,7 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		return plan, err
 	}
 	plan.EffectiveRunSpec = &effective
+	explicit(&plan.RunSpec)
 	name := "dry-run"
 	if effective.RunName != nil {
 		name = *effective.RunName
@@ -448,9 +449,9 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) 
 	if r.OnlyActive {
 		conds = append(conds, "status NOT IN ('terminated', 'failed', 'done')")
 	}
-	cmp, order, limit := "<", "DESC", 100
+	cmp, order, tie, tieOrder, limit := "<", "DESC", ">", "ASC", 100
 	if r.Ascending {
-		cmp, order = ">", "ASC"
+		cmp, order, tie, tieOrder = ">", "ASC", "<", "DESC"
 	}
 	if r.Limit != nil {
 		limit = *r.Limit
@@ -459,11 +460,11 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) 
 		at := arg(store.Micros(r.PrevSubmittedAt.Time))
 		cond := "submitted_at " + cmp + " " + at
 		if r.PrevRunID != nil {
-			cond = fmt.Sprintf("(%s OR submitted_at = %s AND id %s %s)", cond, at, cmp, arg(*r.PrevRunID))
+			cond = fmt.Sprintf("(%s OR submitted_at = %s AND id %s %s)", cond, at, tie, arg(*r.PrevRunID))
 		}
 		conds = append(conds, cond)
 	}
-	runs, err := listRuns(ctx, s.DB.Read(), fmt.Sprintf("WHERE %s ORDER BY submitted_at %s, id %s LIMIT %d", strings.Join(conds, " AND "), order, order, limit), args...)
+	runs, err := listRuns(ctx, s.DB.Read(), fmt.Sprintf("WHERE %s ORDER BY submitted_at %s, id %s LIMIT %d", strings.Join(conds, " AND "), order, tieOrder, limit), args...)
 	if err != nil {
 		return nil, err
 	}

@@ -27,6 +27,11 @@ func normalise(spec *api.RunSpec, userKey string) error {
 			return api.Invalid("%v", err)
 		}
 	}
+	if name := spec.Configuration.Common().Name; name != nil {
+		if err := config.CheckName(*name); err != nil {
+			return api.Invalid("%v", err)
+		}
+	}
 	switch {
 	case spec.RepoID == nil && spec.RepoData != nil && spec.RepoData.RepoType != "virtual":
 		return api.Invalid("repo_data must not be set if repo_id is not set")
@@ -37,17 +42,11 @@ func normalise(spec *api.RunSpec, userKey string) error {
 		none := "none"
 		spec.RepoID, spec.RepoData = &none, &api.RepoData{RepoType: "virtual"}
 	}
-	if spec.FileArchives == nil {
-		spec.FileArchives = []api.FileArchiveMapping{}
-	}
+	explicit(spec)
 	c := spec.Configuration.Common()
 	if c.Priority == nil {
 		zero := 0
 		c.Priority = &zero
-	}
-	if t := spec.Configuration.Task; t != nil && t.Nodes == nil && t.Groups == nil {
-		one := 1
-		t.Nodes = &one
 	}
 	fillGPU(&c.Resources, c.Image == nil && !isTrue(c.Docker))
 	if spec.SSHKeyPub == nil {
@@ -507,4 +506,16 @@ func (s *Service) code(ctx context.Context, r Run, t *agentapi.TaskSpec) error {
 	}
 	t.Job.Repo = repo
 	return nil
+}
+
+// explicit writes out what a client may leave away, as responses always have it.
+func explicit(spec *api.RunSpec) {
+	if spec.FileArchives == nil {
+		spec.FileArchives = []api.FileArchiveMapping{}
+	}
+	if t := spec.Configuration.Task; t != nil && t.Nodes == nil && t.Groups == nil {
+		task, one := *t, 1
+		task.Nodes = &one
+		spec.Configuration.Task = &task
+	}
 }

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"mime"
 	"net/http"
 	"strings"
+	"unicode/utf8"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -31,14 +33,23 @@ const (
 	projectManager
 	projectAdmin
 	memberOrPublic
+	managerOrPublic
+	secretManager
 )
+
+// String is the name of the class in the description of the API.
+func (p permission) String() string {
+	return [...]string{"", "none", "auth", "global-admin", "project-member", "project-manager", "project-admin", "member-or-public", "manager-or-public", "manages-secrets"}[p]
+}
 
 // allowed is the one table of who passes a project's check; global admins always do.
 func (p permission) allowed(role api.ProjectRole, publicProject bool) bool {
 	switch p {
 	case projectMember:
 		return role != ""
-	case projectManager:
+	case managerOrPublic:
+		return role == api.ProjectManager || role == api.ProjectAdmin || publicProject
+	case projectManager, secretManager:
 		return role == api.ProjectManager || role == api.ProjectAdmin
 	case projectAdmin:
 		return role == api.ProjectAdmin
@@ -79,8 +90,14 @@ func forUser[In, Out any](f func(context.Context, user.User, In) (Out, error)) f
 	return inProject(func(ctx context.Context, sc project.Scope, in In) (Out, error) { return f(ctx, sc.User, in) })
 }
 
-// decode reads a body strictly. An empty one is an empty object: many requests are optional.
+// optional is implemented by requests that may be sent without a body.
+type optional interface{ Optional() }
+
+// decode reads a body strictly. One that is not said to be JSON is a text.
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
+	if _, none := v.(*struct{}); none {
+		return nil // the endpoint takes no body; whatever is sent is not read
+	}
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
@@ -89,13 +106,25 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	if err != nil {
 		return api.Invalid("The request body cannot be read")
 	}
-	if s := strings.TrimSpace(string(data)); s == "" || s == "null" {
-		data = []byte("{}")
+	if len(data) == 0 {
+		if _, ok := v.(optional); ok {
+			return config.DecodeJSON([]byte("{}"), v, "body")
+		}
+		return &config.Errors{Problems: []config.Problem{{Loc: []any{"body"}, Type: "missing", Msg: "Field required"}}}
 	}
-	if _, ok := v.(*struct{}); ok {
-		return nil
+	if !saysJSON(r.Header.Get("Content-Type")) {
+		return &config.Errors{Problems: []config.Problem{{Loc: []any{"body"}, Type: "model_attributes_type",
+			Msg: "Input should be a valid dictionary or object to extract fields from", Input: strings.ToValidUTF8(string(data[:min(len(data), 200)]), "\uFFFD")}}}
+	}
+	if !utf8.Valid(data) {
+		return &config.Errors{Problems: []config.Problem{{Loc: []any{"body", 0}, Type: "json_invalid", Msg: "JSON decode error", Reason: "not UTF-8", Input: map[string]any{}}}}
 	}
 	return config.DecodeJSON(data, v, "body")
+}
+
+func saysJSON(contentType string) bool {
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && (kind == "application/json" || strings.HasPrefix(kind, "application/") && strings.HasSuffix(kind, "+json"))
 }
 
 func encode(w http.ResponseWriter, status int, v any) {
@@ -119,6 +148,7 @@ type invalid struct {
 	Loc   []any  `json:"loc"`
 	Msg   string `json:"msg"`
 	Input any    `json:"input"`
+	Ctx   any    `json:"ctx,omitempty"`
 }
 
 // fail is the one place where errors become responses.
@@ -129,7 +159,10 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.As(err, &problems):
 		list := make([]invalid, len(problems.Problems))
 		for i, p := range problems.Problems {
-			list[i] = invalid{p.Type, p.Loc, p.Msg, p.Input}
+			list[i] = invalid{Type: p.Type, Loc: p.Loc, Msg: p.Msg, Input: p.Input}
+			if p.Reason != "" {
+				list[i].Ctx = map[string]string{"error": p.Reason}
+			}
 		}
 		encode(w, http.StatusUnprocessableEntity, map[string]any{"detail": list})
 	case errors.As(err, &refused):
@@ -163,7 +196,7 @@ func (s *Server) refuse(w http.ResponseWriter, e *api.Error) {
 	case api.KindTooLarge:
 		encode(w, http.StatusRequestEntityTooLarge, map[string]any{"detail": []detail{one}})
 	case api.KindValidation:
-		encode(w, http.StatusUnprocessableEntity, map[string]any{"detail": []invalid{{"value_error", []any{"body"}, "Value error, " + e.Msg, nil}}})
+		encode(w, http.StatusUnprocessableEntity, map[string]any{"detail": []invalid{{Type: "value_error", Loc: []any{"body"}, Msg: "Value error, " + e.Msg}}})
 	case api.KindUnauthorized:
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		encode(w, http.StatusUnauthorized, map[string]any{"detail": e.Msg})
@@ -217,7 +250,7 @@ func (s *Server) authenticate(r *http.Request, who permission) (caller, error) {
 	if c.Role, err = s.projects.Role(r.Context(), c.Project.ID, u.ID); err != nil {
 		return c, err
 	}
-	if !u.Admin() && !who.allowed(c.Role, c.Project.IsPublic) {
+	if !u.Admin() && !who.allowed(c.Role, c.Project.IsPublic) || who == secretManager && !s.projects.CanManageSecrets(c.Scope) {
 		return c, api.Forbidden()
 	}
 	return c, nil

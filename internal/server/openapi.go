@@ -18,6 +18,7 @@ func (s *Server) openapiHandler(_ *Server, _ caller, w http.ResponseWriter, _ *h
 			"operationId": strings.Trim(strings.NewReplacer("/", "_", "{", "", "}", "").Replace(path), "_"),
 			"responses":   map[string]any{"200": map[string]any{"description": "Successful Response", "content": map[string]any{"application/json": map[string]any{}}}},
 		}
+		op["x-permission"] = rt.who.String()
 		var list []any
 		for _, m := range params.FindAllStringSubmatch(path, -1) {
 			list = append(list, map[string]any{"name": m[1], "in": "path", "required": true, "schema": map[string]string{"type": "string"}})

@@ -21,6 +21,8 @@ func (s *Server) routes() []route {
 		{"GET /healthcheck", public, static(map[string]string{"status": "running"})},
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
 		{"GET /openapi.json", public, s.openapiHandler},
+		{"GET /api/docs", public, docsPage},
+		{"GET /metrics", public, prometheusHandler},
 
 		{"POST /api/users/list", anyUser, forUser(s.users.List)},
 		{"POST /api/users/get_my_user", anyUser, forUser(s.users.Me)},
@@ -30,18 +32,29 @@ func (s *Server) routes() []route {
 		{"POST /api/users/refresh_ssh_key", anyUser, forUser(s.users.RefreshKey)},
 		{"POST /api/users/refresh_token", anyUser, forUser(s.users.RefreshToken)},
 		{"POST /api/users/delete", globalAdmin, forUser(s.users.Delete)},
+		{"POST /api/users/public_keys/list", anyUser, forUser(s.users.Keys)},
+		{"POST /api/users/public_keys/add", anyUser, forUser(s.users.AddKey)},
+		{"POST /api/users/public_keys/delete", anyUser, forUser(s.users.DeleteKeys)},
 		{"POST /api/auth/list_providers", public, static([]string{})},
 
 		{"POST /api/projects/list", anyUser, forUser(s.projects.List)},
+		{"POST /api/projects/list_only_no_fleets", anyUser, forUser(s.projectsWithoutFleets)},
 		{"POST /api/projects/create", anyUser, forUser(s.projects.Create)},
 		{"POST /api/projects/delete", anyUser, forUser(s.projects.Delete)},
 		{"POST /api/projects/{project}/get", memberOrPublic, inProject(s.projects.Get)},
 		{"POST /api/projects/{project}/set_members", projectManager, inProject(s.projects.SetMembers)},
-		{"POST /api/projects/{project}/add_members", memberOrPublic, inProject(s.projects.AddMembers)},
+		{"POST /api/projects/{project}/add_members", managerOrPublic, inProject(s.projects.AddMembers)},
 		{"POST /api/projects/{project}/remove_members", projectMember, inProject(s.projects.RemoveMembers)},
 		{"POST /api/projects/{project}/update", projectAdmin, inProject(s.projects.Update)},
 
 		{"POST /api/backends/list_types", public, static(api.BackendTypes())},
+		{"POST /api/project/{project}/backends/create", projectAdmin, saveBackendJSON(true)},
+		{"POST /api/project/{project}/backends/update", projectAdmin, saveBackendJSON(false)},
+		{"POST /api/project/{project}/backends/delete", projectAdmin, inProject(s.deleteBackends)},
+		{"POST /api/project/{project}/backends/create_yaml", projectAdmin, inProject(s.createBackendYAML)},
+		{"POST /api/project/{project}/backends/update_yaml", projectAdmin, inProject(s.updateBackendYAML)},
+		{"POST /api/project/{project}/backends/{backend_name}/config_info", projectAdmin, backendInfo(false)},
+		{"POST /api/project/{project}/backends/{backend_name}/get_yaml", projectAdmin, backendInfo(true)},
 
 		{"POST /api/fleets/list", anyUser, forUser(s.fleets.List)},
 		{"POST /api/project/{project}/fleets/list", projectMember, inProject(s.fleets.ListProject)},
@@ -50,6 +63,10 @@ func (s *Server) routes() []route {
 		{"POST /api/project/{project}/fleets/apply", projectMember, inProject(s.fleets.Apply)},
 		{"POST /api/project/{project}/fleets/delete", projectMember, inProject(s.fleets.Delete)},
 		{"POST /api/project/{project}/fleets/delete_instances", projectMember, inProject(s.fleets.DeleteInstances)},
+
+		{"POST /api/instances/list", anyUser, forUser(s.fleets.ListInstances)},
+		{"POST /api/project/{project}/instances/get", projectMember, inProject(s.fleets.GetInstance)},
+		{"POST /api/project/{project}/instances/get_instance_health_checks", projectMember, inProject(s.healthChecks)},
 
 		{"POST /api/project/{project}/repos/list", projectMember, inProject(s.repos.List)},
 		{"POST /api/project/{project}/repos/get", projectMember, inProject(s.repos.Get)},
@@ -69,16 +86,34 @@ func (s *Server) routes() []route {
 		{"POST /api/project/{project}/logs/poll", projectMember, inProject(s.runs.PollLogs)},
 		{"POST /api/project/{project}/logs/stream", projectMember, streamLogs},
 
-		{"POST /api/project/{project}/secrets/list", projectManager, inProject(s.secrets.List)},
-		{"POST /api/project/{project}/secrets/get", projectManager, inProject(s.secrets.Get)},
-		{"POST /api/project/{project}/secrets/create_or_update", projectManager, inProject(s.secrets.Set)},
-		{"POST /api/project/{project}/secrets/delete", projectManager, inProject(s.secrets.Delete)},
+		{"POST /api/project/{project}/secrets/list", secretManager, inProject(s.secrets.List)},
+		{"POST /api/project/{project}/secrets/get", secretManager, inProject(s.secrets.Get)},
+		{"POST /api/project/{project}/secrets/create_or_update", secretManager, inProject(s.secrets.Set)},
+		{"POST /api/project/{project}/secrets/delete", secretManager, inProject(s.secrets.Delete)},
 
 		{"POST /api/events/list", anyUser, forUser(s.listEvents)},
 
+		{"POST /api/project/{project}/gpus/list", projectMember, inProject(s.runs.GPUs)},
+		{"GET /api/project/{project}/metrics/job/{run}", projectMember, jobMetrics},
+		{"POST /api/project/{project}/templates/list", projectMember, static([]string{})},
+
 		{"POST /api/volumes/list", anyUser, static([]string{})},
 		{"POST /api/project/{project}/volumes/list", projectMember, static([]string{})},
+		{"POST /api/project/{project}/volumes/get", projectMember, inProject(noSuch)},
+		{"POST /api/project/{project}/volumes/create", projectMember, inProject(unsupported("volumes"))},
+		{"POST /api/project/{project}/volumes/delete", projectMember, inProject(ignoreNames)},
 		{"POST /api/project/{project}/gateways/list", memberOrPublic, static([]string{})},
+		{"POST /api/project/{project}/gateways/get", memberOrPublic, inProject(noSuch)},
+		{"POST /api/project/{project}/gateways/get_plan", projectAdmin, inProject(unsupported("gateways"))},
+		{"POST /api/project/{project}/gateways/apply", projectAdmin, inProject(unsupported("gateways"))},
+		{"POST /api/project/{project}/gateways/create", projectAdmin, inProject(unsupported("gateways"))},
+		{"POST /api/project/{project}/gateways/delete", projectAdmin, inProject(ignoreNames)},
+		{"POST /api/project/{project}/exports/list", projectMember, inProject(unsupportedList("exports"))},
+		{"POST /api/project/{project}/exports/create", projectAdmin, inProject(unsupported("exports"))},
+		{"POST /api/project/{project}/exports/update", projectAdmin, inProject(unsupported("exports"))},
+		{"POST /api/project/{project}/exports/delete", projectAdmin, inProject(unsupported("exports"))},
+		{"POST /api/project/{project}/imports/list", projectMember, inProject(unsupportedList("imports"))},
+		{"POST /api/project/{project}/imports/delete", projectAdmin, inProject(unsupported("imports"))},
 	}
 }
 
@@ -146,6 +181,9 @@ func size(n int64) string {
 func uploadError(err error) error {
 	var big *blobstore.TooLargeError
 	var body *http.MaxBytesError
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return api.Invalid("The upload ended before its end: send it again")
+	}
 	if errors.As(err, &big) || errors.As(err, &body) {
 		return api.Invalid("The upload is larger than allowed. This limit can be modified by setting the DSTACK_SERVER_CODE_UPLOAD_LIMIT environment variable.")
 	}

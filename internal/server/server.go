@@ -23,6 +23,7 @@ import (
 	"dstack/internal/backend/local"
 	"dstack/internal/blobstore"
 	"dstack/internal/catalog"
+	"dstack/internal/crypt"
 	"dstack/internal/engine"
 	"dstack/internal/event"
 	"dstack/internal/fleet"
@@ -50,7 +51,10 @@ type Config struct {
 	CodeLimit int64
 	// LogQuota bounds a job's stored log, in bytes per hour, 0: unlimited.
 	LogQuota int64
-	Log      *slog.Logger
+	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
+	Prometheus      bool
+	PrometheusToken string
+	Log             *slog.Logger
 }
 
 // Server is a running control plane.
@@ -63,6 +67,7 @@ type Server struct {
 	logs     *logstore.Logs
 	metrics  *metrics.Store
 	clouds   *clouds
+	box      *crypt.Box
 	users    *user.Service
 	projects *project.Service
 	secrets  *secret.Service
@@ -128,6 +133,7 @@ func (s *Server) assemble(file fileConfig) error {
 	if err != nil {
 		return err
 	}
+	s.box = box
 	agents := agentbin.New()
 	blobs := blobstore.NewFile(filepath.Join(s.Dir, "blobs"), 1<<30)
 	if s.engine, err = engine.New(engine.Config{DB: s.db, Log: s.Log, Owner: uuid.NewString()}); err != nil {
@@ -154,7 +160,7 @@ func (s *Server) assemble(file fileConfig) error {
 	if err != nil {
 		return err
 	}
-	s.secrets = &secret.Service{DB: s.db, Box: box, Projects: s.projects}
+	s.secrets = &secret.Service{DB: s.db, Box: box}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
 	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log})
 	s.pool.SetSink(&sink{s})
@@ -216,7 +222,13 @@ func (s *Server) bootstrap(ctx context.Context, file fileConfig) error {
 			}
 		}
 	}
-	return nil
+	return s.storedBackends(ctx, func(projectID string, c settings) error {
+		p, err := s.projects.ByID(ctx, s.db.Read(), projectID)
+		if err != nil || s.clouds.has(projectID, c.backend()) { // the file wins
+			return err
+		}
+		return s.clouds.add(p, c)
+	})
 }
 
 // Handler is the API.

@@ -161,6 +161,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		if err != nil {
 			return err
 		}
+		if actor.ID == "" {
+			actor = u // the first user makes itself
+		}
 		return s.record(ctx, tx, actor, u, "User created")
 	})
 	if store.Constraint(err) == "account_name" {
@@ -194,7 +197,7 @@ func (s *Service) Me(_ context.Context, caller User, _ struct{}) (api.UserWithCr
 func (s *Service) allowed(ctx context.Context, caller User, name string) (User, error) {
 	u, err := s.ByName(ctx, s.DB.Read(), name)
 	if errors.Is(err, store.ErrNotFound) || err == nil && !caller.Admin() && caller.ID != u.ID {
-		return User{}, api.NotExists("User not found")
+		return User{}, api.NotExists("")
 	}
 	return u, err
 }
@@ -214,7 +217,7 @@ func (s *Service) List(ctx context.Context, caller User, r api.ListUsersRequest)
 	if r.NamePattern != nil {
 		pattern = strings.ToLower(*r.NamePattern)
 	}
-	rows, err := s.DB.Read().QueryContext(ctx, `SELECT `+columns+` FROM account WHERE NOT deleted ORDER BY created_at DESC, id DESC`)
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT `+columns+` FROM account WHERE NOT deleted ORDER BY created_at DESC, id`)
 	if err != nil {
 		return nil, fmt.Errorf("list users: %w", err)
 	}
@@ -254,8 +257,8 @@ func Page[T any](list []T, prev *api.Time, prevID *string, limit *int, ascending
 				continue
 			}
 			c := at.Compare(prev.Time)
-			if c == 0 && prevID != nil {
-				c = strings.Compare(id, *prevID)
+			if c == 0 && prevID != nil { // ids run the other way
+				c = strings.Compare(*prevID, id)
 			}
 			if ascending && c <= 0 || !ascending && c >= 0 {
 				continue
@@ -293,7 +296,7 @@ func (s *Service) Create(ctx context.Context, caller User, r api.CreateUserReque
 func (s *Service) Update(ctx context.Context, caller User, r api.CreateUserRequest) (api.User, error) {
 	u, err := s.ByName(ctx, s.DB.Read(), r.Username)
 	if errors.Is(err, store.ErrNotFound) {
-		return api.User{}, api.NotExists("User not found")
+		return api.User{}, api.NotExists("")
 	}
 	if err != nil {
 		return api.User{}, err

@@ -1,0 +1,126 @@
+package fleet
+
+import (
+	"context"
+	"slices"
+
+	"dstack/internal/api"
+	"dstack/internal/instance"
+	"dstack/internal/project"
+	"dstack/internal/user"
+)
+
+// defaultInstances is how many instances a list has when nothing is asked for.
+const defaultInstances = 1000
+
+// ListInstances returns the instances of the projects that a user may see.
+func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInstancesRequest) ([]api.Instance, error) {
+	projects, err := s.Projects.Of(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	var ids []string
+	for id, p := range projects {
+		if r.ProjectNames == nil || slices.Contains(r.ProjectNames, p.Name) {
+			ids = append(ids, id)
+		}
+	}
+	list, err := instance.OfProjects(ctx, s.DB.Read(), ids, r.FleetIDs, r.OnlyActive)
+	if err != nil {
+		return nil, err
+	}
+	limit := defaultInstances
+	if r.Limit != nil {
+		limit = *r.Limit
+	}
+	list = user.Page(list, r.PrevCreatedAt, r.PrevID, &limit, r.Ascending, func(i instance.Instance) (*api.Time, string) {
+		at := api.At(i.CreatedAt)
+		return &at, i.ID
+	})
+	names, err := s.names(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.Instance, len(list))
+	for i := range list {
+		out[i] = instance.View(&list[i], projects[list[i].ProjectID].Name, names[list[i].FleetID])
+	}
+	return out, nil
+}
+
+// names maps the fleets of instances to their names.
+func (s *Service) names(ctx context.Context, list []instance.Instance) (map[string]string, error) {
+	names := map[string]string{}
+	for _, i := range list {
+		names[i.FleetID] = ""
+	}
+	fleets, err := ofIDs(ctx, s.DB.Read(), names)
+	for _, f := range fleets {
+		names[f.ID] = f.Name
+	}
+	return names, err
+}
+
+// Names are the names of projects and fleets by id.
+type Names struct{ Projects, Fleets map[string]string }
+
+// Running returns all instances that exist or come to be, with the names of what they
+// belong to.
+func (s *Service) Running(ctx context.Context) ([]instance.Instance, Names, error) {
+	n := Names{Projects: map[string]string{}}
+	projects, err := s.Projects.All(ctx)
+	if err != nil {
+		return nil, n, err
+	}
+	ids := make([]string, len(projects))
+	for i, p := range projects {
+		ids[i], n.Projects[p.ID] = p.ID, p.Name
+	}
+	all, err := instance.OfProjects(ctx, s.DB.Read(), ids, nil, false)
+	if err != nil {
+		return nil, n, err
+	}
+	list := slices.DeleteFunc(all, func(i instance.Instance) bool {
+		return i.Deleted || i.Status == api.InstancePending || i.Status == api.InstanceTerminated
+	})
+	n.Fleets, err = s.names(ctx, list)
+	return list, n, err
+}
+
+// GetInstance returns one instance of a project, also one that ended.
+func (s *Service) GetInstance(ctx context.Context, sc project.Scope, r api.GetInstanceRequest) (api.Instance, error) {
+	inst, err := instance.Get(ctx, s.DB.Read(), r.ID)
+	if err != nil || inst.ProjectID != sc.Project.ID {
+		return api.Instance{}, orMissing(err)
+	}
+	f, err := s.ByID(ctx, s.DB.Read(), inst.FleetID)
+	if err != nil {
+		return api.Instance{}, err
+	}
+	return instance.View(&inst, sc.Project.Name, f.Name), nil
+}
+
+// FindInstance is the live instance of a fleet that has a number.
+func (s *Service) FindInstance(ctx context.Context, projectID, fleetName string, num int) (instance.Instance, error) {
+	f, err := get(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", projectID, fleetName)
+	if err != nil {
+		return instance.Instance{}, orMissing(err)
+	}
+	list, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
+	for _, inst := range list {
+		if inst.Num == num {
+			return inst, nil
+		}
+	}
+	return instance.Instance{}, orMissing(err)
+}
+
+// ProjectsWithFleets are the ids of the projects that have a fleet.
+func (s *Service) ProjectsWithFleets(ctx context.Context) (map[string]bool, error) {
+	fleets, err := query(ctx, s.DB.Read(), "WHERE NOT deleted")
+	used := map[string]bool{}
+	for _, f := range fleets {
+		used[f.ProjectID] = true
+	}
+	return used, err
+}

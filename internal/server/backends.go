@@ -1,0 +1,251 @@
+package server
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/backend"
+	"dstack/internal/backend/local"
+	"dstack/internal/config"
+	"dstack/internal/project"
+	"dstack/internal/store"
+)
+
+// settings is a backend's configuration with its credentials, as the project's
+// administrators write it. It is stored sealed.
+type settings map[string]any
+
+func (c settings) backend() string {
+	name, _ := c["type"].(string)
+	if name == "datacrunch" { // renamed
+		return "verda"
+	}
+	return name
+}
+
+// knownBackend says that a word names a backend, whether or not this build has it.
+func knownBackend(name string) bool {
+	return name == local.Name || slices.Contains(config.BackendWords(), name)
+}
+
+// implemented finds what this build has of a backend.
+func (s *Server) implemented(c settings) (backend.Type, error) {
+	t, ok := s.clouds.types[c.backend()]
+	if !ok {
+		return t, api.BadRequest(api.CodeBackendNotAvailable, "Backend not available")
+	}
+	return t, nil
+}
+
+// saveBackend checks a configuration, stores it and takes it into use.
+func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, create bool) error {
+	if _, err := s.implemented(c); err != nil {
+		return err
+	}
+	known := s.clouds.has(sc.Project.ID, c.backend())
+	switch {
+	case create && known:
+		return api.Exists("")
+	case !create && !known:
+		return api.NotExists("")
+	}
+	if err := s.clouds.add(sc.Project, c); err != nil {
+		return invalidBackend(err)
+	}
+	data, err := json.Marshal(c)
+	if err != nil {
+		return fmt.Errorf("encode the configuration: %w", err)
+	}
+	sealed, err := s.box.Seal(string(data))
+	if err != nil {
+		return err
+	}
+	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		_, err := tx.ExecContext(ctx, `
+INSERT INTO backend_config (project_id, type, sealed, created_at) VALUES ($1, $2, $3, $4)
+ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Project.ID, c.backend(), sealed, store.Micros(time.Now()))
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("store the backend: %w", err)
+	}
+	if c.backend() == local.Name {
+		return s.fleets.EnsureLocal(ctx, sc)
+	}
+	return nil
+}
+
+// invalidBackend makes the fields of a refused configuration known to the client.
+func invalidBackend(err error) error {
+	var invalid *backend.InvalidError
+	if !errors.As(err, &invalid) {
+		return api.Invalid("%v", err)
+	}
+	e := api.Invalid("%s", invalid.Msg)
+	if invalid.Path != "" {
+		e.Fields = [][]string{strings.Split(invalid.Path, ".")}
+	}
+	return e
+}
+
+// storedBackends reads the configurations that were made over the API.
+func (s *Server) storedBackends(ctx context.Context, add func(projectID string, c settings) error) error {
+	type row struct{ projectID, sealed string }
+	var list []row
+	rows, err := s.db.Read().QueryContext(ctx, `SELECT project_id, sealed FROM backend_config ORDER BY created_at, type`)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var r row
+		err := rows.Scan(&r.projectID, &r.sealed)
+		list = append(list, r)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the backends: %w", err)
+	}
+	for _, r := range list {
+		data, err := s.box.Open(r.sealed)
+		if err != nil {
+			s.Log.Error("a backend's credentials cannot be read: it is left out", "project", r.projectID, "err", err)
+			continue
+		}
+		var c settings
+		if err := json.Unmarshal([]byte(data), &c); err != nil {
+			return fmt.Errorf("read a backend: %w", err)
+		}
+		if err := add(r.projectID, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// yamlRequest carries a configuration as people write it.
+type yamlRequest struct {
+	ConfigYAML string `json:"config_yaml" cfg:"req"`
+}
+
+// parseBackend reads a configuration in YAML. Unlike elsewhere its problems come in one text.
+func parseBackend(text string) (settings, error) {
+	var c settings
+	if err := config.DecodeYAML("", []byte(text), (*map[string]any)(&c)); err != nil || c == nil {
+		return nil, api.Invalid("Error parsing YAML")
+	}
+	name, _ := c["type"].(string)
+	if !knownBackend(name) {
+		return nil, api.Invalid("Input tag '%s' found using 'type' does not match any of the expected tags: '%s'", name, strings.Join(config.BackendWords(), "', '"))
+	}
+	return c, nil
+}
+
+func (s *Server) createBackendYAML(ctx context.Context, sc project.Scope, r yamlRequest) (*struct{}, error) {
+	c, err := parseBackend(r.ConfigYAML)
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.saveBackend(ctx, sc, c, true)
+}
+
+func (s *Server) updateBackendYAML(ctx context.Context, sc project.Scope, r yamlRequest) (*struct{}, error) {
+	c, err := parseBackend(r.ConfigYAML)
+	if err != nil {
+		return nil, err
+	}
+	if !s.clouds.has(sc.Project.ID, c.backend()) {
+		return nil, api.NotExists("")
+	}
+	return nil, s.saveBackend(ctx, sc, c, false)
+}
+
+// saveBackendJSON returns the handler of create and update.
+func saveBackendJSON(create bool) func(*Server, caller, http.ResponseWriter, *http.Request) error {
+	return func(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+		var in settings
+		if err := decode(w, r, (*map[string]any)(&in)); err != nil {
+			return err
+		}
+		if !knownBackend(in.backend()) {
+			return &config.Errors{Problems: []config.Problem{{Loc: []any{"body"}, Type: "union_tag_invalid",
+				Msg: fmt.Sprintf("Input tag '%s' found using 'type' does not match any of the expected tags: '%s'", in.backend(), strings.Join(config.BackendWords(), "', '"))}}}
+		}
+		if err := s.saveBackend(r.Context(), c.Scope, in, create); err != nil {
+			return err
+		}
+		encode(w, http.StatusOK, in)
+		return nil
+	}
+}
+
+type deleteBackendsRequest struct {
+	Names []api.BackendType `json:"backends_names" cfg:"req"`
+}
+
+func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteBackendsRequest) (*struct{}, error) {
+	for i, name := range r.Names {
+		if !knownBackend(string(name)) {
+			return nil, backendWordError(string(name), "body", "backends_names", i)
+		}
+	}
+	for _, name := range r.Names {
+		var n int
+		err := s.db.Read().QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE NOT deleted AND project_id = $1 AND backend = $2`, sc.Project.ID, name).Scan(&n)
+		if err != nil {
+			return nil, fmt.Errorf("look for instances: %w", err)
+		}
+		if n > 0 {
+			return nil, api.Invalid("Backend %s has active instances. Delete instances before deleting the backend.", name)
+		}
+	}
+	err := s.db.Write(ctx, func(tx *store.Tx) error {
+		for _, name := range r.Names {
+			if _, err := tx.ExecContext(ctx, `DELETE FROM backend_config WHERE project_id = $1 AND type = $2`, sc.Project.ID, name); err != nil {
+				return fmt.Errorf("delete a backend: %w", err)
+			}
+		}
+		return nil
+	})
+	if err == nil {
+		for _, name := range r.Names {
+			s.clouds.remove(sc.Project.ID, string(name))
+		}
+	}
+	return nil, err
+}
+
+func backendWordError(name string, loc ...any) error {
+	return &config.Errors{Problems: []config.Problem{{Loc: loc, Type: "enum", Msg: "Input should be " + config.BackendChoice(), Input: name}}}
+}
+
+// backendInfo answers config_info and get_yaml: the configuration with its credentials.
+func backendInfo(asYAML bool) func(*Server, caller, http.ResponseWriter, *http.Request) error {
+	return func(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+		name := r.PathValue("backend_name")
+		if !knownBackend(name) {
+			return backendWordError(name, "path", "backend_name")
+		}
+		if _, err := s.implemented(settings{"type": name}); err != nil {
+			return err
+		}
+		cfg, ok := s.clouds.settings(c.Project.ID, name)
+		if !ok {
+			return api.NotExists("")
+		}
+		if !asYAML {
+			encode(w, http.StatusOK, cfg)
+			return nil
+		}
+		text, err := config.EncodeYAML(cfg)
+		if err != nil {
+			return err
+		}
+		encode(w, http.StatusOK, map[string]string{"name": name, "config_yaml": string(text)})
+		return nil
+	}
+}

@@ -1,0 +1,225 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// count is how many rows every table has.
+func (s *Server) count(t testing.TB) map[string]int {
+	t.Helper()
+	counts := map[string]int{}
+	for _, table := range []string{"account", "project", "member", "backend_config", "secret", "repo", "code", "archive", "fleet", "instance", "run", "job", "event", "public_key", "intent"} {
+		var n int
+		if err := s.db.Read().QueryRowContext(context.Background(), "SELECT count(*) FROM "+table).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		counts[table] = n
+	}
+	return counts
+}
+
+// unchanged fails when f leaves traces in the database.
+func (s *Server) unchanged(t testing.TB, f func()) {
+	t.Helper()
+	before := s.count(t)
+	f()
+	for table, n := range s.count(t) {
+		if n != before[table] {
+			t.Errorf("%s: %d rows, %d before", table, n, before[table])
+		}
+	}
+}
+
+// clear checks that an answer blames the request, in the form that clients read.
+func (a answer) clear(t testing.TB, what string) {
+	t.Helper()
+	if a.Status < 400 || a.Status >= 500 {
+		t.Errorf("%s: %d %s, want a 4xx", what, a.Status, short(a.Body))
+		return
+	}
+	var body struct{ Detail json.RawMessage }
+	if err := json.Unmarshal(a.Body, &body); err != nil || len(body.Detail) == 0 {
+		t.Errorf("%s: %d without detail: %s", what, a.Status, short(a.Body))
+	}
+}
+
+func posts(s *Server) []string {
+	var paths []string
+	for _, rt := range s.routes() {
+		if path, ok := strings.CutPrefix(rt.pattern, "POST "); ok && !strings.Contains(path, "upload_") {
+			paths = append(paths, strings.NewReplacer("{project}", "main", "{backend_name}", "aws").Replace(path))
+		}
+	}
+	return paths
+}
+
+// TestBadBodies sends every route what it cannot read.
+func TestBadBodies(t *testing.T) {
+	s := newServer(t)
+	bodies := map[string][]byte{
+		"no JSON":        []byte("{"),
+		"a list":         []byte("[]"),
+		"a number":       []byte("7"),
+		"null":           []byte("null"),
+		"broken UTF-8":   []byte("{\"name\": \"\xff\xfe\"}"),
+		"two documents":  []byte("{}{}"),
+		"an odd field":   []byte(`{"no-such-field": 1}`),
+		"deeply nested":  []byte(strings.Repeat(`{"a":`, 5000) + "1" + strings.Repeat("}", 5000)),
+		"a deep list":    []byte(strings.Repeat("[", 100000)),
+		"a NUL":          []byte(`{"name": "\u0000", "run_name": "\u0000", "username": "\u0000"}`),
+		"a huge number":  []byte(`{"limit": 1e999, "instance_num": 99999999999999999999999}`),
+		"too many bytes": bytes.Repeat([]byte(" "), maxBody+1),
+	}
+	for _, path := range posts(s) {
+		for name, body := range bodies {
+			s.unchanged(t, func() {
+				a := s.call(t, "POST", path, adminToken, body)
+				if a.Status >= 500 || a.Status == http.StatusOK && !takesNoBody(path) {
+					t.Errorf("%s with %s: %d %s", path, name, a.Status, short(a.Body))
+				} else if a.Status != http.StatusOK {
+					a.clear(t, path+" with "+name)
+				}
+			})
+		}
+	}
+}
+
+// takesNoBody lists the routes that do not read one.
+func takesNoBody(path string) bool {
+	for _, end := range []string{"get_info", "list_providers", "get_my_user", "public_keys/list", "list_types", "projects/main/get", "config_info", "get_yaml", "repos/list",
+		"secrets/list", "templates/list", "volumes/list", "gateways/list", "exports/list", "imports/list", "list_only_no_fleets"} {
+		if strings.HasSuffix(path, end) {
+			return true
+		}
+	}
+	return false
+}
+
+// TestBadValues sends well-formed requests that must not be carried out.
+func TestBadValues(t *testing.T) {
+	s := newServer(t)
+	task := func(change string) string {
+		return `{"run_spec": {"configuration": {"type": "task", "commands": ["true"]` + change + `}, "ssh_key_pub": "x"}}`
+	}
+	for _, c := range []struct{ path, body string }{
+		{"/api/users/create", `{"username": "../etc", "global_role": "user"}`},
+		{"/api/users/create", `{"username": "` + strings.Repeat("a", 61) + `", "global_role": "user"}`},
+		{"/api/users/create", `{"username": "ADMIN", "global_role": "user"}`},
+		{"/api/users/delete", `{"users": ["admin"]}`},
+		{"/api/projects/create", `{"project_name": "a/b"}`},
+		{"/api/projects/create", `{"project_name": "MAIN"}`},
+		{"/api/project/main/secrets/create_or_update", `{"name": "", "value": "x"}`},
+		{"/api/project/main/secrets/create_or_update", `{"name": "a b", "value": "x"}`},
+		{"/api/project/main/repos/get", `{"repo_id": "../..", "include_creds": true}`},
+		{"/api/project/main/runs/get_plan", task(`, "resources": {"gpu": "H100:-1"}`)},
+		{"/api/project/main/runs/get_plan", task(`, "nodes": 0`)},
+		{"/api/project/main/runs/get_plan", task(`, "name": "UPPER"`)},
+		{"/api/project/main/runs/get_plan", task(`, "volumes": ["/etc/../..:/x"]`)},
+		{"/api/project/main/runs/get_plan", task(`, "max_price": -1`)},
+		{"/api/project/main/runs/apply", `{"plan": ` + task("") + `}`},
+		{"/api/project/main/runs/stop", `{"runs_names": ["x"]}`},
+		{"/api/project/main/fleets/get_plan", `{"spec": {"configuration": {"type": "fleet", "ssh_config": {}}, "profile": {"name": "x"}}}`},
+		{"/api/project/main/logs/poll", `{"run_name": "x", "job_submission_id": "../../etc/passwd"}`},
+		{"/api/users/public_keys/add", `{"key": "command=\"rm -rf /\" ssh-ed25519 AAAA"}`},
+		{"/api/users/public_keys/add", `{"key": "ssh-dss AAAAB3NzaC1kc3MAAAAA"}`},
+	} {
+		s.unchanged(t, func() { s.call(t, "POST", c.path, adminToken, []byte(c.body)).clear(t, c.path+" "+c.body) })
+	}
+}
+
+func multipart(name string, content []byte) []byte {
+	return fmt.Appendf(nil, "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=%q\r\n\r\n%s\r\n--b--\r\n", name, content)
+}
+
+func TestBadUploads(t *testing.T) {
+	s := newServer(t)
+	const kind = "multipart/form-data; boundary=b"
+	for name, c := range map[string]struct {
+		path, kind string
+		body       []byte
+	}{
+		"an oversized archive":   {"/api/files/upload_archive", kind, multipart("big.tar", make([]byte, codeLimit+1))},
+		"no form":                {"/api/files/upload_archive", "application/json", []byte("{}")},
+		"no boundary":            {"/api/files/upload_archive", "multipart/form-data", multipart("a", nil)},
+		"a form without a file":  {"/api/files/upload_archive", kind, []byte("--b\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\nx\r\n--b--\r\n")},
+		"a broken form":          {"/api/files/upload_archive", kind, []byte("--b\r\nConte")},
+		"an unknown repo":        {"/api/project/main/repos/upload_code?repo_id=nosuch", kind, multipart("code", []byte("x"))},
+		"code without a repo":    {"/api/project/main/repos/upload_code", kind, multipart("code", []byte("x"))},
+		"oversized code":         {"/api/project/main/repos/upload_code?repo_id=nosuch", kind, multipart("code", make([]byte, codeLimit+1))},
+		"a path as the name":     {"/api/files/upload_archive", kind, multipart("../../../../tmp/evil", []byte("x"))},
+		"an archive with no end": {"/api/files/upload_archive", kind, []byte("--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\nabc")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if name == "a path as the name" { // a name is only a key
+				if a := s.call(t, "POST", c.path, adminToken, c.body, "Content-Type", c.kind); a.Status >= 500 {
+					t.Errorf("%d %s", a.Status, a.Body)
+				}
+				return
+			}
+			s.unchanged(t, func() { s.call(t, "POST", c.path, adminToken, c.body, "Content-Type", c.kind).clear(t, name) })
+		})
+	}
+}
+
+// Deleting the same things at the same time deletes them once, and nobody sees a 500.
+func TestConcurrentDeletes(t *testing.T) {
+	s := newServer(t)
+	for i := range 5 {
+		s.must(t, "/api/users/create", map[string]any{"username": fmt.Sprintf("u%d", i), "global_role": "user"}, nil)
+		s.must(t, "/api/projects/create", map[string]any{"project_name": fmt.Sprintf("p%d", i)}, nil)
+		s.must(t, "/api/project/main/secrets/create_or_update", map[string]any{"name": fmt.Sprintf("s%d", i), "value": "x"}, nil)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for i := range 5 {
+				for path, body := range map[string]any{
+					"/api/users/delete":                map[string]any{"users": []string{fmt.Sprintf("u%d", i)}},
+					"/api/projects/delete":             map[string]any{"projects_names": []string{fmt.Sprintf("p%d", i)}},
+					"/api/project/main/secrets/delete": map[string]any{"secrets_names": []string{fmt.Sprintf("s%d", i)}},
+				} {
+					if a := s.call(t, "POST", path, adminToken, body); a.Status >= 500 {
+						t.Errorf("%s: %d %s", path, a.Status, a.Body)
+					}
+				}
+			}
+		})
+	}
+	wg.Wait()
+	var users []any
+	s.must(t, "/api/users/list", nil, &users)
+	if len(users) != 1 {
+		t.Errorf("%d users are left, want 1", len(users))
+	}
+}
+
+// FuzzAPI sends routes whatever the fuzzer thinks of: no 5xx, and nothing changes on a 4xx.
+func FuzzAPI(f *testing.F) {
+	f.Add(uint8(0), []byte(`{"run_name": "x"}`))
+	f.Add(uint8(40), []byte(`{"plan": {"run_spec": {"configuration": {"type": "task"}}}, "force": false}`))
+	s := newServer(f)
+	paths := posts(s)
+	f.Fuzz(func(t *testing.T, n uint8, body []byte) {
+		path := paths[int(n)%len(paths)]
+		before := s.count(t)
+		a := s.call(t, "POST", path, adminToken, body)
+		if a.Status >= 500 {
+			t.Fatalf("%s: %d %s", path, a.Status, a.Body)
+		}
+		if a.Status < 400 {
+			return
+		}
+		for table, rows := range s.count(t) {
+			if rows != before[table] {
+				t.Errorf("%s: %d rows in %s, %d before, although refused: %s", path, rows, table, before[table], a.Body)
+			}
+		}
+	})
+}

@@ -1,0 +1,157 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+)
+
+// role is somebody who calls the API.
+type role struct {
+	name  string
+	token string
+}
+
+// pass tells for each class of permission (http-api 1.3) which roles get through. All
+// others are refused.
+var pass = map[string]string{
+	"none":              "nobody wrong stranger user manager admin global",
+	"auth":              "stranger user manager admin global",
+	"global-admin":      "global",
+	"project-member":    "user manager admin global",
+	"project-manager":   "manager admin global",
+	"project-admin":     "admin global",
+	"member-or-public":  "user manager admin global",
+	"manager-or-public": "manager admin global",
+	"member-self":       "user manager admin global",
+	"fleet-access":      "user manager admin global",
+	"gateway-access":    "user manager admin global",
+	"instance-access":   "user manager admin global",
+	"manages-secrets":   "admin global", // default_permissions may add managers
+	"service-token":     "nobody wrong stranger user manager admin global",
+}
+
+// TestPermissions calls every route as everybody. What is allowed is written down in
+// testdata/permissions.txt, in the words of the specification.
+func TestPermissions(t *testing.T) {
+	classes := readPermissions(t)
+	s := newServer(t)
+	s.must(t, "/api/projects/create", map[string]any{"project_name": "team"}, nil)
+	roles := []role{{"nobody", ""}, {"wrong", "00000000-0000-4000-8000-000000000000"}, {"stranger", s.addUser(t, "stranger", "user")}, {"global", adminToken}}
+	for _, name := range []string{"user", "manager", "admin"} {
+		roles = append(roles, role{name, s.addUser(t, "the-"+name, "user")})
+		s.must(t, "/api/projects/team/add_members", map[string]any{"members": []map[string]string{{"username": "the-" + name, "project_role": name}}}, nil)
+	}
+	for _, rt := range s.routes() {
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		class, ok := classes[path]
+		if !ok {
+			t.Errorf("%s is not in testdata/permissions.txt", path)
+			continue
+		}
+		delete(classes, path)
+		inside := strings.Contains(path, "{project}")
+		path = strings.NewReplacer("{project}", "team", "{run}", "nosuch", "{backend_name}", "aws").Replace(path)
+		for _, r := range roles {
+			t.Run(fmt.Sprintf("%s as %s", path, r.name), func(t *testing.T) {
+				// An unknown field is refused right behind the check, before anything happens.
+				a := s.call(t, method, path, r.token, map[string]any{"no-such-field": 1})
+				allowed := strings.Contains(" "+pass[class]+" ", " "+r.name+" ")
+				switch {
+				case allowed && (a.Status == http.StatusUnauthorized || a.Status == http.StatusForbidden):
+					t.Errorf("%s: %d %s, but may", class, a.Status, a.Body)
+				case allowed && a.Status >= 500:
+					t.Errorf("%d %s", a.Status, a.Body)
+				case allowed:
+				case r.name == "nobody" && a.Status != http.StatusUnauthorized:
+					t.Errorf("%s: %d %s, want 401", class, a.Status, a.Body)
+				case r.name != "nobody" && a.Status != http.StatusForbidden:
+					t.Errorf("%s: %d %s, want 403", class, a.Status, a.Body)
+				}
+			})
+		}
+		if inside {
+			if a := s.call(t, method, strings.Replace(path, "/team/", "/nosuch/", 1), adminToken, map[string]any{}); a.Status != http.StatusNotFound {
+				t.Errorf("%s of an unknown project: %d %s, want 404", path, a.Status, a.Body)
+			}
+		}
+	}
+	for path := range classes {
+		t.Errorf("%s is in testdata/permissions.txt, but not served", path)
+	}
+}
+
+func readPermissions(t *testing.T) map[string]string {
+	t.Helper()
+	data, err := os.ReadFile("testdata/permissions.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	classes := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		path, class, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if !ok || strings.HasPrefix(line, "#") {
+			continue
+		}
+		class = strings.TrimSpace(class)
+		if pass[class] == "" {
+			t.Fatalf("%s: unknown class %q", path, class)
+		}
+		classes[path] = class
+	}
+	return classes
+}
+
+// A project that is public shows itself and its gateways, and lets people join; nothing else.
+func TestPublicProject(t *testing.T) {
+	s := newServer(t)
+	s.must(t, "/api/projects/create", map[string]any{"project_name": "open", "is_public": true}, nil)
+	token := s.addUser(t, "stranger", "user")
+	join := func(role string) map[string]any {
+		return map[string]any{"members": []map[string]string{{"username": "stranger", "project_role": role}}}
+	}
+	for _, c := range []struct {
+		path string
+		body any
+		want int
+	}{
+		{"/api/projects/open/get", nil, 200},
+		{"/api/project/open/gateways/list", nil, 200},
+		{"/api/project/open/fleets/list", map[string]any{}, 403},
+		{"/api/project/open/runs/get", map[string]any{"run_name": "x"}, 403},
+		{"/api/projects/open/add_members", join("admin"), 403},
+		{"/api/projects/open/add_members", join("user"), 200},
+		{"/api/project/open/fleets/list", map[string]any{}, 200},
+		{"/api/projects/open/update", map[string]any{"is_public": false}, 403},
+	} {
+		if a := s.call(t, "POST", c.path, token, c.body); a.Status != c.want {
+			t.Errorf("%s: %d %s, want %d", c.path, a.Status, a.Body, c.want)
+		}
+	}
+}
+
+// Users see themselves, and their own projects only.
+func TestIsolation(t *testing.T) {
+	s := newServer(t)
+	token := s.addUser(t, "alice", "user")
+	s.addUser(t, "bob", "user")
+	var users []struct{ Username string }
+	if err := json.Unmarshal(s.call(t, "POST", "/api/users/list", token, nil).Body, &users); err != nil || len(users) != 1 || users[0].Username != "alice" {
+		t.Errorf("alice sees the users %v (%v)", users, err)
+	}
+	if a := s.call(t, "POST", "/api/users/get_user", token, map[string]string{"username": "bob"}); a.Status != 400 || !strings.Contains(string(a.Body), "resource_not_exists") {
+		t.Errorf("bob's credentials for alice: %d %s", a.Status, a.Body)
+	}
+	if a := s.call(t, "POST", "/api/users/refresh_token", token, map[string]string{"username": "bob"}); a.Status != 403 {
+		t.Errorf("bob's new token for alice: %d %s", a.Status, a.Body)
+	}
+	if a := s.call(t, "POST", "/api/projects/list", token, nil); string(a.Body) != "[]" {
+		t.Errorf("alice sees the projects %s", a.Body)
+	}
+	if a := s.call(t, "POST", "/api/events/list", token, map[string]any{}); strings.Contains(string(a.Body), "bob") {
+		t.Errorf("alice sees events of others: %s", a.Body)
+	}
+}
