@@ -369,6 +369,8 @@ type GetRunPlanRequest struct {
 	// that share machines.
 	FullOffers           bool `json:"full_offers"`
 	UnallocatedResources bool `json:"unallocated_resources"`
+	// ReverseOffers asks for the dearest first.
+	ReverseOffers bool `json:"reverse_offers"`
 }
 
 // ApplyRunPlanRequest submits a run or changes one.

@@ -127,7 +127,9 @@ type ProjectsInfoList struct {
 
 // ListProjectsRequest pages through projects; all fields are optional.
 type ListProjectsRequest struct {
-	IncludeNotJoined *bool   `json:"include_not_joined"`
+	IncludeNotJoined *bool `json:"include_not_joined"`
+	// Username asks for the projects of one member.
+	Username         *string `json:"username"`
 	ReturnTotalCount *bool   `json:"return_total_count"`
 	NamePattern      *string `json:"name_pattern"`
 	PrevCreatedAt    *Time   `json:"prev_created_at"`

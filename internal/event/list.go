@@ -25,16 +25,16 @@ func List(ctx context.Context, q store.Querier, v Viewer, r api.ListEventsReques
 	}
 	w.visible(v)
 	w.page(r)
-	order, limit := "DESC", 100
+	order, tie, limit := "DESC", "ASC", 100
 	if r.Ascending {
-		order = "ASC"
+		order, tie = tie, order
 	}
 	if r.Limit != nil {
 		limit = *r.Limit
 	}
 	text := fmt.Sprintf(`
 SELECT e.id, e.message, e.recorded_at, e.actor_id, e.actor_name FROM event e
-%s ORDER BY e.recorded_at %s, e.id %s LIMIT %d`, w.text(), order, order, limit)
+%s ORDER BY e.recorded_at %s, e.id %s LIMIT %d`, w.text(), order, tie, limit)
 	rows, err := q.QueryContext(ctx, text, w.args...)
 	if err != nil {
 		return nil, fmt.Errorf("list events: %w", err)
@@ -131,7 +131,7 @@ func (w *where) filters(r api.ListEventsRequest) error {
 		ids []string
 	}{
 		{"project", r.TargetProjects}, {"user", r.TargetUsers}, {"fleet", r.TargetFleets}, {"instance", r.TargetInstances},
-		{"run", r.TargetRuns}, {"job", r.TargetJobs}, {"volume", r.TargetVolumes}, {"gateway", r.TargetGateways}, {"secret", r.TargetSecrets},
+		{"run", r.TargetRuns}, {"job", r.TargetJobs}, {"volume", r.TargetVolumes}, {"gateway", r.TargetGateways}, {"gateway-replica", r.TargetGatewayReplicas}, {"preset", r.TargetPresets}, {"secret", r.TargetSecrets},
 	} {
 		if f.ids == nil {
 			continue
@@ -142,7 +142,7 @@ func (w *where) filters(r api.ListEventsRequest) error {
 	for _, f := range []struct {
 		column string
 		ids    []string
-	}{{"t.project_id", r.WithinProjects}, {"parent", r.WithinFleets}, {"parent", r.WithinRuns}} {
+	}{{"t.project_id", r.WithinProjects}, {"parent", r.WithinFleets}, {"parent", r.WithinRuns}, {"parent", r.WithinGateways}} {
 		if f.ids == nil {
 			continue
 		}
@@ -193,16 +193,16 @@ func (w *where) page(r api.ListEventsRequest) {
 	if r.PrevRecordedAt == nil {
 		return
 	}
-	cmp := "<"
+	cmp, tie := "<", ">" // ids run the other way
 	if r.Ascending {
-		cmp = ">"
+		cmp, tie = tie, cmp
 	}
 	at := w.arg(store.Micros(r.PrevRecordedAt.Time))
 	if r.PrevID == nil {
 		w.conds = append(w.conds, "e.recorded_at "+cmp+" "+at)
 		return
 	}
-	w.conds = append(w.conds, fmt.Sprintf("(e.recorded_at %s %s OR e.recorded_at = %s AND e.id %s %s)", cmp, at, at, cmp, w.arg(*r.PrevID)))
+	w.conds = append(w.conds, fmt.Sprintf("(e.recorded_at %s %s OR e.recorded_at = %s AND e.id %s %s)", cmp, at, at, tie, w.arg(*r.PrevID)))
 }
 
 func list(from, n int) string {

@@ -106,7 +106,7 @@ func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (Project
 
 // All lists the projects that are not deleted, newest first.
 func (s *Service) All(ctx context.Context) ([]Project, error) {
-	rows, err := s.DB.Read().QueryContext(ctx, `SELECT `+columns+` FROM project WHERE NOT deleted ORDER BY created_at DESC, id DESC`)
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT `+columns+` FROM project WHERE NOT deleted ORDER BY created_at DESC, id`)
 	if err != nil {
 		return nil, fmt.Errorf("list projects: %w", err)
 	}

@@ -87,10 +87,17 @@ func (s *Service) List(ctx context.Context, caller user.User, r api.ListProjects
 	if err != nil {
 		return nil, err
 	}
+	only, err := s.of(ctx, r.Username)
+	if err != nil {
+		return nil, err
+	}
 	others := r.IncludeNotJoined == nil || *r.IncludeNotJoined
 	views := []api.Project{}
 	for _, p := range all {
 		if !caller.Admin() && !joined[p.ID] && !(others && p.IsPublic) {
+			continue
+		}
+		if only != nil && !only[p.ID] {
 			continue
 		}
 		if r.NamePattern != nil && !strings.Contains(strings.ToLower(p.Name), strings.ToLower(*r.NamePattern)) {
@@ -108,6 +115,22 @@ func (s *Service) List(ctx context.Context, caller user.User, r api.ListProjects
 		return api.ProjectsInfoList{TotalCount: total, Projects: views}, nil
 	}
 	return views, nil
+}
+
+// of returns the projects that a user is a member of, nil when nobody is named. Who does not
+// exist is a member of none.
+func (s *Service) of(ctx context.Context, username *string) (map[string]bool, error) {
+	if username == nil {
+		return nil, nil
+	}
+	u, err := s.Users.ByName(ctx, s.DB.Read(), *username)
+	if errors.Is(err, store.ErrNotFound) {
+		return map[string]bool{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s.joined(ctx, u)
 }
 
 // Create makes a project owned by the caller.

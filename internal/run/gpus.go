@@ -31,6 +31,9 @@ func (s *Service) GPUs(ctx context.Context, sc project.Scope, r api.ListGpusRequ
 		out.Gpus = append(out.Gpus, *g)
 	}
 	slices.SortFunc(out.Gpus, compareGPUs)
+	if r.Reverse {
+		slices.Reverse(out.Gpus)
+	}
 	return out, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -69,6 +70,9 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 				price := o.Price
 				jp.MaxPrice = &price
 			}
+		}
+		if r.ReverseOffers {
+			slices.Reverse(offers)
 		}
 		if len(offers) > limit {
 			jp.Offers = offers[:limit]

@@ -70,7 +70,7 @@ func (s *Server) healthChecks(ctx context.Context, sc project.Scope, r api.Healt
 
 // projectsWithoutFleets lists the projects of the caller in which nothing can run yet.
 func (s *Server) projectsWithoutFleets(ctx context.Context, u user.User, _ struct{}) ([]api.Project, error) {
-	list, err := s.projects.List(ctx, u, api.ListProjectsRequest{})
+	list, err := s.projects.List(ctx, u, api.ListProjectsRequest{Username: &u.Name, Ascending: true})
 	if err != nil {
 		return nil, err
 	}
