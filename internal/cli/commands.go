@@ -20,6 +20,7 @@ import (
 	"dstack/internal/cli/project"
 	"dstack/internal/cli/ps"
 	"dstack/internal/cli/runcmd"
+	"dstack/internal/cli/schemacmd"
 	"dstack/internal/cli/secret"
 	"dstack/internal/cli/servercmd"
 	"dstack/internal/cli/stop"
@@ -31,7 +32,8 @@ import (
 func Commands(start servercmd.Start) []func(*program.Program) *cobra.Command {
 	all := []func(*program.Program) *cobra.Command{
 		apply.New, attachcmd.New, completion.New, deletecmd.New, event.New, exports.NewExport, exports.NewImport, fleet.New,
-		gateway.New, initrepo.New, login.New, logs.New, metrics.New, offer.New, project.New, ps.New, runcmd.New, secret.New,
+		gateway.New, initrepo.New, login.New, logs.New, metrics.New, offer.New, project.New, ps.New, runcmd.New, schemacmd.New,
+		secret.New,
 		stop.New, validate.New, volume.New,
 	}
 	if start != nil {

@@ -4,12 +4,28 @@ import (
 	_ "embed"
 	"io"
 	"net/http"
+	"strings"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
 )
 
 // docsHTML shows /openapi.json. It loads nothing from elsewhere.
 //
 //go:embed docs.html
 var docsHTML string
+
+// schemaFile serves the JSON Schemas of configurations, so that editors can load them.
+func schemaFile(_ *Server, _ caller, w http.ResponseWriter, r *http.Request) error {
+	kind, _ := strings.CutSuffix(r.PathValue("file"), ".json")
+	schema, err := config.SchemaOf(kind)
+	if err != nil {
+		return &api.Error{Kind: api.KindNotFound, Msg: err.Error()}
+	}
+	w.Header().Set("Access-Control-Allow-Origin", "*") // it is public, and editors run in browsers
+	encode(w, http.StatusOK, schema)
+	return nil
+}
 
 func docsPage(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

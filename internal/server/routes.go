@@ -22,6 +22,7 @@ func (s *Server) routes() []route {
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
 		{"GET /openapi.json", public, s.openapiHandler},
 		{"GET /api/docs", public, docsPage},
+		{"GET /schemas/{file}", public, schemaFile},
 		{"GET /metrics", public, prometheusHandler},
 
 		{"POST /api/users/list", anyUser, forUser(s.users.List)},
