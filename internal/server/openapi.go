@@ -40,3 +40,17 @@ func (s *Server) openapiHandler(_ *Server, _ caller, w http.ResponseWriter, _ *h
 	})
 	return nil
 }
+
+// Route is one entry of the API for its description.
+type Route struct{ Method, Path, Permission string }
+
+// Routes lists the API.
+func Routes() []Route {
+	s := &Server{}
+	var list []Route
+	for _, rt := range s.routes() {
+		method, path, _ := strings.Cut(rt.pattern, " ")
+		list = append(list, Route{method, path, rt.who.String()})
+	}
+	return list
+}
