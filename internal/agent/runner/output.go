@@ -23,6 +23,7 @@ type output struct {
 	hour    time.Time
 	over    bool
 	flush   *time.Timer
+	forced  time.Time     // when redrawn rows are taken as final at the latest
 	changed chan struct{} // closed when raw grew or ended
 	size    int64         // of raw
 	closed  bool
@@ -32,6 +33,9 @@ type output struct {
 
 // quietAfter is when redrawn rows are taken as final.
 const quietAfter = 500 * time.Millisecond
+
+// forcedAfter is when they are although the drawing goes on.
+const forcedAfter = 3 * time.Second
 
 func openOutput(dir string, quota int64) (*output, error) {
 	raw, err := os.OpenFile(filepath.Join(dir, RawLogFile), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
@@ -62,6 +66,17 @@ func (o *output) Write(p []byte) (int, error) {
 	}
 	if err := o.store(o.strip.write(p)); err != nil {
 		return n, err
+	}
+	switch {
+	case !o.strip.moved:
+		o.forced = time.Time{}
+	case o.forced.IsZero():
+		o.forced = time.Now().Add(forcedAfter)
+	case time.Now().After(o.forced):
+		o.forced = time.Time{}
+		if err := o.store(o.strip.quiet()); err != nil {
+			return len(p), err
+		}
 	}
 	o.flush.Reset(quietAfter)
 	return len(p), nil

@@ -46,9 +46,10 @@ func (s *stripper) write(p []byte) []byte {
 		}
 		s.put(r)
 	}
-	if s.moved {
+	if s.moved && len(s.rows) < maxRows {
 		return nil // wait for quiet: the rows are being redrawn
 	}
+	s.moved = false
 	return s.complete()
 }
 
@@ -95,19 +96,18 @@ func (s *stripper) escape(data []byte) (n int, complete bool) {
 		return 1, true // other escapes: the character alone is dropped
 	}
 	args := [2]int{}
-	arg, given := 0, false
+	arg := 0
 	for i := 2; i < len(data); i++ {
 		c := data[i]
 		switch {
 		case c >= '0' && c <= '9':
-			given = true
 			if arg < 2 && args[arg] < 1<<20 {
 				args[arg] = args[arg]*10 + int(c-'0')
 			}
 		case c == ';':
 			arg++
 		case c >= 0x40 && c <= 0x7e:
-			s.control(c, args, given)
+			s.control(c, args)
 			return i + 1, true
 		case c < 0x20 || c > 0x3f:
 			return i, true // not a sequence after all
@@ -119,7 +119,7 @@ func (s *stripper) escape(data []byte) (n int, complete bool) {
 	return 0, false
 }
 
-func (s *stripper) control(c byte, args [2]int, given bool) {
+func (s *stripper) control(c byte, args [2]int) {
 	n := max(1, args[0])
 	switch c {
 	case 'A':
@@ -142,7 +142,6 @@ func (s *stripper) control(c byte, args [2]int, given bool) {
 	case 'K':
 		s.eraseLine(args[0])
 	}
-	_ = given
 }
 
 func (s *stripper) eraseLine(mode int) {

@@ -23,6 +23,7 @@ type task struct {
 	shim *Shim
 	spec agentapi.TaskSpec
 
+	storing sync.Mutex // held while state goes to disk, so that the newest is the last
 	mu      sync.Mutex
 	state   agentapi.Task
 	version int64 // grows with every change of state
@@ -73,12 +74,18 @@ func (t *task) set(change func(*agentapi.Task)) {
 	}
 	change(&t.state)
 	t.version++
-	state := t.state
 	t.mu.Unlock()
+	t.store()
+	t.shim.wake()
+}
+
+func (t *task) store() {
+	t.storing.Lock()
+	defer t.storing.Unlock()
+	state, _ := t.snapshot()
 	if err := writeJSON(filepath.Join(t.dir(), stateFile), state, 0o600); err != nil {
 		t.shim.Log.Error("store a task's state", "task", t.spec.ID, "err", err)
 	}
-	t.shim.wake()
 }
 
 // refresh takes over what the runner wrote: its state and the sizes of the logs.

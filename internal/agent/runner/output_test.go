@@ -1,0 +1,130 @@
+package runner
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func read(t *testing.T, dir, name string) string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(data)
+}
+
+func TestOutput(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		o, err := openOutput(dir, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := func(s string) {
+			if _, err := o.Write([]byte(s)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("one\r\ntw")
+		if got := read(t, dir, JobLogFile); got != "one\n" {
+			t.Errorf("stored %q", got)
+		}
+		write("o\r\n\x1b[1Adrawn over")
+		time.Sleep(quietAfter + time.Millisecond)
+		synctest.Wait()
+		write("\r\n\r\nend")
+		if err := o.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := read(t, dir, JobLogFile); got != "one\ndrawn over\nend\n" {
+			t.Errorf("stored %q", got)
+		}
+		if got := read(t, dir, RawLogFile); got != "one\r\ntwo\r\n\x1b[1Adrawn over\r\n\r\nend" {
+			t.Errorf("raw %q", got)
+		}
+	})
+}
+
+// What is redrawn without a rest is stored all the same, after three seconds.
+func TestOutputForcesRedrawnRows(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		o, err := openOutput(dir, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		for range 50 {
+			if _, err := o.Write([]byte("line\nbar\x1b[1A\x1b[1B")); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if read(t, dir, JobLogFile) == "" {
+			t.Error("nothing is stored after 5 s")
+		}
+	})
+}
+
+func TestOutputQuota(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		o, err := openOutput(dir, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		if _, err := o.Write([]byte("12345678\n")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour) // a new hour, a new allowance
+		if _, err := o.Write([]byte("12345678\n")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.Write([]byte("90\n")); !errors.Is(err, errQuota) {
+			t.Errorf("%v, want the quota's error", err)
+		}
+		if got := read(t, dir, JobLogFile); got != "12345678\n12345678\n" {
+			t.Errorf("stored %q", got)
+		}
+	})
+}
+
+// Everybody who attaches gets every byte once, however late they come.
+func TestFollow(t *testing.T) {
+	o, err := openOutput(t.TempDir(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	results := make([]bytes.Buffer, 5)
+	for i := range results {
+		wg.Go(func() {
+			if err := o.follow(int64(i), nil, func(p []byte) error { _, err := results[i].Write(p); return err }); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	var want bytes.Buffer
+	for n := range 1000 {
+		line := bytes.Repeat([]byte{byte('a' + n%26)}, n%70)
+		want.Write(line)
+		if _, err := o.Write(line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	o.Close()
+	wg.Wait()
+	for i := range results {
+		if !bytes.Equal(results[i].Bytes(), want.Bytes()[i:]) {
+			t.Errorf("reader from %d got %d of %d bytes", i, results[i].Len(), want.Len()-i)
+		}
+	}
+}
