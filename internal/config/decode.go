@@ -49,11 +49,20 @@ func (d *decoder) add(n *node, loc []any, typ, format string, args ...any) {
 	if len(d.problems) >= maxProblems {
 		return
 	}
-	p := Problem{File: d.file, Loc: append([]any(nil), loc...), Type: typ, Msg: fmt.Sprintf(format, args...)}
+	p := Problem{File: d.file, Loc: append([]any(nil), loc...), Type: typ, Msg: clip(fmt.Sprintf(format, args...))}
 	if n != nil {
 		p.Line, p.Col, p.Input = n.line, n.col, n.input()
 	}
 	d.problems = append(d.problems, p)
+}
+
+// clip bounds a message that quotes what it complains about.
+func clip(msg string) string {
+	const most = 1000 // bytes
+	if len(msg) <= most {
+		return msg
+	}
+	return strings.ToValidUTF8(msg[:most], "") + "…"
 }
 
 // reject reports a rule of ours that a value breaks.

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"strconv"
 	"strings"
 )
@@ -38,7 +39,7 @@ func ParseDuration(s string) (int64, error) {
 	if v, ok := looseInt(s); ok && !strings.Contains(s, ".") {
 		return v, nil
 	}
-	body := strings.TrimSuffix(s, "\n")
+	body := strings.TrimSuffix(s, "\n") // that a block scalar ends in
 	if body != "" {
 		unit := map[byte]int64{'s': 1, 'm': 60, 'h': 3600, 'd': 86400, 'w': 604800}[body[len(body)-1]]
 		number := strings.TrimRight(body[:len(body)-1], " ")
@@ -59,7 +60,7 @@ func (d *decoder) seconds(n *node, loc []any) (int64, bool) {
 			return n.int.Int64(), true
 		}
 	case floatKind:
-		if n.float > -1e15 && n.float < 1e15 {
+		if math.Abs(n.float) < 1<<63 {
 			return int64(n.float), true
 		}
 	case boolKind:

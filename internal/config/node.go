@@ -80,7 +80,8 @@ func (n *node) input() any {
 	return nil
 }
 
-// text renders a scalar as the original's language prints it.
+// scalarText renders a scalar as the original's language prints it; a list or mapping, which
+// stands where a scalar belongs, as JSON.
 func (n *node) scalarText() string {
 	switch n.kind {
 	case boolKind:
@@ -94,6 +95,9 @@ func (n *node) scalarText() string {
 		return floatText(n.float)
 	case nullKind:
 		return "None"
+	case listKind, mapKind:
+		data, _ := json.Marshal(n.input()) // plain values, which cannot fail
+		return string(data)
 	}
 	return n.text
 }

@@ -179,7 +179,7 @@ func (s *Schedule) decodeNode(d *decoder, n *node, loc []any) {
 // EntityRef names something of this or another project.
 type EntityRef struct {
 	Project *string `json:"project"`
-	Name    string  `json:"name"`
+	Name    string  `json:"name" cfg:"req"`
 }
 
 func (e EntityRef) String() string {
@@ -207,12 +207,7 @@ func (e *EntityRef) UnmarshalJSON(data []byte) error { return decodeStored(data,
 func (e *EntityRef) decodeNode(d *decoder, n *node, loc []any) {
 	if n.kind == mapKind {
 		type plain EntityRef
-		var p struct {
-			Project *string `json:"project" cfg:"minlen=1"`
-			Name    string  `json:"name" cfg:"req,minlen=1"`
-		}
-		d.structure(n, loc, reflect.ValueOf(&p).Elem())
-		*e = EntityRef(plain{p.Project, p.Name})
+		d.structure(n, loc, reflect.ValueOf((*plain)(e)).Elem())
 		return
 	}
 	s, ok := d.text(n, loc)
@@ -273,6 +268,9 @@ func (s *InstanceSelector) decodeNode(d *decoder, n *node, loc []any) {
 		Instance *int       `json:"instance" cfg:"min=0"`
 	}
 	d.structure(n, loc, reflect.ValueOf(&p).Elem())
+	if f := n.get("fleet"); f != nil && f.kind != mapKind && f.kind != nullKind {
+		d.exactText(f, at(loc, "fleet"))
+	}
 	forms := 0
 	for _, set := range []bool{p.Name != nil, p.Hostname != nil, p.Fleet != nil || p.Instance != nil} {
 		if set {

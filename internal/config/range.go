@@ -122,7 +122,7 @@ func (r *IntRange) decodeNode(d *decoder, n *node, loc []any) {
 		v := int(i)
 		return &v
 	}
-	r.Min, r.Max = end(lo), end(hi)
+	r.Min, r.Max = bothEnds(lo, hi, end)
 	if ok && r.Min != nil && r.Max != nil && *r.Min > *r.Max {
 		d.reject(n, loc, "Invalid range order: %d..%d", *r.Min, *r.Max)
 	}
@@ -145,10 +145,21 @@ func (r *MemoryRange) decodeNode(d *decoder, n *node, loc []any) {
 		}
 		return &m
 	}
-	r.Min, r.Max = end(lo), end(hi)
+	r.Min, r.Max = bothEnds(lo, hi, end)
 	if ok && r.Min != nil && r.Max != nil && *r.Min > *r.Max {
 		d.reject(n, loc, "Invalid range order: %v..%v", *r.Min, *r.Max)
 	}
+}
+
+// bothEnds reads the ends of a range, a scalar, which is both of them, once: what is wrong
+// with it is one problem.
+func bothEnds[T any](lo, hi *node, end func(*node) *T) (*T, *T) {
+	first := end(lo)
+	if lo != hi || first == nil {
+		return first, end(hi)
+	}
+	same := *first
+	return first, &same
 }
 
 func (m *Memory) decodeNode(d *decoder, n *node, loc []any) {
@@ -166,12 +177,10 @@ func rangeEnds(d *decoder, n *node, loc []any) (lo, hi *node, ok bool) {
 	case intKind, floatKind:
 		return n, n, true
 	case stringKind:
-		s := strings.ReplaceAll(n.text, " ", "")
-		if !strings.Contains(s, "..") {
-			part := &node{kind: stringKind, text: s, line: n.line, col: n.col}
-			return part, part, true
+		if !strings.Contains(n.text, "..") {
+			return n, n, true
 		}
-		parts := strings.Split(s, "..")
+		parts := strings.Split(strings.ReplaceAll(n.text, " ", ""), "..")
 		if len(parts) != 2 {
 			d.reject(n, loc, "Invalid range: %s", n.text)
 			return nil, nil, false
@@ -180,7 +189,7 @@ func rangeEnds(d *decoder, n *node, loc []any) (lo, hi *node, ok bool) {
 			if s == "" {
 				return nil
 			}
-			return &node{kind: stringKind, text: s, line: n.line, col: n.col}
+			return n.with(s)
 		}
 		lo, hi = end(parts[0]), end(parts[1])
 	case mapKind:
@@ -229,6 +238,7 @@ func parseMemory(n *node) (Memory, error) {
 				break
 			}
 		}
+		s = strings.TrimSpace(s)
 		f, err := strconv.ParseFloat(strings.ReplaceAll(s, "_", ""), 64)
 		if err != nil || strings.ContainsAny(s, "xp") {
 			return 0, fmt.Errorf("Invalid memory size: %s. Use a number of gigabytes or a unit: 512MB, 8GB, 1TB", n.text)

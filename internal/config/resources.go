@@ -3,6 +3,8 @@ package config
 import (
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Resources is what a job or a fleet's node needs.
@@ -238,7 +240,11 @@ func (g *GPU) capability(d *decoder, v *node, loc []any) {
 		parts = strings.Split(v.scalarText(), ".")
 	case listKind:
 		for _, item := range v.list {
-			parts = append(parts, item.scalarText())
+			part := item.scalarText()
+			if item.kind == floatKind {
+				part, _, _ = strings.Cut(part, ".") // whole numbers only, as the original cuts them
+			}
+			parts = append(parts, part)
 		}
 	}
 	if len(parts) == 2 {
@@ -269,7 +275,7 @@ func (g *GPU) parse(d *decoder, n *node, loc []any) {
 			continue
 		}
 		switch {
-		case isLetter(token[0]):
+		case beginsWithLetter(token):
 			if g.Name != nil {
 				conflict("name")
 				return
@@ -281,7 +287,7 @@ func (g *GPU) parse(d *decoder, n *node, loc []any) {
 				}
 				g.Name = append(g.Name, dropTPU(name))
 			}
-		case strings.ContainsFunc(token, func(r rune) bool { return r < 128 && isLetter(byte(r)) }):
+		case strings.ContainsFunc(token, unicode.IsLetter):
 			if g.Memory != nil {
 				conflict("memory")
 				return
@@ -314,11 +320,12 @@ func gpuVendor(s string) (string, bool) {
 }
 
 // dropTPU removes a prefix that old configurations carry.
-func dropTPU(name string) string {
-	if len(name) > 4 && strings.EqualFold(name[:4], "tpu-") {
-		return name[4:]
-	}
-	return name
+func dropTPU(name string) string { return strings.TrimPrefix(name, "tpu-") }
+
+// beginsWithLetter tells names of GPUs from their counts and sizes.
+func beginsWithLetter(s string) bool {
+	r, _ := utf8.DecodeRuneInString(s)
+	return unicode.IsLetter(r)
 }
 
 func isLetter(c byte) bool { return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' }

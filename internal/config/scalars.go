@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"unicode"
 )
 
 // EnvValue is a variable's value, or the name of the caller's variable that holds it.
@@ -295,7 +296,11 @@ func (d *decoder) mountPath(n *node, loc []any, p string) string {
 	case strings.Contains("/"+p+"/", "/../"):
 		d.reject(n, loc, ".. are not allowed: %s", p)
 	}
-	return path.Clean(p)
+	clean := path.Clean(p)
+	if strings.HasPrefix(p, "//") && !strings.HasPrefix(p, "///") {
+		clean = "/" + clean // two leading slashes are a root of their own in POSIX
+	}
+	return clean
 }
 
 // FileMapping copies LocalPath of the user's machine to Path in the container.
@@ -391,7 +396,7 @@ func (r *Repo) decodeNode(d *decoder, n *node, loc []any) {
 		d.reject(n, loc, "%v", err)
 		return
 	}
-	if dst != "" {
+	if strings.HasSuffix(n.text, ":") || dst != "" {
 		r.Path = dst
 	}
 	if src == "" {
@@ -526,6 +531,9 @@ func idOrName(s, what, id string) (*int64, string, error) {
 	}
 	v, ok := looseInt(s)
 	if !ok || strings.Contains(s, ".") {
+		if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsDigit(r) }) {
+			return nil, "", fmt.Errorf("invalid user format: %s %s is not written in the digits 0 to 9", id, s)
+		}
 		return nil, s, nil
 	}
 	if v < 0 {

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"math/big"
 	"reflect"
 	"regexp"
@@ -326,13 +327,11 @@ func decodeService(d *decoder, n *node, loc []any, s *Service) {
 }
 
 func serviceForms(d *decoder, n *node, loc []any) *node {
-	if port := n.get("port"); port != nil && port.kind == floatKind { // a lone port may be 8000.0
-		if v, ok := d.integer(port, at(loc, "port")); ok {
-			whole := *port
-			whole.kind, whole.int = intKind, big.NewInt(v)
-			n = n.clone()
-			n.set("port", &whole)
-		}
+	if v, ok := lonePort(n.get("port")); ok {
+		whole := *n.get("port")
+		whole.kind, whole.int = intKind, big.NewInt(v)
+		n = n.clone()
+		n.set("port", &whole)
 	}
 	replicas, groups := n.get("replicas"), n.get("groups")
 	if replicas != nil && replicas.kind == listKind {
@@ -371,6 +370,18 @@ func serviceForms(d *decoder, n *node, loc []any) *node {
 	c := n.clone()
 	c.set("groups", &list)
 	return c
+}
+
+// lonePort reads a service's port that is written as 8000.0 or " 8000 ".
+func lonePort(n *node) (int64, bool) {
+	switch {
+	case n == nil:
+	case n.kind == floatKind && n.float == math.Trunc(n.float) && math.Abs(n.float) < 1<<31:
+		return int64(n.float), true
+	case n.kind == stringKind && !strings.HasSuffix(n.text, "\n"):
+		return looseInt(n.text)
+	}
+	return 0, false
 }
 
 func (n *node) clone() *node {
