@@ -138,8 +138,12 @@ func (f cronField) number(s, item string) (int, error) {
 // Next is the first minute after t at which the expression fires.
 func (c Cron) Next(t time.Time) time.Time {
 	t = t.UTC().Truncate(time.Minute).Add(time.Minute)
-	for range 366 * 9 { // leap years are at most 8 years apart
-		if c.month>>int(t.Month())&1 == 0 || !c.dayMatches(t) {
+	for end := t.AddDate(41, 0, 0); t.Before(end); { // one weekday's 29 February comes back after 40 years at most
+		if c.month>>int(t.Month())&1 == 0 {
+			t = time.Date(t.Year(), t.Month()+1, 1, 0, 0, 0, 0, time.UTC)
+			continue
+		}
+		if !c.dayMatches(t) {
 			t = time.Date(t.Year(), t.Month(), t.Day()+1, 0, 0, 0, 0, time.UTC)
 			continue
 		}

@@ -16,7 +16,7 @@ type accelerator struct {
 // accelerators are the known kinds by vendor (catalog facts, lifecycle 25.2).
 var accelerators = sync.OnceValue(func() map[string][]accelerator {
 	table := map[string]string{
-		"nvidia": "A10 24,A16 16,A40 48,A100 40|80,A10G 24,A4000 16,A4500 20,A5000 24,A6000 48,H100 80,H100NVL 94,H200 141,H200NVL 141,B200 180,GB200 186,B300 270,GB300 288," +
+		"nvidia": "A10 24,A16 16,A40 48,A100 40|80,A10G 24,A4000 16,A4500 20,A5000 24,A6000 48,H100 80,H100NVL 94,H200 141,H200NVL 141,B200 180,GB200 186,B300 270,GB300 270," +
 			"L4 24,L40 48,L40S 48,P100 16,RTX2060 6|12,RTX2060SUPER 8,RTX2070 8,RTX2070SUPER 8,RTX2080 8,RTX2080SUPER 8,RTX2080Ti 11,RTX3050 6|8,RTX3060 8|12,RTX3060Ti 8," +
 			"RTX3070 8,RTX3070Ti 8,RTX3080 10,RTX3080Ti 12,RTX3090 24,RTX3090Ti 24,RTX4060 8,RTX4060Ti 8|16,RTX4070 12,RTX4070SUPER 12,RTX4070Ti 12,RTX4070TiSUPER 16," +
 			"RTX4080 16,RTX4080SUPER 16,RTX4090 24,RTX5060 8,RTX5060Ti 8|16,RTX5070 12,RTX5070Ti 16,RTX5080 16,RTX5090 32,RTX6000 24,RTX2000Ada 16,RTX4000Ada 20,RTX6000Ada 48," +
@@ -86,7 +86,7 @@ var gpuPatterns = sync.OnceValue(func() map[string]*regexp.Regexp {
 		"super": regexp.MustCompile(`(?i) ?super`),
 		"rtxa":  regexp.MustCompile(`A\d+`),
 		"model": regexp.MustCompile(`[AHLPTV]\d+\w*`),
-		"amd":   regexp.MustCompile(`^(?:AMD )?(?:Instinct )?(MI\d{1,3}[A-Z]?(?:-\w+)?)(?:\s|$)`),
+		"amd":   regexp.MustCompile(`^(?:(?i:AMD) )?(?:(?i:Instinct) )?(MI\d{1,3}[A-Z]?(?:-\w+)?)(?:\s|$)`),
 	}
 })
 

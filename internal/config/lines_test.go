@@ -11,8 +11,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // goldenLines calls test for every line of a .jsonl file of the golden data, decoded into T.
@@ -272,4 +274,202 @@ func member(t *testing.T, doc []byte, path string) []byte {
 		}
 	}
 	return doc
+}
+
+func TestInterpolationLines(t *testing.T) {
+	deferred := map[string][]string{"strict": nil, "secrets": {"secrets"}, "commands": {"secrets", "groups"}}
+	goldenLines(t, "interpolation.jsonl", func(t *testing.T, row struct {
+		In, Deferred string
+		Namespaces   map[string]map[string]string
+		Out, Error   *string
+	}) {
+		got, err := Interpolate(row.In, row.Namespaces, deferred[row.Deferred]...)
+		compareText(t, row.In+" "+row.Deferred, got, err, row.Out, row.Error)
+	})
+}
+
+// compareText compares a text or the sentence of an error with what the original gives.
+func compareText(t *testing.T, in, got string, err error, want, wantErr *string) {
+	t.Helper()
+	switch {
+	case wantErr != nil && err == nil:
+		t.Errorf("%s is accepted as %q; the original says %s", in, got, *wantErr)
+	case wantErr != nil && err.Error() != *wantErr:
+		t.Errorf("%s: error %q, want %q", in, err, *wantErr)
+	case wantErr == nil && err != nil:
+		t.Errorf("%s is refused: %v; the original makes %q of it", in, err, *want)
+	case wantErr == nil && got != *want:
+		t.Errorf("%s: got %q, want %q", in, got, *want)
+	}
+}
+
+// lenientCron are expressions whose ends the original ignores or whose digits are others.
+var lenientCron = map[string]bool{"* * last-1 * *": true, "* * * * mon-sun-tue": true, "٥ * * * *": true}
+
+func TestCronLines(t *testing.T) {
+	goldenLines(t, "cron.jsonl", func(t *testing.T, row struct {
+		Expr  string
+		Now   time.Time
+		Next  []*time.Time
+		Error *string
+	}) {
+		c, err := ParseCron(row.Expr)
+		if row.Error != nil || lenientCron[row.Expr] || len(row.Next) == 0 || row.Next[0] == nil {
+			if err == nil {
+				t.Errorf("%q is accepted; the original says %v", row.Expr, row.Error)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatalf("%q is refused: %v; the original fires at %v", row.Expr, err, row.Next)
+		}
+		// The recorded times start with the present minute if it fires at second 0.
+		at := row.Now.Add(-time.Nanosecond)
+		for i, want := range row.Next {
+			if at = c.Next(at); want == nil || !at.Equal(*want) {
+				t.Fatalf("%q from %v: firing %d is at %v, want %v", row.Expr, row.Now, i, at, want)
+			}
+		}
+	})
+}
+
+func TestShellLines(t *testing.T) {
+	goldenLines(t, "shell-split.jsonl", func(t *testing.T, row struct {
+		In    string
+		Out   []string
+		Error *string
+	}) {
+		got, err := ShellSplit(row.In)
+		if (err != nil) != (row.Error != nil) {
+			t.Fatalf("%q: error %v, want %v", row.In, err, row.Error)
+		}
+		if diff := cmp.Diff(row.Out, got, cmpopts.EquateEmpty()); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", row.In, diff)
+		}
+	})
+	type row struct {
+		In  []string
+		Out string
+	}
+	goldenLines(t, "shell-join.jsonl", func(t *testing.T, r row) {
+		if got := ShellJoin(r.In); got != r.Out {
+			t.Errorf("%q: got %s, want %s", r.In, got, r.Out)
+		}
+	})
+	goldenLines(t, "shell-commands.jsonl", func(t *testing.T, r row) {
+		if got := JoinCommands(r.In); got != r.Out {
+			t.Errorf("%q: got %s, want %s", r.In, got, r.Out)
+		}
+	})
+}
+
+func TestNameLines(t *testing.T) {
+	goldenLines(t, "names.jsonl", func(t *testing.T, row struct {
+		In              string
+		Group, Resource bool
+	}) {
+		if got := CheckName(row.In) == nil; got != row.Resource && !strings.HasSuffix(row.In, "\n") {
+			t.Errorf("CheckName(%q) accepts: %v, want %v", row.In, got, row.Resource)
+		}
+		if got := isGroupName(row.In); got != row.Group && !strings.HasSuffix(row.In, "\n") {
+			t.Errorf("isGroupName(%q) = %v, want %v", row.In, got, row.Group)
+		}
+	})
+}
+
+func TestUnixUserLines(t *testing.T) {
+	goldenLines(t, "unix-user.jsonl", func(t *testing.T, row struct {
+		In  string
+		Out struct {
+			UID, GID            *json.Number
+			Username, Groupname string
+		}
+		Error *string
+	}) {
+		got, err := ParseUnixUser(row.In)
+		if row.Error != nil {
+			if err == nil || err.Error() != *row.Error {
+				t.Errorf("%q: error %v, want %s", row.In, err, *row.Error)
+			}
+			return
+		}
+		if row.In == "٣" || row.In == "999999999999999999999" {
+			if err == nil {
+				t.Errorf("%q is accepted, but a uid has 64 bits and the digits 0 to 9", row.In)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatalf("%q is refused: %v", row.In, err)
+		}
+		id := func(n *json.Number) *int64 {
+			if n == nil {
+				return nil
+			}
+			v, err := n.Int64()
+			if err != nil {
+				t.Fatal(err)
+			}
+			return &v
+		}
+		want := User{UID: id(row.Out.UID), Username: row.Out.Username, GID: id(row.Out.GID), Groupname: row.Out.Groupname}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", row.In, diff)
+		}
+	})
+}
+
+func TestGPULines(t *testing.T) {
+	names := map[string]string{"convert_nvidia_gpu_name": "nvidia", "convert_amd_gpu_name": "amd", "convert_intel_accelerator_name": "intel"}
+	goldenLines(t, "gpu-names.jsonl", func(t *testing.T, row struct {
+		Fn      string
+		In, Out json.RawMessage
+		Crash   bool
+	}) {
+		var got any
+		switch in := anyOf(t, row.In).(type) {
+		case []any: // a name and MiB, in GiB
+			got = float64(GPUMemoryMiB(in[0].(string), int(in[1].(float64))) / 1024)
+		case string:
+			switch vendor := names[row.Fn]; {
+			case row.Crash: // functions that the original's catalog no longer has
+				return
+			case row.Fn == "is_nvidia_superchip": // a machine's CPU is read from the machine or its offer
+				return
+			case in == "v4-\u0668": // digits are 0 to 9
+				return
+			case row.Fn == "detect_gpu_vendors_by_gpu_name":
+				got = []any{}
+				if v := GPUVendorOf(in); v != "" {
+					got = []any{v}
+				}
+			case vendor != "":
+				got = GPUName(vendor, in)
+			default:
+				t.Fatalf("nothing of ours does %s", row.Fn)
+			}
+		}
+		if diff := cmp.Diff(anyOf(t, row.Out), got); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", row.Fn, row.In, diff)
+		}
+	})
+}
+
+func TestAcceleratorLines(t *testing.T) {
+	goldenLines(t, "known-accelerators.jsonl", func(t *testing.T, row struct {
+		Name, Vendor string
+		MemoryGB     int `json:"memory_gb"`
+	}) {
+		name := row.Name
+		if row.Vendor == "google" {
+			name += "-8" // a version with its number of cores
+		}
+		if got := GPUVendorOf(name); got != row.Vendor {
+			t.Errorf("the vendor of %s is %q, want %q", name, got, row.Vendor)
+		}
+		// Drivers report less than the nominal size.
+		if got := GPUMemoryMiB(row.Name, row.MemoryGB*1024-300); row.Vendor != "google" && got != row.MemoryGB*1024 {
+			t.Errorf("the memory of %s is %d MiB, want %d", row.Name, got, row.MemoryGB*1024)
+		}
+	})
 }

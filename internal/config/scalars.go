@@ -532,7 +532,7 @@ func idOrName(s, what, id string) (*int64, string, error) {
 	v, ok := looseInt(s)
 	if !ok || strings.Contains(s, ".") {
 		if !strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsDigit(r) }) {
-			return nil, "", fmt.Errorf("invalid user format: %s %s is not written in the digits 0 to 9", id, s)
+			return nil, "", fmt.Errorf("invalid user format: illegal %s %s", id, s) // too long, or other digits than 0 to 9
 		}
 		return nil, s, nil
 	}

@@ -3,7 +3,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
+	"sync"
 )
 
 // JoinCommands makes one shell line of commands (host-agents 3).
@@ -11,7 +13,7 @@ func JoinCommands(commands []string) string {
 	parts := make([]string, len(commands))
 	for i, c := range commands {
 		c = strings.TrimSpace(c)
-		if strings.HasSuffix(c, "&") && !strings.HasSuffix(c, "&&") {
+		if strings.HasSuffix(c, "&") {
 			c = "{ " + c + " }"
 		}
 		parts[i] = c
@@ -157,7 +159,7 @@ func reference(name, verbatim string, values map[string]map[string]string, defer
 	}
 	for _, d := range deferred {
 		if d == root {
-			if root == "secrets" && !validReference(name) {
+			if !validReference(name) && !(root == "groups" && groupReference().MatchString(name)) {
 				return "", false, fmt.Errorf("Illegal reference name: %s", name)
 			}
 			return verbatim, true, nil
@@ -170,6 +172,11 @@ func reference(name, verbatim string, values map[string]map[string]string, defer
 	v, ok := values[space][key]
 	return v, ok, nil
 }
+
+// groupReference is the address of a node or replica, known once it runs.
+var groupReference = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^groups\[\d+\]\.(nodes|replicas)\[\d+\]\.IP_ADDRESS$`)
+})
 
 // validReference accepts namespace.name of letters, digits and underscores.
 func validReference(s string) bool {
