@@ -9,6 +9,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/scheduler"
 )
 
 // Texts of lifecycle 10.1; clients show them.
@@ -106,17 +107,11 @@ func Resources(info agentapi.HostInfo) api.Resources {
 
 // splitBlocks says in how many equal parts a machine can be shared (host-agents 1.9).
 func splitBlocks(want int, auto bool, r api.Resources) (int, error) {
-	gpus := len(r.Gpus)
-	if auto {
-		want = r.CPUs
-		if gpus > 0 && gpus < want {
-			want = gpus
-		}
-	}
-	if want < 1 || r.CPUs%want != 0 || gpus%want != 0 {
+	n, ok := scheduler.Divide(want, auto, r.CPUs, len(r.Gpus))
+	if !ok {
 		return 0, errBlocks
 	}
-	return want, nil
+	return n, nil
 }
 
 func deref(s *string) string {
