@@ -2,7 +2,6 @@ package runner
 
 import (
 	"archive/tar"
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -13,52 +12,6 @@ import (
 
 	"dstack/internal/agentapi"
 )
-
-// setupRepo puts the run's code into place (host-agents 2.9).
-func (r *runner) setupRepo(ctx context.Context, dir string) error {
-	repo := r.spec.Repo
-	if repo == nil || repo.Type != "remote" && repo.Blob == "" {
-		return nil
-	}
-	target, err := r.acct.expand(repo.Dir, dir)
-	if err != nil {
-		return err
-	}
-	empty, err := isEmpty(target)
-	if err != nil {
-		return err
-	}
-	if !empty {
-		if repo.ExistsAction == "error" {
-			return fmt.Errorf("repo dir is not empty: %s", target)
-		}
-		return nil
-	}
-	if err := r.acct.own(target); err != nil {
-		return err
-	}
-	if repo.Type == "remote" {
-		if err := r.clone(ctx, *repo, target); err != nil {
-			return err
-		}
-	} else if err := r.unpack(repo.Blob, target, ""); err != nil {
-		return err
-	}
-	r.chown(target)
-	return nil
-}
-
-// isEmpty says that nothing is in the way; a file system's lost+found is not.
-func isEmpty(dir string) (bool, error) {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return true, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	return len(entries) == 0 || len(entries) == 1 && entries[0].Name() == "lost+found", nil
-}
 
 // setupFiles unpacks the uploaded archives (host-agents 2.10).
 func (r *runner) setupFiles(dir string) error {
@@ -93,15 +46,20 @@ func (r *runner) setupFile(f agentapi.FileArchive, dir string) error {
 }
 
 func (r *runner) unpack(blob, dir, rename string) error {
-	if blob == "" || strings.ContainsAny(blob, "/.") {
-		return fmt.Errorf("no archive %q", blob)
-	}
-	f, err := os.Open(filepath.Join(r.Dir, BlobsDir, blob))
+	f, err := r.openBlob(blob)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	return Unpack(f, dir, rename)
+}
+
+// openBlob opens what was uploaded for the job.
+func (r *runner) openBlob(sum string) (*os.File, error) {
+	if sum == "" || strings.ContainsAny(sum, "/.") {
+		return nil, fmt.Errorf("no blob %q", sum)
+	}
+	return os.Open(filepath.Join(r.Dir, BlobsDir, sum))
 }
 
 // chown gives a tree to the job's user, as far as we may.
@@ -120,8 +78,16 @@ func (r *runner) chown(root string) {
 // Unpack extracts a plain tar below dir. Nothing can land outside: names are cleaned, and
 // the work is done through a root handle that no link leads out of. Links come last, so
 // that they never redirect other entries. With rename the first component of every name
-// becomes it.
+// becomes it. A plain tar holds every byte that it extracts, so one that claims more (the
+// holes of a sparse file) is refused before it fills the disk.
 func Unpack(r io.ReadSeeker, dir, rename string) error {
+	left, err := r.Seek(0, io.SeekEnd)
+	if err == nil {
+		_, err = r.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("read the archive: %w", err)
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return err
@@ -140,6 +106,11 @@ func Unpack(r io.ReadSeeker, dir, rename string) error {
 		}
 		if n > 1_000_000 {
 			return errors.New("the archive has more than a million entries")
+		}
+		if h.Typeflag == tar.TypeReg {
+			if left -= h.Size; left < 0 {
+				return fmt.Errorf("%s: the archive claims more bytes than it has", h.Name)
+			}
 		}
 		name := entryName(h.Name, rename)
 		if name == "" {

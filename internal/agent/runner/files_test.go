@@ -3,6 +3,7 @@ package runner
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -83,14 +84,7 @@ func TestUnpackStaysInside(t *testing.T) {
 		"a name with many slash": {{name: "..//..//evil", body: "x"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			outer := t.TempDir()
-			if err := os.WriteFile(filepath.Join(outer, "secret"), []byte("secret"), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			inner := filepath.Join(outer, "inner")
-			if err := os.Mkdir(inner, 0o755); err != nil {
-				t.Fatal(err)
-			}
+			outer, inner := nested(t)
 			_ = Unpack(bytes.NewReader(tarball(t, entries...)), inner, "") // refused or left out
 			outside(t, outer)
 		})
@@ -120,17 +114,46 @@ func TestUnpackBroken(t *testing.T) {
 	}
 }
 
+// An archive cannot fill the disk with what it does not hold.
+func TestUnpackSparse(t *testing.T) {
+	// A PAX header of a sparse file of one tebibyte whose map has one byte at its end.
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	records := "22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n30 GNU.sparse.name=sparse.bin\n37 GNU.sparse.realsize=1099511627776\n"
+	header := tar.Header{Name: "PaxHeaders/sparse", Typeflag: tar.TypeReg, Size: int64(len(records)), Format: tar.FormatUSTAR}
+	if err := w.WriteHeader(&header); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, records); err != nil {
+		t.Fatal(err)
+	}
+	body := "1\n1099511627775\n1\n" + strings.Repeat("\x00", 512-18) + "x"
+	if err := w.WriteHeader(&tar.Header{Name: "sparse", Typeflag: tar.TypeReg, Size: int64(len(body)), Format: tar.FormatUSTAR}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.WriteString(w, body); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	data := b.Bytes()
+	data[156] = tar.TypeXHeader // the writer does not make sparse files
+	sum := 0
+	copy(data[148:156], "        ")
+	for _, c := range data[:512] {
+		sum += int(c)
+	}
+	copy(data[148:156], fmt.Sprintf("%06o\x00 ", sum))
+	if err := Unpack(bytes.NewReader(data), t.TempDir(), ""); err == nil || !strings.Contains(err.Error(), "claims more bytes") {
+		t.Errorf("%v", err)
+	}
+}
+
 func FuzzUnpack(f *testing.F) {
 	f.Add(tarball(f, entry{name: "a/b", body: "x"}, entry{name: "l", link: "../..", kind: tar.TypeSymlink}, entry{name: "l/x", body: "y"}))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		outer := t.TempDir()
-		if err := os.WriteFile(filepath.Join(outer, "secret"), []byte("secret"), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		inner := filepath.Join(outer, "inner")
-		if err := os.Mkdir(inner, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		outer, inner := nested(t)
 		_ = Unpack(bytes.NewReader(data), inner, "") // whether it can be read is not the question
 		outside(t, outer)
 	})

@@ -18,37 +18,73 @@ import (
 	"dstack/internal/agentapi"
 )
 
-// run takes the job from its setup to its end.
+// run takes the job from its setup to its end. A stop ends the setup too: fetching code
+// may take long.
 func (r *runner) run(ctx context.Context) ending {
+	setupCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	ready := make(chan setup, 1)
+	go func() { ready <- r.setup(setupCtx) }()
+	var s setup
+	select {
+	case s = <-ready:
+	case req := <-r.stop:
+		return ending{reason: req.Reason, message: req.Message}
+	case <-ctx.Done():
+		return toldToEnd()
+	}
+	defer s.cleanup()
+	if s.failed != nil {
+		return *s.failed
+	}
+	return r.execute(ctx, s.env, s.dir)
+}
+
+// setup is what comes before the job's process.
+type setup struct {
+	env     map[string]string
+	dir     string
+	failed  *ending // why the job cannot start
+	cleanup func()
+}
+
+func (r *runner) setup(ctx context.Context) setup {
+	s := setup{cleanup: func() {}}
+	fail := func(reason, format string, args ...any) setup {
+		end := failed(reason, format, args...)
+		s.failed = &end
+		return s
+	}
 	passwd, _ := os.ReadFile("/etc/passwd") // an image may have none
 	group, _ := os.ReadFile("/etc/group")
 	var err error
 	if r.acct, err = resolveUser(r.spec.User, string(passwd), string(group)); err != nil {
-		return failed(agentapi.ExecutorError, "Failed to set job user (%v)", err)
+		return fail(agentapi.ExecutorError, "Failed to set job user (%v)", err)
 	}
 	if !r.Container && r.acct.uid != uint32(os.Getuid()) {
-		return failed(agentapi.ExecutorError, "Failed to set job user (plain processes run as %d only)", os.Getuid())
+		return fail(agentapi.ExecutorError, "Failed to set job user (plain processes run as %d only)", os.Getuid())
 	}
-	dir, err := r.workingDir()
-	if err != nil {
-		return failed(agentapi.ExecutorError, "Failed to set job working dir (%v)", err)
+	if s.dir, err = r.workingDir(); err != nil {
+		return fail(agentapi.ExecutorError, "Failed to set job working dir (%v)", err)
 	}
-	r.update(func(s *State) { s.Username, s.WorkingDir = r.acct.name, dir })
-	r.ssh.SetUser(r.acct.name)
+	r.update(func(st *State) { st.Username, st.WorkingDir = r.acct.name, s.dir })
 	if err := r.provisionHome(); err != nil {
 		r.Log.Warn("set up the home directory", "err", err)
 	}
-	if err := r.setupRepo(ctx, dir); err != nil {
-		return failed(agentapi.ContainerExitedWithError, "Failed to set up the repo (%v)", err)
+	if s.cleanup, err = r.gitCredentials(); err != nil {
+		r.Log.Warn("leave the repo's credentials in the home directory", "err", err)
 	}
-	if err := r.setupFiles(dir); err != nil {
-		return failed(agentapi.ExecutorError, "Failed to set up files (%v)", err)
+	if err := r.setupRepo(ctx, s.dir); err != nil {
+		return fail(agentapi.ContainerExitedWithError, "Failed to set up the repo (%v)", err)
 	}
-	env := r.environment(dir)
-	if err := r.profile(env, dir); err != nil {
+	if err := r.setupFiles(s.dir); err != nil {
+		return fail(agentapi.ExecutorError, "Failed to set up files (%v)", err)
+	}
+	s.env = r.environment(s.dir)
+	if err := r.profile(s.env, s.dir); err != nil {
 		r.Log.Warn("write the profile", "err", err)
 	}
-	return r.execute(ctx, env, dir)
+	return s
 }
 
 func failed(reason, format string, args ...any) ending {
@@ -121,8 +157,8 @@ func (r *runner) environment(dir string) map[string]string {
 // sessionEnv is what SSH sessions get on top of a login's own variables.
 func (r *runner) sessionEnv() []string {
 	s := r.current()
-	if s.Phase == Setup {
-		return nil
+	if s.Phase != Running {
+		return nil // the account is not known before
 	}
 	return list(r.environment(s.WorkingDir))
 }
@@ -289,8 +325,12 @@ func (r *runner) await(ctx context.Context, c *child, quota <-chan error) ending
 		return ending{reason: agentapi.MaxDurationExceeded, message: "Max duration exceeded"}
 	case <-ctx.Done():
 		c.end(5*time.Second, r.stop)
-		return ending{reason: agentapi.TerminatedByServer, message: "The runner was told to end"}
+		return toldToEnd()
 	}
+}
+
+func toldToEnd() ending {
+	return ending{reason: agentapi.TerminatedByServer, message: "The runner was told to end"}
 }
 
 func exitOf(err error) ending {

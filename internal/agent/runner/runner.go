@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dstack/internal/agent/sshd"
 	"dstack/internal/agentapi"
 )
@@ -68,6 +70,9 @@ func Main(ctx context.Context, c Config) int {
 		c.Log.Error("start", "err", err)
 		return 1
 	}
+	if err := unlockMemory(); err != nil {
+		c.Log.Info("locked memory stays limited", "err", err) // only some containers may lift it
+	}
 	if r.output, err = openOutput(c.Dir, r.spec.LogQuotaHour); err != nil {
 		c.Log.Error("open the job's log", "err", err)
 		return 1
@@ -102,6 +107,12 @@ func (r *runner) load() error {
 		r.home = filepath.Join(r.Dir, "dstack")
 	}
 	return nil
+}
+
+// unlockMemory lets the job lock as much memory as it likes, which RDMA needs.
+func unlockMemory() error {
+	unlimited := unix.Rlimit{Cur: unix.RLIM_INFINITY, Max: unix.RLIM_INFINITY}
+	return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 }
 
 // update changes the state, stores it and tells who waits.

@@ -3,6 +3,7 @@ package runner
 import (
 	"bufio"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -77,6 +78,8 @@ func resolveUser(u *agentapi.User, passwd, group string) (account, error) {
 	named := ""
 	if u != nil {
 		switch {
+		case u.UID != nil && !validID(*u.UID):
+			return account{}, fmt.Errorf("%d is not a user id", *u.UID)
 		case u.UID != nil:
 			a.uid, a.gid = uint32(*u.UID), 0
 		case u.Username != "":
@@ -122,8 +125,14 @@ func resolveUser(u *agentapi.User, passwd, group string) (account, error) {
 	return a, nil
 }
 
+// validID leaves out the highest number, which means "none" to the kernel.
+func validID(n int64) bool { return n >= 0 && n < math.MaxUint32 }
+
 func groupID(u *agentapi.User, groups []groupEntry) (uint32, error) {
 	if u.GID != nil {
+		if !validID(*u.GID) {
+			return 0, fmt.Errorf("%d is not a group id", *u.GID)
+		}
 		return uint32(*u.GID), nil
 	}
 	for _, g := range groups {
@@ -167,7 +176,12 @@ func (a account) expand(path, base string) (string, error) {
 }
 
 // own makes directories down to path, giving those that are new to the account.
-func (a account) own(path string) error {
+func (a account) own(path string) error { return a.ownAs(path, 0o755) }
+
+// ownPrivate is own for directories that nobody else may look into.
+func (a account) ownPrivate(path string) error { return a.ownAs(path, 0o700) }
+
+func (a account) ownAs(path string, mode os.FileMode) error {
 	missing := []string{}
 	for p := path; p != "/" && p != "."; p = filepath.Dir(p) {
 		st, err := os.Stat(p)
@@ -180,7 +194,7 @@ func (a account) own(path string) error {
 		missing = append(missing, p)
 	}
 	for i := len(missing) - 1; i >= 0; i-- {
-		if err := os.Mkdir(missing[i], 0o755); err != nil && !os.IsExist(err) {
+		if err := os.Mkdir(missing[i], mode); err != nil && !os.IsExist(err) {
 			return err
 		}
 		_ = os.Chown(missing[i], int(a.uid), int(a.gid)) // as far as we may

@@ -46,7 +46,6 @@ type Server struct {
 	mu     sync.Mutex
 	keys   [][]byte
 	server []byte
-	user   string // of the job
 	active atomic.Int64
 }
 
@@ -127,13 +126,6 @@ func (s *Server) AddKey(line string) {
 	}
 	s.mu.Lock()
 	s.keys = append(s.keys, key.Marshal())
-	s.mu.Unlock()
-}
-
-// SetUser says as whom the job runs; until then logins are refused to others than root.
-func (s *Server) SetUser(name string) {
-	s.mu.Lock()
-	s.user = name
 	s.mu.Unlock()
 }
 

@@ -1,0 +1,315 @@
+package runner
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/agentapi"
+)
+
+// job is a runner on a task directory of its own, as a plain process has it.
+type job struct {
+	t    *testing.T
+	dir  string
+	done chan int
+}
+
+func start(t *testing.T, spec agentapi.JobSpec) *job {
+	t.Helper()
+	dir := t.TempDir()
+	data, err := json.Marshal(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, SpecFile), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return startIn(t, dir)
+}
+
+func startIn(t *testing.T, dir string) *job {
+	t.Helper()
+	j := &job{t: t, dir: dir, done: make(chan int, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		j.done <- Main(ctx, Config{Dir: dir, Listen: "127.0.0.1", Log: slog.New(slog.DiscardHandler)})
+	}()
+	t.Cleanup(cancel)
+	return j
+}
+
+// wait returns the job's last state and its log.
+func (j *job) wait() (State, string) {
+	j.t.Helper()
+	select {
+	case code := <-j.done:
+		if code != 0 {
+			j.t.Fatalf("the runner exits with %d: %s", code, read(j.t, j.dir, OwnLogFile))
+		}
+	case <-time.After(30 * time.Second):
+		j.t.Fatalf("the job does not end; its log: %s", read(j.t, j.dir, JobLogFile))
+	}
+	s, err := ReadState(j.dir)
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	return s, read(j.t, j.dir, JobLogFile)
+}
+
+// until polls, since the runner tells its state through files.
+func (j *job) until(what string, ok func() bool) {
+	j.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			j.t.Fatalf("not in time: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+func (j *job) printed(text string) {
+	j.t.Helper()
+	j.until("the job prints "+text, func() bool {
+		data, _ := os.ReadFile(filepath.Join(j.dir, JobLogFile))
+		return strings.Contains(string(data), text)
+	})
+}
+
+func (j *job) stop(req agentapi.Terminate) {
+	j.t.Helper()
+	j.until("the control socket is open", func() bool {
+		_, err := os.Stat(filepath.Join(j.dir, ControlFile))
+		return err == nil
+	})
+	c := http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		short, done, err := ShortPath(filepath.Join(j.dir, ControlFile))
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		return (&net.Dialer{}).DialContext(ctx, "unix", short)
+	}}}
+	defer c.CloseIdleConnections()
+	body, err := json.Marshal(req)
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	resp, err := c.Post("http://runner/stop", "application/json", bytes.NewReader(body))
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	resp.Body.Close()
+}
+
+func sh(script string) agentapi.JobSpec {
+	return agentapi.JobSpec{Command: []string{"/bin/sh", "-c", script}}
+}
+
+func TestEndings(t *testing.T) {
+	code := func(n int) *int { return &n }
+	for _, c := range []struct {
+		name string
+		spec agentapi.JobSpec
+		want State
+		log  string
+	}{
+		{name: "exit 0", spec: sh("echo hi"), want: State{Reason: agentapi.DoneByRunner, ExitStatus: code(0)}, log: "hi\n"},
+		{name: "exit 3", spec: sh("echo hi; exit 3"), want: State{Reason: agentapi.ContainerExitedWithError, ExitStatus: code(3)}, log: "hi\n"},
+		{name: "a signal", spec: sh("kill -9 $$"), want: State{Reason: agentapi.ContainerExitedWithError, ExitStatus: code(-1)}},
+		{name: "no such program", spec: agentapi.JobSpec{Command: []string{"no-such-program"}}, want: State{Reason: agentapi.ContainerExitedWithError, Message: "no-such-program: command not found"}, log: "no-such-program: command not found\n"},
+		{name: "nothing to run", want: State{Reason: agentapi.ExecutorError, Message: "Nothing to run: the job has no commands and its image no entrypoint"}},
+		{name: "somebody's home", spec: agentapi.JobSpec{WorkingDir: "~bob/x", Command: []string{"true"}}, want: State{Reason: agentapi.ExecutorError, Message: "Failed to set job working dir (~bob/x: `~username` syntax is not supported)"}},
+		{name: "an unknown user", spec: agentapi.JobSpec{User: &agentapi.User{Username: "nobody-here"}, Command: []string{"true"}}, want: State{Reason: agentapi.ExecutorError, Message: "Failed to set job user (unknown user nobody-here)"}},
+		{name: "max duration", spec: agentapi.JobSpec{MaxDuration: 1, Command: []string{"/bin/sh", "-c", "trap '' INT; while :; do sleep 0.1; done"}}, want: State{Reason: agentapi.MaxDurationExceeded, Message: "Max duration exceeded"}},
+		{name: "max duration with a grace", spec: agentapi.JobSpec{MaxDuration: 1, StopDuration: 20, Command: []string{"/bin/sh", "-c", "trap 'echo bye; exit' INT; while :; do sleep 0.1; done"}}, want: State{Reason: agentapi.MaxDurationExceeded, Message: "Max duration exceeded"}, log: "bye\n"},
+		{name: "too much output", spec: agentapi.JobSpec{LogQuotaHour: 100, Command: []string{"/bin/sh", "-c", "while :; do echo 123456789; done"}}, want: State{Reason: agentapi.LogQuotaExceeded, Message: "Job log output exceeded the hourly quota of 100 bytes"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			got, log := start(t, c.spec).wait()
+			c.want.Phase = Finished
+			if diff := cmp.Diff(c.want, State{Phase: got.Phase, Reason: got.Reason, Message: got.Message, ExitStatus: got.ExitStatus}); diff != "" {
+				t.Errorf("-want +got:\n%s", diff)
+			}
+			if c.want.Reason != agentapi.LogQuotaExceeded && log != strings.TrimPrefix("^C"+c.log, "^C") && log != "^C"+c.log {
+				t.Errorf("log %q, want %q", log, c.log)
+			}
+			if n := len(log); n > 200 {
+				t.Errorf("%d bytes of log", n)
+			}
+		})
+	}
+}
+
+func TestStop(t *testing.T) {
+	for _, c := range []struct {
+		name, script, log string
+		grace             int64
+		atMost            time.Duration
+	}{
+		{name: "obeyed", script: "trap 'echo bye; exit' INT; echo ready; while :; do sleep 0.1; done", grace: 20, log: "ready\nbye\n", atMost: 10 * time.Second},
+		{name: "ignored", script: "trap '' INT TERM HUP; echo ready; while :; do sleep 0.1; done", grace: 1, log: "ready\n", atMost: 10 * time.Second},
+		{name: "at once", script: "trap 'echo bye; exit' INT; echo ready; while :; do sleep 0.1; done", grace: 0, log: "ready\n", atMost: 5 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			j := start(t, sh(c.script))
+			j.printed("ready")
+			begin := time.Now()
+			j.stop(agentapi.Terminate{Grace: c.grace, Reason: agentapi.TerminatedByUser, Message: "why not"})
+			s, log := j.wait()
+			if s.Reason != agentapi.TerminatedByUser || s.Message != "why not" || s.ExitStatus != nil {
+				t.Errorf("%+v", s)
+			}
+			if log != c.log {
+				t.Errorf("log %q, want %q", log, c.log)
+			}
+			if took := time.Since(begin); took > c.atMost {
+				t.Errorf("took %v", took)
+			}
+		})
+	}
+}
+
+// Fetching code may take for ever; a stop ends it.
+func TestStopDuringSetup(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	asked := make(chan struct{})
+	go func() {
+		if c, err := l.Accept(); err == nil {
+			close(asked) // and never answer
+			defer c.Close()
+			_, _ = io.Copy(io.Discard, c)
+		}
+	}()
+	spec := sh("echo started")
+	spec.Repo = &agentapi.Repo{Type: "remote", Dir: "code", CloneURL: "http://" + l.Addr().String() + "/x.git"}
+	j := start(t, spec)
+	<-asked
+	j.stop(agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
+	if s, log := j.wait(); s.Reason != agentapi.TerminatedByUser || log != "" {
+		t.Errorf("%+v, %q", s, log)
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	t.Setenv("BASH_FUNC_x%%", "() { echo; }")
+	t.Setenv("FROM_IMAGE", "image")
+	t.Setenv("OVERRIDDEN", "image")
+	spec := sh(`env | grep -E '^(DSTACK_|FROM_|OVERRIDDEN|BASH_FUNC)' | LC_ALL=C sort; pwd; test -t 0 && test -t 1 && test -t 2 && echo terminal; cat "$DSTACK_MPI_HOSTFILE"`)
+	spec.RunID, spec.JobID, spec.RunName, spec.RepoID = "run-id", "job-id", "run-name", "repo-id"
+	spec.JobNum, spec.JobsPerReplica = 1, 2
+	spec.Env = map[string]string{"OVERRIDDEN": "job", "DSTACK_RUN_NAME": "mine"}
+	spec.Cluster = agentapi.Cluster{NodeIPs: []string{"10.0.0.1", "10.0.0.2"}, MasterIP: "10.0.0.1", GPUsPerJob: 8, GPUsPerNode: []int{8, 0}}
+	spec.WorkingDir = "sub/dir"
+	j := start(t, spec)
+	_, log := j.wait()
+	work := filepath.Join(j.dir, "work", "sub", "dir")
+	want := fmt.Sprintf(`DSTACK_GPUS_NUM=8
+DSTACK_GPUS_PER_NODE=8
+DSTACK_JOB_ID=job-id
+DSTACK_MASTER_NODE_IP=10.0.0.1
+DSTACK_MPI_HOSTFILE=%[2]s/dstack/mpi/hostfile
+DSTACK_NODES_IPS=10.0.0.1
+DSTACK_NODES_NUM=2
+DSTACK_NODE_RANK=1
+DSTACK_REPO_DIR=%[1]s
+DSTACK_REPO_ID=repo-id
+DSTACK_RUN_ID=run-id
+DSTACK_RUN_NAME=mine
+DSTACK_WORKING_DIR=%[1]s
+FROM_IMAGE=image
+OVERRIDDEN=job
+%[1]s
+terminal
+10.0.0.1 slots=8
+10.0.0.2
+`, work, j.dir)
+	if diff := cmp.Diff(want, log); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+	profile := read(t, j.dir, "dstack/profile")
+	for _, want := range []string{"export OVERRIDDEN='job'\n", "export DSTACK_NODES_IPS='10.0.0.1\n10.0.0.2'\n", "\ncd \"$DSTACK_WORKING_DIR\"\n"} {
+		if !strings.Contains(profile, want) {
+			t.Errorf("the profile lacks %q:\n%s", want, profile)
+		}
+	}
+	if strings.Contains(profile, "BASH_FUNC") || strings.Contains(profile, "export HOME=") {
+		t.Errorf("the profile has too much:\n%s", profile)
+	}
+}
+
+// Clients that attach read the raw bytes, from the beginning or from a moment on.
+func TestLogsWebsocket(t *testing.T) {
+	j := start(t, sh(`printf '\033[31mred\033[0m\n'; read line; echo "got $line"`))
+	j.printed("red")
+	s, err := ReadState(j.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func(query string) *websocket.Conn {
+		t.Helper()
+		c, _, err := websocket.Dial(t.Context(), fmt.Sprintf("ws://127.0.0.1:%d/logs_ws%s", s.HTTPPort, query), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.CloseNow() })
+		return c
+	}
+	if _, _, err := dial("?start_time=garbage").Read(t.Context()); websocket.CloseStatus(err) != websocket.StatusUnsupportedData || !strings.Contains(err.Error(), "failed to parse start_time value") {
+		t.Errorf("a start that is no time: %v", err)
+	}
+	all := func(c *websocket.Conn) string {
+		var b strings.Builder
+		for {
+			kind, data, err := c.Read(t.Context())
+			if err != nil {
+				if got := websocket.CloseStatus(err); got != websocket.StatusNoStatusRcvd {
+					t.Errorf("closed with %v", err)
+				}
+				return b.String()
+			}
+			if kind != websocket.MessageBinary {
+				t.Errorf("a message of type %v", kind)
+			}
+			b.Write(data)
+		}
+	}
+	results := make(chan string, 4)
+	for _, query := range []string{"", "?start_time=2020-01-01T00:00:00Z", "?start_time=2020-01-01T00:00:00.123456%2B00:00"} {
+		c := dial(query)
+		go func() { results <- all(c) }()
+	}
+	late := dial("?start_time=2100-01-01T00:00:00Z")
+	go func() { results <- "late:" + all(late) }()
+	j.stop(agentapi.Terminate{Reason: agentapi.TerminatedByUser})
+	j.wait()
+	for range 4 {
+		got := <-results
+		if strings.HasPrefix(got, "late:") {
+			if strings.Contains(got, "red") {
+				t.Errorf("from the future: %q", got)
+			}
+		} else if !strings.HasPrefix(got, "\x1b[31mred\x1b[0m\r\n") {
+			t.Errorf("got %q", got)
+		}
+	}
+}
