@@ -95,7 +95,7 @@ func (r requirement) excludes(req *api.Requirements, p *config.ProfileParams, o 
 	case needZone:
 		return p.AvailabilityZones != nil && !inZones(p.AvailabilityZones, o)
 	case needPrice:
-		return req.MaxPrice != nil && o.Price > *req.MaxPrice
+		return req.MaxPrice != nil && !(o.Price <= *req.MaxPrice) // nor what has no price (NaN)
 	case needSpot:
 		return req.Spot != nil && *req.Spot != have.Spot
 	case needCPU:

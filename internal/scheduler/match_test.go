@@ -63,6 +63,7 @@ func TestReasons(t *testing.T) {
 		"existing instance without zones":   {change{profile: config.ProfileParams{AvailabilityZones: []string{"z"}}, offer: func(o *api.InstanceOffer) { o.AvailabilityZones, o.Availability = nil, api.Busy }}, nil},
 		"price at the limit":                {change{req: func(r *api.Requirements) { r.MaxPrice = new(10.0) }}, nil},
 		"price above the limit":             {change{req: func(r *api.Requirements) { r.MaxPrice = new(9.99) }}, []string{"max_price"}},
+		"no number for a price":             {change{req: func(r *api.Requirements) { r.MaxPrice = new(9.99) }, offer: func(o *api.InstanceOffer) { o.Price = math.NaN() }}, []string{"max_price"}},
 		"spot wanted":                       {change{req: func(r *api.Requirements) { r.Spot = new(true) }}, []string{"spot_policy"}},
 		"on-demand wanted":                  {change{req: func(r *api.Requirements) { r.Spot = new(false) }}, nil},
 		"as many CPUs":                      {change{resources: `{"cpu": 16}`}, nil},
