@@ -11,6 +11,7 @@ import (
 	"math"
 	"math/big"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -27,7 +28,8 @@ import (
 //	cfg:"opt"           null is the same as absence; pointers always allow it
 //
 // A type with special forms implements decoding; one with defaults or rules of its own
-// implements defaulting or validating.
+// implements defaulting or validating. Rules are asked also when some fields could not be
+// read, so that a document's problems come all at once: they look at clean ones only.
 type decoding interface {
 	decodeNode(d *decoder, n *node, loc []any)
 }
@@ -54,15 +56,6 @@ func (d *decoder) add(n *node, loc []any, typ, format string, args ...any) {
 		p.Line, p.Col, p.Input = n.line, n.col, n.input()
 	}
 	d.problems = append(d.problems, p)
-}
-
-// clip bounds a message that quotes what it complains about.
-func clip(msg string) string {
-	const most = 1000 // bytes
-	if len(msg) <= most {
-		return msg
-	}
-	return strings.ToValidUTF8(msg[:most], "") + "…"
 }
 
 // reject reports a rule of ours that a value breaks.
@@ -142,7 +135,6 @@ func (d *decoder) structure(n *node, loc []any, v reflect.Value) {
 		d.add(n, loc, "model_type", "Input should be a valid dictionary or object to extract fields from")
 		return
 	}
-	before := len(d.problems)
 	if s, ok := v.Addr().Interface().(defaulting); ok {
 		s.setDefaults()
 	}
@@ -155,9 +147,29 @@ func (d *decoder) structure(n *node, loc []any, v reflect.Value) {
 			}
 		}
 	}
-	if s, ok := v.Addr().Interface().(validating); ok && len(d.problems) == before {
+	if s, ok := v.Addr().Interface().(validating); ok {
 		s.validate(d, loc)
 	}
+}
+
+// clean says that nothing is wrong with the values at loc or, with keys, with those members
+// of it: rules look only at what could be read.
+func (d *decoder) clean(loc []any, keys ...string) bool {
+	for _, p := range d.problems {
+		if len(p.Loc) < len(loc) || !slices.Equal(p.Loc[:len(loc)], loc) {
+			continue
+		}
+		if len(keys) == 0 {
+			return false
+		}
+		if len(p.Loc) == len(loc) {
+			return false
+		}
+		if key, ok := p.Loc[len(loc)].(string); ok && slices.Contains(keys, key) {
+			return false
+		}
+	}
+	return true
 }
 
 func (d *decoder) unknown(n *node, loc []any, key string) {

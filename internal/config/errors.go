@@ -32,7 +32,7 @@ func (p Problem) Path() string {
 			fmt.Fprint(&b, v)
 		}
 	}
-	return b.String()
+	return clip(b.String())
 }
 
 func (p Problem) String() string {
@@ -60,4 +60,13 @@ func (e *Errors) Error() string {
 		lines[i] = p.String()
 	}
 	return strings.Join(lines, "\n")
+}
+
+// clip bounds a text that quotes what it complains about.
+func clip(s string) string {
+	const most = 1000 // bytes
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most], "") + "…"
 }

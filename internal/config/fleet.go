@@ -1,11 +1,13 @@
 package config
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
 	"net/netip"
 	"reflect"
+	"slices"
 	"strings"
 )
 
@@ -206,7 +208,7 @@ type SSHParams struct {
 }
 
 func (p *SSHParams) validate(d *decoder, loc []any) {
-	if p.Network == nil {
+	if p.Network == nil || !d.clean(loc, "network") {
 		return
 	}
 	prefix, err := netip.ParsePrefix(withLength(*p.Network))
@@ -538,6 +540,9 @@ type Any struct {
 	Fleet   *Fleet
 	Volume  *Volume
 	Gateway *Gateway
+
+	// Warnings are what the file may not mean as it is written.
+	Warnings []Problem
 }
 
 // Type is the word in the configuration.
@@ -602,10 +607,10 @@ func Parse(file string, data []byte) (Any, error) {
 	d := &decoder{file: file}
 	var a Any
 	a.decodeNode(d, n, nil)
-	if len(d.problems) > 0 {
-		d.locate(n)
-		return Any{}, &Errors{d.problems}
+	if err := d.finish(n); err != nil {
+		return Any{}, err
 	}
+	a.Warnings = warnings(file, n)
 	return a, nil
 }
 
@@ -623,11 +628,20 @@ func ParseProfiles(file string, data []byte) (Profiles, error) {
 	d := &decoder{file: file}
 	var p Profiles
 	d.structure(n, nil, reflect.ValueOf(&p).Elem())
-	if len(d.problems) > 0 {
-		d.locate(n)
-		return Profiles{}, &Errors{d.problems}
+	if err := d.finish(n); err != nil {
+		return Profiles{}, err
 	}
 	return p, nil
+}
+
+// finish returns the problems of a document in its order, nil when there are none.
+func (d *decoder) finish(root *node) error {
+	if len(d.problems) == 0 {
+		return nil
+	}
+	d.locate(root)
+	slices.SortStableFunc(d.problems, func(a, b Problem) int { return cmp.Or(a.Line-b.Line, a.Col-b.Col) })
+	return &Errors{d.problems}
 }
 
 // locate gives a place to problems that a rule over several fields reported: that of the
@@ -666,9 +680,5 @@ func DecodeYAML(file string, data []byte, v any) error {
 	}
 	d := &decoder{file: file}
 	d.value(n, nil, reflect.ValueOf(v).Elem(), "")
-	if len(d.problems) > 0 {
-		d.locate(n)
-		return &Errors{d.problems}
-	}
-	return nil
+	return d.finish(n)
 }

@@ -473,3 +473,25 @@ func TestAcceleratorLines(t *testing.T) {
 		}
 	})
 }
+
+func TestImageLines(t *testing.T) {
+	goldenLines(t, "docker-image.jsonl", func(t *testing.T, row struct {
+		In  string
+		Out struct{ Image, Registry, Repo, Tag, Digest string }
+	}) {
+		got, err := ParseImage(row.In)
+		if row.Out.Image == "" || row.Out.Repo == "" || row.Out.Tag == "" || strings.HasSuffix(row.In, "@") {
+			if err == nil {
+				t.Errorf("%q is accepted as %+v", row.In, got)
+			}
+			return
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := Image{Registry: row.Out.Registry, Repo: row.Out.Repo, Tag: row.Out.Tag, Digest: row.Out.Digest}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%q (-want +got):\n%s", row.In, diff)
+		}
+	})
+}

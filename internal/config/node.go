@@ -3,11 +3,13 @@ package config
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
 	"math/big"
 	"strconv"
+	"unicode/utf8"
 )
 
 // kind says what a node is. Both YAML and JSON become nodes, so that one decoder with one
@@ -39,12 +41,15 @@ type node struct {
 	odd    map[string]bool // keys that are no strings in YAML: 1, yes, null
 	line   int
 	col    int
+
+	repeated []string // keys of a map that are there more than once
 }
 
 const (
-	maxDepth = 100
-	maxNodes = 200_000
-	maxBytes = 4 << 20
+	maxDepth  = 100
+	maxNodes  = 200_000
+	maxBytes  = 4 << 20
+	maxDigits = 4300 // of a whole number
 )
 
 // input is the node as plain values, for error reports.
@@ -129,6 +134,9 @@ func floatText(f float64) string {
 
 // parseJSON reads one JSON document.
 func parseJSON(data []byte) (*node, error) {
+	if !utf8.Valid(data) {
+		return nil, errors.New("JSON decode error: the document is not UTF-8 text")
+	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
 	p := jsonParser{dec: dec}
@@ -166,6 +174,9 @@ func (p *jsonParser) value(depth int) (*node, error) {
 	case string:
 		return &node{kind: stringKind, text: v}, nil
 	case json.Number:
+		if len(v) > maxDigits {
+			return nil, fmt.Errorf("JSON decode error: a number of more than %d digits", maxDigits)
+		}
 		return numberNode(v.String()), nil
 	case json.Delim:
 		if v == '[' {

@@ -46,15 +46,7 @@ func (p *Profile) UnmarshalJSON(data []byte) error { return decodeStored(data, p
 func (p *Profile) decodeNode(d *decoder, n *node, loc []any) {
 	type plain Profile
 	d.structure(n, loc, reflect.ValueOf((*plain)(p)).Elem())
-	p.normal()
 	p.check(d, n, loc)
-}
-
-// normal turns values that mean "not set" into nil.
-func (p *ProfileParams) normal() {
-	if p.Retry != nil && p.Retry.unset {
-		p.Retry = nil
-	}
 }
 
 func (p *ProfileParams) check(d *decoder, n *node, loc []any) {
@@ -72,7 +64,7 @@ func (p *ProfileParams) check(d *decoder, n *node, loc []any) {
 	}
 	seen := map[string]bool{}
 	for i, o := range p.BackendOptions {
-		if seen[o.Type] {
+		if seen[o.Type] && d.clean(loc, "backend_options") {
 			d.reject(n.get("backend_options"), at(at(loc, "backend_options"), i), "backend_options contains duplicate entry for backend '%s'", o.Type)
 		}
 		seen[o.Type] = true
@@ -85,7 +77,6 @@ type RetryOption struct {
 	Enabled  bool // when not an object
 	OnEvents []string
 	Duration *Duration
-	unset    bool
 }
 
 type retryObject struct {
@@ -130,7 +121,7 @@ type UtilizationPolicy struct {
 }
 
 func (u *UtilizationPolicy) validate(d *decoder, loc []any) {
-	if u.TimeWindow < 300 {
+	if d.clean(loc, "time_window") && u.TimeWindow < 300 {
 		d.reject(nil, at(loc, "time_window"), "Minimum time_window is 5m")
 	}
 }
@@ -316,7 +307,7 @@ func (t *Tags) decodeNode(d *decoder, n *node, loc []any) {
 		case v.kind != stringKind:
 			d.add(v, at(loc, k), "string_type", "Input should be a valid string")
 		case !rules[1].MatchString(v.text):
-			d.reject(v, loc, "Invalid tag value %s. The value must match regex '%s'", v.text, rules[1])
+			d.reject(v, at(loc, k), "Invalid tag value %s. The value must match regex '%s'", v.text, rules[1])
 		default:
 			(*t)[k] = v.text
 		}

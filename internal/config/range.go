@@ -155,8 +155,11 @@ func (r *MemoryRange) decodeNode(d *decoder, n *node, loc []any) {
 // with it is one problem.
 func bothEnds[T any](lo, hi *node, end func(*node) *T) (*T, *T) {
 	first := end(lo)
-	if lo != hi || first == nil {
+	switch {
+	case lo != hi:
 		return first, end(hi)
+	case first == nil:
+		return nil, nil
 	}
 	same := *first
 	return first, &same

@@ -56,23 +56,29 @@ func (c *RunCommon) hasImage() bool { return c.Image != nil && *c.Image != "" }
 
 // check applies the rules of configurations 5.1.
 func (c *RunCommon) check(d *decoder, n *node, loc []any) {
-	c.normal()
 	c.ProfileParams.check(d, n, loc)
 	exclusive := func(a, b string) {
 		d.reject(n.get(b), at(loc, b), "`%s` and `%s` are mutually exclusive fields", a, b)
 	}
-	image := c.hasImage()
+	image, docker := c.hasImage(), isSet(c.Docker)
+	if !d.clean(loc, "image", "python", "docker", "nvcc") {
+		image, docker = false, false
+	}
 	if image && c.Python != nil {
 		exclusive("image", "python")
 	}
-	if c.Docker != nil && *c.Docker {
-		switch {
-		case image:
-			exclusive("image", "docker")
-		case c.Python != nil:
-			exclusive("python", "docker")
-		case c.NVCC != nil && *c.NVCC:
-			exclusive("nvcc", "docker")
+	switch {
+	case !docker:
+	case image:
+		exclusive("image", "docker")
+	case c.Python != nil:
+		exclusive("python", "docker")
+	case isSet(c.NVCC):
+		exclusive("nvcc", "docker")
+	}
+	if image {
+		if _, err := ParseImage(*c.Image); err != nil {
+			d.reject(n.get("image"), at(loc, "image"), "%v", err)
 		}
 	}
 	if len(c.Repos) > 1 {
@@ -80,7 +86,7 @@ func (c *RunCommon) check(d *decoder, n *node, loc []any) {
 	}
 	targets := map[string]bool{}
 	for i, m := range c.Volumes {
-		if m.Path != "" && targets[m.Path] {
+		if targets[m.Path] && d.clean(loc, "volumes") {
 			d.reject(n.get("volumes"), at(at(loc, "volumes"), i), "two volumes are mounted at %s", m.Path)
 		}
 		targets[m.Path] = true
@@ -116,6 +122,9 @@ func (t *Task) setDefaults() {
 
 func (t *Task) check(d *decoder, n *node, loc []any) {
 	t.RunCommon.check(d, n, loc)
+	if !d.clean(loc) {
+		return
+	}
 	if t.Groups == nil {
 		if len(t.Commands) == 0 && !t.hasImage() {
 			d.reject(n, loc, "Either `commands` or `image` must be set")
@@ -208,6 +217,9 @@ func (e *DevEnvironment) check(d *decoder, n *node, loc []any) {
 	if v := n.get("inactivity_duration"); v != nil && (v.isOff() || v.isTrue()) {
 		e.InactivityDuration = nil
 	}
+	if !d.clean(loc) {
+		return
+	}
 	switch {
 	case e.Entrypoint != nil:
 		d.reject(n.get("entrypoint"), at(loc, "entrypoint"), "entrypoint is not supported for dev-environment")
@@ -294,11 +306,8 @@ type runType interface {
 }
 
 func decodeRun(d *decoder, n *node, loc []any, r runType) {
-	before := len(d.problems)
 	d.structure(n, loc, reflect.ValueOf(r).Elem())
-	if len(d.problems) == before {
-		r.check(d, n, loc)
-	}
+	r.check(d, n, loc)
 }
 
 // tag reads the discriminator of a union.

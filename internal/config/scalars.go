@@ -149,7 +149,11 @@ func (d *decoder) port(n *node, loc []any, v int64) bool {
 		return false
 	}
 	if v > 65535 {
-		d.add(n, loc, "less_than_equal", "Input should be less than or equal to 65535")
+		hint := ""
+		if n.isSexagesimal() {
+			hint = ": " + n.sexagesimalHint()
+		}
+		d.add(n, loc, "less_than_equal", "Input should be less than or equal to 65535%s", hint)
 		return false
 	}
 	return true

@@ -193,11 +193,16 @@ type Scaling struct {
 func (s *Scaling) setDefaults() { s.ScaleUpDelay, s.ScaleDownDelay = 300, 600 }
 
 func (s *Scaling) validate(d *decoder, loc []any) {
-	if s.Window != nil && *s.Window != 30 && *s.Window != 60 && *s.Window != 300 {
+	if d.clean(loc, "window") && s.Window != nil && *s.Window != 30 && *s.Window != 60 && *s.Window != 300 {
 		d.reject(nil, at(loc, "window"), "Window must be one of: `30s`, `60s`, `300s`")
 	}
-	if s.ScaleUpDelay < 0 || s.ScaleDownDelay < 0 {
-		d.reject(nil, loc, "Scaling delays cannot be negative")
+	for _, delay := range []struct {
+		key   string
+		value Duration
+	}{{"scale_up_delay", s.ScaleUpDelay}, {"scale_down_delay", s.ScaleDownDelay}} {
+		if delay.value < 0 {
+			d.reject(nil, at(loc, delay.key), "Scaling delays cannot be negative")
+		}
 	}
 }
 
@@ -216,7 +221,7 @@ var ratePatterns = sync.OnceValue(func() [2]*regexp.Regexp {
 })
 
 func (r *RateLimit) validate(d *decoder, loc []any) {
-	if !ratePatterns()[0].MatchString(r.Prefix) {
+	if d.clean(loc, "prefix") && !ratePatterns()[0].MatchString(r.Prefix) {
 		d.add(nil, at(loc, "prefix"), "string_pattern_mismatch", `String should match pattern '^/[^\s\\{}]*$'`)
 	}
 }
@@ -282,7 +287,7 @@ type ProbeHeader struct {
 func (p *Probe) setDefaults() { p.Headers = []ProbeHeader{} }
 
 func (p *Probe) validate(d *decoder, loc []any) {
-	if p.URL != nil {
+	if p.URL != nil && d.clean(loc, "url") {
 		switch {
 		case !strings.HasPrefix(*p.URL, "/"):
 			d.reject(nil, at(loc, "url"), "Must start with `/`")
@@ -292,13 +297,13 @@ func (p *Probe) validate(d *decoder, loc []any) {
 			d.reject(nil, at(loc, "url"), "Cannot contain non-printable characters")
 		}
 	}
-	if p.Timeout != nil && *p.Timeout < 1 {
+	if d.clean(loc, "timeout") && p.Timeout != nil && *p.Timeout < 1 {
 		d.reject(nil, at(loc, "timeout"), "Probe timeout cannot be shorter than 1s")
 	}
-	if p.Interval != nil && *p.Interval < 1 {
+	if d.clean(loc, "interval") && p.Interval != nil && *p.Interval < 1 {
 		d.reject(nil, at(loc, "interval"), "Probe interval cannot be shorter than 1s")
 	}
-	if p.Body != nil && p.Method != nil && (*p.Method == "get" || *p.Method == "head") {
+	if d.clean(loc, "body", "method") && p.Body != nil && p.Method != nil && (*p.Method == "get" || *p.Method == "head") {
 		d.reject(nil, loc, "Cannot set request body for the `%s` method", *p.Method)
 	}
 }
@@ -316,14 +321,11 @@ func decodeService(d *decoder, n *node, loc []any, s *Service) {
 	if n == nil {
 		return
 	}
-	before := len(d.problems)
 	d.structure(n, loc, reflect.ValueOf(s).Elem())
-	if port := n.get("port"); port != nil && port.kind != mapKind && len(d.problems) == before {
+	if port := n.get("port"); port != nil && port.kind != mapKind && d.clean(loc, "port") {
 		s.fixPort(d, port, at(loc, "port"))
 	}
-	if len(d.problems) == before {
-		s.check(d, n, loc)
-	}
+	s.check(d, n, loc)
 }
 
 func serviceForms(d *decoder, n *node, loc []any) *node {
@@ -413,10 +415,9 @@ func (s *Service) fixPort(d *decoder, n *node, loc []any) {
 
 func (s *Service) check(d *decoder, n *node, loc []any) {
 	s.RunCommon.check(d, n, loc)
-	before := len(d.problems)
 	s.checkReplicas(d, n, loc)
 	s.checkLists(d, n, loc)
-	if len(d.problems) > before {
+	if !d.clean(loc) {
 		return
 	}
 	if s.Groups == nil {
@@ -431,7 +432,7 @@ func (s *Service) check(d *decoder, n *node, loc []any) {
 }
 
 func (s *Service) checkReplicas(d *decoder, n *node, loc []any) {
-	if s.Replicas == nil {
+	if s.Replicas == nil || !d.clean(loc, "replicas") {
 		return
 	}
 	fixReplicas(d, n.get("replicas"), at(loc, "replicas"), s.Replicas)
@@ -452,9 +453,9 @@ func scalingFits(d *decoder, n *node, loc []any, r *IntRange, s *Scaling) {
 	ranged := r != nil && *r.Min != *r.Max
 	switch {
 	case ranged && s == nil:
-		d.reject(n, loc, "When you set `replicas` to a range, ensure to specify `scaling`.")
+		d.reject(n.get("replicas"), at(loc, "replicas"), "When you set `replicas` to a range, ensure to specify `scaling`.")
 	case !ranged && s != nil:
-		d.reject(n, loc, "To use `scaling`, `replicas` must be set to a range.")
+		d.reject(n.get("scaling"), at(loc, "scaling"), "To use `scaling`, `replicas` must be set to a range.")
 	}
 }
 
@@ -466,16 +467,20 @@ func (s *Service) checkLists(d *decoder, n *node, loc []any) {
 			twice = append(twice, "'"+r.Prefix+"'")
 		}
 	}
-	if len(twice) > 0 {
+	if len(twice) > 0 && d.clean(loc, "rate_limits") {
 		d.reject(n.get("rate_limits"), at(loc, "rate_limits"), "Prefixes [%s] are used more than once. Each rate limit should have a unique path prefix", strings.Join(twice, ", "))
 	}
-	for i := range s.Probes {
-		for j := range i {
-			if reflect.DeepEqual(s.Probes[i], s.Probes[j]) {
-				d.reject(n.get("probes"), at(loc, "probes"), "Probes must be unique")
-				return
-			}
+	if !d.clean(loc, "probes") {
+		return
+	}
+	seen := make(map[string]bool, len(s.Probes))
+	for _, p := range s.Probes {
+		form, _ := json.Marshal(p) // plain values, which cannot fail
+		if seen[string(form)] {
+			d.reject(n.get("probes"), at(loc, "probes"), "Probes must be unique")
+			return
 		}
+		seen[string(form)] = true
 	}
 }
 
@@ -492,14 +497,14 @@ func (s *Service) checkGroups(d *decoder, n *node, loc []any) {
 		g := &s.Groups[i]
 		fixReplicas(d, groups.list[i], at(loc, i), &g.Replicas)
 	}
-	if len(d.problems) > 0 || !groupNames(d, groups, loc, names, "Replica", "replica") {
+	if !d.clean(loc) || !groupNames(d, groups, loc, names, "Replica", "replica") {
 		return
 	}
 	for i := range s.Groups {
 		s.Groups[i].Name = names[i]
 		scalingFits(d, groups.list[i], at(loc, i), &s.Groups[i].Replicas, s.Groups[i].Scaling)
 	}
-	if len(d.problems) > 0 {
+	if !d.clean(loc) {
 		return
 	}
 	for _, rule := range []func() string{s.topLevel, s.bothLevels, s.acrossLevels, s.inGroups, s.router} {
@@ -511,9 +516,12 @@ func (s *Service) checkGroups(d *decoder, n *node, loc []any) {
 }
 
 func (s *Service) topLevel() string {
-	for name, set := range map[string]bool{"scaling": s.Scaling != nil, "commands": len(s.Commands) > 0, "entrypoint": s.Entrypoint != nil} {
-		if set {
-			return fmt.Sprintf("Top-level `%s` is not allowed when `groups` is set. Specify `%s` in each replica group instead.", name, name)
+	for _, f := range []struct {
+		name string
+		set  bool
+	}{{"scaling", s.Scaling != nil}, {"commands", len(s.Commands) > 0}, {"entrypoint", s.Entrypoint != nil}} {
+		if f.set {
+			return fmt.Sprintf("Top-level `%s` is not allowed when `groups` is set. Specify `%s` in each replica group instead.", f.name, f.name)
 		}
 	}
 	return ""

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/big"
 	"strconv"
@@ -21,28 +22,27 @@ func parseYAML(file string, data []byte) (*node, *Errors) {
 		return &Errors{[]Problem{{File: file, Line: line, Col: col, Type: "yaml", Msg: fmt.Sprintf(format, args...)}}}
 	}
 	if len(data) > maxBytes {
-		return nil, fail(0, 0, "the file is larger than %d MiB", maxBytes>>20)
+		return nil, fail(1, 1, "the file is larger than %d MiB", maxBytes>>20)
 	}
-	if !utf8.Valid(data) {
-		line, col := invalidAt(data)
-		return nil, fail(line, col, "the file is not UTF-8 text")
-	}
-	if i := bytes.IndexByte(data, 0x7f); i >= 0 {
-		line := 1 + bytes.Count(data[:i], []byte("\n"))
-		return nil, fail(line, i-bytes.LastIndexByte(data[:i], '\n'), "the character U+007F is not allowed")
+	if line, col, what := foreignText(data); what != "" {
+		return nil, fail(line, col, "%s", what)
 	}
 	dec := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
 	if err := dec.Decode(&doc); err != nil {
-		if len(bytes.TrimSpace(data)) == 0 || strings.Contains(err.Error(), "EOF") {
+		if errors.Is(err, io.EOF) {
 			return &node{kind: nullKind, line: 1, col: 1}, nil
 		}
 		line, col, msg := yamlError(err)
 		return nil, fail(line, col, "%s", msg)
 	}
 	var second yaml.Node
-	if err := dec.Decode(&second); err == nil {
-		return nil, fail(second.Line, 1, "expected a single document, but found another one")
+	switch err := dec.Decode(&second); {
+	case err == nil:
+		return nil, fail(second.Line, second.Column, "expected a single document, but found another one")
+	case !errors.Is(err, io.EOF):
+		line, col, msg := yamlError(err)
+		return nil, fail(line, col, "%s", msg)
 	}
 	c := converter{file: file, open: map[*yaml.Node]bool{}}
 	n := c.node(&doc, 0)
@@ -52,40 +52,37 @@ func parseYAML(file string, data []byte) (*node, *Errors) {
 	return n, nil
 }
 
-func invalidAt(data []byte) (line, col int) {
+// foreignText finds the first byte that is not UTF-8, or the first character that YAML does
+// not allow, and says what it is; "" for a clean text.
+func foreignText(data []byte) (line, col int, what string) {
 	line, col = 1, 1
 	for len(data) > 0 {
 		r, size := utf8.DecodeRune(data)
-		if r == utf8.RuneError && size == 1 {
-			break
-		}
-		if r == '\n' {
+		switch {
+		case r == utf8.RuneError && size == 1:
+			return line, col, "the file is not UTF-8 text"
+		case r == '\n':
 			line, col = line+1, 0
+		case r < ' ' && r != '\t' && r != '\r', r >= 0x7f && r < 0xa0 && r != 0x85, r == 0xfffe, r == 0xffff:
+			return line, col, fmt.Sprintf("the character %U is not allowed", r)
 		}
 		col++
 		data = data[size:]
 	}
-	return line, col
+	return 0, 0, ""
 }
 
-// yamlError takes line and column out of the library's message.
+// yamlError takes the library's error apart.
 func yamlError(err error) (line, col int, msg string) {
-	msg = strings.TrimPrefix(err.Error(), "yaml: ")
-	var l, c int
-	if n, _ := fmt.Sscanf(afterAny(msg, "line "), "%d", &l); n == 1 {
-		line, col = l, 1
-	}
-	if n, _ := fmt.Sscanf(afterAny(msg, "column "), "%d", &c); n == 1 {
-		col = c
+	line, col, msg = 1, 1, strings.TrimPrefix(err.Error(), "yaml: ")
+	if e, ok := errors.AsType[*yaml.LoadError](err); ok {
+		msg = e.Message
+		if e.ContextMsg != "" {
+			msg = e.ContextMsg + ": " + msg
+		}
+		line, col = max(e.Mark.Line, 1), max(e.Mark.Column, 1)
 	}
 	return line, col, "invalid YAML: " + msg
-}
-
-func afterAny(s, marker string) string {
-	if _, after, ok := strings.Cut(s, marker); ok {
-		return after
-	}
-	return ""
 }
 
 // converter turns the library's tree into ours. Aliases are followed; the total number of
@@ -94,6 +91,7 @@ type converter struct {
 	file     string
 	nodes    int
 	open     map[*yaml.Node]bool
+	tooDeep  bool // said once
 	problems []Problem
 }
 
@@ -112,6 +110,10 @@ func (c *converter) node(y *yaml.Node, depth int) *node {
 		return &node{}
 	}
 	if depth > maxDepth {
+		if c.tooDeep {
+			return &node{}
+		}
+		c.tooDeep = true
 		return c.fail(y, "nested deeper than %d levels", maxDepth)
 	}
 	switch y.Kind {
@@ -127,6 +129,9 @@ func (c *converter) node(y *yaml.Node, depth int) *node {
 		n := c.node(y.Alias, depth+1)
 		return n
 	case yaml.SequenceNode:
+		if y.Tag != "!!seq" {
+			return c.fail(y, "the tag %s is not supported", y.Tag)
+		}
 		c.open[y] = true
 		defer delete(c.open, y)
 		n := &node{kind: listKind, line: y.Line, col: y.Column}
@@ -137,10 +142,13 @@ func (c *converter) node(y *yaml.Node, depth int) *node {
 	case yaml.MappingNode:
 		c.open[y] = true
 		defer delete(c.open, y)
-		if y.Tag == "!!set" {
+		switch y.Tag {
+		case "!!map":
+			return c.mapping(y, depth)
+		case "!!set":
 			return c.set(y, depth)
 		}
-		return c.mapping(y, depth)
+		return c.fail(y, "the tag %s is not supported", y.Tag)
 	case yaml.ScalarNode:
 		return c.scalar(y)
 	}
@@ -150,11 +158,15 @@ func (c *converter) node(y *yaml.Node, depth int) *node {
 func (c *converter) mapping(y *yaml.Node, depth int) *node {
 	n := newMap()
 	n.line, n.col = y.Line, y.Column
-	var merges []*node
+	type merge struct {
+		key   *yaml.Node
+		value *node
+	}
+	var merges []merge
 	for i := 0; i+1 < len(y.Content); i += 2 {
 		k, v := y.Content[i], y.Content[i+1]
 		if k.Kind == yaml.ScalarNode && k.Value == "<<" && k.Style == 0 {
-			merges = append(merges, c.node(v, depth+1))
+			merges = append(merges, merge{k, c.node(v, depth+1)})
 			continue
 		}
 		key := c.node(k, depth+1)
@@ -162,7 +174,13 @@ func (c *converter) mapping(y *yaml.Node, depth int) *node {
 		case listKind, mapKind:
 			return c.fail(k, "a list or mapping cannot be a key")
 		}
-		text := key.scalarText()
+		text := k.Value // as written, so that problems name on: and not True
+		if k.Kind == yaml.AliasNode {
+			text = key.scalarText()
+		}
+		if n.values[text] != nil {
+			n.repeated = append(n.repeated, text)
+		}
 		n.set(text, c.node(v, depth+1))
 		n.keyPos[text] = [2]int{k.Line, k.Column}
 		if key.kind != stringKind {
@@ -170,13 +188,13 @@ func (c *converter) mapping(y *yaml.Node, depth int) *node {
 		}
 	}
 	for _, m := range merges {
-		sources := []*node{m}
-		if m.kind == listKind {
-			sources = m.list
+		sources := []*node{m.value}
+		if m.value.kind == listKind {
+			sources = m.value.list
 		}
 		for _, src := range sources {
 			if src.kind != mapKind {
-				return c.fail(y, "a merge key needs a mapping")
+				return c.fail(m.key, "a merge key needs a mapping")
 			}
 			for _, k := range src.keys {
 				if _, own := n.values[k]; !own {
@@ -225,6 +243,9 @@ func (c *converter) scalar(y *yaml.Node) *node {
 		}
 	} else if quoted {
 		return n
+	}
+	if len(y.Value) > maxDigits && allDigits(strings.TrimLeft(y.Value, "+-")[:1]) && strings.Trim(y.Value, "+-0123456789abcdefABCDEFx_:.") == "" {
+		return c.fail(y, "a number of more than %d digits", maxDigits)
 	}
 	resolve(n, y.Value)
 	return n

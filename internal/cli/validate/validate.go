@@ -3,6 +3,7 @@ package validate
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -49,6 +50,9 @@ type problem struct {
 func Run(o Options) error {
 	f, err := apply.Load(o.Program, o.File)
 	if err == nil {
+		for _, w := range f.Warnings {
+			fmt.Fprintln(o.Err, "warning:", w)
+		}
 		return o.PrintJSON(f)
 	}
 	es, invalid := errors.AsType[*config.Errors](err)
