@@ -60,15 +60,25 @@ func Root(c Config) *cobra.Command {
 		root.AddCommand(make(c.Program))
 	}
 	strict(root)
+	completions(root, c.Program)
 	return root
 }
 
-// strict makes wrong arguments of every command a usage error.
+// strict makes wrong arguments, missing options and options that exclude each other usage errors of every command.
 func strict(cmd *cobra.Command) {
-	if check := cmd.Args; check != nil && cmd.HasParent() {
+	if cmd.HasParent() {
+		check := cmd.Args
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
-			if err := check(cmd, args); err != nil {
-				return &usageError{cmd, err.Error()}
+			if check != nil {
+				if err := check(cmd, args); err != nil {
+					return &usageError{cmd, err.Error()}
+				}
+			}
+			if missing := missingFlags(cmd); len(missing) > 0 {
+				return &usageError{cmd, "the following arguments are required: " + strings.Join(missing, ", ")}
+			}
+			if err := cmd.ValidateFlagGroups(); err != nil {
+				return &usageError{cmd, exclusive(err.Error())}
 			}
 			return nil
 		}
@@ -76,6 +86,50 @@ func strict(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		strict(sub)
 	}
+}
+
+func missingFlags(cmd *cobra.Command) []string {
+	var names []string
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Annotations[cobra.BashCompOneRequiredFlag] != nil && !f.Changed {
+			names = append(names, "--"+f.Name)
+		}
+	})
+	return names
+}
+
+// exclusive says it with the options that were given, instead of all that are in the group.
+func exclusive(msg string) string {
+	_, given, ok := strings.Cut(msg, "; [")
+	given, _, ok2 := strings.Cut(given, "]")
+	if !ok || !ok2 {
+		return msg
+	}
+	return "--" + strings.Join(strings.Fields(given), " and --") + " cannot be used together"
+}
+
+// completions lets the shell complete the values of options, wherever they appear.
+func completions(cmd *cobra.Command, p *program.Program) {
+	values := map[string]cobra.CompletionFunc{
+		"project": p.CompleteProjects, "file": configurationFiles,
+		"fleet": p.CompleteFleets, "target-fleet": p.CompleteFleets, "within-fleet": p.CompleteFleets,
+		"target-run": p.CompleteAllRuns, "within-run": p.CompleteAllRuns,
+		"target-volume": p.CompleteVolumes, "target-gateway": p.CompleteGateways, "target-secret": p.CompleteSecrets,
+	}
+	cmd.LocalFlags().VisitAll(func(f *pflag.Flag) {
+		if complete, ok := values[f.Name]; ok {
+			_ = cmd.RegisterFlagCompletionFunc(f.Name, func(cmd *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
+				return complete(cmd, nil, s) // the arguments say nothing about an option
+			}) // the flag exists and has none yet
+		}
+	})
+	for _, sub := range cmd.Commands() {
+		completions(sub, p)
+	}
+}
+
+func configurationFiles(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	return []string{"yml", "yaml"}, cobra.ShellCompDirectiveFilterFileExt
 }
 
 // A usageError is a command line that makes no sense.
@@ -95,7 +149,24 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 		return fmt.Errorf("Unrecognized arguments: %s\nSee `%s --help` for the options", name, cmd.CommandPath())
 	}
+	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
+		f := invalid.GetFlag()
+		return &usageError{cmd, fmt.Sprintf("argument --%s: invalid value %q%s", f.Name, invalid.GetValue(), wanted(f.Value.Type()))}
+	}
 	return &usageError{cmd, err.Error()}
+}
+
+// wanted says which values a type of options has.
+func wanted(typ string) string {
+	switch typ {
+	case "int":
+		return ", a whole number is needed"
+	case "float64":
+		return ", a number is needed"
+	case "bool":
+		return ", it is true or false"
+	}
+	return ""
 }
 
 func suggest(cmd *cobra.Command, arg string) string {

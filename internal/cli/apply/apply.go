@@ -81,6 +81,7 @@ func New(p *program.Program) *cobra.Command {
 			"or else stopped and replaced. While a run is followed, its log is printed, its ports are forwarded to this\n" +
 			"machine, and `ssh RUN` opens a shell in it. Ctrl+C asks whether to stop the run before detaching.\n\n" +
 			"Arguments after -- replace ${{ run.args }} in the commands of tasks and services.",
+		DisableFlagsInUseLine: true,
 	}
 	o.flags(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

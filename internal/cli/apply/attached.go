@@ -21,7 +21,13 @@ func (f *followed) attach(ctx context.Context, run api.Run, forwards []*attach.F
 		var route attach.Route
 		if route, err = attach.RouteTo(run, run.Jobs[0], key, f.Home); err == nil {
 			s := &attach.Session{Home: f.Home, Dir: f.Dir(), Route: route, Forwards: forwards, Lazy: true, Warn: f.warn}
-			if err = s.Open(ctx); err == nil {
+			if f.beside {
+				err = s.Reserve(ctx, f.Host, attach.PortsOf(forwards))
+			}
+			if err == nil {
+				err = s.Open(ctx)
+			}
+			if err == nil {
 				<-ctx.Done()
 				s.Close()
 				return
@@ -40,12 +46,11 @@ func (f *followed) privateKey(ctx context.Context, run api.Run) (string, error) 
 
 // reserveAgain opens the same local ports for the next submission.
 func (f *followed) reserveAgain(ctx context.Context) error {
-	ports := make([]attach.Port, len(f.forwards))
-	for i, fw := range f.forwards {
-		ports[i] = attach.Port{Remote: fw.Remote, Local: fw.Local}
-	}
 	attach.Release(f.forwards)
-	fs, err := attach.Reserve(ctx, f.Host, ports)
+	if f.beside {
+		return nil
+	}
+	fs, err := attach.Reserve(ctx, f.Host, attach.PortsOf(f.forwards))
 	if err != nil {
 		return fmt.Errorf("forward the ports again: %w", err)
 	}

@@ -27,6 +27,7 @@ type followed struct {
 	run      api.Run // as last seen
 	waiting  string  // what the server says that the run waits for
 	forwards []*attach.Forward
+	beside   bool // the job may run on this machine and open the forwarded ports itself: they are not held
 }
 
 // followRun stays with a run to its end and tells how it ended. Ctrl+C detaches, after asking whether to stop the run.

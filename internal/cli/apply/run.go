@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"dstack/internal/api"
 	"dstack/internal/cli/attach"
@@ -111,6 +112,10 @@ func (ra *runApply) execute(ctx context.Context, d decision) error {
 			return err
 		}
 	}
+	beside := ra.mayRunHere()
+	if beside {
+		attach.Release(forwards) // it is known that they are free
+	}
 	submitted := false
 	defer func() {
 		if !submitted {
@@ -147,9 +152,7 @@ func (ra *runApply) execute(ctx context.Context, d decision) error {
 		return nil
 	}
 	submitted = true
-	return followRun(ctx, followed{
-		Options: ra.Options, conn: ra.conn, run: run, forwards: forwards,
-	})
+	return followRun(ctx, followed{Options: ra.Options, conn: ra.conn, run: run, forwards: forwards, beside: beside})
 }
 
 // reserve opens the local ports before anything is submitted or stopped.
@@ -165,6 +168,16 @@ func (ra *runApply) reserve(ctx context.Context) ([]*attach.Forward, error) {
 	}
 	return fs, err
 }
+
+// mayRunHere reports whether the job may become a process on this machine.
+func (ra *runApply) mayRunHere() bool {
+	return slices.ContainsFunc(ra.plan.JobPlans[0].Offers, func(o api.InstanceOffer) bool {
+		return o.Backend == localBackend
+	})
+}
+
+// localBackend runs jobs on the server's machine, which often is the user's.
+const localBackend = "local"
 
 // stopCurrent stops the active run and waits until it has ended.
 func (ra *runApply) stopCurrent(ctx context.Context) error {

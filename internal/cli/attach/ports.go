@@ -15,7 +15,8 @@ type Port struct {
 	Local  int // 0: the same number, or the next free one
 }
 
-// A Forward is a local port that is ours, for as long as its listeners are open.
+// A Forward is a local port that leads to one of the job: one that is ours for as long as its listeners are open,
+// or without listeners one that the job has opened here itself.
 type Forward struct {
 	Local, Remote int
 	listeners     []net.Listener
@@ -47,6 +48,15 @@ func Reserve(ctx context.Context, host string, ports []Port) ([]*Forward, error)
 		}
 	}
 	return fs, nil
+}
+
+// PortsOf asks for the same local ports again.
+func PortsOf(fs []*Forward) []Port {
+	ports := make([]Port, len(fs))
+	for i, f := range fs {
+		ports[i] = Port{Remote: f.Remote, Local: f.Local}
+	}
+	return ports
 }
 
 // Release closes the listeners.

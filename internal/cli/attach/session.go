@@ -38,6 +38,54 @@ type Session struct {
 	lock   *os.File // held by the process that owns the entries; nil if another one does
 }
 
+// Reserve opens the local ports of the session, see the function [Reserve]. A job whose localhost is ours, such as a plain
+// process on this machine, serves its ports here already: to listen on them would take them from it, and forward them
+// to themselves. They become forwards that need nothing done.
+func (s *Session) Reserve(ctx context.Context, host string, ports []Port) error {
+	var there []*Forward
+	if len(ports) > 0 && s.Route.here() {
+		shared, err := s.sharesNetwork(ctx)
+		if err != nil {
+			return err
+		}
+		if shared {
+			there, ports = already(ports)
+		}
+	}
+	fs, err := Reserve(ctx, host, ports)
+	if err != nil {
+		return err
+	}
+	s.Forwards = append(there, fs...)
+	return nil
+}
+
+// already splits off the ports that need no forwarding where the job's localhost is ours.
+func already(ports []Port) (there []*Forward, rest []Port) {
+	for _, p := range ports {
+		if p.Local == 0 || p.Local == p.Remote {
+			there = append(there, &Forward{Local: p.Remote, Remote: p.Remote})
+		} else {
+			rest = append(rest, p)
+		}
+	}
+	return there, rest
+}
+
+// sharesNetwork connects to the job and reports whether its localhost is ours.
+func (s *Session) sharesNetwork(ctx context.Context) (bool, error) {
+	t := s.newTunnel()
+	if err := t.Connect(ctx, cmp.Or(s.attempts, Attempts)); err != nil {
+		return false, err
+	}
+	defer func() { _ = t.current().Close() }() // all that was wanted is known
+	return t.sharesNetwork(ctx), nil
+}
+
+func (s *Session) newTunnel() *Tunnel {
+	return &Tunnel{Route: s.Route, Signer: s.signer(), Known: s.known(), Forwards: s.Forwards}
+}
+
 // Open writes the SSH configuration, connects, and forwards until [Session.Close].
 func (s *Session) Open(ctx context.Context) error {
 	if err := s.enter(); err != nil {
@@ -49,7 +97,7 @@ func (s *Session) Open(ctx context.Context) error {
 	if s.Lazy && len(s.Forwards) == 0 {
 		return nil
 	}
-	s.tunnel = &Tunnel{Route: s.Route, Signer: s.signer(), Known: s.known(), Forwards: s.Forwards}
+	s.tunnel = s.newTunnel()
 	if err := s.tunnel.Connect(ctx, cmp.Or(s.attempts, Attempts)); err != nil {
 		Release(s.Forwards)
 		s.Close()

@@ -66,63 +66,73 @@ func New(p *program.Program) *cobra.Command {
 	return cmd
 }
 
-// Run attaches until ctx ends, or with logs until the run does.
+// Run stays attached until the run or ctx ends. A job that is started again, perhaps on another host, is attached again.
 func Run(ctx context.Context, o Options) error {
-	log := follow.Log{Run: o.Name}
+	a := attachment{Options: o}
 	if o.Since != "" {
 		t, err := format.Since(o.Time(), o.Since)
 		if err != nil {
 			return err
 		}
-		log.Since = &t
+		a.since = &t
 	}
-	override, err := o.ports()
-	if err != nil {
+	var err error
+	if a.override, err = o.ports(); err != nil {
 		return err
 	}
-	c, err := o.Connect(o.Project)
-	if err != nil {
+	if a.conn, err = o.Connect(o.Project); err != nil {
 		return err
 	}
-	r, err := c.Run(ctx, o.Name)
-	if err != nil {
+	if a.run, err = a.conn.Run(ctx, o.Name); err != nil {
 		return err
 	}
-	if r, err = o.provisioned(ctx, c, r); err != nil {
-		return err
+	for again := true; again; {
+		if again, err = a.once(ctx); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// An attachment is a run as last seen, and how to reach it.
+type attachment struct {
+	Options
+	conn     *program.Conn
+	run      api.Run
+	override []attach.Port
+	since    *time.Time
+}
+
+// once attaches to one submission of the job and reports whether another one follows.
+func (a *attachment) once(ctx context.Context) (again bool, err error) {
+	if err := a.provisioned(ctx); err != nil {
+		return false, err
+	}
+	r := a.run
 	if r.Status.Finished() && r.Status != api.RunDone {
-		return fmt.Errorf("Run %s is %s", o.Name, r.Status)
+		return false, fmt.Errorf("Run %s is %s", a.Name, r.Status)
 	}
 	var replica *int
-	if o.Replica >= 0 {
-		replica = &o.Replica
+	if a.Replica >= 0 {
+		replica = &a.Replica
 	}
-	job, err := attach.Choose(r, replica, o.Job)
+	job, err := attach.Choose(r, replica, a.Job)
 	if err != nil {
-		return err
-	}
-	log.Conn = c
-	if sub := follow.Last(job); sub != nil {
-		log.Submission = sub.ID
+		return false, err
 	}
 	if r.Status == api.RunDone { // there is nothing left to connect to, but the log is there
-		if !o.Logs {
-			return fmt.Errorf("Run %s is %s. Its log is shown by `dstack logs %s`", o.Name, r.Status, o.Name)
+		if !a.Logs {
+			return false, fmt.Errorf("Run %s is %s. Its log is shown by `dstack logs %s`", a.Name, r.Status, a.Name)
 		}
-		return o.logs(ctx, &log, r, nil)
+		return a.stay(ctx, job, nil)
 	}
-	s, err := o.open(ctx, c, r, job, override)
+	s, err := a.open(ctx, job)
 	if err != nil {
-		return err
+		return false, err
 	}
 	defer s.Close()
-	o.announce(r, job, s.Forwards)
-	if !o.Logs {
-		<-ctx.Done()
-		return nil
-	}
-	return o.logs(ctx, &log, r, attach.LinksFor(r, job, s.Forwards, c.URL))
+	a.announce(r, job, s.Forwards)
+	return a.stay(ctx, job, attach.LinksFor(r, job, s.Forwards, a.conn.URL))
 }
 
 func (o Options) ports() ([]attach.Port, error) {
@@ -140,30 +150,34 @@ func (o Options) ports() ([]attach.Port, error) {
 	return ports, nil
 }
 
+// watcher sees the changes of the run, also after the server was away for long: the tunnel does not need it.
+func (a *attachment) watcher() *follow.Watcher {
+	return &follow.Watcher{Conn: a.conn, ID: a.run.ID, Name: a.Name, Patient: true}
+}
+
 // provisioned waits until the run runs or has ended.
-func (o Options) provisioned(ctx context.Context, c *program.Conn, r api.Run) (api.Run, error) {
-	if !launching(r) {
-		return r, nil
+func (a *attachment) provisioned(ctx context.Context) error {
+	if !launching(a.run) {
+		return nil
 	}
-	live := o.Wait(fmt.Sprintf("Attaching to %s...", o.Name))
+	live := a.Wait(fmt.Sprintf("Attaching to %s...", a.Name))
 	defer live.Close()
-	w := follow.Watcher{Conn: c, ID: r.ID, Name: o.Name}
-	err := w.Until(ctx, func(now api.Run, waiting string) (bool, error) {
-		r = now
-		text := fmt.Sprintf("Attaching to %s...%s", o.Name, ps.Progress(r))
+	err := a.watcher().Until(ctx, func(now api.Run, waiting string) (bool, error) {
+		a.run = now
+		text := fmt.Sprintf("Attaching to %s...%s", a.Name, ps.Progress(now))
 		if waiting != "" {
-			text = fmt.Sprintf("Attaching to %s... %s", o.Name, waiting)
+			text = fmt.Sprintf("Attaching to %s... %s", a.Name, waiting)
 		}
-		live.Set(text, o.Lines(ps.Table([]api.Run{r}, ps.TableOptions{Now: o.Time()}))...)
-		return !launching(r), nil
+		live.Set(text, a.Lines(ps.Table([]api.Run{now}, ps.TableOptions{Now: a.Time()}))...)
+		return !launching(now), nil
 	})
 	if err != nil {
-		return r, err
+		return err
 	}
 	live.Close()
-	o.Print(ps.Table([]api.Run{r}, ps.TableOptions{Now: o.Time(), Clock: true}))
-	o.Printf("\nProvisioning %s completed (%s)\n", o.Name, r.Status)
-	return r, nil
+	a.Print(ps.Table([]api.Run{a.run}, ps.TableOptions{Now: a.Time(), Clock: true}))
+	a.Printf("\nProvisioning %s completed (%s)\n", a.Name, a.run.Status)
+	return nil
 }
 
 func launching(r api.Run) bool {
@@ -171,24 +185,24 @@ func launching(r api.Run) bool {
 }
 
 // open reserves the ports and connects.
-func (o Options) open(ctx context.Context, c *program.Conn, r api.Run, job api.Job, override []attach.Port) (*attach.Session, error) {
-	ports, err := attach.Ports(job.JobSpec, override)
+func (a *attachment) open(ctx context.Context, job api.Job) (*attach.Session, error) {
+	ports, err := attach.Ports(job.JobSpec, a.override)
 	if err != nil {
 		return nil, err
 	}
-	key, err := attach.KeyOf(ctx, o.Program, c, r, o.SSHIdentity)
+	key, err := attach.KeyOf(ctx, a.Program, a.conn, a.run, a.SSHIdentity)
 	if err != nil {
 		return nil, err
 	}
-	route, err := attach.RouteTo(r, job, key, o.Home)
+	route, err := attach.RouteTo(a.run, job, key, a.Home)
 	if err != nil {
 		return nil, err
 	}
 	s := &attach.Session{
-		Home: o.Home, Dir: o.Dir(), Route: route,
-		Warn: func(text string) { o.Say(o.Paint(term.Warning, text)) },
+		Home: a.Home, Dir: a.Dir(), Route: route,
+		Warn: func(text string) { a.Say(a.Paint(term.Warning, text)) },
 	}
-	s.Forwards, err = attach.Reserve(ctx, o.Host, ports)
+	err = s.Reserve(ctx, a.Host, ports)
 	if busy, ok := errors.AsType[*attach.PortInUseError](err); ok {
 		if shared := s.Shared(ports); shared != nil { // another terminal is attached to the same job
 			s.Forwards = shared
@@ -197,12 +211,11 @@ func (o Options) open(ctx context.Context, c *program.Conn, r api.Run, job api.J
 		return nil, fmt.Errorf("Failed to attach: port %d is already in use. Use -p in dstack attach to override the local port mapping, e.g. -p %d:%d.",
 			busy.Port, busy.Port+1, busy.Port)
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		err = a.While("Connecting...", func() error { return s.Open(ctx) })
 	}
-	err = o.While("Connecting...", func() error { return s.Open(ctx) })
 	if err != nil {
-		return nil, fmt.Errorf("Failed to attach to run %s: %w", o.Name, err)
+		return nil, fmt.Errorf("Failed to attach to run %s: %w", a.Name, err)
 	}
 	return s, nil
 }
@@ -223,30 +236,58 @@ func (o Options) announce(r api.Run, job api.Job, forwards []*attach.Forward) {
 	o.Println("Press Ctrl+C to detach...")
 }
 
-// logs prints the log to its end, and then how the run ended.
-func (o Options) logs(ctx context.Context, log *follow.Log, r api.Run, links *attach.Links) error {
-	w := follow.Watcher{Conn: log.Conn, ID: r.ID, Name: o.Name}
-	err := log.Follow(ctx, w.Ended(ctx, log.Submission), func(b []byte) error {
-		_, err := o.Out.Write(links.Rewrite(b))
-		return err
+// stay prints the log, if that is wanted, and waits until the run has ended, which it tells, or the job is started again.
+func (a *attachment) stay(ctx context.Context, job api.Job, links *attach.Links) (again bool, err error) {
+	submission := ""
+	if sub := follow.Last(job); sub != nil {
+		submission = sub.ID
+	}
+	if a.Logs {
+		log := follow.Log{Conn: a.conn, Run: a.Name, Submission: submission, Since: a.since}
+		err := log.Follow(ctx, a.watcher().Ended(ctx, submission), func(b []byte) error {
+			_, err := a.Out.Write(links.Rewrite(b))
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	var ended time.Time // of this job, while others go on
+	err = a.watcher().Until(ctx, func(now api.Run, _ string) (bool, error) {
+		a.run = now
+		sub := submissionOf(now, job)
+		switch {
+		case now.Status.Finished():
+			return true, nil
+		case now.Status == api.RunPending || sub != nil && sub.ID != submission:
+			again = true
+			return true, nil
+		case sub == nil || !sub.Status.Finished():
+			return false, nil
+		case ended.IsZero():
+			ended = time.Now()
+		}
+		return time.Since(ended) > finalPatience, nil
 	})
-	if err != nil {
-		return err
+	if err != nil || again {
+		return again, err
 	}
-	start := time.Now()
-	err = w.Until(ctx, func(now api.Run, _ string) (bool, error) {
-		r = now
-		return r.Status.Finished() || time.Since(start) > finalPatience, nil
-	})
-	if err != nil {
-		return err
+	if !a.run.Status.Finished() {
+		a.Printf("This job has ended, run %s is %s\n", a.Name, a.run.Status)
+		return false, nil
 	}
-	if !r.Status.Finished() { // the log of this job is complete, others go on
-		o.Printf("The log of this job is complete, run %s is %s\n", o.Name, r.Status)
-		return nil
-	}
-	return apply.Final(o.Program, r)
+	return false, apply.Final(a.Program, a.run)
 }
 
-// finalPatience is how long a run may take to end after the log of one of its jobs.
+// submissionOf is the last submission of the same job in a newer view of its run.
+func submissionOf(r api.Run, job api.Job) *api.JobSubmission {
+	for _, j := range r.Jobs {
+		if j.JobSpec.ReplicaNum == job.JobSpec.ReplicaNum && j.JobSpec.JobNum == job.JobSpec.JobNum {
+			return follow.Last(j)
+		}
+	}
+	return nil
+}
+
+// finalPatience is how long a run may take to end, or to start a job again, after one of its jobs has ended.
 const finalPatience = 30 * time.Second

@@ -45,10 +45,14 @@ type InvalidError struct {
 }
 
 func (e *InvalidError) Error() string {
-	return fmt.Sprintf("%s is not valid: %v", e.Path, e.Err)
+	return fmt.Sprintf("%s is not valid: %v\nMend it, or add your projects again with `dstack project add`, which keeps this file as %s",
+		e.Path, e.Err, filepath.Base(keptPath(e.Path)))
 }
 
 func (e *InvalidError) Unwrap() error { return e.Err }
+
+// keptPath is where an invalid file is kept that is replaced: it may hold the only copy of a token.
+func keptPath(path string) string { return path + ".invalid" }
 
 // Load returns the configured projects; a missing file means none.
 // With an [InvalidError] it also returns an empty list, so that the caller may warn and go on.
@@ -76,15 +80,18 @@ func (d Dir) Load() ([]Project, error) {
 }
 
 // Update changes the projects under a lock that other processes respect, and replaces the file in one step.
-// An invalid file counts as empty.
+// An invalid file counts as empty; it is kept beside the new one.
 func (d Dir) Update(change func([]Project) []Project) error {
 	if err := os.MkdirAll(string(d), 0o700); err != nil {
 		return fmt.Errorf("create client directory: %w", err)
 	}
 	return WithLock(d.Path()+".lock", func() error {
 		ps, err := d.Load()
-		if _, invalid := errors.AsType[*InvalidError](err); err != nil && !invalid {
-			return err
+		if _, invalid := errors.AsType[*InvalidError](err); invalid {
+			err = os.Rename(d.Path(), keptPath(d.Path()))
+		}
+		if err != nil {
+			return fmt.Errorf("update client configuration: %w", err)
 		}
 		var buf bytes.Buffer
 		enc := yaml.NewEncoder(&buf)

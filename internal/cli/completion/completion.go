@@ -9,6 +9,17 @@ import (
 	"dstack/internal/cli/program"
 )
 
+// words stands in for a function of the package bash-completion, which the generated script needs and many machines lack.
+// Unlike that, it leaves = and : as bash splits them.
+const words = `if ! declare -F _get_comp_words_by_ref >/dev/null; then
+    _get_comp_words_by_ref() {
+        cur=${COMP_WORDS[COMP_CWORD]}
+        prev=${COMP_WORDS[COMP_CWORD - 1]}
+        words=("${COMP_WORDS[@]}")
+        cword=$COMP_CWORD
+    }
+fi`
+
 // New returns the command.
 func New(p *program.Program) *cobra.Command {
 	return &cobra.Command{
@@ -24,6 +35,7 @@ func New(p *program.Program) *cobra.Command {
 			root := cmd.Root()
 			switch args[0] {
 			case "bash":
+				p.Println(words)
 				return root.GenBashCompletionV2(p.Out, true)
 			case "zsh":
 				return root.GenZshCompletion(p.Out)

@@ -27,6 +27,8 @@ type Watcher struct {
 	Conn *program.Conn
 	ID   string
 	Name string // of the run; "" asks by ID only
+	// Patient watchers never give up on a server that cannot be reached.
+	Patient bool
 }
 
 // Get returns the run as it is now.
@@ -44,7 +46,7 @@ func (w *Watcher) Until(ctx context.Context, visit func(r api.Run, waiting strin
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && (!transient(err) || time.Since(answered) > patience):
+		case err != nil && (!transient(err) || !w.Patient && time.Since(answered) > patience):
 			return err
 		case err != nil:
 			if !pause(ctx, p.backoff()) {

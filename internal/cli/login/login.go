@@ -97,7 +97,7 @@ func resolve(ctx context.Context, address string) (string, error) {
 	}
 	res, err := new(http.Client).Do(req)
 	if err != nil {
-		return "", fmt.Errorf("Failed to resolve url %s", address)
+		return "", fmt.Errorf("Failed to resolve url %s\nIs the server running, and is the URL right?", address)
 	}
 	_ = res.Body.Close() // not read
 	u := *res.Request.URL

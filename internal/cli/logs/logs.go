@@ -3,6 +3,7 @@ package logs
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -72,8 +73,11 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	sub := o.submission(r)
+	if sub == nil && len(r.Jobs) > 0 {
+		return fmt.Errorf("Run %s has no job matching replica=%d job=%d", o.Name, o.Replica, o.Job)
+	}
 	if !o.Follow {
-		if sub == nil {
+		if sub == nil { // nothing has run yet
 			return nil
 		}
 		l.Submission = sub.ID

@@ -2,6 +2,7 @@ package program
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -64,7 +65,7 @@ func (p *Program) runs(active bool) completer {
 		}
 		var names []string
 		for _, r := range rs {
-			if r.RunSpec.RunName != nil {
+			if r.RunSpec.RunName != nil && !slices.Contains(names, *r.RunSpec.RunName) {
 				names = append(names, *r.RunSpec.RunName)
 			}
 		}

@@ -3,11 +3,14 @@ package project
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"github.com/spf13/cobra"
 
+	"dstack/internal/api"
 	"dstack/internal/cli/clientconfig"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
@@ -115,6 +118,9 @@ func userName(ctx context.Context, p *program.Program, e clientconfig.Project) s
 
 // SetDefault makes the named project the default.
 func SetDefault(p *program.Program, name string) error {
+	if _, err := p.Dir().Load(); err != nil {
+		return err
+	}
 	found := false
 	err := p.Dir().Update(func(ps []clientconfig.Project) []clientconfig.Project {
 		found = clientconfig.SetDefault(ps, name)
@@ -124,7 +130,7 @@ func SetDefault(p *program.Program, name string) error {
 		return err
 	}
 	if !found {
-		return fmt.Errorf("Project '%s' not found", name)
+		return fmt.Errorf("Project '%s' not found. See `dstack project list` for those that are configured", name)
 	}
 	p.Println("OK")
 	return nil
@@ -156,6 +162,9 @@ func Choose(ctx context.Context, p *program.Program) error {
 
 // Delete forgets a project.
 func Delete(ctx context.Context, p *program.Program, name string, yes bool) error {
+	if _, err := p.Dir().Load(); err != nil {
+		return err
+	}
 	if !yes {
 		ok, err := p.Confirm(ctx, fmt.Sprintf("Are you sure you want to delete project '%s'?", name), "-y")
 		if err != nil || !ok {
@@ -203,6 +212,9 @@ func add(ctx context.Context, p *program.Program, a addition) error {
 		return err
 	}
 	if _, err := c.GetProject(ctx, a.Name); err != nil {
+		if e, ok := errors.AsType[*api.Error](err); ok && e.Status == http.StatusNotFound {
+			return fmt.Errorf("%w\nThe server has no project %s, or is no dstack server", err, a.Name)
+		}
 		return err
 	}
 	ps, err := p.Dir().Load()

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mattn/go-runewidth"
 )
 
 const (
@@ -99,11 +101,16 @@ func (l *Live) run() {
 }
 
 func (l *Live) draw(n int, now time.Time) {
-	line := l.t.Paint(Purple, frames[n%len(frames)]) + " " + l.text
+	took := ""
 	if d := now.Sub(l.start); d >= 2*quiet {
-		line += " " + l.t.Paint(Secondary, elapsed(d))
+		took = elapsed(d)
 	}
-	lines := append([]string{line}, l.block...)
+	text := runewidth.Truncate(oneLine(l.text), l.t.Width()-len(took)-4, "…") // a wrapped line could not be removed
+	line := l.t.Paint(Purple, frames[n%len(frames)]) + " " + text
+	if took != "" {
+		line += " " + l.t.Paint(Secondary, took)
+	}
+	lines := l.t.fit(append([]string{line}, l.block...))
 	l.clear()
 	l.t.Sayf("%s\n", strings.Join(lines, "\n"))
 	l.drawn = len(lines)
@@ -115,7 +122,7 @@ func (l *Live) say(now time.Time) {
 	if d < quiet || l.text == l.said || !l.last.IsZero() && now.Sub(l.last) < sayEvery {
 		return
 	}
-	l.t.Sayf("%s (%s)\n", l.text, elapsed(d))
+	l.t.Sayf("%s (%s)\n", oneLine(l.text), elapsed(d))
 	l.said, l.last = l.text, now
 }
 
@@ -125,6 +132,8 @@ func (l *Live) clear() {
 		l.drawn = 0
 	}
 }
+
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 
 func elapsed(d time.Duration) string {
 	if s := int(d.Seconds()); s < 60 {
@@ -145,8 +154,11 @@ func (t *IO) Watch(ctx context.Context, every time.Duration, render func(context
 		if err != nil {
 			return err
 		}
-		if t.OutTTY && drawn > 0 {
-			t.Printf("\x1b[%dA\x1b[J", drawn)
+		if t.OutTTY {
+			lines = t.fit(lines)
+			if drawn > 0 {
+				t.Printf("\x1b[%dA\x1b[J", drawn)
+			}
 		}
 		t.Println(strings.Join(lines, "\n"))
 		drawn = len(lines)

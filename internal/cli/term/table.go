@@ -9,6 +9,9 @@ import (
 // expandBelow is the widest terminal on which tables that ask for it fill the whole line.
 const expandBelow = 110
 
+// shortWord is the length, in columns, up to which words are broken last of all.
+const shortWord = 8
+
 // A Column of a [Table].
 type Column struct {
 	Title  string
@@ -65,9 +68,9 @@ func (t *IO) Print(tb *Table) {
 	}
 }
 
-// Lines renders tb for the width of the terminal; no line has trailing spaces.
+// Lines renders tb for the width of the terminal, see widths; no line has trailing spaces.
 func (t *IO) Lines(tb *Table) []string {
-	widths := tb.widths(t.Width())
+	widths := tb.widths(t.Width(), !t.OutTTY)
 	lines := make([]string, 0, len(tb.Rows)+1)
 	if !tb.Bare {
 		head := Row{Style: Bold, Cells: make([]Cell, len(tb.Columns))}
@@ -83,20 +86,24 @@ func (t *IO) Lines(tb *Table) []string {
 }
 
 // widths gives the width of each column without padding. Where total is not enough, the widest columns
-// are levelled down first, so that short ones stay whole.
-func (tb *Table) widths(total int) []int {
-	w := make([]int, len(tb.Columns))
+// are levelled down first, so that short ones stay whole. Words are broken when that is not enough, long ones first;
+// but not for a reader that has no edge, such as a pipe, where whole lets the table be wider.
+func (tb *Table) widths(total int, whole bool) []int {
+	w, words := make([]int, len(tb.Columns)), make([]int, len(tb.Columns))
 	for i, c := range tb.Columns {
 		if !tb.Bare {
-			w[i] = width(c.Title)
+			w[i], words[i] = width(c.Title), longestWord(c.Title)
 		}
 		for _, r := range tb.Rows {
 			if i >= len(r.Cells) {
 				continue
 			}
 			for line := range strings.SplitSeq(r.Cells[i].Text, "\n") {
-				w[i] = max(w[i], width(line))
+				w[i], words[i] = max(w[i], width(line)), max(words[i], longestWord(line))
 			}
+		}
+		if c.NoWrap {
+			words[i] = w[i]
 		}
 	}
 	room := total - 2*len(w)
@@ -106,29 +113,54 @@ func (tb *Table) widths(total int) []int {
 	}
 	switch {
 	case sum > room:
-		level(w, max(room, len(w)))
+		room = max(room, len(w))
+		level(w, words, room)
+		if whole {
+			break
+		}
+		for i, c := range tb.Columns {
+			if !c.NoWrap {
+				words[i] = min(words[i], shortWord)
+			}
+		}
+		level(w, words, room)
+		level(w, nil, room)
 	case tb.Expand && total <= expandBelow && sum > 0:
 		stretch(w, room-sum, sum)
 	}
 	return w
 }
 
-// level lowers the largest numbers of w until their sum is room.
-func level(w []int, room int) {
+// level lowers the largest numbers of w until their sum is room, but none below its floor. No floor means zero.
+func level(w, floor []int, room int) {
 	sum := 0
 	for _, n := range w {
 		sum += n
 	}
 	for sum > room {
-		widest := 0
+		widest := -1
 		for i, n := range w {
-			if n >= w[widest] { // the last of equals first: names stand on the left
+			if floor != nil && n <= floor[i] {
+				continue
+			}
+			if widest < 0 || n >= w[widest] { // the last of equals first: names stand on the left
 				widest = i
 			}
+		}
+		if widest < 0 {
+			return
 		}
 		w[widest]--
 		sum--
 	}
+}
+
+func longestWord(s string) int {
+	n := 0
+	for word := range strings.FieldsSeq(s) {
+		n = max(n, width(word))
+	}
+	return n
 }
 
 // stretch hands extra columns out in proportion to the widths.

@@ -12,9 +12,25 @@ func lines(t *testing.T, width int, tb *Table) string {
 	t.Helper()
 	var out bytes.Buffer
 	io := New(strings.NewReader(""), &out, &out)
-	io.Columns = func() int { return width }
+	io.Columns, io.OutTTY = func() int { return width }, true
 	io.Print(tb)
 	return out.String()
+}
+
+// TestTablePiped: what reads a pipe has no edge at which words would have to be broken.
+func TestTablePiped(t *testing.T) {
+	var out bytes.Buffer
+	io := New(strings.NewReader(""), &out, &out)
+	io.Columns = func() int { return 20 }
+	io.Print(sample())
+	want := ` NAME  RESOURCES    PRICE
+ svc   cpu=x86:2    $0
+       mem=23.5GB
+       disk=75.6GB
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("table (-want +got):\n%s", diff)
+	}
 }
 
 func sample() *Table {
@@ -34,6 +50,11 @@ func TestTable(t *testing.T) {
 `},
 		"wrapped": {43, ` NAME  RESOURCES                     PRICE
  svc   cpu=x86:2 mem=23.5GB          $0
+       disk=75.6GB
+`},
+		"words stay whole": {26, ` NAME  RESOURCES    PRICE
+ svc   cpu=x86:2    $0
+       mem=23.5GB
        disk=75.6GB
 `},
 		"very narrow": {20, ` NAM…  RESO  PRIC

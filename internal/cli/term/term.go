@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 
 	xterm "golang.org/x/term"
@@ -28,6 +29,8 @@ type IO struct {
 
 	// Columns is the width of Out; nil means 80.
 	Columns func() int
+	// Rows is the height of the terminal; nil means that it has no end.
+	Rows func() int
 	// Getenv reads the environment of the program; nil means that it is empty.
 	Getenv func(string) string
 	// Notify returns a context that ends at the next interrupt; nil means that there are none.
@@ -44,6 +47,7 @@ func System() *IO {
 		ErrTTY:  xterm.IsTerminal(int(os.Stderr.Fd())),
 		Color:   out && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb",
 		Columns: columns,
+		Rows:    func() int { _, n := size(); return n },
 		Getenv:  os.Getenv,
 		Notify: func(ctx context.Context) (context.Context, context.CancelFunc) {
 			return signal.NotifyContext(ctx, os.Interrupt)
@@ -55,10 +59,18 @@ func columns() int {
 	if n, err := strconv.Atoi(os.Getenv("COLUMNS")); err == nil && n > 0 {
 		return n
 	}
-	if n, _, err := xterm.GetSize(int(os.Stdout.Fd())); err == nil && n > 0 {
-		return n
+	n, _ := size()
+	return n
+}
+
+// size is that of the terminal which shows the results or, if they go elsewhere, the talk.
+func size() (columns, rows int) {
+	for _, f := range []*os.File{os.Stdout, os.Stderr} {
+		if w, h, err := xterm.GetSize(int(f.Fd())); err == nil && w > 0 {
+			return w, h
+		}
 	}
-	return 80
+	return 80, 0
 }
 
 // New returns streams that are not a terminal, 120 columns wide: what tests use.
@@ -72,6 +84,18 @@ func (t *IO) Width() int {
 		return 80
 	}
 	return max(t.Columns(), 20)
+}
+
+// fit cuts what would not fit on the terminal, so that it can be redrawn: nothing above the first row can be reached.
+func (t *IO) fit(lines []string) []string {
+	if t.Rows == nil {
+		return lines
+	}
+	room := t.Rows() - 1 // the cursor stands beneath
+	if room < 2 || len(lines) <= room {
+		return lines
+	}
+	return append(slices.Clone(lines[:room-1]), "...")
 }
 
 // Env is the value of an environment variable, "" if unset.
