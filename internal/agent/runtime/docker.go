@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -120,7 +121,10 @@ func (d *Docker) Pull(ctx context.Context, c Container, progress func(agentapi.P
 			return d.pullFailed(ctx, ref, m.Error)
 		}
 		var cur, total int64
-		if m.Progress != nil && (m.Progress.Units == "" || m.Progress.Units == "bytes") {
+		if m.Progress != nil {
+			if m.Progress.Units != "" && m.Progress.Units != "bytes" {
+				continue // seconds say nothing about the size
+			}
 			cur, total = m.Progress.Current, m.Progress.Total
 		}
 		if layers.see(m.ID, m.Status, cur, total) {
@@ -159,6 +163,18 @@ func (d *Docker) Start(ctx context.Context, c Container) error {
 		}
 	}
 	cfg, host := d.config(c)
+	err = d.createAndStart(ctx, c, cfg, host)
+	if err != nil && strings.Contains(err.Error(), "/dev/nvidia-modeset") && withoutDisplay(host) {
+		// Some hosts cannot show anything (host-agents 1.5).
+		if err := d.Remove(ctx, c.ID); err != nil {
+			return err
+		}
+		err = d.createAndStart(ctx, c, cfg, host)
+	}
+	return err
+}
+
+func (d *Docker) createAndStart(ctx context.Context, c Container, cfg *container.Config, host *container.HostConfig) error {
 	name := containerName(c)
 	created, err := d.cli.ContainerCreate(ctx, client.ContainerCreateOptions{Name: name, Config: cfg, HostConfig: host})
 	id := created.ID
@@ -172,6 +188,20 @@ func (d *Docker) Start(ctx context.Context, c Container) error {
 		return fmt.Errorf("start the container: %w", err)
 	}
 	return nil
+}
+
+// withoutDisplay takes the display from what NVIDIA's GPUs are asked for, and says whether
+// it was there.
+func withoutDisplay(host *container.HostConfig) bool {
+	found := false
+	for _, r := range host.DeviceRequests {
+		for i, set := range r.Capabilities {
+			n := len(set)
+			r.Capabilities[i] = slices.DeleteFunc(set, func(s string) bool { return s == "display" })
+			found = found || len(r.Capabilities[i]) < n
+		}
+	}
+	return found
 }
 
 // useImageCommand writes the image's own command into the job, for a run without commands.
@@ -199,16 +229,20 @@ func (d *Docker) config(c Container) (*container.Config, *container.HostConfig) 
 			{Type: mount.TypeBind, Source: d.self, Target: agentPath, ReadOnly: true},
 		},
 	}
-	if c.Spec.Network == "host" {
+	switch {
+	case c.Spec.Network == "host" && len(c.Spec.Job.Cluster.NodeIPs) > 1:
+		host.NetworkMode = "host" // the other nodes log in over SSH
+	case c.Spec.Network == "host":
 		host.NetworkMode = "host"
 		args = append(args, "--listen", "127.0.0.1")
-	} else {
+	default:
 		port := network.MustParsePort(fmt.Sprintf("%d/tcp", agentapi.RunnerSSHPort))
 		host.PortBindings = network.PortMap{port: {{HostIP: loopback(), HostPort: ""}}}
 	}
 	cfg := &container.Config{
 		Image: c.Spec.Image, User: "0", Entrypoint: append([]string{agentPath}, args...), Cmd: []string{},
 		Labels: map[string]string{labelTask: "true", labelID: c.ID, labelHome: d.home},
+		Env:    passed(os.Getenv),
 	}
 	if host.PortBindings != nil {
 		cfg.ExposedPorts = network.PortSet{}
@@ -237,6 +271,18 @@ func (d *Docker) config(c Container) (*container.Config, *container.HostConfig) 
 	}
 	gpuConfig(c, cfg, host)
 	return cfg, host
+}
+
+// passed are the agent's own variables that every container gets: proxies, and what tells
+// a TPU host.
+func passed(getenv func(string) string) []string {
+	var env []string
+	for _, name := range []string{"http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PJRT_DEVICE"} {
+		if v := getenv(name); v != "" {
+			env = append(env, name+"="+v)
+		}
+	}
+	return env
 }
 
 func device(path string) container.DeviceMapping {

@@ -46,8 +46,11 @@ const pidFile = "runner.pid"
 
 // Start starts a runner that outlives the agent.
 func (p *Process) Start(_ context.Context, c Container) error {
-	if pid, ok := p.find(c.ID); ok && alive(pid) {
+	if proc, ok := p.find(c.ID); ok && alive(proc) {
 		return nil
+	}
+	if num, ok := running(c.Dir); ok { // started before a crash, not yet written down
+		return remember(c.Dir, num)
 	}
 	log, err := os.OpenFile(filepath.Join(c.Dir, "container.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -61,16 +64,30 @@ func (p *Process) Start(_ context.Context, c Container) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start a process for task %s: %w", c.ID, err)
 	}
-	started, err := startTime(cmd.Process.Pid)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(c.Dir, pidFile), fmt.Appendf(nil, "%d %s\n", cmd.Process.Pid, started), 0o600)
-	}
-	if err != nil {
+	if err := remember(c.Dir, cmd.Process.Pid); err != nil {
 		_ = cmd.Process.Kill()
 		return fmt.Errorf("start a process for task %s: %w", c.ID, err)
 	}
 	go func() { _ = cmd.Wait() }() // so that it does not stay a zombie while we live
 	return nil
+}
+
+// remember writes down which process is the runner of a task directory.
+func remember(dir string, num int) error {
+	started, err := startTime(num)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, pidFile), fmt.Appendf(nil, "%d %s\n", num, started), 0o600)
+}
+
+// running looks for a runner on a task directory by its command line.
+func running(dir string) (int, bool) {
+	found := processes("cmdline", "\x00runner\x00--dir\x00"+dir+"\x00")
+	if len(found) == 0 {
+		return 0, false
+	}
+	return found[0], true
 }
 
 // find reads the id of a task's runner.
@@ -147,7 +164,7 @@ func (p *Process) Kill(_ context.Context, id string) error {
 	if ok && alive(proc) {
 		_ = syscall.Kill(proc.num, syscall.SIGKILL)
 	}
-	for _, n := range byEnv("DSTACK_JOB_ID=" + id) {
+	for _, n := range processes("environ", "\x00DSTACK_JOB_ID="+id+"\x00") {
 		_ = syscall.Kill(n, syscall.SIGKILL)
 	}
 	if !ok {
@@ -156,8 +173,9 @@ func (p *Process) Kill(_ context.Context, id string) error {
 	return nil
 }
 
-// byEnv finds processes with a variable; those of other users are not seen.
-func byEnv(want string) []int {
+// processes finds the processes whose file in /proc contains text; those of other users
+// are not seen.
+func processes(file, text string) []int {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil
@@ -168,8 +186,8 @@ func byEnv(want string) []int {
 		if err != nil || n == os.Getpid() {
 			continue
 		}
-		env, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ"))
-		if err == nil && strings.Contains("\x00"+string(env), "\x00"+want+"\x00") {
+		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), file))
+		if err == nil && strings.Contains("\x00"+string(data), text) {
 			found = append(found, n)
 		}
 	}
