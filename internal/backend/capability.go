@@ -31,6 +31,14 @@ type CheckBackend interface {
 	Check(ctx context.Context) error
 }
 
+// TidyBackend makes things beside its instances that cost nothing but must not pile up: SSH
+// keys, firewall groups.
+type TidyBackend interface {
+	// Tidy deletes those of this server that nothing uses any more. It is called after each
+	// sweep, and never takes away what a Create under way depends on.
+	Tidy(ctx context.Context, serverID string) error
+}
+
 // PrivilegedBackend can run privileged containers.
 type PrivilegedBackend interface{ Privileged() }
 

@@ -2,11 +2,11 @@ package backend
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"net/http"
-	"strings"
+
+	"dstack/internal/config"
 )
 
 // Deps is what the server gives to every backend.
@@ -14,6 +14,9 @@ type Deps struct {
 	// Transport is for all HTTP of the backend; see [NewTransport].
 	Transport http.RoundTripper
 	Log       *slog.Logger
+	// Endpoint is the base URL to call instead of the provider's own, without a trailing
+	// slash; "" for that. See [Type.Endpoint].
+	Endpoint string
 	// Dir is a directory of the backend's own on the server's machine, which may not exist yet.
 	Dir string
 }
@@ -23,6 +26,9 @@ type Type struct {
 	Name string // "aws": in YAML, on the wire, in tables
 	// Doc is the backend's page: front matter, then Markdown.
 	Doc string
+	// EndpointEnv is the provider's own variable for the base URL of its API, which its other
+	// tools read too: "AWS_ENDPOINT_URL". "" when it has none.
+	EndpointEnv string
 	// New returns a pointer to a zero config, for decoding YAML or JSON and for schemas.
 	New func() any
 	// Validate checks a config made by New. Its error is an *InvalidError.
@@ -34,10 +40,10 @@ type Type struct {
 // Define makes a Type from a page and an open function. C is the config: one struct for
 // YAML, REST and storage. When *C has a method Validate() error, it is called before open.
 func Define[C any](name, doc string, open func(ctx context.Context, c C, d Deps) (Backend, error)) Type {
-	validate := func(config any) error {
-		c, ok := config.(*C)
+	validate := func(v any) error {
+		c, ok := v.(*C)
 		if !ok {
-			return fmt.Errorf("backend %s: config is a %T", name, config)
+			return fmt.Errorf("backend %s: config is a %T", name, v)
 		}
 		if v, ok := any(c).(interface{ Validate() error }); ok {
 			return v.Validate()
@@ -49,11 +55,11 @@ func Define[C any](name, doc string, open func(ctx context.Context, c C, d Deps)
 		Doc:      doc,
 		New:      func() any { return new(C) },
 		Validate: validate,
-		Open: func(ctx context.Context, config any, d Deps) (Backend, error) {
-			if err := validate(config); err != nil {
+		Open: func(ctx context.Context, c any, d Deps) (Backend, error) {
+			if err := validate(c); err != nil {
 				return nil, err
 			}
-			b, err := open(ctx, *config.(*C), d)
+			b, err := open(ctx, *c.(*C), d)
 			if err != nil {
 				return nil, fmt.Errorf("open backend %s: %w", name, err)
 			}
@@ -62,13 +68,15 @@ func Define[C any](name, doc string, open func(ctx context.Context, c C, d Deps)
 	}
 }
 
-// Decode reads a stored config of the type from JSON. Unknown fields are refused.
-func (t Type) Decode(data []byte) (any, error) {
-	config := t.New()
-	dec := json.NewDecoder(strings.NewReader(string(data)))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(config); err != nil {
-		return nil, &InvalidError{Msg: fmt.Sprintf("backend %s: %v", t.Name, err)}
+// Decode reads a config of the type from JSON and validates it. A document of another shape
+// is a *config.Errors whose paths begin with loc, a value that cannot be an *InvalidError.
+func (t Type) Decode(data []byte, loc ...any) (any, error) {
+	c := t.New()
+	if err := config.DecodeJSON(data, c, loc...); err != nil {
+		return nil, err
 	}
-	return config, nil
+	if err := t.Validate(c); err != nil {
+		return nil, err
+	}
+	return c, nil
 }

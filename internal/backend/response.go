@@ -47,3 +47,16 @@ func CheckResponse(resp *http.Response) error {
 	}
 	return &StatusError{resp.StatusCode, body}
 }
+
+// ReadBody reads the body of an answer and leaves closing to the caller. One larger than
+// limit bytes is an error: what a provider sends is not trusted to fit into memory.
+func ReadBody(resp *http.Response, limit int64) ([]byte, error) {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read the answer: %w", err)
+	case int64(len(data)) > limit:
+		return nil, fmt.Errorf("the answer is larger than %d bytes", limit)
+	}
+	return data, nil
+}

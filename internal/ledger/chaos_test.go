@@ -18,7 +18,9 @@ func chaos(t *testing.T, db *store.DB, seed uint64) {
 		ListLag: time.Duration(rnd.IntN(40)) * time.Second,
 	})
 	foreign := w.cloud.Plant("north", 1, map[string]string{"owner": "somebody"})
-	w.cloud.Chaos(seed, 0.3)
+	mix := fake.EveryKind(0.06)
+	mix.Life = 10 * time.Minute // so that the last deaths are noticed before the end
+	w.cloud.Misbehave(seed, mix)
 	wanted, released := map[string]bool{}, map[string]bool{}
 	for range 60 {
 		switch dice := rnd.IntN(10); {
@@ -49,6 +51,7 @@ func chaos(t *testing.T, db *store.DB, seed uint64) {
 	}
 	w.cloud.Heal()
 	time.Sleep(30 * time.Minute)
+	w.kills += w.cloud.Injected()[fake.SuddenDeath]
 
 	if d := w.cloud.Doubles(); len(d) > 0 {
 		t.Errorf("created twice: %v", d)

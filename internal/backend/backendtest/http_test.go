@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"dstack/internal/backend"
 	"dstack/internal/backend/backendtest"
@@ -16,9 +17,9 @@ import (
 	"dstack/internal/offer"
 )
 
-// TestSuite runs the suite against a fake cloud behind HTTP, so that its tests of the wire
-// are tested too.
-func TestSuite(t *testing.T) {
+// TestConformance runs the suite in real time against a fake cloud behind HTTP, so that its
+// tests of the wire are tested too.
+func TestConformance(t *testing.T) {
 	backendtest.Run(t, func(t *testing.T, transport http.RoundTripper) backendtest.Subject {
 		cloud := fake.New(fake.Config{Offers: fake.SomeOffers()})
 		srv := httptest.NewServer(serve(cloud))
@@ -43,6 +44,8 @@ type remote struct {
 }
 
 func (b *remote) call(ctx context.Context, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
 	body, err := json.Marshal(in)
 	if err != nil {
 		return err
@@ -60,7 +63,11 @@ func (b *remote) call(ctx context.Context, method, path string, in, out any) err
 	if err := backend.CheckResponse(resp); err != nil {
 		return err
 	}
-	return json.NewDecoder(resp.Body).Decode(out)
+	data, err := backend.ReadBody(resp, 1<<20)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(data, out)
 }
 
 func (b *remote) Offers(ctx context.Context, q offer.Query) (all []offer.Offer, err error) {
@@ -68,13 +75,18 @@ func (b *remote) Offers(ctx context.Context, q offer.Query) (all []offer.Offer, 
 	return all, err
 }
 
-func (b *remote) Create(ctx context.Context, req backend.CreateRequest) (inst backend.Instance, err error) {
-	err = b.call(ctx, "POST", "/create", req, &inst)
-	return inst, err
+func (b *remote) Create(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
+	return b.instance(ctx, "POST", "/create", req)
 }
 
-func (b *remote) Describe(ctx context.Context, ref backend.Ref) (inst backend.Instance, err error) {
-	err = b.call(ctx, "GET", "/describe", ref, &inst)
+func (b *remote) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
+	return b.instance(ctx, "GET", "/describe", ref)
+}
+
+func (b *remote) instance(ctx context.Context, method, path string, in any) (inst backend.Instance, err error) {
+	if err = b.call(ctx, method, path, in, &inst); err == nil && inst.Ref.ID == "" {
+		err = errors.New("the answer has no instance")
+	}
 	return inst, err
 }
 
@@ -113,6 +125,8 @@ func handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Cont
 		switch {
 		case errors.Is(err, backend.ErrNotFound):
 			http.Error(w, err.Error(), http.StatusNotFound)
+		case backend.Refused(err):
+			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		case err != nil:
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 		default:

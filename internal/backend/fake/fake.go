@@ -1,15 +1,18 @@
 // Package fake is a cloud in memory: machines that boot and die, a bill, capacity, lists
-// that lag, and faults before or after the effect of a call. It keeps the contract of
-// package backend (backendtest runs against it) and works in virtual time.
+// that lag, and faults of every kind, chosen ([Cloud.Inject]) or drawn from a seed
+// ([Cloud.Misbehave]). It keeps the contract of package backend (backendtest runs against
+// it) and works in virtual time.
+//
+// A simulation asks [Cloud.Live], [Cloud.At] and [Cloud.Invoice] what is true, compares it
+// with what the server believes, and hears of every end through Config.Ended.
 package fake
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -29,57 +32,41 @@ type Config struct {
 	Capacity map[offer.Key]int
 	// Settle is what the backend reports; 0 means twice the ListLag and a minute.
 	Settle time.Duration
-}
-
-// Errors that say nothing about the outcome.
-var (
-	ErrReset   = errors.New("connection reset by peer")
-	ErrTimeout = errors.New("gateway timeout")
-)
-
-// Fault makes calls fail.
-type Fault struct {
-	Op     string // "Create", "Describe", "Terminate", "List", "Offers"; "" is any
-	Nth    int    // which call of those that match, from 1; 0 is every one
-	Before error  // returned instead of doing anything
-	After  error  // returned although it was done
-	// Crash is called after the effect, with nothing returned until ctx ends: the test kills
-	// the server there.
-	Crash func()
+	// Ended is called once for each machine that is gone, when it is, for whatever reason and
+	// outside of all locks; optional. It must not block.
+	Ended func(Machine)
 }
 
 // Cloud is one account of a fake provider. It is safe for concurrent use.
 type Cloud struct {
 	Config
-	mu       sync.Mutex
-	machines map[string]*machine
-	next     int
-	faults   []*fault
-	calls    map[string]int
-	chaos    *chaos
+	mu           sync.Mutex
+	machines     map[string]*machine
+	next         int
+	faults       []*fault
+	calls        map[string]int
+	bad          *misbehaviour // nil: well-behaved
+	injected     map[Kind]int
+	redeliveries []redelivery
+	ended        []Machine // not yet told to Config.Ended
 }
 
-type fault struct {
-	Fault
-	seen int
-}
-
-type chaos struct {
-	rnd  *rand.Rand
-	rate float64
-}
-
-// machine is one instance; it is kept after its end for the bill.
+// machine is one instance; it is kept after its end for the bill. Times are zero for never.
 type machine struct {
-	req       backend.CreateRequest
-	tags      map[string]string
-	id        string
-	region    string
-	price     float64
-	createdAt time.Time
-	deleteAt  time.Time // Terminate was called, zero before
-	goneAt    time.Time
-	failed    string
+	req         backend.CreateRequest
+	tags        map[string]string
+	id          string
+	region      string
+	address     string
+	price       float64
+	twin        bool // made by a fault beside the one that was asked for
+	failed      string
+	createdAt   time.Time
+	bootedAt    time.Time // may lie ahead
+	dieAt       time.Time // it will be gone without notice
+	interruptAt time.Time // the provider will delete it
+	deleteAt    time.Time // deletion was asked for
+	goneAt      time.Time
 }
 
 // New returns a cloud.
@@ -90,99 +77,13 @@ func New(c Config) *Cloud {
 	if c.Settle == 0 {
 		c.Settle = 2*c.ListLag + time.Minute
 	}
-	return &Cloud{Config: c, machines: map[string]*machine{}, calls: map[string]int{}}
-}
-
-// Inject adds a fault. A fault with Nth is used up by its call.
-func (c *Cloud) Inject(f Fault) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.faults = append(c.faults, &fault{Fault: f})
-}
-
-// Heal removes all faults.
-func (c *Cloud) Heal() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.faults, c.chaos = nil, nil
-}
-
-// Chaos makes a share of all calls fail, half of them after their effect.
-func (c *Cloud) Chaos(seed uint64, rate float64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.chaos = &chaos{rnd: rand.New(rand.NewPCG(seed, 7)), rate: rate}
-}
-
-// call runs the effect of one call between the faults that are due.
-func (c *Cloud) call(ctx context.Context, op string, effect func() error) error {
-	if c.Latency > 0 {
-		select {
-		case <-time.After(c.Latency):
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		}
-	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	c.mu.Lock()
-	crash, before, after := c.due(op)
-	if before == nil {
-		if err := effect(); err != nil {
-			c.mu.Unlock()
-			return err
-		}
-	}
-	c.mu.Unlock()
-	if crash != nil {
-		crash()
-		<-ctx.Done()
-		return context.Cause(ctx)
-	}
-	if before != nil {
-		return before
-	}
-	return after
-}
-
-// due wants the mutex held.
-func (c *Cloud) due(op string) (crash func(), before, after error) {
-	c.calls[op]++
-	for i, f := range c.faults {
-		if f.Op != "" && f.Op != op {
-			continue
-		}
-		f.seen++
-		if f.Nth != 0 && f.Nth != f.seen {
-			continue
-		}
-		if f.Nth != 0 {
-			c.faults = slices.Delete(c.faults, i, i+1)
-		}
-		return f.Crash, f.Before, f.After
-	}
-	if c.chaos == nil || c.chaos.rnd.Float64() >= c.chaos.rate {
-		return nil, nil, nil
-	}
-	switch c.chaos.rnd.IntN(6) {
-	case 0:
-		return nil, ErrTimeout, nil
-	case 1:
-		return nil, &backend.RateLimitedError{After: time.Duration(c.chaos.rnd.IntN(5)) * time.Second}, nil
-	case 2:
-		return nil, ErrReset, nil
-	case 3:
-		return nil, nil, ErrTimeout
-	default:
-		return nil, nil, ErrReset
-	}
+	return &Cloud{Config: c, machines: map[string]*machine{}, calls: map[string]int{}, injected: map[Kind]int{}}
 }
 
 // Offers implements [backend.Backend].
 func (c *Cloud) Offers(ctx context.Context, q offer.Query) ([]offer.Offer, error) {
 	var all []offer.Offer
-	err := c.call(ctx, "Offers", func() error {
+	err := c.call(ctx, "Offers", "", func(fate) error {
 		for _, o := range c.Config.Offers {
 			if !q.Region(o.Region) || q.Spot != nil && *q.Spot != o.Resources.Spot {
 				continue
@@ -194,7 +95,7 @@ func (c *Cloud) Offers(ctx context.Context, q offer.Query) ([]offer.Offer, error
 			all = append(all, o)
 		}
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -220,50 +121,116 @@ func (c *Cloud) used(k offer.Key) int {
 // Create implements [backend.Backend].
 func (c *Cloud) Create(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
 	var inst backend.Instance
-	err := c.call(ctx, "Create", func() error {
-		c.settleDeletions()
-		for _, m := range c.machines {
-			if m.req.Token == req.Token {
-				inst = c.view(m)
-				return nil
-			}
+	err := c.call(ctx, "Create", req.Token, func(f fate) error {
+		m, err := c.create(req, f)
+		if err != nil {
+			return err
 		}
-		if req.Token == "" || req.Name == "" || req.Offer.Region == "" {
-			return &backend.InvalidError{Path: "token", Msg: "token, name and region are required"}
-		}
-		if limit, ok := c.Capacity[c.key(req.Offer)]; ok && c.used(c.key(req.Offer)) >= limit {
-			return fmt.Errorf("%s in %s: %w", req.Offer.Instance, req.Offer.Region, backend.ErrNoCapacity)
-		}
-		m := c.add(req.Offer.Region, req.Offer.Price, req.Tags)
-		m.req = req
 		inst = c.view(m)
 		return nil
-	})
+	}, func() { _, _ = c.create(req, fate{}) }) // nobody reads that answer
 	if err != nil {
 		return backend.Instance{}, err
 	}
 	return inst, nil
 }
 
+// create is the effect of Create. A token works for ever, also when its machine is gone.
+func (c *Cloud) create(req backend.CreateRequest, f fate) (*machine, error) {
+	for _, m := range c.sorted() {
+		if req.Token != "" && m.req.Token == req.Token {
+			return m, nil
+		}
+	}
+	if err := c.check(req); err != nil {
+		return nil, err
+	}
+	limit, bounded := c.Capacity[c.key(req.Offer)]
+	c.count(NoCapacity, f.kinds[NoCapacity])
+	if f.kinds[NoCapacity] || bounded && c.used(c.key(req.Offer)) >= limit {
+		return nil, fmt.Errorf("%s in %s: %w", req.Offer.Instance, req.Offer.Region, backend.ErrNoCapacity)
+	}
+	made := func() *machine {
+		m := c.add(req.Offer.Region, req.Offer.Price, req.Tags)
+		m.req = req
+		c.plan(m, req.Offer.Resources.Spot)
+		return m
+	}
+	m := made()
+	if f.kinds[Twin] {
+		c.count(Twin, true)
+		made().twin = true
+	}
+	return m, nil
+}
+
+func (c *Cloud) check(req backend.CreateRequest) error {
+	if req.Token == "" || req.Name == "" || req.Offer.Region == "" {
+		return &backend.InvalidError{Path: "token", Msg: "token, name and region are required"}
+	}
+	if !slices.ContainsFunc(c.Config.Offers, func(o offer.Offer) bool { return o.Region == req.Offer.Region }) {
+		return &backend.InvalidError{Path: "offer.region", Msg: fmt.Sprintf("there is no region %s", req.Offer.Region)}
+	}
+	return nil
+}
+
+// add makes a machine that nothing happens to. Ids grow in the order of creation.
 func (c *Cloud) add(region string, price float64, tags map[string]string) *machine {
 	c.next++
-	m := &machine{id: fmt.Sprintf("i-%06d", c.next), region: region, price: price, tags: maps.Clone(tags), createdAt: time.Now()}
-	c.machines[m.id] = m
+	id, now := fmt.Sprintf("i-%06d", c.next), time.Now()
+	m := &machine{
+		id: id, region: region, address: id + ".fake.example", price: price, tags: maps.Clone(tags), createdAt: now, bootedAt: now.Add(c.Boot),
+	}
+	c.machines[id] = m
 	return m
+}
+
+// alarm looks at the world at a time, so that Config.Ended is called then.
+func (c *Cloud) alarm(at time.Time) {
+	if c.Config.Ended == nil || at.IsZero() {
+		return
+	}
+	time.AfterFunc(time.Until(at), c.look)
+}
+
+// look lets time take effect and tells what ended.
+func (c *Cloud) look() {
+	c.mu.Lock()
+	c.pass()
+	ended := c.ended
+	c.ended = nil
+	c.mu.Unlock()
+	c.tell(ended)
+}
+
+func (c *Cloud) tell(ended []Machine) {
+	if c.Config.Ended == nil {
+		return
+	}
+	for _, m := range ended {
+		c.Config.Ended(m)
+	}
+}
+
+// existing finds a machine as the provider's calls do.
+func (c *Cloud) existing(ref backend.Ref) (*machine, error) {
+	m := c.machines[ref.ID]
+	if m == nil || m.region != ref.Region || !m.goneAt.IsZero() {
+		return nil, fmt.Errorf("instance %s: %w", ref.ID, backend.ErrNotFound)
+	}
+	return m, nil
 }
 
 // Describe implements [backend.Backend].
 func (c *Cloud) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
 	var inst backend.Instance
-	err := c.call(ctx, "Describe", func() error {
-		c.settleDeletions()
-		m := c.machines[ref.ID]
-		if m == nil || m.region != ref.Region || !m.goneAt.IsZero() {
-			return fmt.Errorf("instance %s: %w", ref.ID, backend.ErrNotFound)
+	err := c.call(ctx, "Describe", ref.ID, func(fate) error {
+		m, err := c.existing(ref)
+		if err == nil {
+			inst = c.view(m)
 		}
-		inst = c.view(m)
-		return nil
-	})
+		return err
+	}, nil)
 	if err != nil {
 		return backend.Instance{}, err
 	}
@@ -272,29 +239,39 @@ func (c *Cloud) Describe(ctx context.Context, ref backend.Ref) (backend.Instance
 
 // Terminate implements [backend.Backend].
 func (c *Cloud) Terminate(ctx context.Context, ref backend.Ref) error {
-	return c.call(ctx, "Terminate", func() error {
-		c.settleDeletions()
-		m := c.machines[ref.ID]
-		if m == nil || m.region != ref.Region || !m.goneAt.IsZero() {
-			return fmt.Errorf("instance %s: %w", ref.ID, backend.ErrNotFound)
-		}
-		if m.deleteAt.IsZero() {
-			m.deleteAt = time.Now()
-		}
-		c.settleDeletions()
-		return nil
-	})
+	return c.call(ctx, "Terminate", ref.ID,
+		func(fate) error { return c.terminate(ref) },
+		func() { _ = c.terminate(ref) }) // nobody reads that answer
+}
+
+func (c *Cloud) terminate(ref backend.Ref) error {
+	m, err := c.existing(ref)
+	if err == nil && m.deleteAt.IsZero() {
+		m.deleteAt = time.Now()
+		c.alarm(m.deleteAt.Add(c.Deletion))
+	}
+	return err
 }
 
 // List implements [backend.Backend].
 func (c *Cloud) List(ctx context.Context, serverID string) ([]backend.Owned, error) {
 	var all []backend.Owned
-	err := c.call(ctx, "List", func() error {
-		c.settleDeletions()
-		seen := time.Now().Add(-c.ListLag) // the list shows the state as of then
-		for _, id := range slices.Sorted(maps.Keys(c.machines)) {
-			m := c.machines[id]
-			if m.tags[backend.TagServer] != serverID || m.createdAt.After(seen) || !m.goneAt.IsZero() && !m.goneAt.After(seen) {
+	err := c.call(ctx, "List", serverID, func(f fate) error {
+		lag, young := c.ListLag, time.Duration(0)
+		if f.kinds[StaleList] {
+			c.count(StaleList, true)
+			lag = max(lag, time.Duration(f.rnd.Int64N(int64(c.Config.Settle/2)+1)))
+		}
+		if f.kinds[PartialList] {
+			c.count(PartialList, true)
+			young = c.Config.Settle / 2
+		}
+		seen := time.Now().Add(-lag) // the list shows the state as of then
+		for _, m := range c.sorted() {
+			if serverID == "" || m.tags[backend.TagServer] != serverID || m.createdAt.After(seen) || !m.goneAt.IsZero() && !m.goneAt.After(seen) {
+				continue
+			}
+			if time.Since(m.createdAt) < young && f.rnd.IntN(2) == 0 {
 				continue
 			}
 			state := c.view(m).State
@@ -307,7 +284,7 @@ func (c *Cloud) List(ctx context.Context, serverID string) ([]backend.Owned, err
 			})
 		}
 		return nil
-	})
+	}, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -323,13 +300,49 @@ func (c *Cloud) Privileged() {}
 // Multinode implements [backend.MultinodeBackend].
 func (c *Cloud) Multinode() {}
 
-// settleDeletions ends the machines whose deletion took long enough.
-func (c *Cloud) settleDeletions() {
+// sorted lists the machines in the order of their creation.
+func (c *Cloud) sorted() []*machine {
+	return slices.SortedFunc(maps.Values(c.machines), func(a, b *machine) int { return strings.Compare(a.id, b.id) })
+}
+
+// pass lets time take effect: requests arrive again, machines are interrupted, die and are
+// deleted. It wants the mutex held.
+func (c *Cloud) pass() {
+	now := time.Now()
+	due := func(at time.Time) bool { return !at.IsZero() && !now.Before(at) }
+	c.redeliveries = slices.DeleteFunc(c.redeliveries, func(r redelivery) bool {
+		if due(r.at) {
+			r.run()
+			return true
+		}
+		return false
+	})
 	for _, m := range c.machines {
-		if end := m.deleteAt.Add(c.Deletion); m.goneAt.IsZero() && !m.deleteAt.IsZero() && !time.Now().Before(end) {
-			m.goneAt = end
+		if !m.goneAt.IsZero() {
+			continue
+		}
+		if due(m.interruptAt) && (m.deleteAt.IsZero() || m.interruptAt.Before(m.deleteAt)) {
+			c.count(Interruption, true)
+			m.deleteAt, m.interruptAt = m.interruptAt, time.Time{}
+		}
+		deleted := m.deleteAt
+		if !deleted.IsZero() {
+			deleted = deleted.Add(c.Deletion)
+		}
+		switch {
+		case due(m.dieAt) && (deleted.IsZero() || m.dieAt.Before(deleted)):
+			c.count(SuddenDeath, true)
+			c.end(m, m.dieAt)
+		case due(deleted):
+			c.end(m, deleted)
 		}
 	}
+}
+
+// end ends a machine. It wants the mutex held.
+func (c *Cloud) end(m *machine, at time.Time) {
+	m.goneAt = at
+	c.ended = append(c.ended, m.outside())
 }
 
 func (c *Cloud) view(m *machine) backend.Instance {
@@ -344,9 +357,16 @@ func (c *Cloud) view(m *machine) backend.Instance {
 		inst.State = backend.StateDeleting
 	case m.failed != "":
 		inst.State, inst.Message = backend.StateFailed, m.failed
-	case !time.Now().Before(m.createdAt.Add(c.Boot)):
+	case !time.Now().Before(m.bootedAt):
 		inst.State = backend.StateRunning
-		inst.Hostname, inst.InternalIP = m.id+".fake.example", "10.0.0."+m.id[len(m.id)-1:]
+		inst.Hostname, inst.InternalIP = m.address, internalIP(m.id)
 	}
 	return inst
+}
+
+// internalIP makes an address of an id, one each for the first 65,536.
+func internalIP(id string) string {
+	var n int
+	_, _ = fmt.Sscanf(id, "i-%d", &n) // ids have this form
+	return fmt.Sprintf("10.0.%d.%d", n>>8&255, n&255)
 }

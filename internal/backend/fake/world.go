@@ -12,55 +12,96 @@ import (
 
 // What the world does to a cloud, and what a test may look at from the outside.
 
-// Machine is one machine that costs money.
+// Machine is one machine, as the world sees it.
 type Machine struct {
 	ID, Name string
+	Address  string // the host name that Describe tells
 	Tags     map[string]string
-	Price    float64
+	Price    float64 // US dollars per hour
 	Since    time.Time
+	Gone     time.Time // zero while it costs money
+}
+
+func (m *machine) outside() Machine {
+	return Machine{m.id, m.req.Name, m.address, maps.Clone(m.tags), m.price, m.createdAt, m.goneAt}
 }
 
 // Live lists the machines that cost money now, in the order of their creation.
 func (c *Cloud) Live() []Machine {
+	c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.settleDeletions()
 	var all []Machine
-	for _, id := range slices.Sorted(maps.Keys(c.machines)) {
-		if m := c.machines[id]; m.goneAt.IsZero() {
-			all = append(all, Machine{m.id, m.req.Name, maps.Clone(m.tags), m.price, m.createdAt})
+	for _, m := range c.sorted() {
+		if m.goneAt.IsZero() {
+			all = append(all, m.outside())
 		}
 	}
 	return all
 }
 
-// Bill is what the account owes for machines with the server's tag, in US dollars.
-func (c *Cloud) Bill(serverID string) float64 {
+// At is the machine that runs at an address now: whom a connection reaches.
+func (c *Cloud) At(address string) (Machine, bool) {
+	c.look()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.settleDeletions()
-	sum := 0.0
-	for _, id := range slices.Sorted(maps.Keys(c.machines)) {
-		m := c.machines[id]
+	for _, m := range c.sorted() {
+		if m.address == address && m.goneAt.IsZero() && m.failed == "" && !time.Now().Before(m.bootedAt) {
+			return m.outside(), true
+		}
+	}
+	return Machine{}, false
+}
+
+// Charge is what one machine costs.
+type Charge struct {
+	ID       string
+	Intent   string    // value of [backend.TagIntent]
+	Price    float64   // US dollars per hour
+	From, To time.Time // To is now while it lives
+	Live     bool
+}
+
+// USD is the charge in US dollars.
+func (h Charge) USD() float64 { return h.Price * h.To.Sub(h.From).Hours() }
+
+// Invoice lists what the account owes for machines with the server's tag, to compare the
+// ledger's intervals with. A broken or unknown machine costs like any other.
+func (c *Cloud) Invoice(serverID string) []Charge {
+	c.look()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []Charge
+	for _, m := range c.sorted() {
 		if m.tags[backend.TagServer] != serverID {
 			continue
 		}
-		end := m.goneAt
-		if end.IsZero() {
-			end = time.Now()
+		h := Charge{m.id, m.tags[backend.TagIntent], m.price, m.createdAt, m.goneAt, m.goneAt.IsZero()}
+		if h.Live {
+			h.To = time.Now()
 		}
-		sum += m.price * end.Sub(m.createdAt).Hours()
+		all = append(all, h)
+	}
+	return all
+}
+
+// Bill is the sum of the invoice in US dollars.
+func (c *Cloud) Bill(serverID string) float64 {
+	sum := 0.0
+	for _, h := range c.Invoice(serverID) {
+		sum += h.USD()
 	}
 	return sum
 }
 
-// Doubles lists the tokens for which more than one machine was ever made.
+// Doubles lists the tokens for which more than one machine was ever made, twins of our own
+// making aside.
 func (c *Cloud) Doubles() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	count := map[string]int{}
 	for _, m := range c.machines {
-		if m.req.Token != "" {
+		if m.req.Token != "" && !m.twin {
 			count[m.req.Token]++
 		}
 	}
@@ -81,13 +122,14 @@ func (c *Cloud) Plant(region string, price float64, tags map[string]string) (id 
 	return c.add(region, price, tags).id
 }
 
-// Kill ends a machine without being asked: a preempted spot instance.
+// Kill ends a machine without being asked.
 func (c *Cloud) Kill(id string) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	if m := c.machines[id]; m != nil && m.goneAt.IsZero() {
-		m.goneAt = time.Now()
+		c.end(m, time.Now())
 	}
+	c.mu.Unlock()
+	c.look()
 }
 
 // Break makes a machine fail: it exists and costs money, but will never run.

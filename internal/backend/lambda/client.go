@@ -1,0 +1,237 @@
+package lambda
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"time"
+
+	"dstack/internal/backend"
+)
+
+const (
+	defaultEndpoint = "https://cloud.lambda.ai"
+	// callTimeout bounds one call, the wait for its turn and its repetitions included. The
+	// launch call is the slowest: it was seen to take half a minute.
+	callTimeout = 2 * time.Minute
+	// maxAnswer bounds an answer, in bytes: an instance is 2 KB, an account has hundreds.
+	maxAnswer = 16 << 20
+	// Lambda's published limits: one request a second, one launch in twelve.
+	requestEvery = time.Second
+	launchEvery  = 12 * time.Second
+	// requestPatience bounds the wait for a turn to send a request, within its deadline.
+	requestPatience = time.Minute
+)
+
+var errNoAnswer = errors.New("lambda did not answer in time")
+
+// client speaks the part of the Lambda Cloud API that the backend needs. It does no more
+// than one request per call, paced, bounded in time and size.
+type client struct {
+	http     *http.Client
+	endpoint string // without trailing slash
+	key      backend.Secret
+	requests *pace
+}
+
+// named is a reference by name, with a description that nobody needs.
+type named struct {
+	Name string `json:"name"`
+}
+
+type instanceType struct {
+	Name        string `json:"name"`
+	Description string `json:"description"`
+	Cents       int    `json:"price_cents_per_hour"`
+	Specs       struct {
+		VCPUs   int `json:"vcpus"`
+		Memory  int `json:"memory_gib"`
+		Storage int `json:"storage_gib"`
+		GPUs    int `json:"gpus"`
+	} `json:"specs"`
+}
+
+// typeItem is an instance type and where it can be had now.
+type typeItem struct {
+	Type   instanceType `json:"instance_type"`
+	Within []named      `json:"regions_with_capacity_available"`
+}
+
+type tag struct {
+	Key   string `json:"key"`
+	Value string `json:"value"`
+}
+
+type instance struct {
+	ID        string       `json:"id"`
+	Name      string       `json:"name"`
+	IP        string       `json:"ip"`
+	PrivateIP string       `json:"private_ip"`
+	Status    string       `json:"status"`
+	Keys      []string     `json:"ssh_key_names"`
+	Region    named        `json:"region"`
+	Type      instanceType `json:"instance_type"`
+	Tags      []tag        `json:"tags"`
+}
+
+// tag returns the value of a tag, "" when there is none.
+func (i instance) tag(key string) string {
+	for _, t := range i.Tags {
+		if t.Key == key {
+			return t.Value
+		}
+	}
+	return ""
+}
+
+type sshKey struct {
+	ID     string `json:"id"`
+	Name   string `json:"name"`
+	Public string `json:"public_key"`
+}
+
+// launch is the body of a launch request.
+type launch struct {
+	Region   string   `json:"region_name"`
+	Type     string   `json:"instance_type_name"`
+	Keys     []string `json:"ssh_key_names"`
+	Name     string   `json:"name"`
+	UserData string   `json:"user_data,omitempty"`
+	Tags     []tag    `json:"tags"`
+}
+
+func (c *client) types(ctx context.Context) (map[string]typeItem, error) {
+	return call[map[string]typeItem](ctx, c, http.MethodGet, "/instance-types", nil)
+}
+
+func (c *client) regions(ctx context.Context) ([]named, error) {
+	return call[[]named](ctx, c, http.MethodGet, "/regions", nil)
+}
+
+func (c *client) instances(ctx context.Context) ([]instance, error) {
+	all, err := call[[]instance](ctx, c, http.MethodGet, "/instances", nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, i := range all {
+		if i.ID == "" || i.Status == "" || i.Region.Name == "" {
+			return nil, fmt.Errorf("lambda lists an instance without id, status or region: %q", i.ID)
+		}
+	}
+	return all, nil
+}
+
+func (c *client) instance(ctx context.Context, id string) (instance, error) {
+	i, err := call[instance](ctx, c, http.MethodGet, "/instances/"+url.PathEscape(id), nil)
+	if err == nil && (i.ID != id || i.Status == "" || i.Region.Name == "") {
+		err = fmt.Errorf("lambda answers with instance %q without status or region", i.ID)
+	}
+	return i, err
+}
+
+func (c *client) launch(ctx context.Context, l launch) (id string, err error) {
+	out, err := call[struct {
+		IDs []string `json:"instance_ids"`
+	}](ctx, c, http.MethodPost, "/instance-operations/launch", l)
+	if err == nil && (len(out.IDs) != 1 || out.IDs[0] == "") {
+		err = fmt.Errorf("lambda launched %q, asked for one instance", out.IDs)
+	}
+	if err != nil {
+		return "", err
+	}
+	return out.IDs[0], nil
+}
+
+// terminate returns the instances that Lambda says it ended.
+func (c *client) terminate(ctx context.Context, id string) ([]instance, error) {
+	out, err := call[struct {
+		Ended []instance `json:"terminated_instances"`
+	}](ctx, c, http.MethodPost, "/instance-operations/terminate", map[string][]string{"instance_ids": {id}})
+	return out.Ended, err
+}
+
+func (c *client) keys(ctx context.Context) ([]sshKey, error) {
+	return call[[]sshKey](ctx, c, http.MethodGet, "/ssh-keys", nil)
+}
+
+func (c *client) addKey(ctx context.Context, name, public string) error {
+	_, err := call[sshKey](ctx, c, http.MethodPost, "/ssh-keys", map[string]string{"name": name, "public_key": public})
+	return err
+}
+
+func (c *client) deleteKey(ctx context.Context, id string) error {
+	_, err := call[struct{}](ctx, c, http.MethodDelete, "/ssh-keys/"+url.PathEscape(id), nil)
+	return err
+}
+
+// call sends one request and reads the data of its answer. An answer without data is an
+// error: an empty list that is none would make machines look gone.
+func call[T any](ctx context.Context, c *client, method, path string, in any) (T, error) {
+	var none T
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errNoAnswer)
+	defer cancel()
+	data, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return none, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	var out struct {
+		Data *T `json:"data"`
+	}
+	if err := json.Unmarshal(data, &out); err != nil {
+		return none, fmt.Errorf("%s %s: read the answer: %w", method, path, err)
+	}
+	if out.Data == nil {
+		return none, fmt.Errorf("%s %s: the answer has no data", method, path)
+	}
+	return *out.Data, nil
+}
+
+// send returns the body of a successful answer.
+func (c *client) send(ctx context.Context, method, path string, in any) ([]byte, error) {
+	var body io.Reader
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, fmt.Errorf("encode the request: %w", err)
+		}
+		body = bytes.NewReader(data)
+	}
+	r, err := http.NewRequestWithContext(ctx, method, c.endpoint+"/api/v1"+path, body)
+	if err != nil {
+		return nil, fmt.Errorf("make the request: %w", err)
+	}
+	r.Header.Set("Accept", "application/json")
+	r.Header.Set("Authorization", "Bearer "+c.key.Reveal())
+	if in != nil {
+		r.Header.Set("Content-Type", "application/json")
+	}
+	if err := c.requests.wait(ctx, requestPatience); err != nil {
+		return nil, err
+	}
+	resp, err := c.http.Do(r)
+	if err != nil {
+		return nil, caused(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }() // read or not needed
+	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
+		return nil, readError(resp)
+	}
+	data, err := backend.ReadBody(resp, maxAnswer)
+	if err != nil {
+		return nil, caused(ctx, err)
+	}
+	return data, nil
+}
+
+// caused says why ctx ended, when that is why err happened.
+func caused(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}

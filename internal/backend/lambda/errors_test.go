@@ -1,0 +1,72 @@
+package lambda
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"dstack/internal/backend"
+)
+
+func TestMeaning(t *testing.T) {
+	invalid, unclear, limited := errors.New("an *InvalidError"), errors.New("a *StatusError"), errors.New("a *RateLimitedError")
+	for _, tt := range []struct {
+		status int
+		code   string // "" sends a page that is not Lambda's
+		want   error
+	}{
+		{400, "instance-operations/launch/insufficient-capacity", backend.ErrNoCapacity},
+		{400, "global/quota-exceeded", backend.ErrQuota},
+		{401, "global/invalid-api-key", backend.ErrAuth},
+		{403, "global/account-inactive", backend.ErrAuth},
+		{403, "global/forbidden", backend.ErrAuth},
+		{403, "global/invalid-address", backend.ErrAuth},
+		{401, "", backend.ErrAuth},
+		{403, "", backend.ErrAuth},
+		{404, "global/object-does-not-exist", backend.ErrNotFound},
+		{400, "global/object-does-not-exist", backend.ErrNotFound},
+		{404, "global/not-found", unclear}, // the path, not the instance
+		{404, "", unclear},
+		{400, "global/invalid-parameters", invalid},
+		{409, "global/conflict", invalid},
+		{409, "global/duplicate", invalid},
+		{400, "instance-operations/launch/file-system-in-wrong-region", invalid},
+		{400, "provider/internal-unavailable", unclear},
+		{400, "global/something-new", unclear},
+		{400, "", unclear},
+		{429, "", limited},
+		{429, "global/quota-exceeded", limited},
+		{500, "global/internal-error", unclear},
+		{500, "instance-operations/launch/insufficient-capacity", unclear},
+		{503, "global/object-does-not-exist", unclear},
+		{302, "", unclear},
+	} {
+		body := "<html>not Lambda</html>"
+		if tt.code != "" {
+			body = fmt.Sprintf(`{"error": {"code": %q, "message": "why", "suggestion": "do this"}}`, tt.code)
+		}
+		err := readError(&http.Response{StatusCode: tt.status, Header: http.Header{"Retry-After": {"7"}}, Body: io.NopCloser(strings.NewReader(body))})
+		_, isInvalid := errors.AsType[*backend.InvalidError](err)
+		_, isUnclear := errors.AsType[*backend.StatusError](err)
+		limit, isLimited := errors.AsType[*backend.RateLimitedError](err)
+		ok := errors.Is(err, tt.want)
+		switch tt.want {
+		case invalid:
+			ok = isInvalid
+		case unclear:
+			ok = isUnclear && !backend.Refused(err) && !errors.Is(err, backend.ErrNotFound)
+		case limited:
+			ok = isLimited && limit.After == 7*time.Second
+		}
+		if !ok {
+			t.Errorf("%d with %q = %v, want %v", tt.status, tt.code, err, tt.want)
+		}
+		if tt.code != "" && !strings.Contains(err.Error(), "why do this") {
+			t.Errorf("%d with %q: the text is %q, without Lambda's", tt.status, tt.code, err)
+		}
+	}
+}
