@@ -106,6 +106,19 @@ func (r RunTerminationReason) Status() RunStatus {
 	return RunFailed
 }
 
+// OfJobs is the reason for which a run's unfinished jobs end with it.
+func (r RunTerminationReason) OfJobs() JobTerminationReason {
+	switch r {
+	case RunAllJobsDone:
+		return JobDoneByRunner
+	case RunStoppedByUser:
+		return JobTerminatedByUser
+	case RunAbortedByUser:
+		return JobAbortedByUser
+	}
+	return JobTerminatedByServer
+}
+
 // JobTerminationReason says why a job submission ended.
 type JobTerminationReason string
 

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"fmt"
 
 	"dstack/internal/config"
 )
@@ -26,7 +27,19 @@ type Run struct {
 	Error               *string        `json:"error"`
 	Deleted             *bool          `json:"deleted"`
 	NextTriggeredAt     *Time          `json:"next_triggered_at"`
+	// Waiting is an addition of ours: why the run is not placed, only while it waits.
+	Waiting *RunWaiting `json:"waiting,omitempty"`
 }
+
+// RunWaiting is a run's place in its project's queue.
+type RunWaiting struct {
+	Position int    `json:"position"` // 1 is the head
+	Reason   string `json:"reason"`
+	Since    Time   `json:"since"`
+}
+
+// Text says it in a line.
+func (w *RunWaiting) Text() string { return fmt.Sprintf("#%d in the queue: %s", w.Position, w.Reason) }
 
 // RunFleet is the fleet chosen for a run.
 type RunFleet struct {

@@ -68,6 +68,26 @@ func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, 
 	return all, nil
 }
 
+// Multinode are the project's backends whose instances of one region reach each other.
+func (c *Catalog) Multinode(ctx context.Context, projectID string) (map[string]bool, error) {
+	accounts, err := c.clouds.Accounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	can := map[string]bool{}
+	for _, a := range accounts {
+		if a.ProjectID != projectID {
+			continue
+		}
+		b, err := c.clouds.Backend(ctx, projectID, a.Backend)
+		if err != nil {
+			continue // it has no offers either
+		}
+		_, can[a.Backend] = b.(backend.MultinodeBackend)
+	}
+	return can, nil
+}
+
 func (c *Catalog) stale(a ledger.Account) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()

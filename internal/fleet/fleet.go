@@ -35,24 +35,10 @@ type Fleet struct {
 	CreatedAt time.Time
 	Version   int64
 	Spec      api.FleetSpec
-}
-
-// Allows says that the fleet's own options admit an offer.
-func (f Fleet) Allows(o api.InstanceOffer) bool {
-	c := f.Spec.Configuration
-	in := func(list []string, s string) bool {
-		if list == nil {
-			return true
-		}
-		for _, v := range list {
-			if v == s {
-				return true
-			}
-		}
-		return false
-	}
-	return in(c.Backends, string(o.Backend)) && in(c.Regions, o.Region) && in(c.InstanceTypes, o.Instance.Name) &&
-		(c.MaxPrice == nil || o.Price <= *c.MaxPrice)
+	// Attempts counts how often in a row the fleet was brought to its size, ConsolidatedAt is
+	// when it last was looked at for that.
+	Attempts       int
+	ConsolidatedAt time.Time
 }
 
 // SSH says that the fleet's instances are hosts of the user.
@@ -78,23 +64,23 @@ func New(c Config) (*Service, error) {
 	}
 	s := &Service{c}
 	c.Engine.Register(engine.Kind{Name: Kind, Workers: 8, Reconcile: s.reconcile,
-		Live: engine.LiveQuery("SELECT id FROM fleet WHERE NOT deleted AND status = 'terminating' AND shard IN")})
+		Live: engine.LiveQuery("SELECT id FROM fleet WHERE NOT deleted AND shard IN")})
 	return s, nil
 }
 
-const columns = `id, project_id, name, status, deleted, created_at, version, data`
+const columns = `id, project_id, name, status, deleted, created_at, version, attempts, consolidated_at, data`
 
 func scan(row interface{ Scan(...any) error }) (Fleet, error) {
 	var f Fleet
-	var at int64
-	err := row.Scan(&f.ID, &f.ProjectID, &f.Name, &f.Status, &f.Deleted, &at, &f.Version, store.JSON(&f.Spec))
+	var at, consolidated int64
+	err := row.Scan(&f.ID, &f.ProjectID, &f.Name, &f.Status, &f.Deleted, &at, &f.Version, &f.Attempts, &consolidated, store.JSON(&f.Spec))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Fleet{}, store.ErrNotFound
 	}
 	if err != nil {
 		return Fleet{}, fmt.Errorf("read a fleet: %w", err)
 	}
-	f.CreatedAt = store.Time(at)
+	f.CreatedAt, f.ConsolidatedAt = store.Time(at), store.Time(consolidated)
 	return f, nil
 }
 
@@ -140,8 +126,8 @@ func (s *Service) MinNodes(ctx context.Context, id string) int {
 
 func (s *Service) update(ctx context.Context, tx *store.Tx, f *Fleet) error {
 	err := store.Guarded(tx.ExecContext(ctx, `
-UPDATE fleet SET status = $1, deleted = $2, data = $3, version = version + 1 WHERE id = $4 AND version = $5`,
-		f.Status, f.Deleted, store.JSON(&f.Spec), f.ID, f.Version))
+UPDATE fleet SET status = $1, deleted = $2, attempts = $3, consolidated_at = $4, data = $5, version = version + 1 WHERE id = $6 AND version = $7`,
+		f.Status, f.Deleted, f.Attempts, store.Micros(f.ConsolidatedAt), store.JSON(&f.Spec), f.ID, f.Version))
 	if err != nil {
 		return fmt.Errorf("store fleet %s: %w", f.Name, err)
 	}
@@ -155,29 +141,85 @@ func (s *Service) record(ctx context.Context, tx *store.Tx, f Fleet, e event.Eve
 	return event.Record(ctx, tx, e)
 }
 
-// reconcile ends a fleet whose instances are gone.
+// NameOf is a fleet's name, "" when it is not known.
+func (s *Service) NameOf(ctx context.Context, id string) string {
+	f, err := s.ByID(ctx, s.DB.Read(), id)
+	if err != nil {
+		return ""
+	}
+	return f.Name
+}
+
+// reconcile loads one fleet, lets Step decide and carries it out in one transaction.
 func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, error) {
 	f, err := s.ByID(ctx, s.DB.Read(), it.ID)
-	if errors.Is(err, store.ErrNotFound) || err == nil && (f.Deleted || f.Status != api.FleetTerminating) {
+	if errors.Is(err, store.ErrNotFound) {
 		return time.Time{}, nil
 	}
 	if err != nil {
 		return time.Time{}, err
 	}
-	left, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
-	if err != nil || len(left) > 0 {
-		return time.Time{}, err // the last instance wakes the fleet
+	list, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
+	if err != nil {
+		return time.Time{}, err
 	}
-	return time.Time{}, s.DB.Write(ctx, func(tx *store.Tx) error {
+	d := Step(time.Now(), Snapshot{f, list})
+	if !d.Changed {
+		return d.Again, nil
+	}
+	return d.Again, s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
 		}
-		f.Status, f.Deleted = api.FleetTerminated, true
-		if err := s.update(ctx, tx, &f); err != nil {
+		if err := s.update(ctx, tx, &d.Fleet); err != nil {
 			return err
 		}
-		return s.record(ctx, tx, f, event.Event{Message: "Fleet status changed TERMINATING -> TERMINATED"})
+		for _, t := range d.Terminate {
+			if err := s.Instances().Terminate(ctx, tx, t.Instance, t.Reason, t.Msg); err != nil {
+				return err
+			}
+		}
+		for _, inst := range d.Delete {
+			if err := s.Instances().Terminate(ctx, tx, inst, "", ""); err != nil {
+				return err
+			}
+		}
+		if err := s.addNodes(ctx, tx, d.Fleet, d.Create); err != nil {
+			return err
+		}
+		for _, text := range d.Events {
+			if err := s.record(ctx, tx, d.Fleet, event.Event{Message: text}); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
+}
+
+// defaultIdle is how long nodes of a fleet are kept without jobs, in seconds: 72 h
+// (lifecycle 16.4).
+const defaultIdle = 72 * 3600
+
+// addNodes creates n instances for a cloud fleet.
+func (s *Service) addNodes(ctx context.Context, tx *store.Tx, f Fleet, n int) error {
+	c := f.Spec.Configuration
+	idle := int64(defaultIdle)
+	if d := f.Spec.Merged().IdleDuration; d != nil {
+		idle = int64(*d)
+	}
+	blocks := c.Blocks.N
+	if c.Blocks.Auto {
+		blocks = 0
+	}
+	for range n {
+		_, err := s.Instances().Create(ctx, tx, instance.Want{
+			ProjectID: f.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: f.Ask(), Cluster: f.Cluster(), Blocks: blocks, IdleSeconds: idle,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // ToAPI turns a backend's offer into the wire's form.

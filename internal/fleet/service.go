@@ -267,6 +267,10 @@ func (s *Service) create(ctx context.Context, sc project.Scope, spec api.FleetSp
 		if err := s.record(ctx, tx, f, sc.Actor(event.Event{Message: "Fleet created. Status: ACTIVE"})); err != nil {
 			return err
 		}
+		tx.OnCommit(func() { s.Engine.Wake(Kind, f.ID) })
+		if c.Nodes != nil {
+			return s.addNodes(ctx, tx, f, c.Nodes.Target)
+		}
 		return s.addHosts(ctx, tx, f, c)
 	})
 	switch store.Constraint(err) {
@@ -386,9 +390,12 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 		}
 		now.Spec = r.Plan.Spec
 		now.Spec.Configuration = c.WithoutKeys()
+		now.Spec.Configuration.Name = &now.Name
+		now.Attempts, now.ConsolidatedAt = 0, time.Time{}
 		if err := s.update(ctx, tx, &now); err != nil {
 			return err
 		}
+		tx.OnCommit(func() { s.Engine.Wake(Kind, f.ID) })
 		if err := s.removeHosts(ctx, tx, f, remove); err != nil {
 			return err
 		}

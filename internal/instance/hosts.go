@@ -14,6 +14,7 @@ import (
 	"dstack/internal/engine"
 	"dstack/internal/host"
 	"dstack/internal/ledger"
+	"dstack/internal/scheduler"
 	"dstack/internal/sshkey"
 	"dstack/internal/store"
 )
@@ -182,18 +183,30 @@ func (s *Service) Pinned(ctx context.Context, id, key string) error {
 	})
 }
 
-// intend records the wish for a paid machine.
-func (s *Service) intend(ctx context.Context, tx *store.Tx, inst Instance, n Want) (string, error) {
-	public, _, err := s.Keys.ProjectKey(ctx, n.ProjectID)
+// intend records the wish for a paid machine of an offer, in place of an earlier one that
+// was refused.
+func (s *Service) intend(ctx context.Context, tx *store.Tx, inst *Instance, o api.InstanceOffer, fleetName string) error {
+	public, _, err := s.Keys.ProjectKey(ctx, inst.ProjectID)
 	if err != nil {
-		return "", err
+		return err
 	}
-	o := n.Offer
-	return s.Ledger.Intend(ctx, tx, ledger.Intent{
-		Kind: backend.InstanceResource, Backend: string(o.Backend), Region: o.Region, ProjectID: n.ProjectID,
-		OwnerKind: Kind, OwnerID: inst.ID, Price: o.Price, Name: inst.Name,
-		Create: &backend.CreateRequest{Project: s.ProjectName(ctx, n.ProjectID), Fleet: n.FleetName, Offer: fromAPI(o), Tags: n.Tags, SSHKeys: []string{strings.TrimSpace(public)}},
+	req := &backend.CreateRequest{
+		Project: s.ProjectName(ctx, inst.ProjectID), Fleet: fleetName, Offer: fromAPI(o), Tags: inst.Data.Tags,
+		SSHKeys: []string{strings.TrimSpace(public)}, DiskMiB: o.Instance.Resources.Disk.SizeMiB, PublicIP: true,
+	}
+	if a := inst.Data.Ask; a != nil && a.Profile.Reservation != nil {
+		req.Reservation = *a.Profile.Reservation
+	}
+	inst.IntentID, err = s.Ledger.Intend(ctx, tx, ledger.Intent{
+		Kind: backend.InstanceResource, Backend: string(o.Backend), Region: o.Region, ProjectID: inst.ProjectID,
+		OwnerKind: Kind, OwnerID: inst.ID, Price: o.Price, Name: inst.Name, Create: req,
 	})
+	if err != nil {
+		return err
+	}
+	inst.Backend, inst.Data.Offer = string(o.Backend), &o
+	inst.Data.Tried = append(inst.Data.Tried, scheduler.OfferKey(o))
+	return nil
 }
 
 // giveBack tells the ledger that the machine is not wanted.
@@ -210,6 +223,7 @@ func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (
 	m := Machine{Refused: r.Refused(), Message: r.Message(), Gone: r.State == ledger.Gone && !r.Refused()}
 	got := r.Instance()
 	m.Created = r.State == ledger.Created
+	m.Failed = m.Created && got.State == backend.StateFailed
 	if !m.Created || !got.Ready() {
 		return m, nil
 	}

@@ -11,6 +11,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/scheduler"
 )
 
 // Remote is the backend name of SSH hosts.
@@ -68,6 +69,13 @@ type Data struct {
 	Problem string `json:"problem,omitempty"`
 	// Tries counts attempts of the step that Problem speaks of.
 	Tries int `json:"tries,omitempty"`
+
+	// Ask is what a machine to be created must be like; Tried are the offers that were asked
+	// for, Errors what the backends said.
+	Ask     *scheduler.Ask `json:"ask,omitempty"`
+	Cluster bool           `json:"cluster,omitempty"`
+	Tried   []string       `json:"tried,omitempty"`
+	Errors  []string       `json:"errors,omitempty"`
 }
 
 // RemoteHost is how to reach an SSH host of the user. Private keys are sealed.
@@ -127,12 +135,14 @@ type Claim struct {
 
 // Want describes an instance to be created for a job or as a node of a fleet.
 type Want struct {
-	ProjectID   string
-	FleetID     string
-	FleetName   string
-	Offer       api.InstanceOffer // what to create
-	Tags        map[string]string
+	ProjectID string
+	FleetID   string
+	FleetName string
+	Ask       scheduler.Ask      // what the instance must be like
+	First     *api.InstanceOffer // the offer to try first, nil for the cheapest that fits
+	// Cluster puts the instance where the fleet's first one is.
+	Cluster     bool
 	JobID       string // "" for a fleet node; otherwise the job holds the whole instance
-	Blocks      int    // in how many parts it may be shared, ≥ 1
+	Blocks      int    // in how many parts it may be shared, 0 for "auto"
 	IdleSeconds int64  // -1 never
 }

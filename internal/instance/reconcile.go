@@ -9,6 +9,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/engine"
+	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
 
@@ -55,14 +56,8 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 }
 
 func (s *Service) spare(ctx context.Context, inst Instance) (bool, error) {
-	const q = `
-SELECT count(*) FROM instance
-WHERE  fleet_id = $1 AND NOT deleted AND status NOT IN ('terminating', 'terminated')`
-	var n int
-	if err := s.DB.Read().QueryRowContext(ctx, q, inst.FleetID).Scan(&n); err != nil {
-		return false, fmt.Errorf("count the fleet's instances: %w", err)
-	}
-	return n > s.MinNodes(ctx, inst.FleetID), nil
+	n, err := Count(ctx, s.DB.Read(), inst.FleetID)
+	return n > s.MinNodes(ctx, inst.FleetID), err
 }
 
 func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *Decision) error {
@@ -124,7 +119,7 @@ func (s *Service) announce(was Instance, d Decision) {
 	if d.Freed {
 		s.Freed(inst.ProjectID)
 	}
-	if was.Live() && !inst.Live() || inst.Deleted {
+	if was.Live() && !inst.Live() || inst.Deleted || was.Status != inst.Status && inst.Status == api.InstanceTerminated {
 		s.FleetChanged(inst.FleetID)
 	}
 }
@@ -135,6 +130,8 @@ func (s *Service) act(ctx context.Context, it engine.Item, d Decision) (again ti
 		switch e {
 		case Onboard:
 			again, err = s.onboard(ctx, it, d.Instance)
+		case Provision:
+			again, err = s.provision(ctx, it, d.Instance)
 		case Watch:
 			err = s.watch(ctx, d.Instance)
 		case Forget:
@@ -149,6 +146,63 @@ func (s *Service) act(ctx context.Context, it engine.Item, d Decision) (again ti
 		}
 	}
 	return again, nil
+}
+
+// provision chooses the best offer that was not tried yet and records the wish for it, or
+// ends the instance when there is none.
+func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) (time.Time, error) {
+	ask := scheduler.Ask{}
+	if inst.Data.Ask != nil {
+		ask = *inst.Data.Ask
+	}
+	if inst.Data.Cluster {
+		first, err := s.firstOf(ctx, inst)
+		if err != nil {
+			return time.Time{}, err
+		}
+		if first != nil && first.Data.Offer == nil {
+			return time.Now().Add(2 * time.Second), nil // where the cluster is, is not known yet
+		}
+		if first != nil {
+			ask.Profile.Backends, ask.Profile.Regions = []string{string(first.Data.Offer.Backend)}, []string{first.Data.Offer.Region}
+		}
+	}
+	offers, err := s.Offers(ctx, inst.ProjectID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	o, ok := scheduler.Next(ask, offers, inst.Data.Tried)
+	d := Decision{Instance: inst}
+	if !ok {
+		d.noOffers(time.Now())
+		return time.Time{}, s.commit(ctx, it, inst, &d)
+	}
+	o.Blocks, o.TotalBlocks = 1, max(1, inst.Blocks)
+	name := s.FleetName(ctx, inst.FleetID)
+	return time.Time{}, s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		next := inst
+		if err := s.intend(ctx, tx, &next, o, name); err != nil {
+			return err
+		}
+		return update(ctx, tx, &next)
+	})
+}
+
+// firstOf is the live instance with the lowest number of a cluster, nil when it is inst.
+func (s *Service) firstOf(ctx context.Context, inst Instance) (*Instance, error) {
+	all, err := OfFleets(ctx, s.DB.Read(), inst.FleetID)
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].Live() && all[i].ID != inst.ID && (all[i].Num < inst.Num || all[i].Data.Offer != nil) {
+			return &all[i], nil
+		}
+	}
+	return nil, nil
 }
 
 func (s *Service) linkOf(id string) Link {

@@ -56,6 +56,10 @@ type Config struct {
 	FleetChanged func(fleetID string)
 	// MinNodes is how many instances a fleet keeps.
 	MinNodes func(ctx context.Context, fleetID string) int
+	// FleetName names a fleet in the cloud's tags and in messages.
+	FleetName func(ctx context.Context, fleetID string) string
+	// Offers lists what a project's backends offer, cheapest first.
+	Offers func(ctx context.Context, projectID string) ([]api.InstanceOffer, error)
 	// ProjectName names a project in the cloud's tags.
 	ProjectName func(ctx context.Context, projectID string) string
 }
@@ -70,7 +74,7 @@ type Service struct {
 // New checks c and registers the instances' reconciler with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Ledger == nil || c.Hosts == nil || c.Onboard == nil || c.Sealer == nil ||
-		c.Keys == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.ProjectName == nil {
+		c.Keys == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.FleetName == nil || c.Offers == nil || c.ProjectName == nil {
 		return nil, errors.New("instance: every field of Config is required")
 	}
 	s := &Service{Config: c, links: map[string]Link{}}
@@ -78,23 +82,24 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// Create stores an instance that a paid machine will be made for: the ledger's intent is
-// written in the same transaction, so that neither exists without the other.
+// Create stores an instance that a paid machine will be made for. With a first offer the
+// ledger's intent is written in the same transaction, so that neither exists without the
+// other; else the reconciler looks for one.
 func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, error) {
 	nums, err := nextNumbers(ctx, tx, n.FleetID, 1)
 	if err != nil {
 		return Instance{}, err
 	}
-	offer := n.Offer
 	inst := Instance{
 		ID: uuid.NewString(), ProjectID: n.ProjectID, FleetID: n.FleetID,
 		Num: nums[0], Name: fmt.Sprintf("%s-%d", n.FleetName, nums[0]),
-		Status: api.InstancePending, Backend: string(offer.Backend), CreatedAt: time.Now(), Blocks: n.Blocks,
-		Data: Data{Offer: &offer, Tags: n.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds},
+		Status: api.InstancePending, CreatedAt: time.Now(), Blocks: n.Blocks,
+		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0},
 	}
-	inst.IntentID, err = s.intend(ctx, tx, inst, n)
-	if err != nil {
-		return Instance{}, err
+	if n.First != nil {
+		if err := s.intend(ctx, tx, &inst, *n.First, n.FleetName); err != nil {
+			return Instance{}, err
+		}
 	}
 	if err := insert(ctx, tx, &inst); err != nil {
 		return Instance{}, err
@@ -106,6 +111,7 @@ func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, e
 			return Instance{}, err
 		}
 	}
+	tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
 	return inst, s.record(ctx, tx, inst, text)
 }
 
@@ -206,6 +212,7 @@ func (s *Service) Terminate(ctx context.Context, tx *store.Tx, inst Instance, re
 	}
 	if inst.Status == api.InstanceTerminated {
 		inst.Deleted = true
+		tx.OnCommit(func() { s.FleetChanged(inst.FleetID) })
 		return update(ctx, tx, &inst)
 	}
 	was := inst.Status

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -67,10 +68,52 @@ func OfFleets(ctx context.Context, q store.Querier, fleetIDs ...string) ([]Insta
 	return query(ctx, q, "WHERE NOT deleted AND fleet_id IN ("+params(1, len(args))+") ORDER BY fleet_id, num", args...)
 }
 
-// Candidates returns the instances of a project's fleets that could take jobs now or soon,
-// with their assignments, ordered by fleet and number.
-func Candidates(ctx context.Context, q store.Querier, projectID string) ([]Instance, error) {
-	return query(ctx, q, "WHERE NOT deleted AND project_id = $1 AND status IN ('provisioning', 'idle', 'busy') ORDER BY fleet_id, num", projectID)
+// ByID returns instances, also deleted ones, in no order.
+func ByID(ctx context.Context, q store.Querier, ids []string) ([]*Instance, error) {
+	var out []*Instance
+	for batch := range slices.Chunk(ids, 500) {
+		args := make([]any, len(batch))
+		for i, id := range batch {
+			args[i] = id
+		}
+		list, err := query(ctx, q, "WHERE id IN ("+params(1, len(args))+")", args...)
+		if err != nil {
+			return nil, err
+		}
+		for i := range list {
+			out = append(out, &list[i])
+		}
+	}
+	return out, nil
+}
+
+// Versions lists a project's instances that are not deleted, by fleet and number. A row and
+// its assignments change together with the version.
+func Versions(ctx context.Context, q store.Querier, projectID string) (order []string, versions map[string]int64, err error) {
+	rows, err := q.QueryContext(ctx, "SELECT id, version FROM instance WHERE NOT deleted AND project_id = $1 ORDER BY fleet_id, num", projectID)
+	versions = map[string]int64{}
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var id string
+		var version int64
+		err := rows.Scan(&id, &version)
+		order = append(order, id)
+		versions[id] = version
+		return err
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("list the versions of instances: %w", err)
+	}
+	return order, versions, nil
+}
+
+// Count is how many instances of a fleet exist or are wanted.
+func Count(ctx context.Context, q store.Querier, fleetID string) (int, error) {
+	var n int
+	err := q.QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE fleet_id = $1 AND NOT deleted AND status NOT IN ('terminating', 'terminated')`, fleetID).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count the fleet's instances: %w", err)
+	}
+	return n, nil
 }
 
 func query(ctx context.Context, q store.Querier, where string, args ...any) ([]Instance, error) {

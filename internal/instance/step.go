@@ -2,6 +2,8 @@ package instance
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -13,8 +15,6 @@ const (
 	addTimeout = 10 * time.Minute
 	// onboardRetry spaces attempts to add an SSH host that could not be reached.
 	onboardRetry = 10 * time.Second
-	// bootTimeout is how long a created machine may take until its agent answers.
-	bootTimeout = 10 * time.Minute
 	// lostGrace is how long a connection may be gone before the instance is shown as
 	// unreachable; reconnects take a moment and are no news.
 	lostGrace = 15 * time.Second
@@ -30,6 +30,7 @@ type Machine struct {
 	Gone         bool   // the cloud confirmed that it does not exist any more
 	Message      string // why it was refused, or what the latest attempt ran into
 	Created      bool
+	Failed       bool   // it exists, but the cloud says that it will never run
 	Hostname     string // "" while the cloud has not said
 	Provisioning *api.JobProvisioningData
 	Socket       string // local agent
@@ -53,12 +54,16 @@ type Snapshot struct {
 	SpareNodes bool
 }
 
+// maxTried bounds the offers that are tried for one instance (lifecycle 9.2.5).
+const maxTried = 25
+
 // Effect is something to do outside the database, after the decision is stored.
 type Effect int
 
 // The effects of a Decision. Each may be repeated.
 const (
 	Onboard   Effect = iota + 1 // push the agent to an SSH host
+	Provision                   // choose the next offer and tell the ledger
 	Watch                       // keep a connection to the agent
 	Forget                      // end the connection
 	Uninstall                   // take the agent off an SSH host
@@ -75,6 +80,25 @@ type Decision struct {
 	Again    time.Time // when to look again, zero: only when woken
 }
 
+// BootTimeout is how long a created machine may take until its agent answers (lifecycle 9.4).
+func BootTimeout(inst Instance) time.Duration {
+	name := ""
+	if inst.Data.Offer != nil {
+		name = inst.Data.Offer.Instance.Name
+	}
+	switch {
+	case inst.Backend == "vultr" && strings.HasPrefix(name, "vbm"):
+		return 55 * time.Minute
+	case inst.Backend == "lambda":
+		return 30 * time.Minute
+	case inst.Backend == "runpod", inst.Backend == "kubernetes", inst.Backend == "slurm", inst.Backend == "oci" && strings.HasPrefix(name, "BM."):
+		return 20 * time.Minute
+	case inst.Backend == "gcp" && name == "a4-highgpu-8g":
+		return 16 * time.Minute
+	}
+	return 10 * time.Minute
+}
+
 // Step decides what should happen to one instance now. It reads nothing but its
 // arguments.
 func Step(now time.Time, s Snapshot) Decision {
@@ -88,11 +112,6 @@ func Step(now time.Time, s Snapshot) Decision {
 		d.live(now, s)
 	case api.InstanceTerminating:
 		d.terminating(now, s)
-	case api.InstanceTerminated:
-		if !s.Instance.Deleted {
-			d.Instance.Deleted = true
-			d.Changed = true
-		}
 	}
 	return d
 }
@@ -111,8 +130,15 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 		return
 	}
 	switch {
+	case d.unneeded(now, s):
+	case s.Instance.IntentID == "":
+		d.Effects = append(d.Effects, Provision)
+	case s.Machine.Refused && len(s.Instance.Data.Tried) < maxTried:
+		d.refused(s)
+		d.Effects = append(d.Effects, Provision)
 	case s.Machine.Refused:
-		d.end(now, api.InstanceNoOffers, orElse(s.Machine.Message, "All offers failed"))
+		d.refused(s)
+		d.noOffers(now)
 	case s.Machine.Created:
 		d.to(now, api.InstanceProvisioning)
 		d.Instance.Data.StartedAt = now
@@ -120,9 +146,69 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 	}
 }
 
+// unneeded ends a machine that was wanted for a job which is over before the machine is
+// there: nobody else has asked for it.
+func (d *Decision) unneeded(now time.Time, s Snapshot) bool {
+	if s.Instance.Data.ForJob == "" || len(s.Instance.Assignments) > 0 {
+		return false
+	}
+	d.terminate(now, api.InstanceJobFinished, "")
+	return true
+}
+
+// refused remembers what the backend said about the latest offer.
+func (d *Decision) refused(s Snapshot) {
+	o := s.Instance.Data.Offer
+	text := fmt.Sprintf("%s in %s/%s: %s", o.Instance.Name, o.Backend, o.Region, short(s.Machine.Message))
+	if !slices.Contains(d.Instance.Data.Errors, text) {
+		d.Instance.Data.Errors = append(slices.Clone(d.Instance.Data.Errors), text)
+	}
+}
+
+// short is one line of at most 200 characters.
+func short(s string) string {
+	s = strings.Join(strings.Fields(s), " ")
+	if r := []rune(s); len(r) > 200 {
+		return string(r[:200]) + "..."
+	}
+	return s
+}
+
+// noOffers ends an instance that no backend gives (the texts of lifecycle 9.2.5).
+func (d *Decision) noOffers(now time.Time) {
+	const help = "\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails"
+	fleet := fleetOf(d.Instance.Name)
+	tried, errs := len(d.Instance.Data.Tried), d.Instance.Data.Errors
+	if tried == 0 {
+		d.end(now, api.InstanceNoOffers, fmt.Sprintf("No offers matching the run requirements in fleet '%s'.", fleet)+help)
+		return
+	}
+	limit := ""
+	if tried >= maxTried {
+		limit = " (attempt limit reached)"
+	}
+	more := ""
+	if len(errs) > 3 {
+		more = fmt.Sprintf("; and %d more", len(errs)-3)
+		errs = errs[:3]
+	}
+	d.end(now, api.InstanceNoOffers, fmt.Sprintf("Failed to provision in fleet '%s': tried %d offers%s, all failed.\nErrors: %s%s.", fleet, tried, limit, strings.Join(errs, "; "), more)+help)
+}
+
+// fleetOf is the fleet's part of an instance's name.
+func fleetOf(name string) string {
+	if i := strings.LastIndexByte(name, '-'); i > 0 {
+		return name[:i]
+	}
+	return name
+}
+
 func (d *Decision) provisioning(now time.Time, s Snapshot) {
-	if s.Machine.Gone {
+	if s.Machine.Gone || s.Machine.Failed {
 		d.terminate(now, api.InstanceError, "Error while waiting for instance to become running")
+		return
+	}
+	if d.unneeded(now, s) {
 		return
 	}
 	if s.Machine.Hostname != "" && (d.Instance.Data.Provisioning == nil || deref(d.Instance.Data.Provisioning.Hostname) != s.Machine.Hostname) {
@@ -130,7 +216,7 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 		d.Instance.Data.Socket, d.Instance.Data.Home = s.Machine.Socket, s.Machine.Home
 		d.Changed = true
 	}
-	deadline := d.Instance.Data.StartedAt.Add(bootTimeout)
+	deadline := d.Instance.Data.StartedAt.Add(BootTimeout(d.Instance))
 	known := d.Instance.Data.Provisioning != nil && deref(d.Instance.Data.Provisioning.Hostname) != ""
 	switch {
 	case known && s.Link.Connected:

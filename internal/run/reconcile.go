@@ -2,18 +2,18 @@ package run
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	"github.com/google/uuid"
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/engine"
 	"dstack/internal/event"
 	"dstack/internal/instance"
+	"dstack/internal/metrics"
 	"dstack/internal/store"
 )
 
@@ -61,16 +61,108 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 		_, err = s.Hosts.Client(j.InstanceID)
 		snap.Reachable = err == nil
 	}
-	if j.Status == api.JobRunning {
-		r, err := getRun(ctx, q, "id = $1", j.RunID)
-		if err != nil {
-			return JobSnapshot{}, err
-		}
-		if dev := r.Data.Spec.Configuration.DevEnvironment; dev != nil && dev.InactivityDuration != nil {
-			snap.Inactivity = int64(*dev.InactivityDuration)
+	switch j.Status {
+	case api.JobRunning:
+		return snap, s.loadRunning(ctx, q, &snap)
+	case api.JobProvisioning:
+		if j.Data.Spec.JobsPerReplica > 1 {
+			return snap, s.loadPeers(ctx, q, &snap)
 		}
 	}
 	return snap, nil
+}
+
+// loadRunning adds what the policies of a running job look at.
+func (s *Service) loadRunning(ctx context.Context, q store.Querier, snap *JobSnapshot) error {
+	r, err := getRun(ctx, q, "id = $1", snap.Job.RunID)
+	if err != nil {
+		return err
+	}
+	if dev := r.Data.Spec.Configuration.DevEnvironment; dev != nil && dev.InactivityDuration != nil {
+		snap.Inactivity = int64(*dev.InactivityDuration)
+	}
+	if p := snap.Job.Data.Spec.UtilizationPolicy; p != nil {
+		window := time.Duration(p.TimeWindow) * time.Second
+		begin := time.Now().Add(-window)
+		points, err := s.Metrics.Points(ctx, q, snap.Job.ID, metrics.Range{From: begin}, maxSamples)
+		if err != nil {
+			return err
+		}
+		snap.Idle = underused(points, begin, p.MinGPUUtilization)
+	}
+	return nil
+}
+
+// maxSamples bounds the samples of a utilization window: a day of one every 10 s.
+const maxSamples = 8640
+
+// underused says that for some GPU every sample (newest first) since the begin of a window
+// is below the minimum, and that there are samples from its begin on (lifecycle 16.5).
+func underused(points []metrics.Point, begin time.Time, least int) bool {
+	if len(points) == 0 || points[len(points)-1].At.Sub(begin) > time.Minute {
+		return false
+	}
+	for gpu := range points[0].GPUs {
+		idle := true
+		for _, p := range points {
+			idle = idle && gpu < len(p.GPUs) && p.GPUs[gpu].UtilPercent < least
+		}
+		if idle {
+			return true
+		}
+	}
+	return false
+}
+
+// loadPeers adds the other nodes of the job's replica.
+func (s *Service) loadPeers(ctx context.Context, q store.Querier, snap *JobSnapshot) error {
+	r, err := getRun(ctx, q, "id = $1", snap.Job.RunID)
+	if err != nil {
+		return err
+	}
+	if o := r.Data.Spec.Merged().StartupOrder; o != nil {
+		snap.Order = *o
+	}
+	peers, instances, err := s.nodes(ctx, q, snap.Job)
+	if err != nil {
+		return err
+	}
+	for _, j := range peers {
+		if j.ID == snap.Job.ID {
+			continue
+		}
+		p := Peer{Num: j.Num, Status: j.Status}
+		if inst := instances[j.InstanceID]; inst != nil {
+			_, err := s.Hosts.Client(inst.ID)
+			p.Ready = err == nil && inst.Data.Provisioning != nil && inst.Status != api.InstancePending
+		}
+		snap.Peers = append(snap.Peers, p)
+	}
+	return nil
+}
+
+// nodes are the latest attempts of a job's replica by number, with their instances by id.
+func (s *Service) nodes(ctx context.Context, q store.Querier, of Job) ([]Job, map[string]*instance.Instance, error) {
+	all, err := jobsOf(ctx, q, of.RunID)
+	if err != nil {
+		return nil, nil, err
+	}
+	var peers []Job
+	var ids []string
+	for _, j := range latestOf(all[of.RunID]) {
+		if j.Replica == of.Replica {
+			peers = append(peers, j)
+			if j.InstanceID != "" {
+				ids = append(ids, j.InstanceID)
+			}
+		}
+	}
+	list, err := instance.ByID(ctx, q, ids)
+	byID := map[string]*instance.Instance{}
+	for _, inst := range list {
+		byID[inst.ID] = inst
+	}
+	return peers, byID, err
 }
 
 func (s *Service) commitJob(ctx context.Context, it engine.Item, d *JobDecision) error {
@@ -95,8 +187,28 @@ func (s *Service) commitJob(ctx context.Context, it engine.Item, d *JobDecision)
 		}
 		tx.OnCommit(func() { s.changed(j.RunID) })
 		d.Job = j
-		return nil
+		return s.wakePeers(ctx, tx, j)
 	})
+}
+
+// wakePeers looks at the other nodes of a replica that may wait for this one.
+func (s *Service) wakePeers(ctx context.Context, tx *store.Tx, j Job) error {
+	if j.Data.Spec.JobsPerReplica <= 1 {
+		return nil
+	}
+	rows, err := tx.QueryContext(ctx, `SELECT id FROM job WHERE run_id = $1 AND replica_num = $2 AND status = 'provisioning' AND id <> $3`, j.RunID, j.Replica, j.ID)
+	var ids []string
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var id string
+		err := rows.Scan(&id)
+		ids = append(ids, id)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("list the nodes of a replica: %w", err)
+	}
+	tx.OnCommit(func() { s.Engine.Wake(JobKind, ids...) })
+	return nil
 }
 
 // changed tells the run and whoever watches it.
@@ -141,9 +253,6 @@ func runEvent(from, to api.RunStatus, data Data) string {
 }
 
 func (s *Service) act(ctx context.Context, it engine.Item, e Effect, j Job) (time.Time, error) {
-	if e == Place {
-		return s.place(ctx, it, j)
-	}
 	client, err := s.Hosts.Client(j.InstanceID)
 	if err != nil {
 		return time.Time{}, nil // the instance wakes the job when it is back
@@ -254,10 +363,9 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	latest := latestOf(jobs[r.ID])
-	d := StepRun(time.Now(), r, latest)
-	if d.Changed || d.End != "" || d.Retry || d.Start {
-		if err := s.commitRun(ctx, it, d, latest); err != nil {
+	d := StepRun(time.Now(), RunSnapshot{Run: r, Jobs: jobs[r.ID]})
+	if d.Changed || d.Ends != nil || d.New != nil {
+		if err := s.commitRun(ctx, it, d, jobs[r.ID]); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -277,15 +385,15 @@ func latestOf(jobs []Job) []Job {
 	return out
 }
 
-func (s *Service) commitRun(ctx context.Context, it engine.Item, d RunDecision, latest []Job) error {
+func (s *Service) commitRun(ctx context.Context, it engine.Item, d RunDecision, jobs []Job) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
 		}
 		r := d.Run
 		r.Data.ProcessedAt = time.Now()
-		if d.Retry {
-			r.Data.RetryAt = time.Now().Add(backoff(latest[0].Attempt))
+		if r.Status != api.RunSubmitted {
+			r.Data.Waiting = nil
 		}
 		if err := r.update(ctx, tx); err != nil {
 			return err
@@ -295,23 +403,48 @@ func (s *Service) commitRun(ctx context.Context, it engine.Item, d RunDecision, 
 				return err
 			}
 		}
-		switch {
-		case d.End != "":
-			if err := s.endJobs(ctx, tx, d, latest); err != nil {
+		for _, e := range d.Ends {
+			if err := s.endJob(ctx, tx, e.Job, e.Reason, e.Msg); err != nil {
 				return err
 			}
-		case d.Retry:
-			if err := s.retryJobs(ctx, tx, r, latest); err != nil {
-				return err
-			}
-		case d.Start:
-			if err := s.startJobs(ctx, tx, r, "Job created on run submission. Status: SUBMITTED"); err != nil {
-				return err
-			}
+		}
+		if err := s.renew(ctx, tx, r, d, jobs); err != nil {
+			return err
 		}
 		tx.OnCommit(func() { s.watch.notify(r.ID) })
 		return nil
 	})
+}
+
+// renew stores the new attempts of a decision and drops the rows that they make useless.
+func (s *Service) renew(ctx context.Context, tx *store.Tx, r Run, d RunDecision, jobs []Job) error {
+	for _, id := range d.Drop {
+		if _, err := tx.ExecContext(ctx, `DELETE FROM job WHERE id = $1`, id); err != nil {
+			return fmt.Errorf("drop an old attempt: %w", err)
+		}
+	}
+	if d.New == nil {
+		return nil
+	}
+	if len(jobs) == 0 {
+		return s.startJobs(ctx, tx, r, d.Origin)
+	}
+	specs, err := jobSpecs(r.Data.Spec, r.Name) // from the run's present spec: it may have been updated
+	if err != nil {
+		return err
+	}
+	for _, n := range d.New {
+		for _, js := range specs {
+			if js.JobNum != n.Num {
+				continue
+			}
+			js.ReplicaNum = n.Replica
+			if err := s.newJob(ctx, tx, r, js, n, d.Origin); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Service) recordRun(ctx context.Context, tx *store.Tx, r Run, e event.Event) error {
@@ -320,48 +453,29 @@ func (s *Service) recordRun(ctx context.Context, tx *store.Tx, r Run, e event.Ev
 	return event.Record(ctx, tx, e)
 }
 
-func (s *Service) endJobs(ctx context.Context, tx *store.Tx, d RunDecision, latest []Job) error {
-	for _, j := range latest {
-		abort := d.End == api.JobAbortedByUser
-		if j.Finished() || j.Status == api.JobTerminating && (!abort || j.Data.Abort) {
-			continue
-		}
-		jd := JobDecision{Job: j}
-		if j.Status == api.JobTerminating {
-			jd.Job.Data.Reason, jd.Job.Data.Abort, jd.Changed = d.End, true, true
-		} else {
-			jd.end(time.Now(), d.End, d.EndMsg)
-			jd.Job.Data.Abort = abort
-		}
-		jd.Job.Data.ProcessedAt = time.Now()
-		if err := jd.Job.update(ctx, tx); err != nil {
-			return err
-		}
-		for _, text := range jd.Events {
-			if err := s.recordJob(ctx, tx, jd.Job, text); err != nil {
-				return err
-			}
-		}
-		tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
+// endJob begins the end of an unfinished job, or turns one that is under way into an abort.
+func (s *Service) endJob(ctx context.Context, tx *store.Tx, j Job, reason api.JobTerminationReason, msg string) error {
+	abort := reason == api.JobAbortedByUser
+	if j.Finished() || j.Status == api.JobTerminating && (!abort || j.Data.Abort) {
+		return nil
 	}
-	return nil
-}
-
-func (s *Service) retryJobs(ctx context.Context, tx *store.Tx, r Run, latest []Job) error {
-	for _, j := range latest {
-		if j.Status == api.JobDone || !j.Finished() {
-			continue
-		}
-		next := Job{ID: uuid.NewString(), RunID: r.ID, ProjectID: r.ProjectID, Replica: j.Replica, Num: j.Num, Attempt: j.Attempt + 1,
-			Status: api.JobSubmitted, SubmittedAt: time.Now(), Data: JobData{Spec: j.Data.Spec, Deployment: r.Data.Deployment, ProcessedAt: time.Now()}}
-		if err := next.insert(ctx, tx); err != nil {
-			return err
-		}
-		if err := s.recordJob(ctx, tx, next, "Job created on retry. Status: SUBMITTED"); err != nil {
-			return err
-		}
-		tx.OnCommit(func() { s.Engine.Wake(JobKind, next.ID) })
+	d := JobDecision{Job: j}
+	if j.Status == api.JobTerminating {
+		d.Job.Data.Reason = reason
+	} else {
+		d.end(time.Now(), reason, msg)
 	}
+	d.Job.Data.Abort = abort
+	d.Job.Data.ProcessedAt = time.Now()
+	if err := d.Job.update(ctx, tx); err != nil {
+		return err
+	}
+	for _, text := range d.Events {
+		if err := s.recordJob(ctx, tx, d.Job, text); err != nil {
+			return err
+		}
+	}
+	tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
 	return nil
 }
 

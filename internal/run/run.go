@@ -6,7 +6,6 @@
 package run
 
 import (
-	"context"
 	"errors"
 	"log/slog"
 	"time"
@@ -29,8 +28,9 @@ import (
 
 // Kinds of the engine.
 const (
-	Kind    = "run"
-	JobKind = "job"
+	Kind      = "run"
+	JobKind   = "job"
+	QueueKind = "queue" // one per project, by the project's id
 )
 
 // Run is one row.
@@ -56,12 +56,19 @@ type Data struct {
 	Reason      api.RunTerminationReason `json:"reason,omitempty"`
 	Deployment  int                      `json:"deployment,omitempty"`
 	ProcessedAt time.Time                `json:"processed_at"`
-	// RetryAt is when the next attempt of a failed job may start.
-	RetryAt time.Time `json:"retry_at,omitzero"`
-	// NextAt is when a scheduled run starts.
-	NextAt time.Time `json:"next_at,omitzero"`
-	// Waiting says in words what a run that has not started waits for.
-	Waiting string `json:"waiting,omitempty"`
+	// Resubmissions counts how often in a row the whole run was sent back to wait.
+	Resubmissions int `json:"resubmissions,omitempty"`
+	// NextAt is when a scheduled run starts, TriggeredAt when it last did.
+	NextAt      time.Time `json:"next_at,omitzero"`
+	TriggeredAt time.Time `json:"triggered_at,omitzero"`
+	// Waiting says what a run that has not started waits for, nil when it does not.
+	Waiting *Waiting `json:"waiting,omitempty"`
+}
+
+// Waiting is why a run is not placed.
+type Waiting struct {
+	Why   string    `json:"why"`
+	Since time.Time `json:"since"`
 }
 
 // Job is one attempt to run one job.
@@ -97,8 +104,8 @@ type JobData struct {
 	Sent bool `json:"sent,omitempty"`
 	// Abort asks for an end without grace.
 	Abort bool `json:"abort,omitempty"`
-	// Tried are offers that could not be created, so that the next is tried.
-	Tried []string `json:"tried,omitempty"`
+	// WaitFrom is when the time began that the attempt may wait for capacity.
+	WaitFrom time.Time `json:"wait_from,omitzero"`
 }
 
 // Finished says that the attempt will not change any more.
@@ -132,7 +139,8 @@ type Config struct {
 // Service plans, submits and ends runs.
 type Service struct {
 	Config
-	watch *watchers
+	watch  *watchers
+	queues *queueCache
 }
 
 // New checks c and registers the reconcilers with the engine.
@@ -141,7 +149,7 @@ func New(c Config) (*Service, error) {
 		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil {
 		return nil, errors.New("run: every field of Config is required")
 	}
-	s := &Service{Config: c, watch: newWatchers()}
+	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache()}
 	c.Engine.Register(engine.Kind{
 		Name: Kind, Workers: 16, Reconcile: s.reconcileRun,
 		Live: engine.LiveQuery("SELECT id FROM run WHERE status NOT IN ('terminated', 'failed', 'done') AND shard IN"),
@@ -150,16 +158,10 @@ func New(c Config) (*Service, error) {
 		Name: JobKind, Workers: 32, Reconcile: s.reconcileJob, Timeout: 10 * time.Minute,
 		Live: engine.LiveQuery("SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN"),
 	})
+	c.Engine.Register(engine.Kind{Name: QueueKind, Workers: 8, Reconcile: s.reconcileQueue, Live: queuesInShards})
 	return s, nil
 }
 
-// Freed is told by the instances that capacity of a project became usable: the jobs that
-// wait for some are looked at in the order of the queue.
-func (s *Service) Freed(ctx context.Context, projectID string) {
-	ids, err := waiting(ctx, s.DB.Read(), projectID)
-	if err != nil {
-		s.Log.Error("look for waiting jobs", "err", err)
-		return
-	}
-	s.Engine.Wake(JobKind, ids...)
-}
+// Freed is told by the instances that capacity of a project became usable: the head of the
+// project's queue is looked at.
+func (s *Service) Freed(projectID string) { s.Engine.Wake(QueueKind, projectID) }

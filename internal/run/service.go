@@ -17,7 +17,6 @@ import (
 	"dstack/internal/fleet"
 	"dstack/internal/instance"
 	"dstack/internal/project"
-	"dstack/internal/scheduler"
 	"dstack/internal/store"
 	"dstack/internal/user"
 )
@@ -59,11 +58,16 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		limit = *r.MaxOffers
 	}
 	dry := Run{ProjectID: sc.Project.ID, Data: Data{Spec: effective}}
+	byGroup := map[int][]api.InstanceOffer{} // the jobs of a node group have the same offers
 	for _, js := range specs {
-		offers, err := s.offers(ctx, dry, js, r.ForOffersOnly)
-		if err != nil {
-			return plan, err
+		offers, known := byGroup[js.NodeGroupIndex]
+		if !known {
+			if offers, err = s.offers(ctx, dry, groupOf(specs, js), r.ForOffersOnly); err != nil {
+				return plan, err
+			}
+			byGroup[js.NodeGroupIndex] = offers
 		}
+		offers = slices.Clone(offers)
 		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers)}
 		for _, o := range offers {
 			if jp.MaxPrice == nil || o.Price > *jp.MaxPrice {
@@ -82,32 +86,15 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 	return plan, nil
 }
 
-// offers lists where a job could run. For offers only, backends count without a fleet.
-func (s *Service) offers(ctx context.Context, r Run, spec api.JobSpec, offersOnly bool) ([]api.InstanceOffer, error) {
-	list, _, err := s.candidates(ctx, r, spec)
-	if err != nil {
-		return nil, err
-	}
-	offers := []api.InstanceOffer{}
-	for _, c := range list {
-		if c.instance != nil || !offersOnly {
-			offers = append(offers, c.offer)
+// groupOf are the jobs of the node group that a job belongs to.
+func groupOf(specs []api.JobSpec, of api.JobSpec) []api.JobSpec {
+	var list []api.JobSpec
+	for _, js := range specs {
+		if js.NodeGroupIndex == of.NodeGroupIndex {
+			list = append(list, js)
 		}
 	}
-	if offersOnly {
-		all, err := s.Catalog.Offers(ctx, r.ProjectID)
-		if err != nil {
-			return nil, err
-		}
-		profile := r.Data.Spec.Merged()
-		for _, o := range all {
-			if ao := fleet.ToAPI(o); scheduler.Fits(spec.Requirements, profile.ProfileParams, ao) == "" {
-				offers = append(offers, ao)
-			}
-		}
-	}
-	scheduler.Sort(offers)
-	return offers, nil
+	return list
 }
 
 // clone copies a spec through its wire form, so that filling defaults in does not change
@@ -275,7 +262,7 @@ func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec
 		if r.Status == api.RunPending {
 			return nil
 		}
-		return s.startJobs(ctx, tx, r, "Job created on run submission. Status: SUBMITTED")
+		return s.startJobs(ctx, tx, r, "run submission")
 	})
 	if store.Constraint(err) == "run_project_id_name_key" {
 		return Run{}, api.Exists("")
@@ -302,23 +289,29 @@ func (s *Service) name(ctx context.Context, tx *store.Tx, projectID string, want
 	}
 }
 
-func (s *Service) startJobs(ctx context.Context, tx *store.Tx, r Run, text string) error {
+// startJobs stores the first attempts of a run's jobs.
+func (s *Service) startJobs(ctx context.Context, tx *store.Tx, r Run, origin string) error {
 	specs, err := jobSpecs(r.Data.Spec, r.Name)
 	if err != nil {
 		return err
 	}
 	for _, js := range specs {
-		j := Job{ID: uuid.NewString(), RunID: r.ID, ProjectID: r.ProjectID, Replica: js.ReplicaNum, Num: js.JobNum, Status: api.JobSubmitted,
-			SubmittedAt: time.Now(), Data: JobData{Spec: js, Deployment: r.Data.Deployment, ProcessedAt: time.Now()}}
-		if err := j.insert(ctx, tx); err != nil {
+		if err := s.newJob(ctx, tx, r, js, NewJob{Replica: js.ReplicaNum, Num: js.JobNum}, origin); err != nil {
 			return err
 		}
-		if err := s.recordJob(ctx, tx, j, text); err != nil {
-			return err
-		}
-		tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
 	}
 	return nil
+}
+
+// newJob stores one attempt and wakes the queue.
+func (s *Service) newJob(ctx context.Context, tx *store.Tx, r Run, spec api.JobSpec, n NewJob, origin string) error {
+	j := Job{ID: uuid.NewString(), RunID: r.ID, ProjectID: r.ProjectID, Replica: n.Replica, Num: n.Num, Attempt: n.Attempt, Status: api.JobSubmitted,
+		SubmittedAt: time.Now(), Data: JobData{Spec: spec, Deployment: r.Data.Deployment, WaitFrom: n.WaitFrom, ProcessedAt: time.Now()}}
+	if err := j.insert(ctx, tx); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { s.Engine.Wake(QueueKind, r.ProjectID) })
+	return s.recordJob(ctx, tx, j, "Job created on "+origin+". Status: SUBMITTED")
 }
 
 // Stop asks runs to end; unknown and finished ones are ignored.
@@ -337,7 +330,7 @@ func (s *Service) Stop(ctx context.Context, sc project.Scope, r api.StopRunsRequ
 				reason = api.RunAbortedByUser
 			}
 			d := RunDecision{Run: run}
-			if run.Status == api.RunTerminating && !(r.Abort && run.Data.Reason == api.RunStoppedByUser) {
+			if run.Status == api.RunTerminating && !(r.Abort && run.Data.Reason != api.RunAbortedByUser) {
 				return nil
 			}
 			d.end(reason)

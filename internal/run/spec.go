@@ -3,6 +3,7 @@ package run
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"dstack/internal/agentapi"
@@ -49,6 +50,11 @@ func normalise(spec *api.RunSpec, userKey string) error {
 		c.Priority = &zero
 	}
 	fillGPU(&c.Resources, c.Image == nil && !isTrue(c.Docker))
+	if t := spec.Configuration.Task; t != nil {
+		for i := range t.Groups {
+			fillGPU(&t.Groups[i].Resources, c.Image == nil && !isTrue(c.Docker))
+		}
+	}
 	if spec.SSHKeyPub == nil {
 		if userKey == "" {
 			return api.Invalid("ssh_key_pub must be set if the user has no ssh_public_key")
@@ -110,24 +116,47 @@ func imageFits(c *config.RunCommon) error {
 
 func isTrue(b *bool) bool { return b != nil && *b }
 
-// jobSpecs derives the jobs of a run (lifecycle 4.3).
+// jobSpecs derives the jobs of one replica of a run (lifecycle 4.3).
 func jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
-	nodes := 1
-	if t := spec.Configuration.Task; t != nil {
-		if t.Groups != nil {
-			return nil, api.Invalid("tasks with `groups` are not supported yet by this server")
-		}
-		nodes = *t.Nodes
+	groups := []config.NodeGroup{{Nodes: 1}}
+	t := spec.Configuration.Task
+	switch {
+	case t != nil && t.Groups != nil:
+		groups = t.Groups
+	case t != nil:
+		groups[0].Nodes = *t.Nodes
+	}
+	total := 0
+	for _, g := range groups {
+		total += g.Nodes
 	}
 	var specs []api.JobSpec
-	for n := range nodes {
-		j, err := jobSpec(spec, name, n, nodes)
-		if err != nil {
-			return nil, err
+	for i, g := range groups {
+		one := spec
+		if t != nil && t.Groups != nil {
+			one.Configuration = config.AnyRun{Task: ofGroup(t, g)}
 		}
-		specs = append(specs, j)
+		for n := range g.Nodes {
+			j, err := jobSpec(one, name, len(specs), total)
+			if err != nil {
+				return nil, err
+			}
+			j.NodeGroupIndex, j.NodeGroupJobIndex = i, n
+			if g.Name != nil {
+				j.NodeGroupName = *g.Name
+			}
+			specs = append(specs, j)
+		}
 	}
 	return specs, nil
+}
+
+// ofGroup is a task as the nodes of one of its groups have it.
+func ofGroup(t *config.Task, g config.NodeGroup) *config.Task {
+	one := *t
+	one.Groups, one.Nodes = nil, &g.Nodes
+	one.Commands, one.Ports, one.Resources = g.Commands, g.Ports, g.Resources
+	return &one
 }
 
 func jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error) {
@@ -145,7 +174,7 @@ func jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error)
 		StopDuration: seconds(p.StopDuration, defaultStop), UtilizationPolicy: p.UtilizationPolicy, RegistryAuth: c.RegistryAuth,
 		Requirements: requirements(c, p, total > 1), Retry: retry(p.Retry), Volumes: c.Volumes, WorkingDir: c.WorkingDir,
 		RepoData: spec.RepoData, RepoCodeHash: spec.RepoCodeHash, RepoDir: workflowDir, FileArchives: spec.FileArchives,
-		Probes: []api.ProbeSpec{}, NodeGroupName: "0", NodeGroupJobIndex: num,
+		Probes: []api.ProbeSpec{}, NodeGroupName: "0",
 	}
 	if j.SingleBranch == nil {
 		single := spec.Configuration.DevEnvironment == nil
@@ -392,7 +421,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, GPUs: -1, Network: string(rt.NetworkMode),
 		Job: agentapi.JobSpec{
 			RunID: r.ID, RunName: r.Name, JobID: j.ID, Project: p.Name, RepoID: r.RepoID, JobNum: spec.JobNum, ReplicaNum: spec.ReplicaNum,
-			JobsPerReplica: spec.JobsPerReplica, Command: spec.Commands, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
+			JobsPerReplica: spec.JobsPerReplica, Command: slices.Clone(spec.Commands), Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
 			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: defaultStop,
 		},
 	}
@@ -446,12 +475,16 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		if jpd.Dockerized {
 			t.HostUser, t.HostKeys = jpd.Username, keys
 		}
-		ip := ""
-		if jpd.InternalIP != nil {
-			ip = *jpd.InternalIP
+	}
+	cluster, groups, err := s.cluster(ctx, j)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	t.Job.Cluster = cluster
+	for i, c := range t.Job.Command {
+		if t.Job.Command[i], err = interpolateGroups(c, groups); err != nil {
+			return agentapi.TaskSpec{}, &specError{api.JobTerminatedByServer, fmt.Sprintf("Groups IP interpolation error: %v", err)}
 		}
-		gpus := len(rt.Offer.Instance.Resources.Gpus)
-		t.Job.Cluster = agentapi.Cluster{NodeIPs: []string{ip}, MasterIP: ip, GPUsPerJob: gpus, GPUsPerNode: []int{gpus}}
 	}
 	return t, s.code(ctx, r, &t)
 }

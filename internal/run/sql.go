@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"dstack/internal/agentapi"
 	"dstack/internal/engine"
@@ -37,11 +38,20 @@ WHERE  id = $4 AND version = $5`
 // observeJob is no write of a reconciler: it stores what a host said.
 const observeJob = `UPDATE job SET observed = $1 WHERE id = $2 AND observed <> $1`
 
+// waitingJobs is a project's queue in its order.
 const waitingJobs = `
-SELECT j.id
+SELECT j.id, j.version, r.id, r.version
 FROM   job j JOIN run r ON r.id = j.run_id
 WHERE  j.project_id = $1 AND j.status = 'submitted'
-ORDER  BY r.priority DESC, j.submitted_at, j.id`
+ORDER  BY r.priority DESC, r.submitted_at, r.id, j.replica_num, j.job_num`
+
+// queuedRuns are the runs of a project's queue in its order.
+const queuedRuns = `
+SELECT r.id
+FROM   run r
+WHERE  r.project_id = $1 AND r.status NOT IN ('terminating', 'terminated', 'failed', 'done')
+  AND  EXISTS (SELECT 1 FROM job j WHERE j.run_id = r.id AND j.status = 'submitted')
+ORDER  BY r.priority DESC, r.submitted_at, r.id`
 
 func scanRun(row interface{ Scan(...any) error }) (Run, error) {
 	var r Run
@@ -126,11 +136,7 @@ func jobsOf(ctx context.Context, q store.Querier, runIDs ...string) (map[string]
 	const batch = 500
 	for start := 0; start < len(runIDs); start += batch {
 		part := runIDs[start:min(start+batch, len(runIDs))]
-		args := make([]any, len(part))
-		for i, id := range part {
-			args[i] = id
-		}
-		rows, err := q.QueryContext(ctx, "SELECT "+jobColumns+" FROM job WHERE run_id IN ("+marks(len(args))+") ORDER BY run_id, replica_num, job_num, submission_num", args...)
+		rows, err := q.QueryContext(ctx, "SELECT "+jobColumns+" FROM job WHERE run_id IN ("+marks(len(part))+") ORDER BY run_id, replica_num, job_num, submission_num", anys(part)...)
 		if err != nil {
 			return nil, fmt.Errorf("list jobs: %w", err)
 		}
@@ -147,6 +153,38 @@ func jobsOf(ctx context.Context, q store.Querier, runIDs ...string) (map[string]
 		}
 	}
 	return byRun, nil
+}
+
+// jobsByID and runsByID read at most 500 rows each.
+func jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*Job, error) {
+	rows, err := q.QueryContext(ctx, "SELECT "+jobColumns+" FROM job WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	var list []*Job
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		j, err := scanJob(rows)
+		list = append(list, &j)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read jobs: %w", err)
+	}
+	return list, nil
+}
+
+func runsByID(ctx context.Context, q store.Querier, ids []string) ([]*Run, error) {
+	list, err := listRuns(ctx, q, "WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	out := make([]*Run, len(list))
+	for i := range list {
+		out[i] = &list[i]
+	}
+	return out, err
+}
+
+func anys(ids []string) []any {
+	args := make([]any, len(ids))
+	for i, id := range ids {
+		args[i] = id
+	}
+	return args
 }
 
 func (j *Job) insert(ctx context.Context, tx *store.Tx) error {
@@ -166,21 +204,22 @@ func (j *Job) update(ctx context.Context, tx *store.Tx) error {
 	return nil
 }
 
-func waiting(ctx context.Context, q store.Querier, projectID string) ([]string, error) {
-	rows, err := q.QueryContext(ctx, waitingJobs, projectID)
-	if err != nil {
-		return nil, fmt.Errorf("list waiting jobs: %w", err)
-	}
-	defer rows.Close()
+// queuesInShards lists the projects that have waiting jobs.
+func queuesInShards(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
+	rows, err := q.QueryContext(ctx, `SELECT DISTINCT project_id FROM job WHERE status = 'submitted'`)
 	var ids []string
-	for rows.Next() {
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("read a waiting job: %w", err)
+		err := rows.Scan(&id)
+		if slices.Contains(shards, engine.Shard(id)) {
+			ids = append(ids, id)
 		}
-		ids = append(ids, id)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list projects with waiting jobs: %w", err)
 	}
-	return ids, rows.Err()
+	return ids, nil
 }
 
 func marks(n int) string {

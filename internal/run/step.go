@@ -10,11 +10,11 @@ import (
 )
 
 const (
-	// provisionTimeout is how long a job may wait for its instance's agent (lifecycle 9.4).
-	provisionTimeout = 10 * time.Minute
 	// goneGrace is how long the end of a job on a host that cannot be reached is waited for:
 	// the host is cleaned up when it is back.
 	goneGrace = 30 * time.Second
+	// utilizationEvery spaces the looks at a job's GPU utilization.
+	utilizationEvery = 30 * time.Second
 )
 
 // Effect is something to do outside the database, after the decision is stored.
@@ -22,8 +22,7 @@ type Effect int
 
 // The effects of a JobDecision. Each may be repeated.
 const (
-	Place  Effect = iota + 1 // find and claim an instance
-	Send                     // give the task to the host's agent
+	Send   Effect = iota + 1 // give the task to the host's agent
 	Stop                     // ask the agent to end the task
 	Forget                   // delete the ended task from the host
 )
@@ -36,6 +35,20 @@ type JobSnapshot struct {
 	Reachable bool
 	// Inactivity is the limit of a dev environment in seconds, 0: none.
 	Inactivity int64
+	// Idle says that the utilization policy's window has passed without enough use of a GPU;
+	// read only for running jobs that have such a policy.
+	Idle bool
+	// Peers are the other jobs of the replica, for a provisioning job of several nodes.
+	Peers []Peer
+	// Order is the run's startup order.
+	Order string
+}
+
+// Peer is another node of a job's replica.
+type Peer struct {
+	Num    int
+	Status api.JobStatus
+	Ready  bool // its instance answers and its address is known
 }
 
 // JobDecision is what should happen to a job now.
@@ -53,8 +66,6 @@ type JobDecision struct {
 func StepJob(now time.Time, s JobSnapshot) JobDecision {
 	d := JobDecision{Job: s.Job}
 	switch s.Job.Status {
-	case api.JobSubmitted:
-		d.Effects = []Effect{Place}
 	case api.JobProvisioning:
 		d.provisioning(now, s)
 	case api.JobPulling, api.JobRunning:
@@ -69,12 +80,19 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 	if d.lost(now, s) {
 		return
 	}
-	deadline := s.Job.Data.PlacedAt.Add(provisionTimeout)
+	deadline := s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance))
 	switch {
 	case s.Reachable && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending:
 		if d.Job.Data.Provisioning == nil || s.Job.Data.Provisioning.Hostname == nil {
 			d.Job.Data.Provisioning = s.Instance.Data.Provisioning
 			d.Changed = true
+		}
+		if wait := s.waits(); wait {
+			d.Again = deadline
+			if !now.Before(deadline) {
+				d.late(now, s)
+			}
+			return
 		}
 		if !d.Job.Data.Sent { // recorded before it is done
 			d.Job.Data.Sent = true
@@ -83,11 +101,34 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 		d.Effects = append(d.Effects, Send)
 		d.Again = now.Add(10 * time.Second)
 	case !now.Before(deadline):
-		age := int(now.Sub(s.Job.SubmittedAt).Seconds())
-		d.end(now, api.JobWaitingRunnerLimitExceeded, fmt.Sprintf("Runner did not become available within %ds. Job submission age: %ds)", int(provisionTimeout.Seconds()), age))
+		d.late(now, s)
 	default:
 		d.Again = deadline
 	}
+}
+
+// late ends a job whose machines did not come in time.
+func (d *JobDecision) late(now time.Time, s JobSnapshot) {
+	age, limit := int(now.Sub(s.Job.SubmittedAt).Seconds()), int(instance.BootTimeout(*s.Instance).Seconds())
+	d.end(now, api.JobWaitingRunnerLimitExceeded, fmt.Sprintf("Runner did not become available within %ds. Job submission age: %ds)", limit, age))
+}
+
+// waits says that other nodes of the replica come first: all addresses must be known, so
+// that the nodes start together, and the startup order may ask for more (lifecycle 9.4).
+func (s *JobSnapshot) waits() bool {
+	others := true // those of a master, or the master itself
+	for _, p := range s.Peers {
+		if p.Status == api.JobSubmitted || p.Status == api.JobProvisioning && !p.Ready {
+			return true
+		}
+		started := p.Status != api.JobProvisioning && p.Status != api.JobPulling
+		switch {
+		case s.Order == "master-first" && s.Job.Num != 0 && p.Num == 0,
+			s.Order == "workers-first" && s.Job.Num == 0:
+			others = others && started
+		}
+	}
+	return !others
 }
 
 // onHost follows what the agent says about the task.
@@ -109,6 +150,12 @@ func (d *JobDecision) onHost(now time.Time, s JobSnapshot) {
 		d.to(api.JobRunning)
 	case s.Job.Status == api.JobRunning && s.Inactivity > 0 && t.IdleSeconds >= s.Inactivity:
 		d.end(now, api.JobInactivityDurationExceeded, fmt.Sprintf("The job was inactive for %d seconds, exceeding the inactivity_duration of %d seconds", t.IdleSeconds, s.Inactivity))
+	case s.Job.Status == api.JobRunning && s.Idle:
+		p := s.Job.Data.Spec.UtilizationPolicy
+		d.end(now, api.JobUtilizationPolicy, fmt.Sprintf("The job GPU utilization below %d%% for %d seconds", p.MinGPUUtilization, int64(p.TimeWindow)))
+	}
+	if d.Job.Status == api.JobRunning && s.Job.Data.Spec.UtilizationPolicy != nil {
+		d.Again = now.Add(utilizationEvery)
 	}
 }
 
@@ -158,8 +205,8 @@ func (d *JobDecision) ended(now time.Time, t *agentapi.Task) {
 // is no proof of anything.
 func (d *JobDecision) lost(now time.Time, s JobSnapshot) bool {
 	switch {
-	case s.Instance == nil || s.Instance.Deleted && s.Instance.Status == api.InstanceTerminated:
-		d.end(now, api.JobInstanceUnreachable, "The instance does not exist any more")
+	case s.Instance == nil:
+		d.end(now, d.lostReason(), "The instance does not exist any more")
 	case s.Instance.Live():
 		return false
 	case s.Instance.Data.Reason == api.InstanceNoOffers:
@@ -167,9 +214,17 @@ func (d *JobDecision) lost(now time.Time, s JobSnapshot) bool {
 	case s.Job.Status == api.JobProvisioning:
 		d.end(now, api.JobWaitingInstanceLimitExceeded, "Instance is terminated")
 	default:
-		d.end(now, api.JobInstanceUnreachable, "Instance is terminated")
+		d.end(now, d.lostReason(), "Instance is terminated")
 	}
 	return true
+}
+
+// lostReason is why a job lost its instance: spot instances are taken back by their cloud.
+func (d *JobDecision) lostReason() api.JobTerminationReason {
+	if p := d.Job.Data.Provisioning; p != nil && p.InstanceType.Resources.Spot {
+		return api.JobInterruptedByNoCapacity
+	}
+	return api.JobInstanceUnreachable
 }
 
 func (d *JobDecision) terminating(now time.Time, s JobSnapshot) {
@@ -177,7 +232,7 @@ func (d *JobDecision) terminating(now time.Time, s JobSnapshot) {
 	onHost := s.Job.InstanceID != "" && s.Job.Data.Sent && s.Instance != nil && s.Instance.Live()
 	switch {
 	case !onHost:
-		d.finish(now)
+		d.finish(now) // nothing was started, or its machine is gone
 	case t != nil && t.State == agentapi.Terminated:
 		if d.Job.Data.Exit == nil && t.ExitStatus != nil {
 			d.Job.Data.Exit = t.ExitStatus
@@ -222,174 +277,4 @@ func (d *JobDecision) to(status api.JobStatus) {
 	d.Events = append(d.Events, jobEvent(d.Job.Status, status, d.Job.Data))
 	d.Job.Status = status
 	d.Changed = true
-}
-
-// RunDecision is what should happen to a run now.
-type RunDecision struct {
-	Run     Run
-	Changed bool
-	// End asks the jobs that still live to end for this reason.
-	End    api.JobTerminationReason
-	EndMsg string
-	Retry  bool // start new attempts of the failed jobs
-	Start  bool // start the jobs of a scheduled run
-	Events []string
-	Again  time.Time
-}
-
-// StepRun decides what should happen to a run, given the latest attempt of each of its
-// jobs. It reads nothing but its arguments.
-func StepRun(now time.Time, r Run, latest []Job) RunDecision {
-	d := RunDecision{Run: r}
-	switch {
-	case r.Status == api.RunTerminating:
-		d.terminating(latest)
-	case r.Status == api.RunPending && len(latest) == 0:
-		if now.Before(r.Data.NextAt) {
-			d.Again = r.Data.NextAt
-			return d
-		}
-		d.Start = true
-		d.to(api.RunSubmitted)
-	case r.Status.Finished():
-	default:
-		d.active(now, latest)
-	}
-	return d
-}
-
-func (d *RunDecision) active(now time.Time, latest []Job) {
-	counts := map[api.JobStatus]int{}
-	var failed *Job
-	for i := range latest {
-		j := &latest[i]
-		counts[j.Status]++
-		if j.Finished() && j.Status != api.JobDone && failed == nil {
-			failed = j
-		}
-	}
-	switch {
-	case failed != nil && d.Run.canRetry(now, latest):
-		if now.Before(d.Run.Data.RetryAt) {
-			d.to(api.RunPending)
-			d.Again = d.Run.Data.RetryAt
-			return
-		}
-		d.Retry = true
-		d.to(api.RunSubmitted)
-	case failed != nil:
-		d.End, d.EndMsg = api.JobTerminatedByServer, "Another job of the run failed"
-		d.end(endReason(*failed))
-	case counts[api.JobDone] == len(latest) && len(latest) > 0:
-		d.end(api.RunAllJobsDone)
-	case counts[api.JobRunning]+counts[api.JobTerminating]+counts[api.JobDone] > 0:
-		if counts[api.JobTerminating] < len(latest) || d.Run.Status == api.RunRunning {
-			d.to(api.RunRunning)
-		}
-	case counts[api.JobProvisioning]+counts[api.JobPulling] > 0:
-		d.to(api.RunProvisioning)
-	default:
-		d.to(api.RunSubmitted)
-	}
-}
-
-func endReason(failed Job) api.RunTerminationReason {
-	switch failed.Data.Reason {
-	case api.JobTerminatedByUser:
-		return api.RunStoppedByUser
-	case api.JobAbortedByUser:
-		return api.RunAbortedByUser
-	}
-	return api.RunJobFailed
-}
-
-func (d *RunDecision) terminating(latest []Job) {
-	for _, j := range latest {
-		if !j.Finished() {
-			switch d.Run.Data.Reason {
-			case api.RunAbortedByUser:
-				d.End = api.JobAbortedByUser
-			case api.RunStoppedByUser:
-				d.End = api.JobTerminatedByUser
-			default:
-				d.End = api.JobTerminatedByServer
-			}
-			return
-		}
-	}
-	status := d.Run.Data.Reason.Status()
-	for _, j := range latest {
-		// A run whose jobs all ended by themselves for a reason that is no failure is not
-		// failed: max_duration, inactivity.
-		if d.Run.Data.Reason == api.RunJobFailed && j.Status == api.JobTerminated && j.Data.Reason != api.JobTerminatedByServer {
-			status = api.RunTerminated
-		}
-	}
-	d.to(status)
-}
-
-func (d *RunDecision) end(reason api.RunTerminationReason) {
-	d.Run.Data.Reason = reason
-	d.to(api.RunTerminating)
-}
-
-func (d *RunDecision) to(status api.RunStatus) {
-	if d.Run.Status == status {
-		return
-	}
-	d.Events = append(d.Events, runEvent(d.Run.Status, status, d.Run.Data))
-	d.Run.Status = status
-	d.Changed = true
-	if status == api.RunTerminating {
-		d.Again = time.Unix(0, 1) // at once
-	}
-}
-
-// canRetry says that the failures are of a kind that is tried again, and that there is
-// time left.
-func (r *Run) canRetry(now time.Time, latest []Job) bool {
-	for _, j := range latest {
-		if !j.Finished() || j.Status == api.JobDone {
-			continue
-		}
-		retry := j.Data.Spec.Retry
-		if retry == nil {
-			return false
-		}
-		event := retryEvent(j)
-		ok := false
-		for _, e := range retry.OnEvents {
-			ok = ok || e == event
-		}
-		if !ok || now.Sub(r.SubmittedAt) > time.Duration(retry.Duration)*time.Second && event == "no-capacity" {
-			return false
-		}
-		if event != "no-capacity" && now.Sub(j.Data.FinishedAt) > time.Duration(retry.Duration)*time.Second {
-			return false
-		}
-	}
-	return true
-}
-
-func retryEvent(j Job) string {
-	switch j.Data.Reason {
-	case api.JobNoCapacity:
-		return "no-capacity"
-	case api.JobInterruptedByNoCapacity, api.JobInstanceUnreachable:
-		return "interruption"
-	case api.JobTerminatedByUser, api.JobAbortedByUser, api.JobScaledDown:
-		return ""
-	}
-	return "error"
-}
-
-// backoff spaces attempts: 15 s, doubling to 10 minutes.
-func backoff(attempt int) time.Duration {
-	d := 15 * time.Second
-	for range attempt {
-		if d *= 2; d >= 10*time.Minute {
-			return 10 * time.Minute
-		}
-	}
-	return d
 }

@@ -7,6 +7,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/config"
 	"dstack/internal/instance"
 )
 
@@ -58,11 +59,36 @@ func TestStepJob(t *testing.T) {
 		release bool
 		again   time.Duration // after start; 0: only when woken
 	}{
-		{name: "a submitted job is placed", s: JobSnapshot{Job: Job{Status: api.JobSubmitted}}, status: api.JobSubmitted, effects: []Effect{Place}},
+		{name: "a submitted job waits for its queue", s: JobSnapshot{Job: Job{Status: api.JobSubmitted}}, status: api.JobSubmitted},
+		{name: "a node waits for the others' addresses", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Peers = []Peer{{Num: 1, Status: api.JobProvisioning, Ready: true}, {Num: 2, Status: api.JobProvisioning}}
+		}), status: api.JobProvisioning, again: 10 * time.Minute},
+		{name: "nodes start together", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Peers = []Peer{{Num: 1, Status: api.JobProvisioning, Ready: true}, {Num: 2, Status: api.JobPulling}}
+		}), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
+		{name: "not for ever", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Peers = []Peer{{Num: 1, Status: api.JobProvisioning}} }), now: 10 * time.Minute,
+			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
+		{name: "workers wait for the master", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Job.Num, s.Order, s.Peers = 1, "master-first", []Peer{{Num: 0, Status: api.JobPulling}, {Num: 2, Status: api.JobProvisioning, Ready: true}}
+		}), status: api.JobProvisioning, again: 10 * time.Minute},
+		{name: "and follow it", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Job.Num, s.Order, s.Peers = 1, "master-first", []Peer{{Num: 0, Status: api.JobRunning}, {Num: 2, Status: api.JobProvisioning, Ready: true}}
+		}), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
+		{name: "the master waits for its workers", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Order, s.Peers = "workers-first", []Peer{{Num: 1, Status: api.JobRunning}, {Num: 2, Status: api.JobPulling}}
+		}), status: api.JobProvisioning, again: 10 * time.Minute},
+		{name: "a GPU that is hardly used", s: job(placed(api.JobRunning), func(s *JobSnapshot) {
+			s.Idle, s.Job.Observed = true, &agentapi.Task{State: agentapi.Running}
+			s.Job.Data.Spec.UtilizationPolicy = &config.UtilizationPolicy{MinGPUUtilization: 10, TimeWindow: 300}
+		}), now: time.Second, status: api.JobTerminating, reason: api.JobUtilizationPolicy, again: time.Second},
 		{name: "a placed job is sent and that is recorded before", s: placed(api.JobProvisioning), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
-		{name: "a job waits for its machine", s: job(placed(api.JobProvisioning), unreachable), status: api.JobProvisioning, again: provisionTimeout},
-		{name: "a machine that never comes", s: job(placed(api.JobProvisioning), unreachable), now: provisionTimeout,
-			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: provisionTimeout},
+		{name: "a job waits for its machine", s: job(placed(api.JobProvisioning), unreachable), status: api.JobProvisioning, again: 10 * time.Minute},
+		{name: "a machine that never comes", s: job(placed(api.JobProvisioning), unreachable), now: 10 * time.Minute,
+			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
+		{name: "a spot instance that was taken back", s: job(placed(api.JobRunning), func(s *JobSnapshot) {
+			s.Job.Data.Provisioning.InstanceType.Resources.Spot = true
+			gone(s)
+		}), now: time.Second, status: api.JobTerminating, reason: api.JobInterruptedByNoCapacity, again: time.Second},
 		{name: "a machine that no cloud has", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
 			s.Instance.Status, s.Instance.Data.Reason = api.InstanceTerminated, api.InstanceNoOffers
 		}), now: time.Second, status: api.JobTerminating, reason: api.JobNoCapacity, again: time.Second},
@@ -123,98 +149,5 @@ func TestStepJob(t *testing.T) {
 				t.Error("no time of the end")
 			}
 		})
-	}
-}
-
-func jobs(statuses ...api.JobStatus) []Job {
-	list := make([]Job, len(statuses))
-	for i, status := range statuses {
-		list[i] = Job{Num: i, Status: status, Data: JobData{FinishedAt: start}}
-		switch status {
-		case api.JobFailed:
-			list[i].Data.Reason = api.JobContainerExitedWithError
-		case api.JobDone:
-			list[i].Data.Reason = api.JobDoneByRunner
-		case api.JobTerminated:
-			list[i].Data.Reason = api.JobTerminatedByUser
-		}
-	}
-	return list
-}
-
-func TestStepRun(t *testing.T) {
-	retry := func(list []Job, reason api.JobTerminationReason, events ...string) []Job {
-		for i := range list {
-			if list[i].Status == api.JobFailed {
-				list[i].Data.Reason = reason
-			}
-			list[i].Data.Spec.Retry = &api.Retry{OnEvents: events, Duration: 3600}
-		}
-		return list
-	}
-	because := func(r api.RunTerminationReason) Data { return Data{Reason: r} }
-	for _, c := range []struct {
-		name   string
-		run    Run
-		latest []Job
-		now    time.Duration
-		status api.RunStatus
-		reason api.RunTerminationReason
-		end    api.JobTerminationReason
-		retry  bool
-		start  bool
-	}{
-		{name: "submitted", run: Run{Status: api.RunSubmitted}, latest: jobs(api.JobSubmitted), status: api.RunSubmitted},
-		{name: "provisioning", run: Run{Status: api.RunSubmitted}, latest: jobs(api.JobProvisioning), status: api.RunProvisioning},
-		{name: "pulling", run: Run{Status: api.RunSubmitted}, latest: jobs(api.JobPulling), status: api.RunProvisioning},
-		{name: "one of two runs", run: Run{Status: api.RunProvisioning}, latest: jobs(api.JobPulling, api.JobRunning), status: api.RunRunning},
-		{name: "one of two is done", run: Run{Status: api.RunRunning}, latest: jobs(api.JobDone, api.JobRunning), status: api.RunRunning},
-		{name: "all done", run: Run{Status: api.RunRunning}, latest: jobs(api.JobDone, api.JobDone), status: api.RunTerminating, reason: api.RunAllJobsDone},
-		{name: "one failed ends the others", run: Run{Status: api.RunRunning}, latest: jobs(api.JobFailed, api.JobRunning),
-			status: api.RunTerminating, reason: api.RunJobFailed, end: api.JobTerminatedByServer},
-		{name: "a failure that is tried again", run: Run{Status: api.RunRunning, SubmittedAt: start}, latest: retry(jobs(api.JobFailed), api.JobContainerExitedWithError, "error"), now: time.Minute,
-			status: api.RunSubmitted, retry: true},
-		{name: "another kind of failure is not", run: Run{Status: api.RunRunning, SubmittedAt: start}, latest: retry(jobs(api.JobFailed), api.JobContainerExitedWithError, "no-capacity"), now: time.Minute,
-			status: api.RunTerminating, reason: api.RunJobFailed, end: api.JobTerminatedByServer},
-		{name: "a lost instance is an interruption", run: Run{Status: api.RunRunning, SubmittedAt: start}, latest: retry(jobs(api.JobFailed), api.JobInstanceUnreachable, "interruption"), now: time.Minute,
-			status: api.RunSubmitted, retry: true},
-		{name: "a retry waits for its time", run: Run{Status: api.RunRunning, SubmittedAt: start, Data: Data{RetryAt: at(time.Hour)}}, latest: retry(jobs(api.JobFailed), api.JobContainerExitedWithError, "error"), now: time.Minute,
-			status: api.RunPending},
-		{name: "capacity is not waited for longer than asked", run: Run{Status: api.RunPending, SubmittedAt: start}, latest: retry(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity"), now: 2 * time.Hour,
-			status: api.RunTerminating, reason: api.RunJobFailed, end: api.JobTerminatedByServer},
-		{name: "a stop reaches the jobs", run: Run{Status: api.RunTerminating, Data: because(api.RunStoppedByUser)}, latest: jobs(api.JobRunning),
-			status: api.RunTerminating, reason: api.RunStoppedByUser, end: api.JobTerminatedByUser},
-		{name: "an abort too", run: Run{Status: api.RunTerminating, Data: because(api.RunAbortedByUser)}, latest: jobs(api.JobRunning),
-			status: api.RunTerminating, reason: api.RunAbortedByUser, end: api.JobAbortedByUser},
-		{name: "stopped", run: Run{Status: api.RunTerminating, Data: because(api.RunStoppedByUser)}, latest: jobs(api.JobTerminated), status: api.RunTerminated, reason: api.RunStoppedByUser},
-		{name: "done", run: Run{Status: api.RunTerminating, Data: because(api.RunAllJobsDone)}, latest: jobs(api.JobDone), status: api.RunDone, reason: api.RunAllJobsDone},
-		{name: "failed", run: Run{Status: api.RunTerminating, Data: because(api.RunJobFailed)}, latest: jobs(api.JobFailed), status: api.RunFailed, reason: api.RunJobFailed},
-		{name: "a schedule that is not due", run: Run{Status: api.RunPending, Data: Data{NextAt: at(time.Hour)}}, status: api.RunPending},
-		{name: "a schedule that is due", run: Run{Status: api.RunPending, Data: Data{NextAt: start}}, now: time.Second, status: api.RunSubmitted, start: true},
-		{name: "what has ended stays", run: Run{Status: api.RunDone}, latest: jobs(api.JobFailed), status: api.RunDone},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			d := StepRun(at(c.now), c.run, c.latest)
-			if d.Run.Status != c.status || d.Run.Data.Reason != c.reason {
-				t.Errorf("%s (%s), want %s (%s)", d.Run.Status, d.Run.Data.Reason, c.status, c.reason)
-			}
-			if d.End != c.end || d.Retry != c.retry || d.Start != c.start {
-				t.Errorf("end %q, retry %v, start %v; want %q, %v, %v", d.End, d.Retry, d.Start, c.end, c.retry, c.start)
-			}
-			if moved := d.Run.Status != c.run.Status; moved && (!d.Changed || len(d.Events) == 0) {
-				t.Error("a change of the status is neither stored nor told")
-			}
-		})
-	}
-}
-
-func TestBackoff(t *testing.T) {
-	var got []time.Duration
-	for n := range 8 {
-		got = append(got, backoff(n))
-	}
-	want := []time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 4 * time.Minute, 8 * time.Minute, 10 * time.Minute, 10 * time.Minute}
-	if !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
 	}
 }

@@ -3,11 +3,13 @@ package run
 import (
 	"context"
 	"math"
+	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/project"
+	"dstack/internal/scheduler"
 )
 
 // view is one run as the wire has it.
@@ -20,7 +22,9 @@ func (s *Service) view(ctx context.Context, r Run, projectName string, connect b
 	if err != nil {
 		return api.Run{}, err
 	}
-	return render(time.Now(), r, jobs[r.ID], projectName, u.Name, connect, nil), nil
+	out := []api.Run{render(time.Now(), r, jobs[r.ID], projectName, u.Name, connect, nil)}
+	err = s.addWaiting(ctx, []Run{r}, out)
+	return out[0], err
 }
 
 func (s *Service) views(ctx context.Context, runs []Run, projects map[string]project.Project, req api.ListRunsRequest) ([]api.Run, error) {
@@ -49,7 +53,7 @@ func (s *Service) views(ctx context.Context, runs []Run, projects map[string]pro
 		v := render(time.Now(), r, jobs[r.ID], projects[r.ProjectID].Name, names[r.UserID], false, req.JobSubmissionsLimit)
 		out = append(out, v)
 	}
-	return out, nil
+	return out, s.addWaiting(ctx, runs, out)
 }
 
 // render is pure: rows in, wire form out (http-api 7.5).
@@ -184,7 +188,7 @@ func jobMessage(j Job) string {
 		switch {
 		case j.Data.Exit != nil:
 			return "exited (" + itoa(*j.Data.Exit) + ")"
-		case j.Data.Reason == api.JobNoCapacity && j.Data.Message == noFleet:
+		case j.Data.Reason == api.JobNoCapacity && strings.HasPrefix(j.Data.Message, scheduler.NoFleet):
 			return "no fleets"
 		case j.Data.Reason == api.JobNoCapacity:
 			return "no capacity"

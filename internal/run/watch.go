@@ -94,5 +94,9 @@ func (s *Service) look(ctx context.Context, sc project.Scope, name string) (out 
 		return out, changed, stop, err
 	}
 	v, err := s.view(ctx, run, sc.Project.Name, true)
-	return api.WatchRunResponse{Run: v, Version: version(v, run.Data.Waiting), Waiting: run.Data.Waiting}, changed, stop, err
+	why := ""
+	if v.Waiting != nil {
+		why = v.Waiting.Text()
+	}
+	return api.WatchRunResponse{Run: v, Version: version(v, why), Waiting: why}, changed, stop, err
 }

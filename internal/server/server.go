@@ -171,10 +171,12 @@ func (s *Server) assemble(file fileConfig) error {
 	}
 	s.inst, err = instance.New(instance.Config{
 		DB: s.db, Engine: s.engine, Ledger: s.ledger, Hosts: s.pool, Onboard: s.pool, Sealer: box, Keys: s.projects, Log: s.Log,
-		Freed:        func(projectID string) { s.runs.Freed(context.Background(), projectID) },
+		Freed:        func(projectID string) { s.runs.Freed(projectID) },
 		Changed:      func(jobs []string) { s.engine.Wake(run.JobKind, jobs...) },
 		FleetChanged: func(id string) { s.engine.Wake(fleet.Kind, id) },
 		MinNodes:     s.fleets.MinNodes,
+		FleetName:    s.fleets.NameOf,
+		Offers:       func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) { return s.runs.Offers(ctx, projectID) },
 		ProjectName:  s.projectName,
 	})
 	if err != nil {

@@ -26,6 +26,12 @@ func Generate(comment string) (Pair, error) {
 	return pair(pub, priv, comment)
 }
 
+// Derive makes the Ed25519 pair of a seed: the same one for the same seed.
+func Derive(seed [ed25519.SeedSize]byte, comment string) (Pair, error) {
+	priv := ed25519.NewKeyFromSeed(seed[:])
+	return pair(priv.Public(), priv, comment)
+}
+
 // GenerateRSA makes an RSA pair of 2048 bits, for peers that know nothing newer.
 func GenerateRSA(comment string) (Pair, error) {
 	priv, err := rsa.GenerateKey(rand.Reader, 2048)

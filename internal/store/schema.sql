@@ -97,7 +97,7 @@ CREATE TABLE fleet (
     shard      INTEGER NOT NULL,
     version    BIGINT  NOT NULL DEFAULT 1,
     data       TEXT    NOT NULL
-);
+, attempts INTEGER NOT NULL DEFAULT 0, consolidated_at BIGINT NOT NULL DEFAULT 0);
 
 CREATE INDEX fleet_created ON fleet (created_at, id);
 
@@ -129,6 +129,8 @@ CREATE UNIQUE INDEX instance_fleet_num ON instance (fleet_id, num) WHERE NOT del
 CREATE INDEX instance_live ON instance (shard) WHERE NOT deleted;
 
 CREATE INDEX instance_project ON instance (project_id, created_at);
+
+CREATE INDEX instance_project_live ON instance (project_id) WHERE NOT deleted;
 
 CREATE UNIQUE INDEX instance_ssh_host ON instance (ssh_host) WHERE ssh_host <> '' AND NOT deleted;
 
@@ -200,6 +202,8 @@ CREATE TABLE job (
 CREATE INDEX job_live ON job (shard) WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done');
 
 CREATE UNIQUE INDEX job_submission ON job (run_id, replica_num, job_num, submission_num);
+
+CREATE INDEX job_waiting ON job (project_id) WHERE status = 'submitted';
 
 CREATE TABLE job_metrics (
     job_id      TEXT NOT NULL,

@@ -1,0 +1,543 @@
+package run
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+	"dstack/internal/engine"
+	"dstack/internal/event"
+	"dstack/internal/fleet"
+	"dstack/internal/instance"
+	"dstack/internal/scheduler"
+	"dstack/internal/store"
+)
+
+// lookAgain is when a queue that waits for what backends may offer later is looked at.
+const lookAgain = 30 * time.Second
+
+// gang is a replica's waiting jobs with their run.
+type gang struct {
+	run  *Run
+	jobs []*Job
+}
+
+// until is when the gang has waited for capacity as long as it may, zero when it may not.
+func (g *gang) until() time.Time {
+	j := g.jobs[0]
+	if r := j.Data.Spec.Retry; r != nil && slices.Contains(r.OnEvents, "no-capacity") {
+		from := j.Data.WaitFrom
+		if from.IsZero() {
+			from = g.run.begun()
+		}
+		return from.Add(time.Duration(r.Duration) * time.Second)
+	}
+	return time.Time{}
+}
+
+// reconcileQueue places the waiting jobs of one project in the order of its queue: one
+// writer per project, so placements do not race each other.
+func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time, error) {
+	c := s.queues.of(it.ID)
+	c.mu.Lock() // held across passes of one object only, which never overlap
+	defer c.mu.Unlock()
+	gangs, err := s.waitingGangs(ctx, c, it.ID)
+	if err != nil || len(gangs) == 0 {
+		return time.Time{}, err
+	}
+	supply, err := s.supply(ctx, c, it.ID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	asks := make([]scheduler.Gang, len(gangs))
+	for i := range gangs {
+		if asks[i], err = s.ask(ctx, &gangs[i], supply.Fleets); err != nil {
+			return time.Time{}, err
+		}
+	}
+	return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply))
+}
+
+// carryOut stores what was decided for each gang and returns when to look again.
+func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict) (time.Time, error) {
+	var again time.Time
+	sooner := func(t time.Time) {
+		if again.IsZero() || t.Before(again) {
+			again = t
+		}
+	}
+	now := time.Now()
+	for i, v := range verdicts {
+		g := &gangs[i]
+		var err error
+		until := g.until()
+		switch {
+		case v.Nodes != nil:
+			err = s.claim(ctx, it, g, v)
+		case !now.Before(until):
+			err = s.refuse(ctx, it, g, v.Why)
+		default:
+			sooner(until)
+			if !v.Later {
+				sooner(now.Add(lookAgain))
+			}
+			err = s.wait(ctx, it, g, v.Why)
+		}
+		if errors.Is(err, store.ErrConflict) { // it changed meanwhile: look at everything again
+			sooner(now.Add(5 * time.Millisecond))
+			continue
+		}
+		if err != nil {
+			return time.Time{}, err
+		}
+	}
+	return again, nil
+}
+
+// ask puts a gang in the scheduler's words.
+func (s *Service) ask(ctx context.Context, g *gang, fleets []scheduler.Fleet) (scheduler.Gang, error) {
+	spec := &g.run.Data.Spec
+	p := spec.Merged()
+	first := g.jobs[0].Data.Spec
+	a := scheduler.Gang{
+		ID: g.jobs[0].ID, Profile: p.ProfileParams, Cluster: first.JobsPerReplica > 1, Patient: !g.until().IsZero(),
+		Reuse: p.CreationPolicy != nil && *p.CreationPolicy == "reuse", Fleets: named(p.Fleets, fleets),
+	}
+	for _, j := range g.jobs {
+		a.Jobs = append(a.Jobs, scheduler.Want{Job: j.ID, Requirements: j.Data.Spec.Requirements})
+	}
+	if len(g.jobs) < first.JobsPerReplica {
+		var err error
+		if a.Beside, err = s.beside(ctx, g); err != nil {
+			return a, err
+		}
+	}
+	a.Key = key(a)
+	return a, nil
+}
+
+// beside is where the other nodes of a replica are.
+func (s *Service) beside(ctx context.Context, g *gang) (scheduler.Site, error) {
+	all, err := jobsOf(ctx, s.DB.Read(), g.run.ID)
+	if err != nil {
+		return scheduler.Site{}, err
+	}
+	for _, j := range latestOf(all[g.run.ID]) {
+		if o := jobRuntimeOffer(j); o != nil && j.Replica == g.jobs[0].Replica && !j.Finished() {
+			return scheduler.Site{Fleet: g.run.Data.FleetID, Backend: string(o.Backend), Region: o.Region}, nil
+		}
+	}
+	return scheduler.Site{}, nil
+}
+
+func jobRuntimeOffer(j Job) *api.InstanceOffer {
+	if j.Data.Runtime == nil {
+		return nil
+	}
+	return j.Data.Runtime.Offer
+}
+
+// named are the ids of the fleets that references name, nil for no reference.
+func named(refs []config.EntityRef, fleets []scheduler.Fleet) []string {
+	if refs == nil {
+		return nil
+	}
+	ids := []string{}
+	for _, ref := range refs {
+		for _, f := range fleets {
+			if f.Name == ref.Name && (ref.Project == nil || *ref.Project == f.Project) {
+				ids = append(ids, f.ID)
+			}
+		}
+	}
+	return ids
+}
+
+// key is equal for gangs that ask for the same.
+func key(g scheduler.Gang) string {
+	g.ID, g.Key = "", ""
+	reqs := make([]api.Requirements, len(g.Jobs))
+	for i, w := range g.Jobs {
+		reqs[i] = w.Requirements
+	}
+	g.Jobs = nil
+	p := g.Profile
+	g.Profile = config.ProfileParams{}
+	// What does not decide where a job can run.
+	p.Retry, p.MaxDuration, p.StopDuration, p.Schedule, p.UtilizationPolicy, p.StartupOrder, p.StopCriteria = nil, nil, nil, nil, nil, nil, nil
+	h := fnv.New128a()
+	_ = json.NewEncoder(h).Encode([]any{g, reqs, p}) // writing to a hash never fails
+	return string(h.Sum(nil))
+}
+
+// supply is all that the project's jobs can be placed on.
+func (s *Service) supply(ctx context.Context, c *projectQueue, projectID string) (scheduler.Supply, error) {
+	var out scheduler.Supply
+	fleets, err := s.Fleets.Active(ctx, s.DB.Read(), projectID)
+	if err != nil {
+		return out, err
+	}
+	instances, err := c.instances(ctx, s.DB.Read(), projectID)
+	if err != nil {
+		return out, err
+	}
+	name, err := s.Projects.ByID(ctx, s.DB.Read(), projectID)
+	if err != nil {
+		return out, err
+	}
+	if out.Offers, err = s.Offers(ctx, projectID); err != nil {
+		return out, err
+	}
+	if out.Multinode, err = s.Catalog.Multinode(ctx, projectID); err != nil {
+		return out, err
+	}
+	byID, live := map[string]fleet.Fleet{}, map[string]int{}
+	for _, f := range fleets {
+		byID[f.ID] = f
+	}
+	for _, inst := range instances {
+		if inst.Live() {
+			live[inst.FleetID]++
+		}
+		if h, ok := host(inst, byID[inst.FleetID].Name); ok && byID[inst.FleetID].ID != "" {
+			out.Hosts = append(out.Hosts, h)
+		}
+	}
+	for _, f := range fleets {
+		out.Fleets = append(out.Fleets, f.Supply(name.Name, live[f.ID]))
+	}
+	slices.SortStableFunc(out.Fleets, func(a, b scheduler.Fleet) int { // those with instances first
+		return min(live[b.ID], 1) - min(live[a.ID], 1)
+	})
+	return out, nil
+}
+
+// host puts an instance in the scheduler's words, false when jobs can never see it.
+func host(inst *instance.Instance, fleetName string) (scheduler.Host, bool) {
+	jpd := inst.Data.Provisioning
+	if !inst.Live() || inst.Blocks == 0 || jpd == nil {
+		return scheduler.Host{}, false
+	}
+	h := scheduler.Host{
+		ID: inst.ID, Fleet: inst.FleetID, FleetName: fleetName, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(),
+		Offer: api.InstanceOffer{
+			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
+			Availability: api.Idle, InstanceRuntime: api.RuntimeShim, TotalBlocks: inst.Blocks,
+		},
+	}
+	if jpd.AvailabilityZone != nil {
+		h.Zone = *jpd.AvailabilityZone
+	}
+	for _, name := range []*string{jpd.Hostname, jpd.InternalIP} {
+		if name != nil {
+			h.Hostnames = append(h.Hostnames, *name)
+		}
+	}
+	if inst.SSHHost != "" {
+		name, _, _ := strings.Cut(inst.SSHHost, ":")
+		h.Hostnames = append(h.Hostnames, name)
+	}
+	return h, true
+}
+
+// Offers lists what a project's backends offer in the wire's form, cheapest first.
+func (s *Service) Offers(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
+	offers, err := s.Catalog.Offers(ctx, projectID)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]api.InstanceOffer, len(offers))
+	for i, o := range offers {
+		out[i] = fleet.ToAPI(o)
+	}
+	scheduler.Sort(out)
+	return out, nil
+}
+
+// claim gives every job of a gang its place in one transaction: all or none.
+func (s *Service) claim(ctx context.Context, it engine.Item, g *gang, v scheduler.Verdict) error {
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		f, err := s.Fleets.ByID(ctx, tx, v.Fleet)
+		if err != nil {
+			return err
+		}
+		if f.Deleted || f.Status != api.FleetActive {
+			return fmt.Errorf("fleet %s is being deleted: %w", f.Name, store.ErrConflict)
+		}
+		for i, n := range v.Nodes {
+			if err := s.claimNode(ctx, tx, g.run, *g.jobs[i], f, n); err != nil {
+				return err
+			}
+		}
+		return s.chosen(ctx, tx, *g.run, f)
+	})
+}
+
+func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f fleet.Fleet, n scheduler.Node) error {
+	text, blocks := "", n.Offer.TotalBlocks
+	if n.Host != "" {
+		inst, err := s.Instances.Claim(ctx, tx, instance.Claim{InstanceID: n.Host, JobID: j.ID, Blocks: n.Blocks})
+		if err != nil {
+			return err
+		}
+		j.InstanceID, blocks = inst.ID, inst.Blocks
+		j.Data.Provisioning = inst.Data.Provisioning
+		text = fmt.Sprintf("Job assigned to instance. Instance blocks: %d/%d busy", inst.Busy(), inst.Blocks)
+	} else {
+		if err := s.roomIn(ctx, tx, f); err != nil {
+			return err
+		}
+		offer := n.Offer
+		inst, err := s.Instances.Create(ctx, tx, instance.Want{
+			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, JobID: j.ID, Blocks: 1, IdleSeconds: idle(n.Ask),
+		})
+		if err != nil {
+			return err
+		}
+		j.InstanceID = inst.ID
+		text = "Instance created for job. Instance status: PENDING"
+	}
+	j.Data.Runtime = runtimeData(n, blocks)
+	j.Data.PlacedAt, j.Data.ProcessedAt = time.Now(), time.Now()
+	d := JobDecision{Job: j}
+	d.to(api.JobProvisioning)
+	if err := d.Job.update(ctx, tx); err != nil {
+		return err
+	}
+	for _, t := range append([]string{text}, d.Events...) {
+		if err := s.recordJob(ctx, tx, d.Job, t); err != nil {
+			return err
+		}
+	}
+	tx.OnCommit(func() {
+		s.Engine.Wake(JobKind, j.ID)
+		s.changed(r.ID)
+	})
+	return nil
+}
+
+// roomIn checks in the transaction that a fleet may grow: its limit or its instances may
+// have changed since the decision.
+func (s *Service) roomIn(ctx context.Context, tx *store.Tx, f fleet.Fleet) error {
+	if f.Spec.Configuration.Nodes == nil {
+		return fmt.Errorf("fleet %s has no instances of backends: %w", f.Name, store.ErrConflict)
+	}
+	limit := f.Spec.Configuration.Nodes.Max
+	if limit == nil {
+		return nil
+	}
+	n, err := instance.Count(ctx, tx, f.ID)
+	if err != nil {
+		return err
+	}
+	if n >= *limit {
+		return fmt.Errorf("fleet %s is at capacity: %w", f.Name, store.ErrConflict)
+	}
+	return nil
+}
+
+// chosen remembers the fleet of the run and that it waits no longer.
+func (s *Service) chosen(ctx context.Context, tx *store.Tx, r Run, f fleet.Fleet) error {
+	now, err := getRun(ctx, tx, "id = $1", r.ID)
+	if err != nil {
+		return err
+	}
+	if now.Status == api.RunTerminating || now.Status.Finished() {
+		return fmt.Errorf("run %s is ending: %w", r.Name, store.ErrConflict)
+	}
+	if now.Data.FleetID == f.ID && now.Data.Waiting == nil {
+		return nil
+	}
+	now.Data.FleetID, now.Data.FleetName, now.Data.Waiting = f.ID, f.Name, nil
+	return now.update(ctx, tx)
+}
+
+// refuse ends the jobs of a gang that cannot be placed and may not wait.
+func (s *Service) refuse(ctx context.Context, it engine.Item, g *gang, why string) error {
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		for _, j := range g.jobs {
+			if err := s.endJob(ctx, tx, *j, api.JobNoCapacity, why); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// wait stores why a run is not placed, when that is news.
+func (s *Service) wait(ctx context.Context, it engine.Item, g *gang, why string) error {
+	if w := g.run.Data.Waiting; w != nil && w.Why == why {
+		return nil
+	}
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		r := *g.run
+		r.Data.Waiting = &Waiting{Why: why, Since: time.Now()}
+		if old := g.run.Data.Waiting; old != nil {
+			r.Data.Waiting.Since = old.Since
+		}
+		if err := r.update(ctx, tx); err != nil {
+			return err
+		}
+		tx.OnCommit(func() { s.watch.notify(r.ID) })
+		if g.run.Data.Waiting != nil {
+			return nil
+		}
+		return s.recordRun(ctx, tx, r, event.Event{Message: "Run is waiting for capacity. " + why})
+	})
+}
+
+// idle is how long a new instance is kept without jobs (lifecycle 16.4).
+func idle(a scheduler.Ask) int64 {
+	if d := a.Profile.IdleDuration; d != nil {
+		return int64(*d)
+	}
+	return 300
+}
+
+// runtimeData says what share the job gets of an instance with so many blocks.
+func runtimeData(n scheduler.Node, blocks int) *api.JobRuntimeData {
+	o := n.Offer
+	d := &api.JobRuntimeData{NetworkMode: api.NetworkHost, VolumeNames: []string{}, Offer: &o}
+	if n.Blocks < blocks {
+		res := o.Instance.Resources
+		gpus, cpus, mem := len(res.Gpus), float64(res.CPUs), config.Memory(float64(res.MemoryMiB)/1024)
+		d.NetworkMode, d.GPU, d.CPU, d.Memory = api.NetworkBridge, &gpus, &cpus, &mem
+	}
+	if string(o.Backend) == "local" {
+		d.NetworkMode = api.NetworkBridge // several servers and users share this machine's ports
+	}
+	return d
+}
+
+// queueCache keeps the parsed rows of the projects' queues by their versions, so that a
+// pass over a long queue reads only what changed.
+type queueCache struct {
+	mu       sync.Mutex
+	projects map[string]*projectQueue
+}
+
+type projectQueue struct {
+	mu    sync.Mutex
+	jobs  map[string]*Job
+	runs  map[string]*Run
+	insts map[string]*instance.Instance
+}
+
+func newQueueCache() *queueCache { return &queueCache{projects: map[string]*projectQueue{}} }
+
+func (c *queueCache) of(projectID string) *projectQueue {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q, ok := c.projects[projectID]
+	if !ok {
+		q = &projectQueue{}
+		c.projects[projectID] = q
+	}
+	return q
+}
+
+// waitingGangs reads a project's queue in its order.
+func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID string) ([]gang, error) {
+	type line struct{ job, run string }
+	var lines []line
+	jobs, runs := map[string]int64{}, map[string]int64{}
+	rows, err := s.DB.Read().QueryContext(ctx, waitingJobs, projectID)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var l line
+		var jv, rv int64
+		err := rows.Scan(&l.job, &jv, &l.run, &rv)
+		jobs[l.job], runs[l.run] = jv, rv
+		lines = append(lines, l)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list waiting jobs: %w", err)
+	}
+	q := s.DB.Read()
+	c.jobs, err = refresh(c.jobs, jobs, func(j *Job) (string, int64) { return j.ID, j.Version }, func(ids []string) ([]*Job, error) { return jobsByID(ctx, q, ids) })
+	if err != nil {
+		return nil, err
+	}
+	c.runs, err = refresh(c.runs, runs, func(r *Run) (string, int64) { return r.ID, r.Version }, func(ids []string) ([]*Run, error) { return runsByID(ctx, q, ids) })
+	if err != nil {
+		return nil, err
+	}
+	var gangs []gang
+	for _, l := range lines {
+		j, r := c.jobs[l.job], c.runs[l.run]
+		if j == nil || r == nil || j.Status != api.JobSubmitted || r.Status == api.RunTerminating || r.Status.Finished() {
+			continue // it changed between the reads; a wake-up follows
+		}
+		if n := len(gangs); n > 0 && gangs[n-1].run.ID == r.ID && gangs[n-1].jobs[0].Replica == j.Replica {
+			gangs[n-1].jobs = append(gangs[n-1].jobs, j)
+			continue
+		}
+		gangs = append(gangs, gang{run: r, jobs: []*Job{j}})
+	}
+	return gangs, nil
+}
+
+// instances reads the live instances of a project, by fleet and number.
+func (c *projectQueue) instances(ctx context.Context, q store.Querier, projectID string) ([]*instance.Instance, error) {
+	order, versions, err := instance.Versions(ctx, q, projectID)
+	if err != nil {
+		return nil, err
+	}
+	c.insts, err = refresh(c.insts, versions, func(i *instance.Instance) (string, int64) { return i.ID, i.Version }, func(ids []string) ([]*instance.Instance, error) {
+		return instance.ByID(ctx, q, ids)
+	})
+	if err != nil {
+		return nil, err
+	}
+	var list []*instance.Instance
+	for _, id := range order {
+		if inst := c.insts[id]; inst != nil {
+			list = append(list, inst)
+		}
+	}
+	return list, nil
+}
+
+// refresh keeps of old what still has the wanted version and loads the rest, 500 at a time.
+func refresh[T any](old map[string]*T, want map[string]int64, row func(*T) (id string, version int64), load func(ids []string) ([]*T, error)) (map[string]*T, error) {
+	now := make(map[string]*T, len(want))
+	var missing []string
+	for id, v := range want {
+		if have := old[id]; have != nil {
+			if _, version := row(have); version == v {
+				now[id] = have
+				continue
+			}
+		}
+		missing = append(missing, id)
+	}
+	for batch := range slices.Chunk(missing, 500) {
+		list, err := load(batch)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list {
+			id, _ := row(v)
+			now[id] = v
+		}
+	}
+	return now, nil
+}

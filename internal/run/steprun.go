@@ -1,0 +1,328 @@
+package run
+
+import (
+	"time"
+
+	"dstack/internal/api"
+)
+
+// RunSnapshot is all that StepRun looks at.
+type RunSnapshot struct {
+	Run  Run
+	Jobs []Job // every attempt, by replica, number and attempt
+}
+
+// RunDecision is what should happen to a run now.
+type RunDecision struct {
+	Run     Run
+	Changed bool
+	Ends    []JobEnd
+	New     []NewJob
+	Origin  string   // what the events of New call them: "retry", "new submission"
+	Drop    []string // rows of attempts that tell nothing any more
+	Events  []string
+	Again   time.Time
+}
+
+// JobEnd asks a job to end.
+type JobEnd struct {
+	Job    Job
+	Reason api.JobTerminationReason
+	Msg    string
+}
+
+// NewJob is an attempt to be started.
+type NewJob struct {
+	Replica, Num, Attempt int
+	// WaitFrom is when the time began that the attempt may wait for capacity.
+	WaitFrom time.Time
+}
+
+// StepRun decides what should happen to a run (lifecycle 8). It reads nothing but its
+// arguments.
+func StepRun(now time.Time, s RunSnapshot) RunDecision {
+	d := RunDecision{Run: s.Run}
+	switch {
+	case s.Run.Status == api.RunTerminating:
+		d.terminating(now, latestOf(s.Jobs))
+	case s.Run.Status == api.RunPending:
+		d.pending(now, s)
+	case !s.Run.Status.Finished():
+		d.active(now, s)
+	}
+	return d
+}
+
+// resubmitAfter spaces whole resubmissions of a run (lifecycle 8.2); the last repeats.
+var resubmitAfter = [...]time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute}
+
+// pending waits for the schedule or for the back-off and starts new attempts.
+func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
+	at := s.Run.Data.NextAt
+	latest := latestOf(s.Jobs)
+	if n := s.Run.Data.Resubmissions; n > 0 {
+		var last time.Time
+		for _, j := range latest {
+			if !j.Finished() {
+				return // it is still ending and wakes the run
+			}
+			if j.Data.FinishedAt.After(last) {
+				last = j.Data.FinishedAt
+			}
+		}
+		at = last.Add(resubmitAfter[min(n, len(resubmitAfter))-1])
+	}
+	if now.Before(at) {
+		d.Again = at
+		return
+	}
+	if s.Run.Data.Resubmissions == 0 {
+		d.Run.Data.TriggeredAt = now
+	}
+	d.Origin = "new submission"
+	if len(latest) == 0 { // the first cycle of a schedule; the shell knows how many jobs there are
+		d.New = []NewJob{{Num: -1, WaitFrom: now}}
+	}
+	for _, j := range latest {
+		d.again(s, j)
+	}
+	d.to(api.RunSubmitted)
+}
+
+// again starts the next attempt of a job and drops what older ones without capacity left.
+func (d *RunDecision) again(s RunSnapshot, j Job) {
+	from := d.Run.begun()
+	if p := lastPlaced(s.Jobs, j); p != nil {
+		from = p.Data.FinishedAt
+	}
+	d.New = append(d.New, NewJob{Replica: j.Replica, Num: j.Num, Attempt: j.Attempt + 1, WaitFrom: from})
+	for _, old := range s.Jobs {
+		if old.Replica == j.Replica && old.Num == j.Num && old.Attempt < j.Attempt && old.Data.Reason == api.JobNoCapacity && old.Data.Provisioning == nil {
+			d.Drop = append(d.Drop, old.ID)
+		}
+	}
+}
+
+// lastPlaced is the newest attempt of a job that had an instance.
+func lastPlaced(all []Job, of Job) *Job {
+	var last *Job
+	for i := range all {
+		if j := &all[i]; j.Replica == of.Replica && j.Num == of.Num && j.Data.Provisioning != nil {
+			last = j
+		}
+	}
+	return last
+}
+
+// begun is when the run's present cycle began.
+func (r *Run) begun() time.Time {
+	if !r.Data.TriggeredAt.IsZero() {
+		return r.Data.TriggeredAt
+	}
+	return r.SubmittedAt
+}
+
+// replicaState is what the jobs of one replica add up to.
+type replicaState struct {
+	failed api.RunTerminationReason // "" when nothing failed for good
+	retry  []Job                    // jobs that failed in a way that is tried again
+	running, provisioning, submitted,
+	done int
+}
+
+func (d *RunDecision) active(now time.Time, s RunSnapshot) {
+	replicas := map[int]*replicaState{}
+	byReplica := map[int][]Job{}
+	var order []int
+	masterDone := false
+	for _, j := range latestOf(s.Jobs) {
+		r := replicas[j.Replica]
+		if r == nil {
+			r = &replicaState{}
+			replicas[j.Replica] = r
+			order = append(order, j.Replica)
+		}
+		byReplica[j.Replica] = append(byReplica[j.Replica], j)
+		r.add(now, s, j)
+		masterDone = masterDone || j.Num == 0 && j.Status == api.JobDone
+	}
+	var sum replicaState
+	retrying := []int{}
+	for _, n := range order {
+		r := replicas[n]
+		switch {
+		case r.failed != "":
+			if sum.failed != api.RunJobFailed {
+				sum.failed = r.failed
+			}
+		case r.retry != nil:
+			retrying = append(retrying, n)
+		default:
+			sum.running += r.running
+			sum.provisioning += r.provisioning
+			sum.submitted += r.submitted
+			sum.done += r.done
+		}
+	}
+	d.next(s, sum, retrying, masterDone)
+	switch {
+	case len(retrying) == 0 || d.Run.Status == api.RunTerminating:
+	case d.Run.Status == api.RunPending:
+		for _, n := range retrying {
+			d.endOthers(byReplica[n])
+		}
+	default:
+		d.Origin = "retry"
+		for _, n := range retrying {
+			d.endOthers(byReplica[n])
+			for _, j := range byReplica[n] {
+				d.again(s, j)
+			}
+		}
+	}
+}
+
+// next is the table of lifecycle 8.3: the first line that fits.
+func (d *RunDecision) next(s RunSnapshot, sum replicaState, retrying []int, masterDone bool) {
+	p := s.Run.Data.Spec.Merged()
+	switch {
+	case sum.failed != "":
+		d.end(sum.failed)
+	case p.StopCriteria != nil && *p.StopCriteria == "master-done" && masterDone:
+		d.end(api.RunAllJobsDone)
+	case sum.running > 0:
+		d.to(api.RunRunning)
+	case sum.provisioning > 0:
+		d.to(api.RunProvisioning)
+	case sum.submitted > 0:
+		d.to(api.RunSubmitted)
+	case sum.done > 0 && len(retrying) == 0:
+		d.end(api.RunAllJobsDone)
+	default:
+		d.to(api.RunPending)
+	}
+}
+
+// endOthers ends the jobs of a replica that is started anew.
+func (d *RunDecision) endOthers(jobs []Job) {
+	for _, j := range jobs {
+		if !j.Finished() && j.Status != api.JobTerminating {
+			d.Ends = append(d.Ends, JobEnd{j, api.JobTerminatedByServer, "Run is to be resubmitted"})
+		}
+	}
+}
+
+func (r *replicaState) add(now time.Time, s RunSnapshot, j Job) {
+	switch {
+	case j.Status == api.JobDone, j.Status == api.JobTerminating && j.Data.Reason == api.JobDoneByRunner:
+		r.done++
+	case j.Data.Reason == api.JobScaledDown:
+	case j.Status == api.JobRunning:
+		r.running++
+	case j.Status == api.JobProvisioning, j.Status == api.JobPulling:
+		r.provisioning++
+	case j.Status == api.JobSubmitted:
+		r.submitted++
+	default:
+		r.fail(now, s, j)
+	}
+}
+
+// fail evaluates the retry policy for a job that failed or is about to.
+func (r *replicaState) fail(now time.Time, s RunSnapshot, j Job) {
+	retry, event := j.Data.Spec.Retry, retryEvent(j)
+	placed := lastPlaced(s.Jobs, j)
+	configured := false
+	if retry != nil {
+		for _, e := range retry.OnEvents {
+			configured = configured || e == event
+		}
+	}
+	var from time.Time
+	switch {
+	case !configured, event == "":
+		r.failed = api.RunJobFailed
+		return
+	case event == "no-capacity" && placed == nil:
+		from = s.Run.begun()
+	case placed != nil:
+		if from = placed.Data.FinishedAt; from.IsZero() { // it is just ending
+			from = placed.Data.ProcessedAt
+		}
+	default:
+		r.failed = api.RunJobFailed
+		return
+	}
+	if now.Sub(from) > time.Duration(retry.Duration)*time.Second {
+		if r.failed == "" {
+			r.failed = api.RunRetryLimitExceeded
+		}
+		return
+	}
+	r.retry = append(r.retry, j)
+}
+
+// retryEvent is the event of the policy that a job's end counts as (lifecycle 2.2).
+func retryEvent(j Job) string {
+	switch {
+	case j.Data.Reason == api.JobNoCapacity:
+		return "no-capacity"
+	case j.Data.Reason == api.JobInterruptedByNoCapacity:
+		return "interruption"
+	case j.Data.Reason == "", j.Data.Reason.Status() == api.JobFailed:
+		return "error"
+	}
+	return ""
+}
+
+func (d *RunDecision) terminating(now time.Time, latest []Job) {
+	living := false
+	for _, j := range latest {
+		if j.Finished() {
+			continue
+		}
+		living = true
+		d.Ends = append(d.Ends, JobEnd{j, d.Run.Data.Reason.OfJobs(), ""})
+	}
+	if living {
+		return
+	}
+	reason := d.Run.Data.Reason
+	schedule := d.Run.Data.Spec.Merged().Schedule
+	if schedule != nil && reason != api.RunStoppedByUser && reason != api.RunAbortedByUser {
+		d.Run.Data.NextAt = schedule.Next(now)
+		d.Run.Data.FleetID, d.Run.Data.FleetName, d.Run.Data.Resubmissions = "", "", 0
+		d.to(api.RunPending)
+		d.Again = d.Run.Data.NextAt
+		return
+	}
+	d.to(reason.Status())
+}
+
+func (d *RunDecision) end(reason api.RunTerminationReason) {
+	d.Run.Data.Reason = reason
+	d.to(api.RunTerminating)
+}
+
+func (d *RunDecision) to(status api.RunStatus) {
+	was := d.Run.Status
+	if was == status {
+		return
+	}
+	if status != api.RunTerminating && !status.Finished() {
+		d.Run.Data.Reason = ""
+	}
+	d.Run.Status = status
+	d.Changed = true
+	switch {
+	case status == api.RunTerminating:
+		d.Again = time.Unix(0, 1) // at once
+	case status == api.RunProvisioning:
+		d.Run.Data.Resubmissions = 0
+	case status == api.RunPending && was != api.RunTerminating:
+		d.Run.Data.Resubmissions++
+		d.Run.Data.FleetID, d.Run.Data.FleetName = "", ""
+		d.Again = time.Unix(0, 1)
+	}
+	d.Events = append(d.Events, runEvent(was, status, d.Run.Data))
+}

@@ -1,0 +1,173 @@
+package run
+
+import (
+	"testing"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+// jobs are the first attempts of the nodes of one replica.
+func jobs(statuses ...api.JobStatus) []Job {
+	list := make([]Job, len(statuses))
+	for i, status := range statuses {
+		list[i] = Job{Num: i, Status: status, Data: JobData{FinishedAt: start}}
+		switch status {
+		case api.JobFailed:
+			list[i].Data.Reason = api.JobContainerExitedWithError
+		case api.JobDone:
+			list[i].Data.Reason = api.JobDoneByRunner
+		case api.JobTerminated:
+			list[i].Data.Reason = api.JobTerminatedByUser
+		}
+	}
+	return list
+}
+
+// retrying gives jobs a policy of an hour, and the failed ones a reason.
+func retrying(list []Job, reason api.JobTerminationReason, events ...string) []Job {
+	for i := range list {
+		if list[i].Status == api.JobFailed {
+			list[i].Data.Reason = reason
+		}
+		list[i].Data.Spec.Retry = &api.Retry{OnEvents: events, Duration: 3600}
+	}
+	return list
+}
+
+// hadInstance marks jobs as having had one.
+func hadInstance(list []Job) []Job {
+	for i := range list {
+		list[i].Data.Provisioning = &api.JobProvisioningData{}
+	}
+	return list
+}
+
+func taskWith(change func(*config.Task)) api.RunSpec {
+	one := 1
+	task := &config.Task{Nodes: &one}
+	change(task)
+	return api.RunSpec{Configuration: config.AnyRun{Task: task}}
+}
+
+func TestStepRun(t *testing.T) {
+	because := func(r api.RunTerminationReason) Data { return Data{Reason: r} }
+	masterDone := "master-done"
+	hourly := taskWith(func(c *config.Task) { c.Schedule = &config.Schedule{Cron: []string{"0 * * * *"}} })
+	for _, c := range []struct {
+		name   string
+		run    Run
+		jobs   []Job
+		now    time.Duration
+		status api.RunStatus
+		reason api.RunTerminationReason
+		ends   api.JobTerminationReason // of the jobs that still live
+		fresh  int                      // new attempts
+		again  time.Duration            // after start, 0: any
+	}{
+		{name: "submitted", run: Run{Status: api.RunSubmitted}, jobs: jobs(api.JobSubmitted), status: api.RunSubmitted},
+		{name: "provisioning", run: Run{Status: api.RunSubmitted}, jobs: jobs(api.JobProvisioning), status: api.RunProvisioning},
+		{name: "pulling", run: Run{Status: api.RunSubmitted}, jobs: jobs(api.JobPulling), status: api.RunProvisioning},
+		{name: "one of two runs", run: Run{Status: api.RunProvisioning}, jobs: jobs(api.JobPulling, api.JobRunning), status: api.RunRunning},
+		{name: "one of two is done", run: Run{Status: api.RunRunning}, jobs: jobs(api.JobDone, api.JobRunning), status: api.RunRunning},
+		{name: "all done", run: Run{Status: api.RunRunning}, jobs: jobs(api.JobDone, api.JobDone), status: api.RunTerminating, reason: api.RunAllJobsDone},
+		{name: "a failure ends the run", run: Run{Status: api.RunRunning}, jobs: jobs(api.JobFailed, api.JobRunning), status: api.RunTerminating, reason: api.RunJobFailed},
+		{name: "so does a job that exceeded its duration", run: Run{Status: api.RunRunning}, jobs: func() []Job {
+			j := jobs(api.JobTerminated)
+			j[0].Data.Reason = api.JobMaxDurationExceeded
+			return j
+		}(), status: api.RunTerminating, reason: api.RunJobFailed},
+		{name: "the master's end is the run's where asked for", run: Run{Status: api.RunRunning, Data: Data{Spec: taskWith(func(c *config.Task) { c.StopCriteria = &masterDone })}},
+			jobs: jobs(api.JobDone, api.JobRunning), status: api.RunTerminating, reason: api.RunAllJobsDone},
+		{name: "a failure that is tried again sends the run back", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Minute,
+			jobs: hadInstance(retrying(jobs(api.JobFailed, api.JobRunning), api.JobContainerExitedWithError, "error")), status: api.RunPending, ends: api.JobTerminatedByServer},
+		{name: "another kind of failure does not", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Minute,
+			jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobContainerExitedWithError, "no-capacity")), status: api.RunTerminating, reason: api.RunJobFailed},
+		{name: "a spot instance taken back is an interruption", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Minute,
+			jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobInterruptedByNoCapacity, "interruption")), status: api.RunPending},
+		{name: "another lost instance is an error", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Minute,
+			jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobInstanceUnreachable, "interruption")), status: api.RunTerminating, reason: api.RunJobFailed},
+		{name: "errors are tried again for the time that was asked for", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Hour + time.Second,
+			jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobContainerExitedWithError, "error")), status: api.RunTerminating, reason: api.RunRetryLimitExceeded},
+		{name: "capacity is waited for as long as was asked for", run: Run{Status: api.RunSubmitted, SubmittedAt: start}, now: time.Hour,
+			jobs: retrying(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity"), status: api.RunPending},
+		{name: "and no longer", run: Run{Status: api.RunSubmitted, SubmittedAt: start}, now: time.Hour + time.Second,
+			jobs: retrying(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity"), status: api.RunTerminating, reason: api.RunRetryLimitExceeded},
+		{name: "a run that was sent back waits", run: Run{Status: api.RunPending, Data: Data{Resubmissions: 2}}, now: 29 * time.Second,
+			jobs: jobs(api.JobFailed, api.JobTerminated), status: api.RunPending, again: 30 * time.Second},
+		{name: "for all of its jobs to end", run: Run{Status: api.RunPending, Data: Data{Resubmissions: 1}}, now: time.Hour,
+			jobs: jobs(api.JobFailed, api.JobTerminating), status: api.RunPending},
+		{name: "and starts all of them anew", run: Run{Status: api.RunPending, Data: Data{Resubmissions: 1}}, now: 15 * time.Second,
+			jobs: jobs(api.JobFailed, api.JobTerminated), status: api.RunSubmitted, fresh: 2},
+		{name: "a stop reaches the jobs", run: Run{Status: api.RunTerminating, Data: because(api.RunStoppedByUser)}, jobs: jobs(api.JobRunning, api.JobDone),
+			status: api.RunTerminating, reason: api.RunStoppedByUser, ends: api.JobTerminatedByUser},
+		{name: "an abort too", run: Run{Status: api.RunTerminating, Data: because(api.RunAbortedByUser)}, jobs: jobs(api.JobRunning),
+			status: api.RunTerminating, reason: api.RunAbortedByUser, ends: api.JobAbortedByUser},
+		{name: "what the master leaves is done", run: Run{Status: api.RunTerminating, Data: because(api.RunAllJobsDone)}, jobs: jobs(api.JobDone, api.JobRunning),
+			status: api.RunTerminating, reason: api.RunAllJobsDone, ends: api.JobDoneByRunner},
+		{name: "stopped", run: Run{Status: api.RunTerminating, Data: because(api.RunStoppedByUser)}, jobs: jobs(api.JobTerminated), status: api.RunTerminated, reason: api.RunStoppedByUser},
+		{name: "done", run: Run{Status: api.RunTerminating, Data: because(api.RunAllJobsDone)}, jobs: jobs(api.JobDone), status: api.RunDone, reason: api.RunAllJobsDone},
+		{name: "failed", run: Run{Status: api.RunTerminating, Data: because(api.RunJobFailed)}, jobs: jobs(api.JobFailed), status: api.RunFailed, reason: api.RunJobFailed},
+		{name: "a schedule that is not due", run: Run{Status: api.RunPending, Data: Data{NextAt: at(time.Hour)}}, status: api.RunPending, again: time.Hour},
+		{name: "a schedule that is due", run: Run{Status: api.RunPending, Data: Data{NextAt: start}}, now: time.Second, status: api.RunSubmitted, fresh: 1},
+		{name: "a cycle that ends waits for the next", run: Run{Status: api.RunTerminating, Data: Data{Spec: hourly, Reason: api.RunJobFailed}}, jobs: jobs(api.JobFailed),
+			status: api.RunPending, again: 55*time.Minute + 55*time.Second},
+		{name: "a stop ends the schedule too", run: Run{Status: api.RunTerminating, Data: Data{Spec: hourly, Reason: api.RunStoppedByUser}}, jobs: jobs(api.JobTerminated),
+			status: api.RunTerminated, reason: api.RunStoppedByUser},
+		{name: "what has ended stays", run: Run{Status: api.RunDone}, jobs: jobs(api.JobFailed), status: api.RunDone},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.run.Data.Spec.Configuration.Task == nil {
+				c.run.Data.Spec = taskWith(func(*config.Task) {})
+			}
+			d := StepRun(at(c.now), RunSnapshot{Run: c.run, Jobs: c.jobs})
+			if d.Run.Status != c.status || d.Run.Data.Reason != c.reason {
+				t.Errorf("%s (%s), want %s (%s)", d.Run.Status, d.Run.Data.Reason, c.status, c.reason)
+			}
+			living := 0
+			for _, j := range c.jobs {
+				if !j.Finished() && j.Status != api.JobTerminating && c.ends != "" {
+					living++
+				}
+			}
+			if len(d.Ends) != living {
+				t.Errorf("%d jobs are ended, want %d", len(d.Ends), living)
+			}
+			for _, e := range d.Ends {
+				if e.Reason != c.ends {
+					t.Errorf("a job ends as %q, want %q", e.Reason, c.ends)
+				}
+			}
+			if len(d.New) != c.fresh {
+				t.Errorf("%d new attempts, want %d", len(d.New), c.fresh)
+			}
+			if c.again != 0 && !d.Again.Equal(at(c.again)) {
+				t.Errorf("again at %v, want %v", d.Again, at(c.again))
+			}
+			if moved := d.Run.Status != c.run.Status; moved && (!d.Changed || len(d.Events) == 0) {
+				t.Error("a change of the status is neither stored nor told")
+			}
+		})
+	}
+}
+
+// Attempts count on, and those without capacity that nobody asks about any more go.
+func TestStepRunCountsAttempts(t *testing.T) {
+	failed := func(attempt int) Job {
+		j := retrying(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity")[0]
+		j.Attempt, j.ID = attempt, string(rune('a'+attempt))
+		return j
+	}
+	placed := failed(1)
+	placed.Data.Provisioning = &api.JobProvisioningData{}
+	placed.Data.FinishedAt = at(time.Minute)
+	r := Run{Status: api.RunPending, SubmittedAt: start, Data: Data{Resubmissions: 1, Spec: taskWith(func(*config.Task) {})}}
+	d := StepRun(at(time.Hour), RunSnapshot{Run: r, Jobs: []Job{failed(0), placed, failed(2), failed(3)}})
+	if len(d.New) != 1 || d.New[0].Attempt != 4 || !d.New[0].WaitFrom.Equal(at(time.Minute)) {
+		t.Errorf("new attempts %+v, want attempt 4, waiting since the end of the placed one", d.New)
+	}
+	if len(d.Drop) != 2 || d.Drop[0] != "a" || d.Drop[1] != "c" {
+		t.Errorf("dropped %v, want a and c: the placed one and the latest stay", d.Drop)
+	}
+}

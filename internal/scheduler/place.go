@@ -1,0 +1,565 @@
+package scheduler
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+// A Gang is what is placed together or not at all: the waiting jobs of one replica.
+type Gang struct {
+	ID string
+	// Key is equal for gangs that ask for the same: one that cannot be placed says the same
+	// of those behind it, which makes a long queue of equal runs cheap. "" is unique.
+	Key     string
+	Jobs    []Want
+	Profile config.ProfileParams
+	// Fleets are the ids of the fleets that may serve the gang, nil for all.
+	Fleets []string
+	// Cluster asks for nodes that reach each other; set when the replica has several nodes.
+	Cluster bool
+	// Beside restricts a cluster to where the replica's other nodes are; the zero value for
+	// none.
+	Beside Site
+	// Reuse allows no new instances.
+	Reuse bool
+	// Patient gangs wait for their turn: what they could use is kept from those behind them.
+	Patient bool
+}
+
+// Want is what one job of a gang needs.
+type Want struct {
+	Job          string
+	Requirements api.Requirements
+}
+
+// Site is a place whose instances reach each other.
+type Site struct {
+	Fleet, Backend, Region string
+}
+
+// Host is an instance that exists or comes to be.
+type Host struct {
+	ID    string
+	Fleet string // id
+	// Name, Hostnames (and addresses), FleetName and Num are what people select it by.
+	Name      string
+	Hostnames []string
+	FleetName string
+	Num       int
+	Zone      string // "" when unknown
+	// Offer is the whole instance with its price.
+	Offer  api.InstanceOffer
+	Blocks int // in how many parts it can be shared, ≥ 1
+	Busy   int // of them
+	Ready  bool
+}
+
+// Fleet is a group of hosts with limits for new ones.
+type Fleet struct {
+	ID, Name, Project string
+	Cluster           bool
+	// Room is how many instances may be added, -1 without limit.
+	Room int
+	Ask  Ask
+}
+
+// Supply is everything that gangs can be placed on.
+type Supply struct {
+	Fleets []Fleet // in the order in which ties are decided
+	Hosts  []Host  // by fleet and number
+	// Offers are what backends could provide, cheapest first.
+	Offers []api.InstanceOffer
+	// Multinode are the backends whose instances of one region reach each other.
+	Multinode map[string]bool
+}
+
+// A Node is one job's place: Blocks of a host, or a new instance of an offer.
+type Node struct {
+	Job    string
+	Host   string // "": a new instance
+	Blocks int
+	// Offer is the share of the host, or what to create.
+	Offer api.InstanceOffer
+	// Ask is the combined wish of fleet and run, for a new instance whose first offer fails.
+	Ask Ask
+}
+
+// Verdict is what becomes of one gang.
+type Verdict struct {
+	Gang  string
+	Fleet string
+	Nodes []Node // in the order of the jobs; nil when it is not placed
+	// Why tells people what is missing; NoFleet that no fleet could ever serve the gang.
+	Why     string
+	NoFleet bool
+	// Later says that hosts which exist would do if they were free.
+	Later bool
+}
+
+// Place goes through the queue in its order and places each gang as a whole or not at
+// all. A patient gang that cannot be placed, but could be on hosts that exist, keeps what
+// it could use from those behind it, so that they pass it only with what it has no use
+// for. Place changes nothing but its own copies.
+func Place(queue []Gang, s Supply) []Verdict {
+	p := newPlacer(s)
+	verdicts := make([]Verdict, len(queue))
+	refused := map[string]Verdict{}
+	for i := range queue {
+		g := &queue[i]
+		if v, ok := refused[g.Key]; ok && g.Key != "" {
+			v.Gang = g.ID
+			verdicts[i] = v
+			continue
+		}
+		v := p.place(g)
+		verdicts[i] = v
+		if v.Nodes == nil {
+			if g.Patient && v.Later {
+				p.hold(g)
+			}
+			refused[g.Key] = v
+		}
+	}
+	return verdicts
+}
+
+// placer holds the supply as it shrinks while gangs are placed.
+type placer struct {
+	Supply
+	free   []int // blocks of each host that later gangs may use
+	room   []int // of each fleet
+	byKey  map[string][]share
+	queues map[string]*hostQueue // of gangs with one job, by key and fleet
+}
+
+// hostQueue lists the hosts that fit a job, best first. What it skipped once is skipped
+// for good: free blocks only become fewer while gangs are placed.
+type hostQueue struct{ hosts []int }
+
+// share is the smallest part of a host that serves a want; n is 0 where none does.
+type share struct {
+	n     int
+	offer api.InstanceOffer
+}
+
+func newPlacer(s Supply) *placer {
+	p := &placer{Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), byKey: map[string][]share{}, queues: map[string]*hostQueue{}}
+	for i, h := range s.Hosts {
+		if h.Ready {
+			p.free[i] = h.Blocks - h.Busy
+		}
+	}
+	for i, f := range s.Fleets {
+		p.room[i] = f.Room
+	}
+	return p
+}
+
+func (p *placer) place(g *Gang) Verdict {
+	fleets, why := p.fleetsOf(g)
+	if len(fleets) == 0 {
+		return Verdict{Gang: g.ID, Why: why, NoFleet: true}
+	}
+	shares := p.shares(g)
+	var best *plan
+	later := false
+	for _, f := range fleets {
+		later = later || p.possible(g, f, shares)
+		if c := p.within(g, f, shares); c != nil && (best == nil || c.before(best)) {
+			best = c
+		}
+	}
+	if best == nil {
+		return Verdict{Gang: g.ID, Why: p.missing(g, fleets, shares, later), Later: later}
+	}
+	return p.take(g, best)
+}
+
+// fleetsOf are the indexes of the fleets that a gang may use, with the reason when there
+// are none.
+func (p *placer) fleetsOf(g *Gang) ([]int, string) {
+	var list []int
+	named := 0
+	for i, f := range p.Fleets {
+		if g.Fleets != nil && !slices.Contains(g.Fleets, f.ID) {
+			continue
+		}
+		named++
+		if g.Beside.Fleet != "" && g.Beside.Fleet != f.ID || g.Cluster && !f.Cluster {
+			continue
+		}
+		list = append(list, i)
+	}
+	switch {
+	case list != nil:
+		return list, ""
+	case named > 0:
+		return nil, NoFleet + ". A task with several nodes needs a fleet with `placement: cluster`"
+	case g.Fleets != nil:
+		return nil, "Failed to use specified fleets"
+	}
+	return nil, NoFleet
+}
+
+// NoFleet is what people see when no fleet could ever serve a run.
+const NoFleet = "No matching fleet found. Possible reasons: https://dstack.ai/docs/guides/troubleshooting/#no-fleets"
+
+// shares finds for each job of the gang the part of every host that would serve it,
+// regardless of what is busy.
+func (p *placer) shares(g *Gang) [][]share {
+	out := make([][]share, len(g.Jobs))
+	for n, w := range g.Jobs {
+		key := ""
+		if g.Key != "" {
+			key = fmt.Sprintf("%s/%d", g.Key, n)
+			if known, ok := p.byKey[key]; ok {
+				out[n] = known
+				continue
+			}
+		}
+		list := make([]share, len(p.Hosts))
+		for i := range p.Hosts {
+			list[i] = shareOf(g, w, &p.Hosts[i])
+		}
+		out[n] = list
+		if key != "" {
+			p.byKey[key] = list
+		}
+	}
+	return out
+}
+
+// shareOf is the part of one host that serves a want. Nodes of a cluster get whole hosts.
+func shareOf(g *Gang, w Want, h *Host) share {
+	if !Selected(g.Profile.Instances, *h) || !zoned(g.Profile, h.Zone) {
+		return share{}
+	}
+	if g.Beside != (Site{}) && (g.Beside.Backend != string(h.Offer.Backend) || g.Beside.Region != h.Offer.Region) {
+		return share{}
+	}
+	from := 1
+	if g.Cluster {
+		from = h.Blocks
+	}
+	for n := from; n <= h.Blocks; n++ {
+		o := h.Offer
+		o.Instance.Resources = Share(o.Instance.Resources, n, h.Blocks)
+		if Fits(w.Requirements, g.Profile, o) == "" {
+			o.Blocks, o.TotalBlocks = n, h.Blocks
+			return share{n: n, offer: o}
+		}
+	}
+	return share{}
+}
+
+// zoned is true unless the host is known to be in a zone that was not asked for.
+func zoned(p config.ProfileParams, zone string) bool {
+	return zone == "" || p.AvailabilityZones == nil || contains(p.AvailabilityZones, zone)
+}
+
+// plan is a way to place a gang within one fleet.
+type plan struct {
+	fleet int
+	hosts []int // per job, -1 for a new instance
+	nodes []Node
+	fresh int     // new instances
+	price float64 // of all nodes, per hour
+}
+
+// before prefers hosts that exist to new ones, then the cheaper plan.
+func (a *plan) before(b *plan) bool {
+	return cmp.Or(cmp.Compare(a.fresh, b.fresh), cmp.Compare(a.price, b.price)) < 0
+}
+
+// within finds the best way to place a gang in a fleet now, nil when there is none.
+func (p *placer) within(g *Gang, f int, shares [][]share) *plan {
+	for _, site := range p.sites(g, f) {
+		c := &plan{fleet: f, nodes: make([]Node, len(g.Jobs))}
+		c.hosts = p.freeHosts(g, f, site, shares)
+		ok := true
+		for j, w := range g.Jobs {
+			if i := c.hosts[j]; i >= 0 {
+				o := shares[j][i].offer
+				o.Availability = api.Idle
+				c.nodes[j] = Node{Job: w.Job, Host: p.Hosts[i].ID, Blocks: o.Blocks, Offer: o}
+				c.price += o.Price
+				continue
+			}
+			node, found := p.fresh(g, f, site, w)
+			if ok = found; !ok {
+				break
+			}
+			c.nodes[j] = node
+			c.fresh++
+			c.price += node.Offer.Price
+		}
+		if ok && (p.room[f] < 0 || c.fresh <= p.room[f]) {
+			return c // the sites come cheapest first
+		}
+	}
+	return nil
+}
+
+// freeHosts finds a host for as many jobs of the gang as possible, -1 for the others.
+func (p *placer) freeHosts(g *Gang, f int, site Site, shares [][]share) []int {
+	if len(g.Jobs) > 1 || site != (Site{}) || g.Key == "" {
+		return p.match(g, f, site, shares, func(i, n int) bool { return n <= p.free[i] })
+	}
+	key := fmt.Sprintf("%s/%d", g.Key, f)
+	q := p.queues[key]
+	if q == nil {
+		q = &hostQueue{hosts: p.byPrice(0, shares, func(_, i int) bool { return shares[0][i].n > 0 && p.Hosts[i].Fleet == p.Fleets[f].ID })}
+		p.queues[key] = q
+	}
+	for len(q.hosts) > 0 {
+		if i := q.hosts[0]; shares[0][i].n <= p.free[i] {
+			return q.hosts[:1:1]
+		}
+		q.hosts = q.hosts[1:]
+	}
+	return []int{-1}
+}
+
+// sites are the places within a fleet to try, cheapest first: anywhere, but one backend and
+// region for a cluster.
+func (p *placer) sites(g *Gang, f int) []Site {
+	if g.Beside != (Site{}) {
+		return []Site{g.Beside}
+	}
+	if !g.Cluster {
+		return []Site{{}}
+	}
+	var list []Site
+	add := func(o api.InstanceOffer) {
+		s := Site{p.Fleets[f].ID, string(o.Backend), o.Region}
+		if !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	occupied := false
+	for _, h := range p.Hosts {
+		if h.Fleet == p.Fleets[f].ID {
+			add(h.Offer)
+			occupied = true
+		}
+	}
+	if !occupied { // a cluster fleet stays where its first instance is
+		for _, o := range p.Offers {
+			if p.Multinode[string(o.Backend)] && Fits(g.Jobs[0].Requirements, g.Profile, o) == "" {
+				add(o)
+			}
+		}
+	}
+	return list
+}
+
+// match assigns jobs to different places on hosts, as many as possible (augmenting paths);
+// -1 marks the jobs that got none. Jobs of one gang share a host only when it is no
+// cluster, which has one job.
+func (p *placer) match(g *Gang, f int, site Site, shares [][]share, free func(host, blocks int) bool) []int {
+	taken := map[int]int{} // host → job
+	out := make([]int, len(g.Jobs))
+	for j := range out {
+		out[j] = -1
+	}
+	usable := func(j, i int) bool {
+		h := &p.Hosts[i]
+		s := shares[j][i]
+		return s.n > 0 && h.Fleet == p.Fleets[f].ID && free(i, s.n) &&
+			(site == Site{} || site.Backend == string(h.Offer.Backend) && site.Region == h.Offer.Region)
+	}
+	var try func(j int, seen map[int]bool) bool
+	try = func(j int, seen map[int]bool) bool {
+		hosts := p.byPrice(j, shares, usable)
+		for _, i := range hosts {
+			if _, busy := taken[i]; !busy {
+				taken[i], out[j] = j, i
+				return true
+			}
+		}
+		for _, i := range hosts {
+			if seen[i] {
+				continue
+			}
+			seen[i] = true
+			if try(taken[i], seen) {
+				taken[i], out[j] = j, i
+				return true
+			}
+		}
+		return false
+	}
+	for j := range g.Jobs {
+		try(j, map[int]bool{})
+	}
+	return out
+}
+
+// byPrice lists the hosts that a job can use, cheapest and fullest first: what is whole
+// stays whole for those who need all of it.
+func (p *placer) byPrice(j int, shares [][]share, usable func(job, host int) bool) []int {
+	var list []int
+	for i := range p.Hosts {
+		if usable(j, i) {
+			list = append(list, i)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b int) int {
+		return cmp.Or(cmp.Compare(p.Hosts[a].Offer.Price, p.Hosts[b].Offer.Price), cmp.Compare(p.free[a], p.free[b]))
+	})
+	return list
+}
+
+// fresh finds the cheapest offer for a new instance of a fleet.
+func (p *placer) fresh(g *Gang, f int, site Site, w Want) (Node, bool) {
+	if g.Reuse || len(g.Profile.Instances) > 0 || p.room[f] == 0 {
+		return Node{}, false
+	}
+	ask, ok := Combine(p.Fleets[f].Ask, Ask{g.Profile, w.Requirements})
+	if !ok {
+		return Node{}, false
+	}
+	if site != (Site{}) {
+		ask.Profile.Backends, ask.Profile.Regions = []string{site.Backend}, []string{site.Region}
+	}
+	o, ok := Next(ask, p.Offers, nil)
+	o.Blocks, o.TotalBlocks = 1, 1
+	return Node{Job: w.Job, Blocks: 1, Offer: o, Ask: ask}, ok
+}
+
+// Next is the best offer that serves an ask and was not tried yet, in the zones that were
+// asked for.
+func Next(ask Ask, offers []api.InstanceOffer, tried []string) (api.InstanceOffer, bool) {
+	for _, o := range offers {
+		if !o.Availability.Usable() || Fits(ask.Requirements, ask.Profile, o) != "" || slices.Contains(tried, OfferKey(o)) {
+			continue
+		}
+		if zones := ask.Profile.AvailabilityZones; zones != nil {
+			o.AvailabilityZones = slices.DeleteFunc(slices.Clone(o.AvailabilityZones), func(z string) bool { return !contains(zones, z) })
+		}
+		return o, true
+	}
+	return api.InstanceOffer{}, false
+}
+
+// OfferKey names an offer among those of all backends.
+func OfferKey(o api.InstanceOffer) string {
+	return fmt.Sprintf("%s/%s/%s/%t", o.Backend, o.Region, o.Instance.Name, o.Instance.Resources.Spot)
+}
+
+// take books a plan.
+func (p *placer) take(g *Gang, c *plan) Verdict {
+	for j, i := range c.hosts {
+		if i >= 0 {
+			p.free[i] -= c.nodes[j].Blocks
+		}
+	}
+	if p.room[c.fleet] > 0 {
+		p.room[c.fleet] -= c.fresh
+	}
+	return Verdict{Gang: g.ID, Fleet: p.Fleets[c.fleet].ID, Nodes: c.nodes}
+}
+
+// possible says that the hosts of a fleet would serve the gang if all of them were free
+// and ready.
+func (p *placer) possible(g *Gang, f int, shares [][]share) bool {
+	for _, site := range p.sites(g, f) {
+		hosts := p.match(g, f, site, shares, func(i, n int) bool { return n <= p.Hosts[i].Blocks })
+		missing := 0
+		ok := true
+		for j, i := range hosts {
+			if i < 0 {
+				missing++
+				_, can := p.fresh(g, f, site, g.Jobs[j])
+				ok = ok && can
+			}
+		}
+		if ok && missing < len(hosts) && (p.room[f] < 0 || missing <= p.room[f]) {
+			return true
+		}
+	}
+	return false
+}
+
+// hold keeps everything that a gang could use from those behind it.
+func (p *placer) hold(g *Gang) {
+	fleets, _ := p.fleetsOf(g)
+	shares := p.shares(g)
+	for _, f := range fleets {
+		if !p.possible(g, f, shares) {
+			continue
+		}
+		for i := range p.Hosts {
+			if p.Hosts[i].Fleet != p.Fleets[f].ID {
+				continue
+			}
+			for j := range g.Jobs {
+				if shares[j][i].n > 0 {
+					p.free[i] = 0
+				}
+			}
+		}
+		for _, w := range g.Jobs {
+			if _, can := p.fresh(g, f, g.Beside, w); can {
+				p.room[f] = 0
+			}
+		}
+	}
+}
+
+// missing tells what a gang that was not placed lacks. The words change only when the
+// reason does, not with every instance that comes and goes.
+func (p *placer) missing(g *Gang, fleets []int, shares [][]share, later bool) string {
+	names := make([]string, len(fleets))
+	for i, f := range fleets {
+		names[i] = "'" + p.Fleets[f].Name + "'"
+	}
+	where := "fleet " + strings.Join(names, " or ")
+	fits := 0
+	for i := range p.Hosts {
+		inFleets := slices.ContainsFunc(fleets, func(f int) bool { return p.Fleets[f].ID == p.Hosts[i].Fleet })
+		if inFleets && shares[0][i].n > 0 {
+			fits++
+		}
+	}
+	full := false
+	for _, f := range fleets {
+		full = full || p.room[f] == 0 && p.Fleets[f].Room > 0
+	}
+	switch {
+	case later && len(g.Jobs) > 1:
+		return fmt.Sprintf("Waits until %d instances of %s are free at the same time", len(g.Jobs), where)
+	case later:
+		return fmt.Sprintf("Waits until an instance of %s is free", where)
+	case len(g.Profile.Instances) > 0:
+		return "Failed to use specified instances"
+	case fits > 0:
+		return fmt.Sprintf("%d instances that fit are needed, %s has %d", len(g.Jobs), where, fits)
+	case full:
+		return "Fleet is at capacity"
+	case g.Reuse:
+		return "Could not reuse any instance for this job"
+	}
+	return fmt.Sprintf("No offers matching the run requirements in %s.\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails", where)
+}
+
+// Selected says that a host is among those that were asked for by name.
+func Selected(sel []config.InstanceSelector, h Host) bool {
+	if len(sel) == 0 {
+		return true
+	}
+	for _, s := range sel {
+		switch {
+		case s.Name != nil && *s.Name == h.Name,
+			s.Hostname != nil && contains(h.Hostnames, *s.Hostname),
+			s.Fleet != nil && s.Instance == h.Num && s.Fleet.Name == h.FleetName:
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,277 @@
+package scheduler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+// machine is a whole instance with so many GPUs at a price.
+func machine(backend, region string, gpus int, price float64) api.InstanceOffer {
+	arch := api.CPUArchitecture("x86")
+	o := api.InstanceOffer{
+		Backend: api.BackendType(backend), Region: region, Price: price, Availability: api.Available,
+		Instance: api.InstanceType{Name: fmt.Sprintf("g%d", gpus), Resources: api.Resources{CPUs: 8 * max(1, gpus), MemoryMiB: 65536 * max(1, gpus), CPUArch: &arch, Disk: api.Disk{SizeMiB: 512000}}},
+	}
+	for range gpus {
+		o.Instance.Resources.Gpus = append(o.Instance.Resources.Gpus, api.Gpu{Name: "H100", MemoryMiB: 81920, Vendor: "nvidia"})
+	}
+	return o
+}
+
+func hosted(id, fleet string, gpus, blocks, busy int) Host {
+	o := machine("remote", "remote", gpus, 0)
+	o.Availability = api.Idle
+	return Host{ID: id, Name: id, Fleet: fleet, FleetName: fleet, Offer: o, Blocks: blocks, Busy: busy, Ready: true}
+}
+
+// asks is a gang of so many nodes that need so many GPUs each.
+func asks(id string, nodes, gpus int) Gang {
+	g := Gang{ID: id, Cluster: nodes > 1, Patient: true, Key: fmt.Sprintf("%d/%d", nodes, gpus)}
+	req := api.Requirements{Resources: config.DefaultResources()}
+	req.Resources.GPU.Count = config.Between(gpus, gpus)
+	for n := range nodes {
+		g.Jobs = append(g.Jobs, Want{fmt.Sprintf("%s-%d", id, n), req})
+	}
+	return g
+}
+
+func cluster(id string) Fleet {
+	return Fleet{ID: id, Name: id, Cluster: true, Ask: anything()}
+}
+
+func anything() Ask {
+	r := config.Resources{CPU: config.CPU{Count: config.Between(1, -1)}, Memory: config.AtLeast(0), GPU: &config.GPU{Count: config.Between(0, -1)}}
+	return Ask{Requirements: api.Requirements{Resources: r}}
+}
+
+// told writes verdicts as "gang: host, +offer" or "gang: waits".
+func told(verdicts []Verdict) string {
+	var lines []string
+	for _, v := range verdicts {
+		var nodes []string
+		for _, n := range v.Nodes {
+			if n.Host == "" {
+				nodes = append(nodes, fmt.Sprintf("+%s/%s/%s", n.Offer.Backend, n.Offer.Region, n.Offer.Instance.Name))
+			} else {
+				nodes = append(nodes, fmt.Sprintf("%s:%d", n.Host, n.Blocks))
+			}
+		}
+		switch {
+		case v.Nodes != nil:
+			lines = append(lines, v.Gang+": "+strings.Join(nodes, " "))
+		case v.NoFleet:
+			lines = append(lines, v.Gang+": no fleet")
+		case v.Later:
+			lines = append(lines, v.Gang+": waits")
+		default:
+			lines = append(lines, v.Gang+": no")
+		}
+	}
+	return strings.Join(lines, "; ")
+}
+
+func TestPlace(t *testing.T) {
+	grows := func(f Fleet, room int) Fleet { f.Room = room; return f }
+	impatient := func(g Gang) Gang { g.Patient = false; return g }
+	unready := func(h Host) Host { h.Ready = false; return h }
+	clouds := []api.InstanceOffer{machine("a", "eu", 1, 1), machine("b", "us", 1, 2), machine("b", "us", 8, 20)}
+	for _, c := range []struct {
+		name  string
+		queue []Gang
+		s     Supply
+		want  string
+	}{
+		{"first come, first served", []Gang{asks("x", 1, 1), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0)}}, "x: h:1; y: waits"},
+		{"an instance is shared by blocks", []Gang{asks("x", 1, 2), asks("y", 1, 1), asks("z", 1, 2)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 4, 4, 0)}}, "x: h:2; y: h:1; z: waits"},
+		{"fuller instances first, so that whole ones stay whole", []Gang{asks("x", 1, 1), asks("y", 1, 4)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 4, 4, 0), hosted("i", "f", 4, 4, 2)}}, "x: i:1; y: h:4"},
+		{"a gang is placed as a whole", []Gang{asks("x", 2, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 0)}}, "x: h:1 i:1"},
+		{"or not at all", []Gang{asks("x", 2, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits"},
+		{"what the head waits for is kept for it", []Gang{asks("x", 2, 1), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: waits"},
+		{"what it has no use for is not", []Gang{asks("x", 2, 8), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 8, 1, 0), hosted("i", "f", 8, 1, 1), hosted("j", "f", 1, 1, 0)}}, "x: waits; y: j:1"},
+		{"a head that can never be placed holds nothing", []Gang{asks("x", 3, 1), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: no; y: h:1"},
+		{"nor does one that may not wait", []Gang{impatient(asks("x", 2, 1)), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: h:1"},
+		{"a host that does not answer may come back", []Gang{asks("x", 1, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{unready(hosted("h", "f", 1, 1, 0))}}, "x: waits"},
+		{"nodes of a cluster have whole instances", []Gang{asks("x", 2, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 4, 4, 0), hosted("i", "f", 1, 1, 0), hosted("j", "f", 1, 1, 0)}}, "x: i:1 j:1"},
+		{"several nodes need a cluster", []Gang{asks("x", 2, 1)},
+			Supply{Fleets: []Fleet{{ID: "f", Name: "f"}}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 0)}}, "x: no fleet"},
+		{"no fleet at all", []Gang{asks("x", 1, 1)}, Supply{}, "x: no fleet"},
+		{"the cheapest offer, in a fleet that may grow", []Gang{asks("x", 1, 1), asks("y", 1, 8)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"b": true}}, "x: +a/eu/g1; y: +b/us/g8"},
+		{"a fleet grows to its limit", []Gang{asks("x", 1, 1), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), 1)}, Offers: clouds}, "x: +a/eu/g1; y: no"},
+		{"instances that exist come first", []Gang{asks("x", 1, 1)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1"},
+		{"a cluster is made where instances reach each other", []Gang{asks("x", 2, 1)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"b": true}}, "x: +b/us/g1 +b/us/g1"},
+		{"and grows where it is", []Gang{asks("x", 2, 1)}, Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"a": true, "b": true},
+			Hosts: []Host{{ID: "h", Fleet: "f", Offer: func() api.InstanceOffer { o := machine("b", "us", 1, 2); o.Availability = api.Idle; return o }(), Blocks: 1, Ready: true}}}, "x: h:1 +b/us/g1"},
+		{"no new instances where they are not wanted", []Gang{func() Gang { g := asks("x", 1, 1); g.Reuse = true; return g }()},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: no"},
+		{"only the fleets that were named", []Gang{func() Gang { g := asks("x", 1, 1); g.Fleets = []string{"g"}; return g }()},
+			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
+		{"a fleet with room for the whole gang", []Gang{asks("x", 2, 1)},
+			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0), hosted("j", "g", 1, 1, 0)}}, "x: i:1 j:1"},
+		{"a lost node beside the others", []Gang{func() Gang {
+			g := asks("x", 1, 1)
+			g.Cluster, g.Beside = true, Site{"g", "remote", "remote"}
+			return g
+		}()}, Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
+		{"unlike nodes find their hosts", []Gang{func() Gang {
+			g := asks("x", 2, 1)
+			g.Jobs[0].Requirements.Resources.GPU = &config.GPU{Count: config.Between(1, -1)} // 1 or 8 would do
+			g.Jobs[1].Requirements = asks("y", 1, 1).Jobs[0].Requirements
+			g.Key = "unlike"
+			return g
+		}()}, Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 8, 1, 0)}}, "x: i:1 h:1"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := told(Place(c.queue, c.s)); got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// Whatever the queue and the supply: gangs all or nothing, no block given twice, no fleet
+// beyond its limit, and nobody takes what a patient gang before it could use.
+func TestPlaceInvariants(t *testing.T) {
+	for seed := range uint64(2000) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		queue, s := randomWorld(r)
+		verdicts := Place(queue, s)
+		free, room := map[string]int{}, map[string]int{}
+		for _, h := range s.Hosts {
+			if h.Ready {
+				free[h.ID] = h.Blocks - h.Busy
+			}
+		}
+		for _, f := range s.Fleets {
+			room[f.ID] = f.Room
+		}
+		for i, v := range verdicts {
+			if v.Nodes != nil && len(v.Nodes) != len(queue[i].Jobs) {
+				t.Fatalf("seed %d: gang %s has %d of %d nodes", seed, v.Gang, len(v.Nodes), len(queue[i].Jobs))
+			}
+			for _, n := range v.Nodes {
+				if n.Host == "" {
+					room[v.Fleet]--
+				}
+				free[n.Host] -= n.Blocks
+			}
+			if v.Nodes == nil && queue[i].Patient && v.Later {
+				if host := passedOver(&queue[i], s, verdicts[i+1:]); host != "" {
+					t.Fatalf("seed %d: %s could use %s: %s", seed, v.Gang, host, told(verdicts))
+				}
+			}
+		}
+		for id, n := range free {
+			if id != "" && n < 0 {
+				t.Fatalf("seed %d: host %s has %d blocks too few", seed, id, -n)
+			}
+		}
+		for _, f := range s.Fleets {
+			if f.Room >= 0 && room[f.ID] < 0 {
+				t.Fatalf("seed %d: fleet %s grew beyond its limit", seed, f.ID)
+			}
+		}
+		again := Place(queue, s)
+		if told(again) != told(verdicts) {
+			t.Fatalf("seed %d: not the same twice", seed)
+		}
+		unkeyed := slices.Clone(queue)
+		for i := range unkeyed {
+			unkeyed[i].Key = ""
+		}
+		if got := told(Place(unkeyed, s)); got != told(verdicts) {
+			t.Fatalf("seed %d: keys change the outcome:\n%s\n%s", seed, got, told(verdicts))
+		}
+	}
+}
+
+// passedOver is a host that a waiting gang could use in a fleet that could serve it, but
+// that a gang behind it got; "" when there is none.
+func passedOver(g *Gang, s Supply, later []Verdict) string {
+	p := newPlacer(s)
+	shares := p.shares(g)
+	fleets, _ := p.fleetsOf(g)
+	for _, f := range fleets {
+		if !p.possible(g, f, shares) {
+			continue
+		}
+		for _, v := range later {
+			for _, n := range v.Nodes {
+				for i, h := range s.Hosts {
+					if h.ID == n.Host && h.Fleet == s.Fleets[f].ID && shares[0][i].n > 0 {
+						return h.ID
+					}
+				}
+			}
+		}
+	}
+	return ""
+}
+
+func randomWorld(r *rand.Rand) ([]Gang, Supply) {
+	s := Supply{Multinode: map[string]bool{"b": true}}
+	for n := range 1 + r.IntN(3) {
+		f := cluster(fmt.Sprintf("f%d", n))
+		f.Cluster = r.IntN(2) == 0
+		f.Room = []int{0, 0, 1, 2, -1}[r.IntN(5)]
+		s.Fleets = append(s.Fleets, f)
+		for i := range r.IntN(4) {
+			gpus := []int{1, 2, 8}[r.IntN(3)]
+			blocks := []int{1, gpus}[r.IntN(2)]
+			h := hosted(fmt.Sprintf("f%d-%d", n, i), f.ID, gpus, blocks, r.IntN(blocks+1))
+			h.Ready = r.IntN(5) > 0
+			s.Hosts = append(s.Hosts, h)
+		}
+	}
+	if r.IntN(2) == 0 {
+		s.Offers = []api.InstanceOffer{machine("a", "eu", 1, 1), machine("b", "us", 2, 2)}
+	}
+	var queue []Gang
+	for n := range 1 + r.IntN(6) {
+		g := asks(fmt.Sprintf("g%d", n), 1+r.IntN(3), []int{1, 2, 8}[r.IntN(3)])
+		g.Patient = r.IntN(4) > 0
+		if !g.Patient {
+			g.Key += "!"
+		}
+		queue = append(queue, g)
+	}
+	return queue, s
+}
+
+// BenchmarkPlace places 10,000 waiting runs of 20 kinds on 1,000 hosts, half of them free.
+func BenchmarkPlace(b *testing.B) {
+	s := Supply{Fleets: []Fleet{cluster("f")}}
+	for n := range 1000 {
+		s.Hosts = append(s.Hosts, hosted(fmt.Sprint(n), "f", 1+n%8, 1, n%2))
+	}
+	var queue []Gang
+	for n := range 10_000 {
+		g := asks(fmt.Sprint(n), 1, 1+n%8)
+		g.Key += fmt.Sprint(n % 20)
+		queue = append(queue, g)
+	}
+	for b.Loop() {
+		Place(queue, s)
+	}
+	b.ReportMetric(float64(len(queue))*float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
+}
