@@ -80,6 +80,12 @@ func IsNotExists(err error) bool {
 	return errors.As(err, &e) && e.Code == CodeResourceNotExists
 }
 
+// IsExists tells a name that is taken from other errors.
+func IsExists(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Code == CodeResourceExists
+}
+
 // List writes names as published clients show them: ['a', 'b'].
 func List(names []string) string {
 	if len(names) == 0 {

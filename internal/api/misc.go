@@ -23,23 +23,23 @@ type EventTarget struct {
 
 // ListEventsRequest filters and pages events.
 type ListEventsRequest struct {
-	TargetProjects        []string          `json:"target_projects" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetUsers           []string          `json:"target_users" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetFleets          []string          `json:"target_fleets" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetInstances       []string          `json:"target_instances" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetRuns            []string          `json:"target_runs" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetJobs            []string          `json:"target_jobs" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetVolumes         []string          `json:"target_volumes" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetGateways        []string          `json:"target_gateways" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetSecrets         []string          `json:"target_secrets" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetGatewayReplicas []string          `json:"target_gateway_replicas" cfg:"opt,minlen=1,maxlen=1000"`
-	TargetPresets         []string          `json:"target_presets" cfg:"opt,minlen=1,maxlen=1000"`
-	WithinGateways        []string          `json:"within_gateways" cfg:"opt,minlen=1,maxlen=1000"`
-	WithinProjects        []string          `json:"within_projects" cfg:"opt,minlen=1,maxlen=1000"`
-	WithinFleets          []string          `json:"within_fleets" cfg:"opt,minlen=1,maxlen=1000"`
-	WithinRuns            []string          `json:"within_runs" cfg:"opt,minlen=1,maxlen=1000"`
-	IncludeTargetTypes    []EventTargetType `json:"include_target_types" cfg:"opt,enum=project|user|fleet|instance|run|job|volume|gateway|gateway-replica|preset|secret"`
-	Actors                []*string         `json:"actors" cfg:"opt"`
+	TargetProjects        []string          `json:"target_projects" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetUsers           []string          `json:"target_users" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetFleets          []string          `json:"target_fleets" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetInstances       []string          `json:"target_instances" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetRuns            []string          `json:"target_runs" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetJobs            []string          `json:"target_jobs" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetVolumes         []string          `json:"target_volumes" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetGateways        []string          `json:"target_gateways" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetSecrets         []string          `json:"target_secrets" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetGatewayReplicas []string          `json:"target_gateway_replicas" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	TargetPresets         []string          `json:"target_presets" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	WithinGateways        []string          `json:"within_gateways" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	WithinProjects        []string          `json:"within_projects" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	WithinFleets          []string          `json:"within_fleets" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	WithinRuns            []string          `json:"within_runs" cfg:"opt,minlen=1,maxlen=16,uuid"`
+	IncludeTargetTypes    []EventTargetType `json:"include_target_types" cfg:"opt,minlen=1,maxlen=16,enum=project|user|fleet|instance|run|job|volume|gateway|gateway-replica|preset|secret"`
+	Actors                []*string         `json:"actors" cfg:"opt,minlen=1,maxlen=16,uuid"`
 	PrevRecordedAt        *Time             `json:"prev_recorded_at"`
 	PrevID                *string           `json:"prev_id" cfg:"uuid"`
 	Limit                 *int              `json:"limit" cfg:"min=1,max=100"`

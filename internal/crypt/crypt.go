@@ -12,7 +12,8 @@ import (
 	"strings"
 )
 
-// Key is one key of the configuration; Secret is 32 bytes.
+// Key is one key of the configuration; Secret is 32 bytes. The zero Key is "identity": it
+// leaves text as it is.
 type Key struct {
 	Name   string
 	Secret []byte
@@ -20,17 +21,23 @@ type Key struct {
 
 // Box seals with its first key and opens with any. It is safe for concurrent use.
 type Box struct {
-	name  string
+	name  string // of the key that seals, "" for identity
 	aeads []cipher.AEAD
+	plain bool // identity seals
 }
 
 // ErrSealed says that no key opens a text.
 var ErrSealed = errors.New("crypt: no key of the configuration decrypts this value")
 
-// New makes a Box; without keys it stores text as it is ("identity").
+// New makes a Box. Without keys, or with identity as the first one, it stores text as it
+// is; what was stored so can always be opened.
 func New(keys []Key) (*Box, error) {
-	b := &Box{}
+	b := &Box{plain: len(keys) == 0}
 	for i, k := range keys {
+		if k.Name == "" && k.Secret == nil {
+			b.plain = b.plain || i == 0
+			continue
+		}
 		if len(k.Secret) != 32 {
 			return nil, fmt.Errorf("AES key must be 32 bytes. Got %d bytes", len(k.Secret))
 		}
@@ -59,7 +66,7 @@ func NewSecret() string {
 
 // Seal encrypts.
 func (b *Box) Seal(plain string) (string, error) {
-	if len(b.aeads) == 0 {
+	if b.plain {
 		return "enc:identity:noname:" + plain, nil
 	}
 	nonce := make([]byte, b.aeads[0].NonceSize(), 64+len(plain))

@@ -33,7 +33,7 @@ func List(ctx context.Context, q store.Querier, v Viewer, r api.ListEventsReques
 		limit = *r.Limit
 	}
 	text := fmt.Sprintf(`
-SELECT e.id, e.message, e.recorded_at, e.actor_id, e.actor_name FROM event e
+SELECT e.id, e.message, e.recorded_at, e.actor_id, e.actor_name, COALESCE(a.deleted, FALSE) FROM event e LEFT JOIN account a ON a.id = e.actor_id
 %s ORDER BY e.recorded_at %s, e.id %s LIMIT %d`, w.text(), order, tie, limit)
 	rows, err := q.QueryContext(ctx, text, w.args...)
 	if err != nil {
@@ -45,14 +45,14 @@ SELECT e.id, e.message, e.recorded_at, e.actor_id, e.actor_name FROM event e
 		var e api.Event
 		var at int64
 		var actor, name string
-		if err := rows.Scan(&e.ID, &e.Message, &at, &actor, &name); err != nil {
+		var deleted bool
+		if err := rows.Scan(&e.ID, &e.Message, &at, &actor, &name, &deleted); err != nil {
 			return nil, fmt.Errorf("read an event: %w", err)
 		}
 		e.RecordedAt = api.At(store.Time(at))
 		e.Targets = []api.EventTarget{}
 		if actor != "" {
-			no := false
-			e.ActorUserID, e.ActorUser, e.IsActorUserDeleted = &actor, &name, &no
+			e.ActorUserID, e.ActorUser, e.IsActorUserDeleted = &actor, &name, &deleted
 		}
 		events = append(events, e)
 	}
@@ -124,8 +124,7 @@ func (w *where) in(column string, values []string) string {
 
 // filters puts all target filters on one and the same target.
 func (w *where) filters(r api.ListEventsRequest) error {
-	var target []string
-	direct, within := 0, 0
+	var target, direct, within []string
 	for _, f := range []struct {
 		typ string
 		ids []string
@@ -136,25 +135,27 @@ func (w *where) filters(r api.ListEventsRequest) error {
 		if f.ids == nil {
 			continue
 		}
-		direct++
+		direct = append(direct, "target_"+strings.ReplaceAll(f.typ, "-", "_")+"s")
 		target = append(target, "t.type = "+w.arg(f.typ), w.in("t.target_id", f.ids))
 	}
 	for _, f := range []struct {
-		column string
-		ids    []string
-	}{{"t.project_id", r.WithinProjects}, {"parent", r.WithinFleets}, {"parent", r.WithinRuns}, {"parent", r.WithinGateways}} {
+		name string
+		ids  []string
+	}{{"within_projects", r.WithinProjects}, {"within_fleets", r.WithinFleets}, {"within_runs", r.WithinRuns}, {"within_gateways", r.WithinGateways}} {
 		if f.ids == nil {
 			continue
 		}
-		within++
-		if f.column == "parent" {
-			target = append(target, "("+w.in("t.parent_id", f.ids)+" OR "+w.in("t.target_id", f.ids)+")")
+		within = append(within, f.name)
+		if f.name == "within_projects" {
+			target = append(target, w.in("t.project_id", f.ids))
 			continue
 		}
-		target = append(target, w.in(f.column, f.ids))
+		target = append(target, "("+w.in("t.parent_id", f.ids)+" OR "+w.in("t.target_id", f.ids)+")")
 	}
-	if direct > 1 || within > 1 {
-		return &api.Error{Kind: api.KindValidation, Msg: "At most one target_* filter and one within_* filter can be specified"}
+	for kind, set := range map[string][]string{"target": direct, "within": within} {
+		if len(set) > 1 {
+			return &api.Error{Kind: api.KindValidation, Msg: fmt.Sprintf("At most one %s_* filter can be set at a time. Got %s", kind, strings.Join(set, ", "))}
+		}
 	}
 	if r.IncludeTargetTypes != nil {
 		types := make([]string, len(r.IncludeTargetTypes))

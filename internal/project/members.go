@@ -53,7 +53,7 @@ func (s *Service) SetMembers(ctx context.Context, sc Scope, r api.MembersRequest
 		after := map[string]api.ProjectRole{}
 		order := []string{}
 		for _, m := range r.Members {
-			u, err := s.Users.ByName(ctx, tx, m.Username)
+			u, err := s.Users.ByNameOrEmail(ctx, tx, m.Username)
 			if errors.Is(err, store.ErrNotFound) {
 				continue
 			}
@@ -103,7 +103,7 @@ func (s *Service) AddMembers(ctx context.Context, sc Scope, r api.MembersRequest
 			if m.ProjectRole == api.ProjectAdmin && !sc.Admin() {
 				return forbidden("Access denied: only global admins can add project admins")
 			}
-			u, err := s.Users.ByName(ctx, tx, m.Username)
+			u, err := s.Users.ByNameOrEmail(ctx, tx, m.Username)
 			if errors.Is(err, store.ErrNotFound) {
 				return api.Invalid("User not found: %s", m.Username)
 			}
@@ -135,7 +135,7 @@ func (s *Service) RemoveMembers(ctx context.Context, sc Scope, r api.RemoveMembe
 		}
 		left := admins(members)
 		for _, name := range r.Usernames {
-			u, err := s.Users.ByName(ctx, tx, name)
+			u, err := s.Users.ByNameOrEmail(ctx, tx, name)
 			if errors.Is(err, store.ErrNotFound) {
 				return api.Invalid("User not found: %s", name)
 			}

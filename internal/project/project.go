@@ -51,6 +51,7 @@ func (s Scope) Admin() bool { return s.User.Admin() || s.Role == api.ProjectAdmi
 // Permissions are the server's defaults for people who are no admins.
 type Permissions struct {
 	CreateProjects  bool
+	Quota           int // of projects that one user may own
 	ManageSSHFleets bool
 	ManagersSecrets bool
 }
@@ -61,8 +62,6 @@ type Config struct {
 	Box         *crypt.Box
 	Users       *user.Service
 	Permissions Permissions
-	// Created is called after a project was made.
-	Created func(ctx context.Context, p Project) error
 	// Busy says what forbids deletion, "" when nothing does.
 	Busy func(ctx context.Context, p Project) (string, error)
 }
@@ -72,8 +71,8 @@ type Service struct{ Config }
 
 // New returns a Service.
 func New(c Config) (*Service, error) {
-	if c.DB == nil || c.Box == nil || c.Users == nil || c.Created == nil || c.Busy == nil {
-		return nil, errors.New("project: DB, Box, Users, Created and Busy are required")
+	if c.DB == nil || c.Box == nil || c.Users == nil || c.Busy == nil {
+		return nil, errors.New("project: DB, Box, Users and Busy are required")
 	}
 	return &Service{c}, nil
 }
@@ -187,8 +186,12 @@ func (s *Service) joined(ctx context.Context, u user.User) (map[string]bool, err
 // Ensure makes sure that a project exists, owned by u.
 func (s *Service) Ensure(ctx context.Context, name string, u user.User) (Project, error) {
 	p, err := s.ByName(ctx, s.DB.Read(), name)
-	if errors.Is(err, store.ErrNotFound) {
-		return s.insert(ctx, api.CreateProjectRequest{ProjectName: name}, u)
+	if !errors.Is(err, store.ErrNotFound) {
+		return p, err
+	}
+	p, err = s.insert(ctx, api.CreateProjectRequest{ProjectName: name}, u)
+	if api.IsExists(err) { // another replica was faster
+		return s.ByName(ctx, s.DB.Read(), name)
 	}
 	return p, err
 }
@@ -224,7 +227,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`, p.ID, p.Name, p.OwnerID, p.PublicKey, 
 	if err != nil {
 		return Project{}, err
 	}
-	return p, s.Created(ctx, p)
+	return p, nil
 }
 
 func addMember(ctx context.Context, tx *store.Tx, projectID, userID string, role api.ProjectRole, num int) error {

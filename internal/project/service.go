@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strconv"
 	"strings"
 
 	"dstack/internal/api"
@@ -79,6 +77,9 @@ func (s *Service) CanManageSecrets(sc Scope) bool {
 
 // List returns the projects that the caller may see.
 func (s *Service) List(ctx context.Context, caller user.User, r api.ListProjectsRequest) (any, error) {
+	if err := user.CheckPattern(r.NamePattern); err != nil {
+		return nil, err
+	}
 	all, err := s.All(ctx)
 	if err != nil {
 		return nil, err
@@ -141,18 +142,12 @@ func (s *Service) Create(ctx context.Context, caller user.User, r api.CreateProj
 	if n := len(r.ProjectName); n < 1 || n > 50 || strings.Trim(r.ProjectName, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_") != "" {
 		return api.Project{}, api.Invalid("Project name should match regex '^[a-zA-Z0-9-_]{1,50}$'")
 	}
-	if _, err := s.ByName(ctx, s.DB.Read(), r.ProjectName); !errors.Is(err, store.ErrNotFound) {
-		if err != nil {
-			return api.Project{}, err
-		}
-		return api.Project{}, api.Exists("")
-	}
 	if !caller.Admin() {
 		var n int
 		if err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM project WHERE NOT deleted AND owner_id = $1`, caller.ID).Scan(&n); err != nil {
 			return api.Project{}, fmt.Errorf("count projects: %w", err)
 		}
-		if n >= quota() {
+		if n >= s.Permissions.Quota {
 			return api.Project{}, api.Invalid("User project quota exceeded")
 		}
 	}
@@ -163,14 +158,6 @@ func (s *Service) Create(ctx context.Context, caller user.User, r api.CreateProj
 	return s.View(ctx, p, true)
 }
 
-// quota bounds the projects of one user.
-func quota() int {
-	if n, err := strconv.Atoi(os.Getenv("DSTACK_USER_PROJECT_DEFAULT_QUOTA")); err == nil {
-		return n
-	}
-	return 10
-}
-
 // Get returns the project of the path.
 func (s *Service) Get(ctx context.Context, sc Scope, _ struct{}) (api.Project, error) {
 	return s.View(ctx, sc.Project, true)
@@ -178,7 +165,34 @@ func (s *Service) Get(ctx context.Context, sc Scope, _ struct{}) (api.Project, e
 
 // Update changes what the request sets.
 func (s *Service) Update(ctx context.Context, sc Scope, r api.UpdateProjectRequest) (api.Project, error) {
-	p := sc.Project
+	var p Project
+	err := s.DB.Write(ctx, func(tx *store.Tx) error {
+		before, err := s.ByID(ctx, tx, sc.Project.ID)
+		if err != nil {
+			return err
+		}
+		var fields []string
+		p, fields = changed(before, r)
+		if len(fields) == 0 {
+			return nil
+		}
+		// Guarded by what was read, so that of two requests at a time none is lost.
+		err = store.Guarded(tx.ExecContext(ctx, `
+UPDATE project SET is_public = $1, templates_repo = $2 WHERE id = $3 AND NOT deleted AND is_public = $4 AND templates_repo = $5`,
+			p.IsPublic, p.TemplatesRepo, p.ID, before.IsPublic, before.TemplatesRepo))
+		if err != nil {
+			return err
+		}
+		return s.record(ctx, tx, sc.User, p, "Project updated. Updated fields: "+strings.Join(fields, ", "))
+	})
+	if err != nil {
+		return api.Project{}, err
+	}
+	return s.View(ctx, p, true)
+}
+
+// changed is p as the request wants it, with the names of the fields that differ.
+func changed(p Project, r api.UpdateProjectRequest) (Project, []string) {
 	var fields []string
 	if r.IsPublic != nil && *r.IsPublic != p.IsPublic {
 		p.IsPublic = *r.IsPublic
@@ -191,19 +205,7 @@ func (s *Service) Update(ctx context.Context, sc Scope, r api.UpdateProjectReque
 		p.TemplatesRepo = *r.TemplatesRepo
 		fields = append(fields, "templates_repo")
 	}
-	if len(fields) > 0 {
-		err := s.DB.Write(ctx, func(tx *store.Tx) error {
-			_, err := tx.ExecContext(ctx, `UPDATE project SET is_public = $1, templates_repo = $2 WHERE id = $3`, p.IsPublic, p.TemplatesRepo, p.ID)
-			if err != nil {
-				return err
-			}
-			return s.record(ctx, tx, sc.User, p, "Project updated. Updated fields: "+strings.Join(fields, ", "))
-		})
-		if err != nil {
-			return api.Project{}, err
-		}
-	}
-	return s.View(ctx, p, true)
+	return p, fields
 }
 
 // Delete removes projects that nothing lives in.
@@ -238,7 +240,11 @@ func (s *Service) Delete(ctx context.Context, caller user.User, r api.DeleteProj
 	}
 	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, p := range list {
-			if _, err := tx.ExecContext(ctx, `UPDATE project SET deleted = TRUE WHERE id = $1`, p.ID); err != nil {
+			err := store.Guarded(tx.ExecContext(ctx, `UPDATE project SET deleted = TRUE WHERE id = $1 AND NOT deleted`, p.ID))
+			if errors.Is(err, store.ErrConflict) {
+				return api.Invalid("Failed to delete non-existent projects")
+			}
+			if err != nil {
 				return err
 			}
 			if _, err := tx.ExecContext(ctx, `DELETE FROM member WHERE project_id = $1`, p.ID); err != nil {

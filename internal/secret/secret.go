@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -43,9 +44,9 @@ func (s *Service) Values(ctx context.Context, projectID string) (map[string]stri
 	return values, rows.Err()
 }
 
-// List returns the names.
+// List returns the names, newest first.
 func (s *Service) List(ctx context.Context, sc project.Scope, _ struct{}) ([]api.Secret, error) {
-	rows, err := s.DB.Read().QueryContext(ctx, `SELECT id, name FROM secret WHERE project_id = $1 ORDER BY name`, sc.Project.ID)
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT id, name FROM secret WHERE project_id = $1 ORDER BY created_at DESC, name`, sc.Project.ID)
 	if err != nil {
 		return nil, fmt.Errorf("list secrets: %w", err)
 	}
@@ -101,30 +102,37 @@ func (s *Service) Set(ctx context.Context, sc project.Scope, r api.SetSecretRequ
 	if err != nil {
 		return api.Secret{}, err
 	}
-	v := api.Secret{ID: uuid.NewString(), Name: r.Name, Value: &r.Value}
+	v := api.Secret{Name: r.Name, Value: &r.Value}
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
-		text := "Secret updated"
-		err := tx.QueryRowContext(ctx, `UPDATE secret SET sealed = $1 WHERE project_id = $2 AND name = $3 RETURNING id`, sealed, sc.Project.ID, r.Name).Scan(&v.ID)
-		if errors.Is(err, sql.ErrNoRows) {
-			text = "Secret created"
-			_, err = tx.ExecContext(ctx, `INSERT INTO secret (id, project_id, name, sealed) VALUES ($1, $2, $3, $4)`, v.ID, sc.Project.ID, r.Name, sealed)
-		}
+		fresh := uuid.NewString()
+		err := tx.QueryRowContext(ctx, `
+INSERT INTO secret (id, project_id, name, sealed, created_at) VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (project_id, name) DO UPDATE SET sealed = excluded.sealed RETURNING id`,
+			fresh, sc.Project.ID, r.Name, sealed, store.Micros(time.Now())).Scan(&v.ID)
 		if err != nil {
 			return fmt.Errorf("store a secret: %w", err)
 		}
-		return record(ctx, tx, sc, v, text)
+		if v.ID == fresh {
+			return record(ctx, tx, sc, v, "Secret created")
+		}
+		return record(ctx, tx, sc, v, "Secret updated")
 	})
-	return v, err
+	if err != nil {
+		return api.Secret{}, err
+	}
+	return v, nil
 }
 
-// Delete removes secrets by name.
+// Delete removes secrets by name: all of them or, when one is not there, none.
 func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteSecretsRequest) (*struct{}, error) {
 	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
+		var unknown []string
 		for _, name := range r.SecretsNames {
 			v := api.Secret{Name: name}
 			err := tx.QueryRowContext(ctx, `DELETE FROM secret WHERE project_id = $1 AND name = $2 RETURNING id`, sc.Project.ID, name).Scan(&v.ID)
 			if errors.Is(err, sql.ErrNoRows) {
-				return api.NotExists("Secrets not found: %s", name)
+				unknown = append(unknown, name)
+				continue
 			}
 			if err != nil {
 				return fmt.Errorf("delete a secret: %w", err)
@@ -132,6 +140,9 @@ func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteSecr
 			if err := record(ctx, tx, sc, v, "Secret deleted"); err != nil {
 				return err
 			}
+		}
+		if len(unknown) > 0 {
+			return api.NotExists("Secrets not found: %s", strings.Join(unknown, ", "))
 		}
 		return nil
 	})

@@ -20,11 +20,7 @@ type fileConfig struct {
 		Backends []map[string]any `json:"backends" cfg:"opt"`
 	} `json:"projects" cfg:"req"`
 	Encryption *struct {
-		Keys []struct {
-			Type   string  `json:"type" cfg:"req,enum=identity|aes"`
-			Name   *string `json:"name"`
-			Secret *string `json:"secret"`
-		} `json:"keys" cfg:"req"`
+		Keys []fileKey `json:"keys" cfg:"req"`
 	} `json:"encryption"`
 	DefaultPermissions *struct {
 		CreateProjects  *bool `json:"allow_non_admins_create_projects"`
@@ -32,6 +28,13 @@ type fileConfig struct {
 		ManagersSecrets *bool `json:"allow_managers_manage_secrets"`
 	} `json:"default_permissions"`
 	Plugins []string `json:"plugins" cfg:"opt"`
+}
+
+// fileKey is a key that tokens, private keys and secrets are stored under.
+type fileKey struct {
+	Type   string  `json:"type" cfg:"req,enum=identity|aes"`
+	Name   *string `json:"name"`
+	Secret *string `json:"secret"`
 }
 
 // defaultFile is what a first start writes.
@@ -70,28 +73,44 @@ func loadFile(dir string) (fileConfig, error) {
 func (c fileConfig) box() (*crypt.Box, error) {
 	var keys []crypt.Key
 	if c.Encryption != nil {
-		for _, k := range c.Encryption.Keys {
-			if k.Type == "identity" {
-				continue
-			}
-			if k.Name == nil || k.Secret == nil {
-				return nil, errors.New("encryption.keys: an aes key needs name and secret")
-			}
-			if strings.Trim(*k.Name, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789") != "" {
-				return nil, errors.New("Key name must be alphanumeric")
-			}
-			secret, err := base64.StdEncoding.DecodeString(*k.Secret)
+		for i, k := range c.Encryption.Keys {
+			key, err := k.key()
 			if err != nil {
-				return nil, errors.New("Failed to decode secret from base64")
+				return nil, fmt.Errorf("config.yml: encryption.keys[%d]: %w", i, err)
 			}
-			keys = append(keys, crypt.Key{Name: *k.Name, Secret: secret})
+			keys = append(keys, key)
 		}
 	}
 	return crypt.New(keys)
 }
 
-func (c fileConfig) permissions() project.Permissions {
-	p := project.Permissions{CreateProjects: true, ManageSSHFleets: true}
+const alphanumeric = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+
+func (k fileKey) key() (crypt.Key, error) {
+	if k.Type == "identity" {
+		return crypt.Key{}, nil
+	}
+	if k.Name == nil || k.Secret == nil {
+		return crypt.Key{}, errors.New("an aes key needs name and secret")
+	}
+	if *k.Name == "" || strings.Trim(*k.Name, alphanumeric) != "" {
+		return crypt.Key{}, errors.New("Key name must be alphanumeric")
+	}
+	secret, err := base64.StdEncoding.Strict().DecodeString(*k.Secret)
+	if err != nil {
+		return crypt.Key{}, errors.New("Failed to decode secret from base64")
+	}
+	if len(secret) != 32 {
+		return crypt.Key{}, fmt.Errorf("AES key must be 32 bytes. Got %d bytes", len(secret))
+	}
+	return crypt.Key{Name: *k.Name, Secret: secret}, nil
+}
+
+// projectQuota bounds the projects of one user (DSTACK_USER_PROJECT_DEFAULT_QUOTA).
+const projectQuota = 10
+
+func (c fileConfig) permissions(quota int) project.Permissions {
+	p := project.Permissions{CreateProjects: true, Quota: quota, ManageSSHFleets: true}
 	if d := c.DefaultPermissions; d != nil {
 		for to, from := range map[*bool]*bool{&p.CreateProjects: d.CreateProjects, &p.ManageSSHFleets: d.ManageSSHFleets, &p.ManagersSecrets: d.ManagersSecrets} {
 			if from != nil {

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"dstack/internal/store/storetest"
 )
 
 const adminToken = "11111111-1111-4111-8111-111111111111"
@@ -20,11 +22,23 @@ const adminToken = "11111111-1111-4111-8111-111111111111"
 // what the API stores stays as it is.
 func newServer(t testing.TB) *Server {
 	t.Helper()
+	return newServerAt(t, "")
+}
+
+// eachServer runs fn with a server on each engine.
+func eachServer(t *testing.T, fn func(t *testing.T, s *Server)) {
+	t.Helper()
+	storetest.EachURL(t, func(t *testing.T, url string) { fn(t, newServerAt(t, url)) })
+}
+
+// newServerAt opens a server on the database at url, SQLite in a folder of its own for "".
+func newServerAt(t testing.TB, url string) *Server {
+	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte("projects:\n  - name: main\n    backends: []\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s, err := New(context.Background(), Config{Dir: dir, Token: adminToken, Log: slog.New(slog.DiscardHandler)})
+	s, err := New(context.Background(), Config{Dir: dir, DBURL: url, Token: adminToken, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,6 +50,8 @@ type Config struct {
 	DBURL string // optional: SQLite below Dir
 	// CodeLimit bounds uploads, in bytes, 0: 2 MiB, negative: unlimited.
 	CodeLimit int64
+	// ProjectQuota bounds the projects that one user who is no admin may own, 0: 10.
+	ProjectQuota int
 	// LogQuota bounds a job's stored log, in bytes per hour, 0: unlimited.
 	LogQuota int64
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
@@ -149,13 +152,12 @@ func (s *Server) assemble(file fileConfig) error {
 	if s.metrics, err = metrics.New(s.db, s.Log); err != nil {
 		return err
 	}
-	perms := file.permissions()
+	perms := file.permissions(cmp.Or(s.ProjectQuota, projectQuota))
 	if s.users, err = user.New(user.Config{DB: s.db, Box: box, CanCreateProjects: perms.CreateProjects}); err != nil {
 		return err
 	}
 	s.projects, err = project.New(project.Config{DB: s.db, Box: box, Users: s.users, Permissions: perms,
-		Created: func(context.Context, project.Project) error { return nil },
-		Busy:    func(ctx context.Context, p project.Project) (string, error) { return s.runs.Busy(ctx, p.ID) },
+		Busy: func(ctx context.Context, p project.Project) (string, error) { return s.runs.Busy(ctx, p.ID) },
 	})
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ CREATE TABLE account (
     deleted        BOOLEAN NOT NULL DEFAULT FALSE
 );
 
-CREATE UNIQUE INDEX account_name ON account (name) WHERE NOT deleted;
+CREATE UNIQUE INDEX account_name ON account (lower(name)) WHERE NOT deleted;
 
 CREATE UNIQUE INDEX account_token ON account (token_hash) WHERE NOT deleted;
 
@@ -239,7 +239,7 @@ CREATE TABLE project (
     deleted        BOOLEAN NOT NULL DEFAULT FALSE
 );
 
-CREATE UNIQUE INDEX project_name ON project (name) WHERE NOT deleted;
+CREATE UNIQUE INDEX project_name ON project (lower(name)) WHERE NOT deleted;
 
 CREATE TABLE public_key (
     id          TEXT PRIMARY KEY,
@@ -299,7 +299,7 @@ CREATE TABLE secret (
     project_id TEXT NOT NULL,
     name       TEXT NOT NULL,
     sealed     TEXT NOT NULL
-);
+, created_at BIGINT NOT NULL DEFAULT 0);
 
 CREATE UNIQUE INDEX secret_name ON secret (project_id, name);
 

@@ -65,10 +65,13 @@ INSERT INTO public_key (id, user_id, name, type, key, fingerprint, added_at) VAL
 		}
 		return s.record(ctx, tx, caller, caller, "User public key added. Fingerprint: "+info.Fingerprint)
 	})
-	if store.Constraint(err) == "public_key_user_id_fingerprint_key" || store.Constraint(err) == "public_key_fingerprint" {
+	if store.Constraint(err) == "public_key_user_id_fingerprint_key" {
 		return api.PublicKeyInfo{}, api.Exists("")
 	}
-	return info, err
+	if err != nil {
+		return api.PublicKeyInfo{}, err
+	}
+	return info, nil
 }
 
 // keyName is what the user chose, else the key's comment, else a digest that other tools

@@ -2,6 +2,7 @@
 package user
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"dstack/internal/api"
+	"dstack/internal/config"
 	"dstack/internal/crypt"
 	"dstack/internal/event"
 	"dstack/internal/sshkey"
@@ -87,9 +89,19 @@ func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (User, e
 	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM account WHERE id = $1`, id))
 }
 
-// ByName finds a user by name or, as members may be named, e-mail address.
+// ByName finds a user that is not deleted; store.ErrNotFound when there is none.
 func (s *Service) ByName(ctx context.Context, q store.Querier, name string) (User, error) {
-	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM account WHERE NOT deleted AND (name = $1 OR (email <> '' AND email = $1)) ORDER BY created_at LIMIT 1`, name))
+	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM account WHERE NOT deleted AND name = $1`, name))
+}
+
+// ByNameOrEmail is [Service.ByName] for members, who may also be named by their e-mail
+// address. A name goes before an address, the oldest user before others.
+func (s *Service) ByNameOrEmail(ctx context.Context, q store.Querier, name string) (User, error) {
+	u, err := s.ByName(ctx, q, name)
+	if !errors.Is(err, store.ErrNotFound) || name == "" {
+		return u, err
+	}
+	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM account WHERE NOT deleted AND email = $1 ORDER BY created_at, id LIMIT 1`, name))
 }
 
 // View is the user as others see it.
@@ -117,16 +129,18 @@ func (s *Service) WithCreds(u User) (api.UserWithCreds, error) {
 	return api.UserWithCreds{User: s.View(u), Creds: api.UserCreds{Token: token}, SSHPrivateKey: &private}, nil
 }
 
-// EnsureAdmin makes sure that the user "admin" exists. A token that is given replaces the
-// stored one. It returns the token and whether the user is new.
+// EnsureAdmin makes sure that the user "admin" exists. A new one gets the token, a random
+// one if that is empty; the token of one that exists stays, so that a start does not undo
+// its rotation. It returns the token and whether the user is new.
 func (s *Service) EnsureAdmin(ctx context.Context, token string) (u User, used string, created bool, err error) {
 	u, err = s.ByName(ctx, s.DB.Read(), "admin")
 	if errors.Is(err, store.ErrNotFound) {
-		if token == "" {
-			token = uuid.NewString()
-		}
+		token = cmp.Or(token, uuid.NewString())
 		u, err = s.insert(ctx, "admin", api.GlobalAdmin, "", true, token, User{})
-		return u, token, true, err
+		if !api.IsExists(err) {
+			return u, token, true, err
+		}
+		u, err = s.ByName(ctx, s.DB.Read(), "admin") // another replica was faster
 	}
 	if err != nil {
 		return User{}, "", false, err
@@ -135,10 +149,7 @@ func (s *Service) EnsureAdmin(ctx context.Context, token string) (u User, used s
 	if err != nil {
 		return User{}, "", false, fmt.Errorf("token of user admin: %w", err)
 	}
-	if token == "" || token == stored {
-		return u, stored, false, nil
-	}
-	return u, token, false, s.setToken(ctx, u, token)
+	return u, stored, false, nil
 }
 
 func (s *Service) insert(ctx context.Context, name string, role api.GlobalRole, email string, active bool, token string, actor User) (User, error) {
@@ -177,17 +188,6 @@ func (s *Service) record(ctx context.Context, tx *store.Tx, actor, u User, text 
 		Targets: []event.Target{{Type: api.EventTargetUser, ID: u.ID, Name: u.Name}}})
 }
 
-func (s *Service) setToken(ctx context.Context, u User, token string) error {
-	sealed, err := s.Box.Seal(token)
-	if err != nil {
-		return err
-	}
-	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE account SET token_hash = $1, token_sealed = $2 WHERE id = $3`, hash(token), sealed, u.ID)
-		return err
-	})
-}
-
 // Me returns the caller with credentials.
 func (s *Service) Me(_ context.Context, caller User, _ struct{}) (api.UserWithCreds, error) {
 	return s.WithCreds(caller)
@@ -211,12 +211,15 @@ func (s *Service) Get(ctx context.Context, caller User, r api.UsernameRequest) (
 	return s.WithCreds(u)
 }
 
-// List returns the users that the caller may see.
+// pageSize is how many users or projects are listed unless a request says otherwise.
+const pageSize = 2000
+
+// List returns the users that the caller may see: all of them in pages, or themselves.
 func (s *Service) List(ctx context.Context, caller User, r api.ListUsersRequest) (any, error) {
-	pattern := ""
-	if r.NamePattern != nil {
-		pattern = strings.ToLower(*r.NamePattern)
+	if err := CheckPattern(r.NamePattern); err != nil {
+		return nil, err
 	}
+	pattern := strings.ToLower(opt(r.NamePattern))
 	rows, err := s.DB.Read().QueryContext(ctx, `SELECT `+columns+` FROM account WHERE NOT deleted ORDER BY created_at DESC, id`)
 	if err != nil {
 		return nil, fmt.Errorf("list users: %w", err)
@@ -236,15 +239,21 @@ func (s *Service) List(ctx context.Context, caller User, r api.ListUsersRequest)
 		return nil, fmt.Errorf("list users: %w", err)
 	}
 	total := len(users)
-	users = Page(users, r.PrevCreatedAt, r.PrevID, r.Limit, r.Ascending, func(u api.User) (*api.Time, string) { return u.CreatedAt, u.ID })
+	if caller.Admin() {
+		users = Page(users, r.PrevCreatedAt, r.PrevID, r.Limit, r.Ascending, func(u api.User) (*api.Time, string) { return u.CreatedAt, u.ID })
+	}
 	if r.ReturnTotalCount != nil && *r.ReturnTotalCount {
 		return api.UsersInfoList{TotalCount: total, Users: users}, nil
 	}
 	return users, nil
 }
 
-// Page cuts a list that is sorted newest first (http-api 1.4).
+// Page cuts a list that is sorted newest first (http-api 1.4); a nil limit is [pageSize].
 func Page[T any](list []T, prev *api.Time, prevID *string, limit *int, ascending bool, key func(T) (*api.Time, string)) []T {
+	most := pageSize
+	if limit != nil {
+		most = *limit
+	}
 	out := []T{}
 	for i := range list {
 		v := list[i]
@@ -264,12 +273,21 @@ func Page[T any](list []T, prev *api.Time, prevID *string, limit *int, ascending
 				continue
 			}
 		}
-		if limit != nil && len(out) >= *limit {
+		if len(out) >= most {
 			break
 		}
 		out = append(out, v)
 	}
 	return out
+}
+
+// CheckPattern refuses a name_pattern that no name can match.
+func CheckPattern(p *string) error {
+	if p == nil || *p == "" || validName(*p, len(*p)) {
+		return nil
+	}
+	return &config.Errors{Problems: []config.Problem{{Loc: []any{"body", "name_pattern"}, Type: "string_pattern_mismatch",
+		Msg: "String should match pattern '^[a-zA-Z0-9-_]*$'", Input: *p}}}
 }
 
 func validName(s string, most int) bool {
@@ -281,35 +299,32 @@ func (s *Service) Create(ctx context.Context, caller User, r api.CreateUserReque
 	if !validName(r.Username, 60) {
 		return api.User{}, api.Invalid("Username should match regex '^[a-zA-Z0-9-_]{1,60}$'")
 	}
-	var n int
-	if err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM account WHERE NOT deleted AND lower(name) = lower($1)`, r.Username).Scan(&n); err != nil {
-		return api.User{}, fmt.Errorf("look for the user: %w", err)
-	}
-	if n > 0 {
-		return api.User{}, api.Exists("")
-	}
 	u, err := s.insert(ctx, r.Username, r.GlobalRole, opt(r.Email), r.Active == nil || *r.Active, uuid.NewString(), caller)
-	return s.View(u), err
+	if err != nil {
+		return api.User{}, err
+	}
+	return s.View(u), nil
 }
 
 // Update replaces role, e-mail and active.
 func (s *Service) Update(ctx context.Context, caller User, r api.CreateUserRequest) (api.User, error) {
-	u, err := s.ByName(ctx, s.DB.Read(), r.Username)
-	if errors.Is(err, store.ErrNotFound) {
-		return api.User{}, api.NotExists("")
-	}
-	if err != nil {
-		return api.User{}, err
-	}
-	u.GlobalRole, u.Email, u.Active = r.GlobalRole, opt(r.Email), r.Active == nil || *r.Active
-	err = s.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.ExecContext(ctx, `UPDATE account SET global_role = $1, email = $2, active = $3 WHERE id = $4`, u.GlobalRole, u.Email, u.Active, u.ID)
+	var u User
+	err := s.DB.Write(ctx, func(tx *store.Tx) error {
+		var err error
+		u, err = scan(tx.QueryRowContext(ctx, `UPDATE account SET global_role = $1, email = $2, active = $3 WHERE name = $4 AND NOT deleted RETURNING `+columns,
+			r.GlobalRole, opt(r.Email), r.Active == nil || *r.Active, r.Username))
+		if errors.Is(err, store.ErrNotFound) {
+			return api.NotExists("")
+		}
 		if err != nil {
 			return err
 		}
 		return s.record(ctx, tx, caller, u, "User updated. Updated fields: global_role, email, active")
 	})
-	return s.View(u), err
+	if err != nil {
+		return api.User{}, err
+	}
+	return s.View(u), nil
 }
 
 // Delete removes users; "admin" stays.
@@ -319,17 +334,15 @@ func (s *Service) Delete(ctx context.Context, caller User, r api.DeleteUsersRequ
 			if name == "admin" {
 				return api.Invalid("User 'admin' cannot be deleted")
 			}
-			u, err := s.ByName(ctx, tx, name)
+			u, err := scan(tx.QueryRowContext(ctx, `UPDATE account SET deleted = TRUE, active = FALSE WHERE name = $1 AND NOT deleted RETURNING `+columns, name))
 			if errors.Is(err, store.ErrNotFound) {
 				return api.Invalid("Failed to delete non-existent users")
 			}
 			if err != nil {
 				return err
 			}
-			for _, text := range []string{`UPDATE account SET deleted = TRUE, active = FALSE WHERE id = $1`, `DELETE FROM member WHERE user_id = $1`} {
-				if _, err := tx.ExecContext(ctx, text, u.ID); err != nil {
-					return err
-				}
+			if _, err := tx.ExecContext(ctx, `DELETE FROM member WHERE user_id = $1`, u.ID); err != nil {
+				return fmt.Errorf("remove user %s from projects: %w", name, err)
 			}
 			if err := s.record(ctx, tx, caller, u, "User deleted"); err != nil {
 				return err
@@ -347,8 +360,7 @@ func (s *Service) RefreshToken(ctx context.Context, caller User, r api.UsernameR
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE account SET token_hash = $1, token_sealed = $2 WHERE id = $3`, hash(token), sealed, u.ID)
-		return err
+		return store.Guarded(tx.ExecContext(ctx, `UPDATE account SET token_hash = $1, token_sealed = $2 WHERE id = $3 AND NOT deleted`, hash(token), sealed, u.ID))
 	})
 }
 
@@ -363,8 +375,7 @@ func (s *Service) RefreshKey(ctx context.Context, caller User, r api.UsernameReq
 		if err != nil {
 			return err
 		}
-		_, err = tx.ExecContext(ctx, `UPDATE account SET public_key = $1, private_sealed = $2 WHERE id = $3`, keys.Public, sealed, u.ID)
-		return err
+		return store.Guarded(tx.ExecContext(ctx, `UPDATE account SET public_key = $1, private_sealed = $2 WHERE id = $3 AND NOT deleted`, keys.Public, sealed, u.ID))
 	})
 }
 
