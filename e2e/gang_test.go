@@ -1,0 +1,153 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestGang runs tasks with several nodes on three hosts: the nodes start together, know and
+// reach each other, wait for capacity as a whole, and are placed when it is free.
+func TestGang(t *testing.T) {
+	w := newWorld(t)
+	hosts := ""
+	var machines []*machine
+	for range 3 {
+		m := w.startHost(hostOptions{})
+		machines = append(machines, m)
+		hosts += fmt.Sprintf("    - %s\n", m.Addr)
+	}
+	w.write("trio.dstack.yml", fmt.Sprintf("type: fleet\nname: trio\nplacement: cluster\nssh_config:\n  user: root\n  identity_file: %s\n  hosts:\n%s", w.key, hosts))
+	w.must("apply", "-y", "-f", "trio.dstack.yml")
+
+	for _, c := range []struct {
+		name string
+		test func(*testing.T, *world, []*machine)
+	}{
+		{"NodesKnowEachOther", nodesKnowEachOther},
+		{"Groups", nodeGroups},
+		{"Queue", gangQueue},
+		{"OneFails", oneNodeFails},
+		{"MasterDone", masterDone},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			outer := w.t
+			w.t = t
+			defer func() { w.t = outer }()
+			c.test(t, w, machines)
+			for _, m := range machines {
+				eventually(t, 30*time.Second, "no job container is left", func() bool { return len(m.containers()) == 0 })
+			}
+		})
+	}
+}
+
+func nodesKnowEachOther(t *testing.T, w *world, machines []*machine) {
+	w.write("gang.dstack.yml", `
+type: task
+name: gang
+nodes: 3
+image: job:1
+commands:
+  - echo rank=$DSTACK_NODE_RANK of $DSTACK_NODES_NUM master=$DSTACK_MASTER_NODE_IP ips=$(echo $DSTACK_NODES_IPS | tr ' ' ,)
+  - sed 's/^/mpi /' $DSTACK_MPI_HOSTFILE
+`+anyResources)
+	w.must("apply", "-y", "-f", "gang.dstack.yml")
+	w.waitStatus("gang", "done")
+	var ips []string
+	for _, m := range machines {
+		ips = append(ips, m.Addr)
+	}
+	for rank := range 3 {
+		logs := w.must("logs", "gang", "--job", fmt.Sprint(rank)).Out
+		if !strings.Contains(logs, fmt.Sprintf("rank=%d of 3", rank)) {
+			t.Errorf("node %d does not know its rank:\n%s", rank, logs)
+		}
+		for _, ip := range ips {
+			if !strings.Contains(logs, "mpi "+ip) || !strings.Contains(logs, ip+",") && !strings.Contains(logs, ","+ip) {
+				t.Errorf("node %d does not know node %s:\n%s", rank, ip, logs)
+			}
+		}
+	}
+}
+
+func nodeGroups(t *testing.T, w *world, _ []*machine) {
+	w.write("groups.dstack.yml", `
+type: task
+name: groups
+image: job:1
+groups:
+  - name: head
+    nodes: 1
+    commands:
+      - echo head sees ${{ groups[1].nodes[1].IP_ADDRESS }}
+    resources: {cpu: 1.., memory: 0.., disk: 1GB..}
+  - name: workers
+    nodes: 2
+    commands:
+      - echo worker of ${{ groups[0].nodes[0].IP_ADDRESS }}
+    resources: {cpu: 1.., memory: 0.., disk: 1GB..}
+`)
+	w.must("apply", "-y", "-f", "groups.dstack.yml")
+	w.waitStatus("groups", "done")
+	if logs := w.must("logs", "groups").Out; !strings.Contains(logs, "head sees 10.") {
+		t.Errorf("the head's log:\n%s", logs)
+	}
+	if logs := w.must("logs", "groups", "--job", "2").Out; !strings.Contains(logs, "worker of 10.") {
+		t.Errorf("a worker's log:\n%s", logs)
+	}
+}
+
+// gangQueue keeps one host busy: a gang that needs all three waits at the head and says so,
+// what comes behind it does not pass it, and both run when the host is free.
+func gangQueue(t *testing.T, w *world, _ []*machine) {
+	long := "type: task\nname: %s\nimage: job:1\nretry: true\ncommands:\n  - %s\n" + anyResources
+	w.write("busy.dstack.yml", fmt.Sprintf(long, "busy", "while true; do sleep 0.2; done"))
+	w.write("wide.dstack.yml", fmt.Sprintf(long, "wide", "echo wide done")+"nodes: 3\npriority: 50\n")
+	w.write("small.dstack.yml", fmt.Sprintf(long, "small", "echo small done"))
+	w.must("apply", "-y", "-d", "-f", "busy.dstack.yml")
+	w.waitStatus("busy", "running")
+	w.must("apply", "-y", "-d", "-f", "wide.dstack.yml")
+	w.must("apply", "-y", "-d", "-f", "small.dstack.yml")
+	eventually(t, 20*time.Second, "both say why they wait", func() bool {
+		wide, small := w.must("run", "get", "wide", "--json").Out, w.must("run", "get", "small", "--json").Out
+		return strings.Contains(wide, `"position": 1`) && strings.Contains(small, `"position": 2`) && strings.Contains(wide, "3 instances")
+	})
+	w.must("stop", "-x", "-y", "busy")
+	w.waitStatus("wide", "done")
+	w.waitStatus("small", "done")
+}
+
+func oneNodeFails(t *testing.T, w *world, _ []*machine) {
+	w.write("one.dstack.yml", `
+type: task
+name: one
+nodes: 3
+image: job:1
+commands:
+  - if [ $DSTACK_NODE_RANK = 1 ]; then exit 3; fi
+  - while true; do sleep 0.2; done
+`+anyResources)
+	w.run("apply", "-y", "-f", "one.dstack.yml")
+	if got := w.waitStatus("one", "failed", "done", "terminated"); got != "failed" {
+		t.Errorf("status %q, want failed", got)
+	}
+}
+
+func masterDone(t *testing.T, w *world, _ []*machine) {
+	w.write("master.dstack.yml", `
+type: task
+name: master
+nodes: 3
+stop_criteria: master-done
+image: job:1
+commands:
+  - if [ $DSTACK_NODE_RANK = 0 ]; then sleep 1; exit 0; fi
+  - while true; do sleep 0.2; done
+`+anyResources)
+	w.must("apply", "-y", "-f", "master.dstack.yml")
+	w.waitStatus("master", "done")
+}
