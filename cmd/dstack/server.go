@@ -34,7 +34,7 @@ func startServer(ctx context.Context, p *program.Program, f servercmd.Flags) err
 	}
 	log := slog.New(slog.NewTextHandler(p.IO.Err, &slog.HandlerOptions{Level: level}))
 	s, err := server.New(ctx, server.Config{Dir: dir, Host: f.Host, Port: f.Port, Token: f.Token, DBURL: p.Env("DSTACK_DATABASE_URL"), CodeLimit: limit, LogQuota: quota,
-		Prometheus: p.Env("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: p.Env("DSTACK_PROMETHEUS_AUTH_TOKEN"), Log: log})
+		Prometheus: p.Env("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: p.Env("DSTACK_PROMETHEUS_AUTH_TOKEN"), Env: p.Env, Log: log})
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,8 @@ func Settle(b Backend) time.Duration {
 
 // CheckBackend can say whether the credentials work, before anything depends on them.
 type CheckBackend interface {
-	// Check returns ErrAuth, an *InvalidError, or nil.
+	// Check returns ErrAuth, with an *InvalidError in its chain that names the field, an
+	// *InvalidError, or nil. Any other error leaves it open.
 	Check(ctx context.Context) error
 }
 

@@ -79,7 +79,7 @@ func New(c Config) (*Ledger, error) {
 		Name: Kind, Workers: 64, Timeout: createTimeout + 2*time.Minute, Live: engine.LiveQuery(selectBusy), Reconcile: l.reconcile,
 	})
 	c.Engine.Register(engine.Kind{
-		Name: SweepKind, Workers: 8, Timeout: 2 * listTimeout, Live: l.accounts, Reconcile: l.sweep,
+		Name: SweepKind, Workers: 8, Timeout: 3 * listTimeout, Live: l.accounts, Reconcile: l.sweep,
 	})
 	return l, nil
 }

@@ -67,7 +67,20 @@ func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 		}
 	}
 	failed = append(failed, l.doubt(ctx, a, owned, began.Add(-backend.Settle(b))))
+	if t, ok := b.(backend.TidyBackend); ok {
+		failed = append(failed, l.tidy(ctx, a, t))
+	}
 	return time.Now().Add(sweepEvery - rand.N(sweepEvery/10)), errors.Join(failed...)
+}
+
+// tidy has a backend remove what costs nothing and nothing uses any more.
+func (l *Ledger) tidy(ctx context.Context, a Account, b backend.TidyBackend) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, listTimeout, errNoAnswer)
+	defer cancel()
+	if err := b.Tidy(ctx, l.DB.ServerID()); err != nil {
+		return fmt.Errorf("tidy %s: %w", a.Backend, err)
+	}
+	return nil
 }
 
 // explain compares one listed resource with the intent that should explain it, and begins

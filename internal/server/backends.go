@@ -45,8 +45,9 @@ func (s *Server) implemented(c settings) (backend.Type, error) {
 	return t, nil
 }
 
-// saveBackend checks a configuration, stores it and takes it into use.
-func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, create bool) error {
+// saveBackend checks a configuration, stores it and takes it into use. loc begins the paths
+// of errors about its form.
+func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, create bool, loc ...any) error {
 	if _, err := s.implemented(c); err != nil {
 		return err
 	}
@@ -57,7 +58,7 @@ func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, 
 	case !create && !known:
 		return api.NotExists("")
 	}
-	if err := s.clouds.add(sc.Project, c); err != nil {
+	if err := s.clouds.check(ctx, c, loc...); err != nil {
 		return invalidBackend(err)
 	}
 	data, err := json.Marshal(c)
@@ -77,6 +78,9 @@ ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Proje
 	if err != nil {
 		return fmt.Errorf("store the backend: %w", err)
 	}
+	if err := s.clouds.add(sc.Project, c); err != nil {
+		return err
+	}
 	if c.backend() == local.Name {
 		return s.fleets.EnsureLocal(ctx, sc)
 	}
@@ -85,15 +89,29 @@ ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Proje
 
 // invalidBackend makes the fields of a refused configuration known to the client.
 func invalidBackend(err error) error {
-	var invalid *backend.InvalidError
-	if !errors.As(err, &invalid) {
-		return api.Invalid("%v", err)
+	if _, ok := errors.AsType[*config.Errors](err); ok {
+		return err
 	}
-	e := api.Invalid("%s", invalid.Msg)
-	if invalid.Path != "" {
-		e.Fields = [][]string{strings.Split(invalid.Path, ".")}
+	e := api.Invalid("%v", err)
+	invalid, ok := errors.AsType[*backend.InvalidError](err)
+	if ok {
+		e.Msg = invalid.Msg
+	}
+	if ok && invalid.Path != "" {
+		e.Msg, e.Fields = invalid.Error(), [][]string{strings.Split(invalid.Path, ".")}
+	}
+	if errors.Is(err, backend.ErrAuth) {
+		e.Code, e.Msg = api.CodeInvalidCredentials, "Invalid credentials"
 	}
 	return e
+}
+
+// oneText says in one text what is wrong with the form, for requests that carry YAML.
+func oneText(err error) error {
+	if problems, ok := errors.AsType[*config.Errors](err); ok {
+		return api.Invalid("%v", problems)
+	}
+	return err
 }
 
 // storedBackends reads the configurations that were made over the API.
@@ -121,7 +139,7 @@ func (s *Server) storedBackends(ctx context.Context, add func(projectID string, 
 			return fmt.Errorf("read a backend: %w", err)
 		}
 		if err := add(r.projectID, c); err != nil {
-			return err
+			s.Log.Error("a backend's configuration is not valid any more: it is left out", "project", r.projectID, "backend", c.backend(), "err", err)
 		}
 	}
 	return nil
@@ -150,7 +168,7 @@ func (s *Server) createBackendYAML(ctx context.Context, sc project.Scope, r yaml
 	if err != nil {
 		return nil, err
 	}
-	return nil, s.saveBackend(ctx, sc, c, true)
+	return nil, oneText(s.saveBackend(ctx, sc, c, true, c.backend()))
 }
 
 func (s *Server) updateBackendYAML(ctx context.Context, sc project.Scope, r yamlRequest) (*struct{}, error) {
@@ -161,7 +179,7 @@ func (s *Server) updateBackendYAML(ctx context.Context, sc project.Scope, r yaml
 	if !s.clouds.has(sc.Project.ID, c.backend()) {
 		return nil, api.NotExists("")
 	}
-	return nil, s.saveBackend(ctx, sc, c, false)
+	return nil, oneText(s.saveBackend(ctx, sc, c, false, c.backend()))
 }
 
 // saveBackendJSON returns the handler of create and update.
@@ -175,7 +193,7 @@ func saveBackendJSON(create bool) func(*Server, caller, http.ResponseWriter, *ht
 			return &config.Errors{Problems: []config.Problem{{Loc: []any{"body"}, Type: "union_tag_invalid",
 				Msg: fmt.Sprintf("Input tag '%s' found using 'type' does not match any of the expected tags: '%s'", in.backend(), strings.Join(config.BackendWords(), "', '"))}}}
 		}
-		if err := s.saveBackend(r.Context(), c.Scope, in, create); err != nil {
+		if err := s.saveBackend(r.Context(), c.Scope, in, create, "body", in.backend()); err != nil {
 			return err
 		}
 		encode(w, http.StatusOK, in)

@@ -3,36 +3,102 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/http"
 	"path/filepath"
 	"slices"
 	"sync"
+	"time"
 
 	"dstack/internal/backend"
 	"dstack/internal/ledger"
 	"dstack/internal/project"
+	"dstack/internal/version"
 )
 
 // clouds are the configured backends of all projects, opened when they are needed.
 type clouds struct {
-	dir      string
-	log      *slog.Logger
-	types    map[string]backend.Type
-	mu       sync.Mutex
-	accounts []ledger.Account
-	written  map[ledger.Account]settings
-	configs  map[ledger.Account]any
-	open     map[ledger.Account]backend.Backend
+	dir       string
+	log       *slog.Logger
+	types     map[string]backend.Type
+	endpoints map[string]string // by type: where its API is instead
+	transport http.RoundTripper // that all of them share
+	mu        sync.Mutex
+	accounts  []ledger.Account
+	written   map[ledger.Account]settings
+	configs   map[ledger.Account]any
+	open      map[ledger.Account]backend.Backend
 }
 
-func newClouds(dir string, log *slog.Logger, types ...backend.Type) *clouds {
-	c := &clouds{dir: dir, log: log, types: map[string]backend.Type{}, written: map[ledger.Account]settings{}, configs: map[ledger.Account]any{}, open: map[ledger.Account]backend.Backend{}}
-	for _, t := range types {
-		c.types[t.Name] = t
+// newClouds takes the endpoints of the types from the environment.
+func newClouds(dir string, log *slog.Logger, env func(string) string, types ...backend.Type) (*clouds, error) {
+	c := &clouds{
+		dir: dir, log: log, types: map[string]backend.Type{}, endpoints: map[string]string{},
+		transport: backend.NewTransport(backend.TransportConfig{Log: log, Version: version.Version}),
+		written:   map[ledger.Account]settings{}, configs: map[ledger.Account]any{}, open: map[ledger.Account]backend.Backend{},
 	}
-	return c
+	for _, t := range types {
+		endpoint, err := t.Endpoint(env)
+		if err != nil {
+			return nil, err
+		}
+		if endpoint != "" {
+			log.Warn("the API of a backend is replaced", "backend", t.Name, "endpoint", endpoint)
+		}
+		c.types[t.Name], c.endpoints[t.Name] = t, endpoint
+	}
+	return c, nil
+}
+
+// decodeSettings reads a backend's configuration as it was written. loc begins the paths of
+// errors.
+func decodeSettings(t backend.Type, written settings, loc ...any) (any, error) {
+	fields := maps.Clone(written)
+	delete(fields, "type")
+	data, err := json.Marshal(fields)
+	if err != nil {
+		return nil, fmt.Errorf("encode the configuration: %w", err)
+	}
+	return t.Decode(data, loc...)
+}
+
+// checkTimeout bounds the question whether credentials work, in which somebody waits.
+const checkTimeout = 20 * time.Second
+
+// errUnchecked says that a provider could not be asked about credentials.
+var errUnchecked = errors.New("the provider does not say whether it takes these credentials")
+
+// check reads a configuration and asks the provider whether it takes its credentials. loc
+// begins the paths of errors about the form.
+func (c *clouds) check(ctx context.Context, written settings, loc ...any) error {
+	t := c.types[written.backend()]
+	cfg, err := decodeSettings(t, written, loc...)
+	if err != nil {
+		return err
+	}
+	b, err := c.start(ctx, t, cfg)
+	if err != nil {
+		return err
+	}
+	checker, ok := b.(backend.CheckBackend)
+	if !ok {
+		return nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
+	defer cancel()
+	err = checker.Check(ctx)
+	_, invalid := errors.AsType[*backend.InvalidError](err)
+	if err == nil || invalid || errors.Is(err, backend.ErrAuth) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errUnchecked, err)
+}
+
+func (c *clouds) start(ctx context.Context, t backend.Type, cfg any) (backend.Backend, error) {
+	return t.Open(ctx, cfg, backend.Deps{Transport: c.transport, Endpoint: c.endpoints[t.Name], Log: c.log, Dir: filepath.Join(c.dir, t.Name)})
 }
 
 // add configures a backend of a project. One that this build does not have is left out
@@ -44,13 +110,7 @@ func (c *clouds) add(p project.Project, written settings) error {
 		c.log.Warn("this server has no such backend; it is left out", "project", p.Name, "backend", name)
 		return nil
 	}
-	fields := maps.Clone(written)
-	delete(fields, "type")
-	data, err := json.Marshal(fields)
-	if err != nil {
-		return fmt.Errorf("project %s: backend %s: %w", p.Name, name, err)
-	}
-	cfg, err := t.Decode(data)
+	cfg, err := decodeSettings(t, written)
 	if err != nil {
 		return fmt.Errorf("project %s: backend %s: %w", p.Name, name, err)
 	}
@@ -100,7 +160,7 @@ func (c *clouds) Backend(ctx context.Context, projectID, name string) (backend.B
 	if !ok {
 		return nil, fmt.Errorf("project %s has no backend %s", projectID, name)
 	}
-	b, err := c.types[name].Open(ctx, cfg, backend.Deps{Log: c.log, Dir: filepath.Join(c.dir, name)})
+	b, err := c.start(ctx, c.types[name], cfg)
 	if err != nil {
 		return nil, err
 	}

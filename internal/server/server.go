@@ -21,6 +21,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/agentbin"
 	"dstack/internal/api"
+	"dstack/internal/backend/all"
 	"dstack/internal/backend/local"
 	"dstack/internal/blobstore"
 	"dstack/internal/catalog"
@@ -57,7 +58,9 @@ type Config struct {
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
 	PrometheusToken string
-	Log             *slog.Logger
+	// Env is the environment, in which backends have the endpoints of their APIs; optional.
+	Env func(string) string
+	Log *slog.Logger
 }
 
 // Server is a running control plane.
@@ -92,6 +95,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	}
 	if c.CodeLimit == 0 {
 		c.CodeLimit = codeLimit
+	}
+	if c.Env == nil {
+		c.Env = func(string) string { return "" }
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the server's folder: %w", err)
@@ -142,7 +148,9 @@ func (s *Server) assemble(file fileConfig) error {
 	if s.engine, err = engine.New(engine.Config{DB: s.db, Log: s.Log, Owner: uuid.NewString()}); err != nil {
 		return err
 	}
-	s.clouds = newClouds(s.Dir, s.Log, local.Type(agents))
+	if s.clouds, err = newClouds(s.Dir, s.Log, s.Env, all.Types(agents)...); err != nil {
+		return err
+	}
 	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log}); err != nil {
 		return err
 	}

@@ -2,6 +2,8 @@ package lambda
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math"
 	"regexp"
 	"slices"
@@ -109,6 +111,9 @@ func mib(gib int) int { return int(math.Round(float64(gib) * gibToMiB)) }
 // Check implements backend.CheckBackend: whether the key works.
 func (l *lambda) Check(ctx context.Context) error {
 	_, err := l.api.types(ctx)
+	if errors.Is(err, backend.ErrAuth) {
+		return fmt.Errorf("%w: %w", err, &backend.InvalidError{Path: "creds.api_key", Msg: "lambda does not take it"})
+	}
 	return err
 }
 

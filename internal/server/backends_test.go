@@ -1,0 +1,94 @@
+package server
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// lambdaStub is as much of a provider as checking credentials needs.
+func lambdaStub(t *testing.T) string {
+	t.Helper()
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch key := r.Header.Get("Authorization"); {
+		case r.URL.Path != "/api/v1/instance-types" || key == "Bearer slow":
+			http.Error(w, "out of order", http.StatusInternalServerError)
+		case key == "Bearer good":
+			_, _ = w.Write([]byte(`{"data": {}}`)) // the client may be gone
+		default:
+			w.WriteHeader(http.StatusUnauthorized)
+			_, _ = w.Write([]byte(`{"error": {"code": "global/invalid-api-key", "message": "no", "suggestion": "no"}}`))
+		}
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// TestBackendConfigurations creates a backend in both forms, rightly and wrongly.
+func TestBackendConfigurations(t *testing.T) {
+	s := newServer(t)
+	s.clouds.endpoints["lambda"] = lambdaStub(t)
+	creds := func(key any) map[string]any {
+		return map[string]any{"type": "lambda", "creds": map[string]any{"type": "api_key", "api_key": key}}
+	}
+	const create, createYAML = "/api/project/main/backends/create", "/api/project/main/backends/create_yaml"
+	for _, tt := range []struct {
+		name, path string
+		body       any
+		status     int
+		want       string // part of the body
+	}{
+		{"no credentials", create, map[string]any{"type": "lambda"}, 422, `"loc":["body","lambda","creds"]`},
+		{"no key", create, map[string]any{"type": "lambda", "creds": map[string]any{}}, 422, `"loc":["body","lambda","creds","api_key"]`},
+		{"unknown field", create, map[string]any{"type": "lambda", "vpc": "x", "creds": map[string]any{"api_key": "good"}}, 422, `"loc":["body","lambda","vpc"]`},
+		{"empty key", create, creds(""), 400, `"fields":["creds","api_key"]`},
+		{"wrong key", create, creds("bad"), 400, `{"detail":[{"msg":"Invalid credentials","code":"invalid_credentials","fields":["creds","api_key"]}]}`},
+		{"broken provider", create, creds("slow"), 400, "the provider does not say whether it takes these credentials"},
+		{"no credentials in YAML", createYAML, map[string]string{"config_yaml": "type: lambda\n"}, 400, `lambda.creds: Field required`},
+		{"wrong key in YAML", createYAML, map[string]string{"config_yaml": "type: lambda\ncreds: {api_key: bad}\n"}, 400, `"code":"invalid_credentials"`},
+		{"right", create, creds("good"), 200, `"type":"lambda"`},
+		{"again", create, creds("good"), 400, `"code":"resource_exists"`},
+		{"wrong update", "/api/project/main/backends/update", creds("bad"), 400, `"code":"invalid_credentials"`},
+		{"update", "/api/project/main/backends/update", creds("good"), 200, `"type":"lambda"`},
+	} {
+		got := s.call(t, http.MethodPost, tt.path, adminToken, tt.body)
+		if got.Status != tt.status || !strings.Contains(string(got.Body), tt.want) {
+			t.Errorf("%s: %d %s, want %d with %s", tt.name, got.Status, got.Body, tt.status, tt.want)
+		}
+		if tt.status != 200 && tt.name != "again" && tt.name != "wrong update" && s.clouds.has(mainID(t, s), "lambda") {
+			t.Errorf("%s: refused, but taken into use", tt.name)
+		}
+	}
+}
+
+func mainID(t *testing.T, s *Server) string {
+	t.Helper()
+	var id string
+	if err := s.db.Read().QueryRowContext(t.Context(), `SELECT id FROM project WHERE name = 'main'`).Scan(&id); err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// TestEndpoints reads the environment once, at the start.
+func TestEndpoints(t *testing.T) {
+	env := map[string]string{"DSTACK_ENDPOINT_LAMBDA": "http://127.0.0.1:9/"}
+	s, err := New(t.Context(), Config{Dir: t.TempDir(), Log: newServer(t).Log, Env: func(k string) string { return env[k] }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.pool.Close()
+	if err := s.db.Close(); err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(map[string]string{"lambda": "http://127.0.0.1:9", "local": ""}, s.clouds.endpoints); diff != "" {
+		t.Errorf("endpoints (-want +got):\n%s", diff)
+	}
+	env["DSTACK_ENDPOINT_LAMBDA"] = "cloud.lambda.ai"
+	if _, err := New(t.Context(), Config{Dir: t.TempDir(), Log: s.Log, Env: func(k string) string { return env[k] }}); err == nil || !strings.Contains(err.Error(), "DSTACK_ENDPOINT_LAMBDA") {
+		t.Errorf("New with a broken endpoint = %v", err)
+	}
+}
