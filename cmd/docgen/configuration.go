@@ -33,7 +33,7 @@ func configurationPage() (string, error) {
 	var b strings.Builder
 	b.WriteString("# Configuration files\n\n" + generated)
 	b.WriteString("`dstack validate` checks a file and prints its normal form; `dstack schema` prints the JSON Schema from which this page is made.\n")
-	first := []string{"task", "devEnvironment", "service", "fleet", "volume", "gateway", "profiles", "profile"}
+	first := []string{"task", "dev-environment", "service", "fleet", "volume-zoned", "volume-runpod", "volume-kubernetes", "volume-unsized", "gateway", "profiles", "profile"}
 	rest := slices.Sorted(maps.Keys(defs))
 	for _, name := range append(first, slices.DeleteFunc(rest, func(n string) bool { return slices.Contains(first, n) })...) {
 		def, _ := defs[name].(map[string]any)

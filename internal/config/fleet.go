@@ -349,7 +349,7 @@ type Volume struct {
 
 type volumeBase struct {
 	Type                string        `json:"type"`
-	Backend             string        `json:"backend"`
+	Backend             string        `json:"backend" cfg:"req"`
 	Name                *string       `json:"name"`
 	Size                *Memory       `json:"size"`
 	AutoCleanupDuration *IdleDuration `json:"auto_cleanup_duration"`
@@ -372,7 +372,7 @@ type volumeRunpod struct {
 // volumeUnsized is of backends whose volumes have neither a size nor a place.
 type volumeUnsized struct {
 	Type                string        `json:"type"`
-	Backend             string        `json:"backend"`
+	Backend             string        `json:"backend" cfg:"req"`
 	Name                *string       `json:"name"`
 	AutoCleanupDuration *IdleDuration `json:"auto_cleanup_duration"`
 	Tags                Tags          `json:"tags" cfg:"opt"`
@@ -492,6 +492,21 @@ type LoadBalancer struct {
 // Certificate says where a gateway's certificates come from.
 type Certificate struct{ Type, ARN, Name string }
 
+// The objects that a certificate is written as.
+type (
+	letsEncrypt struct {
+		Type string `json:"type" cfg:"req,enum=lets-encrypt"`
+	}
+	acmCertificate struct {
+		Type string `json:"type" cfg:"req,enum=acm"`
+		ARN  string `json:"arn" cfg:"req"`
+	}
+	gcpCertificate struct {
+		Type string `json:"type" cfg:"req,enum=gcp-cm"`
+		Name string `json:"name" cfg:"req"`
+	}
+)
+
 // MarshalJSON writes the fields of the certificate's type.
 func (c Certificate) MarshalJSON() ([]byte, error) {
 	m := map[string]string{"type": c.Type}
@@ -513,23 +528,15 @@ func (c *Certificate) decodeNode(d *decoder, n *node, loc []any) {
 	loc = at(loc, typ)
 	switch typ {
 	case "acm":
-		var p struct {
-			Type string `json:"type"`
-			ARN  string `json:"arn" cfg:"req"`
-		}
+		var p acmCertificate
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
 		c.ARN = p.ARN
 	case "gcp-cm":
-		var p struct {
-			Type string `json:"type"`
-			Name string `json:"name" cfg:"req"`
-		}
+		var p gcpCertificate
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
 		c.Name = p.Name
 	default:
-		var p struct {
-			Type string `json:"type"`
-		}
+		var p letsEncrypt
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
 	}
 }

@@ -128,7 +128,7 @@ func (u *UtilizationPolicy) validate(d *decoder, loc []any) {
 
 // Schedule is a list of cron expressions (UTC, 0 = Monday).
 type Schedule struct {
-	Cron []string `json:"cron"`
+	Cron []string `json:"cron" cfg:"req"`
 }
 
 func (s *Schedule) decodeNode(d *decoder, n *node, loc []any) {
@@ -221,6 +221,14 @@ type InstanceSelector struct {
 	Instance int
 }
 
+// selectorForm is the object that a selector is written as: one of its fields, or the last two.
+type selectorForm struct {
+	Name     *string    `json:"name" cfg:"minlen=1"`
+	Hostname *string    `json:"hostname" cfg:"minlen=1"`
+	Fleet    *EntityRef `json:"fleet"`
+	Instance *int       `json:"instance" cfg:"min=0"`
+}
+
 // MarshalJSON writes the one form that is set.
 func (s InstanceSelector) MarshalJSON() ([]byte, error) {
 	switch {
@@ -252,12 +260,7 @@ func (s *InstanceSelector) decodeNode(d *decoder, n *node, loc []any) {
 		}
 		return
 	}
-	var p struct {
-		Name     *string    `json:"name" cfg:"minlen=1"`
-		Hostname *string    `json:"hostname" cfg:"minlen=1"`
-		Fleet    *EntityRef `json:"fleet"`
-		Instance *int       `json:"instance" cfg:"min=0"`
-	}
+	var p selectorForm
 	d.structure(n, loc, reflect.ValueOf(&p).Elem())
 	if f := n.get("fleet"); f != nil && f.kind != mapKind && f.kind != nullKind {
 		d.exactText(f, at(loc, "fleet"))

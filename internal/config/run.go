@@ -182,7 +182,7 @@ func groupNames(d *decoder, n *node, loc []any, names []*string, kind, lower str
 			if kind == "Node" {
 				what = "Node group"
 			}
-			d.reject(n.list[i], at(at(loc, i), "name"), "%s name should match regex '^[a-z0-9][a-z0-9-]{0,39}$'", what)
+			d.reject(n.list[i], at(at(loc, i), "name"), "%s name should match regex '%s'", what, groupNamePattern)
 			return false
 		}
 		if seen[*names[i]] {
@@ -332,7 +332,10 @@ func (d *decoder) tag(n *node, loc []any, key string, words ...string) (string, 
 	return "", false
 }
 
-// isGroupName checks ^[a-z0-9][a-z0-9-]{0,39}$.
+// groupNamePattern is the pattern of names of node and replica groups.
+const groupNamePattern = "^[a-z0-9][a-z0-9-]{0,39}$"
+
+// isGroupName checks groupNamePattern.
 func isGroupName(s string) bool {
 	return len(s) >= 1 && len(s) <= 40 && s[0] != '-' && strings.Trim(s, "abcdefghijklmnopqrstuvwxyz0123456789-") == ""
 }

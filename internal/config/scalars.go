@@ -202,11 +202,7 @@ type Mount struct {
 // MarshalJSON writes the form that is set.
 func (m Mount) MarshalJSON() ([]byte, error) {
 	if m.InstancePath != "" {
-		return json.Marshal(struct {
-			InstancePath string `json:"instance_path"`
-			Path         string `json:"path"`
-			Optional     bool   `json:"optional"`
-		}{m.InstancePath, m.Path, m.Optional})
+		return json.Marshal(instanceMount{m.InstancePath, m.Path, m.Optional})
 	}
 	var name any = m.Names
 	if !m.nameList && len(m.Names) == 1 {
@@ -239,11 +235,7 @@ func (m *Mount) decodeNode(d *decoder, n *node, loc []any) {
 		}
 		m.Names = []string{src}
 	case n.kind == mapKind && n.get("instance_path") != nil:
-		var p struct {
-			InstancePath string `json:"instance_path" cfg:"req"`
-			Path         string `json:"path" cfg:"req"`
-			Optional     bool   `json:"optional"`
-		}
+		var p instanceMount
 		before := len(d.problems)
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
 		if len(d.problems) > before {
@@ -253,10 +245,7 @@ func (m *Mount) decodeNode(d *decoder, n *node, loc []any) {
 		m.Path = d.mountPath(n, loc, p.Path)
 		m.Optional = p.Optional
 	case n.kind == mapKind:
-		var p struct {
-			Name nameOrNames `json:"name" cfg:"req"`
-			Path string      `json:"path" cfg:"req"`
-		}
+		var p volumeMount
 		before := len(d.problems)
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
 		if len(d.problems) > before {
@@ -268,6 +257,19 @@ func (m *Mount) decodeNode(d *decoder, n *node, loc []any) {
 		d.add(n, loc, "model_type", "Input should be source:target or an object")
 	}
 }
+
+// The objects that a mount is written as.
+type (
+	instanceMount struct {
+		InstancePath string `json:"instance_path" cfg:"req"`
+		Path         string `json:"path" cfg:"req"`
+		Optional     bool   `json:"optional"`
+	}
+	volumeMount struct {
+		Name nameOrNames `json:"name" cfg:"req"`
+		Path string      `json:"path" cfg:"req"`
+	}
+)
 
 type nameOrNames struct {
 	names []string
@@ -475,7 +477,7 @@ func (p *PythonVersion) decodeNode(d *decoder, n *node, loc []any) {
 			s = "3.10"
 		}
 	}
-	versions := []string{"3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"}
+	versions := pythonVersions()
 	if n.kind == stringKind || n.kind == floatKind {
 		for _, v := range versions {
 			if v == s {
@@ -487,6 +489,10 @@ func (p *PythonVersion) decodeNode(d *decoder, n *node, loc []any) {
 		return
 	}
 	d.add(n, loc, "enum", "Input should be %s", orList(versions))
+}
+
+func pythonVersions() []string {
+	return []string{"3.9", "3.10", "3.11", "3.12", "3.13", "3.14", "3.15"}
 }
 
 // UnixUser is user[:group], names or ids.

@@ -35,7 +35,7 @@ func SchemaOf(kind string) (Schema, error) {
 		} {
 			types = append(types, map[string]any{
 				"if":   map[string]any{"properties": map[string]any{"type": map[string]any{"const": c.word}}},
-				"then": b.reference(c.typ),
+				"then": either(b.references(objectForms(c.typ))...),
 			})
 		}
 		root["type"], root["required"], root["allOf"] = "object", []string{"type"}, types
@@ -59,86 +59,22 @@ var fieldDocs = sync.OnceValue(func() map[string]string {
 	return docs
 })
 
-// Forms of scalars: what YAML 1.1 makes of unquoted words is accepted where the parser does.
-func word() map[string]any { return map[string]any{"type": []string{"string", "number"}} }
-func whole() map[string]any {
-	return map[string]any{"anyOf": []any{map[string]any{"type": "integer"}, map[string]any{"type": "string", "pattern": `^\s*[+-]?[0-9_]+(\.0*)?\s*$`}}}
-}
-func number() map[string]any {
-	return map[string]any{"anyOf": []any{map[string]any{"type": "number"}, map[string]any{"type": "string", "pattern": `^\s*[+-]?[0-9_.]+([eE][+-]?[0-9]+)?\s*$`}}}
-}
-func truth() map[string]any {
-	return map[string]any{"anyOf": []any{map[string]any{"type": "boolean"}, map[string]any{"enum": []any{0, 1}},
-		map[string]any{"type": "string", "pattern": `^(?i:0|off|f|false|n|no|1|on|t|true|y|yes)$`}}}
-}
-func either(forms ...any) map[string]any { return map[string]any{"anyOf": forms} }
-func kinds(names ...string) map[string]any {
-	return map[string]any{"type": names}
-}
-
-// short are the forms of types that may be written in other ways than as an object. A
-// trailing object form is added where the type is a struct with fields.
-func short(t reflect.Type) (form map[string]any, object bool) {
-	duration := either(kinds("integer", "number"), map[string]any{"type": "string", "pattern": `^\s*([0-9]+ *[smhdw]?|-?[0-9]+|off)\s*$`})
-	size := either(kinds("number"), map[string]any{"type": "string"})
-	switch t {
-	case reflect.TypeFor[Duration](), reflect.TypeFor[OffDuration](), reflect.TypeFor[IdleDuration](), reflect.TypeFor[InactivityDuration]():
-		return either(duration, kinds("boolean")), false
-	case reflect.TypeFor[Memory]():
-		return size, false
-	case reflect.TypeFor[MemoryRange]():
-		return either(size, bounds(size)), false
-	case reflect.TypeFor[IntRange]():
-		return either(kinds("integer", "number", "string"), bounds(whole())), false
-	case reflect.TypeFor[CPU](): // an object may be a range too
-		return either(kinds("integer", "number", "string"), bounds(whole())), true
-	case reflect.TypeFor[GPU](), reflect.TypeFor[Disk]():
-		return kinds("integer", "number", "string"), true
-	case reflect.TypeFor[FleetNodes]():
-		return either(kinds("integer", "string"), map[string]any{"type": "object", "additionalProperties": false,
-			"properties": map[string]any{"min": orNull(whole()), "target": orNull(whole()), "max": orNull(whole())}}), false
-	case reflect.TypeFor[Blocks]():
-		return either(whole(), map[string]any{"const": "auto"}), false
-	case reflect.TypeFor[PythonVersion](), reflect.TypeFor[UnixUser](), reflect.TypeFor[Shell]():
-		return word(), false
-	case reflect.TypeFor[Env]():
-		return either(map[string]any{"type": "array", "items": kinds("string")}, map[string]any{"type": "object", "additionalProperties": kinds("string", "number", "object", "null")}), false
-	case reflect.TypeFor[Tags]():
-		return map[string]any{"type": []string{"object", "null"}, "additionalProperties": kinds("string", "number")}, false
-	case reflect.TypeFor[PortMapping]():
-		return kinds("integer", "number", "string"), true
-	case reflect.TypeFor[Mount](), reflect.TypeFor[InstanceSelector](), reflect.TypeFor[Model]():
-		return kinds("string", "object"), false
-	case reflect.TypeFor[EntityRef]():
-		return kinds("string", "number", "object"), false
-	case reflect.TypeFor[FileMapping](), reflect.TypeFor[Repo](), reflect.TypeFor[SSHHost]():
-		return word(), true
-	case reflect.TypeFor[GatewayRef]():
-		return kinds("boolean", "string", "integer", "object"), false
-	case reflect.TypeFor[HTTPS]():
-		return either(truth(), map[string]any{"const": "auto"}), false
-	case reflect.TypeFor[RetryOption]():
-		return either(truth(), map[string]any{"$ref": "#/$defs/retry"}), false
-	case reflect.TypeFor[Schedule](), reflect.TypeFor[Router](), reflect.TypeFor[RateKey](), reflect.TypeFor[Certificate](), reflect.TypeFor[BackendOptions]():
-		return kinds("object"), false
-	}
-	return nil, t.Kind() == reflect.Struct
-}
-
-func bounds(of any) map[string]any {
-	return map[string]any{"type": "object", "additionalProperties": false, "properties": map[string]any{"min": orNull(of), "max": orNull(of)}}
-}
-
-func orNull(form any) map[string]any { return either(form, kinds("null")) }
-
 type schemaBuilder struct {
 	defs  map[string]any
 	texts map[string]string
 }
 
+func (b *schemaBuilder) references(types []reflect.Type) []any {
+	var refs []any
+	for _, t := range types {
+		refs = append(refs, b.reference(t))
+	}
+	return refs
+}
+
 // reference describes a type once, under its name.
 func (b *schemaBuilder) reference(t reflect.Type) map[string]any {
-	name := strings.ToLower(t.Name()[:1]) + t.Name()[1:]
+	name := kebab(strings.TrimSuffix(strings.TrimSuffix(t.Name(), "Form"), "Object"))
 	ref := map[string]any{"$ref": "#/$defs/" + name}
 	if _, known := b.defs[name]; known {
 		return ref
@@ -169,24 +105,39 @@ func (b *schemaBuilder) fields(t reflect.Type, props map[string]any, required *[
 		if f.Type.Kind() == reflect.Pointer || has(tag, "opt") {
 			form = orNull(form)
 		}
-		if text := b.texts[t.Name()+"."+name]; text != "" {
-			form["description"] = text
-		}
 		if has(tag, "req") {
 			*required = append(*required, name)
 		}
 		props[name] = form
 	}
-	if t == reflect.TypeFor[Service]() { // groups may come as a list of replicas
-		props["replicas"] = either(props["replicas"], map[string]any{"type": "array", "items": kinds("object")})
+	b.more(t, props)
+	for name, form := range props {
+		if text := b.texts[described(t)+"."+name]; text != "" {
+			form.(map[string]any)["description"] = text
+		}
 	}
-	if t == reflect.TypeFor[GPU]() { // one name, and a version in one piece
-		props["name"] = either(props["name"], kinds("string", "number", "null"))
-		props["compute_capability"] = either(props["compute_capability"], kinds("string", "number", "null"))
+}
+
+// described is the type whose fields have descriptions.
+func described(t reflect.Type) string {
+	switch t {
+	case reflect.TypeFor[volumeBase](), reflect.TypeFor[volumeZoned](), reflect.TypeFor[volumeRunpod](), reflect.TypeFor[volumeKubernetes](), reflect.TypeFor[volumeUnsized]():
+		return "Volume"
 	}
-	if t == reflect.TypeFor[ReplicaGroup]() {
-		props["count"] = b.form(reflect.TypeFor[IntRange](), "")
+	return t.Name()
+}
+
+// kebab writes SSHParams as ssh-params.
+func kebab(name string) string {
+	var b strings.Builder
+	for i := range len(name) {
+		upper := name[i] >= 'A' && name[i] <= 'Z'
+		if i > 0 && upper && (name[i-1] >= 'a' || i+1 < len(name) && name[i+1] >= 'a') {
+			b.WriteByte('-')
+		}
+		b.WriteString(strings.ToLower(name[i : i+1]))
 	}
+	return b.String()
 }
 
 // form describes one value.
@@ -194,22 +145,17 @@ func (b *schemaBuilder) form(t reflect.Type, tag string) map[string]any {
 	if t.Kind() == reflect.Pointer {
 		return b.form(t.Elem(), tag)
 	}
-	if t == reflect.TypeFor[RetryOption]() && b.defs["retry"] == nil {
-		b.defs["retry"] = map[string]any{"type": "object", "additionalProperties": false, "properties": map[string]any{
-			"on_events": orNull(map[string]any{"type": "array", "items": map[string]any{"enum": []string{"no-capacity", "interruption", "error"}}}),
-			"duration":  orNull(b.form(reflect.TypeFor[Duration](), "")),
-		}}
+	forms := scalarForms(t)
+	for _, o := range objectForms(t) {
+		forms = append(forms, b.reference(o))
 	}
-	form, object := short(t)
-	switch {
-	case form != nil && object:
-		return either(form, b.reference(t))
-	case form != nil:
-		return form
-	case object:
-		return b.reference(t)
+	switch len(forms) {
+	case 0:
+		return b.scalar(t, tag)
+	case 1:
+		return forms[0].(map[string]any)
 	}
-	return b.scalar(t, tag)
+	return either(forms...)
 }
 
 func (b *schemaBuilder) scalar(t reflect.Type, tag string) map[string]any {
@@ -219,19 +165,28 @@ func (b *schemaBuilder) scalar(t reflect.Type, tag string) map[string]any {
 		if isEnum {
 			return map[string]any{"enum": strings.Split(words, "|")}
 		}
+		if m, ok := option(tag, "minlen"); ok {
+			return map[string]any{"type": []string{"string", "number"}, "minLength": m}
+		}
 		return word()
 	case reflect.Bool:
 		return truth()
 	case reflect.Int, reflect.Int64:
-		return whole()
+		return whole(tag)
 	case reflect.Float64:
-		return number()
+		return number(tag)
 	case reflect.Slice:
 		item := ""
 		if isEnum {
 			item = "enum=" + words
 		}
-		return map[string]any{"type": "array", "items": b.form(t.Elem(), item)}
+		list := listOf(b.form(t.Elem(), item))
+		for limit, keyword := range map[string]string{"minlen": "minItems", "maxlen": "maxItems"} {
+			if m, ok := option(tag, limit); ok {
+				list[keyword] = m
+			}
+		}
+		return list
 	}
 	return map[string]any{} // anything
 }

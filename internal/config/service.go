@@ -54,6 +54,10 @@ func (g *ReplicaGroup) setDefaults() {
 // Router routes requests between the other groups. Its type "smg" is "sglang" on the wire.
 type Router struct{ Type string }
 
+type routerForm struct {
+	Type string `json:"type" cfg:"enum=smg|dynamo|sglang"`
+}
+
 // MarshalJSON writes the wire's word.
 func (r Router) MarshalJSON() ([]byte, error) {
 	word := r.Type
@@ -64,9 +68,7 @@ func (r Router) MarshalJSON() ([]byte, error) {
 }
 
 func (r *Router) decodeNode(d *decoder, n *node, loc []any) {
-	p := struct {
-		Type string `json:"type" cfg:"enum=smg|dynamo|sglang"`
-	}{"smg"}
+	p := routerForm{"smg"}
 	d.structure(n, loc, reflect.ValueOf(&p).Elem())
 	if r.Type = p.Type; r.Type == "sglang" {
 		r.Type = "smg"
@@ -117,33 +119,35 @@ func (h *HTTPS) decodeNode(d *decoder, n *node, loc []any) {
 	}
 }
 
-// Model makes a service answer as a chat model.
+// Model makes a service answer as a chat model. Its format says which fields count.
 type Model struct {
-	Type         string  `json:"type" cfg:"enum=chat"`
-	Name         string  `json:"name" cfg:"req"`
-	Format       string  `json:"format" cfg:"req"`
-	Prefix       string  `json:"prefix"`
-	ChatTemplate *string `json:"chat_template"`
-	EOSToken     *string `json:"eos_token"`
+	Type, Name, Format, Prefix string
+	ChatTemplate, EOSToken     *string
 }
+
+// The objects that a model is written as.
+type (
+	openAIModel struct {
+		Type   string `json:"type" cfg:"enum=chat"`
+		Name   string `json:"name" cfg:"req"`
+		Format string `json:"format" cfg:"req,enum=openai"`
+		Prefix string `json:"prefix"`
+	}
+	tgiModel struct {
+		Type         string  `json:"type" cfg:"enum=chat"`
+		Name         string  `json:"name" cfg:"req"`
+		Format       string  `json:"format" cfg:"req,enum=tgi"`
+		ChatTemplate *string `json:"chat_template"`
+		EOSToken     *string `json:"eos_token"`
+	}
+)
 
 // MarshalJSON writes the fields of the model's format.
 func (m Model) MarshalJSON() ([]byte, error) {
 	if m.Format == "tgi" {
-		return json.Marshal(struct {
-			Type         string  `json:"type"`
-			Name         string  `json:"name"`
-			Format       string  `json:"format"`
-			ChatTemplate *string `json:"chat_template"`
-			EOSToken     *string `json:"eos_token"`
-		}{m.Type, m.Name, m.Format, m.ChatTemplate, m.EOSToken})
+		return json.Marshal(tgiModel{m.Type, m.Name, m.Format, m.ChatTemplate, m.EOSToken})
 	}
-	return json.Marshal(struct {
-		Type   string `json:"type"`
-		Name   string `json:"name"`
-		Format string `json:"format"`
-		Prefix string `json:"prefix"`
-	}{m.Type, m.Name, m.Format, m.Prefix})
+	return json.Marshal(openAIModel{m.Type, m.Name, m.Format, m.Prefix})
 }
 
 func (m *Model) decodeNode(d *decoder, n *node, loc []any) {
@@ -159,24 +163,12 @@ func (m *Model) decodeNode(d *decoder, n *node, loc []any) {
 	}
 	loc = at(loc, format)
 	if format == "tgi" {
-		var p struct {
-			Type         string  `json:"type" cfg:"enum=chat"`
-			Name         string  `json:"name" cfg:"req"`
-			Format       string  `json:"format"`
-			ChatTemplate *string `json:"chat_template"`
-			EOSToken     *string `json:"eos_token"`
-		}
-		p.Type = "chat"
+		p := tgiModel{Type: "chat"}
 		d.structure(n, loc, reflect.ValueOf(&p).Elem())
 		*m = Model{Type: p.Type, Name: p.Name, Format: format, ChatTemplate: p.ChatTemplate, EOSToken: p.EOSToken}
 		return
 	}
-	p := struct {
-		Type   string `json:"type" cfg:"enum=chat"`
-		Name   string `json:"name" cfg:"req"`
-		Format string `json:"format"`
-		Prefix string `json:"prefix"`
-	}{Type: "chat", Prefix: "/v1"}
+	p := openAIModel{Type: "chat", Prefix: "/v1"}
 	d.structure(n, loc, reflect.ValueOf(&p).Elem())
 	*m = Model{Type: p.Type, Name: p.Name, Format: format, Prefix: p.Prefix}
 }
@@ -232,6 +224,17 @@ type RateKey struct {
 	Header string
 }
 
+// The objects that a key is written as.
+type (
+	addressKey struct {
+		Type string `json:"type" cfg:"req,enum=ip_address"`
+	}
+	headerKey struct {
+		Type   string `json:"type" cfg:"req,enum=header"`
+		Header string `json:"header" cfg:"req,maxlen=500"`
+	}
+)
+
 // MarshalJSON writes the fields of the key's type.
 func (k RateKey) MarshalJSON() ([]byte, error) {
 	if k.Type == "header" {
@@ -247,16 +250,11 @@ func (k *RateKey) decodeNode(d *decoder, n *node, loc []any) {
 	}
 	k.Type, k.Header = typ, ""
 	if typ == "ip_address" {
-		var p struct {
-			Type string `json:"type"`
-		}
+		var p addressKey
 		d.structure(n, at(loc, typ), reflect.ValueOf(&p).Elem())
 		return
 	}
-	var p struct {
-		Type   string `json:"type"`
-		Header string `json:"header" cfg:"req,maxlen=500"`
-	}
+	var p headerKey
 	before := len(d.problems)
 	d.structure(n, at(loc, typ), reflect.ValueOf(&p).Elem())
 	if len(d.problems) == before && !ratePatterns()[1].MatchString(p.Header) {
