@@ -74,6 +74,9 @@ type Kind struct {
 	// returns (zero: only when woken), and with growing delay after an error.
 	// store.ErrConflict means that it should simply run again.
 	Reconcile func(ctx context.Context, it Item) (again time.Time, err error)
+	// Lost is told when other replicas have taken shards: what is held in memory or open for
+	// the objects that are now theirs has to go. Optional.
+	Lost func(theirs func(id string) bool)
 }
 
 // An Item is one object in one pass.
@@ -89,6 +92,7 @@ type Engine struct {
 	queues map[string]*queue
 	shards ownership
 	wakes  outbox
+	hears  map[string]func(id string)
 	start  sync.Mutex // held by Register and at the start of Run
 	runs   bool
 }
@@ -104,7 +108,7 @@ func New(c Config) (*Engine, error) {
 	c.Lease = cmp.Or(c.Lease, 15*time.Second)
 	c.Sweep = cmp.Or(c.Sweep, time.Minute)
 	c.Drain = cmp.Or(c.Drain, 10*time.Second)
-	e := &Engine{Config: c, queues: map[string]*queue{}}
+	e := &Engine{Config: c, queues: map[string]*queue{}, hears: map[string]func(string){}}
 	e.wakes.init()
 	return e, nil
 }
@@ -120,6 +124,32 @@ func (e *Engine) Register(k Kind) {
 	k.Workers = cmp.Or(k.Workers, 8)
 	k.Timeout = cmp.Or(k.Timeout, 5*time.Minute)
 	e.queues[k.Name] = newQueue(k, e.pass)
+}
+
+// Hear calls fn with what any replica tells of a topic, this one included. Like Register, it
+// is for the wiring before Run.
+func (e *Engine) Hear(topic string, fn func(id string)) {
+	e.start.Lock()
+	defer e.start.Unlock()
+	if e.runs || e.hears[topic] != nil {
+		panic(fmt.Sprintf("engine: topic %q cannot be heard", topic))
+	}
+	e.hears[topic] = fn
+}
+
+// Tell lets all replicas hear of an object. What is told while a replica is cut off is lost
+// to it: it is for those who wait in front of a screen, not for state.
+func (e *Engine) Tell(topic, id string) {
+	e.hear(topic, id)
+	if e.DB.Engine() == store.Postgres {
+		e.wakes.add(topicPrefix+topic, id)
+	}
+}
+
+func (e *Engine) hear(topic, id string) {
+	if fn := e.hears[topic]; fn != nil {
+		fn(id)
+	}
 }
 
 // Run takes shards and calls reconcilers until ctx ends. Then it lets the running passes

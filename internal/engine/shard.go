@@ -32,14 +32,21 @@ func (f Fence) Check(ctx context.Context, tx *store.Tx) error {
 }
 
 // ownership is which shards this replica owns: their epochs, 0 for others.
-type ownership struct{ epochs [Shards]atomic.Int64 }
+type ownership struct {
+	epochs [Shards]atomic.Int64
+	fenced [Shards]atomic.Bool // lost by a fence since the last set
+}
 
 func (o *ownership) epoch(shard int) int64 { return o.epochs[shard].Load() }
 
 func (o *ownership) fence(shard int) Fence { return Fence{shard, o.epoch(shard)} }
 
 // lose forgets a shard if it is still held with that epoch.
-func (o *ownership) lose(f Fence) { o.epochs[f.Shard].CompareAndSwap(f.Epoch, 0) }
+func (o *ownership) lose(f Fence) {
+	if o.epochs[f.Shard].CompareAndSwap(f.Epoch, 0) {
+		o.fenced[f.Shard].Store(true)
+	}
+}
 
 func (o *ownership) owned() []int {
 	var ids []int
@@ -56,10 +63,11 @@ func (o *ownership) owned() []int {
 func (o *ownership) set(now map[int]int64) (taken []int, lost map[int]bool) {
 	lost = map[int]bool{}
 	for i := range o.epochs {
+		fenced := o.fenced[i].Swap(false)
 		switch old := o.epochs[i].Swap(now[i]); {
 		case now[i] != 0 && now[i] != old:
 			taken = append(taken, i)
-		case now[i] == 0 && old != 0:
+		case now[i] == 0 && (old != 0 || fenced):
 			lost[i] = true
 		}
 	}
@@ -161,6 +169,9 @@ func (e *Engine) own(ctx context.Context, now map[int]int64) {
 	if len(lost) > 0 {
 		for _, q := range e.queues {
 			q.drop(func(shard int) bool { return lost[shard] })
+			if q.Lost != nil {
+				q.Lost(func(id string) bool { return lost[Shard(id)] })
+			}
 		}
 	}
 	if len(taken)+len(lost) > 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,6 +50,9 @@ func (o *outbox) take() map[string]map[string]bool {
 	return taken
 }
 
+// topicPrefix tells topics from kinds in messages.
+const topicPrefix = "!"
+
 // message is what replicas tell each other.
 type message struct {
 	Kind string   `json:"k"`
@@ -69,7 +73,7 @@ func (e *Engine) send(ctx context.Context) {
 		for kind, set := range e.wakes.take() {
 			ids := make([]string, 0, len(set))
 			for id := range set {
-				if e.shards.epoch(Shard(id)) != 0 { // taken meanwhile
+				if !strings.HasPrefix(kind, topicPrefix) && e.shards.epoch(Shard(id)) != 0 { // taken meanwhile
 					e.queues[kind].wake(id)
 					continue
 				}
@@ -126,6 +130,12 @@ func (e *Engine) receive(raw string) {
 	var msg message
 	if err := json.Unmarshal([]byte(raw), &msg); err != nil {
 		e.Log.Warn("wake-up not understood", "err", err)
+		return
+	}
+	if topic, ok := strings.CutPrefix(msg.Kind, topicPrefix); ok {
+		for _, id := range msg.IDs {
+			e.hear(topic, id)
+		}
 		return
 	}
 	q := e.queues[msg.Kind]

@@ -73,8 +73,9 @@ type Pool struct {
 	wg     sync.WaitGroup
 	pushes chan struct{} // bounds parallel uploads
 
-	mu    sync.Mutex
-	hosts map[string]*conn
+	mu     sync.Mutex
+	hosts  map[string]*conn
+	visits visits
 }
 
 // maxPushes bounds uploads of the agent at a time.

@@ -89,6 +89,15 @@ func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error
 	return t, nil
 }
 
+// Target is how to connect to an instance.
+func (s *Service) Target(ctx context.Context, id string) (host.Target, error) {
+	inst, err := Get(ctx, s.DB.Read(), id)
+	if err != nil {
+		return host.Target{}, err
+	}
+	return s.target(ctx, inst)
+}
+
 // onboard pushes the agent to a host of the user. A refusal is shown and tried again: the
 // user may be mending the host.
 func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (time.Time, error) {

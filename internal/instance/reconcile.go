@@ -236,6 +236,21 @@ func (s *Service) forget(id string) {
 	s.mu.Unlock()
 }
 
+// lost ends the connections to hosts that other replicas follow now.
+func (s *Service) lost(theirs func(id string) bool) {
+	s.mu.Lock()
+	var ids []string
+	for id := range s.links {
+		if theirs(id) {
+			ids = append(ids, id)
+		}
+	}
+	s.mu.Unlock()
+	for _, id := range ids {
+		s.forget(id)
+	}
+}
+
 // Connected is told by the host pool that an agent answers.
 func (s *Service) Connected(id string, info agentapi.HostInfo) {
 	s.setLink(id, func(l *Link) { l.Connected, l.Info, l.Problem = true, &info, "" })

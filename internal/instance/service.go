@@ -78,7 +78,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("instance: every field of Config is required")
 	}
 	s := &Service{Config: c, links: map[string]Link{}}
-	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Timeout: 5 * time.Minute, Live: live, Reconcile: s.reconcile})
+	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Timeout: 5 * time.Minute, Live: live, Reconcile: s.reconcile, Lost: s.lost})
 	return s, nil
 }
 

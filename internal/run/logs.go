@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"io"
@@ -22,15 +23,21 @@ func itoa(n int) string { return strconv.Itoa(n) }
 // Handle stores what a host's event stream brings: logs first, then states, so that the
 // end of a job is never known before the end of its log.
 func (s *Service) Handle(ctx context.Context, instanceID string, events []agentapi.Event) error {
+	mine, err := s.placedOn(ctx, instanceID, events)
+	if err != nil {
+		return err
+	}
 	latest := map[string]agentapi.Task{}
 	var order []string
 	for _, e := range events {
 		switch {
+		case !mine[e.TaskID]:
+			// A left-over of a deleted run, or a host that speaks of the jobs of others.
 		case e.Log != nil:
 			if err := s.storeLog(ctx, instanceID, e); err != nil {
 				return err
 			}
-		case e.Task != nil:
+		case e.Task != nil && e.Task.ID == e.TaskID:
 			if _, seen := latest[e.TaskID]; !seen {
 				order = append(order, e.TaskID)
 			}
@@ -42,11 +49,41 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 		}
 	}
 	for _, id := range order {
-		if err := s.observe(ctx, latest[id]); err != nil {
+		if err := s.observe(ctx, instanceID, latest[id]); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// placedOn says which of the jobs that events speak of were placed on an instance.
+func (s *Service) placedOn(ctx context.Context, instanceID string, events []agentapi.Event) (map[string]bool, error) {
+	mine := map[string]bool{}
+	args := []any{instanceID}
+	for _, e := range events {
+		if _, seen := mine[e.TaskID]; !seen && e.TaskID != "" {
+			mine[e.TaskID] = false
+			args = append(args, e.TaskID)
+		}
+	}
+	if len(args) == 1 {
+		return mine, nil
+	}
+	in := make([]string, len(args)-1)
+	for i := range in {
+		in[i] = fmt.Sprintf("$%d", i+2)
+	}
+	rows, err := s.DB.Read().QueryContext(ctx, fmt.Sprintf(jobsOn, strings.Join(in, ", ")), args...)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var id string
+		err := rows.Scan(&id)
+		mine[id] = err == nil
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("look for the jobs of a host's events: %w", err)
+	}
+	return mine, nil
 }
 
 // storeLog appends a chunk; what is missing before it is fetched from the host.
@@ -57,7 +94,7 @@ func (s *Service) storeLog(ctx context.Context, instanceID string, e agentapi.Ev
 	if !errors.As(err, &gap) {
 		return err
 	}
-	client, cerr := s.Hosts.Client(instanceID)
+	client, cerr := s.Hosts.Client(ctx, instanceID)
 	if cerr != nil {
 		return cerr
 	}

@@ -396,7 +396,7 @@ func (s *Service) wait(ctx context.Context, it engine.Item, g *gang, why string)
 		if err := r.update(ctx, tx); err != nil {
 			return err
 		}
-		tx.OnCommit(func() { s.watch.notify(r.ID) })
+		tx.OnCommit(func() { s.Engine.Tell(watchTopic, r.ID) })
 		if g.run.Data.Waiting != nil {
 			return nil
 		}

@@ -58,8 +58,7 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return JobSnapshot{}, err
 		}
-		_, err = s.Hosts.Client(j.InstanceID)
-		snap.Reachable = err == nil
+		snap.Reachable = snap.Instance != nil && s.Hosts.Reachable(snap.Instance)
 	}
 	switch j.Status {
 	case api.JobRunning:
@@ -133,8 +132,7 @@ func (s *Service) loadPeers(ctx context.Context, q store.Querier, snap *JobSnaps
 		}
 		p := Peer{Num: j.Num, Status: j.Status}
 		if inst := instances[j.InstanceID]; inst != nil {
-			_, err := s.Hosts.Client(inst.ID)
-			p.Ready = err == nil && inst.Data.Provisioning != nil && inst.Status != api.InstancePending
+			p.Ready = s.Hosts.Reachable(inst) && inst.Data.Provisioning != nil && inst.Status != api.InstancePending
 		}
 		snap.Peers = append(snap.Peers, p)
 	}
@@ -214,7 +212,7 @@ func (s *Service) wakePeers(ctx context.Context, tx *store.Tx, j Job) error {
 // changed tells the run and whoever watches it.
 func (s *Service) changed(runID string) {
 	s.Engine.Wake(Kind, runID)
-	s.watch.notify(runID)
+	s.Engine.Tell(watchTopic, runID)
 }
 
 func (s *Service) release(ctx context.Context, tx *store.Tx, j Job) error {
@@ -253,7 +251,7 @@ func runEvent(from, to api.RunStatus, data Data) string {
 }
 
 func (s *Service) act(ctx context.Context, it engine.Item, e Effect, j Job) (time.Time, error) {
-	client, err := s.Hosts.Client(j.InstanceID)
+	client, err := s.Hosts.Client(ctx, j.InstanceID)
 	if err != nil {
 		return time.Time{}, nil // the instance wakes the job when it is back
 	}
@@ -275,7 +273,7 @@ func (s *Service) act(ctx context.Context, it engine.Item, e Effect, j Job) (tim
 		if err != nil {
 			return time.Time{}, err
 		}
-		return time.Time{}, s.observe(ctx, t)
+		return time.Time{}, s.observe(ctx, j.InstanceID, t)
 	case Forget:
 		if err := client.Delete(ctx, j.ID); err != nil {
 			s.Log.Warn("delete a task from its host", "job", j.ID, "err", err) // the clean-up at the next connection does it
@@ -309,7 +307,7 @@ func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Cli
 	if err := s.commitJob(ctx, it, &d); err != nil {
 		return time.Time{}, err
 	}
-	return time.Time{}, s.observe(ctx, t)
+	return time.Time{}, s.observe(ctx, j.InstanceID, t)
 }
 
 func (s *Service) failJob(ctx context.Context, it engine.Item, j Job, reason api.JobTerminationReason, msg string) error {
@@ -411,7 +409,7 @@ func (s *Service) commitRun(ctx context.Context, it engine.Item, d RunDecision, 
 		if err := s.renew(ctx, tx, r, d, jobs); err != nil {
 			return err
 		}
-		tx.OnCommit(func() { s.watch.notify(r.ID) })
+		tx.OnCommit(func() { s.Engine.Tell(watchTopic, r.ID) })
 		return nil
 	})
 }
@@ -480,19 +478,20 @@ func (s *Service) endJob(ctx context.Context, tx *store.Tx, j Job, reason api.Jo
 }
 
 // Observe takes over what a host's agent says about its tasks.
-func (s *Service) Observe(ctx context.Context, tasks ...agentapi.Task) error {
+func (s *Service) Observe(ctx context.Context, instanceID string, tasks ...agentapi.Task) error {
 	for _, t := range tasks {
-		if err := s.observe(ctx, t); err != nil {
+		if err := s.observe(ctx, instanceID, t); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *Service) observe(ctx context.Context, t agentapi.Task) error {
+// observe believes a host only what concerns jobs that were placed on it.
+func (s *Service) observe(ctx context.Context, instanceID string, t agentapi.Task) error {
 	changed := false
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
-		res, err := tx.ExecContext(ctx, observeJob, store.JSON(&t), t.ID)
+		res, err := tx.ExecContext(ctx, observeJob, store.JSON(&t), t.ID, instanceID)
 		if err != nil {
 			return fmt.Errorf("store what the host says of job %s: %w", t.ID, err)
 		}

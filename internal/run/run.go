@@ -6,6 +6,7 @@
 package run
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"time"
@@ -32,6 +33,9 @@ const (
 	JobKind   = "job"
 	QueueKind = "queue" // one per project, by the project's id
 )
+
+// watchTopic is what replicas tell each other of runs that somebody may watch.
+const watchTopic = "run changed"
 
 // Run is one row.
 type Run struct {
@@ -113,7 +117,11 @@ func (j *Job) Finished() bool { return j.Status.Finished() }
 
 // Hosts reaches the agents.
 type Hosts interface {
-	Client(instanceID string) (*agentapi.Client, error)
+	// Reachable says whether an instance's agent can be called, as far as that is known
+	// without trying.
+	Reachable(inst *instance.Instance) bool
+	// Client connects when the instance is followed by another replica.
+	Client(ctx context.Context, instanceID string) (*agentapi.Client, error)
 }
 
 // Config is what New needs; all fields are required.
@@ -158,6 +166,7 @@ func New(c Config) (*Service, error) {
 		Name: JobKind, Workers: 32, Reconcile: s.reconcileJob, Timeout: 10 * time.Minute,
 		Live: engine.LiveQuery("SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN"),
 	})
+	c.Engine.Hear(watchTopic, s.watch.notify)
 	c.Engine.Register(engine.Kind{Name: QueueKind, Workers: 8, Reconcile: s.reconcileQueue, Live: queuesInShards})
 	return s, nil
 }

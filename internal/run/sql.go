@@ -36,7 +36,7 @@ SET    status = $1, instance_id = $2, data = $3, version = version + 1
 WHERE  id = $4 AND version = $5`
 
 // observeJob is no write of a reconciler: it stores what a host said.
-const observeJob = `UPDATE job SET observed = $1 WHERE id = $2 AND observed <> $1`
+const observeJob = `UPDATE job SET observed = $1 WHERE id = $2 AND instance_id = $3 AND observed <> $1`
 
 // waitingJobs is a project's queue in its order.
 const waitingJobs = `
@@ -44,6 +44,9 @@ SELECT j.id, j.version, r.id, r.version
 FROM   job j JOIN run r ON r.id = j.run_id
 WHERE  j.project_id = $1 AND j.status = 'submitted'
 ORDER  BY r.priority DESC, r.submitted_at, r.id, j.replica_num, j.job_num`
+
+// jobsOn are those of some jobs that were placed on an instance.
+const jobsOn = `SELECT id FROM job WHERE instance_id = $1 AND id IN (%s)`
 
 // queuedRuns are the runs of a project's queue in its order.
 const queuedRuns = `

@@ -186,14 +186,16 @@ func (s *Server) assemble(file fileConfig) error {
 		FleetChanged: func(id string) { s.engine.Wake(fleet.Kind, id) },
 		MinNodes:     s.fleets.MinNodes,
 		FleetName:    s.fleets.NameOf,
-		Offers:       func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) { return s.runs.Offers(ctx, projectID) },
-		ProjectName:  s.projectName,
+		Offers: func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
+			return s.runs.Offers(ctx, projectID)
+		},
+		ProjectName: s.projectName,
 	})
 	if err != nil {
 		return err
 	}
 	s.runs, err = run.New(run.Config{
-		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: catalog.New(s.clouds, s.Log), Hosts: s.pool, Projects: s.projects,
+		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: catalog.New(s.clouds, s.Log), Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
 		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota,
 	})
 	return err
@@ -286,6 +288,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	if err != nil {
 		return fmt.Errorf("listen on %s:%d: %w", s.Host, s.Port, err)
 	}
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		s.Port = a.Port // 0 asked for any
+	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var wg sync.WaitGroup
@@ -345,7 +350,7 @@ func (k *sink) Pinned(id, key string) {
 // Connected takes over the tasks first, so that nobody acts on old ones, and removes those
 // that no job stands for.
 func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task) {
-	if err := k.s.runs.Observe(ctx, tasks...); err != nil {
+	if err := k.s.runs.Observe(ctx, id, tasks...); err != nil {
 		k.s.Log.Error("take over the tasks of a host", "instance", id, "err", err)
 	}
 	k.s.inst.Connected(id, info)
