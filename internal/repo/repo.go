@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -146,8 +148,21 @@ func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteRepo
 	})
 }
 
+// checkHash refuses names of uploads that cannot be hashes. Clients name an upload by the
+// SHA-256 of its content; what else they choose is their business, as long as it is short and
+// plain: it is only ever a key.
+func checkHash(hash string) error {
+	if hash == "" || len(hash) > 128 || strings.ContainsFunc(hash, func(c rune) bool { return c <= ' ' || c > '~' }) {
+		return api.Invalid("The uploaded file must be named by its hash, in at most 128 printable characters")
+	}
+	return nil
+}
+
 // UploadCode stores a diff or an archive under the name that the client gave.
 func (s *Service) UploadCode(ctx context.Context, sc project.Scope, repoID, hash string, r io.Reader) error {
+	if err := checkHash(hash); err != nil {
+		return err
+	}
 	var n int
 	if err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM repo WHERE project_id = $1 AND repo_id = $2`, sc.Project.ID, repoID).Scan(&n); err != nil {
 		return fmt.Errorf("look for repo %s: %w", repoID, err)
@@ -201,6 +216,9 @@ func (s *Service) ArchiveByHash(ctx context.Context, u user.User, r api.GetArchi
 
 // UploadArchive stores an archive; the same one again is the record that exists.
 func (s *Service) UploadArchive(ctx context.Context, u user.User, hash string, r io.Reader) (api.FileArchive, error) {
+	if err := checkHash(hash); err != nil {
+		return api.FileArchive{}, err
+	}
 	blob, err := s.Blobs.Put(ctx, r)
 	if err != nil {
 		return api.FileArchive{}, err
@@ -211,5 +229,28 @@ func (s *Service) UploadArchive(ctx context.Context, u user.User, hash string, r
 INSERT INTO archive (id, user_id, hash, blob) VALUES ($1, $2, $3, $4)
 ON CONFLICT (user_id, hash) DO UPDATE SET blob = excluded.blob RETURNING id`, a.ID, u.ID, hash, blob.SHA256).Scan(&a.ID)
 	})
-	return a, err
+	if err != nil {
+		return api.FileArchive{}, fmt.Errorf("store an archive: %w", err)
+	}
+	return a, nil
+}
+
+// Expire removes the uploads from before t that nothing refers to any more, such as code of
+// deleted repos.
+func (s *Service) Expire(ctx context.Context, t time.Time) error {
+	used := map[string]bool{}
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT blob FROM code UNION SELECT blob FROM archive`)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var sum string
+		if err := rows.Scan(&sum); err != nil {
+			return err
+		}
+		used[sum] = true
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list the uploads in use: %w", err)
+	}
+	_, err = s.Blobs.Expire(ctx, t, func(sum string) bool { return used[sum] })
+	return err
 }
