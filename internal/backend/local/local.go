@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sync/singleflight"
 	"golang.org/x/sys/unix"
 
 	"dstack/internal/agentapi"
@@ -38,13 +39,14 @@ type Config struct{}
 // binaries to run.
 func Type(agents *agentbin.Source) backend.Type {
 	return backend.Define(Name, doc, func(_ context.Context, _ Config, d backend.Deps) (backend.Backend, error) {
-		return &local{dir: d.Dir, agents: agents}, nil
+		return &local{dir: d.Dir, agents: agents, starts: &singleflight.Group{}}, nil
 	})
 }
 
 type local struct {
 	dir    string
 	agents *agentbin.Source
+	starts *singleflight.Group // by folder: an agent is started once, however many ask
 }
 
 // meta is what a started agent is known by.
@@ -86,6 +88,12 @@ func (l *local) home(token string) string {
 
 // Create starts an agent. The folder is the record: asking again finds it.
 func (l *local) Create(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
+	if err := ctx.Err(); err != nil {
+		return backend.Instance{}, err
+	}
+	if req.Offer.Region != Name {
+		return backend.Instance{}, &backend.InvalidError{Path: "offer.region", Msg: "this machine is in no region but " + Name}
+	}
 	home := l.home(req.Token)
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return backend.Instance{}, fmt.Errorf("make the local agent's folder: %w", err)
@@ -106,8 +114,16 @@ func (l *local) Create(ctx context.Context, req backend.CreateRequest) (backend.
 	return l.Describe(ctx, backend.Ref{Region: Name, ID: req.Token})
 }
 
-// start makes sure that the agent of a folder runs and answers.
+// start makes sure that the agent of a folder runs and answers. It is one start for all
+// that ask at once, which goes on when one of them gives up.
 func (l *local) start(ctx context.Context, home string) error {
+	_, err, _ := l.starts.Do(home, func() (any, error) {
+		return nil, l.startAgent(context.WithoutCancel(ctx), home)
+	})
+	return err
+}
+
+func (l *local) startAgent(ctx context.Context, home string) error {
 	if answers(ctx, home) {
 		return nil
 	}
@@ -182,7 +198,7 @@ func answers(ctx context.Context, home string) bool {
 // Describe restarts an agent that was lost with a reboot.
 func (l *local) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
 	home := l.home(ref.ID)
-	m, err := readMeta(home)
+	m, err := metaOf(home, ref)
 	if err != nil {
 		return backend.Instance{}, err
 	}
@@ -195,6 +211,15 @@ func (l *local) Describe(ctx context.Context, ref backend.Ref) (backend.Instance
 func instance(m meta, home string) backend.Instance {
 	return backend.Instance{Ref: backend.Ref{Region: Name, ID: m.Token}, State: backend.StateRunning, Hostname: "127.0.0.1", InternalIP: "127.0.0.1",
 		Username: "root", Socket: socket(home), CreatedAt: m.Created}
+}
+
+// metaOf reads the record of one agent: a folder's name is only the beginning of its token.
+func metaOf(home string, ref backend.Ref) (meta, error) {
+	m, err := readMeta(home)
+	if err == nil && m.Token != ref.ID {
+		return meta{}, backend.ErrNotFound
+	}
+	return m, err
 }
 
 func readMeta(home string) (meta, error) {
@@ -215,7 +240,7 @@ func readMeta(home string) (meta, error) {
 // Terminate ends all tasks, the agent, and removes its folder.
 func (l *local) Terminate(ctx context.Context, ref backend.Ref) error {
 	home := l.home(ref.ID)
-	if _, err := readMeta(home); err != nil {
+	if _, err := metaOf(home, ref); err != nil {
 		return err
 	}
 	c := client(home)
@@ -248,7 +273,7 @@ func (l *local) Terminate(ctx context.Context, ref backend.Ref) error {
 // List finds the agents that this server started.
 func (l *local) List(_ context.Context, serverID string) ([]backend.Owned, error) {
 	entries, err := os.ReadDir(l.dir)
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || serverID == "" {
 		return nil, nil
 	}
 	if err != nil {
