@@ -136,26 +136,41 @@ func (p *Process) Wait(ctx context.Context, id string) (Exit, error) {
 	if !ok {
 		return Exit{}, ErrNotFound
 	}
-	fd, err := unix.PidfdOpen(proc.num, 0)
-	if err == nil {
-		defer unix.Close(fd)
-	}
-	for alive(proc) {
-		if err == nil {
-			// The descriptor becomes readable when the process ends.
-			_, _ = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 500)
-		} else {
-			select {
-			case <-ctx.Done():
-			case <-time.After(100 * time.Millisecond):
-			}
-		}
-		if ctx.Err() != nil {
-			return Exit{}, ctx.Err()
-		}
+	if err := ended(ctx, proc); err != nil {
+		return Exit{}, err
 	}
 	tail, _ := os.ReadFile(filepath.Join(p.dir, id, "container.log")) // only for people
 	return Exit{Code: -1, Tail: lastLines(string(tail), 5)}, nil
+}
+
+// ended returns when a process has ended. Linux since 5.10 says so; older ones are asked.
+func ended(ctx context.Context, p pid) error {
+	fd, err := unix.PidfdOpen(p.num, unix.PIDFD_NONBLOCK)
+	if err != nil {
+		for alive(p) {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(500 * time.Millisecond):
+			}
+		}
+		return nil
+	}
+	f := os.NewFile(uintptr(fd), "pidfd")
+	stop := context.AfterFunc(ctx, func() { f.Close() })
+	defer func() {
+		if stop() {
+			f.Close()
+		}
+	}()
+	conn, err := f.SyscallConn()
+	if err == nil {
+		err = conn.Read(func(uintptr) bool { return !alive(p) })
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // Kill ends the runner and every process that carries the job's id in its environment.

@@ -27,7 +27,7 @@ func (h *hostKeys) add(name, task string, keys []string) error {
 	return h.rewrite(name, func(lines []string) []string {
 		lines = without(lines, marker(task))
 		for _, k := range keys {
-			if f := strings.Fields(k); len(f) >= 2 && !strings.ContainsAny(k, "\n\r") || len(f) >= 2 {
+			if f := strings.Fields(k); len(f) >= 2 {
 				lines = append(lines, f[0]+" "+f[1]+" "+marker(task))
 			}
 		}

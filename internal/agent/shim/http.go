@@ -1,22 +1,22 @@
 package shim
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"dstack/internal/agent/runner"
 	"dstack/internal/agentapi"
 )
 
-// maxBlob bounds an uploaded blob, in bytes.
-const maxBlob = 4 << 30
+// maxGrace bounds the seconds that a job may take to end: a year.
+const maxGrace = 365 * 24 * 3600
 
 func (s *Shim) handler() http.Handler {
 	mux := http.NewServeMux()
@@ -48,6 +48,19 @@ func refuse(w http.ResponseWriter, status int, code, msg string) {
 	_ = json.NewEncoder(w).Encode(agentapi.Error{Code: code, Message: msg}) // the peer is gone
 }
 
+// decode reads a JSON body, or refuses it.
+func decode(w http.ResponseWriter, r *http.Request, v any) bool {
+	err := json.NewDecoder(http.MaxBytesReader(w, r.Body, agentapi.MaxBody)).Decode(v)
+	var big *http.MaxBytesError
+	switch {
+	case errors.As(err, &big):
+		refuse(w, http.StatusRequestEntityTooLarge, agentapi.CodeInvalid, fmt.Sprintf("the body is larger than %d bytes", agentapi.MaxBody))
+	case err != nil:
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "cannot read the body: "+err.Error())
+	}
+	return err == nil
+}
+
 func (s *Shim) getHost(w http.ResponseWriter, _ *http.Request) { answer(w, s.hostNow()) }
 
 func (s *Shim) all() []*task {
@@ -77,29 +90,23 @@ func (s *Shim) getTasks(w http.ResponseWriter, _ *http.Request) {
 
 func (s *Shim) putTask(w http.ResponseWriter, r *http.Request) {
 	var spec agentapi.TaskSpec
-	if err := json.NewDecoder(io.LimitReader(r.Body, agentapi.MaxBody)).Decode(&spec); err != nil {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "cannot read the task: "+err.Error())
+	if !decode(w, r, &spec) {
 		return
 	}
-	id := r.PathValue("id")
-	if !validID(id) || spec.ID != id {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "the task's id is not the UUID in the path")
+	if spec.ID != r.PathValue("id") {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "id: not the one in the path")
 		return
 	}
-	if !validName(spec.Name) {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not a name for a task: "+strconv.Quote(spec.Name))
+	if err := validate(spec); err != nil {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, err.Error())
 		return
 	}
-	if t := s.find(id); t != nil {
+	if t := s.find(spec.ID); t != nil {
 		state, _ := t.snapshot()
 		answer(w, state)
 		return
 	}
 	for _, sum := range blobsOf(spec) {
-		if !validSum(sum) {
-			refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not a SHA-256: "+strconv.Quote(sum))
-			return
-		}
 		if _, err := os.Stat(s.blobPath(sum)); err != nil {
 			refuse(w, http.StatusConflict, agentapi.CodeMissingBlob, sum)
 			return
@@ -146,8 +153,11 @@ func (s *Shim) task(w http.ResponseWriter, r *http.Request) *task {
 
 func (s *Shim) terminateTask(w http.ResponseWriter, r *http.Request) {
 	var req agentapi.Terminate
-	if err := json.NewDecoder(io.LimitReader(r.Body, agentapi.MaxBody)).Decode(&req); err != nil || req.Grace < 0 {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "cannot read the request")
+	if !decode(w, r, &req) {
+		return
+	}
+	if req.Grace < 0 || req.Grace > maxGrace {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, fmt.Sprintf("grace: not between 0 and %d seconds", maxGrace))
 		return
 	}
 	t := s.task(w, r)
@@ -180,6 +190,7 @@ func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	delete(s.tasks, t.spec.ID)
 	s.mu.Unlock()
+	s.sweepBlobs(time.Now())
 	answer(w, struct{}{})
 }
 
@@ -190,10 +201,15 @@ func (s *Shim) getLogs(w http.ResponseWriter, r *http.Request) {
 	}
 	offset, err := strconv.ParseInt(r.URL.Query().Get("offset"), 10, 64)
 	if err != nil || offset < 0 {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not an offset")
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "offset: not a number of bytes")
 		return
 	}
-	f, err := os.Open(filepath.Join(t.dir(), logFile(agentapi.LogSource(r.URL.Query().Get("source")))))
+	source := agentapi.LogSource(r.URL.Query().Get("source"))
+	if source != agentapi.JobLog && source != agentapi.RunnerLog {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "source: neither job nor runner")
+		return
+	}
+	f, err := os.Open(filepath.Join(t.dir(), logFile(source)))
 	if err == nil {
 		defer f.Close()
 		_, err = f.Seek(offset, io.SeekStart)
@@ -211,45 +227,4 @@ func logFile(src agentapi.LogSource) string {
 		return runner.OwnLogFile
 	}
 	return runner.JobLogFile
-}
-
-func (s *Shim) headBlob(w http.ResponseWriter, r *http.Request) {
-	sum := r.PathValue("sum")
-	if !validSum(sum) {
-		w.WriteHeader(http.StatusBadRequest)
-		return
-	}
-	if _, err := os.Stat(s.blobPath(sum)); err != nil {
-		w.WriteHeader(http.StatusNotFound)
-	}
-}
-
-// putBlob stores a blob under its hash, once it is there in full.
-func (s *Shim) putBlob(w http.ResponseWriter, r *http.Request) {
-	sum := r.PathValue("sum")
-	if !validSum(sum) {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "not a SHA-256: "+strconv.Quote(sum))
-		return
-	}
-	f, err := os.CreateTemp(filepath.Join(s.Home, "blobs"), ".upload-*")
-	if err != nil {
-		refuse(w, http.StatusInsufficientStorage, "", err.Error())
-		return
-	}
-	defer os.Remove(f.Name()) // gone after the rename
-	h := sha256.New()
-	_, err = io.Copy(io.MultiWriter(f, h), io.LimitReader(r.Body, maxBlob))
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
-		refuse(w, http.StatusInsufficientStorage, "", err.Error())
-		return
-	}
-	if hex.EncodeToString(h.Sum(nil)) != sum {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "the content has another hash")
-		return
-	}
-	if err := os.Rename(f.Name(), s.blobPath(sum)); err != nil {
-		refuse(w, http.StatusInsufficientStorage, "", err.Error())
-		return
-	}
-	answer(w, struct{}{})
 }

@@ -41,7 +41,7 @@ type Shim struct {
 	tasks   map[string]*task
 	changed chan struct{} // closed and replaced whenever a task or its log changed
 	seq     int64
-	unacked []position
+	streams map[*stream]bool
 	wg      sync.WaitGroup
 	ctx     context.Context // of the agent's life: tasks run under it
 	watcher *watcher
@@ -63,7 +63,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer unlock()
-	s := &Shim{Config: c, tasks: map[string]*task{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
+	s := &Shim{Config: c, tasks: map[string]*task{}, streams: map[*stream]bool{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
 	if s.watcher, err = newWatcher(s.fileChanged); err != nil {
@@ -76,11 +76,12 @@ func Run(ctx context.Context, c Config) error {
 	if err := s.recover(s.ctx); err != nil {
 		return err
 	}
+	s.sweepBlobs(time.Now())
 	l, err := s.listen()
 	if err != nil {
 		return err
 	}
-	s.wg.Go(func() { s.watcher.run(s.ctx) })
+	s.wg.Go(func() { s.watcher.run() })
 	s.wg.Go(func() { s.sample(s.ctx) })
 	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 30 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx }}
 	context.AfterFunc(s.ctx, func() { srv.Close() })

@@ -13,9 +13,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strings"
-
-	"github.com/google/uuid"
 
 	"dstack/internal/agent/runner"
 	"dstack/internal/agentapi"
@@ -32,16 +29,6 @@ const (
 type acked struct {
 	JobLog    int64 `json:"job_log"`
 	RunnerLog int64 `json:"runner_log"`
-}
-
-func validID(id string) bool {
-	u, err := uuid.Parse(id)
-	return err == nil && u.String() == id
-}
-
-// validName keeps names fit for containers and folders.
-func validName(s string) bool {
-	return s != "" && len(s) <= 100 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.") == "" && s[0] != '.' && s[0] != '-'
 }
 
 func readJSON(path string, v any) error {
@@ -89,23 +76,27 @@ func (s *Shim) prepare(spec agentapi.TaskSpec) error {
 	if err := writeJSON(filepath.Join(dir, runner.SpecFile), spec.Job, 0o600); err != nil {
 		return err
 	}
-	return writeJSON(filepath.Join(dir, taskFile), spec, 0o600)
-}
-
-func blobsOf(spec agentapi.TaskSpec) []string {
-	var sums []string
-	if r := spec.Job.Repo; r != nil && r.Blob != "" {
-		sums = append(sums, r.Blob)
+	if err := writeJSON(filepath.Join(dir, taskFile), spec, 0o600); err != nil {
+		return err
 	}
-	for _, f := range spec.Job.Files {
-		sums = append(sums, f.Blob)
+	return durable(filepath.Join(dir, taskFile))
+}
+
+// durable waits until a file and its name are on disk: a task that was accepted is known
+// after a power failure.
+func durable(path string) error {
+	for _, p := range []string{path, filepath.Dir(path), filepath.Dir(filepath.Dir(path))} {
+		f, err := os.Open(p)
+		if err != nil {
+			return err
+		}
+		err = f.Sync()
+		f.Close()
+		if err != nil {
+			return fmt.Errorf("write %s to disk: %w", p, err)
+		}
 	}
-	return sums
+	return nil
 }
 
-func validSum(sum string) bool {
-	return len(sum) == 64 && strings.Trim(sum, "0123456789abcdef") == ""
-}
-
-func (s *Shim) taskDir(id string) string   { return filepath.Join(s.Home, "tasks", id) }
-func (s *Shim) blobPath(sum string) string { return filepath.Join(s.Home, "blobs", sum) }
+func (s *Shim) taskDir(id string) string { return filepath.Join(s.Home, "tasks", id) }

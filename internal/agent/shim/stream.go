@@ -3,10 +3,13 @@ package shim
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
+	"sort"
 	"time"
 
 	"dstack/internal/agent/runner"
@@ -28,12 +31,16 @@ type position struct {
 	offset int64 // end of the data
 }
 
-// stream is one connection that listens to events.
+// stream is one connection that listens to events. What it has sent counts as stored only
+// when an event of its own is acknowledged: an earlier connection may have sent more than
+// ever arrived.
 type stream struct {
-	shim  *Shim
-	w     http.ResponseWriter
-	enc   *json.Encoder
-	known map[string]*cursor
+	shim    *Shim
+	w       http.ResponseWriter
+	enc     *json.Encoder
+	known   map[string]*cursor
+	sent    []int64    // numbers of all events that are not acknowledged, ascending
+	unacked []position // of the log events among them
 }
 
 // events tells everything that the server has not acknowledged, then what is new. Log data
@@ -41,6 +48,14 @@ type stream struct {
 func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	st := &stream{shim: s, w: w, enc: json.NewEncoder(w), known: map[string]*cursor{}}
+	s.mu.Lock()
+	s.streams[st] = true
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.streams, st)
+		s.mu.Unlock()
+	}()
 	heartbeat := time.NewTicker(agentapi.HeartbeatEvery)
 	defer heartbeat.Stop()
 	if st.enc.Encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()}) != nil {
@@ -71,7 +86,11 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 }
 
 func (st *stream) tell() error {
-	for _, t := range st.shim.all() {
+	tasks := st.shim.all()
+	if len(st.known) > 2*len(tasks)+100 { // of tasks that are deleted
+		st.forget(tasks)
+	}
+	for _, t := range tasks {
 		c := st.known[t.spec.ID]
 		if c == nil {
 			t.mu.Lock()
@@ -97,6 +116,16 @@ func (st *stream) tell() error {
 		}
 	}
 	return nil
+}
+
+func (st *stream) forget(tasks []*task) {
+	known := make(map[string]*cursor, len(tasks))
+	for _, t := range tasks {
+		if c := st.known[t.spec.ID]; c != nil {
+			known[t.spec.ID] = c
+		}
+	}
+	st.known = known
 }
 
 // log sends what a stream has from *from up to size.
@@ -154,12 +183,13 @@ func (st *stream) send(e agentapi.Event, p position) error {
 	s.mu.Lock()
 	s.seq++
 	e.Seq = s.seq
+	st.sent = append(st.sent, e.Seq)
 	if p.task != "" {
 		p.seq = e.Seq
-		s.unacked = append(s.unacked, p)
-		if len(s.unacked) > maxUnacked {
-			s.unacked = append([]position(nil), s.unacked[len(s.unacked)/2:]...)
-		}
+		st.unacked = append(st.unacked, p)
+	}
+	if len(st.sent) > maxUnacked {
+		st.drop(st.sent[len(st.sent)/2])
 	}
 	s.mu.Unlock()
 	if e.Micros == 0 {
@@ -168,21 +198,43 @@ func (st *stream) send(e agentapi.Event, p position) error {
 	return st.enc.Encode(e)
 }
 
+// drop forgets the events up to seq and returns the positions among them.
+func (st *stream) drop(seq int64) []position {
+	n := sort.Search(len(st.sent), func(i int) bool { return st.sent[i] > seq })
+	st.sent = st.sent[n:]
+	m := sort.Search(len(st.unacked), func(i int) bool { return st.unacked[i].seq > seq })
+	done := st.unacked[:m]
+	st.unacked = st.unacked[m:]
+	return done
+}
+
+// acknowledged finds the stream that sent an event and what its acknowledgement means.
+// An event that nobody sent is refused, one that is acknowledged already means nothing.
+func (s *Shim) acknowledged(seq int64) ([]position, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seq < 0 || seq > s.seq {
+		return nil, fmt.Errorf("seq: no event has the number %d", seq)
+	}
+	for st := range s.streams {
+		if _, ok := slices.BinarySearch(st.sent, seq); ok {
+			return st.drop(seq), nil
+		}
+	}
+	return nil, nil
+}
+
 // ack remembers how far the server has stored the logs.
 func (s *Shim) ack(w http.ResponseWriter, r *http.Request) {
 	var a agentapi.Ack
-	if err := json.NewDecoder(io.LimitReader(r.Body, agentapi.MaxBody)).Decode(&a); err != nil {
-		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "cannot read the acknowledgement")
+	if !decode(w, r, &a) {
 		return
 	}
-	s.mu.Lock()
-	n := 0
-	for n < len(s.unacked) && s.unacked[n].seq <= a.Seq {
-		n++
+	done, err := s.acknowledged(a.Seq)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, err.Error())
+		return
 	}
-	done := s.unacked[:n]
-	s.unacked = s.unacked[n:]
-	s.mu.Unlock()
 	dirty := map[*task]bool{}
 	for _, p := range done {
 		t := s.find(p.task)

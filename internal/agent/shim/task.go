@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -33,6 +34,13 @@ type task struct {
 	ended   chan struct{} // closed once Terminated
 }
 
+// stored is what a task's state file holds. Ending is there since a request to end must
+// not be forgotten once it is answered.
+type stored struct {
+	agentapi.Task
+	Ending *agentapi.Terminate `json:"ending,omitempty"`
+}
+
 func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
 	return &task{shim: s, spec: spec, ended: make(chan struct{}), state: agentapi.Task{
 		ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro(),
@@ -46,8 +54,13 @@ func (s *Shim) loadTask(id string) (*task, error) {
 		return nil, err
 	}
 	t := s.newTask(spec)
-	if err := readJSON(filepath.Join(dir, stateFile), &t.state); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
+	saved := stored{Task: t.state}
+	switch err := readJSON(filepath.Join(dir, stateFile), &saved); {
+	case err == nil:
+		t.state, t.ending = saved.Task, saved.Ending
+	case !errors.Is(err, os.ErrNotExist):
+		// The machine lost power while it was written. The job must not run twice.
+		t.ending = &agentapi.Terminate{Reason: agentapi.ExecutorError, Message: "the agent's record of the task is damaged: " + err.Error()}
 	}
 	_ = readJSON(filepath.Join(dir, acksFile), &t.acked) // absent: the server gets everything again
 	t.refresh()
@@ -82,8 +95,10 @@ func (t *task) set(change func(*agentapi.Task)) {
 func (t *task) store() {
 	t.storing.Lock()
 	defer t.storing.Unlock()
-	state, _ := t.snapshot()
-	if err := writeJSON(filepath.Join(t.dir(), stateFile), state, 0o600); err != nil {
+	t.mu.Lock()
+	saved := stored{t.state, t.ending}
+	t.mu.Unlock()
+	if err := writeJSON(filepath.Join(t.dir(), stateFile), saved, 0o600); err != nil {
 		t.shim.Log.Error("store a task's state", "task", t.spec.ID, "err", err)
 	}
 }
@@ -117,15 +132,27 @@ func (t *task) refresh() (runner.State, bool) {
 	return rs, true
 }
 
-// start takes a new task through its steps.
+// start takes a new task through its steps. When the agent ends meanwhile, the next one
+// goes on.
 func (t *task) start(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	t.mu.Lock()
 	t.cancel = cancel
 	t.mu.Unlock()
-	if reason, msg := t.launch(ctx); reason != "" {
+	reason, msg := t.launch(ctx)
+	if r, m := t.stopped(); r != "" { // what somebody asked for counts more than what failed then
+		reason, msg = r, m
+	} else if t.shim.ctx.Err() != nil {
+		return
+	}
+	if reason != "" {
 		t.finish(reason, msg, nil)
+		return
+	}
+	t.set(func(v *agentapi.Task) { v.State = agentapi.Running })
+	if r, m := t.stopped(); r != "" { // asked for between the two lines above
+		t.finish(r, m, nil)
 		return
 	}
 	t.follow(t.shim.ctx)
@@ -134,30 +161,26 @@ func (t *task) start(ctx context.Context) {
 // launch does everything up to the running container. It returns why it could not.
 func (t *task) launch(ctx context.Context) (reason, msg string) {
 	s := t.shim
+	if r, m := t.stopped(); r != "" {
+		return r, m
+	}
 	t.set(func(v *agentapi.Task) { v.State = agentapi.Preparing })
 	gpus, err := s.gpus.Acquire(t.spec.ID, t.spec.GPUs)
 	if err != nil {
 		return agentapi.ExecutorError, err.Error()
 	}
-	t.set(func(v *agentapi.Task) {
-		for _, g := range gpus {
-			v.GPUs = append(v.GPUs, g.ID)
-		}
-	})
+	ids := make([]string, len(gpus))
+	for i, g := range gpus {
+		ids[i] = g.ID
+	}
+	t.set(func(v *agentapi.Task) { v.GPUs = ids })
 	if err := s.hostKeys.add(t.spec.HostUser, t.spec.ID, t.spec.HostKeys); err != nil {
 		return agentapi.ExecutorError, "authorize the user's keys on the host: " + err.Error()
 	}
-	for i, m := range t.spec.Mounts {
-		if err := prepareMount(m); err != nil {
-			if m.Optional {
-				t.spec.Mounts[i].Source = ""
-				continue
-			}
-			return agentapi.ExecutorError, "prepareInstanceMountPoints error: " + err.Error()
-		}
+	c := runtime.Container{ID: t.spec.ID, Name: t.spec.Name, Dir: t.dir(), Spec: t.spec, GPUs: gpus, Vendor: s.host.GPUVendor}
+	if c.Spec.Mounts, err = prepareMounts(t.spec.Mounts); err != nil {
+		return agentapi.ExecutorError, "prepareInstanceMountPoints error: " + err.Error()
 	}
-	c := t.container()
-	c.GPUs = gpus
 	t.set(func(v *agentapi.Task) { v.State = agentapi.Pulling })
 	var last time.Time
 	err = s.Runtime.Pull(ctx, c, func(p agentapi.PullProgress) {
@@ -166,20 +189,16 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 			t.set(func(v *agentapi.Task) { v.Pull = &p })
 		}
 	})
-	if r, m := t.stopped(); r != "" {
-		return r, m
-	}
 	if err != nil {
 		return agentapi.CreatingContainerError, "pullImage error: " + err.Error()
 	}
 	t.set(func(v *agentapi.Task) { v.State = agentapi.Creating })
+	if r, m := t.stopped(); r != "" {
+		return r, m
+	}
 	if err := s.Runtime.Start(ctx, c); err != nil {
-		if r, m := t.stopped(); r != "" {
-			return r, m
-		}
 		return agentapi.CreatingContainerError, "createContainer error: " + err.Error()
 	}
-	t.set(func(v *agentapi.Task) { v.State = agentapi.Running })
 	return "", ""
 }
 
@@ -193,57 +212,62 @@ func (t *task) stopped() (reason, msg string) {
 	return t.ending.Reason, t.ending.Message
 }
 
-func (t *task) container() runtime.Container {
-	spec := t.spec
-	spec.Mounts = nil
-	for _, m := range t.spec.Mounts {
-		if m.Source != "" {
-			spec.Mounts = append(spec.Mounts, m)
+// prepareMounts makes missing directories that everybody may write to (host-agents 1.14),
+// and leaves optional mounts out whose source is missing.
+func prepareMounts(mounts []agentapi.Mount) ([]agentapi.Mount, error) {
+	var usable []agentapi.Mount
+	for _, m := range mounts {
+		_, err := os.Stat(m.Source)
+		switch {
+		case err == nil:
+		case m.Optional:
+			continue
+		case !errors.Is(err, os.ErrNotExist):
+			return nil, err
+		default:
+			if err := os.MkdirAll(m.Source, 0o755); err != nil {
+				return nil, err
+			}
+			if err := os.Chmod(m.Source, 0o777); err != nil {
+				return nil, err
+			}
 		}
+		usable = append(usable, m)
 	}
-	return runtime.Container{ID: t.spec.ID, Name: t.spec.Name, Dir: t.dir(), Spec: spec, Vendor: t.shim.host.GPUVendor}
+	return usable, nil
 }
 
-// prepareMount makes a missing directory that everybody may write to (host-agents 1.14).
-func prepareMount(m agentapi.Mount) error {
-	if _, err := os.Stat(m.Source); err == nil || !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if m.Optional {
-		return os.ErrNotExist
-	}
-	if err := os.MkdirAll(m.Source, 0o755); err != nil {
-		return err
-	}
-	return os.Chmod(m.Source, 0o777)
-}
-
-// resume goes on with a task of an earlier agent.
+// resume goes on with a task of an earlier agent: it follows a job that may have begun,
+// and takes the steps of others again.
 func (t *task) resume(ctx context.Context) {
 	state, _ := t.snapshot()
-	if state.State == agentapi.Running || t.exists(ctx) {
-		t.set(func(v *agentapi.Task) { v.State = agentapi.Running })
-		if err := t.shim.hostKeys.add(t.spec.HostUser, t.spec.ID, t.spec.HostKeys); err != nil {
-			t.shim.Log.Warn("authorize a user's keys", "task", t.spec.ID, "err", err)
-		}
-		t.follow(ctx)
+	_, err := runner.ReadState(t.dir())
+	begun := !errors.Is(err, os.ErrNotExist) // the runner's first act is to write its state
+	if state.State != agentapi.Running && !begun && !t.runs(ctx) {
+		t.shim.gpus.Release(t.spec.ID)
+		t.start(ctx)
 		return
 	}
-	t.shim.gpus.Release(t.spec.ID)
-	t.start(ctx)
+	t.set(func(v *agentapi.Task) { v.State = agentapi.Running })
+	if err := t.shim.hostKeys.add(t.spec.HostUser, t.spec.ID, t.spec.HostKeys); err != nil {
+		t.shim.Log.Warn("authorize a user's keys", "task", t.spec.ID, "err", err)
+	}
+	t.mu.Lock()
+	ending := t.ending
+	t.mu.Unlock()
+	if ending != nil {
+		t.shim.wg.Go(func() { t.stop(*ending) })
+	}
+	t.follow(ctx)
 }
 
-func (t *task) exists(ctx context.Context) bool {
+// runs says that the task's container has been started and has not ended.
+func (t *task) runs(ctx context.Context) bool {
 	found, err := t.shim.Runtime.List(ctx)
 	if err != nil {
-		return false
+		return false // Start finds it
 	}
-	for _, f := range found {
-		if f.ID == t.spec.ID {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(found, runtime.Found{ID: t.spec.ID, Running: true})
 }
 
 // follow waits for the end of a running container.
@@ -328,6 +352,9 @@ func (t *task) terminate(req agentapi.Terminate) {
 	}
 	cancel := t.cancel
 	t.mu.Unlock()
+	if state != agentapi.Terminated {
+		t.store()
+	}
 	switch state {
 	case agentapi.Terminated:
 	case agentapi.Running:

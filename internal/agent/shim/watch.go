@@ -2,10 +2,12 @@ package shim
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"os"
+	"slices"
 	"sync"
 	"time"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,12 +15,13 @@ import (
 // watcher tells of changes in task directories: the kernel reports them at once, so that
 // nothing polls.
 type watcher struct {
-	fd     int
+	file   *os.File // waits without holding a thread
 	notify func(id string)
-	mu     sync.Mutex
-	ids    map[int32]string
-	wds    map[string]int32
-	once   sync.Once
+
+	mu  sync.Mutex
+	fd  int // of file; -1 once closed
+	ids map[int32]string
+	wds map[string]int32
 }
 
 func newWatcher(notify func(id string)) (*watcher, error) {
@@ -26,63 +29,71 @@ func newWatcher(notify func(id string)) (*watcher, error) {
 	if err != nil {
 		return nil, fmt.Errorf("watch task folders: %w", err)
 	}
-	return &watcher{fd: fd, notify: notify, ids: map[int32]string{}, wds: map[string]int32{}}, nil
+	return &watcher{file: os.NewFile(uintptr(fd), "inotify"), fd: fd, notify: notify, ids: map[int32]string{}, wds: map[string]int32{}}, nil
 }
 
 func (w *watcher) add(id, dir string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fd < 0 {
+		return
+	}
 	wd, err := unix.InotifyAddWatch(w.fd, dir, unix.IN_MODIFY|unix.IN_MOVED_TO|unix.IN_CREATE)
 	if err != nil {
 		return // the periodic look finds its changes
 	}
-	w.mu.Lock()
 	w.ids[int32(wd)], w.wds[id] = id, int32(wd)
-	w.mu.Unlock()
 }
 
 func (w *watcher) remove(id string) {
 	w.mu.Lock()
-	if wd, ok := w.wds[id]; ok {
+	defer w.mu.Unlock()
+	if wd, ok := w.wds[id]; ok && w.fd >= 0 {
 		delete(w.wds, id)
 		delete(w.ids, wd)
 		_, _ = unix.InotifyRmWatch(w.fd, uint32(wd)) // gone with the folder
 	}
-	w.mu.Unlock()
 }
 
-func (w *watcher) close() { w.once.Do(func() { unix.Close(w.fd) }) }
+// close ends run.
+func (w *watcher) close() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.fd >= 0 {
+		w.fd = -1
+		w.file.Close()
+	}
+}
 
-// run reads the kernel's reports until ctx ends.
-func (w *watcher) run(ctx context.Context) {
+// run reads the kernel's reports until close.
+func (w *watcher) run() {
 	buf := make([]byte, 64<<10)
-	for ctx.Err() == nil {
-		n, err := unix.Poll([]unix.PollFd{{Fd: int32(w.fd), Events: unix.POLLIN}}, 500)
-		if err != nil && err != unix.EINTR {
-			return
-		}
-		if n <= 0 {
-			continue
-		}
-		n, err = unix.Read(w.fd, buf)
+	for {
+		n, err := w.file.Read(buf)
 		if err != nil {
-			if err == unix.EAGAIN || err == unix.EINTR {
-				continue
-			}
 			return
 		}
-		changed := map[string]bool{}
-		w.mu.Lock()
-		for off := 0; off+unix.SizeofInotifyEvent <= n; {
-			ev := (*unix.InotifyEvent)(unsafe.Pointer(&buf[off]))
-			if id, ok := w.ids[ev.Wd]; ok {
-				changed[id] = true
-			}
-			off += unix.SizeofInotifyEvent + int(ev.Len)
-		}
-		w.mu.Unlock()
-		for id := range changed {
+		for _, id := range w.changed(buf[:n]) {
 			w.notify(id)
 		}
 	}
+}
+
+// changed lists the tasks that reports speak of, each once.
+func (w *watcher) changed(reports []byte) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var list []string
+	for len(reports) >= unix.SizeofInotifyEvent {
+		wd := int32(binary.NativeEndian.Uint32(reports))
+		if id, ok := w.ids[wd]; ok && !slices.Contains(list, id) {
+			list = append(list, id)
+		}
+		// A report is followed by a name whose length is its last number.
+		size := unix.SizeofInotifyEvent + int(binary.NativeEndian.Uint32(reports[unix.SizeofInotifyEvent-4:]))
+		reports = reports[min(size, len(reports)):]
+	}
+	return list
 }
 
 // fileChanged takes over what a runner wrote.

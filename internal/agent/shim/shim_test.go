@@ -1,0 +1,617 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/agent/runner"
+	"dstack/internal/agent/runtime"
+	"dstack/internal/agentapi"
+)
+
+// engine is a container runtime in memory. It lives on when the agent is started again.
+type engine struct {
+	mu     sync.Mutex
+	boxes  map[string]*box
+	starts map[string]int
+	// gate, if not nil, is asked before each call returns; it may block or fail.
+	gate func(ctx context.Context, call, id string) error
+}
+
+type box struct {
+	running bool
+	exit    runtime.Exit
+	ended   chan struct{}
+}
+
+func newEngine() *engine { return &engine{boxes: map[string]*box{}, starts: map[string]int{}} }
+
+func (e *engine) pass(ctx context.Context, call, id string) error {
+	e.mu.Lock()
+	gate := e.gate
+	e.mu.Unlock()
+	if gate == nil {
+		return nil
+	}
+	return gate(ctx, call, id)
+}
+
+func (e *engine) setGate(gate func(ctx context.Context, call, id string) error) {
+	e.mu.Lock()
+	e.gate = gate
+	e.mu.Unlock()
+}
+
+func (e *engine) Name() string                            { return "docker" }
+func (e *engine) Version(context.Context) (string, error) { return "1", nil }
+
+func (e *engine) Pull(ctx context.Context, c runtime.Container, progress func(agentapi.PullProgress)) error {
+	progress(agentapi.PullProgress{Downloaded: 1, Total: 2})
+	return e.pass(ctx, "pull", c.ID)
+}
+
+func (e *engine) Start(ctx context.Context, c runtime.Container) error {
+	if err := e.pass(ctx, "create", c.ID); err != nil {
+		return err
+	}
+	e.mu.Lock()
+	b := e.boxes[c.ID]
+	if b == nil {
+		b = &box{ended: make(chan struct{})}
+		e.boxes[c.ID] = b
+	}
+	if !b.running {
+		b.running = true
+		e.starts[c.ID]++
+	}
+	e.mu.Unlock()
+	return e.pass(ctx, "start", c.ID)
+}
+
+func (e *engine) Ports(context.Context, string) (map[int]int, error) {
+	return map[int]int{agentapi.RunnerSSHPort: 32768}, nil
+}
+
+func (e *engine) box(id string) *box {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.boxes[id]
+}
+
+func (e *engine) Wait(ctx context.Context, id string) (runtime.Exit, error) {
+	b := e.box(id)
+	if b == nil {
+		return runtime.Exit{}, runtime.ErrNotFound
+	}
+	select {
+	case <-b.ended:
+		return b.exit, nil
+	case <-ctx.Done():
+		return runtime.Exit{}, ctx.Err()
+	}
+}
+
+func (e *engine) end(id string, exit runtime.Exit) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if b := e.boxes[id]; b != nil && b.running {
+		b.running, b.exit = false, exit
+		close(b.ended)
+	}
+}
+
+func (e *engine) Kill(_ context.Context, id string) error {
+	if e.box(id) == nil {
+		return runtime.ErrNotFound
+	}
+	e.end(id, runtime.Exit{Code: 137})
+	return nil
+}
+
+func (e *engine) Remove(_ context.Context, id string) error {
+	e.end(id, runtime.Exit{Code: 137})
+	e.mu.Lock()
+	delete(e.boxes, id)
+	e.mu.Unlock()
+	return nil
+}
+
+func (e *engine) List(context.Context) ([]runtime.Found, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []runtime.Found
+	for id, b := range e.boxes {
+		list = append(list, runtime.Found{ID: id, Running: b.running})
+	}
+	return list, nil
+}
+
+// agent is a running agent with a client.
+type agent struct {
+	*agentapi.Client
+	t      *testing.T
+	home   string
+	engine *engine
+	cancel context.CancelFunc
+	done   chan error
+}
+
+func newHome(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "shim") // short: it holds a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+func run(t *testing.T, home string, e *engine) *agent {
+	t.Helper()
+	a := &agent{t: t, home: home, engine: e, done: make(chan error, 1)}
+	ctx, cancel := context.WithCancel(t.Context())
+	a.cancel = cancel
+	a.Client = agentapi.NewClient(func(ctx context.Context) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(home, agentapi.SocketName))
+	})
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		a.done <- Run(ctx, Config{Home: home, Runtime: e, Self: self, SocketUser: -1, Log: slog.New(slog.DiscardHandler)})
+	}()
+	t.Cleanup(a.stop)
+	a.until("the agent answers", func() bool { _, err := a.Host(ctx); return err == nil })
+	return a
+}
+
+// stop ends the agent as a signal does.
+func (a *agent) stop() {
+	a.cancel()
+	a.Close()
+	select {
+	case err := <-a.done:
+		if err != nil {
+			a.t.Error(err)
+		}
+		a.done <- nil
+	case <-time.After(20 * time.Second):
+		a.t.Error("the agent does not end")
+	}
+}
+
+// crash starts another agent on what a machine that lost power now would have on disk.
+// The containers are as they are.
+func (a *agent) crash() *agent {
+	a.t.Helper()
+	home := newHome(a.t)
+	for _, dir := range []string{"tasks", "blobs"} {
+		if err := os.CopyFS(filepath.Join(home, dir), os.DirFS(filepath.Join(a.home, dir))); err != nil {
+			a.t.Fatal(err)
+		}
+	}
+	a.engine.setGate(nil)
+	return run(a.t, home, a.engine)
+}
+
+// until polls what the agent does on its own.
+func (a *agent) until(what string, ok func() bool) {
+	a.t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			a.t.Fatalf("not in time: %s", what)
+		}
+		<-time.After(2 * time.Millisecond)
+	}
+}
+
+func spec() agentapi.TaskSpec {
+	id := uuid.NewString()
+	return agentapi.TaskSpec{ID: id, Name: "task-0-0", Image: "x:1", Network: "bridge", Job: agentapi.JobSpec{JobID: id, Command: []string{"true"}}}
+}
+
+func (a *agent) put(s agentapi.TaskSpec) agentapi.Task {
+	a.t.Helper()
+	v, err := a.Put(a.t.Context(), s)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return v
+}
+
+func (a *agent) get(id string) agentapi.Task {
+	a.t.Helper()
+	list, err := a.Tasks(a.t.Context())
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	for _, v := range list {
+		if v.ID == id {
+			return v
+		}
+	}
+	return agentapi.Task{}
+}
+
+func (a *agent) reaches(id string, state agentapi.State) agentapi.Task {
+	a.t.Helper()
+	a.until(fmt.Sprintf("the task is %s", state), func() bool { return a.get(id).State == state })
+	return a.get(id)
+}
+
+func (a *agent) terminate(id string, req agentapi.Terminate) {
+	a.t.Helper()
+	if _, err := a.Terminate(a.t.Context(), id, req); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+func (a *agent) dir(id string) string { return filepath.Join(a.home, "tasks", id) }
+
+// print does what a runner does with its job's output.
+func (a *agent) print(id, text string) {
+	a.t.Helper()
+	f, err := os.OpenFile(filepath.Join(a.dir(id), runner.JobLogFile), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := f.WriteString(text); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// tell does what a runner does when its state changes.
+func (a *agent) tell(id string, s runner.State) {
+	a.t.Helper()
+	data, err := json.Marshal(s)
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	if err := runner.WriteFile(filepath.Join(a.dir(id), runner.StateFile), data, 0o644); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// finish ends a job the way its runner would.
+func (a *agent) finish(id string, code int) {
+	a.t.Helper()
+	a.tell(id, runner.State{Version: 9, Phase: runner.Finished, Reason: agentapi.DoneByRunner, ExitStatus: &code})
+	a.engine.end(id, runtime.Exit{})
+}
+
+func TestTask(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := spec()
+	if v := a.put(s); v.ID != s.ID || v.Name != s.Name {
+		t.Errorf("%+v", v)
+	}
+	if v := a.reaches(s.ID, agentapi.Running); v.Started || v.Ports != nil || v.FinishedAt != 0 {
+		t.Errorf("running: %+v", v)
+	}
+	a.tell(s.ID, runner.State{Version: 1, Phase: runner.Running, Username: "root", WorkingDir: "/w", SSHPort: agentapi.RunnerSSHPort, HTTPPort: agentapi.RunnerHTTPPort})
+	a.until("the runner's state arrives", func() bool { v := a.get(s.ID); return v.Started && v.Ports != nil })
+	if v := a.get(s.ID); v.Username != "root" || v.WorkingDir != "/w" || v.Ports[agentapi.RunnerSSHPort] != 32768 {
+		t.Errorf("started: %+v", v)
+	}
+	if err := a.Delete(t.Context(), s.ID); !agentapi.IsCode(err, agentapi.CodeConflict) {
+		t.Errorf("deleting a running task: %v", err)
+	}
+	a.print(s.ID, "hello\n")
+	a.finish(s.ID, 3)
+	v := a.reaches(s.ID, agentapi.Terminated)
+	if v.Reason != agentapi.DoneByRunner || v.ExitStatus == nil || *v.ExitStatus != 3 || v.JobLog != 6 || v.FinishedAt == 0 {
+		t.Errorf("terminated: %+v", v)
+	}
+	if a.engine.box(s.ID) != nil {
+		t.Error("the container is left")
+	}
+	a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser})
+	if v := a.put(s); v.Reason != agentapi.DoneByRunner || a.engine.starts[s.ID] != 1 {
+		t.Errorf("asked again for a task that has ended: %+v", v)
+	}
+	for range 2 {
+		if err := a.Delete(t.Context(), s.ID); err != nil {
+			t.Errorf("delete: %v", err)
+		}
+	}
+	if _, err := os.Stat(a.dir(s.ID)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the task's folder: %v", err)
+	}
+}
+
+// However a container ends without its runner's word, the task does.
+func TestContainerEnds(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  func(*engine, string)
+		want string
+	}{
+		"by itself": {func(e *engine, id string) { e.end(id, runtime.Exit{Code: 2, Tail: "last words"}) }, "last words"},
+		"removed":   {func(e *engine, id string) { _ = e.Remove(context.Background(), id) }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := run(t, newHome(t), newEngine())
+			s := spec()
+			a.put(s)
+			a.reaches(s.ID, agentapi.Running)
+			c.end(a.engine, s.ID)
+			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError || v.Message != c.want {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+func TestFailures(t *testing.T) {
+	for name, c := range map[string]struct {
+		spec func(*agentapi.TaskSpec)
+		call string
+		want agentapi.Task
+	}{
+		"pull":   {call: "pull", want: agentapi.Task{Reason: agentapi.CreatingContainerError, Message: "pullImage error: no"}},
+		"create": {call: "create", want: agentapi.Task{Reason: agentapi.CreatingContainerError, Message: "createContainer error: no"}},
+		"gpus":   {spec: func(s *agentapi.TaskSpec) { s.GPUs = 2 }, want: agentapi.Task{Reason: agentapi.ExecutorError, Message: "no capacity: 2 GPUs requested, 0 available"}},
+		"keys":   {spec: func(s *agentapi.TaskSpec) { s.HostUser, s.HostKeys = "nobody-here", []string{"ssh-ed25519 AAAA"} }, want: agentapi.Task{Reason: agentapi.ExecutorError, Message: "authorize the user's keys on the host: user: unknown user nobody-here"}},
+		"mounts": {spec: func(s *agentapi.TaskSpec) { s.Mounts = []agentapi.Mount{{Source: "/proc/none/x", Target: "/x"}} }, want: agentapi.Task{Reason: agentapi.ExecutorError, Message: "prepareInstanceMountPoints error: mkdir /proc/none: no such file or directory"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine()
+			e.gate = func(_ context.Context, call, _ string) error {
+				if call == c.call {
+					return errors.New("no")
+				}
+				return nil
+			}
+			a := run(t, newHome(t), e)
+			s := spec()
+			if c.spec != nil {
+				c.spec(&s)
+			}
+			a.put(s)
+			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != c.want.Reason || v.Message != c.want.Message {
+				t.Errorf("%q, %q", v.Reason, v.Message)
+			}
+		})
+	}
+}
+
+// blockAt makes a call wait until its context ends or release is closed.
+func blockAt(e *engine, at string) (reached chan string, release chan struct{}) {
+	reached, release = make(chan string, 8), make(chan struct{})
+	e.setGate(func(ctx context.Context, call, id string) error {
+		if call != at {
+			return nil
+		}
+		reached <- id
+		select {
+		case <-release:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	})
+	return reached, release
+}
+
+// steps are the moments between which a task's state is on disk.
+var steps = []string{"pull", "create", "start"}
+
+// A task that is ended at any step ends for that reason and leaves nothing behind.
+func TestTerminateAtEachStep(t *testing.T) {
+	for _, step := range append(steps, "running") {
+		t.Run(step, func(t *testing.T) {
+			e := newEngine()
+			reached, _ := blockAt(e, step)
+			a := run(t, newHome(t), e)
+			s := spec()
+			a.put(s)
+			if step == "running" {
+				a.reaches(s.ID, agentapi.Running)
+			} else {
+				<-reached
+			}
+			a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser, Message: "enough"})
+			a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer, Message: "later"})
+			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.TerminatedByUser || v.Message != "enough" {
+				t.Errorf("%+v", v)
+			}
+			if e.box(s.ID) != nil {
+				t.Error("the container is left")
+			}
+		})
+	}
+}
+
+// A task goes on after the agent was killed at any step, and its job runs once.
+func TestKilledAtEachStep(t *testing.T) {
+	for _, step := range steps {
+		t.Run(step, func(t *testing.T) {
+			e := newEngine()
+			reached, _ := blockAt(e, step)
+			old := run(t, newHome(t), e)
+			s := spec()
+			old.put(s)
+			<-reached
+			a := old.crash()
+			a.reaches(s.ID, agentapi.Running)
+			if n := e.starts[s.ID]; n != 1 {
+				t.Errorf("started %d times", n)
+			}
+			a.finish(s.ID, 0)
+			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.DoneByRunner {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+// The same when the agent is told to end, as an upgrade does.
+func TestStoppedAtEachStep(t *testing.T) {
+	for _, step := range steps {
+		t.Run(step, func(t *testing.T) {
+			e := newEngine()
+			reached, _ := blockAt(e, step)
+			old := run(t, newHome(t), e)
+			s := spec()
+			old.put(s)
+			<-reached
+			old.stop()
+			e.setGate(nil)
+			a := run(t, old.home, e)
+			a.reaches(s.ID, agentapi.Running)
+			if n := e.starts[s.ID]; n != 1 {
+				t.Errorf("started %d times", n)
+			}
+		})
+	}
+}
+
+// What ended while no agent ran is known afterwards.
+func TestEndsWithoutAgent(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	done, gone, lives := spec(), spec(), spec()
+	for _, s := range []agentapi.TaskSpec{done, gone, lives} {
+		a.put(s)
+		a.reaches(s.ID, agentapi.Running)
+	}
+	a.stop()
+	a.print(done.ID, "written meanwhile\n")
+	a.finish(done.ID, 5)
+	_ = a.engine.Remove(t.Context(), gone.ID)
+	stray := uuid.NewString()
+	a.engine.boxes[stray] = &box{running: true, ended: make(chan struct{})}
+	b := run(t, a.home, a.engine)
+	if v := b.reaches(done.ID, agentapi.Terminated); v.Reason != agentapi.DoneByRunner || *v.ExitStatus != 5 || v.JobLog != 18 {
+		t.Errorf("done: %+v", v)
+	}
+	if v := b.reaches(gone.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError {
+		t.Errorf("gone: %+v", v)
+	}
+	if v := b.get(lives.ID); v.State != agentapi.Running {
+		t.Errorf("lives: %+v", v)
+	}
+	if b.engine.box(stray) != nil {
+		t.Error("a container that no task remembers is left")
+	}
+}
+
+// A request to end survives the agent that answered it.
+func TestTerminateAndCrash(t *testing.T) {
+	e := newEngine()
+	old := run(t, newHome(t), e)
+	s := spec()
+	old.put(s)
+	old.reaches(s.ID, agentapi.Running)
+	// The runner does not listen in this test, and Kill comes late.
+	req := agentapi.Terminate{Reason: agentapi.TerminatedByUser, Message: "asked for"}
+	data, err := json.Marshal(stored{old.get(s.ID), &req})
+	if err != nil {
+		t.Fatal(err)
+	}
+	old.stop()
+	if err := os.WriteFile(filepath.Join(old.dir(s.ID), stateFile), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a := run(t, old.home, e)
+	if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.TerminatedByUser || v.Message != "asked for" {
+		t.Errorf("%+v", v)
+	}
+}
+
+// Damaged files neither stop the agent nor run a job twice.
+func TestDamagedFiles(t *testing.T) {
+	for _, c := range []struct {
+		file, content string
+		want          string // of the task; "" when it is dropped
+	}{
+		{stateFile, "", agentapi.ExecutorError},
+		{stateFile, `{"state":`, agentapi.ExecutorError},
+		{taskFile, "", ""},
+		{acksFile, "nonsense", agentapi.DoneByRunner},
+		{runner.StateFile, "nonsense", agentapi.ContainerExitedWithError},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			e := newEngine()
+			a := run(t, newHome(t), e)
+			s := spec()
+			a.put(s)
+			a.reaches(s.ID, agentapi.Running)
+			a.stop()
+			a.finish(s.ID, 0)
+			if c.want != agentapi.DoneByRunner {
+				_ = os.Remove(filepath.Join(a.dir(s.ID), runner.StateFile))
+			}
+			if err := os.WriteFile(filepath.Join(a.dir(s.ID), c.file), []byte(c.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b := run(t, a.home, e)
+			if c.want == "" {
+				if v := b.get(s.ID); v.ID != "" || e.box(s.ID) != nil {
+					t.Errorf("%+v", v)
+				}
+				return
+			}
+			if v := b.reaches(s.ID, agentapi.Terminated); v.Reason != c.want {
+				t.Errorf("%+v", v)
+			}
+			if e.starts[s.ID] != 1 {
+				t.Errorf("started %d times", e.starts[s.ID])
+			}
+		})
+	}
+}
+
+func TestOneAgentPerHome(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	err := Run(t.Context(), Config{Home: a.home, Runtime: a.engine, SocketUser: -1, Log: slog.New(slog.DiscardHandler)})
+	if !errors.Is(err, ErrRunning) {
+		t.Errorf("%v", err)
+	}
+	if _, err := a.Host(t.Context()); err != nil {
+		t.Errorf("the first agent: %v", err)
+	}
+}
+
+func TestConcurrentPuts(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := spec()
+	var wg sync.WaitGroup
+	for range 20 {
+		wg.Go(func() {
+			if _, err := a.Put(t.Context(), s); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	a.reaches(s.ID, agentapi.Running)
+	if n := a.engine.starts[s.ID]; n != 1 {
+		t.Errorf("started %d times", n)
+	}
+}
+
+func TestShutdownLeavesTasks(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := spec()
+	a.put(s)
+	a.reaches(s.ID, agentapi.Running)
+	if err := a.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	if b := a.engine.box(s.ID); b == nil || !b.running {
+		t.Error("the container ended with the agent")
+	}
+}

@@ -1,0 +1,233 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"dstack/internal/agentapi"
+)
+
+// ear is a connection to the event stream.
+type ear struct {
+	a      *agent
+	mu     sync.Mutex
+	events []agentapi.Event
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+func (a *agent) listen() *ear {
+	ctx, cancel := context.WithCancel(a.t.Context())
+	e := &ear{a: a, cancel: cancel, done: make(chan struct{})}
+	go func() {
+		defer close(e.done)
+		_ = a.Events(ctx, 0, func(ev agentapi.Event) error {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			if ev.Kind != agentapi.HeartbeatEvent {
+				e.events = append(e.events, ev)
+			}
+			return nil
+		})
+	}()
+	a.t.Cleanup(e.close)
+	return e
+}
+
+func (e *ear) close() {
+	e.cancel()
+	<-e.done
+}
+
+func (e *ear) heard() []agentapi.Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return append([]agentapi.Event(nil), e.events...)
+}
+
+// log puts a task's log together and checks that nothing is missing or repeated.
+func (e *ear) log(id string) (text string, from int64) {
+	e.a.t.Helper()
+	next := int64(-1)
+	for _, ev := range e.heard() {
+		if ev.Kind != agentapi.LogEvent || ev.TaskID != id || ev.Log.Source != agentapi.JobLog {
+			continue
+		}
+		if next < 0 {
+			next, from = ev.Log.Offset, ev.Log.Offset
+		}
+		if ev.Log.Offset != next {
+			e.a.t.Fatalf("a chunk at %d, want %d", ev.Log.Offset, next)
+		}
+		text += string(ev.Log.Data)
+		next += int64(len(ev.Log.Data))
+	}
+	return text, from
+}
+
+func (e *ear) last() int64 {
+	events := e.heard()
+	if len(events) == 0 {
+		return 0
+	}
+	return events[len(events)-1].Seq
+}
+
+func (a *agent) running() agentapi.TaskSpec {
+	a.t.Helper()
+	s := spec()
+	a.put(s)
+	a.reaches(s.ID, agentapi.Running)
+	return s
+}
+
+func (e *ear) until(what string, ok func() bool) { e.a.t.Helper(); e.a.until(what, ok) }
+
+func (a *agent) ack(seq int64) {
+	a.t.Helper()
+	if err := a.Ack(a.t.Context(), seq); err != nil {
+		a.t.Fatal(err)
+	}
+}
+
+// The end of a task comes after all of its log, states only go forward, numbers only grow.
+func TestEventOrder(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	e := a.listen()
+	s := a.running()
+	var want strings.Builder
+	for n := range 200 {
+		line := fmt.Sprintf("line %d\n", n)
+		want.WriteString(line)
+		a.print(s.ID, line)
+	}
+	big := strings.Repeat("x", 3*agentapi.MaxLogChunk+5)
+	want.WriteString(big)
+	a.print(s.ID, big)
+	a.finish(s.ID, 0)
+	ended := func() bool {
+		for _, ev := range e.heard() {
+			if ev.Kind == agentapi.TaskEvent && ev.Task.State == agentapi.Terminated {
+				return true
+			}
+		}
+		return false
+	}
+	e.until("the end is told", ended)
+	order := map[agentapi.State]int{agentapi.Pending: 1, agentapi.Preparing: 2, agentapi.Pulling: 3, agentapi.Creating: 4, agentapi.Running: 5, agentapi.Terminated: 6}
+	seq, state, log := int64(0), 0, int64(0)
+	for _, ev := range e.heard() {
+		if ev.Seq <= seq {
+			t.Fatalf("number %d after %d", ev.Seq, seq)
+		}
+		seq = ev.Seq
+		switch ev.Kind {
+		case agentapi.LogEvent:
+			if state == order[agentapi.Terminated] {
+				t.Fatal("log after the end")
+			}
+			if len(ev.Log.Data) > agentapi.MaxLogChunk {
+				t.Fatalf("a chunk of %d bytes", len(ev.Log.Data))
+			}
+			log = ev.Log.Offset + int64(len(ev.Log.Data))
+		case agentapi.TaskEvent:
+			if order[ev.Task.State] < state {
+				t.Fatalf("state %s after %d", ev.Task.State, state)
+			}
+			state = order[ev.Task.State]
+			if ev.Task.State == agentapi.Terminated && ev.Task.JobLog != log {
+				t.Fatalf("the end is told at byte %d of %d", log, ev.Task.JobLog)
+			}
+		}
+	}
+	if got, _ := e.log(s.ID); got != want.String() {
+		t.Errorf("%d bytes of log, want %d", len(got), want.Len())
+	}
+}
+
+// A connection begins where the server has stored the log, however often it breaks.
+func TestAcknowledgements(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	a.print(s.ID, "one\n")
+	first := a.listen()
+	first.until("the first line arrives", func() bool { text, _ := first.log(s.ID); return text == "one\n" })
+	first.close() // without an acknowledgement
+
+	second := a.listen()
+	second.until("it arrives again", func() bool { text, _ := second.log(s.ID); return text == "one\n" })
+	a.ack(second.last())
+	a.ack(second.last()) // a lost reply
+	a.print(s.ID, "two\n")
+	second.until("the second line arrives", func() bool { text, _ := second.log(s.ID); return text == "one\ntwo\n" })
+	second.close()
+
+	third := a.listen()
+	third.until("only the second is told", func() bool { text, from := third.log(s.ID); return text == "two\n" && from == 4 })
+	a.ack(third.last())
+	third.close()
+	a.stop()
+
+	b := run(t, a.home, a.engine) // the agent remembers
+	b.print(s.ID, "three\n")
+	fourth := b.listen()
+	fourth.until("only the third is told", func() bool { text, from := fourth.log(s.ID); return text == "three\n" && from == 8 })
+	if fourth.last() <= third.last() {
+		t.Errorf("numbers repeat after a restart: %d, %d", fourth.last(), third.last())
+	}
+}
+
+// What an earlier connection sent is not stored because a later one is acknowledged.
+func TestAcknowledgementsOfOtherStreams(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	slow := a.listen()
+	a.print(s.ID, strings.Repeat("a", 100))
+	slow.until("the log arrives", func() bool { text, _ := slow.log(s.ID); return len(text) == 100 })
+	other := a.running()
+	e := a.listen()
+	var seq int64
+	e.until("the other task is told", func() bool {
+		for _, ev := range e.heard() {
+			if ev.Kind == agentapi.LogEvent {
+				seq = ev.Seq
+			}
+		}
+		return seq > 0 && e.last() > seq
+	})
+	_ = other
+	// An event of slow's that is newer than all of e's.
+	a.print(s.ID, "b")
+	slow.until("the newest arrives", func() bool { text, _ := slow.log(s.ID); return len(text) == 101 })
+	first := e.heard()[0]
+	a.ack(first.Seq)
+	e.close()
+	slow.close()
+	again := a.listen()
+	again.until("what nobody stored is told again", func() bool {
+		text, from := again.log(s.ID)
+		if first.Kind == agentapi.LogEvent {
+			return from == first.Log.Offset+int64(len(first.Log.Data)) && len(text)+int(from) == 101
+		}
+		return from == 0 && len(text) == 101
+	})
+}
+
+func TestLyingAcknowledgements(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	e := a.listen()
+	a.print(s.ID, "one\n")
+	e.until("the line arrives", func() bool { text, _ := e.log(s.ID); return text == "one\n" })
+	for _, seq := range []int64{-1, e.last() + 1_000_000, 1 << 62} {
+		if err := a.Ack(t.Context(), seq); !agentapi.IsCode(err, agentapi.CodeInvalid) {
+			t.Errorf("an acknowledgement of %d: %v", seq, err)
+		}
+	}
+	e.close()
+	again := a.listen()
+	again.until("nothing counts as stored", func() bool { text, from := again.log(s.ID); return text == "one\n" && from == 0 })
+}
