@@ -87,13 +87,13 @@ func value(form map[string]any) string {
 	return "any"
 }
 
-// alternatives leaves out what differs only in how a scalar is written.
+// alternatives leaves out other spellings of scalars, which the schema marks.
 func alternatives(forms []any) string {
 	var words []string
 	for _, f := range forms {
 		form, _ := f.(map[string]any)
 		w := value(form)
-		if w == "null" || w == "" || form["pattern"] != nil && len(words) > 0 || strings.HasPrefix(w, "`0`") {
+		if w == "null" || w == "" || form["$comment"] != nil {
 			continue
 		}
 		if !slices.Contains(words, w) {

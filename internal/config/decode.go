@@ -284,8 +284,13 @@ func (d *decoder) stringKey(n *node, loc []any, key string) bool {
 		p := *n.values[key]
 		p.line, p.col = n.keyPos[key][0], n.keyPos[key][1]
 		d.add(&p, at(loc, key), "string_type", "Input should be a valid string: the key %s is none in YAML, quote it", key)
+		return false
 	}
-	return !n.odd[key]
+	if strings.ContainsRune(key, 0) {
+		d.reject(n.values[key], at(loc, key), "NUL characters are not allowed")
+		return false
+	}
+	return true
 }
 
 func (d *decoder) str(n *node, loc []any, v reflect.Value, tag string) {

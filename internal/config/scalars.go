@@ -78,6 +78,9 @@ func (e *Env) decodeNode(d *decoder, n *node, loc []any) {
 				d.add(item, at(loc, i), "string_type", "Input should be a valid string")
 				continue
 			}
+			if _, ok := d.text(item, at(loc, i)); !ok {
+				continue
+			}
 			name, v, err := ParseEnvItem(item.text)
 			if err != nil {
 				d.add(item, at(loc, i), "string_pattern_mismatch", "String should match pattern '%s'", envItem())
@@ -220,6 +223,9 @@ func (m *Mount) UnmarshalJSON(data []byte) error { return decodeStored(data, m) 
 func (m *Mount) decodeNode(d *decoder, n *node, loc []any) {
 	switch {
 	case n.kind == stringKind:
+		if _, ok := d.text(n, loc); !ok {
+			return
+		}
 		src, dst, ok := strings.Cut(n.text, ":")
 		if !ok || strings.Contains(dst, ":") {
 			d.reject(n, loc, "invalid mount point format: %s", n.text)
@@ -395,6 +401,9 @@ func (r *Repo) decodeNode(d *decoder, n *node, loc []any) {
 	}
 	if n.kind != stringKind {
 		d.add(n, loc, "string_type", "Input should be a valid string or an object")
+		return
+	}
+	if _, ok := d.text(n, loc); !ok {
 		return
 	}
 	src, dst, err := splitRepo(n.text)

@@ -10,7 +10,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 )
 
-func compileSchema(t *testing.T, kind string) *jsonschema.Schema {
+func compileSchema(t testing.TB, kind string) *jsonschema.Schema {
 	t.Helper()
 	s, err := SchemaOf(kind)
 	if err != nil {

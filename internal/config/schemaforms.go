@@ -10,10 +10,16 @@ import (
 // Patterns are those of every dialect: no flags, no look-around.
 func word() map[string]any { return kinds("string", "number") }
 func whole(tag string) map[string]any {
-	return either(bounded(kinds("integer"), tag), matching(`^\s*[+-]?[0-9_]+(\.0*)?\s*$`))
+	return either(bounded(kinds("integer"), tag), lenient(matching(`^\s*[+-]?[0-9_]+(\.0*)?\s*$`)))
 }
 func number(tag string) map[string]any {
-	return either(bounded(kinds("number"), tag), matching(`^\s*[+-]?[0-9_.]+([eE][+-]?[0-9]+)?\s*$`))
+	return either(bounded(kinds("number"), tag), lenient(matching(`^\s*[+-]?[0-9_.]+([eE][+-]?[0-9]+)?\s*$`)))
+}
+
+// lenient marks a form that is accepted, but that pages about the format need not show.
+func lenient(form map[string]any) map[string]any {
+	form["$comment"] = "another spelling"
+	return form
 }
 
 // bounded adds the bounds of a field's tag to the form of its value.
@@ -26,7 +32,8 @@ func bounded(form map[string]any, tag string) map[string]any {
 	return form
 }
 func truth() map[string]any {
-	return either(kinds("boolean"), map[string]any{"enum": []any{0, 1}}, matching(caseless("0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes")))
+	return either(kinds("boolean"), lenient(map[string]any{"enum": []any{0, 1}}),
+		lenient(matching(caseless("0", "off", "f", "false", "n", "no", "1", "on", "t", "true", "y", "yes"))))
 }
 func either(forms ...any) map[string]any   { return map[string]any{"anyOf": forms} }
 func kinds(names ...string) map[string]any { return map[string]any{"type": names} }
@@ -107,7 +114,7 @@ func scalarForms(t reflect.Type) []any {
 			f, _ := strconv.ParseFloat(v, 64)
 			floats = append(floats, f)
 		}
-		return []any{words(pythonVersions()...), map[string]any{"enum": floats}}
+		return []any{words(pythonVersions()...), lenient(map[string]any{"enum": floats})}
 	case reflect.TypeFor[UnixUser]():
 		return []any{bounded(kinds("number"), "min=0"), matching(`^[^:]+(:[^:]+)?$`)}
 	case reflect.TypeFor[Shell]():
@@ -206,9 +213,9 @@ func (b *schemaBuilder) more(t reflect.Type, props map[string]any) {
 		constant("type", TypeVolume)
 		constant("backend", "daytona", "lium")
 	case reflect.TypeFor[CPU]():
-		props["arch"] = either(words("x86", "arm"), matching(caseless("x86", "arm")), kinds("null"))
+		props["arch"] = either(words("x86", "arm"), lenient(matching(caseless("x86", "arm"))), kinds("null"))
 	case reflect.TypeFor[GPU](): // one name, and a version in one piece
-		props["vendor"] = either(words("nvidia", "amd", "google", "intel", "tenstorrent"), matching(caseless("nvidia", "amd", "google", "tpu", "intel", "tenstorrent", "tt")), kinds("null"))
+		props["vendor"] = either(words("nvidia", "amd", "google", "intel", "tenstorrent"), lenient(matching(caseless("nvidia", "amd", "google", "tpu", "intel", "tenstorrent", "tt"))), kinds("null"))
 		props["name"] = either(props["name"], kinds("string", "number", "null"))
 		props["compute_capability"] = either(props["compute_capability"], kinds("string", "number", "null"))
 	case reflect.TypeFor[Schedule]():
