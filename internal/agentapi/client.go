@@ -32,6 +32,11 @@ func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	}}}
 }
 
+// NewClientOver returns a client whose requests are answered by rt: an agent in memory, say.
+func NewClientOver(rt http.RoundTripper) *Client {
+	return &Client{http: &http.Client{Transport: rt}}
+}
+
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 

@@ -58,11 +58,22 @@ type Sink interface {
 	Handle(ctx context.Context, id string, events []agentapi.Event) error
 }
 
-// Config is what NewPool needs; all fields are required.
+// Transport is a way to hosts.
+type Transport interface {
+	// Open connects to a host's agent and returns the host key that was seen; it refuses a
+	// host with another key than the target's. The caller closes the connection.
+	Open(ctx context.Context, t Target) (client *agentapi.Client, hostKey string, closeAll func(), err error)
+	Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
+	Uninstall(ctx context.Context, r UninstallRequest) error
+}
+
+// Config is what NewPool needs; fields are required unless marked optional.
 type Config struct {
 	Sink   Sink
 	Agents *agentbin.Source
 	Log    *slog.Logger
+	// Transport replaces SSH and the push of the agent; optional.
+	Transport Transport
 }
 
 // Pool keeps connections to hosts. It is safe for concurrent use.
@@ -243,6 +254,13 @@ func (c *conn) set(s *ssh.Client, client *agentapi.Client, err error) {
 
 // open connects to the agent's socket.
 func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
+	if t := c.pool.Transport; t != nil {
+		client, key, closeAll, err := t.Open(ctx, c.target)
+		if err == nil {
+			c.pin(key)
+		}
+		return client, closeAll, err
+	}
 	if c.target.Local != "" {
 		client := agentapi.NewClient(func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", c.target.Local)
@@ -253,10 +271,7 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if c.target.Endpoint.HostKey == "" {
-		c.target.Endpoint.HostKey = pinned
-		c.pool.Sink.Pinned(c.target.ID, pinned)
-	}
+	c.pin(pinned)
 	c.mu.Lock()
 	c.ssh = s
 	c.mu.Unlock()
@@ -270,9 +285,17 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 	}, nil
 }
 
+// pin remembers the host key of a first contact.
+func (c *conn) pin(key string) {
+	if c.target.Endpoint.HostKey == "" {
+		c.target.Endpoint.HostKey = key
+		c.pool.Sink.Pinned(c.target.ID, key)
+	}
+}
+
 // upgrade replaces an agent of another build. Containers go on meanwhile.
 func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
-	if c.target.Local != "" {
+	if c.target.Local != "" || c.pool.Transport != nil {
 		return nil
 	}
 	arch := "amd64"

@@ -21,6 +21,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/agentbin"
 	"dstack/internal/api"
+	"dstack/internal/backend"
 	"dstack/internal/backend/all"
 	"dstack/internal/backend/local"
 	"dstack/internal/blobstore"
@@ -49,6 +50,8 @@ type Config struct {
 	Port  int
 	Token string // optional: the administrator's
 	DBURL string // optional: SQLite below Dir
+	// Store is an open database to use, and to close, instead of DBURL's; optional.
+	Store *store.DB
 	// CodeLimit bounds uploads, in bytes, 0: 2 MiB, negative: unlimited.
 	CodeLimit int64
 	// ProjectQuota bounds the projects that one user who is no admin may own, 0: 10.
@@ -58,6 +61,10 @@ type Config struct {
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
 	PrometheusToken string
+	// Backends are the types of backends that there are; optional: those of this build.
+	Backends []backend.Type
+	// Hosts is the way to hosts; optional: SSH.
+	Hosts host.Transport
 	// Env is the environment, in which backends have the endpoints of their APIs; optional.
 	Env func(string) string
 	Log *slog.Logger
@@ -123,6 +130,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 }
 
 func (s *Server) openStore(ctx context.Context) error {
+	if s.db = s.Store; s.db != nil {
+		return nil
+	}
 	url := s.DBURL
 	if url == "" {
 		dir := filepath.Join(s.Dir, "data")
@@ -148,7 +158,11 @@ func (s *Server) assemble(file fileConfig) error {
 	if s.engine, err = engine.New(engine.Config{DB: s.db, Log: s.Log, Owner: uuid.NewString()}); err != nil {
 		return err
 	}
-	if s.clouds, err = newClouds(s.Dir, s.Log, s.Env, all.Types(agents)...); err != nil {
+	types := s.Backends
+	if types == nil {
+		types = all.Types(agents)
+	}
+	if s.clouds, err = newClouds(s.Dir, s.Log, s.Env, types...); err != nil {
 		return err
 	}
 	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log}); err != nil {
@@ -172,10 +186,13 @@ func (s *Server) assemble(file fileConfig) error {
 	}
 	s.secrets = &secret.Service{DB: s.db, Box: box}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
-	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log})
+	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts})
 	s.pool.SetSink(&sink{s})
+	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
+		return s.runs.Offers(ctx, projectID)
+	}
 	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
-		Instances: func() *instance.Service { return s.inst }})
+		Instances: func() *instance.Service { return s.inst }, Offers: offers})
 	if err != nil {
 		return err
 	}
@@ -186,10 +203,8 @@ func (s *Server) assemble(file fileConfig) error {
 		FleetChanged: func(id string) { s.engine.Wake(fleet.Kind, id) },
 		MinNodes:     s.fleets.MinNodes,
 		FleetName:    s.fleets.NameOf,
-		Offers: func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
-			return s.runs.Offers(ctx, projectID)
-		},
-		ProjectName: s.projectName,
+		Offers:       offers,
+		ProjectName:  s.projectName,
 	})
 	if err != nil {
 		return err
@@ -293,14 +308,8 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	var wg sync.WaitGroup
-	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "events": s.expire} {
-		wg.Go(func() {
-			if err := loop(work); err != nil && work.Err() == nil {
-				s.Log.Error("a part of the server ended", "part", name, "err", err)
-			}
-		})
-	}
+	worked := make(chan error, 1)
+	go func() { worked <- s.Work(work) }()
 	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return work }}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
@@ -316,9 +325,24 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 		err = nil
 	}
 	stop()
+	return errors.Join(err, <-worked)
+}
+
+// Work does all but listen for requests until ctx ends. Then it lets what is under way end
+// and closes the database.
+func (s *Server) Work(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "events": s.expire} {
+		wg.Go(func() {
+			if err := loop(ctx); err != nil && ctx.Err() == nil {
+				s.Log.Error("a part of the server ended", "part", name, "err", err)
+			}
+		})
+	}
+	<-ctx.Done()
 	s.pool.Close()
 	wg.Wait()
-	return errors.Join(err, s.db.Close())
+	return s.db.Close()
 }
 
 // eventTTL is how long the audit log is kept.
