@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"dstack/internal/event"
 	"dstack/internal/instance"
 	"dstack/internal/project"
+	"dstack/internal/scheduler"
 	"dstack/internal/sshkey"
 	"dstack/internal/store"
 )
@@ -178,8 +180,11 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetFleetPlan
 			if err != nil {
 				return plan, err
 			}
+			if v.Spec.Configuration, err = s.present(ctx, f); err != nil {
+				return plan, err
+			}
 			plan.CurrentResource = &v
-			if _, _, err := changes(f.Spec.Configuration, c); err == nil {
+			if _, _, err := changes(v.Spec.Configuration, c); err == nil {
 				action = api.ActionUpdate
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
@@ -194,7 +199,61 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetFleetPlan
 		}
 	}
 	plan.Action = &action
-	return plan, nil
+	return plan, s.planOffers(ctx, sc, &plan)
+}
+
+// maxPlanOffers is how many offers a plan shows.
+const maxPlanOffers = 50
+
+// planOffers lists of what the nodes of a cloud fleet could be made.
+func (s *Service) planOffers(ctx context.Context, sc project.Scope, plan *api.FleetPlan) error {
+	nodes := plan.EffectiveSpec.Configuration.Nodes
+	if nodes == nil || nodes.Target == 0 {
+		return nil
+	}
+	offers, err := s.Offers(ctx, sc.Project.ID)
+	if err != nil {
+		return err
+	}
+	ask := Fleet{Spec: *plan.EffectiveSpec}.Ask()
+	for _, o := range offers {
+		if scheduler.Fits(ask.Requirements, ask.Profile, o) != "" {
+			continue
+		}
+		if plan.TotalOffers++; plan.TotalOffers <= maxPlanOffers {
+			plan.Offers = append(plan.Offers, o)
+		}
+		if plan.MaxOfferPrice == nil || o.Price > *plan.MaxOfferPrice {
+			plan.MaxOfferPrice = &o.Price
+		}
+	}
+	return nil
+}
+
+// present is a fleet's configuration with only those hosts that it has instances for, so
+// that applying it again brings back what was removed or could not be added.
+func (s *Service) present(ctx context.Context, f Fleet) (config.Fleet, error) {
+	c := f.Spec.Configuration
+	if c.SSHConfig == nil {
+		return c, nil
+	}
+	list, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
+	if err != nil {
+		return c, err
+	}
+	there := map[string]bool{}
+	for _, inst := range list {
+		there[inst.SSHHost] = there[inst.SSHHost] || inst.Live()
+	}
+	ssh := *c.SSHConfig
+	ssh.Hosts = slices.DeleteFunc(slices.Clone(ssh.Hosts), func(h config.SSHHost) bool { return !there[address(h, c)] })
+	c.SSHConfig = &ssh
+	return c, nil
+}
+
+// address names a host of a fleet as instances have it.
+func address(h config.SSHHost, c config.Fleet) string {
+	return fmt.Sprintf("%s:%d", h.Hostname, first(h.Port, c.SSHConfig.Port))
 }
 
 // taken refuses hosts that another fleet uses.
@@ -205,7 +264,7 @@ func (s *Service) taken(ctx context.Context, c config.Fleet, fleetID string) err
 	var busy []string
 	for _, h := range c.SSHConfig.Hosts {
 		var n int
-		host := fmt.Sprintf("%s:%d", h.Hostname, first(h.Port, c.SSHConfig.Port))
+		host := address(h, c)
 		err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE NOT deleted AND ssh_host = $1 AND fleet_id <> $2`, host, fleetID).Scan(&n)
 		if err != nil {
 			return fmt.Errorf("look for host %s: %w", host, err)
@@ -372,11 +431,15 @@ func differing(a, b config.Fleet) []string {
 
 // change updates a fleet in place.
 func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.ApplyFleetPlanRequest) (api.Fleet, error) {
-	if !r.Force && !s.unchanged(f, r.Plan.CurrentResource) {
+	old, err := s.present(ctx, f)
+	if err != nil {
+		return api.Fleet{}, err
+	}
+	if !r.Force && !unchanged(f.ID, old, r.Plan.CurrentResource) {
 		return api.Fleet{}, api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
 	}
 	c := r.Plan.Spec.Configuration
-	add, remove, err := changes(f.Spec.Configuration, c)
+	add, remove, err := changes(old, c)
 	if err != nil {
 		return api.Fleet{}, err
 	}
@@ -405,6 +468,9 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 		ssh := *c.SSHConfig
 		ssh.Hosts = add
 		c.SSHConfig = &ssh
+		if err := s.forgetFailed(ctx, tx, f, c); err != nil {
+			return err
+		}
 		return s.addHosts(ctx, tx, f, c)
 	})
 	if err != nil {
@@ -417,15 +483,33 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 }
 
 // unchanged says that the client has seen the fleet as it is.
-func (s *Service) unchanged(f Fleet, seen json.RawMessage) bool {
+func unchanged(id string, c config.Fleet, seen json.RawMessage) bool {
 	if len(seen) == 0 {
 		return false
 	}
 	var v api.Fleet
-	if json.Unmarshal(seen, &v) != nil || v.ID != f.ID {
+	if json.Unmarshal(seen, &v) != nil || v.ID != id {
 		return false
 	}
-	return same(v.Spec.Configuration.WithoutKeys(), f.Spec.Configuration)
+	return same(v.Spec.Configuration.WithoutKeys(), c)
+}
+
+// forgetFailed hides the instances of earlier attempts to add the hosts.
+func (s *Service) forgetFailed(ctx context.Context, tx *store.Tx, f Fleet, c config.Fleet) error {
+	list, err := instance.OfFleets(ctx, tx, f.ID)
+	if err != nil {
+		return err
+	}
+	for _, h := range c.SSHConfig.Hosts {
+		for _, inst := range list {
+			if inst.SSHHost == address(h, c) && inst.Status == api.InstanceTerminated {
+				if err := s.Instances().Terminate(ctx, tx, inst, "", ""); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 func (s *Service) removeHosts(ctx context.Context, tx *store.Tx, f Fleet, hosts []config.SSHHost) error {
