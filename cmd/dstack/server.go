@@ -32,7 +32,10 @@ func startServer(ctx context.Context, p *program.Program, f servercmd.Flags) err
 	if err != nil {
 		return fmt.Errorf("DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR: %w", err)
 	}
-	log := slog.New(slog.NewTextHandler(p.IO.Err, &slog.HandlerOptions{Level: level}))
+	log, err := newLogger(p.IO.Err, p.Env("DSTACK_SERVER_LOG_FORMAT"), level)
+	if err != nil {
+		return err
+	}
 	s, err := server.New(ctx, server.Config{Dir: dir, Host: f.Host, Port: f.Port, Token: f.Token, DBURL: p.Env("DSTACK_DATABASE_URL"), CodeLimit: limit, LogQuota: quota,
 		Prometheus: p.Env("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: p.Env("DSTACK_PROMETHEUS_AUTH_TOKEN"), Env: p.Env, Log: log})
 	if err != nil {
@@ -42,13 +45,12 @@ func startServer(ctx context.Context, p *program.Program, f servercmd.Flags) err
 		if s.NewAdmin {
 			fmt.Fprintf(p.IO.Out, "The admin token is %s\n", s.AdminToken)
 		}
+		if !f.No { // before the line that scripts wait for
+			if err := useServer(p, s, f.Yes); err != nil {
+				log.Warn("the client's configuration was not changed", "err", err)
+			}
+		}
 		fmt.Fprintf(p.IO.Out, "The dstack server %s is running at %s\n", p.Version, s.URL())
-		if f.No {
-			return
-		}
-		if err := useServer(p, s, f.Yes); err != nil {
-			log.Warn("the client's configuration was not changed", "err", err)
-		}
 	})
 }
 
@@ -62,11 +64,12 @@ func number(s string, def int64) (int64, error) {
 // useServer makes the server's project main known to the client of this user: as the
 // default where there is none, or where that was asked for.
 func useServer(p *program.Program, s *server.Server, force bool) error {
-	dir := clientconfig.Dir(filepath.Join(p.Home, ".dstack"))
+	dir := p.Dir()
 	return dir.Update(func(ps []clientconfig.Project) []clientconfig.Project {
 		cur, known := clientconfig.Find(ps, "main")
 		if known && cur.URL != s.URL() && !force {
-			return ps // main of another server: nothing is lost unasked
+			p.Sayf("%s has a project main of another server, %s. To use this one, start with -y\n", dir.Path(), cur.URL)
+			return ps // nothing is lost unasked
 		}
 		first := len(ps) == 0
 		ps = clientconfig.Put(ps, clientconfig.Project{Name: "main", URL: s.URL(), Token: s.AdminToken, Default: known && cur.Default})

@@ -71,7 +71,7 @@ func strict(cmd *cobra.Command) {
 		cmd.Args = func(cmd *cobra.Command, args []string) error {
 			if check != nil {
 				if err := check(cmd, args); err != nil {
-					return &usageError{cmd, err.Error()}
+					return wrongArgs(cmd, check, args, err)
 				}
 			}
 			if missing := missingFlags(cmd); len(missing) > 0 {
@@ -86,6 +86,33 @@ func strict(cmd *cobra.Command) {
 	for _, sub := range cmd.Commands() {
 		strict(sub)
 	}
+}
+
+// wrongArgs says whether arguments are missing or too many, instead of how many there are.
+func wrongArgs(cmd *cobra.Command, check cobra.PositionalArgs, args []string, err error) error {
+	if cmd.HasSubCommands() {
+		return &usageError{cmd, fmt.Sprintf("unknown command %q%s", args[0], suggest(cmd, args[0]))}
+	}
+	for n := len(args) - 1; n >= 0; n-- {
+		if check(cmd, args[:n]) == nil {
+			return unrecognized(cmd, strings.Join(args[n:], " "))
+		}
+	}
+	var names []string
+	for _, word := range strings.Fields(cmd.Use)[1:] {
+		if strings.ToLower(word) != word || strings.HasPrefix(word, "{") {
+			names = append(names, word)
+		}
+	}
+	if len(args) < len(names) {
+		return &usageError{cmd, "the following arguments are required: " + strings.Join(names[len(args):], ", ")}
+	}
+	return &usageError{cmd, err.Error()}
+}
+
+// unrecognized is the error for what a command does not take. Scripts of the original expect exit code 1.
+func unrecognized(cmd *cobra.Command, what string) error {
+	return fmt.Errorf("Unrecognized arguments: %s\nSee `%s --help`", what, cmd.CommandPath())
 }
 
 func missingFlags(cmd *cobra.Command) []string {
@@ -140,14 +167,14 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.msg }
 
-// flagError tells unknown options, which scripts of the original expect with exit code 1, from bad values.
+// flagError tells unknown options from bad values.
 func flagError(cmd *cobra.Command, err error) error {
 	if unknown, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		name := "--" + unknown.GetSpecifiedName()
 		if unknown.GetSpecifiedShortnames() != "" {
 			name = "-" + unknown.GetSpecifiedName()
 		}
-		return fmt.Errorf("Unrecognized arguments: %s\nSee `%s --help` for the options", name, cmd.CommandPath())
+		return unrecognized(cmd, name)
 	}
 	if invalid, ok := errors.AsType[*pflag.InvalidValueError](err); ok {
 		f := invalid.GetFlag()

@@ -32,6 +32,8 @@ type fakeServer struct {
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at each change
 	version int
+	told    int            // the version that clients know
+	sent    map[string]int // bytes of each log that clients have
 	run     api.Run
 	log     map[string][]byte // by submission
 	closed  map[string]bool
@@ -41,7 +43,9 @@ type fakeServer struct {
 
 func newFakeServer(t *testing.T) *fakeServer {
 	t.Helper()
-	return &fakeServer{changed: make(chan struct{}), log: map[string][]byte{}, closed: map[string]bool{}}
+	return &fakeServer{
+		changed: make(chan struct{}), told: -1, log: map[string][]byte{}, closed: map[string]bool{}, sent: map[string]int{},
+	}
 }
 
 // change applies f and wakes all that wait.
@@ -52,6 +56,34 @@ func (s *fakeServer) change(f func()) {
 	s.version++
 	close(s.changed)
 	s.changed = make(chan struct{})
+}
+
+// seen waits until a client knows the run as it is now, and all of its logs.
+func (s *fakeServer) seen(t *testing.T) {
+	t.Helper()
+	eventually(t, "the client has seen the change", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		for id, log := range s.log {
+			if s.sent[id] < len(log) {
+				return false
+			}
+		}
+		return s.told == s.version
+	})
+}
+
+// eventually waits until ok.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(10 * time.Second); !ok(); <-tick.C {
+		if time.Now().After(end) {
+			t.Errorf("waited too long until %s", what)
+			return
+		}
+	}
 }
 
 // status sets the status of the run and of the last submission of its job.
@@ -101,6 +133,7 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "runs/get":
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.told = s.version
 		reply(w, s.run)
 	case "runs/stop":
 		var req api.StopRunsRequest
@@ -139,6 +172,7 @@ func (s *fakeServer) watch(w http.ResponseWriter, r *http.Request, body []byte) 
 		s.mu.Lock()
 		version, changed := fmt.Sprint(s.version), s.changed
 		if version != req.Seen {
+			s.told = s.version
 			reply(w, api.WatchRunResponse{Run: s.run, Version: version})
 			s.mu.Unlock()
 			return
@@ -168,6 +202,9 @@ func (s *fakeServer) stream(w http.ResponseWriter, r *http.Request, body []byte)
 		if len(data) > 0 {
 			_ = enc.Encode(api.LogChunk{Offset: at, Data: data})
 			at += int64(len(data))
+			s.mu.Lock()
+			s.sent[req.JobSubmissionID] = int(at)
+			s.mu.Unlock()
 		}
 		if cut {
 			return
@@ -199,13 +236,38 @@ func (s *fakeServer) poll(w http.ResponseWriter, body []byte) {
 		}
 		res.Logs = append(res.Logs, api.LogEvent{Timestamp: api.At(at), LogSource: "stdout", Message: line})
 	}
+	s.sent[req.JobSubmissionID] = len(s.log[req.JobSubmissionID])
 	reply(w, res)
+}
+
+// screen holds what was printed so far.
+type screen struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (s *screen) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.Write(b)
+}
+
+func (s *screen) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.buf.String()
+}
+
+// shows waits until the screen holds text.
+func (s *screen) shows(t *testing.T, text string) {
+	t.Helper()
+	eventually(t, fmt.Sprintf("%q is printed", text), func() bool { return strings.Contains(s.String(), text) })
 }
 
 // user is a client of the fake server.
 type user struct {
 	*program.Program
-	out, talk bytes.Buffer
+	out, talk screen
 	interrupt []context.CancelFunc
 	mu        sync.Mutex
 	ready     chan struct{} // receives when another interrupt is listened for
@@ -256,6 +318,15 @@ func submitted(t *testing.T) api.Run {
 	}
 }
 
+func parsedTask(t *testing.T) config.AnyRun {
+	t.Helper()
+	task, err := config.Parse("", []byte("type: task\ncommands: [echo hi]\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return *task.Run
+}
+
 func least() api.Requirements { return api.Requirements{Resources: config.DefaultResources()} }
 
 // tail is the output after the plan.
@@ -272,12 +343,12 @@ func TestApplyFollows(t *testing.T) {
 	for name, tt := range map[string]struct {
 		old    bool
 		cut    int
-		script func(s *fakeServer)
+		script func(t *testing.T, s *fakeServer, u *user)
 		code   int
 		want   string
 	}{
 		"a short job": {
-			script: func(s *fakeServer) {
+			script: func(t *testing.T, s *fakeServer, u *user) {
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.write("s0", "hi\n")
 				s.closeLog("s0")
@@ -286,18 +357,18 @@ func TestApplyFollows(t *testing.T) {
 			want: "(running)\nhi\nExited (0)\n",
 		},
 		"the log is faster than the status": {
-			script: func(s *fakeServer) {
+			script: func(t *testing.T, s *fakeServer, u *user) {
 				s.write("s0", "hi\n")
-				time.Sleep(20 * time.Millisecond)
+				s.seen(t)
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.closeLog("s0")
-				time.Sleep(20 * time.Millisecond)
+				s.seen(t)
 				s.status(api.RunDone, api.JobDone, "exited (0)")
 			},
 			want: "(running)\nhi\nExited (0)\n",
 		},
 		"it ended before the client looked": {
-			script: func(s *fakeServer) {
+			script: func(t *testing.T, s *fakeServer, u *user) {
 				s.write("s0", "hi\n")
 				s.closeLog("s0")
 				s.status(api.RunDone, api.JobDone, "exited (0)")
@@ -306,7 +377,7 @@ func TestApplyFollows(t *testing.T) {
 		},
 		"the stream breaks": {
 			cut: 4,
-			script: func(s *fakeServer) {
+			script: func(t *testing.T, s *fakeServer, u *user) {
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.write("s0", "0123456789\n")
 				s.closeLog("s0")
@@ -316,17 +387,17 @@ func TestApplyFollows(t *testing.T) {
 		},
 		"an older server": {
 			old: true,
-			script: func(s *fakeServer) {
+			script: func(t *testing.T, s *fakeServer, u *user) {
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.write("s0", "one\n")
-				time.Sleep(300 * time.Millisecond)
+				u.out.shows(t, "one\n")
 				s.write("s0", "two\n")
 				s.status(api.RunDone, api.JobDone, "exited (0)")
 			},
 			want: "(running)\none\ntwo\nExited (0)\n",
 		},
 		"a failure": {
-			script: func(s *fakeServer) {
+			script: func(t *testing.T, s *fakeServer, u *user) {
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.write("s0", "oops\n")
 				s.closeLog("s0")
@@ -340,16 +411,16 @@ func TestApplyFollows(t *testing.T) {
 			want: "(running)\noops\nExited (3)\nCheck dstack logs -d hi for more details.\n",
 		},
 		"a retry": {
-			script: func(s *fakeServer) {
+			script: func(t *testing.T, s *fakeServer, u *user) {
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.write("s0", "first\n")
 				s.closeLog("s0")
-				time.Sleep(20 * time.Millisecond)
+				u.out.shows(t, "first\n")
 				s.change(func() {
 					s.run.Jobs[0].JobSubmissions = []api.JobSubmission{{ID: "s1", SubmissionNum: 1, Status: api.JobSubmitted}}
 					s.run.Status = api.RunSubmitted
 				})
-				time.Sleep(20 * time.Millisecond)
+				s.seen(t)
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.write("s1", "second\n")
 				s.closeLog("s1")
@@ -362,13 +433,10 @@ func TestApplyFollows(t *testing.T) {
 			s := newFakeServer(t)
 			s.old, s.cut = tt.old, tt.cut
 			s.run = submitted(t)
-			var wg sync.WaitGroup
-			wg.Go(func() {
-				time.Sleep(30 * time.Millisecond)
-				tt.script(s)
-			})
-			defer wg.Wait()
 			u := newUser(t, s, "")
+			var wg sync.WaitGroup
+			wg.Go(func() { tt.script(t, s, u) })
+			defer wg.Wait()
 			if code := u.do(t.Context(), "apply", "-y"); code != tt.code {
 				t.Errorf("exit code %d, want %d\n%s", code, tt.code, u.talk.String())
 			}
@@ -423,7 +491,7 @@ func TestApplyInterrupted(t *testing.T) {
 			wg.Go(func() {
 				s.status(api.RunRunning, api.JobRunning, "running")
 				s.write("s0", "hi\n")
-				time.Sleep(100 * time.Millisecond)
+				u.out.shows(t, "hi\n")
 				cancel()
 			})
 			code := u.do(ctx, append([]string{"apply"}, tt.args...)...)
@@ -445,20 +513,16 @@ func TestLogsFollow(t *testing.T) {
 	s := newFakeServer(t)
 	s.run = submitted(t)
 	name := "hi"
-	task, err := config.Parse("", []byte("type: task\ncommands: [echo hi]\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.run.RunSpec = api.RunSpec{RunName: &name, Configuration: *task.Run}
+	s.run.RunSpec = api.RunSpec{RunName: &name, Configuration: parsedTask(t)}
+	u := newUser(t, s, "")
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		s.write("s0", "one\n")
-		time.Sleep(30 * time.Millisecond)
+		u.out.shows(t, "one\n")
 		s.write("s0", "two\n")
 		s.closeLog("s0")
 		s.status(api.RunDone, api.JobDone, "exited (0)")
 	})
-	u := newUser(t, s, "")
 	if code := u.do(t.Context(), "logs", "-f", "hi"); code != 0 {
 		t.Errorf("exit code %d\n%s", code, u.talk.String())
 	}

@@ -39,7 +39,7 @@ func followRun(ctx context.Context, f followed) error {
 	return err
 }
 
-func (f *followed) name() string { return *f.run.RunSpec.RunName }
+func (f *followed) name() string { return deref(f.run.RunSpec.RunName) }
 
 func (f *followed) watcher() *follow.Watcher {
 	return &follow.Watcher{Conn: f.conn, ID: f.run.ID, Name: f.name()}

@@ -142,6 +142,9 @@ func (ra *runApply) execute(ctx context.Context, d decision) error {
 			}
 		}
 		run, err = ra.conn.ApplyRunPlan(ctx, ra.conn.Project, req)
+		if err == nil && run.RunSpec.RunName == nil {
+			return errors.New("the server's answer names no run")
+		}
 		return err
 	})
 	if err != nil {
@@ -182,7 +185,7 @@ const localBackend = "local"
 // stopCurrent stops the active run and waits until it has ended.
 func (ra *runApply) stopCurrent(ctx context.Context) error {
 	current := ra.plan.CurrentResource
-	req := api.StopRunsRequest{RunsNames: []string{*current.RunSpec.RunName}}
+	req := api.StopRunsRequest{RunsNames: []string{deref(current.RunSpec.RunName)}}
 	if err := ra.conn.StopRuns(ctx, ra.conn.Project, req); err != nil {
 		return err
 	}

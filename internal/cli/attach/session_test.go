@@ -14,6 +14,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/attach/attachtest"
 	"dstack/internal/cli/clientconfig"
 )
 
@@ -42,14 +43,14 @@ func keyFile(t *testing.T) (string, ssh.Signer) {
 func TestSession(t *testing.T) {
 	path, key := keyFile(t)
 	app := echo(t)
-	job := serveSSH(t, "root", key.PublicKey(), map[string]string{"localhost:8000": app.String()})
+	job := attachtest.Serve(t, "root", key.PublicKey(), map[string]string{"localhost:8000": app.String()})
 	home := t.TempDir()
 	dir := clientconfig.Dir(filepath.Join(home, ".dstack"))
 	open := func(local int) *Session {
 		s := &Session{
 			Login: home,
 			Home:  home, Dir: dir, Warn: func(text string) { t.Error(text) },
-			Route: Route{{Alias: "train", Hostname: "127.0.0.1", Port: job.addr.Port, User: "me", Tunnel: "root", Identity: path}},
+			Route: Route{{Alias: "train", Hostname: "127.0.0.1", Port: job.Addr.Port, User: "me", Tunnel: "root", Identity: path}},
 		}
 		fs, err := Reserve(t.Context(), "127.0.0.1", []Port{{Remote: 8000, Local: local}})
 		if err != nil {
@@ -87,6 +88,59 @@ func TestSession(t *testing.T) {
 	}
 	if got := (&Session{Home: home, Dir: dir, Route: first.Route}).Shared(nil); got != nil {
 		t.Errorf("shared ports of nobody = %v", got)
+	}
+}
+
+// TestSessionBesideJob: a job whose localhost is ours opens its ports here itself, and must not find them taken.
+func TestSessionBesideJob(t *testing.T) {
+	path, key := keyFile(t)
+	home := t.TempDir()
+	job := attachtest.Serve(t, "root", key.PublicKey(), nil)
+	s := &Session{
+		Login: home, Home: home, Dir: clientconfig.Dir(filepath.Join(home, ".dstack")), Warn: func(text string) { t.Error(text) },
+		Route: Route{{Alias: "train", Hostname: "127.0.0.1", Port: job.Addr.Port, User: "root", Identity: path}},
+	}
+	app := echo(t) // the job's, and ours
+	elsewhere := freePort(t)
+	if err := s.Reserve(t.Context(), "", []Port{{Remote: app.Port, Local: app.Port}}); err != nil {
+		t.Fatalf("the port that the job has opened: %v", err)
+	}
+	if err := s.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := say(t, app.Port); got != "HELLO" {
+		t.Errorf("the job's port: %q, want HELLO", got)
+	}
+	s.Close()
+	if err := s.Reserve(t.Context(), "127.0.0.1", []Port{{Remote: app.Port, Local: elsewhere}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := say(t, elsewhere); got != "HELLO" {
+		t.Errorf("another local port: %q, want HELLO", got)
+	}
+}
+
+// TestReserveElsewhere: a job in a container of this machine has a network of its own, so its ports are forwarded.
+func TestReserveElsewhere(t *testing.T) {
+	path, key := keyFile(t)
+	home := t.TempDir()
+	job := attachtest.Serve(t, "root", key.PublicKey(), nil)
+	job.Isolate()
+	s := &Session{
+		Home: home, Dir: clientconfig.Dir(filepath.Join(home, ".dstack")), Warn: func(text string) { t.Error(text) },
+		Route: Route{{Alias: "train", Hostname: "127.0.0.1", Port: job.Addr.Port, User: "root", Identity: path}},
+	}
+	port := freePort(t)
+	if err := s.Reserve(t.Context(), "127.0.0.1", []Port{{Remote: port}}); err != nil {
+		t.Fatal(err)
+	}
+	defer Release(s.Forwards)
+	if _, err := Reserve(t.Context(), "127.0.0.1", []Port{{Remote: port, Local: port}}); err == nil {
+		t.Error("the port is not held")
 	}
 }
 

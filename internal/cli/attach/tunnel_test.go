@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
+
+	"dstack/internal/cli/attach/attachtest"
 )
 
 func newSigner(t *testing.T) ssh.Signer {
@@ -30,93 +32,6 @@ func newSigner(t *testing.T) ssh.Signer {
 		t.Fatal(err)
 	}
 	return s
-}
-
-// sshServer forwards connections; names maps what clients ask for to where they get.
-type sshServer struct {
-	addr *net.TCPAddr
-	mu   sync.Mutex
-	open []net.Conn
-}
-
-func serveSSH(t *testing.T, user string, client ssh.PublicKey, names map[string]string) *sshServer {
-	t.Helper()
-	cfg := &ssh.ServerConfig{PublicKeyCallback: func(c ssh.ConnMetadata, k ssh.PublicKey) (*ssh.Permissions, error) {
-		if c.User() != user || string(k.Marshal()) != string(client.Marshal()) {
-			return nil, errors.New("who?")
-		}
-		return nil, nil
-	}}
-	cfg.AddHostKey(newSigner(t))
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &sshServer{addr: l.Addr().(*net.TCPAddr)}
-	var wg sync.WaitGroup
-	t.Cleanup(func() {
-		_ = l.Close()
-		s.drop()
-		wg.Wait()
-	})
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			s.mu.Lock()
-			s.open = append(s.open, c)
-			s.mu.Unlock()
-			wg.Go(func() { s.serve(c, cfg, names) })
-		}
-	})
-	return s
-}
-
-// drop breaks all connections.
-func (s *sshServer) drop() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, c := range s.open {
-		_ = c.Close()
-	}
-	s.open = nil
-}
-
-func (s *sshServer) serve(c net.Conn, cfg *ssh.ServerConfig, names map[string]string) {
-	_, chans, reqs, err := ssh.NewServerConn(c, cfg)
-	if err != nil {
-		return
-	}
-	go ssh.DiscardRequests(reqs)
-	for nc := range chans {
-		var m struct {
-			Host  string
-			Port  uint32
-			OHost string
-			OPort uint32
-		}
-		if ssh.Unmarshal(nc.ExtraData(), &m) != nil {
-			continue
-		}
-		want := net.JoinHostPort(m.Host, strconv.Itoa(int(m.Port)))
-		if to, ok := names[want]; ok {
-			want = to
-		}
-		out, err := net.Dial("tcp", want)
-		if err != nil {
-			_ = nc.Reject(ssh.ConnectionFailed, err.Error())
-			continue
-		}
-		ch, r, err := nc.Accept()
-		if err != nil {
-			continue
-		}
-		go ssh.DiscardRequests(r)
-		go func() { _, _ = io.Copy(ch, out); _ = ch.CloseWrite() }()
-		go func() { _, _ = io.Copy(out, ch); _ = out.(*net.TCPConn).CloseWrite() }()
-	}
 }
 
 // echo answers every connection with what it says, in upper case, after its end.
@@ -166,8 +81,8 @@ func say(t *testing.T, port int) string {
 func TestTunnel(t *testing.T) {
 	key := newSigner(t)
 	app := echo(t)
-	job := serveSSH(t, "root", key.PublicKey(), map[string]string{"localhost:8000": app.String()})
-	host := serveSSH(t, "ubuntu", key.PublicKey(), map[string]string{"localhost:10022": job.addr.String()})
+	job := attachtest.Serve(t, "root", key.PublicKey(), map[string]string{"localhost:8000": app.String()})
+	host := attachtest.Serve(t, "ubuntu", key.PublicKey(), map[string]string{"localhost:10022": job.Addr.String()})
 	fs, err := Reserve(t.Context(), "127.0.0.1", []Port{{Remote: 8000, Local: freePort(t)}})
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +90,7 @@ func TestTunnel(t *testing.T) {
 	lost := make(chan error, 16)
 	tun := &Tunnel{
 		Route: Route{
-			{Alias: "train-host", Hostname: "127.0.0.1", Port: host.addr.Port, User: "ubuntu"},
+			{Alias: "train-host", Hostname: "127.0.0.1", Port: host.Addr.Port, User: "ubuntu"},
 			{Alias: "train", Hostname: "localhost", Port: 10022, User: "me", Tunnel: "root"},
 		},
 		Signer:   func(string) (ssh.Signer, error) { return key, nil },
@@ -191,7 +106,7 @@ func TestTunnel(t *testing.T) {
 	if got := say(t, fs[0].Local); got != "HELLO" {
 		t.Errorf("through the tunnel: %q, want HELLO", got)
 	}
-	host.drop()
+	host.Drop()
 	<-lost
 	if got := say(t, fs[0].Local); got != "HELLO" {
 		t.Errorf("after the connection broke: %q, want HELLO", got)

@@ -9,14 +9,24 @@ import (
 	"dstack/internal/cli/program"
 )
 
-// words stands in for a function of the package bash-completion, which the generated script needs and many machines lack.
-// Unlike that, it leaves = and : as bash splits them.
-const words = `if ! declare -F _get_comp_words_by_ref >/dev/null; then
+// standIns are for functions of the package bash-completion, which the generated script needs and many machines lack.
+// Unlike those, they leave = and : as bash splits them.
+const standIns = `if ! declare -F _get_comp_words_by_ref >/dev/null; then
     _get_comp_words_by_ref() {
         cur=${COMP_WORDS[COMP_CWORD]}
         prev=${COMP_WORDS[COMP_CWORD - 1]}
         words=("${COMP_WORDS[@]}")
         cword=$COMP_CWORD
+    }
+fi
+if ! declare -F _filedir >/dev/null; then
+    _filedir() {
+        local path
+        while IFS= read -r path; do
+            if [[ -d $path || $1 != -d && ( -z $1 || $path == *.@($1) ) ]]; then
+                COMPREPLY+=("$path")
+            fi
+        done < <(compgen -f -- "$cur")
     }
 fi`
 
@@ -35,7 +45,7 @@ func New(p *program.Program) *cobra.Command {
 			root := cmd.Root()
 			switch args[0] {
 			case "bash":
-				p.Println(words)
+				p.Println(standIns)
 				return root.GenBashCompletionV2(p.Out, true)
 			case "zsh":
 				return root.GenZshCompletion(p.Out)

@@ -65,7 +65,7 @@ func (p *Program) runs(active bool) completer {
 		}
 		var names []string
 		for _, r := range rs {
-			if r.RunSpec.RunName != nil && !slices.Contains(names, *r.RunSpec.RunName) {
+			if r.RunSpec.RunName != nil && (r.Deleted == nil || !*r.Deleted) && !slices.Contains(names, *r.RunSpec.RunName) {
 				names = append(names, *r.RunSpec.RunName)
 			}
 		}

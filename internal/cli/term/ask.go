@@ -25,6 +25,9 @@ func (t *IO) Confirm(ctx context.Context, question, flag string) (bool, error) {
 	for {
 		t.Sayf("%s [y/n]: ", question)
 		line, err := r.read(ctx)
+		if !t.InTTY && err == nil {
+			t.Say() // nobody's Enter did that
+		}
 		switch strings.ToLower(strings.TrimSpace(line)) {
 		case "y", "yes":
 			return true, nil

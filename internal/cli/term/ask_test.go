@@ -89,3 +89,32 @@ func TestWaitOnTerminal(t *testing.T) {
 		}
 	})
 }
+
+// TestRedrawFits: what is redrawn must not wrap or scroll, for nothing of it could be removed then.
+func TestRedrawFits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		tty := New(nil, &out, &out)
+		tty.ErrTTY, tty.OutTTY = true, true
+		tty.Columns, tty.Rows = func() int { return 20 }, func() int { return 4 }
+		l := tty.Wait("Launching hi...\nno host answers, and more")
+		l.Set("Launching hi...\nno host answers, and more", "1", "2", "3", "4")
+		time.Sleep(150 * time.Millisecond)
+		l.Close()
+		if got, want := out.String(), "⠋ Launching hi...…\n1\n...\n\x1b[3A\x1b[J"; got != want {
+			t.Errorf("spinner = %q, want %q", got, want)
+		}
+		out.Reset()
+		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Millisecond)
+		defer cancel()
+		err := tty.Watch(ctx, 100*time.Millisecond, func(context.Context) ([]string, error) {
+			return []string{"1", "2", "3", "4"}, nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, want := out.String(), "1\n2\n...\n\x1b[3A\x1b[J1\n2\n...\n"; got != want {
+			t.Errorf("table = %q, want %q", got, want)
+		}
+	})
+}
