@@ -178,7 +178,13 @@ type UnixUser struct {
 type Retry struct {
 	OnEvents []string `json:"on_events"`
 	Duration int64    `json:"duration"`
+	// Scope is an addition of ours: "node" replaces a lost node of a task alone while the
+	// others go on; "" starts all nodes anew.
+	Scope string `json:"scope,omitempty"`
 }
+
+// RetryNode is the scope of a [Retry] that replaces single nodes.
+const RetryNode = "node"
 
 // ProbeSpec is a probe with all defaults filled in; times in seconds.
 type ProbeSpec struct {

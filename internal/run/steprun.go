@@ -147,7 +147,8 @@ func (d *RunDecision) active(now time.Time, s RunSnapshot) {
 		masterDone = masterDone || j.Num == 0 && j.Status == api.JobDone
 	}
 	var sum replicaState
-	retrying := []int{}
+	var retrying []int
+	var replaced []Job // nodes that are started anew while the others of their replica go on
 	for _, n := range order {
 		r := replicas[n]
 		switch {
@@ -155,16 +156,20 @@ func (d *RunDecision) active(now time.Time, s RunSnapshot) {
 			if sum.failed != api.RunJobFailed {
 				sum.failed = r.failed
 			}
-		case r.retry != nil:
+		case r.retry != nil && !r.replaceable():
 			retrying = append(retrying, n)
 		default:
 			sum.running += r.running
 			sum.provisioning += r.provisioning
 			sum.submitted += r.submitted
 			sum.done += r.done
+			replaced = append(replaced, r.retry...)
 		}
 	}
 	d.next(s, sum, retrying, masterDone)
+	if d.Run.Status != api.RunTerminating {
+		d.replace(now, s, replaced)
+	}
 	switch {
 	case len(retrying) == 0 || d.Run.Status == api.RunTerminating:
 	case d.Run.Status == api.RunPending:
@@ -179,6 +184,38 @@ func (d *RunDecision) active(now time.Time, s RunSnapshot) {
 				d.again(s, j)
 			}
 		}
+	}
+}
+
+// replaceable says that the failed nodes of a replica may be replaced alone: the policy asks
+// for it, the master lives, and there is somebody to go on.
+func (r *replicaState) replaceable() bool {
+	for _, j := range r.retry {
+		if j.Data.Spec.Retry.Scope != api.RetryNode || j.Num == 0 {
+			return false
+		}
+	}
+	return r.running+r.provisioning+r.submitted > 0
+}
+
+// replace starts single nodes anew, each with a growing delay.
+func (d *RunDecision) replace(now time.Time, s RunSnapshot, failed []Job) {
+	for _, j := range failed {
+		if !j.Finished() {
+			continue // it wakes the run when it is
+		}
+		at := j.Data.FinishedAt.Add(resubmitAfter[min(j.Attempt, len(resubmitAfter)-1)])
+		if j.Attempt == 0 {
+			at = j.Data.FinishedAt // a first loss need not wait
+		}
+		if now.Before(at) {
+			if d.Again.IsZero() || at.Before(d.Again) {
+				d.Again = at
+			}
+			continue
+		}
+		d.Origin = "retry"
+		d.again(s, j)
 	}
 }
 

@@ -171,3 +171,43 @@ func TestStepRunCountsAttempts(t *testing.T) {
 		t.Errorf("dropped %v, want a and c: the placed one and the latest stay", d.Drop)
 	}
 }
+
+// A lost node is replaced alone where the policy says so and the master lives.
+func TestStepRunReplacesNodes(t *testing.T) {
+	world := func(scope string, statuses ...api.JobStatus) RunSnapshot {
+		list := hadInstance(retrying(jobs(statuses...), api.JobInterruptedByNoCapacity, "interruption"))
+		for i := range list {
+			list[i].Data.Spec.Retry.Scope = scope
+		}
+		return RunSnapshot{Run: Run{Status: api.RunRunning, SubmittedAt: start, Data: Data{Spec: taskWith(func(*config.Task) {})}}, Jobs: list}
+	}
+	const lost, ok = api.JobFailed, api.JobRunning
+	again := world(api.RetryNode, ok, ok, lost)
+	again.Jobs[2].Attempt = 1
+	for _, c := range []struct {
+		name   string
+		s      RunSnapshot
+		now    time.Duration
+		status api.RunStatus
+		fresh  int
+		ends   int
+		again  time.Duration
+	}{
+		{"alone", world(api.RetryNode, ok, ok, lost), time.Second, api.RunRunning, 1, 0, 0},
+		{"not by default", world("", ok, ok, lost), time.Second, api.RunPending, 0, 2, 0},
+		{"not the master", world(api.RetryNode, lost, ok, ok), time.Second, api.RunPending, 0, 2, 0},
+		{"not when nobody is left", world(api.RetryNode, api.JobDone, lost, lost), time.Second, api.RunPending, 0, 0, 0},
+		{"the second time after a while", again, time.Second, api.RunRunning, 0, 0, 30 * time.Second},
+		{"and then", again, 30 * time.Second, api.RunRunning, 1, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := StepRun(at(c.now), c.s)
+			if d.Run.Status != c.status || len(d.New) != c.fresh || len(d.Ends) != c.ends {
+				t.Errorf("%s, %d new, %d ended; want %s, %d, %d", d.Run.Status, len(d.New), len(d.Ends), c.status, c.fresh, c.ends)
+			}
+			if c.again != 0 && !d.Again.Equal(at(c.again)) {
+				t.Errorf("again at %v, want %v", d.Again, at(c.again))
+			}
+		})
+	}
+}
