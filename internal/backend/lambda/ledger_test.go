@@ -1,0 +1,158 @@
+package lambda
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/backend/backendtest/openapi"
+	"dstack/internal/engine"
+	"dstack/internal/engine/enginetest"
+	"dstack/internal/ledger"
+	"dstack/internal/offer"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+// cloud gives the ledger one backend.
+type cloud struct{ only backend.Backend }
+
+func (c cloud) Backend(context.Context, string, string) (backend.Backend, error) { return c.only, nil }
+
+func (c cloud) Accounts(context.Context) ([]ledger.Account, error) {
+	return []ledger.Account{{ProjectID: "p", Backend: Name}}, nil
+}
+
+// storm is a transport that fails a share of requests, some after their effect.
+type storm struct {
+	next  http.RoundTripper
+	mu    sync.Mutex
+	rnd   *rand.Rand
+	share float64
+}
+
+func (s *storm) RoundTrip(r *http.Request) (*http.Response, error) {
+	s.mu.Lock()
+	kind := 9
+	if s.rnd.Float64() < s.share {
+		kind = s.rnd.IntN(4)
+	}
+	s.mu.Unlock()
+	reset := errors.New("connection reset by peer")
+	switch kind {
+	case 0:
+		return nil, reset
+	case 1:
+		_, _ = s.next.RoundTrip(r) // done, the answer is lost
+		return nil, reset
+	case 2:
+		_, _ = s.next.RoundTrip(r) // done, the answer never comes
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	case 3:
+		return &http.Response{StatusCode: http.StatusInternalServerError, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	}
+	return s.next.RoundTrip(r)
+}
+
+// TestLedger has the ledger buy and give back machines while the network fails: at most one
+// machine for each intent, none without, no key left, strangers untouched.
+func TestLedger(t *testing.T) {
+	spec := openapi.Load(t, "testdata/openapi.json.gz")
+	for seed := range uint64(6) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			path := storetest.Path(t)
+			synctest.Test(t, func(t *testing.T) { life(t, spec, storetest.Open(t, path), seed) })
+		})
+	}
+}
+
+func life(t *testing.T, spec *openapi.Spec, db *store.DB, seed uint64) {
+	a := newAccount()
+	stranger := a.add("us-west-1", "gpu_1x_a10", "mine", "laptop", []any{})
+	net := &storm{next: direct{a.serve(t, spec)}, rnd: rand.New(rand.NewPCG(seed, 1)), share: 0.3}
+	e, err := engine.New(engine.Config{DB: db, Log: quiet(), Owner: "x", Bus: &enginetest.Bus{}, Drain: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.New(ledger.Config{
+		DB: db, Engine: e, Clouds: cloud{openAt(t, goodKey, "", net, quiet())}, Log: quiet(), OnChange: func(string, string) {},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	enginetest.Start(t, e)
+	write := func(fn func(tx *store.Tx) error) {
+		t.Helper()
+		if err := db.Write(t.Context(), fn); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var ids []string
+	for range 12 {
+		write(func(tx *store.Tx) error {
+			id, err := l.Intend(t.Context(), tx, ledger.Intent{
+				Kind: backend.InstanceResource, Backend: Name, Region: "us-east-1", ProjectID: "p", OwnerKind: "instance", OwnerID: "i", Name: "n",
+				Create: &backend.CreateRequest{Project: "main", Offer: offer.Offer{Region: "us-east-1", Instance: "gpu_1x_a10"}, SSHKeys: []string{"ssh-ed25519 AAAAC3NzaC1l p"}},
+			})
+			ids = append(ids, id)
+			return err
+		})
+		time.Sleep(time.Duration(net.rnd.IntN(60)) * time.Second)
+	}
+	time.Sleep(10 * time.Minute)
+	release := func(ids []string) {
+		for _, id := range ids {
+			write(func(tx *store.Tx) error { return l.Release(t.Context(), tx, id) })
+		}
+	}
+	release(ids[:6])
+	net.mu.Lock()
+	net.share = 0
+	net.mu.Unlock()
+	time.Sleep(time.Hour)
+
+	machines := func() map[string]int {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.pass()
+		n := map[string]int{}
+		for _, m := range a.machines {
+			intent := ""
+			for _, tag := range m.doc["tags"].([]any) {
+				if tag := tag.(map[string]any); tag["key"] == backend.TagIntent {
+					intent = tag["value"].(string)
+				}
+			}
+			n[intent]++
+		}
+		return n
+	}
+	live := machines()
+	for i, id := range ids {
+		r, err := ledger.Get(t.Context(), db.Read(), id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		created := r.State == ledger.Created && live[id] == 1
+		gone := r.State == ledger.Gone && live[id] == 0
+		if i < 6 && !gone || i >= 6 && !created && !gone {
+			t.Errorf("intent %d is %s (%s) with %d machines", i, r.State, r.Message(), live[id])
+		}
+	}
+	release(ids[6:])
+	time.Sleep(time.Hour)
+	if live := machines(); len(live) != 1 || live[""] != 1 || a.find(stranger) == nil {
+		t.Errorf("machines are left, or a stranger's is not: %v", live)
+	}
+	if len(a.keys) != 0 {
+		t.Errorf("SSH keys are left: %v", a.keys)
+	}
+}
