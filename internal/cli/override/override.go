@@ -2,6 +2,7 @@
 package override
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,7 +24,7 @@ type Flags struct {
 	profile   string
 	noProfile bool
 
-	maxPrice      float64
+	maxPrice      string // a number: text tells 0 from absence
 	maxDuration   string
 	backends      []string
 	regions       []string
@@ -53,7 +54,7 @@ func (o *Flags) AddProfile(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&o.profile, "profile", "", "the `NAME` of the profile, also $DSTACK_PROFILE")
 	f.BoolVar(&o.noProfile, "no-profile", false, "use no profile, also $DSTACK_NO_PROFILE")
-	f.Float64Var(&o.maxPrice, "max-price", 0, "the most that an instance may cost, in dollars an hour")
+	f.StringVar(&o.maxPrice, "max-price", "", "the most that an instance may cost, in `DOLLARS` an hour")
 	f.StringVar(&o.maxDuration, "max-duration", "", "how long the run may take: 2h, 1d, off")
 	f.StringArrayVarP(&o.backends, "backend", "b", nil, "consider only this backend; repeatable")
 	f.StringArrayVarP(&o.regions, "region", "r", nil, "consider only this region; repeatable")
@@ -114,7 +115,7 @@ func (o *Flags) Params(p *config.ProfileParams) error {
 	list("regions", o.regions)
 	list("instance_types", o.instanceTypes)
 	list("fleets", o.fleets)
-	if o.maxPrice != 0 {
+	if o.maxPrice != "" {
 		given["max_price"] = o.maxPrice
 	}
 	if o.maxDuration != "" {
@@ -143,35 +144,8 @@ func (o *Flags) Params(p *config.ProfileParams) error {
 	if err := decode(given, &parsed); err != nil {
 		return err
 	}
-	replace(given, p, parsed)
+	*p = config.Merge(&config.Profile{ProfileParams: *p}, parsed).ProfileParams
 	return nil
-}
-
-func replace(given map[string]any, p *config.ProfileParams, parsed config.ProfileParams) {
-	for name := range given {
-		switch name {
-		case "backends":
-			p.Backends = parsed.Backends
-		case "regions":
-			p.Regions = parsed.Regions
-		case "instance_types":
-			p.InstanceTypes = parsed.InstanceTypes
-		case "fleets":
-			p.Fleets = parsed.Fleets
-		case "max_price":
-			p.MaxPrice = parsed.MaxPrice
-		case "max_duration":
-			p.MaxDuration = parsed.MaxDuration
-		case "creation_policy":
-			p.CreationPolicy = parsed.CreationPolicy
-		case "idle_duration":
-			p.IdleDuration = parsed.IdleDuration
-		case "spot_policy":
-			p.SpotPolicy = parsed.SpotPolicy
-		case "retry":
-			p.Retry = parsed.Retry
-		}
-	}
 }
 
 // Spot is the policy for spot instances that was given, "" if none.
@@ -218,16 +192,21 @@ func decode(given map[string]any, v any) error {
 	return nil
 }
 
-// optionError names the option instead of the field.
+// optionError names the option instead of the field, which may be a list.
 func optionError(err error) error {
+	options := map[string]string{"backends": "backend", "regions": "region", "instance_types": "instance-type", "fleets": "fleet", "retry": "retry-duration"}
 	es, ok := errors.AsType[*config.Errors](err)
 	if !ok {
 		return err
 	}
 	var lines []string
 	for _, p := range es.Problems {
-		field, _, _ := strings.Cut(p.Path(), ".")
-		lines = append(lines, fmt.Sprintf("--%s: %s", strings.ReplaceAll(field, "_", "-"), strings.TrimPrefix(p.Msg, "Value error, ")))
+		field := p.Path()
+		if i := strings.IndexAny(field, ".["); i >= 0 {
+			field = field[:i]
+		}
+		option := cmp.Or(options[field], strings.ReplaceAll(field, "_", "-"))
+		lines = append(lines, fmt.Sprintf("--%s: %s", option, strings.TrimPrefix(p.Msg, "Value error, ")))
 	}
 	return errors.New(strings.Join(slices.Compact(lines), "\n"))
 }
