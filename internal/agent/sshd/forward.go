@@ -15,6 +15,8 @@ import (
 // forwards holds the listeners that clients asked for. They live as long as their
 // connection.
 type forwards struct {
+	// owner says who a session's sockets belong to.
+	owner     func(user string) (login, error)
 	mu        sync.Mutex
 	listeners map[string]net.Listener
 }
@@ -80,10 +82,29 @@ func (f *forwards) unix(ctx ssh.Context, _ *ssh.Server, req *gossh.Request) (boo
 	if err != nil {
 		return false, nil
 	}
+	if err := f.give(ctx.User(), r.Path); err != nil {
+		l.Close()
+		return false, nil
+	}
 	f.serve(ctx, key(ctx, r.Path, 0), l, "forwarded-streamlocal@openssh.com", func(net.Conn) []byte {
 		return gossh.Marshal(struct{ Path, Reserved string }{r.Path, ""})
 	})
 	return true, nil
+}
+
+// give makes a socket the login user's alone, as if they had opened it.
+func (f *forwards) give(user, path string) error {
+	l, err := f.owner(user)
+	if err != nil {
+		return err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return err
+	}
+	if l.uid == uint32(os.Getuid()) {
+		return nil
+	}
+	return os.Chown(path, int(l.uid), int(l.gid))
 }
 
 func (f *forwards) cancelUnix(ctx ssh.Context, _ *ssh.Server, req *gossh.Request) (bool, []byte) {

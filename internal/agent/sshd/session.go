@@ -207,7 +207,7 @@ func (s *Server) terminal(sess ssh.Session, cmd *exec.Cmd, l login, req ssh.Pty,
 		_, _ = io.Copy(sess, master) // ends when the last process closes the terminal
 		close(copied)
 	}()
-	done := hangup(sess, cmd)
+	done := follow(sess, cmd, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGHUP) })
 	err = cmd.Wait()
 	close(done)
 	drain(copied)
@@ -253,16 +253,22 @@ func (s *Server) pipes(sess ssh.Session, cmd *exec.Cmd) {
 		_, _ = io.Copy(sess, outR)
 		<-both
 	}()
-	done := hangup(sess, cmd)
+	// As with OpenSSH, a command without terminal notices that its client is gone by its
+	// pipes alone: remote editors leave servers running that way.
+	done := follow(sess, cmd, func() {
+		outR.Close()
+		errR.Close()
+	})
 	err = cmd.Wait()
 	close(done)
 	drain(copied)
 	exit(sess, err)
 }
 
-// hangup ends the session's processes when the client is gone, and passes signals on.
-func hangup(sess ssh.Session, cmd *exec.Cmd) chan struct{} {
-	done := make(chan struct{})
+// follow passes the client's signals on until done is closed, and calls gone when the
+// client is.
+func follow(sess ssh.Session, cmd *exec.Cmd, gone func()) (done chan struct{}) {
+	done = make(chan struct{})
 	signals := make(chan ssh.Signal, 8)
 	sess.Signals(signals)
 	go func() {
@@ -275,7 +281,7 @@ func hangup(sess ssh.Session, cmd *exec.Cmd) chan struct{} {
 					_ = syscall.Kill(-cmd.Process.Pid, n)
 				}
 			case <-sess.Context().Done():
-				_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGHUP)
+				gone()
 				return
 			}
 		}
@@ -321,7 +327,8 @@ func (s *Server) sftp(sess ssh.Session) {
 		return
 	}
 	if l.uid == uint32(os.Getuid()) {
-		_ = ServeSFTP(sess, l.home)
+		err := ServeSFTP(stayOpen{sess}, l.home)
+		exit(sess, err)
 		return
 	}
 	cmd := exec.Command("/proc/self/exe", "sftp", l.home)
@@ -329,6 +336,12 @@ func (s *Server) sftp(sess ssh.Session) {
 	cmd.Stdin, cmd.Stdout = sess, sess
 	exit(sess, cmd.Run())
 }
+
+// stayOpen leaves the session open when the server is done, for the exit code: scp fails
+// without one.
+type stayOpen struct{ io.ReadWriter }
+
+func (stayOpen) Close() error { return nil }
 
 // ServeSFTP speaks SFTP on a connection, starting in dir.
 func ServeSFTP(rw io.ReadWriteCloser, dir string) error {

@@ -51,7 +51,10 @@ type Server struct {
 
 type contextKey string
 
-const isServer contextKey = "server"
+const (
+	isServer   contextKey = "server"     // set when the server's key was used
+	connection contextKey = "connection" // *counted
+)
 
 // New makes a server with fresh host keys.
 func New(c Config) (*Server, error) {
@@ -68,7 +71,7 @@ func New(c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	forward := &forwards{listeners: map[string]net.Listener{}}
+	forward := &forwards{owner: s.who, listeners: map[string]net.Listener{}}
 	s.srv = &ssh.Server{
 		Version:           "dstack",
 		Handler:           s.session,
@@ -87,8 +90,12 @@ func New(c Config) (*Server, error) {
 		},
 		PublicKeyHandler: s.authorize,
 		ConnCallback:     s.connected,
-		ServerConfigCallback: func(ssh.Context) *gossh.ServerConfig {
-			return &gossh.ServerConfig{MaxAuthTries: 20}
+		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
+			return &gossh.ServerConfig{MaxAuthTries: 20, AuthLogCallback: func(_ gossh.ConnMetadata, _ string, err error) {
+				if c, ok := ctx.Value(connection).(*counted); ok && err == nil && ctx.Value(isServer) == nil {
+					c.authenticated()
+				}
+			}}
 		},
 	}
 	for _, k := range signers {
@@ -192,23 +199,22 @@ func (s *Server) connected(ctx ssh.Context, c net.Conn) net.Conn {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 30 * time.Second, Count: 4}) // best effort
 	}
-	return &counted{Conn: c, server: s, ctx: ctx}
+	counted := &counted{Conn: c, server: s}
+	ctx.SetValue(connection, counted)
+	return counted
 }
 
-// counted tells the server when an authenticated connection comes and goes.
+// counted tells the server when a user's connection comes and goes.
 type counted struct {
 	net.Conn
 	server *Server
-	ctx    ssh.Context
 	state  atomic.Int32 // 0 new, 1 counted, 2 closed
 }
 
-func (c *counted) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if c.state.Load() == 0 && c.ctx.Value(ssh.ContextKeyConn) != nil && c.ctx.Value(isServer) == nil && c.state.CompareAndSwap(0, 1) {
+func (c *counted) authenticated() {
+	if c.state.CompareAndSwap(0, 1) {
 		c.server.active.Add(1)
 	}
-	return n, err
 }
 
 func (c *counted) Close() error {
