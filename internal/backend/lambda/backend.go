@@ -48,11 +48,8 @@ func open(_ context.Context, c Config, d backend.Deps) (backend.Backend, error) 
 		endpoint = defaultEndpoint
 	}
 	l := &lambda{
-		config: c,
-		api: &client{
-			http: &http.Client{Transport: d.Transport}, endpoint: endpoint, key: c.Creds.APIKey,
-			requests: &pace{every: requestEvery},
-		},
+		config:   c,
+		api:      newClient(c, endpoint, d.Transport),
 		launches: &pace{every: launchEvery},
 		turn:     make(chan struct{}, 1),
 	}
@@ -182,8 +179,16 @@ func tags(wanted map[string]string) []tag {
 	return all
 }
 
-// Describe implements backend.Backend.
+// Describe implements backend.Backend. Only the answer to the question about the one
+// instance proves that it does not exist: the list may be behind.
 func (l *lambda) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
+	all, err := l.api.instances(ctx)
+	if err != nil {
+		return backend.Instance{}, fmt.Errorf("instance %s: %w", ref.ID, err)
+	}
+	if at := slices.IndexFunc(all, func(i instance) bool { return i.ID == ref.ID }); at >= 0 {
+		return view(&all[at]), nil
+	}
 	i, err := l.api.instance(ctx, ref.ID)
 	if err != nil {
 		return backend.Instance{}, fmt.Errorf("instance %s: %w", ref.ID, err)

@@ -137,6 +137,37 @@ func TestLaunchBurst(t *testing.T) {
 	})
 }
 
+// TestDescribeMany asks about many machines at once, as the ledger does while they boot.
+func TestDescribeMany(t *testing.T) {
+	bubble(t, func(t *testing.T, a *account, b *lambda) {
+		var ids []string
+		for range 100 {
+			ids = append(ids, a.add("us-east-1", "gpu_1x_a10", "n", "k", []any{}))
+		}
+		ask := func() {
+			var wg sync.WaitGroup
+			for _, id := range ids {
+				wg.Go(func() {
+					if got, err := b.Describe(t.Context(), backend.Ref{Region: "us-east-1", ID: id}); err != nil || got.Ref.ID != id {
+						t.Errorf("Describe(%s) = %+v, %v", id, got, err)
+					}
+				})
+			}
+			wg.Wait()
+		}
+		ask()
+		if a.served > 2 {
+			t.Errorf("%d requests for 100 questions at once, want a shared list", a.served)
+		}
+		a.mu.Lock()
+		a.machines = a.machines[:0]
+		a.mu.Unlock()
+		if got, err := b.Describe(t.Context(), backend.Ref{Region: "us-east-1", ID: ids[0]}); !errors.Is(err, backend.ErrNotFound) {
+			t.Errorf("Describe after the end = %+v, %v: an old list was used", got, err)
+		}
+	})
+}
+
 func TestNoCapacity(t *testing.T) {
 	bubble(t, func(t *testing.T, a *account, b *lambda) {
 		a.capacity["gpu_8x_h100_sxm5"] = 0

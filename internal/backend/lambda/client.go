@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"dstack/internal/backend"
@@ -37,6 +38,22 @@ type client struct {
 	endpoint string // without trailing slash
 	key      backend.Secret
 	requests *pace
+
+	// One list answers all that asked before it was sent: at one request a second, asking for
+	// each of a hundred booting machines would take all the time there is.
+	asked   atomic.Int64  // questions so far
+	turn    chan struct{} // holds a token while nobody lists; guards what follows
+	listed  []instance    // the last list
+	answers int64         // the questions that it answers: up to this one
+}
+
+func newClient(c Config, endpoint string, transport http.RoundTripper) *client {
+	api := &client{
+		http: &http.Client{Transport: transport}, endpoint: endpoint, key: c.Creds.APIKey,
+		requests: &pace{every: requestEvery}, turn: make(chan struct{}, 1),
+	}
+	api.turn <- struct{}{}
+	return api
 }
 
 // named is a reference by name, with a description that nobody needs.
@@ -113,8 +130,26 @@ func (c *client) regions(ctx context.Context) ([]named, error) {
 	return call[[]named](ctx, c, http.MethodGet, "/regions", nil)
 }
 
+// instances lists all instances of the account, as of after the call. Callers share the
+// list and must not change it.
 func (c *client) instances(ctx context.Context) ([]instance, error) {
-	all, err := call[[]instance](ctx, c, http.MethodGet, "/instances", nil)
+	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errNoAnswer)
+	defer cancel()
+	question := c.asked.Add(1)
+	select {
+	case <-c.turn:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { c.turn <- struct{}{} }()
+	if question <= c.answers {
+		return c.listed, nil
+	}
+	if err := c.requests.wait(ctx, requestPatience); err != nil {
+		return nil, err
+	}
+	questions := c.asked.Load()
+	all, err := exchange[[]instance](ctx, c, http.MethodGet, "/instances", nil)
 	if err != nil {
 		return nil, err
 	}
@@ -123,6 +158,7 @@ func (c *client) instances(ctx context.Context) ([]instance, error) {
 			return nil, fmt.Errorf("lambda lists an instance without id, status or region: %q", i.ID)
 		}
 	}
+	c.listed, c.answers = all, questions
 	return all, nil
 }
 
@@ -169,12 +205,21 @@ func (c *client) deleteKey(ctx context.Context, id string) error {
 	return err
 }
 
-// call sends one request and reads the data of its answer. An answer without data is an
-// error: an empty list that is none would make machines look gone.
+// call waits for its turn, sends one request and reads the data of its answer.
 func call[T any](ctx context.Context, c *client, method, path string, in any) (T, error) {
-	var none T
 	ctx, cancel := context.WithTimeoutCause(ctx, callTimeout, errNoAnswer)
 	defer cancel()
+	if err := c.requests.wait(ctx, requestPatience); err != nil {
+		var none T
+		return none, err
+	}
+	return exchange[T](ctx, c, method, path, in)
+}
+
+// exchange sends one request and reads the data of its answer. An answer without data is an
+// error: an empty list that is none would make machines look gone.
+func exchange[T any](ctx context.Context, c *client, method, path string, in any) (T, error) {
+	var none T
 	data, err := c.send(ctx, method, path, in)
 	if err != nil {
 		return none, fmt.Errorf("%s %s: %w", method, path, err)
@@ -209,9 +254,6 @@ func (c *client) send(ctx context.Context, method, path string, in any) ([]byte,
 	r.Header.Set("Authorization", "Bearer "+c.key.Reveal())
 	if in != nil {
 		r.Header.Set("Content-Type", "application/json")
-	}
-	if err := c.requests.wait(ctx, requestPatience); err != nil {
-		return nil, err
 	}
 	resp, err := c.http.Do(r)
 	if err != nil {

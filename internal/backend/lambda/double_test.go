@@ -26,6 +26,7 @@ type account struct {
 	requests  limit
 	launches  limit
 	throttled int // answers with 429
+	served    int // others
 }
 
 // limit allows one call in a time.
@@ -103,6 +104,7 @@ func (a *account) admit(r *http.Request) (int, any) {
 		a.throttled++
 		return 429, map[string]any{}
 	}
+	a.served++
 	return 0, nil
 }
 
