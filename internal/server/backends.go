@@ -15,6 +15,7 @@ import (
 	"dstack/internal/backend"
 	"dstack/internal/backend/local"
 	"dstack/internal/config"
+	"dstack/internal/ledger"
 	"dstack/internal/project"
 	"dstack/internal/store"
 )
@@ -81,6 +82,7 @@ ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Proje
 	if err := s.clouds.add(sc.Project, c); err != nil {
 		return err
 	}
+	s.ledger.Sweep(ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()})
 	if c.backend() == local.Name {
 		return s.fleets.EnsureLocal(ctx, sc)
 	}
@@ -229,12 +231,15 @@ func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteB
 		}
 		return nil
 	})
-	if err == nil {
-		for _, name := range r.Names {
-			s.clouds.remove(sc.Project.ID, string(name))
-		}
+	if err != nil {
+		return nil, err
 	}
-	return nil, err
+	names := make([]string, len(r.Names))
+	for i, name := range r.Names {
+		names[i] = string(name)
+	}
+	s.clouds.leave(ctx, sc.Project.ID, s.db.ServerID(), names...)
+	return nil, nil
 }
 
 func backendWordError(name string, loc ...any) error {

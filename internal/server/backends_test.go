@@ -4,16 +4,21 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 )
 
-// lambdaStub is as much of a provider as checking credentials needs.
-func lambdaStub(t *testing.T) string {
+// lambdaStub is as much of a provider as checking credentials needs. It notes when it is
+// asked for keys to tidy.
+func lambdaStub(t *testing.T, tidied *atomic.Bool) string {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch key := r.Header.Get("Authorization"); {
+		case key == "Bearer good" && r.URL.Path == "/api/v1/ssh-keys":
+			_, _ = w.Write([]byte(`{"data": []}`)) // the client may be gone
+			tidied.Store(true)
 		case r.URL.Path != "/api/v1/instance-types" || key == "Bearer slow":
 			http.Error(w, "out of order", http.StatusInternalServerError)
 		case key == "Bearer good":
@@ -30,7 +35,8 @@ func lambdaStub(t *testing.T) string {
 // TestBackendConfigurations creates a backend in both forms, rightly and wrongly.
 func TestBackendConfigurations(t *testing.T) {
 	s := newServer(t)
-	s.clouds.endpoints["lambda"] = lambdaStub(t)
+	var tidied atomic.Bool
+	s.clouds.endpoints["lambda"] = lambdaStub(t, &tidied)
 	creds := func(key any) map[string]any {
 		return map[string]any{"type": "lambda", "creds": map[string]any{"type": "api_key", "api_key": key}}
 	}
@@ -61,6 +67,10 @@ func TestBackendConfigurations(t *testing.T) {
 		if tt.status != 200 && tt.name != "again" && tt.name != "wrong update" && s.clouds.has(mainID(t, s), "lambda") {
 			t.Errorf("%s: refused, but taken into use", tt.name)
 		}
+	}
+	got := s.call(t, http.MethodPost, "/api/project/main/backends/delete", adminToken, map[string]any{"backends_names": []string{"lambda"}})
+	if got.Status != 200 || s.clouds.has(mainID(t, s), "lambda") || !tidied.Load() {
+		t.Errorf("delete: %d %s, asked to tidy: %v", got.Status, got.Body, tidied.Load())
 	}
 }
 

@@ -148,6 +148,26 @@ func (c *clouds) remove(projectID, name string) {
 	delete(c.open, a)
 }
 
+// leave has backends that a project gives up remove what no sweep will remove any more. One
+// that does not answer is left as it is, since giving up has to work without it.
+func (c *clouds) leave(ctx context.Context, projectID, serverID string, names ...string) {
+	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
+	defer cancel()
+	for _, name := range names {
+		if !c.has(projectID, name) {
+			continue
+		}
+		b, err := c.Backend(ctx, projectID, name)
+		if t, ok := b.(backend.TidyBackend); ok && err == nil {
+			err = t.Tidy(ctx, serverID)
+		}
+		if err != nil {
+			c.log.Warn("a removed backend may have left keys or the like behind", "project", projectID, "backend", name, "err", err)
+		}
+		c.remove(projectID, name)
+	}
+}
+
 // Backend opens the backend of a project.
 func (c *clouds) Backend(ctx context.Context, projectID, name string) (backend.Backend, error) {
 	a := ledger.Account{ProjectID: projectID, Backend: name}
