@@ -26,6 +26,7 @@ import (
 	"dstack/internal/backend/local"
 	"dstack/internal/blobstore"
 	"dstack/internal/catalog"
+	"dstack/internal/config"
 	"dstack/internal/crypt"
 	"dstack/internal/engine"
 	"dstack/internal/event"
@@ -109,7 +110,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the server's folder: %w", err)
 	}
-	file, err := loadFile(c.Dir)
+	file, err := loadFile(c.Dir, c.Log)
 	if err != nil {
 		return nil, err
 	}
@@ -147,8 +148,8 @@ func (s *Server) openStore(ctx context.Context) error {
 }
 
 // assemble puts the parts together, from the ground up.
-func (s *Server) assemble(file fileConfig) error {
-	box, err := file.box()
+func (s *Server) assemble(file config.ServerFile) error {
+	box, err := box(file.Encryption)
 	if err != nil {
 		return err
 	}
@@ -174,7 +175,7 @@ func (s *Server) assemble(file fileConfig) error {
 	if s.metrics, err = metrics.New(s.db, s.Log); err != nil {
 		return err
 	}
-	perms := file.permissions(cmp.Or(s.ProjectQuota, projectQuota))
+	perms := permissions(file.DefaultPermissions, cmp.Or(s.ProjectQuota, projectQuota))
 	if s.users, err = user.New(user.Config{DB: s.db, Box: box, CanCreateProjects: perms.CreateProjects}); err != nil {
 		return err
 	}
@@ -226,7 +227,7 @@ func (s *Server) projectName(ctx context.Context, id string) string {
 
 // bootstrap makes what a server cannot be without: an administrator and the projects of
 // the configuration.
-func (s *Server) bootstrap(ctx context.Context, file fileConfig) error {
+func (s *Server) bootstrap(ctx context.Context, file config.ServerFile) error {
 	admin, token, created, err := s.users.EnsureAdmin(ctx, s.Token)
 	if err != nil {
 		return err
@@ -241,7 +242,7 @@ func (s *Server) bootstrap(ctx context.Context, file fileConfig) error {
 			return err
 		}
 		for _, b := range p.Backends {
-			if err := s.clouds.add(pr, b); err != nil {
+			if err := s.clouds.add(pr, settings(b)); err != nil {
 				return err
 			}
 			if b["type"] == local.Name {
