@@ -14,6 +14,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/cli/attach"
 	"dstack/internal/cli/fleet"
+	"dstack/internal/cli/follow"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/offer"
 	"dstack/internal/cli/profile"
@@ -315,24 +316,27 @@ func (fa *fleetApply) delete(ctx context.Context) error {
 func (fa *fleetApply) wait(ctx context.Context, fl api.Fleet) (api.Fleet, error) {
 	live := fa.Wait(fmt.Sprintf("Provisioning %s...", fl.Name))
 	defer live.Close()
-	for provisioning(fl) {
+	show := func() {
 		text := fmt.Sprintf("Provisioning %s...", fl.Name)
 		if fl.StatusMessage != nil {
 			text += " " + *fl.StatusMessage
 		}
 		live.Set(text, fa.Lines(fleet.Table([]api.Fleet{fl}, fleet.TableOptions{Project: fa.conn.Project, Verbose: fa.Verbose, Now: fa.Time()}))...)
-		select {
-		case <-ctx.Done():
-			return fl, ctx.Err()
-		case <-time.After(fleetPoll):
-		}
+	}
+	show()
+	if !provisioning(fl) {
+		return fl, nil
+	}
+	err := follow.Poll(ctx, fleetPoll, func(ctx context.Context) (bool, error) {
 		next, err := fa.conn.GetFleet(ctx, fa.conn.Project, api.GetFleetRequest{Name: &fl.Name})
 		if err != nil {
-			return fl, err
+			return false, err
 		}
 		fl = next
-	}
-	return fl, nil
+		show()
+		return !provisioning(fl), nil
+	})
+	return fl, err
 }
 
 func provisioning(f api.Fleet) bool {

@@ -102,9 +102,9 @@ func newLogCopy(submission string) *logCopy {
 	return &logCopy{submission: submission, chunks: make(chan []byte, 64), started: make(chan struct{})}
 }
 
-func (l *logCopy) run(ctx context.Context, w *follow.Watcher, name string) {
+func (l *logCopy) run(ctx context.Context, w *follow.Watcher, name string, lost func()) {
 	once := sync.OnceFunc(func() { close(l.started) })
-	src := follow.Log{Conn: w.Conn, Run: name, Submission: l.submission}
+	src := follow.Log{Conn: w.Conn, Run: name, Submission: l.submission, Lost: lost}
 	l.err = src.Follow(ctx, w.Ended(ctx, l.submission), func(b []byte) error {
 		once()
 		select {
@@ -130,7 +130,7 @@ func (f *followed) launch(ctx context.Context, wg *sync.WaitGroup) (*logCopy, er
 		if id := f.current(); log == nil && id != "" {
 			log = newLogCopy(id)
 			w, name := f.watcher(), f.name()
-			wg.Go(func() { log.run(ctx, w, name) })
+			wg.Go(func() { log.run(ctx, w, name, func() { live.Above(func() { f.warn(term.Unanswered) }) }) })
 			wg.Go(func() {
 				select {
 				case <-log.started:
@@ -145,7 +145,9 @@ func (f *followed) launch(ctx context.Context, wg *sync.WaitGroup) (*logCopy, er
 	if done, err := visit(f.run, ""); done || err != nil {
 		return log, err
 	}
-	err := f.watcher().Until(waiting, visit)
+	w := f.watcher()
+	w.Lost = func() { live.Set(term.Unanswered, f.block()...) }
+	err := w.Until(waiting, visit)
 	if ctx.Err() != nil {
 		return nil, ctx.Err()
 	}
@@ -320,7 +322,9 @@ func (f *followed) print(ctx context.Context, l *logCopy) error {
 func (f *followed) settle(ctx context.Context, submission string) (again bool, err error) {
 	live := f.Wait(fmt.Sprintf("Waiting for %s to end...", f.name()))
 	defer live.Close()
-	err = f.watcher().Until(ctx, func(r api.Run, _ string) (bool, error) {
+	w := f.watcher()
+	w.Lost = func() { live.Set(term.Unanswered, f.block()...) }
+	err = w.Until(ctx, func(r api.Run, _ string) (bool, error) {
 		f.run = r
 		live.Set(fmt.Sprintf("Waiting for %s to end... %s", f.name(), r.Status), f.block()...)
 		again = !r.Status.Finished() && (r.Status == api.RunPending || f.current() != "" && f.current() != submission)

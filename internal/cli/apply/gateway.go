@@ -10,6 +10,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/cli/client"
+	"dstack/internal/cli/follow"
 	"dstack/internal/cli/gateway"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
@@ -119,7 +120,7 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 			if err := ga.conn.DeleteGateways(ctx, ga.conn.Project, client.NamesRequest{Names: []string{name}}); err != nil {
 				return err
 			}
-			return gone(ctx, func() error {
+			return gone(ctx, func(ctx context.Context) error {
 				_, err := ga.conn.GetGateway(ctx, ga.conn.Project, client.NameRequest{Name: name})
 				return err
 			})
@@ -165,17 +166,19 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 func (ga *gatewayApply) wait(ctx context.Context, g client.Gateway) (client.Gateway, error) {
 	live := ga.Wait(fmt.Sprintf("Provisioning %s...", g.Name))
 	defer live.Close()
-	for g.Status != "running" && g.Status != "failed" {
+	settled := func() bool { return g.Status == "running" || g.Status == "failed" }
+	if settled() {
+		return g, nil
+	}
+	err := follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
 		live.Set(fmt.Sprintf("Provisioning %s...", g.Name), ga.Lines(gateway.Table([]client.Gateway{g},
 			gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose, Created: true, Now: ga.Time()}))...)
-		if !sleep(ctx, statusPoll) {
-			return g, ctx.Err()
-		}
 		next, err := ga.conn.GetGateway(ctx, ga.conn.Project, client.NameRequest{Name: g.Name})
 		if err != nil {
-			return g, err
+			return false, err
 		}
 		g = next
-	}
-	return g, nil
+		return settled(), nil
+	})
+	return g, err
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dstack/internal/cli/client"
+	"dstack/internal/cli/follow"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
@@ -125,7 +126,7 @@ func (va *volumeApply) execute(ctx context.Context, d decision) error {
 			if err := va.conn.DeleteVolumes(ctx, va.conn.Project, client.NamesRequest{Names: []string{*va.conf.Name}}); err != nil {
 				return err
 			}
-			return gone(ctx, func() error {
+			return gone(ctx, func(ctx context.Context) error {
 				_, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: *va.conf.Name})
 				return err
 			})
@@ -167,41 +168,29 @@ func (va *volumeApply) execute(ctx context.Context, d decision) error {
 func (va *volumeApply) wait(ctx context.Context, v client.Volume) (client.Volume, error) {
 	live := va.Wait(fmt.Sprintf("Provisioning %s...", v.Name))
 	defer live.Close()
-	for v.Status != "active" && v.Status != "failed" {
+	settled := func() bool { return v.Status == "active" || v.Status == "failed" }
+	if settled() {
+		return v, nil
+	}
+	err := follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
 		live.Set(fmt.Sprintf("Provisioning %s...", v.Name), va.Lines(volume.Table([]client.Volume{v}, va.Verbose, va.Time()))...)
-		if !sleep(ctx, statusPoll) {
-			return v, ctx.Err()
-		}
 		next, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: v.Name})
 		if err != nil {
-			return v, err
+			return false, err
 		}
 		v = next
-	}
-	return v, nil
+		return settled(), nil
+	})
+	return v, err
 }
 
 // gone asks until the server says that the object does not exist.
-func gone(ctx context.Context, get func() error) error {
-	for {
-		err := get()
+func gone(ctx context.Context, get func(context.Context) error) error {
+	return follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
+		err := get(ctx)
 		if program.NotFound(err) {
-			return nil
+			return true, nil
 		}
-		if err != nil {
-			return err
-		}
-		if !sleep(ctx, statusPoll) {
-			return ctx.Err()
-		}
-	}
-}
-
-func sleep(ctx context.Context, d time.Duration) bool {
-	select {
-	case <-ctx.Done():
-		return false
-	case <-time.After(d):
-		return true
-	}
+		return false, err
+	})
 }

@@ -243,7 +243,7 @@ func (a *attachment) stay(ctx context.Context, job api.Job, links *attach.Links)
 		submission = sub.ID
 	}
 	if a.Logs {
-		log := follow.Log{Conn: a.conn, Run: a.Name, Submission: submission, Since: a.since}
+		log := follow.Log{Conn: a.conn, Run: a.Name, Submission: submission, Since: a.since, Lost: a.lost}
 		err := log.Follow(ctx, a.watcher().Ended(ctx, submission), func(b []byte) error {
 			_, err := a.Out.Write(links.Rewrite(b))
 			return err
@@ -278,6 +278,8 @@ func (a *attachment) stay(ctx context.Context, job api.Job, links *attach.Links)
 	}
 	return false, apply.Final(a.Program, a.run)
 }
+
+func (a *attachment) lost() { a.Say(a.Paint(term.Warning, term.Unanswered)) }
 
 // submissionOf is the last submission of the same job in a newer view of its run.
 func submissionOf(r api.Run, job api.Job) *api.JobSubmission {

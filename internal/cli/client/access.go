@@ -13,6 +13,12 @@ func (c *Client) GetMyUser(ctx context.Context) (out api.UserWithCreds, err erro
 	return out, err
 }
 
+// Doctor returns what costs money and how sure the server is of it.
+func (c *Client) Doctor(ctx context.Context) (out api.Doctor, err error) {
+	err = c.post(ctx, "/api/server/doctor", nil, &out)
+	return out, err
+}
+
 // GetProject returns a project.
 func (c *Client) GetProject(ctx context.Context, project string) (out api.Project, err error) {
 	err = c.post(ctx, "/api/projects/"+url.PathEscape(project)+"/get", nil, &out)

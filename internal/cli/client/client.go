@@ -158,6 +158,9 @@ func (e *ConnectError) Error() string {
 	return fmt.Sprintf("Failed to connect to dstack server %s\nIs it running, and is the URL right? (%v)", e.URL, e.Err)
 }
 
+// Temporary: the server may be back soon.
+func (e *ConnectError) Temporary() bool { return true }
+
 func (e *ConnectError) Unwrap() error { return e.Err }
 
 // Is makes it an [ErrConnect].

@@ -12,6 +12,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/cli/client"
+	"dstack/internal/cli/follow"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
@@ -147,29 +148,25 @@ func (p *printer) after(ctx context.Context, t time.Time) error {
 
 func (p *printer) watch(ctx context.Context) error {
 	start := p.Time().UTC()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(every):
-		}
+	err := follow.Poll(ctx, every, func(ctx context.Context) (bool, error) {
 		from := p.last.Add(-overlap)
 		if p.last.IsZero() {
 			from = start.Add(-overlap)
 		}
-		err := p.after(ctx, from)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
-			return err
+		if err := p.after(ctx, from); err != nil {
+			return false, err
 		}
 		for id, t := range p.seen {
 			if t.Before(from) {
 				delete(p.seen, id)
 			}
 		}
+		return false, nil
+	})
+	if ctx.Err() != nil {
+		return nil // Ctrl+C is how watching ends
 	}
+	return err
 }
 
 func (p *printer) print(ev api.Event) error {

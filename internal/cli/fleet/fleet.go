@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/follow"
 	"dstack/internal/cli/program"
 )
 
@@ -170,18 +171,11 @@ func Get(ctx context.Context, o Options, ref string) error {
 
 // WaitGone returns when the fleet does not exist any more.
 func WaitGone(ctx context.Context, c *program.Conn, name string) error {
-	for {
+	return follow.Poll(ctx, gonePoll, func(ctx context.Context) (bool, error) {
 		_, err := c.GetFleet(ctx, c.Project, api.GetFleetRequest{Name: &name})
 		if program.NotFound(err) {
-			return nil
+			return true, nil
 		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(gonePoll):
-		}
-	}
+		return false, err
+	})
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/client"
 	"dstack/internal/cli/program"
 )
 
@@ -26,6 +27,8 @@ type Log struct {
 	Submission string // id of the job submission
 	Since      *time.Time
 	Diagnose   bool // the runner's own log instead of the job's
+	// Lost, if set, is called when the server has not answered for a second and goes on being asked.
+	Lost func()
 
 	offset int64      // in bytes, of a stream
 	token  *string    // of pages
@@ -49,13 +52,10 @@ func (l *Log) Print(ctx context.Context, write func([]byte) error) error {
 func (l *Log) Follow(ctx context.Context, finished func() bool, write func([]byte) error) error {
 	l.last = l.Since
 	wait := firstRetry
-	failing := time.Now()
+	var out outage
 	for {
 		before := l.offset
 		err := l.stream(ctx, write)
-		if l.offset != before {
-			failing, wait = time.Now(), firstRetry
-		}
 		_, broken := errors.AsType[*writeError](err)
 		switch {
 		case ctx.Err() != nil:
@@ -66,14 +66,29 @@ func (l *Log) Follow(ctx context.Context, finished func() bool, write func([]byt
 			return l.poll(ctx, finished, write)
 		case !transient(err):
 			return err
-		case time.Since(failing) > patience:
+		}
+		answered := l.offset != before || began(err)
+		if answered {
+			wait = firstRetry
+		}
+		say, giveUp := out.failed(time.Now(), answered)
+		if giveUp {
 			return fmt.Errorf("follow the log of %s: %w", l.Run, err)
+		}
+		if say && l.Lost != nil {
+			l.Lost()
 		}
 		if !pause(ctx, wait) {
 			return ctx.Err()
 		}
 		wait = min(2*wait, lastRetry)
 	}
+}
+
+// began reports whether a stream that ended with err had begun: there was a connection, and no refusal.
+func began(err error) bool {
+	_, refused := errors.AsType[*api.Error](err)
+	return !refused && !errors.Is(err, client.ErrConnect)
 }
 
 // A writeError is of our output, not of the server.

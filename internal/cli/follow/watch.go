@@ -29,6 +29,8 @@ type Watcher struct {
 	Name string // of the run; "" asks by ID only
 	// Patient watchers never give up on a server that cannot be reached.
 	Patient bool
+	// Lost, if set, is called when the server gave no answer and is about to be asked again.
+	Lost func()
 }
 
 // Get returns the run as it is now.
@@ -49,6 +51,9 @@ func (w *Watcher) Until(ctx context.Context, visit func(r api.Run, waiting strin
 		case err != nil && (!transient(err) || !w.Patient && time.Since(answered) > patience):
 			return err
 		case err != nil:
+			if w.Lost != nil {
+				w.Lost()
+			}
 			if !pause(ctx, p.backoff()) {
 				return ctx.Err()
 			}

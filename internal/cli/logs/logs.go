@@ -11,6 +11,7 @@ import (
 	"dstack/internal/cli/follow"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
+	"dstack/internal/cli/term"
 )
 
 // Options are what the user says.
@@ -89,14 +90,18 @@ func Run(ctx context.Context, o Options) error {
 // follow prints one submission after the other, as the run is retried, until the run has ended.
 func (o Options) follow(ctx context.Context, l follow.Log, r api.Run, write func([]byte) error) error {
 	w := follow.Watcher{Conn: l.Conn, ID: r.ID, Name: o.Name}
+	l.Lost = func() { o.Say(o.Paint(term.Warning, term.Unanswered)) }
 	printed := ""
 	for {
 		var sub *api.JobSubmission
 		ended := false
+		live := o.Wait(fmt.Sprintf("Waiting for %s to start...", o.Name))
+		w.Lost = func() { live.Set(term.Unanswered) }
 		err := w.Until(ctx, func(r api.Run, _ string) (bool, error) {
 			sub, ended = o.submission(r), r.Status.Finished()
 			return ended || sub != nil && sub.ID != printed, nil
 		})
+		live.Close()
 		if ctx.Err() != nil {
 			return nil // Ctrl+C is how following ends
 		}

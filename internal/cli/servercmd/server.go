@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"dstack/internal/cli/doctor"
 	"dstack/internal/cli/program"
 )
 
@@ -61,6 +62,7 @@ func New(start Start) func(*program.Program) *cobra.Command {
 			}
 			return start(cmd.Context(), p, f)
 		}
+		cmd.AddCommand(doctor.New(p))
 		return cmd
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -115,6 +116,34 @@ func TestRedrawFits(t *testing.T) {
 		}
 		if got, want := out.String(), "1\n2\n...\n\x1b[3A\x1b[J1\n2\n...\n"; got != want {
 			t.Errorf("table = %q, want %q", got, want)
+		}
+	})
+}
+
+type passing struct{ error }
+
+func (passing) Temporary() bool { return true }
+
+// TestWatchSurvives: a table stays while the server is away for a moment.
+func TestWatchSurvives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		n := 0
+		err := New(nil, &out, &out).Watch(t.Context(), time.Second, func(context.Context) ([]string, error) {
+			n++
+			switch n {
+			case 2:
+				return nil, fmt.Errorf("list: %w", passing{errors.New("refused")})
+			case 3:
+				return nil, errors.New("access denied")
+			}
+			return []string{"row"}, nil
+		})
+		if err == nil || err.Error() != "access denied" {
+			t.Errorf("Watch = %v, want the error that does not pass", err)
+		}
+		if got, want := out.String(), "row\nrow\n"+Unanswered+"\n"; got != want {
+			t.Errorf("output = %q, want %q", got, want)
 		}
 	})
 }

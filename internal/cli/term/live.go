@@ -2,7 +2,9 @@ package term
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,6 +16,9 @@ const (
 	frameEvery = 100 * time.Millisecond
 	// quiet is how long something may take before it is worth a word.
 	quiet = time.Second
+	// Unanswered is what is said while a server cannot be reached and is tried again.
+	Unanswered = "No answer from the server, trying again..."
+
 	// sayEvery bounds how often changing progress is repeated where lines cannot be redrawn.
 	sayEvery = 10 * time.Second
 )
@@ -143,16 +148,27 @@ func elapsed(d time.Duration) string {
 }
 
 // Watch shows what render returns and replaces it every interval until ctx ends; the end of ctx is not an error.
-// Without a terminal each rendering follows the one before.
+// Without a terminal each rendering follows the one before. After an error that calls itself temporary the last
+// rendering stays, with a word about that.
 func (t *IO) Watch(ctx context.Context, every time.Duration, render func(context.Context) ([]string, error)) error {
 	drawn := 0
+	var last []string
 	for {
 		lines, err := render(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
+		temporary, ok := errors.AsType[interface {
+			error
+			Temporary() bool
+		}](err)
+		switch {
+		case err == nil:
+			last = lines
+		case !ok || !temporary.Temporary() || last == nil:
 			return err
+		default:
+			lines = append(slices.Clone(last), t.Paint(Warning, Unanswered))
 		}
 		if t.OutTTY {
 			lines = t.fit(lines)
