@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"slices"
 	"time"
 
 	"dstack/internal/backend"
@@ -23,17 +24,8 @@ func (l *Ledger) Debts(ctx context.Context, q store.Querier) ([]Record, error) {
 	if err != nil {
 		return nil, err
 	}
-	var debts []Record
-	for _, r := range all {
-		since := r.Doc.DeletingAt
-		if r.State == Unknown {
-			since = r.Doc.TriedAt
-		}
-		if time.Since(since) > debtAfter {
-			debts = append(debts, r)
-		}
-	}
-	return debts, nil
+	now := time.Now()
+	return slices.DeleteFunc(all, func(r Record) bool { return !r.debt(now) }), nil
 }
 
 // Cost is what one resource cost in a period.

@@ -20,6 +20,7 @@ func (s *Server) routes() []route {
 	return []route{
 		{"GET /healthcheck", public, static(map[string]string{"status": "running"})},
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
+		{"POST /api/server/doctor", globalAdmin, forUser(s.doctor)},
 		{"GET /openapi.json", public, s.openapiHandler},
 		{"GET /api/docs", public, docsPage},
 		{"GET /schemas/{file}", public, schemaFile},

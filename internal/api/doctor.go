@@ -1,0 +1,37 @@
+package api
+
+// Doctor is what costs money now and how sure the server is of it. The endpoint is an
+// addition of ours.
+type Doctor struct {
+	Resources []DoctorResource `json:"resources"` // the most expensive first
+	Accounts  []DoctorAccount  `json:"accounts"`
+	// HourlyUSD is what all resources cost per hour, UnconfirmedUSD those of them that the
+	// provider does not confirm.
+	HourlyUSD      float64 `json:"hourly_usd"`
+	UnconfirmedUSD float64 `json:"unconfirmed_usd"`
+}
+
+// DoctorResource is one thing that costs or may cost money.
+type DoctorResource struct {
+	Project string `json:"project"`
+	Kind    string `json:"kind"` // instance, volume, …
+	Name    string `json:"name"` // of the instance that it is for, "" when nobody knows
+	Backend string `json:"backend"`
+	Region  string `json:"region"`
+	ID      string `json:"id"`      // the provider's, "" while not known
+	State   string `json:"state"`   // of the ledger: intended, unknown, created, deleting
+	Verdict string `json:"verdict"` // confirmed, expected, unconfirmed, ending, unexplained
+	// Debt says that it is unknown or cannot be deleted for longer than normal.
+	Debt      bool    `json:"debt"`
+	HourlyUSD float64 `json:"hourly_usd"`
+	CostUSD   float64 `json:"cost_usd"` // so far
+	Since     Time    `json:"since"`
+	Message   string  `json:"message"` // what the provider last said
+}
+
+// DoctorAccount is one configured backend.
+type DoctorAccount struct {
+	Project string `json:"project"`
+	Backend string `json:"backend"`
+	Error   string `json:"error"` // "" when it answered
+}

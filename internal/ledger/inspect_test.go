@@ -1,0 +1,68 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/ledger"
+)
+
+// TestInspect looks at a healthy machine, one that nobody explains, one whose deletion is
+// refused for long, and an account that does not answer. A foreign machine is not shown.
+func TestInspect(t *testing.T) {
+	each(t, plain, func(w *world) {
+		verdicts := func() (list []string) {
+			w.Helper()
+			found, err := w.ledger.Inspect(context.Background(), w.db.Read())
+			if err != nil {
+				w.Fatal(err)
+			}
+			for _, f := range found.Found {
+				text := string(f.Verdict)
+				if f.Debt {
+					text += " debt"
+				}
+				list = append(list, text)
+			}
+			for _, a := range found.Accounts {
+				if p := a.Problem(); p != "" {
+					list = append(list, p)
+				}
+			}
+			slices.Sort(list)
+			return list
+		}
+		want := func(want ...string) {
+			w.Helper()
+			if got := verdicts(); !slices.Equal(got, want) {
+				w.Errorf("found %q, want %q", got, want)
+			}
+		}
+		want()
+		kept := w.intend()
+		time.Sleep(time.Minute)
+		want("confirmed")
+
+		w.cloud.Plant("north", 1, map[string]string{"owner": "somebody else"})
+		want("confirmed")
+		w.cloud.Plant("north", 1, map[string]string{backend.TagServer: w.db.ServerID(), backend.TagIntent: "lost"})
+		want("confirmed", "unexplained debt")
+		time.Sleep(10 * time.Minute) // a sweep deletes it
+		want("confirmed")
+
+		w.breakBackend(errors.New("no route to the cloud"))
+		w.release(kept)
+		time.Sleep(time.Minute)
+		want("ending", "no route to the cloud")
+		time.Sleep(time.Hour)
+		want("ending debt", "no route to the cloud")
+		w.breakBackend(nil)
+		time.Sleep(time.Hour)
+		want()
+		w.want(kept, ledger.Gone, 1) // the foreign one lives
+	})
+}
