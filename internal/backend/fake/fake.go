@@ -150,16 +150,16 @@ func (c *Cloud) create(req backend.CreateRequest, f fate) (*machine, error) {
 	if f.kinds[NoCapacity] || bounded && c.used(c.key(req.Offer)) >= limit {
 		return nil, fmt.Errorf("%s in %s: %w", req.Offer.Instance, req.Offer.Region, backend.ErrNoCapacity)
 	}
-	made := func() *machine {
+	made := func(twin bool) *machine {
 		m := c.add(req.Offer.Region, req.Offer.Price, req.Tags)
-		m.req = req
-		c.plan(m, req.Offer.Resources.Spot)
+		m.req, m.twin = req, twin
+		c.plan(m)
 		return m
 	}
-	m := made()
+	m := made(false)
 	if f.kinds[Twin] {
 		c.count(Twin, true)
-		made().twin = true
+		made(true)
 	}
 	return m, nil
 }

@@ -78,7 +78,8 @@ type fault struct {
 
 // misbehaviour is a mix with a seed. What happens to a call depends on the seed, the
 // operation, what it is about and how often that was asked, and what happens to a machine
-// on the seed and the machine: never on the order in which goroutines come.
+// on the seed and its token: never on the order in which goroutines come. Only whose address
+// is reused depends on who ended before.
 type misbehaviour struct {
 	Mix
 	seed  uint64
@@ -259,11 +260,11 @@ type redelivery struct {
 }
 
 // plan decides what will happen to a new machine. It wants the mutex held.
-func (c *Cloud) plan(m *machine, spot bool) {
+func (c *Cloud) plan(m *machine) {
 	if c.bad == nil {
 		return
 	}
-	rnd := c.bad.dice("machine "+m.id, 0)
+	rnd := c.bad.dice("machine "+m.req.Token, twinNumber(m))
 	hit := func(k Kind) bool { return rnd.Float64() < c.bad.Shares[k] }
 	within := func(d time.Duration) time.Duration { return time.Duration(rnd.Int64N(int64(d) + 1)) }
 	if hit(SlowBoot) {
@@ -278,7 +279,7 @@ func (c *Cloud) plan(m *machine, spot bool) {
 	switch interrupted := hit(Interruption); {
 	case hit(SuddenDeath):
 		m.dieAt = m.createdAt.Add(death)
-	case interrupted && spot:
+	case interrupted && m.req.Offer.Resources.Spot:
 		m.interruptAt = m.createdAt.Add(death)
 	}
 	if hit(AddressReuse) {
@@ -292,6 +293,14 @@ func (c *Cloud) plan(m *machine, spot bool) {
 	if !m.interruptAt.IsZero() {
 		c.alarm(m.interruptAt.Add(c.Deletion))
 	}
+}
+
+// twinNumber tells apart the machines of one token.
+func twinNumber(m *machine) uint64 {
+	if m.twin {
+		return 1
+	}
+	return 0
 }
 
 // freeAddress is the address of the machine that ended last in a region, if no other has it.
