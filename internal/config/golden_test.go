@@ -214,15 +214,7 @@ func fieldPath(n *node, loc []any, typ string) string {
 		if v, ok := part.(float64); ok {
 			part = int(v)
 		}
-		var next *node
-		switch v := part.(type) {
-		case int:
-			if n.kind == listKind && v < len(n.list) {
-				next = n.list[v]
-			}
-		case string:
-			next = n.get(v)
-		}
+		next := n.at(part)
 		if next != nil || i == len(loc)-1 && typ == "missing" {
 			path += fmt.Sprint("/", part)
 		}

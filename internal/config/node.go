@@ -1,15 +1,11 @@
 package config
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"math"
 	"math/big"
+	"slices"
 	"strconv"
-	"unicode/utf8"
 )
 
 // kind says what a node is. Both YAML and JSON become nodes, so that one decoder with one
@@ -132,101 +128,6 @@ func floatText(f float64) string {
 	return s + ".0"
 }
 
-// parseJSON reads one JSON document.
-func parseJSON(data []byte) (*node, error) {
-	if !utf8.Valid(data) {
-		return nil, errors.New("JSON decode error: the document is not UTF-8 text")
-	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	p := jsonParser{dec: dec}
-	n, err := p.value(0)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("JSON decode error: extra data after the document at byte %d", dec.InputOffset())
-	}
-	return n, nil
-}
-
-type jsonParser struct {
-	dec   *json.Decoder
-	nodes int
-}
-
-func (p *jsonParser) value(depth int) (*node, error) {
-	if depth > maxDepth {
-		return nil, fmt.Errorf("JSON decode error: nested deeper than %d levels", maxDepth)
-	}
-	if p.nodes++; p.nodes > maxNodes {
-		return nil, fmt.Errorf("JSON decode error: more than %d values", maxNodes)
-	}
-	tok, err := p.dec.Token()
-	if err != nil {
-		return nil, fmt.Errorf("JSON decode error: %w", err)
-	}
-	switch v := tok.(type) {
-	case nil:
-		return &node{kind: nullKind}, nil
-	case bool:
-		return &node{kind: boolKind, bool: v}, nil
-	case string:
-		return &node{kind: stringKind, text: v}, nil
-	case json.Number:
-		if len(v) > maxDigits {
-			return nil, fmt.Errorf("JSON decode error: a number of more than %d digits", maxDigits)
-		}
-		return numberNode(v.String()), nil
-	case json.Delim:
-		if v == '[' {
-			return p.list(depth)
-		}
-		return p.object(depth)
-	}
-	return nil, fmt.Errorf("JSON decode error: unexpected %v", tok)
-}
-
-func (p *jsonParser) list(depth int) (*node, error) {
-	n := &node{kind: listKind}
-	for p.dec.More() {
-		item, err := p.value(depth + 1)
-		if err != nil {
-			return nil, err
-		}
-		n.list = append(n.list, item)
-	}
-	_, err := p.dec.Token()
-	if err != nil {
-		return nil, fmt.Errorf("JSON decode error: %w", err)
-	}
-	return n, nil
-}
-
-func (p *jsonParser) object(depth int) (*node, error) {
-	n := newMap()
-	for p.dec.More() {
-		tok, err := p.dec.Token()
-		if err != nil {
-			return nil, fmt.Errorf("JSON decode error: %w", err)
-		}
-		key, ok := tok.(string)
-		if !ok {
-			return nil, fmt.Errorf("JSON decode error: a key must be a string")
-		}
-		value, err := p.value(depth + 1)
-		if err != nil {
-			return nil, err
-		}
-		n.set(key, value)
-	}
-	_, err := p.dec.Token()
-	if err != nil {
-		return nil, fmt.Errorf("JSON decode error: %w", err)
-	}
-	return n, nil
-}
-
 func newMap() *node {
 	return &node{kind: mapKind, values: map[string]*node{}, keyPos: map[string][2]int{}}
 }
@@ -239,6 +140,19 @@ func (n *node) set(key string, v *node) {
 	n.values[key] = v
 }
 
+// at returns a member: of a list by its number, of a map by its key; nil when it is absent.
+func (n *node) at(part any) *node {
+	switch v := part.(type) {
+	case int:
+		if n.kind == listKind && v < len(n.list) {
+			return n.list[v]
+		}
+	case string:
+		return n.get(v)
+	}
+	return nil
+}
+
 // get returns the value of a key, nil when it is absent.
 func (n *node) get(key string) *node {
 	if n == nil || n.kind != mapKind {
@@ -247,11 +161,22 @@ func (n *node) get(key string) *node {
 	return n.values[key]
 }
 
-// numberNode reads a JSON number: an integer unless it has a fraction or an exponent.
-func numberNode(s string) *node {
-	if i, ok := new(big.Int).SetString(s, 10); ok {
-		return &node{kind: intKind, int: i, text: s}
+func (n *node) clone() *node {
+	c := *n
+	c.keys = slices.Clone(n.keys)
+	c.values = make(map[string]*node, len(n.values))
+	for k, v := range n.values {
+		c.values[k] = v
 	}
-	f, _ := strconv.ParseFloat(s, 64) // out of range is an infinity, which fields refuse
-	return &node{kind: floatKind, float: f, text: s}
+	return &c
+}
+
+func (n *node) drop(key string) {
+	delete(n.values, key)
+	n.keys = slices.DeleteFunc(n.keys, func(k string) bool { return k == key })
+}
+
+// with is a string node in the place of n.
+func (n *node) with(s string) *node {
+	return &node{kind: stringKind, text: s, line: n.line, col: n.col}
 }

@@ -160,11 +160,6 @@ func (c *CPU) parse(d *decoder, n *node, loc []any) {
 	}
 }
 
-// with is a string node in the place of n.
-func (n *node) with(s string) *node {
-	return &node{kind: stringKind, text: s, line: n.line, col: n.col}
-}
-
 func (g *GPU) decodeNode(d *decoder, n *node, loc []any) {
 	g.Count = Between(1, -1)
 	switch n.kind {

@@ -115,14 +115,9 @@ func DefaultServerPermissions() ServerPermissions {
 
 // ParseServerFile reads config.yml. All problems are returned at once as *Errors.
 func ParseServerFile(file string, data []byte) (ServerFile, error) {
-	n, errs := parseYAML(file, data)
-	if errs != nil {
-		return ServerFile{}, errs
-	}
-	d := &decoder{file: file}
 	var f ServerFile
-	d.structure(n, nil, reflect.ValueOf(&f).Elem())
-	if err := d.finish(n); err != nil {
+	n, err := readYAML(file, data, &f)
+	if err != nil {
 		return ServerFile{}, err
 	}
 	f.Warnings = append(warnings(file, n), f.twice(file, n)...)
