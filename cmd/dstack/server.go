@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"dstack/internal/cli/clientconfig"
 	"dstack/internal/cli/program"
@@ -32,11 +33,15 @@ func startServer(ctx context.Context, p *program.Program, f servercmd.Flags) err
 	if err != nil {
 		return fmt.Errorf("DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR: %w", err)
 	}
+	grace, err := duration(p.Env("DSTACK_SERVER_UNREACHABLE_GRACE"))
+	if err != nil {
+		return fmt.Errorf("DSTACK_SERVER_UNREACHABLE_GRACE: %w", err)
+	}
 	log, err := newLogger(p.IO.Err, p.Env("DSTACK_SERVER_LOG_FORMAT"), level)
 	if err != nil {
 		return err
 	}
-	s, err := server.New(ctx, server.Config{Dir: dir, Host: f.Host, Port: f.Port, Token: f.Token, DBURL: p.Env("DSTACK_DATABASE_URL"), CodeLimit: limit, LogQuota: quota,
+	s, err := server.New(ctx, server.Config{Dir: dir, Host: f.Host, Port: f.Port, Token: f.Token, DBURL: p.Env("DSTACK_DATABASE_URL"), CodeLimit: limit, LogQuota: quota, LostAfter: grace,
 		Prometheus: p.Env("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: p.Env("DSTACK_PROMETHEUS_AUTH_TOKEN"), Env: p.Env, Log: log})
 	if err != nil {
 		return err
@@ -59,6 +64,21 @@ func number(s string, def int64) (int64, error) {
 		return def, nil
 	}
 	return strconv.ParseInt(s, 10, 64)
+}
+
+// duration reads seconds, or a number with a unit such as 10m; "" is 0.
+func duration(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if n, err := strconv.Atoi(s); err == nil {
+		s = strconv.Itoa(n) + "s"
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, fmt.Errorf("%q is not a duration: write seconds, or a number with a unit such as 10m", s)
+	}
+	return d, nil
 }
 
 // useServer makes the server's project main known to the client of this user: as the

@@ -50,7 +50,7 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 	if err != nil {
 		return JobSnapshot{}, err
 	}
-	snap := JobSnapshot{Job: j}
+	snap := JobSnapshot{Job: j, LostAfter: s.LostAfter}
 	if j.InstanceID != "" {
 		inst, err := instance.Get(ctx, q, j.InstanceID)
 		if err == nil {

@@ -124,7 +124,7 @@ type Hosts interface {
 	Client(ctx context.Context, instanceID string) (*agentapi.Client, error)
 }
 
-// Config is what New needs; all fields are required.
+// Config is what New needs; fields are required but for the limits, whose zero is none.
 type Config struct {
 	DB        *store.DB
 	Engine    *engine.Engine
@@ -142,6 +142,9 @@ type Config struct {
 	Log       *slog.Logger
 	// LogQuota bounds a job's stored log, in bytes per hour, 0: unlimited.
 	LogQuota int64
+	// LostAfter is how long a host may be unreachable before its jobs count as lost and their
+	// retry policy applies, 0: for ever.
+	LostAfter time.Duration
 }
 
 // Service plans, submits and ends runs.

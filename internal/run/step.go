@@ -38,6 +38,9 @@ type JobSnapshot struct {
 	// Idle says that the utilization policy's window has passed without enough use of a GPU;
 	// read only for running jobs that have such a policy.
 	Idle bool
+	// LostAfter is how long a host may be unreachable before its jobs count as lost, 0: for
+	// ever, since nothing proves that they do not run.
+	LostAfter time.Duration
 	// Peers are the other jobs of the replica, for a provisioning job of several nodes.
 	Peers []Peer
 	// Order is the run's startup order.
@@ -135,7 +138,7 @@ func (s *JobSnapshot) waits() bool {
 func (d *JobDecision) onHost(now time.Time, s JobSnapshot) {
 	t := s.Job.Observed
 	if t == nil || t.State != agentapi.Terminated {
-		if d.lost(now, s) {
+		if d.lost(now, s) || d.unreachable(now, s) {
 			return
 		}
 	}
@@ -216,6 +219,20 @@ func (d *JobDecision) lost(now time.Time, s JobSnapshot) bool {
 	default:
 		d.end(now, d.lostReason(), "Instance is terminated")
 	}
+	return true
+}
+
+// unreachable ends a job whose host has not answered for longer than the operator allows.
+func (d *JobDecision) unreachable(now time.Time, s JobSnapshot) bool {
+	lostAt := s.Instance.Data.LostAt
+	if s.LostAfter <= 0 || s.Reachable || lostAt.IsZero() {
+		return false
+	}
+	if at := lostAt.Add(s.LostAfter); now.Before(at) {
+		d.Again = at
+		return false
+	}
+	d.end(now, d.lostReason(), "Instance is unreachable")
 	return true
 }
 

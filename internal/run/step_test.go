@@ -96,6 +96,12 @@ func TestStepJob(t *testing.T) {
 		{name: "started with its ports known", s: job(placed(api.JobPulling), reported(agentapi.Task{State: agentapi.Running, Started: true, Ports: map[int]int{10022: 32768}})), status: api.JobRunning},
 		{name: "started, ports not known yet", s: job(placed(api.JobPulling), reported(agentapi.Task{State: agentapi.Running, Started: true})), status: api.JobPulling},
 		{name: "a host that cannot be reached proves nothing", s: job(placed(api.JobRunning), unreachable), now: 1000 * time.Hour, status: api.JobRunning},
+		{name: "unless the operator says for how long to believe in it", s: job(job(placed(api.JobRunning), unreachable), func(s *JobSnapshot) {
+			s.LostAfter, s.Instance.Data.LostAt = time.Minute, start
+		}), now: 59 * time.Second, status: api.JobRunning, again: time.Minute},
+		{name: "and no longer", s: job(job(placed(api.JobRunning), unreachable), func(s *JobSnapshot) {
+			s.LostAfter, s.Instance.Data.LostAt = time.Minute, start
+		}), now: time.Minute, status: api.JobTerminating, reason: api.JobInstanceUnreachable, again: time.Minute},
 		{name: "an instance that is gone ends its job", s: job(placed(api.JobRunning), gone), now: time.Second, status: api.JobTerminating, reason: api.JobInstanceUnreachable, again: time.Second},
 		{name: "an end that was reported counts also after the instance is gone", s: job(job(placed(api.JobRunning), gone), exited(agentapi.DoneByRunner, ptr(0))), now: time.Second,
 			status: api.JobTerminating, reason: api.JobDoneByRunner, again: time.Second},

@@ -59,6 +59,8 @@ type Config struct {
 	ProjectQuota int
 	// LogQuota bounds a job's stored log, in bytes per hour, 0: unlimited.
 	LogQuota int64
+	// LostAfter is how long a host may be unreachable before its jobs count as lost, 0: for ever.
+	LostAfter time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
 	PrometheusToken string
@@ -212,7 +214,7 @@ func (s *Server) assemble(file config.ServerFile) error {
 	}
 	s.runs, err = run.New(run.Config{
 		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: catalog.New(s.clouds, s.Log), Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
-		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota,
+		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter,
 	})
 	return err
 }
