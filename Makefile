@@ -26,7 +26,7 @@ agents: $(ARCHES:%=$(AGENT_DIR)/dstack-agent-linux-%.gz) ## the host agents that
 $(AGENT_DIR)/dstack-agent-linux-%.gz: $(AGENT_SRC)
 	@mkdir -p $(AGENT_DIR) bin
 	GOOS=linux GOARCH=$* go build $(GOFLAGS_) -o bin/agent-$* ./cmd/dstack-agent
-	gzip -9 -n -c bin/agent-$* > $@.part && mv $@.part $@ && rm bin/agent-$*
+	gzip -9 -n -c bin/agent-$* > $(@D)/.$(@F).part && mv $(@D)/.$(@F).part $@ && rm bin/agent-$*
 
 demo: build ## one job from YAML to logs on this machine, leaving nothing behind
 	scripts/demo

@@ -58,7 +58,7 @@ func Run(ctx context.Context, c Config) error {
 			return fmt.Errorf("make the agent's folders: %w", err)
 		}
 	}
-	unlock, err := lock(filepath.Join(c.Home, "lock"))
+	unlock, err := lock(ctx, filepath.Join(c.Home, "lock"))
 	if err != nil {
 		return err
 	}
@@ -96,14 +96,23 @@ func Run(ctx context.Context, c Config) error {
 	return err
 }
 
-func lock(path string) (func(), error) {
+// lockPatience is how long an agent waits for one that is ending.
+const lockPatience = 3 * time.Second
+
+func lock(ctx context.Context, path string) (func(), error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock the agent's home: %w", err)
 	}
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		f.Close()
-		return nil, ErrRunning
+	ctx, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
+	for unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil {
+		select {
+		case <-ctx.Done():
+			f.Close()
+			return nil, ErrRunning
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 	_ = f.Truncate(0)
 	_, _ = f.WriteString(strconv.Itoa(os.Getpid())) // for people

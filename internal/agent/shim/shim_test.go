@@ -574,6 +574,7 @@ func TestDamagedFiles(t *testing.T) {
 }
 
 func TestOneAgentPerHome(t *testing.T) {
+	t.Parallel() // the second one waits for the first to end
 	a := run(t, newHome(t), newEngine())
 	err := Run(t.Context(), Config{Home: a.home, Runtime: a.engine, SocketUser: -1, Log: slog.New(slog.DiscardHandler)})
 	if !errors.Is(err, ErrRunning) {

@@ -124,12 +124,17 @@ func (l *local) start(ctx context.Context, home string) error {
 }
 
 func (l *local) startAgent(ctx context.Context, home string) error {
-	if answers(ctx, home) {
-		return nil
-	}
-	binary, err := l.binary()
+	binary, sum, err := l.binary()
 	if err != nil {
 		return err
+	}
+	if info, err := ask(ctx, home); err == nil {
+		if info.Hash == sum {
+			return nil
+		}
+		if err := stop(ctx, home); err != nil { // of an older build; its tasks go on with the next
+			return err
+		}
 	}
 	log, err := os.OpenFile(filepath.Join(home, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -155,29 +160,42 @@ func (l *local) startAgent(ctx context.Context, home string) error {
 	return nil
 }
 
-// binary unpacks the agent once per build.
-func (l *local) binary() (string, error) {
+// stop ends the agent of a folder, not its tasks.
+func stop(ctx context.Context, home string) error {
+	c := client(home)
+	defer c.Close()
+	if err := c.Shutdown(ctx); err != nil {
+		return err
+	}
+	for answers(ctx, home) && ctx.Err() == nil {
+		<-time.After(5 * time.Millisecond)
+	}
+	return ctx.Err()
+}
+
+// binary unpacks the agent once per build. It returns its path and hash.
+func (l *local) binary() (path, sum string, err error) {
 	b, err := l.agents.Get(goruntime.GOARCH)
 	if err != nil {
-		return "", err
+		return "", "", err
 	}
-	path := filepath.Join(l.dir, "bin", "dstack-agent-"+b.SHA256[:12])
+	path = filepath.Join(l.dir, "bin", "dstack-agent-"+b.SHA256[:12])
 	if _, err := os.Stat(path); err == nil {
-		return path, nil
+		return path, b.SHA256, nil
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		return "", fmt.Errorf("unpack the agent: %w", err)
+		return "", "", fmt.Errorf("unpack the agent: %w", err)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".agent-*")
 	if err != nil {
-		return "", fmt.Errorf("unpack the agent: %w", err)
+		return "", "", fmt.Errorf("unpack the agent: %w", err)
 	}
 	defer os.Remove(f.Name()) // gone after the rename
 	_, err = f.Write(b.Data)
 	if err = errors.Join(err, f.Chmod(0o755), f.Close()); err != nil {
-		return "", fmt.Errorf("unpack the agent: %w", err)
+		return "", "", fmt.Errorf("unpack the agent: %w", err)
 	}
-	return path, os.Rename(f.Name(), path)
+	return path, b.SHA256, os.Rename(f.Name(), path)
 }
 
 func socket(home string) string { return filepath.Join(home, agentapi.SocketName) }
@@ -188,14 +206,18 @@ func client(home string) *agentapi.Client {
 	})
 }
 
-func answers(ctx context.Context, home string) bool {
+func ask(ctx context.Context, home string) (agentapi.HostInfo, error) {
 	c := client(home)
 	defer c.Close()
-	_, err := c.Host(ctx)
+	return c.Host(ctx)
+}
+
+func answers(ctx context.Context, home string) bool {
+	_, err := ask(ctx, home)
 	return err == nil
 }
 
-// Describe restarts an agent that was lost with a reboot.
+// Describe restarts an agent that was lost with a reboot, and replaces one of another build.
 func (l *local) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
 	home := l.home(ref.ID)
 	m, err := metaOf(home, ref)
@@ -237,35 +259,38 @@ func readMeta(home string) (meta, error) {
 	return m, nil
 }
 
-// Terminate ends all tasks, the agent, and removes its folder.
+// Terminate ends all tasks, the agent, and removes its folder. An agent that is dead is
+// started once more: it alone knows what its tasks have left.
 func (l *local) Terminate(ctx context.Context, ref backend.Ref) error {
 	home := l.home(ref.ID)
 	if _, err := metaOf(home, ref); err != nil {
 		return err
 	}
+	if err := l.start(ctx, home); err != nil {
+		return err
+	}
 	c := client(home)
 	defer c.Close()
-	if tasks, err := c.Tasks(ctx); err == nil {
-		for _, t := range tasks {
-			if _, err := c.Terminate(ctx, t.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer}); err != nil {
-				return err
-			}
-		}
-		for _, t := range tasks {
-			for c.Delete(ctx, t.ID) != nil {
-				select {
-				case <-ctx.Done():
-					return ctx.Err()
-				case <-time.After(20 * time.Millisecond):
-				}
-			}
-		}
-		if err := c.Shutdown(ctx); err != nil {
+	tasks, err := c.Tasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, t := range tasks {
+		if _, err := c.Terminate(ctx, t.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer}); err != nil {
 			return err
 		}
-		for answers(ctx, home) && ctx.Err() == nil {
-			<-time.After(5 * time.Millisecond)
+	}
+	for _, t := range tasks {
+		for c.Delete(ctx, t.ID) != nil {
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(20 * time.Millisecond):
+			}
 		}
+	}
+	if err := stop(ctx, home); err != nil {
+		return err
 	}
 	return os.RemoveAll(home)
 }
