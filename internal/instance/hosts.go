@@ -223,6 +223,11 @@ func (s *Service) giveBack(ctx context.Context, inst Instance) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error { return s.Ledger.Release(ctx, tx, inst.IntentID) })
 }
 
+// askCloud has the ledger look whether a machine that does not answer still exists.
+func (s *Service) askCloud(ctx context.Context, inst Instance) error {
+	return s.DB.Write(ctx, func(tx *store.Tx) error { return s.Ledger.Check(ctx, tx, inst.IntentID) })
+}
+
 // machine is what the ledger knows about the instance's machine.
 func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (Machine, error) {
 	r, err := s.Ledger.Get(ctx, q, inst.IntentID)

@@ -140,6 +140,8 @@ func (s *Service) act(ctx context.Context, it engine.Item, d Decision) (again ti
 			again, err = s.uninstall(ctx, it, d.Instance)
 		case GiveBack:
 			err = s.giveBack(ctx, d.Instance)
+		case AskCloud:
+			err = s.askCloud(ctx, d.Instance)
 		}
 		if err != nil {
 			return time.Time{}, err
@@ -224,7 +226,11 @@ func (s *Service) watch(ctx context.Context, inst Instance) error {
 	if err != nil {
 		return err
 	}
-	s.setLink(inst.ID, func(l *Link) { l.Watched = true })
+	s.setLink(inst.ID, func(l *Link) {
+		if !l.Watched {
+			l.Watched, l.Since = true, time.Now()
+		}
+	})
 	s.Hosts.Watch(t)
 	return nil
 }
@@ -253,7 +259,7 @@ func (s *Service) lost(theirs func(id string) bool) {
 
 // Connected is told by the host pool that an agent answers.
 func (s *Service) Connected(id string, info agentapi.HostInfo) {
-	s.setLink(id, func(l *Link) { l.Connected, l.Info, l.Problem = true, &info, "" })
+	s.setLink(id, func(l *Link) { l.Connected, l.Info, l.Problem, l.Since = true, &info, "", time.Now() })
 	s.Engine.Wake(Kind, id)
 }
 
@@ -262,6 +268,9 @@ func (s *Service) Disconnected(id string, err error) {
 	s.mu.Lock()
 	l, known := s.links[id]
 	if known {
+		if l.Connected {
+			l.Since = time.Now()
+		}
 		l.Connected, l.Info = false, nil
 		if err != nil {
 			l.Problem = err.Error()

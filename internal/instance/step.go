@@ -18,6 +18,8 @@ const (
 	// lostGrace is how long a connection may be gone before the instance is shown as
 	// unreachable; reconnects take a moment and are no news.
 	lostGrace = 15 * time.Second
+	// askEvery spaces the questions to the cloud about a machine that does not answer.
+	askEvery = time.Minute
 	// lostLimit is when an unreachable paid machine is given back (lifecycle 10.4).
 	lostLimit = 20 * time.Minute
 	// uninstallTries bounds the attempts to take the agent off a host that is removed.
@@ -41,6 +43,7 @@ type Machine struct {
 type Link struct {
 	Watched   bool
 	Connected bool
+	Since     time.Time // of the present state of a watched connection
 	Info      *agentapi.HostInfo
 	Problem   string
 }
@@ -68,6 +71,7 @@ const (
 	Forget                      // end the connection
 	Uninstall                   // take the agent off an SSH host
 	GiveBack                    // tell the ledger that the machine is not wanted
+	AskCloud                    // have the ledger look whether the machine still exists
 )
 
 // Decision is what should happen to an instance now.
@@ -255,8 +259,9 @@ func (d *Decision) live(now time.Time, s Snapshot) {
 	d.idle(now, s)
 }
 
-// link follows the connection: a short loss is no news, a long one is shown, a very long
-// one gives a paid machine back. SSH hosts are never given up.
+// link follows the connection: a short loss is no news and not stored, a long one is shown
+// and, for a paid machine, makes the cloud be asked, a very long one gives a paid machine
+// back. SSH hosts are never given up.
 func (d *Decision) link(now time.Time, s Snapshot) {
 	inst := &d.Instance
 	if s.Link.Connected {
@@ -274,18 +279,22 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 		return
 	}
 	if inst.Data.LostAt.IsZero() {
-		inst.Data.LostAt = now
+		since := s.Link.Since
+		if since.IsZero() {
+			since = now // it is about to be connected to
+		}
+		if now.Sub(since) < lostGrace {
+			d.again(since.Add(lostGrace))
+			return
+		}
+		inst.Data.LostAt = since
 		d.Changed = true
 	}
 	if s.Link.Problem != "" && s.Link.Problem != inst.Data.Problem {
 		inst.Data.Problem = s.Link.Problem
 		d.Changed = true
 	}
-	lost := now.Sub(inst.Data.LostAt)
-	switch {
-	case lost < lostGrace:
-		d.again(inst.Data.LostAt.Add(lostGrace))
-	case !inst.Unreachable:
+	if !inst.Unreachable {
 		inst.Unreachable = true
 		d.Changed = true
 		d.Events = append(d.Events, "Instance became unreachable")
@@ -293,11 +302,13 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 	if inst.SSH() {
 		return
 	}
-	if lost >= lostLimit {
-		d.terminate(now, api.InstanceUnreachable, "")
+	if limit := inst.Data.LostAt.Add(lostLimit); now.Before(limit) {
+		d.Effects = append(d.Effects, AskCloud)
+		d.again(now.Add(askEvery))
+		d.again(limit)
 		return
 	}
-	d.again(inst.Data.LostAt.Add(lostLimit))
+	d.terminate(now, api.InstanceUnreachable, "")
 }
 
 // idle gives back a paid machine that has had nothing to do for long enough.

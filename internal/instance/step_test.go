@@ -98,8 +98,12 @@ func TestStep(t *testing.T) {
 		{name: "the fleet's minimum is kept", s: with(paid(api.InstanceIdle), func(s *Snapshot) { s.SpareNodes = false }), now: time.Hour, status: api.InstanceIdle},
 		{name: "a busy machine is never idle", s: with(paid(api.InstanceBusy), func(s *Snapshot) { s.Instance.Assignments = held }), now: time.Hour, status: api.InstanceBusy},
 		{name: "SSH hosts have no idle limit", s: sshHost(api.InstanceIdle), now: 1000 * time.Hour, status: api.InstanceIdle},
-		{name: "a short loss of the connection is no news", s: with(paid(api.InstanceBusy), func(s *Snapshot) { lost(time.Minute)(s); s.Instance.Assignments = held }),
-			now: time.Minute + time.Second, status: api.InstanceBusy, again: time.Minute + lostGrace},
+		{name: "a short loss of the connection is no news", s: with(paid(api.InstanceBusy), func(s *Snapshot) {
+			s.Link, s.Instance.Assignments = Link{Watched: true, Since: at(time.Minute)}, held
+		}), now: time.Minute + time.Second, status: api.InstanceBusy, again: time.Minute + lostGrace},
+		{name: "nor is a start of the server", s: with(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link = Link{} }), status: api.InstanceIdle, effects: []Effect{Watch}, again: lostGrace},
+		{name: "the cloud is asked about a machine that does not answer", s: with(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
+			now: lostGrace, status: api.InstanceBusy, effects: []Effect{AskCloud}, again: lostGrace + askEvery},
 		{name: "a lost paid machine is given back at last", s: with(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
 			now: lostLimit, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: lostLimit},
 		{name: "a lost SSH host is never given up", s: with(sshHost(api.InstanceIdle), lost(0)), now: 1000 * time.Hour, status: api.InstanceIdle},
@@ -139,14 +143,12 @@ func TestStep(t *testing.T) {
 
 func TestStepShowsLostConnections(t *testing.T) {
 	s := sshHost(api.InstanceBusy)
-	s.Link = Link{Watched: true, Problem: "no route to host"}
-	d := Step(at(0), s)
-	if d.Instance.Unreachable || !d.Instance.Data.LostAt.Equal(start) {
+	s.Link = Link{Watched: true, Since: start, Problem: "no route to host"}
+	if d := Step(at(0), s); d.Instance.Unreachable || d.Instance.Data.Problem != "" {
 		t.Fatalf("just lost: %+v", d.Instance)
 	}
-	s.Instance = d.Instance
-	d = Step(at(lostGrace), s)
-	if !d.Instance.Unreachable || d.Instance.Data.Problem != "no route to host" || !slices.Contains(d.Events, "Instance became unreachable") {
+	d := Step(at(lostGrace), s)
+	if !d.Instance.Unreachable || !d.Instance.Data.LostAt.Equal(start) || d.Instance.Data.Problem != "no route to host" || !slices.Contains(d.Events, "Instance became unreachable") {
 		t.Fatalf("after the grace: %+v, events %v", d.Instance, d.Events)
 	}
 	s.Instance, s.Link = d.Instance, Link{Watched: true, Connected: true}
