@@ -71,7 +71,8 @@ func Run(ctx context.Context, o Options) error {
 	if o.Watch {
 		return o.IO.Watch(ctx, every, func(ctx context.Context) ([]string, error) {
 			runs, err := o.list(ctx, c)
-			return o.Lines(Table(runs, TableOptions{Verbose: o.Verbose, Now: o.Time()})), err
+			lines := o.Lines(Table(runs, TableOptions{Verbose: o.Verbose, Now: o.Time()}))
+			return append(lines, Waiting(runs, o.Time())...), err
 		})
 	}
 	runs, err := o.list(ctx, c)
@@ -88,6 +89,9 @@ func Run(ctx context.Context, o Options) error {
 		}{c.Project, runs})
 	}
 	o.Print(Table(runs, TableOptions{Verbose: o.Verbose, Now: o.Time()}))
+	for _, line := range Waiting(runs, o.Time()) {
+		o.Println(line)
+	}
 	return nil
 }
 

@@ -116,3 +116,19 @@ func TestTableColors(t *testing.T) {
 		t.Errorf("table (-want +got):\n%s", diff)
 	}
 }
+
+func TestWaiting(t *testing.T) {
+	waits := func(name string, position int, why string) api.Run {
+		r := run(t, name, "task", api.RunSubmitted, time.Hour)
+		r.Waiting = &api.RunWaiting{Position: position, Reason: why, Since: api.At(now.Add(-5 * time.Minute))}
+		return r
+	}
+	runs := []api.Run{waits("second", 2, "No offers.\nSee the docs"), run(t, "busy", "task", api.RunRunning, time.Hour), waits("first", 1, "Waits until 3 instances are free")}
+	want := []string{"", " first is #1 in the queue since 5 mins ago: Waits until 3 instances are free", " second is #2 in the queue since 5 mins ago: No offers."}
+	if diff := cmp.Diff(want, Waiting(runs, now)); diff != "" {
+		t.Errorf("Waiting (-want +got):\n%s", diff)
+	}
+	if got := Waiting(runs[1:2], now); got != nil {
+		t.Errorf("nobody waits: %q", got)
+	}
+}
