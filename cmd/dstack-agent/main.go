@@ -33,7 +33,7 @@ const usage = `usage: dstack-agent <command>
 
   shim       serve a host: --home DIR [--runtime auto|docker|process] [--socket-user NAME]
   runner     run one job: --dir DIR
-  install    set this host up: --home DIR --user NAME --json [--env KEY=VALUE]...
+  install    set this host up: --home DIR --user NAME [--env-stdin]
   uninstall  take everything off this host: --home DIR
   connect    join stdin and stdout to the agent's socket: --home DIR
   --version`
@@ -57,7 +57,7 @@ func run(args []string) int {
 	case "install":
 		return install.Main(ctx, args[1:])
 	case "uninstall":
-		err = install.Uninstall(ctx, args[1:])
+		err = install.Uninstall(ctx, args[1:], log)
 	case "supervise":
 		err = install.Supervise(ctx, args[1:], log)
 	case "connect":

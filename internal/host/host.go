@@ -267,11 +267,16 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 		})
 		return client, client.Close, nil
 	}
-	s, pinned, err := connect(ctx, c.target.Endpoint, c.target.Jump)
+	s, seen, err := connect(ctx, c.target.Endpoint, c.target.Jump)
 	if err != nil {
 		return nil, nil, err
 	}
-	c.pin(pinned)
+	c.pin(seen.Host)
+	if j := c.target.Jump; j != nil && j.HostKey == "" { // for as long as we run
+		pinned := *j
+		pinned.HostKey = seen.Jump
+		c.target.Jump = &pinned
+	}
 	c.mu.Lock()
 	c.ssh = s
 	c.mu.Unlock()
@@ -311,7 +316,12 @@ func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
 	s := c.ssh
 	c.mu.Unlock()
 	if err := c.pool.push(ctx, s, c.target.Endpoint.User, bin); err != nil {
-		return err
+		if ctx.Err() != nil {
+			return err
+		}
+		// A full disk, for example: jobs matter more than the agent's age.
+		c.pool.Log.Warn("the agent of a host cannot be replaced and stays", "host", c.target.ID, "err", err)
+		return nil
 	}
 	if _, err := installAgent(ctx, s, c.target.Endpoint.User, c.target.home(), nil); err != nil {
 		return err

@@ -1,17 +1,20 @@
 package host
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"sort"
+	"io"
+	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/agentbin"
 )
 
 // maxSkew is how far a host's clock may be off: certificates and logs would be wrong.
@@ -25,26 +28,30 @@ type OnboardRequest struct {
 	AuthorizedKeys []string // lines that let the server in from now on
 }
 
-// Onboarded is a host that is ready.
+// Onboarded is a host that is ready. The keys are to be pinned; JumpKey is "" without a
+// jump host.
 type Onboarded struct {
 	Info    agentapi.HostInfo
 	HostKey string
+	JumpKey string
 }
 
 // Onboard pushes the agent to a host of the user, starts it there and returns what it
-// says. It may be repeated. Errors are *OnboardError.
+// says. It may be repeated. A host that cannot be taken is left as it was. Errors are
+// *OnboardError.
 func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
-	if p.Transport != nil {
-		return p.Transport.Onboard(ctx, r)
-	}
-	s, key, err := connect(ctx, r.Endpoint, r.Jump)
+	s, seen, err := connect(ctx, r.Endpoint, r.Jump)
 	if err != nil {
 		return Onboarded{}, err
 	}
 	defer s.Close()
-	arch, err := check(ctx, s, r)
+	f, err := look(ctx, s, r.Endpoint)
+	if err != nil {
+		return Onboarded{}, err
+	}
+	arch, err := f.check(time.Now(), r)
 	if err != nil {
 		return Onboarded{}, err
 	}
@@ -52,74 +59,141 @@ func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
 	if err != nil {
 		return Onboarded{}, problem(CodeUpload, "%v", err)
 	}
-	if err := p.push(ctx, s, r.Endpoint.User, bin); err != nil {
-		return Onboarded{}, err
-	}
-	info, err := installAgent(ctx, s, r.Endpoint.User, agentapi.DefaultHome, r.Env)
+	info, err := p.settle(ctx, s, r, bin)
 	if err != nil {
+		if !f.known { // nothing of ours was there before
+			cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+			defer cancel()
+			if uerr := uninstall(cctx, s, r.Endpoint); uerr != nil {
+				p.Log.Warn("clean a host that could not be added", "host", r.Endpoint.String(), "err", uerr)
+			}
+		}
 		return Onboarded{}, err
 	}
-	if skew := time.Since(time.UnixMicro(info.UnixMicros)); skew > maxSkew || skew < -maxSkew {
-		return Onboarded{}, problem(CodeClock, "the clock of %s is off by %v. Set it (timedatectl set-ntp true) and apply again", r.Endpoint.Addr, skew.Round(time.Second))
-	}
-	return Onboarded{Info: info, HostKey: key}, nil
+	return Onboarded{Info: info, HostKey: seen.Host, JumpKey: seen.Jump}, nil
 }
 
-// check looks at the host and lets the server's keys in, in one round trip.
-func check(ctx context.Context, s *ssh.Client, r OnboardRequest) (arch string, err error) {
+// settle puts the agent and our keys onto a host.
+func (p *Pool) settle(ctx context.Context, s *ssh.Client, r OnboardRequest, bin agentbin.Binary) (agentapi.HostInfo, error) {
+	if err := p.push(ctx, s, r.Endpoint.User, bin); err != nil {
+		return agentapi.HostInfo{}, err
+	}
+	env := r.Env
+	if env == nil {
+		env = map[string]string{}
+	}
+	info, err := installAgent(ctx, s, r.Endpoint.User, agentapi.DefaultHome, env)
+	if err != nil {
+		return info, err
+	}
+	return info, authorize(ctx, s, r)
+}
+
+// facts are what a host tells before anything is changed on it.
+type facts struct {
+	os, machine string
+	root        bool // the user is root, or becomes it without a password
+	clock       time.Time
+	docker      bool // an engine is installed or answers
+	known       bool // an agent is there already
+}
+
+// look asks a host for its facts, in one round trip.
+func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
+	const script = `uname -s; uname -m; if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then echo root; else echo user; fi; date +%s; ` +
+		`if [ -S /var/run/docker.sock ] || command -v dockerd >/dev/null 2>&1; then echo docker; else echo none; fi; ` +
+		`if [ -e ` + binaryPath + ` ]; then echo known; else echo new; fi`
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	out, errs, err := run(ctx, s, "sh -c "+quote(script), nil)
+	if err != nil {
+		return facts{}, problem(CodeInstall, "cannot run commands on %s: %v %s", e.Addr, err, errs)
+	}
+	return parseFacts(out, e.Addr)
+}
+
+func parseFacts(out, addr string) (facts, error) {
+	const count = 6
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	odd := problem(CodeInstall, "%s answers oddly to commands (is its login shell a shell?): %q", addr, out)
+	if len(lines) < count {
+		return facts{}, odd
+	}
+	lines = lines[len(lines)-count:] // a login banner may come first
+	seconds, err := strconv.ParseInt(lines[3], 10, 64)
+	if err != nil {
+		return facts{}, odd
+	}
+	return facts{os: lines[0], machine: lines[1], root: lines[2] == "root", clock: time.Unix(seconds, 0), docker: lines[4] == "docker", known: lines[5] == "known"}, nil
+}
+
+// runtimeVar is the variable with which a fleet allows jobs without containers.
+const runtimeVar = "DSTACK_AGENT_RUNTIME"
+
+// check returns the host's architecture, or what is wrong with it.
+func (f facts) check(now time.Time, r OnboardRequest) (arch string, err error) {
+	addr, user := r.Endpoint.Addr, r.Endpoint.User
+	skew := now.Sub(f.clock)
+	kind := r.Env[runtimeVar]
+	switch {
+	case f.os != "Linux":
+		return "", problem(CodeOS, "%s runs %s; only Linux is supported", addr, f.os)
+	case !f.root:
+		return "", problem(CodeNoSudo, "the user %s of %s is not root and may not use sudo without a password. Add to /etc/sudoers.d: %s ALL=(ALL) NOPASSWD:ALL", user, addr, user)
+	case skew > maxSkew || skew < -maxSkew:
+		return "", problem(CodeClock, "the clock of %s is off by %v. Set it (timedatectl set-ntp true) and apply again", addr, skew.Round(time.Second))
+	case !f.docker && (kind == "" || kind == "docker"):
+		return "", problem(CodeNoDocker, "Docker is not installed on %s. Install it (https://docs.docker.com/engine/install) and apply again", addr)
+	}
+	switch f.machine {
+	case "x86_64", "amd64":
+		return "amd64", nil
+	case "aarch64", "arm64":
+		return "arm64", nil
+	}
+	return "", problem(CodeArch, "%s is a %s machine; x86_64 and aarch64 are supported", addr, f.machine)
+}
+
+// keyMark ends the lines of authorized_keys that are ours.
+const keyMark = "# added by dstack"
+
+// authorize lets the server's keys in; those that are there already stay as they are.
+func authorize(ctx context.Context, s *ssh.Client, r OnboardRequest) error {
 	var b strings.Builder
-	b.WriteString("uname -s; uname -m; id -u; sudo -n true 2>/dev/null && echo sudo || echo nosudo; ")
-	b.WriteString("mkdir -p ~/.ssh && chmod 700 ~/.ssh && touch ~/.ssh/authorized_keys && chmod 600 ~/.ssh/authorized_keys; ")
+	b.WriteString("set -e; umask 077; mkdir -p ~/.ssh; f=~/.ssh/authorized_keys; touch $f; ")
+	b.WriteString("if [ -n \"$(tail -c1 $f)\" ]; then echo >>$f; fi; ")
 	for _, k := range r.AuthorizedKeys {
 		f := strings.Fields(k)
 		if len(f) < 2 {
 			continue
 		}
 		line := f[0] + " " + f[1]
-		fmt.Fprintf(&b, "grep -qF %[1]s ~/.ssh/authorized_keys || { tail -c1 ~/.ssh/authorized_keys | grep -q . && echo >>~/.ssh/authorized_keys; echo %[2]s >>~/.ssh/authorized_keys; }; ", quote(line), quote(line+" # added by dstack"))
+		fmt.Fprintf(&b, "grep -qF %s $f || echo %s >>$f; ", quote(line), quote(line+" "+keyMark))
 	}
-	b.WriteString("true")
-	cctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
-	out, errs, err := run(cctx, s, "sh -c "+quote(b.String()), nil)
-	if err != nil {
-		return "", problem(CodeInstall, "cannot run commands on %s: %v %s", r.Endpoint.Addr, err, errs)
+	if _, errs, err := run(ctx, s, "sh -c "+quote(b.String()), nil); err != nil {
+		return problem(CodeInstall, "cannot let the server's key in on %s: %v %s", r.Endpoint.Addr, err, errs)
 	}
-	lines := strings.Split(strings.TrimSpace(out), "\n")
-	if len(lines) < 4 {
-		return "", problem(CodeInstall, "%s answers oddly to commands (is its login shell a shell?): %q", r.Endpoint.Addr, out)
-	}
-	lines = lines[len(lines)-4:] // a login banner may come first
-	switch {
-	case lines[0] != "Linux":
-		return "", problem(CodeOS, "%s runs %s; only Linux is supported", r.Endpoint.Addr, lines[0])
-	case lines[2] != "0" && lines[3] != "sudo":
-		return "", problem(CodeNoSudo, "the user %s of %s is not root and may not use sudo without a password. Add to /etc/sudoers.d: %s ALL=(ALL) NOPASSWD:ALL", r.Endpoint.User, r.Endpoint.Addr, r.Endpoint.User)
-	}
-	switch lines[1] {
-	case "x86_64", "amd64":
-		return "amd64", nil
-	case "aarch64", "arm64":
-		return "arm64", nil
-	}
-	return "", problem(CodeArch, "%s is a %s machine; x86_64 and aarch64 are supported", r.Endpoint.Addr, lines[1])
+	return nil
 }
 
-// installAgent runs the agent's own installation, whose answer is JSON.
+// installAgent runs the agent's own installation, whose answer is JSON. Without env the
+// agent keeps the variables that it has. They go through stdin: arguments are seen by all.
 func installAgent(ctx context.Context, s *ssh.Client, user, home string, env map[string]string) (agentapi.HostInfo, error) {
-	cmd := binaryPath + " install --json --home " + quote(home) + " --user " + quote(user)
-	keys := make([]string, 0, len(env))
-	for k := range env {
-		keys = append(keys, k)
-	}
-	sort.Strings(keys)
-	for _, k := range keys {
-		cmd += " --env " + quote(k+"="+env[k])
+	var info agentapi.HostInfo
+	cmd := binaryPath + " install --home " + quote(home) + " --user " + quote(user)
+	var stdin io.Reader
+	if env != nil {
+		data, err := json.Marshal(env)
+		if err != nil {
+			return info, problem(CodeInstall, "%v", err)
+		}
+		cmd, stdin = cmd+" --env-stdin", bytes.NewReader(data)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
 	defer cancel()
-	out, errs, err := run(ctx, s, root(user, cmd), nil)
-	var info agentapi.HostInfo
+	out, errs, err := run(ctx, s, root(user, cmd), stdin)
 	if err == nil {
 		if jerr := json.Unmarshal([]byte(out), &info); jerr != nil {
 			return info, problem(CodeInstall, "the agent's answer cannot be read: %v", jerr)
@@ -137,30 +211,31 @@ func installAgent(ctx context.Context, s *ssh.Client, user, home string, env map
 	return info, problem(CodeInstall, "the agent cannot be installed: %v", err)
 }
 
-// UninstallRequest names a host and what it loses.
+// UninstallRequest names a host that is given back.
 type UninstallRequest struct {
-	Endpoint       Endpoint
-	Jump           *Endpoint
-	AuthorizedKeys []string
+	Endpoint Endpoint
+	Jump     *Endpoint
 }
 
-// Uninstall takes the agent and our keys off a host.
+// Uninstall takes the agent and our keys off a host. It may be repeated.
 func (p *Pool) Uninstall(ctx context.Context, r UninstallRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
-	if p.Transport != nil {
-		return p.Transport.Uninstall(ctx, r)
-	}
 	s, _, err := connect(ctx, r.Endpoint, r.Jump)
 	if err != nil {
 		return err
 	}
 	defer s.Close()
-	_, errs, err := run(ctx, s, root(r.Endpoint.User, binaryPath+" uninstall --home "+quote(agentapi.DefaultHome)), nil)
-	if err != nil {
+	return uninstall(ctx, s, r.Endpoint)
+}
+
+func uninstall(ctx context.Context, s *ssh.Client, e Endpoint) error {
+	script := "test ! -e " + binaryPath + " || exec " + binaryPath + " uninstall --home " + agentapi.DefaultHome
+	if _, errs, err := run(ctx, s, root(e.User, "sh -c "+quote(script)), nil); err != nil {
 		return fmt.Errorf("uninstall the agent: %w %s", err, errs)
 	}
-	script := "f=~/.ssh/authorized_keys; grep -v '# added by dstack$' $f >$f.dstack; cat $f.dstack >$f; rm -f $f.dstack"
+	// The keys come last: with them the server can try again.
+	script = "f=~/.ssh/authorized_keys; test -e $f || exit 0; grep -v " + quote(keyMark+"$") + " $f >$f.dstack; cat $f.dstack >$f; rm -f $f.dstack"
 	if _, errs, err := run(ctx, s, "sh -c "+quote(script), nil); err != nil {
 		return fmt.Errorf("remove our keys: %w %s", err, errs)
 	}

@@ -32,6 +32,7 @@ const (
 	CodeAuth        = "auth"
 	CodeHostKey     = "host_key_changed"
 	CodeNoSudo      = "no_sudo"
+	CodeNoDocker    = "no_docker"
 	CodeArch        = "unsupported_arch"
 	CodeOS          = "unsupported_os"
 	CodeUpload      = "upload_failed"
@@ -48,31 +49,39 @@ func problem(code, format string, args ...any) error {
 	return &OnboardError{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
+// keys are the host keys that were seen, lines of authorized_keys; Jump is "" without one.
+type keys struct{ Host, Jump string }
+
 // connect opens an SSH connection, through a jump host if there is one, and returns the
-// host key that was seen.
-func connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, string, error) {
+// host keys that were seen.
+func connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, keys, error) {
 	if jump == nil {
 		d := net.Dialer{Timeout: dialTimeout}
-		return handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
+		client, key, err := handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
 		})
+		return client, keys{Host: key}, err
 	}
-	via, _, err := connect(ctx, *jump, nil)
+	via, seen, err := connect(ctx, *jump, nil)
 	if err != nil {
-		return nil, "", fmt.Errorf("jump host: %w", err)
+		var refused *OnboardError
+		if errors.As(err, &refused) {
+			return nil, keys{}, problem(refused.Code, "jump host: %s", refused.Message)
+		}
+		return nil, keys{}, fmt.Errorf("jump host: %w", err)
 	}
 	client, key, err := handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
 		return via.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
 	})
 	if err != nil {
 		via.Close()
-		return nil, "", err
+		return nil, keys{}, err
 	}
 	go func() {
 		_ = client.Wait() // the jump's connection ends with the host's
 		via.Close()
 	}()
-	return client, key, nil
+	return client, keys{Host: key, Jump: seen.Host}, nil
 }
 
 func handshake(ctx context.Context, e Endpoint, dial func(context.Context) (net.Conn, error)) (*ssh.Client, string, error) {

@@ -130,6 +130,12 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	d := Decision{Instance: inst}
 	d.Instance.Blocks = blocks
 	d.Instance.Data.Provisioning, d.Instance.Data.Host, d.Instance.Data.HostKey = &jpd, &done.Info, done.HostKey
+	if r.Jump != nil && r.Jump.HostKey == "" {
+		pinned, jump := *r, *r.Jump
+		jump.HostKey = done.JumpKey
+		pinned.Jump = &jump
+		d.Instance.Data.Remote = &pinned
+	}
 	d.Instance.Data.Problem, d.Instance.Data.StartedAt = "", time.Now()
 	d.Instance.Data.Offer = &api.InstanceOffer{Backend: Remote, Instance: jpd.InstanceType, Region: Remote, BackendData: map[string]any{},
 		Availability: api.Available, InstanceRuntime: api.RuntimeShim, Blocks: 1, TotalBlocks: blocks}

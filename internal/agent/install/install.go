@@ -4,6 +4,7 @@
 package install
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dstack/internal/agent/runtime"
+	"dstack/internal/agent/shim"
 	"dstack/internal/agentapi"
 )
 
@@ -33,22 +35,15 @@ const (
 	startTimeout = 40 * time.Second
 )
 
+// runtimeVar is the variable of a fleet's env with which its owner allows jobs without
+// containers: "process", "auto" (where Docker does not answer) or "docker".
+const runtimeVar = "DSTACK_AGENT_RUNTIME"
+
 type options struct {
-	home, user, runtime string
-	env                 envList
-}
-
-type envList []string
-
-func (e *envList) String() string { return strings.Join(*e, ",") }
-
-func (e *envList) Set(s string) error {
-	k, _, ok := strings.Cut(s, "=")
-	if !ok || k == "" || strings.ContainsAny(s, "\n\r\x00") {
-		return errors.New("expected KEY=VALUE on one line")
-	}
-	*e = append(*e, s)
-	return nil
+	home, user string
+	// newEnv says that the agent's variables come on stdin, as a JSON object. Without it the
+	// installed ones stay.
+	newEnv bool
 }
 
 func parse(args []string) (options, error) {
@@ -56,9 +51,7 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("install", flag.ContinueOnError)
 	f.StringVar(&o.home, "home", agentapi.DefaultHome, "")
 	f.StringVar(&o.user, "user", "", "")
-	f.StringVar(&o.runtime, "runtime", "docker", "")
-	f.Bool("json", true, "")
-	f.Var(&o.env, "env", "")
+	f.BoolVar(&o.newEnv, "env-stdin", false, "")
 	return o, f.Parse(args)
 }
 
@@ -97,10 +90,19 @@ func install(ctx context.Context, o options) (agentapi.HostInfo, error) {
 	if err != nil {
 		return none, err
 	}
-	if o.runtime == "docker" {
+	env, err := environment(o, os.Stdin)
+	if err != nil {
+		return none, err
+	}
+	kind := cmp.Or(env[runtimeVar], "docker")
+	switch kind {
+	case "docker":
 		if err := checkDocker(ctx, self, o.home); err != nil {
 			return none, err
 		}
+	case "process", "auto":
+	default:
+		return none, problem("error", "%s is %q; it can be docker, process or auto", runtimeVar, kind)
 	}
 	if err := os.MkdirAll(o.home, 0o755); err != nil {
 		return none, problem("disk_full", "cannot write to %s: %v", o.home, err)
@@ -109,10 +111,10 @@ func install(ctx context.Context, o options) (agentapi.HostInfo, error) {
 	if err := unix.Statfs(o.home, &fs); err == nil && int64(fs.Bavail)*fs.Bsize < minDisk {
 		return none, problem("disk_full", "only %d MiB are free below %s; free at least 1 GiB", int64(fs.Bavail)*fs.Bsize>>20, o.home)
 	}
-	if err := os.WriteFile(filepath.Join(o.home, "agent.env"), []byte(strings.Join(o.env, "\n")+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(envPath(o.home), []byte(formatEnv(env)), 0o600); err != nil {
 		return none, problem("disk_full", "cannot write to %s: %v", o.home, err)
 	}
-	if err := start(ctx, self, o); err != nil {
+	if err := start(ctx, self, o, kind, env); err != nil {
 		return none, err
 	}
 	return await(ctx, o.home)
@@ -134,8 +136,8 @@ func checkDocker(ctx context.Context, self, home string) error {
 }
 
 // start restarts the agent with the binary that runs now. Containers go on.
-func start(ctx context.Context, self string, o options) error {
-	args := []string{"shim", "--home", o.home, "--runtime", o.runtime}
+func start(ctx context.Context, self string, o options, kind string, env map[string]string) error {
+	args := []string{"shim", "--home", o.home, "--runtime", kind}
 	if o.user != "" {
 		args = append(args, "--socket-user", o.user)
 	}
@@ -143,7 +145,7 @@ func start(ctx context.Context, self string, o options) error {
 	if st, err := os.Stat("/run/systemd/system"); err == nil && st.IsDir() {
 		return startUnit(ctx, self, args, o)
 	}
-	return startSupervised(self, args, o)
+	return startSupervised(self, args, o, env)
 }
 
 func startUnit(ctx context.Context, self string, args []string, o options) error {
@@ -162,7 +164,7 @@ KillMode=process
 
 [Install]
 WantedBy=multi-user.target
-`, self, strings.Join(args, " "), filepath.Join(o.home, "agent.env"))
+`, self, strings.Join(args, " "), envPath(o.home))
 	if err := os.WriteFile(unitPath, []byte(unit), 0o644); err != nil {
 		return fmt.Errorf("write %s: %w", unitPath, err)
 	}
@@ -175,7 +177,7 @@ WantedBy=multi-user.target
 }
 
 // startSupervised starts a detached process that keeps the agent running.
-func startSupervised(self string, args []string, o options) error {
+func startSupervised(self string, args []string, o options, env map[string]string) error {
 	stopSupervised(o.home)
 	log, err := os.OpenFile(filepath.Join(o.home, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -184,7 +186,10 @@ func startSupervised(self string, args []string, o options) error {
 	defer log.Close()
 	cmd := exec.Command(self, append([]string{"supervise"}, args...)...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = append(os.Environ(), o.env...)
+	cmd.Env = os.Environ()
+	for k, v := range env {
+		cmd.Env = append(cmd.Env, k+"="+v)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the agent: %w", err)
@@ -280,40 +285,73 @@ func tail(path string) string {
 	return strings.Join(lines[max(0, len(lines)-3):], "\n")
 }
 
-// Uninstall ends all tasks, then the agent, and removes every file of ours.
-func Uninstall(ctx context.Context, args []string) error {
+// Uninstall ends all tasks, then the agent, and removes every file of ours. It may be
+// repeated, and does not need the agent to answer.
+func Uninstall(ctx context.Context, args []string, log *slog.Logger) error {
 	o, err := parse(args)
 	if err != nil {
 		return err
-	}
-	client := dial(o.home)
-	defer client.Close()
-	cctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	if tasks, err := client.Tasks(cctx); err == nil {
-		for _, t := range tasks {
-			if _, err := client.Terminate(cctx, t.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer, Message: "the host is removed"}); err != nil {
-				return fmt.Errorf("end task %s: %w", t.ID, err)
-			}
-		}
-		for _, t := range tasks {
-			for client.Delete(cctx, t.ID) != nil && cctx.Err() == nil {
-				<-time.After(50 * time.Millisecond) // until it has ended
-			}
-		}
-	}
-	if _, err := os.Stat(unitPath); err == nil {
-		_ = exec.CommandContext(ctx, "systemctl", "disable", "--now", "--quiet", unitName).Run() // it may be gone already
-		_ = os.Remove(unitPath)
-		_ = exec.CommandContext(ctx, "systemctl", "daemon-reload").Run() // as above
-	}
-	stopSupervised(o.home)
-	if err := os.RemoveAll(o.home); err != nil {
-		return fmt.Errorf("remove %s: %w", o.home, err)
 	}
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
+	endTasks(ctx, o.home, log)
+	if _, err := os.Stat(unitPath); err == nil {
+		for _, cmd := range [][]string{{"disable", "--now", "--quiet", unitName}, {"reset-failed", "--quiet", unitName}} {
+			_ = exec.CommandContext(ctx, "systemctl", cmd...).Run() // it may be gone already
+		}
+		_ = os.Remove(unitPath)
+		_ = exec.CommandContext(ctx, "systemctl", "daemon-reload").Run() // as above
+	}
+	stopSupervised(o.home)
+	runtimes := []runtime.Runtime{runtime.NewProcess(filepath.Join(o.home, "tasks"), self)}
+	if d, err := runtime.NewDocker(self, o.home); err == nil {
+		if _, err := d.Version(ctx); err == nil {
+			runtimes = append(runtimes, d)
+		}
+	}
+	if err := shim.Purge(ctx, o.home, runtimes); err != nil {
+		return err
+	}
+	if err := removeAll(o.home); err != nil {
+		return err
+	}
 	return os.Remove(self)
+}
+
+// endTasks asks the agent to end its tasks. What is left afterwards, as when no agent
+// answers, is Purge's.
+func endTasks(ctx context.Context, home string, log *slog.Logger) {
+	client := dial(home)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	tasks, err := client.Tasks(ctx)
+	if err != nil {
+		log.Info("no agent answers", "err", err)
+		return
+	}
+	for _, t := range tasks {
+		if _, err := client.Terminate(ctx, t.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer, Message: "the host is removed"}); err != nil {
+			log.Warn("end a task", "task", t.ID, "err", err)
+		}
+	}
+	for _, t := range tasks {
+		for client.Delete(ctx, t.ID) != nil && ctx.Err() == nil {
+			<-time.After(50 * time.Millisecond) // until it has ended
+		}
+	}
+}
+
+// removeAll removes a folder; of one that is a mount, its content.
+func removeAll(dir string) error {
+	err := os.RemoveAll(dir)
+	if err == nil {
+		return nil
+	}
+	if entries, rerr := os.ReadDir(dir); rerr == nil && len(entries) == 0 {
+		return nil
+	}
+	return fmt.Errorf("remove %s: %w", dir, err)
 }

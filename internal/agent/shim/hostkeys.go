@@ -39,7 +39,12 @@ func (h *hostKeys) remove(name, task string) error {
 	if name == "" {
 		return nil
 	}
-	return h.rewrite(name, func(lines []string) []string { return without(lines, marker(task)) })
+	err := h.rewrite(name, func(lines []string) []string { return without(lines, marker(task)) })
+	var gone user.UnknownUserError
+	if errors.As(err, &gone) { // and the keys with them
+		return nil
+	}
+	return err
 }
 
 func without(lines []string, suffix string) []string {

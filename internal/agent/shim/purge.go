@@ -1,0 +1,46 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"dstack/internal/agent/runtime"
+	"dstack/internal/agentapi"
+)
+
+// Purge removes what the tasks of a home have left on the host besides their files:
+// containers and users' keys. No agent may run there.
+func Purge(ctx context.Context, home string, runtimes []runtime.Runtime) error {
+	for _, r := range runtimes {
+		found, err := r.List(ctx)
+		if err != nil {
+			return err
+		}
+		for _, f := range found {
+			if err := r.Remove(ctx, f.ID); err != nil {
+				return err
+			}
+		}
+	}
+	entries, err := os.ReadDir(filepath.Join(home, "tasks"))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("list tasks: %w", err)
+	}
+	var keys hostKeys
+	for _, e := range entries {
+		var spec agentapi.TaskSpec
+		if readJSON(filepath.Join(home, "tasks", e.Name(), taskFile), &spec) != nil {
+			continue // the task was never accepted
+		}
+		if err := keys.remove(spec.HostUser, spec.ID); err != nil {
+			return fmt.Errorf("remove the keys of task %s: %w", spec.ID, err)
+		}
+	}
+	return nil
+}
