@@ -28,6 +28,7 @@ type Project struct {
 	IsPublic      bool
 	TemplatesRepo string
 	CreatedAt     time.Time
+	Deleted       bool
 	private       string // sealed
 }
 
@@ -77,12 +78,12 @@ func New(c Config) (*Service, error) {
 	return &Service{c}, nil
 }
 
-const columns = `id, name, owner_id, public_key, is_public, templates_repo, created_at, private_sealed`
+const columns = `id, name, owner_id, public_key, is_public, templates_repo, created_at, deleted, private_sealed`
 
 func scan(row interface{ Scan(...any) error }) (Project, error) {
 	var p Project
 	var created int64
-	err := row.Scan(&p.ID, &p.Name, &p.OwnerID, &p.PublicKey, &p.IsPublic, &p.TemplatesRepo, &created, &p.private)
+	err := row.Scan(&p.ID, &p.Name, &p.OwnerID, &p.PublicKey, &p.IsPublic, &p.TemplatesRepo, &created, &p.Deleted, &p.private)
 	if errors.Is(err, sql.ErrNoRows) {
 		return Project{}, store.ErrNotFound
 	}

@@ -37,6 +37,10 @@ func knownBackend(name string) bool {
 	return name == local.Name || slices.Contains(config.BackendWords(), name)
 }
 
+func unknownBackend(name string) string {
+	return fmt.Sprintf("Input tag '%s' found using 'type' does not match any of the expected tags: '%s'", name, strings.Join(config.BackendWords(), "', '"))
+}
+
 // implemented finds what this build has of a backend.
 func (s *Server) implemented(c settings) (backend.Type, error) {
 	t, ok := s.clouds.types[c.backend()]
@@ -160,7 +164,7 @@ func parseBackend(text string) (settings, error) {
 	}
 	name, _ := c["type"].(string)
 	if !knownBackend(name) {
-		return nil, api.Invalid("Input tag '%s' found using 'type' does not match any of the expected tags: '%s'", name, strings.Join(config.BackendWords(), "', '"))
+		return nil, api.Invalid("%s", unknownBackend(name))
 	}
 	return c, nil
 }
@@ -193,7 +197,7 @@ func saveBackendJSON(create bool) func(*Server, caller, http.ResponseWriter, *ht
 		}
 		if !knownBackend(in.backend()) {
 			return &config.Errors{Problems: []config.Problem{{Loc: []any{"body"}, Type: "union_tag_invalid",
-				Msg: fmt.Sprintf("Input tag '%s' found using 'type' does not match any of the expected tags: '%s'", in.backend(), strings.Join(config.BackendWords(), "', '"))}}}
+				Msg: unknownBackend(in.backend())}}}
 		}
 		if err := s.saveBackend(r.Context(), c.Scope, in, create, "body", in.backend()); err != nil {
 			return err

@@ -134,7 +134,7 @@ func TestBadValues(t *testing.T) {
 	}
 }
 
-func multipart(name string, content []byte) []byte {
+func uploaded(name string, content []byte) []byte {
 	return fmt.Appendf(nil, "--b\r\nContent-Disposition: form-data; name=\"file\"; filename=%q\r\n\r\n%s\r\n--b--\r\n", name, content)
 }
 
@@ -145,15 +145,15 @@ func TestBadUploads(t *testing.T) {
 		path, kind string
 		body       []byte
 	}{
-		"an oversized archive":   {"/api/files/upload_archive", kind, multipart("big.tar", make([]byte, codeLimit+1))},
+		"an oversized archive":   {"/api/files/upload_archive", kind, uploaded("big.tar", make([]byte, codeLimit+1))},
 		"no form":                {"/api/files/upload_archive", "application/json", []byte("{}")},
-		"no boundary":            {"/api/files/upload_archive", "multipart/form-data", multipart("a", nil)},
+		"no boundary":            {"/api/files/upload_archive", "multipart/form-data", uploaded("a", nil)},
 		"a form without a file":  {"/api/files/upload_archive", kind, []byte("--b\r\nContent-Disposition: form-data; name=\"other\"\r\n\r\nx\r\n--b--\r\n")},
 		"a broken form":          {"/api/files/upload_archive", kind, []byte("--b\r\nConte")},
-		"an unknown repo":        {"/api/project/main/repos/upload_code?repo_id=nosuch", kind, multipart("code", []byte("x"))},
-		"code without a repo":    {"/api/project/main/repos/upload_code", kind, multipart("code", []byte("x"))},
-		"oversized code":         {"/api/project/main/repos/upload_code?repo_id=nosuch", kind, multipart("code", make([]byte, codeLimit+1))},
-		"a path as the name":     {"/api/files/upload_archive", kind, multipart("../../../../tmp/evil", []byte("x"))},
+		"an unknown repo":        {"/api/project/main/repos/upload_code?repo_id=nosuch", kind, uploaded("code", []byte("x"))},
+		"code without a repo":    {"/api/project/main/repos/upload_code", kind, uploaded("code", []byte("x"))},
+		"oversized code":         {"/api/project/main/repos/upload_code?repo_id=nosuch", kind, uploaded("code", make([]byte, codeLimit+1))},
+		"a path as the name":     {"/api/files/upload_archive", kind, uploaded("../../../../tmp/evil", []byte("x"))},
 		"an archive with no end": {"/api/files/upload_archive", kind, []byte("--b\r\nContent-Disposition: form-data; name=\"file\"; filename=\"x\"\r\n\r\nabc")},
 	} {
 		t.Run(name, func(t *testing.T) {

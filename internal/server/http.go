@@ -8,11 +8,14 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"net/url"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/crypt"
 	"dstack/internal/project"
 	"dstack/internal/store"
 	"dstack/internal/user"
@@ -106,6 +109,7 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 	if err != nil {
 		return api.Invalid("The request body cannot be read")
 	}
+	within(w, 0)
 	if len(data) == 0 {
 		if _, ok := v.(optional); ok {
 			return config.DecodeJSON([]byte("{}"), v, "body")
@@ -120,6 +124,17 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 		return &config.Errors{Problems: []config.Problem{{Loc: []any{"body", 0}, Type: "json_invalid", Msg: "JSON decode error", Reason: "not UTF-8", Input: map[string]any{}}}}
 	}
 	return config.DecodeJSON(data, v, "body")
+}
+
+// within bounds the reads of a request's body, also of what is left of it when the request is
+// answered. 0 lifts the bound: the body was read, what is read now only tells that the client
+// has gone.
+func within(w http.ResponseWriter, d time.Duration) {
+	var t time.Time
+	if d > 0 {
+		t = time.Now().Add(d)
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(t) // tests call handlers without a connection
 }
 
 func saysJSON(contentType string) bool {
@@ -169,7 +184,11 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.refuse(w, refused)
 	case errors.Is(err, store.ErrConflict):
 		encode(w, http.StatusBadRequest, map[string]any{"detail": []detail{{Msg: "Resource has been changed meanwhile. Try again.", Code: code(api.CodeError)}}})
-	case r.Context().Err() != nil:
+	case errors.Is(err, crypt.ErrSealed):
+		s.Log.Error("a key is missing in config.yml", "path", r.URL.Path, "err", err)
+		encode(w, http.StatusBadRequest, map[string]any{"detail": []detail{{Msg: "The stored value is encrypted with a key that the server no longer has", Code: code(api.CodeError)}}})
+	case r.Context().Err() != nil: // the client is gone, or the server stops and it can try again
+		encode(w, http.StatusServiceUnavailable, map[string]string{"detail": "The server is stopping"})
 	default:
 		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -256,9 +275,21 @@ func (s *Server) authenticate(r *http.Request, who permission) (caller, error) {
 	return c, nil
 }
 
+// plain says that a part of an address is text that a database can be asked for.
+func plain(s string) bool {
+	if u, err := url.QueryUnescape(s); err == nil {
+		s = u
+	}
+	return utf8.ValidString(s) && !strings.ContainsRune(s, 0)
+}
+
 // serve runs one route.
 func (s *Server) serve(rt route) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		if !plain(r.URL.Path) || !plain(r.URL.RawQuery) {
+			s.fail(w, r, api.Invalid("The address has characters that are not allowed"))
+			return
+		}
 		if err := checkVersion(r.Header, r.URL.Path); err != nil {
 			s.fail(w, r, err)
 			return

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"slices"
 
 	"dstack/internal/api"
@@ -28,6 +29,52 @@ func ignoreNames(context.Context, project.Scope, namesRequest) (*struct{}, error
 func noSuch(context.Context, project.Scope, nameRequest) (*struct{}, error) {
 	return nil, api.NotExists("")
 }
+
+type listVolumesRequest struct {
+	ProjectName   *string   `json:"project_name"`
+	OnlyActive    bool      `json:"only_active"`
+	PrevCreatedAt *api.Time `json:"prev_created_at"`
+	PrevID        *string   `json:"prev_id" cfg:"uuid"`
+	Limit         *int      `json:"limit" cfg:"min=0,max=100"`
+	Ascending     bool      `json:"ascending"`
+}
+
+func noVolumes(context.Context, user.User, listVolumesRequest) ([]struct{}, error) {
+	return []struct{}{}, nil
+}
+
+type listGatewaysRequest struct {
+	IncludeImported bool `json:"include_imported"`
+}
+
+// Optional says that the request may be sent without a body.
+func (*listGatewaysRequest) Optional() {}
+
+func noGateways(context.Context, project.Scope, listGatewaysRequest) ([]struct{}, error) {
+	return []struct{}{}, nil
+}
+
+type defaultGatewayRequest struct {
+	Name           string  `json:"name" cfg:"req"`
+	GatewayProject *string `json:"gateway_project"`
+}
+
+func noDefaultGateway(context.Context, project.Scope, defaultGatewayRequest) (*struct{}, error) {
+	return nil, api.NotExists("")
+}
+
+type gatewayDomainRequest struct {
+	Name           string  `json:"name" cfg:"req"`
+	WildcardDomain *string `json:"wildcard_domain" cfg:"req"`
+}
+
+func noGatewayDomain(context.Context, project.Scope, gatewayDomainRequest) (*struct{}, error) {
+	return nil, api.NotExists("")
+}
+
+// sshUpstream serves SSH proxies, which prove themselves with a token of their own. There is
+// none to configure yet, so nobody can.
+func sshUpstream(*Server, caller, http.ResponseWriter, *http.Request) error { return api.Forbidden() }
 
 // unsupported refuses to make something.
 func unsupported(what string) func(context.Context, project.Scope, map[string]any) (*struct{}, error) {

@@ -12,6 +12,7 @@ import (
 	"dstack/internal/blobstore"
 	"dstack/internal/config"
 	"dstack/internal/event"
+	"dstack/internal/project"
 	"dstack/internal/user"
 )
 
@@ -38,6 +39,7 @@ func (s *Server) routes() []route {
 		{"POST /api/users/public_keys/add", anyUser, forUser(s.users.AddKey)},
 		{"POST /api/users/public_keys/delete", anyUser, forUser(s.users.DeleteKeys)},
 		{"POST /api/auth/list_providers", public, static([]string{})},
+		{"POST /api/auth/get_next_redirect", public, nextRedirect},
 
 		{"POST /api/projects/list", anyUser, forUser(s.projects.List)},
 		{"POST /api/projects/list_only_no_fleets", anyUser, forUser(s.projectsWithoutFleets)},
@@ -84,7 +86,7 @@ func (s *Server) routes() []route {
 		{"POST /api/project/{project}/runs/apply", projectMember, inProject(s.runs.Apply)},
 		{"POST /api/project/{project}/runs/stop", projectMember, inProject(s.runs.Stop)},
 		{"POST /api/project/{project}/runs/delete", projectMember, inProject(s.runs.Delete)},
-		{"POST /api/project/{project}/runs/watch", projectMember, inProject(s.runs.Watch)},
+		{"POST /api/project/{project}/runs/watch", projectMember, inProject(s.watchRun)},
 		{"POST /api/project/{project}/logs/poll", projectMember, inProject(s.runs.PollLogs)},
 		{"POST /api/project/{project}/logs/stream", projectMember, streamLogs},
 
@@ -99,17 +101,20 @@ func (s *Server) routes() []route {
 		{"GET /api/project/{project}/metrics/job/{run}", projectMember, jobMetrics},
 		{"POST /api/project/{project}/templates/list", projectMember, static([]string{})},
 
-		{"POST /api/volumes/list", anyUser, static([]string{})},
+		{"POST /api/sshproxy/get_upstream", public, sshUpstream},
+		{"POST /api/volumes/list", anyUser, forUser(noVolumes)},
 		{"POST /api/project/{project}/volumes/list", projectMember, static([]string{})},
 		{"POST /api/project/{project}/volumes/get", projectMember, inProject(noSuch)},
 		{"POST /api/project/{project}/volumes/create", projectMember, inProject(unsupported("volumes"))},
 		{"POST /api/project/{project}/volumes/delete", projectMember, inProject(ignoreNames)},
-		{"POST /api/project/{project}/gateways/list", memberOrPublic, static([]string{})},
+		{"POST /api/project/{project}/gateways/list", memberOrPublic, inProject(noGateways)},
 		{"POST /api/project/{project}/gateways/get", memberOrPublic, inProject(noSuch)},
 		{"POST /api/project/{project}/gateways/get_plan", projectAdmin, inProject(unsupported("gateways"))},
 		{"POST /api/project/{project}/gateways/apply", projectAdmin, inProject(unsupported("gateways"))},
 		{"POST /api/project/{project}/gateways/create", projectAdmin, inProject(unsupported("gateways"))},
 		{"POST /api/project/{project}/gateways/delete", projectAdmin, inProject(ignoreNames)},
+		{"POST /api/project/{project}/gateways/set_default", projectAdmin, inProject(noDefaultGateway)},
+		{"POST /api/project/{project}/gateways/set_wildcard_domain", projectAdmin, inProject(noGatewayDomain)},
 		{"POST /api/project/{project}/exports/list", projectMember, inProject(unsupportedList("exports"))},
 		{"POST /api/project/{project}/exports/create", projectAdmin, inProject(unsupported("exports"))},
 		{"POST /api/project/{project}/exports/update", projectAdmin, inProject(unsupported("exports"))},
@@ -154,6 +159,7 @@ func part(w http.ResponseWriter, r *http.Request, limit int64, what string) (nam
 	if limit > 0 {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 	}
+	within(w, uploadTimeout)
 	mr, err := r.MultipartReader()
 	if err != nil {
 		return "", nil, api.Invalid("A multipart form with one file is expected")
@@ -216,15 +222,24 @@ func uploadArchive(s *Server, c caller, w http.ResponseWriter, r *http.Request) 
 	return nil
 }
 
+// watchRun answers at once when the server stops: the client asks again.
+func (s *Server) watchRun(ctx context.Context, sc project.Scope, r api.WatchRunRequest) (api.WatchRunResponse, error) {
+	ctx, cancel := s.untilStopping(ctx)
+	defer cancel()
+	return s.runs.Watch(ctx, sc, r)
+}
+
 // streamLogs follows a log as lines of JSON.
 func streamLogs(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
 	var in api.StreamLogsRequest
 	if err := decode(w, r, &in); err != nil {
 		return err
 	}
+	ctx, cancel := s.untilStopping(r.Context())
+	defer cancel()
 	started := false
 	enc := json.NewEncoder(w)
-	err := s.runs.StreamLogs(r.Context(), c.Scope, in, func(chunk api.LogChunk) error {
+	err := s.runs.StreamLogs(ctx, c.Scope, in, func(chunk api.LogChunk) error {
 		if !started {
 			w.Header().Set("Content-Type", "application/x-ndjson")
 			started = true

@@ -8,12 +8,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -26,10 +23,8 @@ import (
 	"dstack/internal/backend/local"
 	"dstack/internal/blobstore"
 	"dstack/internal/catalog"
-	"dstack/internal/config"
 	"dstack/internal/crypt"
 	"dstack/internal/engine"
-	"dstack/internal/event"
 	"dstack/internal/fleet"
 	"dstack/internal/host"
 	"dstack/internal/instance"
@@ -46,11 +41,15 @@ import (
 
 // Config is what New needs; fields are required unless marked optional.
 type Config struct {
-	Dir   string // state of the server
-	Host  string
-	Port  int
-	Token string // optional: the administrator's
-	DBURL string // optional: SQLite below Dir
+	Dir  string // state of the server
+	Host string
+	Port int
+	// PublicURL is where clients reach the server, optional: made of Host and Port.
+	PublicURL string
+	Token     string // optional: a new administrator's
+	DBURL     string // optional: SQLite below Dir
+	// NoFile leaves config.yml alone: there is nothing but the project main.
+	NoFile bool
 	// Store is an open database to use, and to close, instead of DBURL's; optional.
 	Store *store.DB
 	// CodeLimit bounds uploads, in bytes, 0: 2 MiB, negative: unlimited.
@@ -61,6 +60,8 @@ type Config struct {
 	LogQuota int64
 	// LostAfter is how long a host may be unreachable before its jobs count as lost, 0: for ever.
 	LostAfter time.Duration
+	// EventTTL is how long the audit log is kept, 0: [eventTTL].
+	EventTTL time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
 	PrometheusToken string
@@ -92,6 +93,7 @@ type Server struct {
 	fleets   *fleet.Service
 	runs     *run.Service
 	handler  http.Handler
+	stopping chan struct{} // closed when streams shall end
 
 	// AdminToken is the administrator's; NewAdmin says that this start made it.
 	AdminToken string
@@ -103,20 +105,19 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Dir == "" || c.Log == nil {
 		return nil, errors.New("server: Dir and Log are required")
 	}
-	if c.CodeLimit == 0 {
-		c.CodeLimit = codeLimit
-	}
+	c.CodeLimit = cmp.Or(c.CodeLimit, codeLimit)
+	c.EventTTL = cmp.Or(c.EventTTL, eventTTL)
 	if c.Env == nil {
 		c.Env = func(string) string { return "" }
 	}
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the server's folder: %w", err)
 	}
-	file, err := loadFile(c.Dir, c.Log)
+	file, err := loadFile(c.Dir, c.NoFile, c.Log)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Config: c}
+	s := &Server{Config: c, stopping: make(chan struct{})}
 	if err := s.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -126,7 +127,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	}
 	if err := s.bootstrap(ctx, file); err != nil {
 		s.db.Close()
-		return nil, err
+		return nil, file.explain(err)
 	}
 	s.handler = s.router()
 	return s, nil
@@ -150,14 +151,14 @@ func (s *Server) openStore(ctx context.Context) error {
 }
 
 // assemble puts the parts together, from the ground up.
-func (s *Server) assemble(file config.ServerFile) error {
+func (s *Server) assemble(file file) error {
 	box, err := box(file.Encryption)
 	if err != nil {
 		return err
 	}
 	s.box = box
 	agents := agentbin.New()
-	blobs := blobstore.NewFile(filepath.Join(s.Dir, "blobs"), 1<<30)
+	blobs := s.blobs()
 	if s.engine, err = engine.New(engine.Config{DB: s.db, Log: s.Log, Owner: uuid.NewString()}); err != nil {
 		return err
 	}
@@ -219,6 +220,18 @@ func (s *Server) assemble(file config.ServerFile) error {
 	return err
 }
 
+// maxBlob bounds one upload where CodeLimit does not, in bytes.
+const maxBlob = 1 << 30
+
+// blobs are files beside SQLite; replicas, which have no folder in common, share them in
+// Postgres.
+func (s *Server) blobs() blobstore.Store {
+	if s.db.Engine() == store.Postgres {
+		return blobstore.NewDB(s.db, maxBlob)
+	}
+	return blobstore.NewFile(filepath.Join(s.Dir, "blobs"), maxBlob)
+}
+
 func (s *Server) projectName(ctx context.Context, id string) string {
 	p, err := s.projects.ByID(ctx, s.db.Read(), id)
 	if err != nil {
@@ -229,7 +242,7 @@ func (s *Server) projectName(ctx context.Context, id string) string {
 
 // bootstrap makes what a server cannot be without: an administrator and the projects of
 // the configuration.
-func (s *Server) bootstrap(ctx context.Context, file config.ServerFile) error {
+func (s *Server) bootstrap(ctx context.Context, file file) error {
 	admin, token, created, err := s.users.EnsureAdmin(ctx, s.Token)
 	if err != nil {
 		return err
@@ -256,10 +269,13 @@ func (s *Server) bootstrap(ctx context.Context, file config.ServerFile) error {
 	}
 	return s.storedBackends(ctx, func(projectID string, c settings) error {
 		p, err := s.projects.ByID(ctx, s.db.Read(), projectID)
-		if err != nil || s.clouds.has(projectID, c.backend()) { // the file wins
+		if err != nil || p.Deleted || s.clouds.has(projectID, c.backend()) { // the file wins
 			return err
 		}
-		return s.clouds.add(p, c)
+		if err := s.clouds.add(p, c); err != nil {
+			s.Log.Error("a backend's configuration cannot be used: it is left out", "project", p.Name, "backend", c.backend(), "err", err)
+		}
+		return nil
 	})
 }
 
@@ -279,90 +295,7 @@ func (s *Server) router() http.Handler {
 		w.Header().Set("Allow", "GET, HEAD")
 		encode(w, http.StatusMethodNotAllowed, map[string]string{"detail": "Method Not Allowed"})
 	})
-	return s.recovered(mux)
-}
-
-// recovered contains a panic of a handler: the request fails, the server goes on.
-func (s *Server) recovered(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer func() {
-			if v := recover(); v != nil && v != http.ErrAbortHandler {
-				s.fail(w, r, fmt.Errorf("handler failed: %v", v))
-			}
-		}()
-		next.ServeHTTP(w, r)
-	})
-}
-
-// URL is where the server answers.
-func (s *Server) URL() string {
-	return "http://" + net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
-}
-
-// Run serves until ctx ends, then lets what is under way end. ready is called once
-// requests are answered.
-func (s *Server) Run(ctx context.Context, ready func()) error {
-	l, err := net.Listen("tcp", net.JoinHostPort(s.Host, strconv.Itoa(s.Port)))
-	if err != nil {
-		return fmt.Errorf("listen on %s:%d: %w", s.Host, s.Port, err)
-	}
-	if a, ok := l.Addr().(*net.TCPAddr); ok {
-		s.Port = a.Port // 0 asked for any
-	}
-	work, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	worked := make(chan error, 1)
-	go func() { worked <- s.Work(work) }()
-	srv := &http.Server{Handler: s.handler, ReadHeaderTimeout: 10 * time.Second, BaseContext: func(net.Listener) context.Context { return work }}
-	served := make(chan error, 1)
-	go func() { served <- srv.Serve(l) }()
-	ready()
-	select {
-	case err = <-served:
-	case <-ctx.Done():
-		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		if serr := srv.Shutdown(sctx); serr != nil {
-			srv.Close() // what streams ends now
-		}
-		cancel()
-		err = nil
-	}
-	stop()
-	return errors.Join(err, <-worked)
-}
-
-// Work does all but listen for requests until ctx ends. Then it lets what is under way end
-// and closes the database.
-func (s *Server) Work(ctx context.Context) error {
-	var wg sync.WaitGroup
-	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "events": s.expire} {
-		wg.Go(func() {
-			if err := loop(ctx); err != nil && ctx.Err() == nil {
-				s.Log.Error("a part of the server ended", "part", name, "err", err)
-			}
-		})
-	}
-	<-ctx.Done()
-	s.pool.Close()
-	wg.Wait()
-	return s.db.Close()
-}
-
-// eventTTL is how long the audit log is kept.
-const eventTTL = 30 * 24 * time.Hour
-
-func (s *Server) expire(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Hour):
-		}
-		err := s.db.Write(ctx, func(tx *store.Tx) error { return event.Expire(ctx, tx, time.Now().Add(-eventTTL)) })
-		if err != nil {
-			s.Log.Warn("expire events", "err", err)
-		}
-	}
+	return s.observed(mux)
 }
 
 // sink passes on what hosts say.

@@ -177,7 +177,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		}
 		return s.record(ctx, tx, actor, u, "User created")
 	})
-	if store.Constraint(err) == "account_name" {
+	if c := store.Constraint(err); c == "account_name" || c == "account_token_hash_key" {
 		return User{}, api.Exists("")
 	}
 	return u, err

@@ -1,0 +1,101 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Settings reads what the environment says about a server; Host, Port, Token and Log are the
+// command line's. home is the user's home directory. All that is wrong is reported at once.
+func Settings(getenv func(string) string, home string) (Config, error) {
+	var errs []error
+	number := func(name string, def int64) int64 {
+		v := getenv(name)
+		if v == "" {
+			return def
+		}
+		n, err := strconv.ParseInt(v, 10, 64)
+		if err != nil || n < 0 {
+			errs = append(errs, fmt.Errorf("%s=%s: write a whole number, 0 or more", name, v))
+			return def
+		}
+		return n
+	}
+	duration := func(name string) time.Duration {
+		d, err := seconds(getenv(name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s=%s: %w", name, getenv(name), err))
+		}
+		return d
+	}
+	c := Config{
+		Env: getenv,
+		Dir: getenv("DSTACK_SERVER_DIR"), DBURL: getenv("DSTACK_DATABASE_URL"), PublicURL: strings.TrimRight(getenv("DSTACK_SERVER_URL"), "/"),
+		NoFile:       getenv("DSTACK_SERVER_CONFIG_DISABLED") != "",
+		CodeLimit:    number("DSTACK_SERVER_CODE_UPLOAD_LIMIT", codeLimit),
+		LogQuota:     number("DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR", 50<<20),
+		ProjectQuota: int(min(number("DSTACK_USER_PROJECT_DEFAULT_QUOTA", projectQuota), 1<<30)),
+		EventTTL:     time.Duration(min(number("DSTACK_SERVER_EVENTS_TTL_SECONDS", int64(eventTTL/time.Second)), 1<<32)) * time.Second,
+		LostAfter:    duration("DSTACK_SERVER_UNREACHABLE_GRACE"),
+		Prometheus:   getenv("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: getenv("DSTACK_PROMETHEUS_AUTH_TOKEN"),
+	}
+	if c.Dir == "" {
+		c.Dir = filepath.Join(home, ".dstack", "server")
+	}
+	if c.CodeLimit == 0 { // off
+		c.CodeLimit = -1
+	}
+	if c.PublicURL != "" {
+		if u, err := url.Parse(c.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			errs = append(errs, fmt.Errorf("DSTACK_SERVER_URL=%s: write http://host:port or https://host", c.PublicURL))
+		}
+	}
+	return c, errors.Join(errs...)
+}
+
+// seconds reads seconds, or a number with a unit such as 10m; "" is 0.
+func seconds(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	if n, err := strconv.Atoi(s); err == nil {
+		s = strconv.Itoa(n) + "s"
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d < 0 {
+		return 0, errors.New("write seconds, or a number with a unit such as 10m")
+	}
+	return d, nil
+}
+
+// NewLog makes the server's log. level is DEBUG, INFO, WARNING or ERROR, in any case; format
+// is "json" (keys timestamp, logger, level, message) or, for people, "text"; the words of the
+// published server for that, "rich" and "standard", mean the same, as does "".
+func NewLog(w io.Writer, level, format string) (*slog.Logger, error) {
+	levels := map[string]slog.Level{"DEBUG": slog.LevelDebug, "INFO": slog.LevelInfo, "WARNING": slog.LevelWarn, "WARN": slog.LevelWarn, "ERROR": slog.LevelError, "CRITICAL": slog.LevelError}
+	at, ok := levels[strings.ToUpper(level)]
+	if !ok {
+		return nil, fmt.Errorf("log level %q: use DEBUG, INFO, WARNING or ERROR", level)
+	}
+	switch format {
+	case "json":
+		names := map[string]string{slog.TimeKey: "timestamp", slog.MessageKey: "message"}
+		h := slog.NewJSONHandler(w, &slog.HandlerOptions{Level: at, ReplaceAttr: func(groups []string, a slog.Attr) slog.Attr {
+			if name := names[a.Key]; name != "" && len(groups) == 0 {
+				a.Key = name
+			}
+			return a
+		}})
+		return slog.New(h).With("logger", "dstack"), nil
+	case "", "text", "rich", "standard":
+		return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: at})), nil
+	}
+	return nil, fmt.Errorf("DSTACK_SERVER_LOG_FORMAT=%s: use text or json", format)
+}

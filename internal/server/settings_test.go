@@ -1,0 +1,99 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func TestSettings(t *testing.T) {
+	defaults := Config{Dir: "/home/me/.dstack/server", CodeLimit: 2 << 20, LogQuota: 50 << 20, ProjectQuota: 10, EventTTL: 720 * time.Hour}
+	for name, c := range map[string]struct {
+		env  map[string]string
+		want func(*Config)
+		err  string
+	}{
+		"nothing": {nil, func(*Config) {}, ""},
+		"everything": {map[string]string{
+			"DSTACK_SERVER_DIR": "/srv/d", "DSTACK_DATABASE_URL": "postgres://x", "DSTACK_SERVER_URL": "https://d.example.com/", "DSTACK_SERVER_CONFIG_DISABLED": "1",
+			"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "5", "DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR": "0", "DSTACK_USER_PROJECT_DEFAULT_QUOTA": "7",
+			"DSTACK_SERVER_EVENTS_TTL_SECONDS": "60", "DSTACK_ENABLE_PROMETHEUS_METRICS": "1", "DSTACK_PROMETHEUS_AUTH_TOKEN": "t",
+			"DSTACK_SERVER_UNREACHABLE_GRACE": "10m"},
+			func(c *Config) {
+				*c = Config{Dir: "/srv/d", DBURL: "postgres://x", PublicURL: "https://d.example.com", NoFile: true, CodeLimit: 5, ProjectQuota: 7,
+					EventTTL: time.Minute, Prometheus: true, PrometheusToken: "t", LostAfter: 10 * time.Minute}
+			}, ""},
+		"no limit":     {map[string]string{"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "0"}, func(c *Config) { c.CodeLimit = -1 }, ""},
+		"no number":    {map[string]string{"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "2MB"}, nil, "DSTACK_SERVER_CODE_UPLOAD_LIMIT=2MB: write a whole number, 0 or more"},
+		"negative":     {map[string]string{"DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR": "-1"}, nil, "DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR=-1: write a whole number, 0 or more"},
+		"no URL":       {map[string]string{"DSTACK_SERVER_URL": "d.example.com"}, nil, "DSTACK_SERVER_URL=d.example.com: write http://host:port or https://host"},
+		"bare seconds": {map[string]string{"DSTACK_SERVER_UNREACHABLE_GRACE": "90"}, func(c *Config) { c.LostAfter = 90 * time.Second }, ""},
+		"no duration":  {map[string]string{"DSTACK_SERVER_UNREACHABLE_GRACE": "soon"}, nil, "DSTACK_SERVER_UNREACHABLE_GRACE=soon: write seconds, or a number with a unit such as 10m"},
+		"two at once": {map[string]string{"DSTACK_SERVER_URL": "x", "DSTACK_SERVER_EVENTS_TTL_SECONDS": "y"}, nil,
+			"DSTACK_SERVER_EVENTS_TTL_SECONDS=y: write a whole number, 0 or more\nDSTACK_SERVER_URL=x: write http://host:port or https://host"},
+	} {
+		got, err := Settings(func(k string) string { return c.env[k] }, "/home/me")
+		if c.err != "" {
+			if err == nil || err.Error() != c.err {
+				t.Errorf("%s: %v, want %s", name, err, c.err)
+			}
+			continue
+		}
+		got.Env = nil
+		want := defaults
+		c.want(&want)
+		if diff := cmp.Diff(want, got); err != nil || diff != "" {
+			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
+		}
+	}
+}
+
+func TestNewLog(t *testing.T) {
+	for _, c := range []struct{ level, format, want string }{
+		{"WARNING", "", "warn error"},
+		{"warning", "text", "warn error"},
+		{"info", "rich", "info warn error"},
+		{"DEBUG", "standard", "debug info warn error"},
+		{"ERROR", "json", "error"},
+	} {
+		var b bytes.Buffer
+		log, err := NewLog(&b, c.level, c.format)
+		if err != nil {
+			t.Fatal(err)
+		}
+		log.Debug("debug")
+		log.Info("info")
+		log.Warn("warn")
+		log.Error("error")
+		var got []string
+		for line := range strings.Lines(b.String()) {
+			for _, word := range []string{"debug", "info", "warn", "error"} {
+				if strings.Contains(line, `msg=`+word) || strings.Contains(line, `"message":"`+word) {
+					got = append(got, word)
+				}
+			}
+		}
+		if s := strings.Join(got, " "); s != c.want {
+			t.Errorf("level %s, format %s: %q, want %q", c.level, c.format, s, c.want)
+		}
+	}
+	var b bytes.Buffer
+	log, err := NewLog(&b, "INFO", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.Info("started", "run", "r1")
+	var line map[string]any
+	if err := json.Unmarshal(b.Bytes(), &line); err != nil || line["timestamp"] == nil || line["level"] != "INFO" || line["message"] != "started" || line["logger"] != "dstack" || line["run"] != "r1" {
+		t.Errorf("a line of JSON is %s, %v", b.String(), err)
+	}
+	for _, c := range [][2]string{{"LOUD", ""}, {"", ""}, {"INFO", "xml"}} {
+		if _, err := NewLog(&b, c[0], c[1]); err == nil {
+			t.Errorf("level %q, format %q were taken", c[0], c[1])
+		}
+	}
+}
