@@ -110,6 +110,7 @@ func TestSchemaRefuses(t *testing.T) {
 // What our schema has beyond the recorded one, and the other way round, by the end of the path.
 var (
 	moreFields = map[string]string{
+		".retry.scope":      "an option of ours",
 		"resources.cpu.min": "the older form of a count",
 		"resources.cpu.max": "the older form of a count",
 		".groups[].count":   "the older name of replicas",
@@ -117,6 +118,7 @@ var (
 		".groups[].count.":  "the older name of replicas",
 	}
 	moreWords = map[string]string{
+		".retry.scope ":                "an option of ours",
 		".backends[] local":            "a built-in backend here",
 		"_duration off":                "offered by editors, where the recorded one only allows it",
 		".groups[].router.type sglang": "the word of the wire",

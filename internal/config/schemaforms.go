@@ -79,7 +79,7 @@ func scalarForms(t reflect.Type) []any {
 	const size = ` *[0-9._eE+ ]+ *([tTgGmM][bB])? *`
 	memory := []any{bounded(kinds("number"), "min=0"), matching(`^\s*` + size + `\s*$`)}
 	count := bounded(kinds("integer"), "min=0")
-	duration := []any{kinds("integer", "number"), matching(`^\s*([0-9]+ *[smhdw]?|-?[0-9]+)\s*$`), kinds("boolean")}
+	duration := []any{kinds("integer", "number"), matching(`^([0-9]+ *[smhdw]\n?|\s*[+-]?[0-9_]+\s*)$`), kinds("boolean")}
 	switch t {
 	case reflect.TypeFor[Duration]():
 		return duration
