@@ -4,7 +4,7 @@
 // Chunks carry the offset of their first byte. What is stored already is dropped, so that
 // the sender may repeat itself, and a gap is refused, so that none can hide.
 //
-// [File] is the default store. Others (a cloud's log service) implement [Store]; package
+// [File] is the store of a server on its own, [DB] that of servers that share a database. Package
 // logstoretest states what they must do.
 package logstore
 
