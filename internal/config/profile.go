@@ -77,11 +77,15 @@ type RetryOption struct {
 	Enabled  bool // when not an object
 	OnEvents []string
 	Duration *Duration
+	// Scope is an addition of ours: "node" replaces a lost node of a task alone, "replica"
+	// or nil starts all its nodes anew.
+	Scope *string
 }
 
 type retryObject struct {
 	OnEvents []string  `json:"on_events" cfg:"opt,enum=no-capacity|interruption|error"`
 	Duration *Duration `json:"duration"`
+	Scope    *string   `json:"scope,omitempty" cfg:"enum=node|replica"`
 }
 
 // MarshalJSON writes the form that was given.
@@ -89,7 +93,7 @@ func (r RetryOption) MarshalJSON() ([]byte, error) {
 	if !r.Object {
 		return json.Marshal(r.Enabled)
 	}
-	return json.Marshal(retryObject{r.OnEvents, r.Duration})
+	return json.Marshal(retryObject{r.OnEvents, r.Duration, r.Scope})
 }
 
 // UnmarshalJSON reads every form.
@@ -105,7 +109,7 @@ func (r *RetryOption) decodeNode(d *decoder, n *node, loc []any) {
 		if o.Duration != nil && *o.Duration < 0 {
 			d.reject(n.get("duration"), at(loc, "duration"), "retry.duration cannot be negative")
 		}
-		*r = RetryOption{Object: true, OnEvents: o.OnEvents, Duration: o.Duration}
+		*r = RetryOption{Object: true, OnEvents: o.OnEvents, Duration: o.Duration, Scope: o.Scope}
 		return
 	}
 	b, ok := d.boolean(n, loc)

@@ -257,6 +257,9 @@ func retry(r *config.RetryOption) *api.Retry {
 		if r.Duration != nil {
 			out.Duration = int64(*r.Duration)
 		}
+		if r.Scope != nil && *r.Scope == api.RetryNode {
+			out.Scope = api.RetryNode
+		}
 	}
 	return out
 }
