@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -17,6 +19,9 @@ import (
 
 // Attempts is how often a session tries to connect before it says that it can't.
 const Attempts = 10
+
+// attachedSuffix ends the name of the lock that an attached process holds, and notes its ports in.
+const attachedSuffix = ".attached"
 
 // A Session is one attached job: its entries in the SSH configuration and its tunnel.
 type Session struct {
@@ -135,6 +140,7 @@ func (s *Session) enter() error {
 	if lock == nil {
 		return nil
 	}
+	s.tidy()
 	if err := s.note(); err != nil {
 		return err
 	}
@@ -146,6 +152,35 @@ func (s *Session) enter() error {
 			err, s.Route.Name(), s.config().Path))
 	}
 	return nil
+}
+
+// tidy removes what processes that were killed have left in the SSH configuration.
+func (s *Session) tidy() {
+	notes, err := filepath.Glob(filepath.Join(s.Dir.SSH(), "*"+attachedSuffix))
+	if err != nil {
+		return // only a bad pattern
+	}
+	for _, path := range notes {
+		name := strings.TrimSuffix(filepath.Base(path), attachedSuffix)
+		if name == s.Route.Name() {
+			continue
+		}
+		lock, err := clientconfig.TryLock(path)
+		if err != nil || lock == nil { // it is attached
+			continue
+		}
+		hops := []string{name}
+		for _, hop := range []string{name + hostSuffix, name + jumpSuffix} {
+			if !slices.Contains(notes, filepath.Join(s.Dir.SSH(), hop+attachedSuffix)) { // else it is another run's name
+				hops = append(hops, hop)
+			}
+		}
+		if err := s.config().Remove(hops...); err != nil {
+			s.Warn(err.Error())
+		}
+		_ = os.Remove(path) // as in leave
+		_ = lock.Close()
+	}
 }
 
 // note tells other processes which ports are forwarded.
@@ -211,7 +246,7 @@ func (s *Session) leave() {
 }
 
 func (s *Session) lockPath() string {
-	return filepath.Join(s.Dir.SSH(), s.Route.Name()+".attached")
+	return filepath.Join(s.Dir.SSH(), s.Route.Name()+attachedSuffix)
 }
 
 // signer reads each key once. A hop without one gets the key of the job: most jump hosts know it.

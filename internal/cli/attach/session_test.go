@@ -124,6 +124,43 @@ func TestSessionBesideJob(t *testing.T) {
 	}
 }
 
+// TestSessionTidies: what a killed process left is removed when somebody attaches, what a living one keeps is not.
+func TestSessionTidies(t *testing.T) {
+	path, _ := keyFile(t)
+	home := t.TempDir()
+	dir := clientconfig.Dir(filepath.Join(home, ".dstack"))
+	open := func(name string) *Session {
+		s := &Session{
+			Login: home, Home: home, Dir: dir, Warn: func(text string) { t.Error(text) }, Lazy: true,
+			Route: Route{
+				{Alias: name + "-host", Hostname: "203.0.113.17", Port: 22, User: "me", Identity: path},
+				{Alias: name, Hostname: "localhost", Port: 10022, User: "root", Identity: path},
+			},
+		}
+		if err := s.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	living, killed := open("living"), open("killed")
+	_ = killed.lock.Close() // what a kill does to the lock
+	last := open("last")
+	var names []string
+	for line := range strings.Lines(read(t, filepath.Join(dir.SSH(), "config"))) {
+		if name, ok := strings.CutPrefix(line, "Host "); ok {
+			names = append(names, strings.TrimSpace(name))
+		}
+	}
+	if diff := cmp.Diff([]string{"living-host", "living", "last-host", "last"}, names); diff != "" {
+		t.Errorf("hosts of the SSH configuration (-want +got):\n%s", diff)
+	}
+	living.Close()
+	last.Close()
+	if left, _ := filepath.Glob(filepath.Join(dir.SSH(), "*.attached")); len(left) > 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 // TestReserveElsewhere: a job in a container of this machine has a network of its own, so its ports are forwarded.
 func TestReserveElsewhere(t *testing.T) {
 	path, key := keyFile(t)

@@ -18,6 +18,12 @@ const (
 	SSHPort    = 10022
 )
 
+// hostSuffix and jumpSuffix make the names of the hops before the job.
+const (
+	hostSuffix = "-host"
+	jumpSuffix = "-jump-host"
+)
+
 // ErrNotProvisioned means that a run has no host yet.
 var ErrNotProvisioned = errors.New("Failed to attach. The run is not provisioned yet.")
 
@@ -92,17 +98,17 @@ func RouteTo(r api.Run, j api.Job, key, home string) (Route, error) {
 	direct := Hop{Alias: name, Hostname: *jpd.Hostname, Port: port(jpd.SSHPort), User: user(j, s), Tunnel: "root", Identity: key}
 	if !jpd.Dockerized {
 		if p := jpd.SSHProxy; p != nil {
-			return Route{{Alias: name + "-jump-host", Hostname: p.Hostname, Port: p.Port, User: p.Username, Identity: key}, direct}, nil
+			return Route{{Alias: name + jumpSuffix, Hostname: p.Hostname, Port: p.Port, User: p.Username, Identity: key}, direct}, nil
 		}
 		return Route{direct}, nil
 	}
 	var route Route
 	if p := jpd.SSHProxy; p != nil {
 		own := sshuser.Lookup(home, p.Hostname).IdentityFile
-		route = append(route, Hop{Alias: name + "-jump-host", Hostname: p.Hostname, Port: p.Port, User: p.Username, Identity: own})
+		route = append(route, Hop{Alias: name + jumpSuffix, Hostname: p.Hostname, Port: p.Port, User: p.Username, Identity: own})
 	}
 	host := direct
-	host.Alias, host.User, host.Tunnel = name+"-host", jpd.Username, ""
+	host.Alias, host.User, host.Tunnel = name+hostSuffix, jpd.Username, ""
 	container := direct
 	container.Hostname, container.Port = "localhost", SSHPort
 	if s.JobRuntimeData != nil {

@@ -112,7 +112,7 @@ func (o Options) provider(ctx context.Context, c *program.Conn) (string, error) 
 	}
 	var names []string
 	for _, p := range all {
-		if p.Enabled {
+		if p.Enabled && p.Name != "" {
 			names = append(names, p.Name)
 		}
 	}
