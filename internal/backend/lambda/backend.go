@@ -12,15 +12,10 @@ package lambda
 
 import (
 	"context"
-	"crypto/sha1"
 	_ "embed"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
-	"regexp"
 	"slices"
-	"strings"
 	"time"
 
 	"dstack/internal/backend"
@@ -134,51 +129,6 @@ func (l *lambda) missing(ctx context.Context, body launch, why error) error {
 	return &backend.InvalidError{Msg: why.Error()}
 }
 
-// Limits of Lambda's (API description 1.10.0).
-const (
-	maxUserData = 1 << 20 // bytes
-	maxName     = 64
-	maxTagKey   = 55
-	maxTagValue = 128
-)
-
-var tagPattern = regexp.MustCompile(`^[a-z][a-z0-9-:]+$`)
-
-// launchOf checks a request and writes it in Lambda's terms, without the key.
-func launchOf(req backend.CreateRequest) (launch, error) {
-	switch {
-	case req.Token == "" || req.Name == "":
-		return launch{}, &backend.InvalidError{Path: "name", Msg: "token and name are required"}
-	case len(req.Name) > maxName:
-		return launch{}, &backend.InvalidError{Path: "name", Msg: fmt.Sprintf("is longer than %d characters", maxName)}
-	case req.Offer.Resources.Spot:
-		return launch{}, &backend.InvalidError{Path: "offer", Msg: "lambda has no spot instances"}
-	case len(req.SSHKeys) == 0:
-		return launch{}, &backend.InvalidError{Path: "ssh_keys", Msg: "lambda launches nothing without an SSH key"}
-	case len(req.Volumes) > 0:
-		return launch{}, &backend.InvalidError{Path: "volumes", Msg: "lambda has no volumes"}
-	}
-	data := userData(req)
-	if len(data) > maxUserData {
-		return launch{}, &backend.InvalidError{Path: "user_data", Msg: fmt.Sprintf("is larger than the %d bytes that lambda takes", maxUserData)}
-	}
-	return launch{
-		Region: req.Offer.Region, Type: req.Offer.Instance, Name: req.Name, UserData: data, Tags: tags(req.Tags),
-	}, nil
-}
-
-// tags leaves out what Lambda would refuse: a user's tag is no reason not to get a machine.
-func tags(wanted map[string]string) []tag {
-	all := []tag{}
-	for k, v := range wanted {
-		if len(k) <= maxTagKey && len(v) <= maxTagValue && tagPattern.MatchString(k) {
-			all = append(all, tag{k, v})
-		}
-	}
-	slices.SortFunc(all, func(a, b tag) int { return strings.Compare(a.Key, b.Key) })
-	return all
-}
-
 // Describe implements backend.Backend. Only the answer to the question about the one
 // instance proves that it does not exist: the list may be behind.
 func (l *lambda) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
@@ -279,77 +229,6 @@ func (l *lambda) lock(ctx context.Context) error {
 }
 
 func (l *lambda) unlock() { l.turn <- struct{}{} }
-
-// keyPrefix begins the names of the keys that a server adds.
-func keyPrefix(serverID string) string { return "dstack-" + serverID + "-" }
-
-// keyName is at most 64 characters, since a server's id is a UUID.
-func keyName(serverID, public string) string {
-	sum := sha1.Sum([]byte(public))
-	return keyPrefix(serverID) + hex.EncodeToString(sum[12:])
-}
-
-// ensureKey makes sure that the account has the first key of the request, the project's,
-// and returns its name as a launch wants it. The others are in the user data.
-func (l *lambda) ensureKey(ctx context.Context, req backend.CreateRequest) ([]string, error) {
-	public := strings.TrimSpace(req.SSHKeys[0])
-	keys, err := l.api.keys(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, k := range keys {
-		if sameKey(k.Public, public) { // also one that somebody else added: accounts need no second
-			return []string{k.Name}, nil
-		}
-	}
-	name := keyName(req.Tags[backend.TagServer], public)
-	return []string{name}, l.api.addKey(ctx, name, public)
-}
-
-// sameKey compares public keys without their comments.
-func sameKey(a, b string) bool {
-	x, y := strings.Fields(a), strings.Fields(b)
-	return len(x) > 1 && len(y) > 1 && x[0] == y[0] && x[1] == y[1]
-}
-
-// Tidy implements backend.TidyBackend: it deletes the keys of this server that no instance
-// of the account was launched with.
-func (l *lambda) Tidy(ctx context.Context, serverID string) error {
-	if serverID == "" {
-		return nil
-	}
-	if err := l.lock(ctx); err != nil {
-		return err
-	}
-	defer l.unlock()
-	keys, err := l.api.keys(ctx)
-	if err != nil {
-		return err
-	}
-	keys = slices.DeleteFunc(keys, func(k sshKey) bool { return !strings.HasPrefix(k.Name, keyPrefix(serverID)) })
-	if len(keys) == 0 {
-		return nil
-	}
-	all, err := l.api.instances(ctx)
-	if err != nil {
-		return err
-	}
-	var failed []error
-	for _, k := range keys {
-		used := func(i instance) bool { return slices.Contains(i.Keys, k.Name) }
-		if k.ID == "" || slices.ContainsFunc(all, used) {
-			continue
-		}
-		err := l.api.deleteKey(ctx, k.ID)
-		if e, ok := errors.AsType[*apiError](err); ok && e.Status == http.StatusNotFound {
-			err = nil // another server of this database was faster
-		}
-		if err != nil {
-			failed = append(failed, fmt.Errorf("delete SSH key %s: %w", k.Name, err))
-		}
-	}
-	return errors.Join(failed...)
-}
 
 var (
 	_ backend.TidyBackend       = (*lambda)(nil)
