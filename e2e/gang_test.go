@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
@@ -32,6 +33,7 @@ func TestGang(t *testing.T) {
 		{"Queue", gangQueue},
 		{"OneFails", oneNodeFails},
 		{"MasterDone", masterDone},
+		{"NodeIsReplaced", nodeIsReplaced},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			outer := w.t
@@ -150,4 +152,40 @@ commands:
 `+anyResources)
 	w.must("apply", "-y", "-f", "master.dstack.yml")
 	w.waitStatus("master", "done")
+}
+
+// nodeIsReplaced lets one node of three fail once: it alone is started anew.
+func nodeIsReplaced(t *testing.T, w *world, _ []*machine) {
+	w.write("replace.dstack.yml", `
+type: task
+name: replace
+nodes: 3
+image: job:1
+retry:
+  on_events: [error]
+  scope: node
+volumes:
+  - /var/tmp:/mark
+commands:
+  - if [ $DSTACK_NODE_RANK = 1 ] && [ ! -e /mark/tried ]; then touch /mark/tried; exit 3; fi
+  - echo node $DSTACK_NODE_RANK goes on
+  - sleep 4
+`+anyResources)
+	w.must("apply", "-y", "-d", "-f", "replace.dstack.yml")
+	if got := w.waitStatus("replace", "done", "failed", "terminated"); got != "done" {
+		t.Fatalf("status %q, want done", got)
+	}
+	var r struct {
+		Jobs []struct {
+			Submissions []struct{} `json:"job_submissions"`
+		}
+	}
+	if err := json.Unmarshal([]byte(w.must("run", "get", "replace", "--json").Out), &r); err != nil {
+		t.Fatal(err)
+	}
+	for rank, want := range []int{1, 2, 1} {
+		if got := len(r.Jobs[rank].Submissions); got != want {
+			t.Errorf("node %d was started %d times, want %d", rank, got, want)
+		}
+	}
 }
