@@ -8,7 +8,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -139,6 +138,9 @@ func run(ctx context.Context, o Options, set *pflag.FlagSet) error {
 	if err != nil {
 		return err
 	}
+	for _, w := range f.Warnings {
+		fmt.Fprintln(o.Err, "warning:", w)
+	}
 	if err := checkFlags(set, f.Type()); err != nil {
 		return err
 	}
@@ -177,17 +179,5 @@ func checkFlags(set *pflag.FlagSet, typ string) error {
 }
 
 func unrecognized(args []string) error {
-	quoted := make([]string, len(args))
-	for i, a := range args {
-		quoted[i] = shellQuote(a)
-	}
-	return fmt.Errorf("Unrecognized arguments: %s", strings.Join(quoted, " "))
-}
-
-// shellQuote makes s one word of a POSIX shell.
-func shellQuote(s string) string {
-	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789@%+=:,./-_") == "" {
-		return s
-	}
-	return "'" + strings.ReplaceAll(s, "'", `'"'"'`) + "'"
+	return fmt.Errorf("Unrecognized arguments: %s", config.ShellJoin(args))
 }

@@ -107,26 +107,19 @@ func unique(ports []config.PortMapping) error {
 
 // interpolate replaces run.args in commands, and env in the places that may refer to it.
 func (o Options) interpolate(run *config.AnyRun) error {
-	quoted := make([]string, len(o.Args))
-	for i, a := range o.Args {
-		quoted[i] = shellQuote(a)
-	}
-	vars := map[string]string{"run.args": strings.Join(quoted, " ")}
+	args := map[string]map[string]string{"run": {"args": config.ShellJoin(o.Args)}}
 	for _, commands := range commandsOf(run) {
 		for i := range commands {
-			s, err := expand(commands[i], vars, "secrets", "groups")
+			s, err := config.Interpolate(commands[i], args, "secrets", "groups")
 			if err != nil {
 				return fmt.Errorf("commands[%d]: %w", i, err)
 			}
 			commands[i] = s
 		}
 	}
-	env := map[string]string{}
-	for k, v := range run.Common().Env.Values() {
-		env["env."+k] = v
-	}
+	env := map[string]map[string]string{"env": run.Common().Env.Values()}
 	for name, s := range envTexts(run) {
-		v, err := expand(*s, env, "secrets")
+		v, err := config.Interpolate(*s, env, "secrets")
 		if err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
