@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -39,11 +40,15 @@ type fakeServer struct {
 	closed  map[string]bool
 	stops   []bool // abort of each stop
 	onStop  func(abort bool)
+	plan    api.JobPlan // of the job
+	onApply func()
 }
 
 func newFakeServer(t *testing.T) *fakeServer {
 	t.Helper()
 	return &fakeServer{
+		plan:    api.JobPlan{JobSpec: api.JobSpec{Requirements: least()}},
+		onApply: func() {},
 		changed: make(chan struct{}), told: -1, log: map[string][]byte{}, closed: map[string]bool{}, sent: map[string]int{},
 	}
 }
@@ -121,7 +126,7 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		reply(w, api.RunPlan{
 			ProjectName: "main", User: "admin", RunSpec: req.RunSpec, EffectiveRunSpec: &req.RunSpec, Action: api.ActionCreate,
-			JobPlans: []api.JobPlan{{JobSpec: api.JobSpec{Requirements: least()}}},
+			JobPlans: []api.JobPlan{s.plan},
 		})
 	case "runs/apply":
 		s.mu.Lock()
@@ -129,6 +134,7 @@ func (s *fakeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var req api.ApplyRunPlanRequest
 		_ = json.Unmarshal(body, &req)
 		s.run.RunSpec = req.Plan.RunSpec
+		s.onApply()
 		reply(w, s.run)
 	case "runs/get":
 		s.mu.Lock()
@@ -452,6 +458,51 @@ func TestApplyFollows(t *testing.T) {
 			}
 			if diff := cmp.Diff(want, got); diff != "" {
 				t.Errorf("output (-want +got):\n%s\n%s", diff, u.talk.String())
+			}
+		})
+	}
+}
+
+// TestApplyHoldsPorts: local ports are held before anything is submitted, unless the job may need them for itself.
+func TestApplyHoldsPorts(t *testing.T) {
+	for backend, held := range map[api.BackendType]bool{"remote": true, "local": false} {
+		t.Run(string(backend), func(t *testing.T) {
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := l.Addr().(*net.TCPAddr)
+			_ = l.Close()
+			s := newFakeServer(t)
+			s.run = submitted(t)
+			s.plan.JobSpec.AppSpecs = []api.AppSpec{{Port: address.Port, MapToPort: &address.Port, AppName: "app_0"}}
+			s.plan.Offers = []api.InstanceOffer{{Backend: backend}}
+			s.onApply = func() {
+				l, err := net.Listen("tcp", address.String())
+				if err == nil {
+					_ = l.Close()
+				}
+				if got := err != nil; got != held {
+					t.Errorf("the port is held while the job starts: %v, want %v (%v)", got, held, err)
+				}
+			}
+			s.status(api.RunDone, api.JobDone, "exited (0)")
+			s.closeLog("s0")
+			u := newUser(t, s, "")
+			if code := u.do(t.Context(), "apply", "-y"); code != 0 {
+				t.Errorf("exit code %d\n%s", code, u.talk.String())
+			}
+			busy, err := net.Listen("tcp", address.String())
+			if err != nil {
+				t.Fatalf("the port afterwards: %v", err)
+			}
+			defer func() { _ = busy.Close() }()
+			s.onApply = func() { t.Error("a run was submitted whose port is taken") }
+			if code := u.do(t.Context(), "apply", "-y"); code != 1 {
+				t.Errorf("exit code %d, want 1 as the port is taken", code)
+			}
+			if want := fmt.Sprintf("Failed to submit: port %d is already in use. Use -p in dstack apply", address.Port); !strings.Contains(u.talk.String(), want) {
+				t.Errorf("message %q, want %q", u.talk.String(), want)
 			}
 		})
 	}
