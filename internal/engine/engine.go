@@ -181,6 +181,7 @@ func (e *Engine) Run(ctx context.Context) error {
 		for _, q := range e.queues {
 			q.open(work)
 		}
+		g.Go(func() error { e.sweep(ctx); return nil })
 		e.keep(ctx)
 		return nil
 	})

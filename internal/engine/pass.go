@@ -35,7 +35,7 @@ func (e *Engine) pass(ctx context.Context, k *Kind, en *entry) verdict {
 	case err == nil:
 		log.Debug("pass", "dur", time.Since(began), "again", again)
 		return verdict{again: again}
-	case errors.Is(err, ErrFenced):
+	case errors.Is(err, ErrFenced), context.Cause(ctx) == ErrFenced:
 		log.Info("pass fenced", "shard", fence.Shard, "epoch", fence.Epoch)
 		e.shards.lose(fence)
 		e.wakes.add(k.Name, en.id)

@@ -17,9 +17,9 @@ type queue struct {
 	entries map[string]*entry
 	ready   fifo
 	later   timeHeap
-	timer   *time.Timer            // fires at later[0].at; nil before open
-	armed   time.Time              // what timer is set to, zero when it is not
-	do      func(e *entry) verdict // pass with its context; nil before open
+	timer   *time.Timer                                       // fires at later[0].at; nil before open
+	armed   time.Time                                         // what timer is set to, zero when it is not
+	begin   func() (context.Context, context.CancelCauseFunc) // of a pass; nil before open
 	workers sync.WaitGroup
 	running int
 	closed  bool
@@ -47,6 +47,7 @@ type entry struct {
 	attempt int       // passes that failed in a row
 	err     error     // of the last one
 	began   time.Time
+	cancel  context.CancelCauseFunc // while isRunning: ends the pass
 }
 
 // verdict is what a pass says about the object.
@@ -64,7 +65,7 @@ func newQueue(k Kind, pass func(context.Context, *Kind, *entry) verdict) *queue 
 func (q *queue) open(ctx context.Context) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.do = func(e *entry) verdict { return q.pass(ctx, &q.Kind, e) }
+	q.begin = func() (context.Context, context.CancelCauseFunc) { return context.WithCancelCause(ctx) }
 	q.timer = time.AfterFunc(time.Hour, q.due)
 	q.timer.Stop()
 	q.arm()
@@ -116,7 +117,8 @@ func (q *queue) sweep(id string, at time.Time) {
 	}
 }
 
-// drop forgets the objects of lost shards; those that run end fenced.
+// drop forgets the objects of lost shards, and ends the passes that run for them: what they
+// still do is the new owner's business now.
 func (q *queue) drop(lost func(shard int) bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -131,6 +133,7 @@ func (q *queue) drop(lost func(shard int) bool) {
 			q.ready.remove(e)
 		case isRunning:
 			e.woken, e.at = false, time.Time{}
+			e.cancel(ErrFenced)
 			continue
 		}
 		delete(q.entries, id)
@@ -233,7 +236,7 @@ func (q *queue) due() {
 
 // hire starts a worker when there is work for one more. Workers end when nothing is ready.
 func (q *queue) hire() {
-	if q.do == nil || q.closed || q.running >= q.Workers || q.ready.len() == 0 {
+	if q.begin == nil || q.closed || q.running >= q.Workers || q.ready.len() == 0 {
 		return
 	}
 	q.running++
@@ -246,9 +249,12 @@ func (q *queue) worker() {
 	for !q.closed && q.ready.len() > 0 {
 		e := q.ready.pop()
 		e.place, e.began = isRunning, time.Now()
+		var ctx context.Context
+		ctx, e.cancel = q.begin()
 		q.mu.Unlock()
-		v := q.do(e)
+		v := q.pass(ctx, &q.Kind, e)
 		q.mu.Lock()
+		e.cancel(nil)
 		q.done(e, v)
 	}
 	q.running--

@@ -77,7 +77,11 @@ func (o *ownership) set(now map[int]int64) (taken []int, lost map[int]bool) {
 // acquire is the first look: on SQLite it takes everything for good, on Postgres it joins.
 func (e *Engine) acquire(ctx context.Context) error {
 	if e.DB.Engine() == store.Postgres {
-		return e.renew(ctx)
+		now, err := e.renew(ctx)
+		if err == nil {
+			e.own(ctx, now)
+		}
+		return err
 	}
 	var now map[int]int64
 	err := e.DB.Write(ctx, func(tx *store.Tx) (err error) {
@@ -91,46 +95,77 @@ func (e *Engine) acquire(ctx context.Context) error {
 	return nil
 }
 
-// keep renews leases and sweeps until ctx ends.
+// keep renews leases until ctx ends. It gives the shards up when they could not be renewed
+// for as long as the lease: others have them by then.
 func (e *Engine) keep(ctx context.Context) {
-	renew, stop := (<-chan time.Time)(nil), func() {}
-	if e.DB.Engine() == store.Postgres {
-		t := time.NewTicker(e.Lease / 3)
-		renew, stop = t.C, t.Stop
+	if e.DB.Engine() != store.Postgres {
+		<-ctx.Done()
+		return
 	}
-	defer stop()
-	sweep := time.NewTicker(e.Sweep)
-	defer sweep.Stop()
-	renewed := time.Now()
+	tick := time.NewTicker(e.Lease / 3)
+	defer tick.Stop()
+	ends := time.Now().Add(e.Lease)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-renew:
-			began := time.Now()
-			err := e.renew(ctx)
-			if err == nil {
-				renewed = began
-				continue
-			}
-			if ctx.Err() != nil {
-				return
-			}
+		case <-tick.C:
+		}
+		began := time.Now()
+		now, err := e.renewBefore(ctx, ends)
+		switch {
+		case err == nil:
+			ends = began.Add(e.Lease)
+			e.own(ctx, now)
+		case ctx.Err() != nil:
+			return
+		default:
 			e.Log.Warn("lease not renewed", "err", err)
-			if time.Since(renewed) > e.Lease { // others have the shards by now
+			if !time.Now().Before(ends) {
 				e.own(ctx, nil)
 			}
-		case <-sweep.C:
-			e.find(ctx, e.shards.owned(), e.Sweep/4)
 		}
 	}
 }
 
+var errSilent = errors.New("the database does not answer in time")
+
+// renewBefore is renew that waits for the database until the lease ends, and no longer than
+// the time to the next attempt: a database behind a broken network does not say no.
+func (e *Engine) renewBefore(ctx context.Context, ends time.Time) (map[int]int64, error) {
+	wait := e.Lease / 3
+	if left := time.Until(ends); left > 0 {
+		wait = min(wait, left)
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, wait, errSilent)
+	defer cancel()
+	return e.renew(ctx)
+}
+
+// sweep looks for missed wake-ups until ctx ends.
+func (e *Engine) sweep(ctx context.Context) {
+	tick := time.NewTicker(e.Sweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			e.sweepOnce(ctx)
+		}
+	}
+}
+
+func (e *Engine) sweepOnce(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, e.Sweep, errSilent)
+	defer cancel()
+	e.find(ctx, e.shards.owned(), e.Sweep/4)
+}
+
 // renew keeps what this replica has, gives away what is over its share, and takes what is
 // free up to its share.
-func (e *Engine) renew(ctx context.Context) error {
-	var now map[int]int64
-	err := e.DB.Write(ctx, func(tx *store.Tx) (err error) {
+func (e *Engine) renew(ctx context.Context) (now map[int]int64, err error) {
+	err = e.DB.Write(ctx, func(tx *store.Tx) (err error) {
 		at := time.Now()
 		expires := store.Micros(at.Add(e.Lease))
 		if _, err := tx.ExecContext(ctx, joinReplicas, e.Owner, expires); err != nil {
@@ -156,11 +191,7 @@ func (e *Engine) renew(ctx context.Context) error {
 		}
 		return err
 	})
-	if err != nil {
-		return err
-	}
-	e.own(ctx, now)
-	return nil
+	return now, err
 }
 
 // own notes what this replica owns now and looks for the work in what it took.
@@ -177,6 +208,8 @@ func (e *Engine) own(ctx context.Context, now map[int]int64) {
 	if len(taken)+len(lost) > 0 {
 		e.Log.Info("shards changed", "owned", len(now), "taken", len(taken), "lost", len(lost))
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, e.Lease/3, errSilent) // renewing must go on
+	defer cancel()
 	e.find(ctx, taken, 0)
 }
 
