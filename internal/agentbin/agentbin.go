@@ -31,6 +31,16 @@ type Source struct {
 // New returns a Source over the embedded binaries.
 func New() *Source { return &Source{seen: map[string]Binary{}} }
 
+// Of returns a Source of other binaries, by architecture.
+func Of(binaries map[string][]byte) *Source {
+	s := New()
+	for arch, data := range binaries {
+		sum := sha256.Sum256(data)
+		s.seen[arch] = Binary{Data: data, SHA256: hex.EncodeToString(sum[:])}
+	}
+	return s
+}
+
 // Get returns the agent for "amd64" or "arm64".
 func (s *Source) Get(arch string) (Binary, error) {
 	s.mu.Lock()

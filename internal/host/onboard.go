@@ -235,7 +235,11 @@ func uninstall(ctx context.Context, s *ssh.Client, e Endpoint) error {
 		return fmt.Errorf("uninstall the agent: %w %s", err, errs)
 	}
 	// The keys come last: with them the server can try again.
-	script = "f=~/.ssh/authorized_keys; test -e $f || exit 0; grep -v " + quote(keyMark+"$") + " $f >$f.dstack; cat $f.dstack >$f; rm -f $f.dstack"
+	// They are replaced at once, and only if the rest could be written: the user must not
+	// lose theirs when the disk is full.
+	mark := quote(keyMark + "$")
+	script = "f=~/.ssh/authorized_keys; grep -q " + mark + " $f 2>/dev/null || exit 0; umask 077; grep -v " + mark + " $f >$f.dstack; " +
+		"if [ $? -gt 1 ]; then rm -f $f.dstack; exit 1; fi; mv -f $f.dstack $f"
 	if _, errs, err := run(ctx, s, "sh -c "+quote(script), nil); err != nil {
 		return fmt.Errorf("remove our keys: %w %s", err, errs)
 	}
