@@ -26,6 +26,17 @@ func readRequests(t testing.TB) []request {
 	if err != nil {
 		t.Fatal(err)
 	}
+	data = withKey(t, data)
+	var list []request
+	if err := json.Unmarshal(data, &list); err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// withKey puts a private key where recordings have none.
+func withKey(t testing.TB, data []byte) []byte {
+	t.Helper()
 	keys, err := sshkey.Generate("me@host")
 	if err != nil {
 		t.Fatal(err)
@@ -34,12 +45,7 @@ func readRequests(t testing.TB) []request {
 	if err != nil {
 		t.Fatal(err)
 	}
-	data = bytes.ReplaceAll(data, []byte(`"-----BEGIN OPENSSH PRIVATE KEY-----\nPLACEHOLDER\n-----END OPENSSH PRIVATE KEY-----\n"`), quoted)
-	var list []request
-	if err := json.Unmarshal(data, &list); err != nil {
-		t.Fatal(err)
-	}
-	return list
+	return bytes.ReplaceAll(data, []byte(`"-----BEGIN OPENSSH PRIVATE KEY-----\nPLACEHOLDER\n-----END OPENSSH PRIVATE KEY-----\n"`), quoted)
 }
 
 // odd are values that hardly any field takes.
