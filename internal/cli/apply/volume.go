@@ -8,7 +8,6 @@ import (
 
 	"dstack/internal/cli/client"
 	"dstack/internal/cli/follow"
-	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
 	"dstack/internal/cli/term"
@@ -87,7 +86,7 @@ func (va *volumeApply) print(user string) {
 		kind = "external"
 	}
 	if va.conf.Size != nil {
-		size = format.GB(float64(*va.conf.Size))
+		size = va.conf.Size.String()
 	}
 	facts := [][2]string{
 		{"Project", va.conn.Project}, {"User", user}, {"Configuration", va.path}, {"Type", "volume"},

@@ -27,10 +27,9 @@ func trim(v float64, decimals int) string {
 }
 
 // MiB is an amount of memory given in MiB, in GB with at most one decimal: 23.5GB.
-func MiB(n int) string { return trim(math.Round(float64(n)/1024*10)/10, 1) + "GB" }
-
-// GB is an amount of memory given in GB.
-func GB(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) + "GB" }
+func MiB(n int) string {
+	return strconv.FormatFloat(math.RoundToEven(float64(n)/1024*10)/10, 'g', 6, 64) + "GB"
+}
 
 // Seconds writes a duration in the largest unit that divides it: 90s, 2h, 1w.
 func Seconds(n int64) string {
@@ -78,25 +77,26 @@ func Age(now, t time.Time) string {
 	case d < 2*time.Minute:
 		return "1 min ago"
 	case d < time.Hour:
-		return fmt.Sprintf("%d mins ago", int(math.Round(d.Minutes())))
+		return fmt.Sprintf("%d mins ago", int(math.RoundToEven(d.Minutes())))
 	case d < 2*time.Hour:
 		return "1 hour ago"
 	case days < 1:
-		return fmt.Sprintf("%d hours ago", int(math.Round(hours)))
+		return fmt.Sprintf("%d hours ago", int(math.RoundToEven(hours)))
 	case days == 1:
 		return "yesterday"
 	case days < 7:
 		return fmt.Sprintf("%d days ago", days)
 	case days < 31:
-		return ago(days/7, "week")
+		return ago(days, 7, "week")
 	case days < 365:
-		return ago(days/30, "month")
+		return ago(days, 30, "month")
 	default:
-		return ago(days/365, "year")
+		return ago(days, 365, "year")
 	}
 }
 
-func ago(n int, unit string) string {
+func ago(days, length int, unit string) string {
+	n := int(math.RoundToEven(float64(days) / float64(length)))
 	if n > 1 {
 		unit += "s"
 	}
@@ -108,16 +108,16 @@ var ErrSince = errors.New("Invalid datetime format: write a duration like 10s, 5
 
 // Since reads a point in time: a duration before now, or an RFC 3339 time with offset.
 func Since(now time.Time, s string) (time.Time, error) {
-	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
+	if n, err := strconv.ParseInt(s, 10, 32); err == nil {
 		return now.Add(-time.Duration(n) * time.Second), nil
 	}
 	if s != "" {
 		unit := map[byte]time.Duration{'s': time.Second, 'm': time.Minute, 'h': time.Hour, 'd': 24 * time.Hour, 'w': 7 * 24 * time.Hour}[s[len(s)-1]]
-		if n, err := strconv.ParseUint(strings.TrimSpace(s[:len(s)-1]), 10, 16); err == nil && unit != 0 {
+		if n, err := strconv.ParseUint(strings.TrimRight(s[:len(s)-1], " "), 10, 16); err == nil && unit != 0 {
 			return now.Add(-time.Duration(n) * unit), nil
 		}
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02T15:04Z07:00"} {
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02T15:04Z07:00", "20060102T150405Z0700"} {
 		if t, err := time.Parse(layout, s); err == nil {
 			return t, nil
 		}

@@ -2,7 +2,6 @@ package format
 
 import (
 	"fmt"
-	"strconv"
 	"strings"
 
 	"dstack/internal/config"
@@ -14,9 +13,9 @@ func Requirements(r config.Resources) string {
 	if r.CPU.Arch != nil {
 		cpu += *r.CPU.Arch + ":"
 	}
-	parts := []string{cpu + IntRange(r.CPU.Count), "mem=" + MemoryRange(r.Memory)}
+	parts := []string{cpu + r.CPU.Count.String(), "mem=" + r.Memory.String()}
 	if r.Disk != nil {
-		parts = append(parts, "disk="+MemoryRange(r.Disk.Size))
+		parts = append(parts, "disk="+r.Disk.Size.String())
 	}
 	if r.GPU != nil {
 		parts = append(parts, "gpu="+GPU(*r.GPU))
@@ -28,51 +27,21 @@ func Requirements(r config.Resources) string {
 func GPU(g config.GPU) string {
 	var parts []string
 	switch {
+	case len(g.Name) == 1 && g.Name[0] == "": // of the name "tpu-"
 	case len(g.Name) > 0:
 		parts = append(parts, strings.Join(g.Name, ","))
 	case g.Vendor != nil:
 		parts = append(parts, *g.Vendor)
 	}
 	if g.Memory != nil {
-		parts = append(parts, MemoryRange(*g.Memory))
+		parts = append(parts, g.Memory.String())
 	}
-	parts = append(parts, IntRange(g.Count))
+	parts = append(parts, g.Count.String())
 	if g.TotalMemory != nil {
-		parts = append(parts, MemoryRange(*g.TotalMemory))
+		parts = append(parts, g.TotalMemory.String())
 	}
 	if len(g.ComputeCapability) == 2 {
 		parts = append(parts, fmt.Sprintf("%d.%d", g.ComputeCapability[0], g.ComputeCapability[1]))
 	}
 	return strings.Join(parts, ":")
-}
-
-// IntRange writes a..b, a.., ..b, or a if both ends are equal.
-func IntRange(r config.IntRange) string {
-	return ends(r.Min != nil && r.Max != nil && *r.Min == *r.Max, number(r.Min), number(r.Max))
-}
-
-// MemoryRange is as [IntRange] with GB.
-func MemoryRange(r config.MemoryRange) string {
-	return ends(r.Min != nil && r.Max != nil && *r.Min == *r.Max, gb(r.Min), gb(r.Max))
-}
-
-func ends(same bool, lo, hi string) string {
-	if same {
-		return lo
-	}
-	return lo + ".." + hi
-}
-
-func number(n *int) string {
-	if n == nil {
-		return ""
-	}
-	return strconv.Itoa(*n)
-}
-
-func gb(m *config.Memory) string {
-	if m == nil {
-		return ""
-	}
-	return GB(float64(*m))
 }

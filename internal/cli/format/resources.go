@@ -55,7 +55,7 @@ func gpus(r api.Resources) string {
 	if len(r.Gpus) == 0 {
 		return ""
 	}
-	g := "gpu=" + r.Gpus[0].Name
+	g := "gpu=" + strings.TrimPrefix(r.Gpus[0].Name, "tpu-")
 	if m := r.Gpus[0].MemoryMiB; m > 0 {
 		g += ":" + MiB(m)
 	}
