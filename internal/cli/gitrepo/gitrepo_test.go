@@ -18,6 +18,7 @@ func TestParseURL(t *testing.T) {
 		"https://GitHub.com:443/dstackai/dstack.git/":      {"dstack-nizdmsg0", "https://github.com/dstackai/dstack.git", "ssh://git@github.com/dstackai/dstack.git"},
 		"git@github.com:dstackai/dstack.git":               {"dstack-nizdmsg0", "https://github.com/dstackai/dstack.git", "ssh://git@github.com/dstackai/dstack.git"},
 		"ssh://git@github.com:22/dstackai/dstack":          {"dstack-nizdmsg0", "https://github.com/dstackai/dstack", "ssh://git@github.com/dstackai/dstack"},
+		"https://host.example:8443/o/r":                    {"r-0igmdrri", "https://host.example:8443/o/r", "ssh://git@host.example/o/r"},
 		"https://git.example:8443/group/sub/project-x.git": {"", "https://git.example:8443/group/sub/project-x.git", "ssh://git@git.example/group/sub/project-x.git"},
 	} {
 		u, err := ParseURL(in)

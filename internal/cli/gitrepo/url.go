@@ -76,10 +76,14 @@ func (u URL) Name() string {
 	return "unknown"
 }
 
-// ID identifies the repository on the server; all clients must compute the same one.
+// ID identifies the repository on the server, whatever its port; all clients must compute the same one.
 // The digits come from the hash read as a little-endian number in base 36.
 func (u URL) ID() string {
-	sum := sha256.Sum256([]byte(u.Host + "/" + u.Path))
+	host := u.Host
+	if u.port != "" {
+		host = strings.TrimSuffix(host, ":"+u.port)
+	}
+	sum := sha256.Sum256([]byte(host + "/" + u.Path))
 	slices.Reverse(sum[:])
 	digits := new(big.Int).SetBytes(sum[:]).Text(36)
 	digits = strings.Repeat("0", max(0, 32-len(digits))) + digits
