@@ -81,7 +81,7 @@ func show(p *program.Program, d api.Doctor) {
 		tb := &term.Table{Columns: term.Columns("PROJECT", "FOR", "KIND", "BACKEND", "RESOURCE", "STATE", "PRICE/H", "COST", "CREATED", "REMARK")}
 		for _, r := range d.Resources {
 			row := term.Row{}
-			for _, text := range []string{r.Project, r.Name, r.Kind, format.Backend(r.Backend, r.Region), r.ID, r.Verdict, format.Price(r.HourlyUSD), format.Price(r.CostUSD), format.Age(p.Now(), r.Since.Time), r.Message} {
+			for _, text := range []string{r.Project, r.Name, r.Kind, format.Backend(r.Backend, r.Region), r.ID, r.Verdict, format.Price(r.HourlyUSD), format.Price(r.CostUSD), format.Age(p.Time(), r.Since.Time), r.Message} {
 				row.Cells = append(row.Cells, term.Text(text))
 			}
 			if doubtful(r) {
