@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"dstack/internal/backend/local"
 	"dstack/internal/cli/clientconfig"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/servercmd"
@@ -33,6 +34,9 @@ func startServer(ctx context.Context, p *program.Program, f servercmd.Flags) err
 				c.Log.Warn("the client's configuration was not changed", "err", err)
 			}
 		}
+		if s.HasBackend(local.Name) {
+			fmt.Fprintln(p.IO.Out, localRuns(ctx))
+		}
 		fmt.Fprintf(p.IO.Out, "The dstack server %s is running at %s\n", p.Version, s.URL())
 	})
 }
@@ -54,4 +58,12 @@ func useServer(p *program.Program, s *server.Server, force bool) error {
 		}
 		return ps
 	})
+}
+
+// localRuns says what becomes of jobs on the server's own machine.
+func localRuns(ctx context.Context) string {
+	if local.Runs(ctx) == local.InDocker {
+		return "The backend local runs jobs in Docker on this machine"
+	}
+	return "No container engine answers on this machine: the backend local runs jobs as plain processes, without their images"
 }

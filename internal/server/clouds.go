@@ -31,6 +31,7 @@ type clouds struct {
 	written   map[ledger.Account]settings
 	configs   map[ledger.Account]any
 	open      map[ledger.Account]backend.Backend
+	sealed    map[ledger.Account]string // those that are stored in the database
 }
 
 // newClouds takes the endpoints of the types from the environment.
@@ -39,6 +40,7 @@ func newClouds(dir string, log *slog.Logger, env func(string) string, types ...b
 		dir: dir, log: log, types: map[string]backend.Type{}, endpoints: map[string]string{},
 		transport: backend.NewTransport(backend.TransportConfig{Log: log, Version: version.Version}),
 		written:   map[ledger.Account]settings{}, configs: map[ledger.Account]any{}, open: map[ledger.Account]backend.Backend{},
+		sealed: map[ledger.Account]string{},
 	}
 	for _, t := range types {
 		endpoint, err := t.Endpoint(env)
@@ -125,6 +127,12 @@ func (c *clouds) add(p project.Project, written settings) error {
 	return nil
 }
 
+// HasBackend says that some project has a backend of this name.
+func (s *Server) HasBackend(name string) bool {
+	accounts, err := s.clouds.Accounts(context.Background())
+	return err == nil && slices.ContainsFunc(accounts, func(a ledger.Account) bool { return a.Backend == name })
+}
+
 func (c *clouds) has(projectID, name string) bool {
 	_, ok := c.settings(projectID, name)
 	return ok
@@ -146,6 +154,7 @@ func (c *clouds) remove(projectID, name string) {
 	delete(c.configs, a)
 	delete(c.written, a)
 	delete(c.open, a)
+	delete(c.sealed, a)
 }
 
 // leave has backends that a project gives up remove what no sweep will remove any more. One

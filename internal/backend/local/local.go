@@ -61,7 +61,7 @@ type meta struct {
 const startTimeout = 20 * time.Second
 
 // Offers is this machine.
-func (l *local) Offers(context.Context, offer.Query) ([]offer.Offer, error) {
+func (l *local) Offers(ctx context.Context, _ offer.Query) ([]offer.Offer, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return nil, fmt.Errorf("ask for the memory: %w", err)
@@ -76,7 +76,7 @@ func (l *local) Offers(context.Context, offer.Query) ([]offer.Offer, error) {
 		arch = "arm"
 	}
 	return []offer.Offer{{
-		Backend: Name, Region: Name, Instance: Name, Availability: offer.Available,
+		Backend: Name, Region: Name, Instance: Runs(ctx), Availability: offer.Available,
 		Resources: offer.Resources{CPUs: goruntime.NumCPU(), MemoryMiB: int(info.Totalram * uint64(info.Unit) >> 20), DiskMiB: disk, Arch: arch},
 	}}, nil
 }
