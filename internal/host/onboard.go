@@ -42,6 +42,9 @@ type Onboarded struct {
 func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error) {
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
+	if p.Transport != nil {
+		return p.Transport.Onboard(ctx, r)
+	}
 	s, seen, err := connect(ctx, r.Endpoint, r.Jump)
 	if err != nil {
 		return Onboarded{}, err
@@ -221,6 +224,9 @@ type UninstallRequest struct {
 func (p *Pool) Uninstall(ctx context.Context, r UninstallRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	if p.Transport != nil {
+		return p.Transport.Uninstall(ctx, r)
+	}
 	s, _, err := connect(ctx, r.Endpoint, r.Jump)
 	if err != nil {
 		return err
