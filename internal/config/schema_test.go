@@ -163,6 +163,28 @@ func TestSchemaShape(t *testing.T) {
 		word := b["if"].(map[string]any)["properties"].(map[string]any)["type"].(map[string]any)["const"].(string)
 		got.add(b["then"], word)
 	}
+	compareShapes(t, want, got)
+}
+
+func TestProfilesSchemaShape(t *testing.T) {
+	files, err := golden()
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := anyOf(t, files["profiles.schema.json"]).(map[string]any)
+	s, err := SchemaOf("profiles")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours := anyOf(t, mustJSON(t, s)).(map[string]any)
+	want, got := newShape(theirs), newShape(ours)
+	want.add(theirs, "")
+	got.add(ours, "")
+	compareShapes(t, want, got)
+}
+
+func compareShapes(t *testing.T, want, got *shape) {
+	t.Helper()
 	compareSets(t, "fields", want.fields, got.fields, nil, moreFields)
 	compareSets(t, "words", want.words, got.words, nil, moreWords)
 	compareSets(t, "required fields", want.required, got.required, fewerRequired, moreRequired)
