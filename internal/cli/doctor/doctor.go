@@ -37,7 +37,11 @@ func New(p *program.Program) *cobra.Command {
 }
 
 func run(ctx context.Context, p *program.Program, c *program.Conn, json bool) error {
-	d, err := c.Doctor(ctx)
+	var d api.Doctor
+	err := p.While("Asking the providers...", func() (err error) {
+		d, err = c.Doctor(ctx)
+		return err
+	})
 	if err != nil {
 		return err
 	}

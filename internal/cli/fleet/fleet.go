@@ -79,28 +79,30 @@ func List(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	lines := func(ctx context.Context) ([]string, error) {
-		fs, err := c.ListProjectFleets(ctx, c.Project, api.ListProjectFleetsRequest{IncludeImported: true})
-		return append(o.Lines(Table(fs, TableOptions{Project: c.Project, Verbose: o.Verbose, Now: o.Time()})), ""), err
+	var fs []api.Fleet
+	list := func() (err error) {
+		fs, err = c.ListProjectFleets(ctx, c.Project, api.ListProjectFleetsRequest{IncludeImported: true})
+		return err
+	}
+	lines := func() []string {
+		return append(o.Lines(Table(fs, TableOptions{Project: c.Project, Verbose: o.Verbose, Now: o.Time()})), "")
 	}
 	if o.Watch {
-		return o.IO.Watch(ctx, every, lines)
+		return o.IO.Watch(ctx, every, func(context.Context) ([]string, error) {
+			err := list()
+			return lines(), err
+		})
+	}
+	if err := o.While("Getting fleets...", list); err != nil {
+		return err
 	}
 	if o.JSON {
-		fs, err := c.ListProjectFleets(ctx, c.Project, api.ListProjectFleetsRequest{IncludeImported: true})
-		if err != nil {
-			return err
-		}
 		return o.PrintCompactJSON(struct {
 			Project string      `json:"project"`
 			Fleets  []api.Fleet `json:"fleets"`
 		}{c.Project, append([]api.Fleet{}, fs...)})
 	}
-	ls, err := lines(ctx)
-	if err != nil {
-		return err
-	}
-	o.Println(strings.Join(ls, "\n"))
+	o.Println(strings.Join(lines(), "\n"))
 	return nil
 }
 

@@ -66,10 +66,17 @@ func Run(ctx context.Context, o Options) error {
 	if o.Watch {
 		return o.IO.Watch(ctx, every, func(ctx context.Context) ([]string, error) {
 			jobs, err := o.load(ctx, c)
-			return o.Lines(o.table(jobs)), err
+			if err != nil {
+				return nil, err
+			}
+			return o.Lines(o.table(jobs)), nil
 		})
 	}
-	jobs, err := o.load(ctx, c)
+	var jobs []jobMetrics
+	err = o.While("Getting metrics...", func() (err error) {
+		jobs, err = o.load(ctx, c)
+		return err
+	})
 	if err != nil {
 		return err
 	}

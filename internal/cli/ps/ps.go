@@ -75,7 +75,11 @@ func Run(ctx context.Context, o Options) error {
 			return append(lines, Waiting(runs, o.Time())...), err
 		})
 	}
-	runs, err := o.list(ctx, c)
+	var runs []api.Run
+	err = o.While("Getting runs...", func() (err error) {
+		runs, err = o.list(ctx, c)
+		return err
+	})
 	if err != nil {
 		return err
 	}
