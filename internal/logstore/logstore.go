@@ -108,6 +108,9 @@ type Config struct {
 	Store     Store
 	Log       *slog.Logger
 	Retention time.Duration // 0: for ever
+	// Tell lets all who share the store call [Logs.Wake] for a job, this Logs included;
+	// optional: nobody shares it.
+	Tell func(jobID string)
 }
 
 // Logs is a Store that tells readers of new output.
@@ -115,6 +118,7 @@ type Logs struct {
 	Store
 	log       *slog.Logger
 	retention time.Duration
+	tell      func(jobID string)
 
 	mu       sync.Mutex
 	watchers map[string]map[chan struct{}]bool // by job
@@ -125,19 +129,23 @@ func New(c Config) (*Logs, error) {
 	if c.Store == nil || c.Log == nil || c.Retention < 0 {
 		return nil, errors.New("logstore: Store and Log are required, Retention is not negative")
 	}
-	return &Logs{Store: c.Store, log: c.Log, retention: c.Retention, watchers: map[string]map[chan struct{}]bool{}}, nil
+	l := &Logs{Store: c.Store, log: c.Log, retention: c.Retention, tell: c.Tell, watchers: map[string]map[chan struct{}]bool{}}
+	if l.tell == nil {
+		l.tell = l.Wake
+	}
+	return l, nil
 }
 
 // Append implements [Store] and tells the watchers of the job.
 func (l *Logs) Append(ctx context.Context, jobID string, src Source, chunks ...Chunk) (int64, error) {
 	size, err := l.Store.Append(ctx, jobID, src, chunks...)
 	if len(chunks) > 0 {
-		l.Wake(jobID)
+		l.tell(jobID)
 	}
 	return size, err
 }
 
-// Watch returns a channel that holds a token after output of the job was stored here, or
+// Watch returns a channel that holds a token after output of the job was stored, or
 // [Logs.Wake] was called, since the last receive. Poll after Watch and after each token, with
 // the cursor of the page before. stop ends it.
 func (l *Logs) Watch(jobID string) (news <-chan struct{}, stop func()) {

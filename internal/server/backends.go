@@ -86,6 +86,8 @@ ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Proje
 	if err := s.clouds.add(sc.Project, c); err != nil {
 		return err
 	}
+	s.clouds.note(ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()}, sealed)
+	s.engine.Tell(backendTopic, sc.Project.ID)
 	s.ledger.Sweep(ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()})
 	if c.backend() == local.Name {
 		return s.fleets.EnsureLocal(ctx, sc)
@@ -120,35 +122,25 @@ func oneText(err error) error {
 	return err
 }
 
-// storedBackends reads the configurations that were made over the API.
-func (s *Server) storedBackends(ctx context.Context, add func(projectID string, c settings) error) error {
-	type row struct{ projectID, sealed string }
-	var list []row
-	rows, err := s.db.Read().QueryContext(ctx, `SELECT project_id, sealed FROM backend_config ORDER BY created_at, type`)
+// storedBackend is a configuration that was made over the API.
+type storedBackend struct {
+	account ledger.Account
+	sealed  string
+}
+
+func readBackends(ctx context.Context, q store.Querier) ([]storedBackend, error) {
+	var list []storedBackend
+	rows, err := q.QueryContext(ctx, `SELECT project_id, type, sealed FROM backend_config ORDER BY created_at, type`)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var r row
-		err := rows.Scan(&r.projectID, &r.sealed)
-		list = append(list, r)
+		var b storedBackend
+		err := rows.Scan(&b.account.ProjectID, &b.account.Backend, &b.sealed)
+		list = append(list, b)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read the backends: %w", err)
+		return nil, fmt.Errorf("read the backends: %w", err)
 	}
-	for _, r := range list {
-		data, err := s.box.Open(r.sealed)
-		if err != nil {
-			s.Log.Error("a backend's credentials cannot be read: it is left out", "project", r.projectID, "err", err)
-			continue
-		}
-		var c settings
-		if err := json.Unmarshal([]byte(data), &c); err != nil {
-			return fmt.Errorf("read a backend: %w", err)
-		}
-		if err := add(r.projectID, c); err != nil {
-			s.Log.Error("a backend's configuration is not valid any more: it is left out", "project", r.projectID, "backend", c.backend(), "err", err)
-		}
-	}
-	return nil
+	return list, nil
 }
 
 // yamlRequest carries a configuration as people write it.
@@ -243,6 +235,7 @@ func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteB
 		names[i] = string(name)
 	}
 	s.clouds.leave(ctx, sc.Project.ID, s.db.ServerID(), names...)
+	s.engine.Tell(backendTopic, sc.Project.ID)
 	return nil, nil
 }
 

@@ -93,7 +93,9 @@ type Server struct {
 	fleets   *fleet.Service
 	runs     *run.Service
 	handler  http.Handler
-	stopping chan struct{} // closed when streams shall end
+	// backendNews holds a token when the stored backends have changed.
+	backendNews chan struct{}
+	stopping    chan struct{} // closed when streams shall end
 
 	// AdminToken is the administrator's; NewAdmin says that this start made it.
 	AdminToken string
@@ -117,7 +119,7 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{Config: c, stopping: make(chan struct{})}
+	s := &Server{Config: c, stopping: make(chan struct{}), backendNews: make(chan struct{}, 1)}
 	if err := s.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -172,9 +174,10 @@ func (s *Server) assemble(file file) error {
 	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log}); err != nil {
 		return err
 	}
-	if s.logs, err = logstore.New(logstore.Config{Store: logstore.NewFile(filepath.Join(s.Dir, "logs")), Log: s.Log}); err != nil {
+	if s.logs, err = logstore.New(logstore.Config{Store: s.logStore(), Log: s.Log, Tell: func(jobID string) { s.engine.Tell(logTopic, jobID) }}); err != nil {
 		return err
 	}
+	s.hear()
 	if s.metrics, err = metrics.New(s.db, s.Log); err != nil {
 		return err
 	}
@@ -195,14 +198,15 @@ func (s *Server) assemble(file file) error {
 	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
 		return s.runs.Offers(ctx, projectID)
 	}
+	freed := func(projectID string) { s.runs.Freed(projectID) }
 	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
-		Instances: func() *instance.Service { return s.inst }, Offers: offers})
+		Instances: func() *instance.Service { return s.inst }, Offers: offers, Freed: freed})
 	if err != nil {
 		return err
 	}
 	s.inst, err = instance.New(instance.Config{
 		DB: s.db, Engine: s.engine, Ledger: s.ledger, Hosts: s.pool, Onboard: s.pool, Sealer: box, Keys: s.projects, Log: s.Log,
-		Freed:        func(projectID string) { s.runs.Freed(projectID) },
+		Freed:        freed,
 		Changed:      func(jobs []string) { s.engine.Wake(run.JobKind, jobs...) },
 		FleetChanged: func(id string) { s.engine.Wake(fleet.Kind, id) },
 		MinNodes:     s.fleets.MinNodes,
@@ -267,16 +271,7 @@ func (s *Server) bootstrap(ctx context.Context, file file) error {
 			}
 		}
 	}
-	return s.storedBackends(ctx, func(projectID string, c settings) error {
-		p, err := s.projects.ByID(ctx, s.db.Read(), projectID)
-		if err != nil || p.Deleted || s.clouds.has(projectID, c.backend()) { // the file wins
-			return err
-		}
-		if err := s.clouds.add(p, c); err != nil {
-			s.Log.Error("a backend's configuration cannot be used: it is left out", "project", p.Name, "backend", c.backend(), "err", err)
-		}
-		return nil
-	})
+	return s.loadBackends(ctx)
 }
 
 // Handler is the API.

@@ -1,0 +1,120 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"time"
+
+	"dstack/internal/ledger"
+	"dstack/internal/logstore"
+	"dstack/internal/store"
+)
+
+// What replicas tell each other beside the wake-ups of objects.
+const (
+	logTopic     = "log"     // output of a job was stored
+	backendTopic = "backend" // the backends of a project changed
+)
+
+// backendSweep is the time between looks for backends that changed without this replica
+// hearing of it.
+const backendSweep = time.Minute
+
+// logStore is in the database where replicas share one, else in files.
+func (s *Server) logStore() logstore.Store {
+	if s.db.Engine() == store.Postgres {
+		return logstore.NewDB(s.db)
+	}
+	return logstore.NewFile(filepath.Join(s.Dir, "logs"))
+}
+
+// hear connects what replicas tell each other with who wants to know.
+func (s *Server) hear() {
+	s.engine.Hear(logTopic, s.logs.Wake)
+	s.engine.Hear(backendTopic, func(string) {
+		select {
+		case s.backendNews <- struct{}{}:
+		default: // a look is due already
+		}
+	})
+}
+
+// followBackends takes over what other replicas save and delete, until ctx ends.
+func (s *Server) followBackends(ctx context.Context) error {
+	tick := time.NewTicker(backendSweep)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.backendNews:
+		case <-tick.C:
+		}
+		if err := s.loadBackends(ctx); err != nil && ctx.Err() == nil {
+			s.Log.Warn("backends not read again, the next look will", "err", err)
+		}
+	}
+}
+
+// loadBackends takes the backends that are stored into use, but where the configuration file
+// has one, which wins, and gives up those that are stored no more.
+func (s *Server) loadBackends(ctx context.Context) error {
+	rows, err := readBackends(ctx, s.db.Read())
+	if err != nil {
+		return err
+	}
+	gone := s.clouds.stored()
+	for _, r := range rows {
+		if gone[r.account] != r.sealed && (gone[r.account] != "" || !s.clouds.has(r.account.ProjectID, r.account.Backend)) {
+			if err := s.loadBackend(ctx, r); err != nil {
+				return err
+			}
+		}
+		delete(gone, r.account)
+	}
+	for a := range gone {
+		s.clouds.remove(a.ProjectID, a.Backend)
+	}
+	return nil
+}
+
+// loadBackend takes one into use. What makes it useless is logged, once as long as it stays so.
+func (s *Server) loadBackend(ctx context.Context, r storedBackend) error {
+	p, err := s.projects.ByID(ctx, s.db.Read(), r.account.ProjectID)
+	if err != nil || p.Deleted {
+		return err
+	}
+	log := s.Log.With("project", p.Name, "backend", r.account.Backend)
+	s.clouds.remove(r.account.ProjectID, r.account.Backend)
+	s.clouds.note(r.account, r.sealed)
+	data, err := s.box.Open(r.sealed)
+	if err != nil {
+		log.Error("a backend's credentials cannot be read: it is left out", "err", err)
+		return nil
+	}
+	var c settings
+	if err := json.Unmarshal([]byte(data), &c); err != nil {
+		return fmt.Errorf("read backend %s of project %s: %w", r.account.Backend, p.Name, err)
+	}
+	if err := s.clouds.add(p, c); err != nil {
+		log.Error("a backend's configuration cannot be used: it is left out", "err", err)
+	}
+	return nil
+}
+
+// note remembers that a backend is stored, as which sealed text.
+func (c *clouds) note(a ledger.Account, sealed string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sealed[a] = sealed
+}
+
+// stored are the backends that are known from the database, with their sealed texts.
+func (c *clouds) stored() map[ledger.Account]string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.sealed)
+}
