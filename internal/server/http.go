@@ -83,8 +83,7 @@ func inProject[In, Out any](f func(context.Context, project.Scope, In) (Out, err
 		if err != nil {
 			return err
 		}
-		encode(w, http.StatusOK, out)
-		return nil
+		return reply(w, r, out)
 	}
 }
 

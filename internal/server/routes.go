@@ -82,8 +82,8 @@ func (s *Server) routes() []route {
 
 		{"POST /api/runs/list", anyUser, forUser(s.runs.List)},
 		{"POST /api/project/{project}/runs/get", projectMember, inProject(s.runs.Get)},
-		{"POST /api/project/{project}/runs/get_plan", projectMember, inProject(s.runs.Plan)},
-		{"POST /api/project/{project}/runs/apply", projectMember, inProject(s.runs.Apply)},
+		{"POST /api/project/{project}/runs/get_plan", projectMember, planRun},
+		{"POST /api/project/{project}/runs/apply", projectMember, applyRun},
 		{"POST /api/project/{project}/runs/stop", projectMember, inProject(s.runs.Stop)},
 		{"POST /api/project/{project}/runs/delete", projectMember, inProject(s.runs.Delete)},
 		{"POST /api/project/{project}/runs/watch", projectMember, inProject(s.watchRun)},

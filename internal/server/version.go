@@ -18,7 +18,7 @@ func checkVersion(h http.Header, path string) error {
 	if !ok {
 		return api.BadRequest("", "Invalid version: %s", values[0])
 	}
-	if !strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/api/docs") || client == [3]int{} {
+	if !strings.HasPrefix(path, "/api/") || strings.HasPrefix(path, "/api/docs") || client == (release{}) {
 		return nil
 	}
 	ours, _ := parseVersion(api.Version)
@@ -29,8 +29,8 @@ func checkVersion(h http.Header, path string) error {
 }
 
 // parseVersion reads the release numbers of a version; suffixes do not matter.
-func parseVersion(s string) ([3]int, bool) {
-	var v [3]int
+func parseVersion(s string) (release, bool) {
+	var v release
 	s = strings.TrimPrefix(strings.TrimSpace(s), "v")
 	parts := strings.SplitN(s, ".", 4)
 	if len(parts) == 0 || parts[0] == "" {

@@ -1,0 +1,158 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+
+	"dstack/internal/api"
+)
+
+// release is a version: major, minor, patch.
+type release [3]int
+
+func (v release) before(major, minor, patch int) bool {
+	w := release{major, minor, patch}
+	for i := range v {
+		if v[i] != w[i] {
+			return v[i] < w[i]
+		}
+	}
+	return false
+}
+
+// clientVersion is what a request says about its client; known is false for those that take
+// the latest form: without a version, "latest", and development builds.
+func clientVersion(h http.Header) (v release, known bool) {
+	values := h["X-Api-Version"]
+	if len(values) == 0 || values[0] == "latest" {
+		return release{}, false
+	}
+	v, ok := parseVersion(values[0])
+	return v, ok && v != (release{})
+}
+
+// reply sends v to the client of r, in the form that its version reads (http-api 3.3).
+func reply(w http.ResponseWriter, r *http.Request, v any) error {
+	client, known := clientVersion(r.Header)
+	data, err := json.Marshal(v)
+	if known && err == nil && client.before(0, 20, 20) { // since then nothing changed its form
+		data, err = downgrade(client, data)
+	}
+	if err != nil {
+		return fmt.Errorf("encode a response: %w", err)
+	}
+	encode(w, http.StatusOK, json.RawMessage(data))
+	return nil
+}
+
+// downgrade rewrites the configurations in a response, wherever they are. Tasks need no such
+// care: they always say how many nodes they have.
+func downgrade(v release, data []byte) ([]byte, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var doc any
+	if err := dec.Decode(&doc); err != nil {
+		return nil, err
+	}
+	each(doc, func(m map[string]any) {
+		if m["type"] == "service" {
+			downgradeService(v, m)
+		}
+		if list, ok := m["fleets"].([]any); ok && v.before(0, 20, 14) {
+			for i := range list {
+				list[i] = reference(list[i])
+			}
+		}
+	})
+	return json.Marshal(doc)
+}
+
+func downgradeService(v release, m map[string]any) {
+	if p, has := m["probes"]; has && p == nil && v.before(0, 20, 8) {
+		m["probes"] = []any{}
+	}
+	if h, has := m["https"]; has && h == nil && v.before(0, 20, 12) {
+		m["https"] = true
+	}
+	if v.before(0, 20, 20) {
+		m["gateway"] = reference(m["gateway"])
+	}
+}
+
+// reference writes an entity as old clients name it; what is none stays as it is.
+func reference(v any) any {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return v
+	}
+	name, ok := m["name"].(string)
+	if !ok {
+		return v
+	}
+	if project, ok := m["project"].(string); ok {
+		return project + "/" + name
+	}
+	return name
+}
+
+// each calls f with every object of a document.
+func each(v any, f func(map[string]any)) {
+	switch v := v.(type) {
+	case map[string]any:
+		f(v)
+		for _, x := range v {
+			each(x, f)
+		}
+	case []any:
+		for _, x := range v {
+			each(x, f)
+		}
+	}
+}
+
+// oldWorkingDir is where clients before 0.19.27 expect jobs to begin.
+const oldWorkingDir = "/workflow"
+
+// upgradeSpec gives a specification of an old client the meaning that it had there.
+func upgradeSpec(h http.Header, spec *api.RunSpec) {
+	c := spec.Configuration.Common()
+	if v, known := clientVersion(h); known && v.before(0, 19, 27) && c != nil && c.WorkingDir == nil {
+		dir := oldWorkingDir
+		c.WorkingDir = &dir
+	}
+}
+
+// planRun is runs/get_plan. Old clients ask for offers by the plan of a task that does nothing.
+func planRun(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	var in api.GetRunPlanRequest
+	if err := decode(w, r, &in); err != nil {
+		return err
+	}
+	upgradeSpec(r.Header, &in.RunSpec)
+	if v, known := clientVersion(r.Header); known && v.before(0, 21, 0) {
+		t := in.RunSpec.Configuration.Task
+		in.ForOffersOnly = in.ForOffersOnly || t != nil && slices.Equal(t.Commands, []string{":"})
+	}
+	out, err := s.runs.Plan(r.Context(), c.Scope, in)
+	if err != nil {
+		return err
+	}
+	return reply(w, r, out)
+}
+
+// applyRun is runs/apply.
+func applyRun(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	var in api.ApplyRunPlanRequest
+	if err := decode(w, r, &in); err != nil {
+		return err
+	}
+	upgradeSpec(r.Header, &in.Plan.RunSpec)
+	out, err := s.runs.Apply(r.Context(), c.Scope, in)
+	if err != nil {
+		return err
+	}
+	return reply(w, r, out)
+}

@@ -1,0 +1,107 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// TestDowngrade asks for a plan as clients of different ages. The forms are those that the
+// published server gave them.
+func TestDowngrade(t *testing.T) {
+	s := newServer(t)
+	for _, c := range []struct {
+		client string // "": none is said
+		fleets string
+	}{
+		{"", `[{"name":"f","project":null},{"name":"g","project":"main"}]`},
+		{"latest", `[{"name":"f","project":null},{"name":"g","project":"main"}]`},
+		{"0.0.0", `[{"name":"f","project":null},{"name":"g","project":"main"}]`},
+		{"0.19.0", `["f","main/g"]`},
+		{"0.20.13", `["f","main/g"]`},
+		{"0.20.14", `[{"name":"f","project":null},{"name":"g","project":"main"}]`},
+		{"0.20.30", `[{"name":"f","project":null},{"name":"g","project":"main"}]`},
+		{"0.22.5", `[{"name":"f","project":null},{"name":"g","project":"main"}]`},
+	} {
+		var header []string
+		if c.client != "" {
+			header = []string{"X-API-Version", c.client}
+		}
+		body := []byte(`{"run_spec": {"run_name": "xx", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "fleets": ["f", "main/g"]}}}`)
+		a := s.call(t, "POST", "/api/project/main/runs/get_plan", adminToken, body, header...)
+		var plan struct {
+			RunSpec          struct{ Configuration map[string]any } `json:"run_spec"`
+			EffectiveRunSpec struct{ Configuration map[string]any } `json:"effective_run_spec"`
+		}
+		if err := json.Unmarshal(a.Body, &plan); err != nil || a.Status != 200 {
+			t.Fatalf("client %q: %d %s, %v", c.client, a.Status, short(a.Body), err)
+		}
+		if got := string(marshal(plan.RunSpec.Configuration["nodes"])); got != "1" {
+			t.Errorf("client %q: nodes %s, want 1", c.client, got)
+		}
+		for what, configuration := range map[string]map[string]any{"submitted": plan.RunSpec.Configuration, "effective": plan.EffectiveRunSpec.Configuration} {
+			if got := string(marshal(configuration["fleets"])); got != c.fleets {
+				t.Errorf("client %q: fleets of the %s spec %s, want %s", c.client, what, got, c.fleets)
+			}
+		}
+	}
+}
+
+func TestDowngradeService(t *testing.T) {
+	const now = `{"id": 12345678901234567890, "run_spec": {"configuration": {"type": "service", "probes": null, "https": null, "gateway": {"name": "g", "project": "p"}}, "profile": {"fleets": [{"name": "f", "project": null}]}}}`
+	for v, want := range map[release]string{
+		{0, 20, 7}:  `{"probes":[],"https":true,"gateway":"p/g","fleets":["f"]}`,
+		{0, 20, 8}:  `{"probes":null,"https":true,"gateway":"p/g","fleets":["f"]}`,
+		{0, 20, 12}: `{"probes":null,"https":null,"gateway":"p/g","fleets":["f"]}`,
+		{0, 20, 14}: `{"probes":null,"https":null,"gateway":"p/g","fleets":[{"name":"f","project":null}]}`,
+		{0, 20, 20}: `{"probes":null,"https":null,"gateway":{"name":"g","project":"p"},"fleets":[{"name":"f","project":null}]}`,
+	} {
+		t.Run(fmt.Sprint(v), func(t *testing.T) {
+			data, err := downgrade(v, []byte(now))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got struct {
+				ID      json.Number
+				RunSpec struct {
+					Configuration, Profile map[string]any
+				} `json:"run_spec"`
+			}
+			if err := json.Unmarshal(data, &got); err != nil {
+				t.Fatal(err)
+			}
+			if got.ID != "12345678901234567890" {
+				t.Errorf("a number became %s", got.ID)
+			}
+			c := got.RunSpec.Configuration
+			have := marshal(map[string]any{"probes": c["probes"], "https": c["https"], "gateway": c["gateway"], "fleets": got.RunSpec.Profile["fleets"]})
+			var a, b any
+			_, _ = json.Unmarshal(have, &a), json.Unmarshal([]byte(want), &b) // both are written here
+			if diff := cmp.Diff(b, a); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestUpgrade(t *testing.T) {
+	s := newServer(t)
+	for _, c := range []struct {
+		client string
+		dir    any
+	}{{"0.19.26", "/workflow"}, {"0.19.27", nil}, {"0.22.5", nil}, {"latest", nil}} {
+		body := []byte(`{"run_spec": {"run_name": "xx", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": [":"]}}}`)
+		a := s.call(t, "POST", "/api/project/main/runs/get_plan", adminToken, body, "X-API-Version", c.client)
+		var plan struct {
+			EffectiveRunSpec struct{ Configuration map[string]any } `json:"effective_run_spec"`
+		}
+		if err := json.Unmarshal(a.Body, &plan); err != nil || a.Status != 200 {
+			t.Fatalf("client %s: %d %s, %v", c.client, a.Status, short(a.Body), err)
+		}
+		if got := plan.EffectiveRunSpec.Configuration["working_dir"]; got != c.dir {
+			t.Errorf("client %s: working_dir %v, want %v", c.client, got, c.dir)
+		}
+	}
+}
