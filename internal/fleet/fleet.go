@@ -53,7 +53,9 @@ type Config struct {
 	Instances func() *instance.Service
 	// Offers lists what a project's backends offer, cheapest first.
 	Offers func(ctx context.Context, projectID string) ([]api.InstanceOffer, error)
-	Log    *slog.Logger
+	// Freed is called after a commit that lets the instances of a project become more.
+	Freed func(projectID string)
+	Log   *slog.Logger
 }
 
 // Service plans, applies and deletes fleets.
@@ -61,7 +63,7 @@ type Service struct{ Config }
 
 // New registers the fleets' reconciler with the engine.
 func New(c Config) (*Service, error) {
-	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Offers == nil || c.Log == nil {
+	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Offers == nil || c.Freed == nil || c.Log == nil {
 		return nil, errors.New("fleet: every field of Config is required")
 	}
 	s := &Service{c}

@@ -326,7 +326,10 @@ func (s *Service) create(ctx context.Context, sc project.Scope, spec api.FleetSp
 		if err := s.record(ctx, tx, f, sc.Actor(event.Event{Message: "Fleet created. Status: ACTIVE"})); err != nil {
 			return err
 		}
-		tx.OnCommit(func() { s.Engine.Wake(Kind, f.ID) })
+		tx.OnCommit(func() {
+			s.Engine.Wake(Kind, f.ID)
+			s.Freed(f.ProjectID)
+		})
 		if c.Nodes != nil {
 			return s.addNodes(ctx, tx, f, c.Nodes.Target)
 		}
@@ -458,7 +461,10 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 		if err := s.update(ctx, tx, &now); err != nil {
 			return err
 		}
-		tx.OnCommit(func() { s.Engine.Wake(Kind, f.ID) })
+		tx.OnCommit(func() {
+			s.Engine.Wake(Kind, f.ID)
+			s.Freed(f.ProjectID)
+		})
 		if err := s.removeHosts(ctx, tx, f, remove); err != nil {
 			return err
 		}

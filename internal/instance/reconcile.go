@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -172,6 +173,12 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 	offers, err := s.Offers(ctx, inst.ProjectID)
 	if err != nil {
 		return time.Time{}, err
+	}
+	if inst.Blocks != 1 {
+		offers = slices.DeleteFunc(slices.Clone(offers), func(o api.InstanceOffer) bool {
+			_, err := splitBlocks(inst.Blocks, inst.Data.AutoBlocks, o.Instance.Resources)
+			return err != nil
+		})
 	}
 	o, ok := scheduler.Next(ask, offers, inst.Data.Tried)
 	d := Decision{Instance: inst}

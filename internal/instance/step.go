@@ -225,6 +225,12 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 	switch {
 	case known && s.Link.Connected:
 		d.adopt(s.Link.Info)
+		blocks, err := splitBlocks(d.Instance.Blocks, d.Instance.Data.AutoBlocks, d.Instance.Data.Provisioning.InstanceType.Resources)
+		if err != nil {
+			d.terminate(now, api.InstanceError, err.Error())
+			return
+		}
+		d.Instance.Blocks = blocks
 		d.to(now, d.busyOrIdle())
 		d.Freed = true
 		d.idle(now, s)

@@ -27,8 +27,8 @@ func paid(status api.InstanceStatus) Snapshot {
 	host := "192.0.2.1"
 	return Snapshot{
 		Instance: Instance{
-			Status: status, CreatedAt: start, IntentID: "i1",
-			Data: Data{StartedAt: start, Provisioning: &api.JobProvisioningData{Hostname: &host}, IdleSeconds: 300, Offer: &api.InstanceOffer{}},
+			Status: status, CreatedAt: start, IntentID: "i1", Blocks: 1,
+			Data: Data{StartedAt: start, Provisioning: &api.JobProvisioningData{Hostname: &host, InstanceType: api.InstanceType{Resources: api.Resources{CPUs: 8}}}, IdleSeconds: 300, Offer: &api.InstanceOffer{}},
 		},
 		Machine:    Machine{Created: true, Hostname: host},
 		Link:       Link{Watched: true, Connected: true},
@@ -155,6 +155,19 @@ func TestStepShowsLostConnections(t *testing.T) {
 	d = Step(at(time.Hour), s)
 	if d.Instance.Unreachable || !d.Instance.Data.LostAt.IsZero() || !d.Freed || !slices.Contains(d.Events, "Instance became reachable") {
 		t.Fatalf("back again: %+v, events %v", d.Instance, d.Events)
+	}
+}
+
+// A machine whose number of blocks follows from its hardware gets it when it is known.
+func TestStepSplitsMachines(t *testing.T) {
+	s := paid(api.InstanceProvisioning)
+	s.Instance.Blocks, s.Instance.Data.AutoBlocks = 0, true
+	if d := Step(at(0), s); d.Instance.Blocks != 8 || d.Instance.Status != api.InstanceIdle {
+		t.Errorf("%d blocks, %s; want 8, idle", d.Instance.Blocks, d.Instance.Status)
+	}
+	s.Instance.Blocks, s.Instance.Data.AutoBlocks = 3, false
+	if d := Step(at(0), s); d.Instance.Status != api.InstanceTerminating || d.Instance.Data.Message != "Cannot split into blocks" {
+		t.Errorf("%s (%s), want terminating: 8 CPUs have no thirds", d.Instance.Status, d.Instance.Data.Message)
 	}
 }
 
