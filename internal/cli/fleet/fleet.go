@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -115,11 +116,17 @@ func Delete(ctx context.Context, o Options, name string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := c.GetFleet(ctx, c.Project, api.GetFleetRequest{Name: &name}); err != nil {
-		if program.NotFound(err) {
-			return fmt.Errorf("Fleet %s does not exist", name)
-		}
+	f, err := c.GetFleet(ctx, c.Project, api.GetFleetRequest{Name: &name})
+	if program.NotFound(err) {
+		return fmt.Errorf("Fleet %s does not exist", name)
+	}
+	if err != nil {
 		return err
+	}
+	for _, n := range o.Nums {
+		if !slices.ContainsFunc(f.Instances, func(i api.Instance) bool { return i.InstanceNum == n }) {
+			return fmt.Errorf("Fleet %s has no instance %d. `dstack fleet` shows the numbers", name, n)
+		}
 	}
 	question := fmt.Sprintf("Delete the fleet %s?", name)
 	if len(o.Nums) > 0 {
