@@ -14,13 +14,24 @@ func TestOnboardingErrors(t *testing.T) {
 	w := newWorld(t)
 	good := w.startHost(hostOptions{NoImages: true})
 	bare := w.startHost(hostOptions{NoDocker: true})
+	skewed := w.startHost(hostOptions{NoImages: true})
+	skewed.out("sh", "-c", "printf '#!/bin/sh\\necho 1000000000\\n' >/usr/local/bin/date; chmod 0755 /usr/local/bin/date")
+	full := w.startHost(hostOptions{NoImages: true})
+	full.out("sh", "-c", "mkdir /var/lib/dstack && mount -t tmpfs -o size=16m none /var/lib/dstack")
 	otherKey, _ := newKey(t, t.TempDir())
+	before := map[string]string{}
+	hosts := map[string]*machine{"no-docker": bare, "no-sudo": good, "wrong-key": good, "clock": skewed, "disk": full}
+	for name, m := range hosts {
+		before[name] = m.traces()
+	}
 
 	for _, c := range []struct{ name, host, user, key, want string }{
 		{"no-docker", bare.Addr, "root", w.key, "Docker"},
 		{"no-sudo", good.Addr, "nosudo", w.key, "sudo"},
 		{"wrong-key", good.Addr, "root", otherKey, "key"},
 		{"down", "127.0.0.1:1", "root", w.key, "refused"},
+		{"clock", skewed.Addr, "root", w.key, "clock"},
+		{"disk", full.Addr, "root", w.key, "MiB are free"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			outer := w.t
@@ -36,6 +47,9 @@ func TestOnboardingErrors(t *testing.T) {
 				return strings.Contains(w.run("fleet", "get", c.name, "--json").both()+w.run("fleet", "-v").both()+w.run("event", "list", "--target-fleet", c.name).both(), c.want)
 			})
 			w.must("delete", "-y", "-f", c.name+".dstack.yml") // waits until the host is free again
+			if m := hosts[c.name]; m != nil {
+				eventually(t, 20*time.Second, "the host is as it was", func() bool { return m.traces() == before[c.name] })
+			}
 		})
 	}
 }
