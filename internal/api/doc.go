@@ -8,6 +8,7 @@ package api
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"time"
 )
 
@@ -17,6 +18,9 @@ const Version = "0.22.5"
 
 // Time is a moment on the wire: microseconds, UTC, "Z".
 type Time struct{ time.Time }
+
+// maxSeconds bounds moments that are written as numbers: about the year 9999.
+const maxSeconds = 250_000_000_000
 
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
@@ -41,8 +45,17 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	return []byte(`"` + u.Format(timeFormat) + `"`), nil
 }
 
-// UnmarshalJSON reads ISO 8601 with or without zone; without one it is UTC.
+// UnmarshalJSON reads ISO 8601 with or without zone, UTC without one, and seconds since 1970
+// as a number.
 func (t *Time) UnmarshalJSON(data []byte) error {
+	var seconds float64
+	if err := json.Unmarshal(data, &seconds); err == nil && string(data) != "null" {
+		if math.Abs(seconds) > maxSeconds {
+			return fmt.Errorf("Input should be a valid datetime: %s is in another age", data)
+		}
+		t.Time = time.UnixMicro(int64(math.Round(seconds * 1e6))).UTC()
+		return nil
+	}
 	var s string
 	if err := json.Unmarshal(data, &s); err != nil {
 		return fmt.Errorf("Input should be a valid datetime")

@@ -223,3 +223,83 @@ func FuzzAPI(f *testing.F) {
 		}
 	})
 }
+
+// TestBadAddresses puts what no database takes into paths and queries.
+func TestBadAddresses(t *testing.T) {
+	eachServer(t, func(t *testing.T, s *Server) {
+		for _, c := range []struct {
+			method, path string
+			want         int
+		}{
+			{"POST", "/api/project/%00/fleets/list", 400},
+			{"POST", "/api/project/a%00b/secrets/list", 400},
+			{"POST", "/api/project/%ff%fe/secrets/list", 400},
+			{"POST", "/api/project/..%2f..%2fetc/secrets/list", 404},
+			{"POST", "/api/project/" + strings.Repeat("x", 5000) + "/secrets/list", 404},
+			{"POST", "/api/project/main/backends/%00/get_yaml", 400},
+			{"POST", "/api/project/main/backends/nosuch/get_yaml", 422},
+			{"GET", "/schemas/..%2f..%2fetc%2fpasswd", 404},
+			{"GET", "/api/project/main/metrics/job/a%00", 400},
+			{"GET", "/api/project/main/metrics/job/x?run_id=%00", 400},
+			{"GET", "/api/project/main/metrics/job/x?run_id=%ff", 400},
+			{"GET", "/api/project/main/metrics/job/x?limit=-1", 422},
+			{"GET", "/api/project/main/metrics/job/x?limit=99999999999999999999", 422},
+			{"GET", "/api/project/main/metrics/job/x?limit=many", 422},
+			{"GET", "/api/project/main/metrics/job/x?after=never", 422},
+			{"GET", "/api/project/main/metrics/job/x?after=2026-13-01T00:00:00Z", 422},
+			{"GET", "/api/project/main/metrics/job/x?after=0001-01-01T00:00:00Z&before=9999-12-31T23:59:59Z&limit=1", 400}, // no such job
+			{"GET", "/api/project/main/metrics/job/x?replica_num=-1", 422},
+			{"POST", "/api/project/main/repos/upload_code?repo_id=%00", 400},
+			{"POST", "/api/project/main/repos/upload_code?repo_id=" + strings.Repeat("x", 5000), 400},
+		} {
+			s.unchanged(t, func() {
+				a := s.call(t, c.method, c.path, adminToken, uploaded("hash", []byte("x")), "Content-Type", "multipart/form-data; boundary=b")
+				if a.Status != c.want && !(c.want == 400 && a.Status == 404) { // the router itself may know no such path
+					t.Errorf("%s %.80s: %d %s, want %d", c.method, c.path, a.Status, short(a.Body), c.want)
+				}
+				a.clear(t, c.path)
+			})
+		}
+	})
+}
+
+// TestBadHeaders sends tokens and versions that nobody has.
+func TestBadHeaders(t *testing.T) {
+	s := newServer(t)
+	for _, c := range []struct {
+		authorization string
+		want          int
+	}{
+		{"", 401}, {"Bearer", 401}, {"Bearer ", 401}, {"Basic YWRtaW46YWRtaW4=", 401}, {adminToken, 401}, {"Bearer x", 403}, {"Bearer " + adminToken + " x", 403},
+		{"Bearer " + strings.Repeat("x", 100000), 403}, {"Bearer \xff\xfe", 403}, {"Bearer ' OR 1=1 --", 403}, {"bearer " + adminToken, 200},
+	} {
+		a := s.call(t, "POST", "/api/users/get_my_user", "", nil, "Authorization", c.authorization)
+		if a.Status != c.want {
+			t.Errorf("%.40q: %d %s, want %d", c.authorization, a.Status, short(a.Body), c.want)
+		}
+	}
+	for _, v := range []string{"", "x", "1.2.3.4.5", "-1", "99999999999999999999.0.0", "0.22.5\xff", strings.Repeat("9", 100000)} {
+		if a := s.call(t, "POST", "/api/users/get_my_user", adminToken, nil, "X-API-Version", v); a.Status >= 500 {
+			t.Errorf("version %.40q: %d %s", v, a.Status, short(a.Body))
+		}
+	}
+}
+
+// A body that may be missing may also be null.
+func TestOptionalBodies(t *testing.T) {
+	s := newServer(t)
+	for _, path := range []string{"/api/users/list", "/api/projects/list", "/api/project/main/fleets/list", "/api/project/main/gateways/list"} {
+		for _, body := range []string{"", "null", " null\n", "{}"} {
+			var sent any
+			if body != "" {
+				sent = []byte(body)
+			}
+			if a := s.call(t, "POST", path, adminToken, sent); a.Status != http.StatusOK {
+				t.Errorf("%s with %q: %d %s", path, body, a.Status, short(a.Body))
+			}
+		}
+	}
+	if a := s.call(t, "POST", "/api/runs/list", adminToken, []byte("null")); a.Status != http.StatusUnprocessableEntity {
+		t.Errorf("null where a body is required: %d %s", a.Status, short(a.Body))
+	}
+}

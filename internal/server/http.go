@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -109,10 +110,10 @@ func decode(w http.ResponseWriter, r *http.Request, v any) error {
 		return api.Invalid("The request body cannot be read")
 	}
 	within(w, 0)
+	if _, ok := v.(optional); ok && (len(data) == 0 || string(bytes.TrimSpace(data)) == "null") {
+		return config.DecodeJSON([]byte("{}"), v, "body")
+	}
 	if len(data) == 0 {
-		if _, ok := v.(optional); ok {
-			return config.DecodeJSON([]byte("{}"), v, "body")
-		}
 		return &config.Errors{Problems: []config.Problem{{Loc: []any{"body"}, Type: "missing", Msg: "Field required"}}}
 	}
 	if !saysJSON(r.Header.Get("Content-Type")) {

@@ -1,10 +1,10 @@
 package server
 
 import (
+	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
-	"time"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -47,8 +47,11 @@ func (p *params) number(name string, def int) int {
 		return def
 	}
 	n, err := strconv.Atoi(p.values.Get(name))
-	if err != nil || n < 0 {
+	switch {
+	case err != nil:
 		p.refuse(name, "int_parsing", "Input should be a valid integer, unable to parse string as an integer")
+	case n < 0:
+		p.refuse(name, "greater_than_equal", "Input should be greater than or equal to 0")
 	}
 	return n
 }
@@ -57,12 +60,15 @@ func (p *params) time(name string) *api.Time {
 	if !p.values.Has(name) {
 		return nil
 	}
-	t, err := time.Parse(time.RFC3339Nano, p.values.Get(name))
+	var at api.Time
+	quoted, err := json.Marshal(p.values.Get(name))
+	if err == nil {
+		err = at.UnmarshalJSON(quoted)
+	}
 	if err != nil {
 		p.refuse(name, "datetime_from_date_parsing", "Input should be a valid datetime")
 		return nil
 	}
-	at := api.At(t)
 	return &at
 }
 

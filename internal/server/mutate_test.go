@@ -80,7 +80,7 @@ var odd = []struct {
 
 // oddPerPlace is how many of the odd values each place of a request is given, in turn: with
 // about a thousand places each value meets fields of every kind.
-const oddPerPlace = 4
+const oddPerPlace = 2
 
 // raw is put into a body as it is, whether or not it is JSON.
 type raw string

@@ -156,3 +156,36 @@ func TestIsolation(t *testing.T) {
 		t.Errorf("alice sees events of others: %s", a.Body)
 	}
 }
+
+// The server's file may give managers the secrets, and take projects from people who are no
+// admins.
+func TestDefaultPermissions(t *testing.T) {
+	for _, c := range []struct {
+		file              string
+		secrets, projects int // status for a manager, for a user
+	}{
+		{"", 403, 200},
+		{"default_permissions: {allow_managers_manage_secrets: true}\n", 200, 200},
+		{"default_permissions: {allow_non_admins_create_projects: false}\n", 403, 403},
+	} {
+		s, err := open(t, t.TempDir(), empty+c.file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		manager, user := s.addUser(t, "the-manager", "user"), s.addUser(t, "the-user", "user")
+		s.must(t, "/api/projects/main/add_members", map[string]any{"members": []map[string]string{
+			{"username": "the-manager", "project_role": "manager"}, {"username": "the-user", "project_role": "user"}}}, nil)
+		for path, body := range map[string]any{"list": nil, "create_or_update": map[string]string{"name": "K", "value": "v"}} {
+			if a := s.call(t, "POST", "/api/project/main/secrets/"+path, manager, body); a.Status != c.secrets {
+				t.Errorf("%q: secrets/%s as a manager: %d %s, want %d", c.file, path, a.Status, a.Body, c.secrets)
+			}
+			if a := s.call(t, "POST", "/api/project/main/secrets/"+path, user, body); a.Status != 403 {
+				t.Errorf("%q: secrets/%s as a user: %d %s, want 403", c.file, path, a.Status, a.Body)
+			}
+		}
+		if a := s.call(t, "POST", "/api/projects/create", user, map[string]string{"project_name": "mine"}); a.Status != c.projects {
+			t.Errorf("%q: projects/create as a user: %d %s, want %d", c.file, a.Status, a.Body, c.projects)
+		}
+		s.close(t)
+	}
+}
