@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"net"
 	"net/url"
 	"strings"
 	"time"
@@ -19,6 +20,17 @@ const postgresConns = 20
 // connectTimeout is for one address of the server, unless the URL says otherwise.
 const connectTimeout = 10 * time.Second
 
+// silence is how long a database may be unreachable before its connections break: without a
+// bound, what waits for an answer would wait for as long as the kernel tries, which is a
+// quarter of an hour, also when the network is back long before.
+const silence = 15 * time.Second
+
+// dialer breaks silent connections, busy ones by a timeout and idle ones by probes.
+func dialer(timeout time.Duration) *net.Dialer {
+	probes := net.KeepAliveConfig{Enable: true, Idle: silence / 3, Interval: silence / 3, Count: 3}
+	return &net.Dialer{Timeout: timeout, KeepAliveConfig: probes, Control: boundSilence}
+}
+
 // pgConfig is how to connect once more, for LISTEN.
 type pgConfig struct{ *pgx.ConnConfig }
 
@@ -32,6 +44,7 @@ func openPostgres(ctx context.Context, rawURL string) (*DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	config.ConnectTimeout = cmp.Or(config.ConnectTimeout, connectTimeout)
+	config.DialFunc = dialer(config.ConnectTimeout).DialContext
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "dstack"
 	}
