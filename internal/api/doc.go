@@ -16,6 +16,10 @@ import (
 // release and older ones are served.
 const Version = "0.22.5"
 
+// ExtensionsHeader is sent by clients that know the words that we have beyond the published
+// ones, such as the backend "local". Published clients refuse a whole answer for one word.
+const ExtensionsHeader = "X-Dstack-Extensions"
+
 // Time is a moment on the wire: microseconds, UTC, "Z".
 type Time struct{ time.Time }
 

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"dstack/internal/api"
+	"dstack/internal/backend/local"
 )
 
 // release is a version: major, minor, patch.
@@ -41,6 +42,9 @@ func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	if known && err == nil && client.before(0, 20, 20) { // since then nothing changed its form
 		data, err = downgrade(client, data)
 	}
+	if known && err == nil && r.Header.Get(api.ExtensionsHeader) == "" && bytes.Contains(data, []byte(`"local"`)) {
+		data, err = rewrite(data, publishedWords)
+	}
 	if err != nil {
 		return fmt.Errorf("encode a response: %w", err)
 	}
@@ -51,13 +55,7 @@ func reply(w http.ResponseWriter, r *http.Request, v any) error {
 // downgrade rewrites the configurations in a response, wherever they are. Tasks need no such
 // care: they always say how many nodes they have.
 func downgrade(v release, data []byte) ([]byte, error) {
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	var doc any
-	if err := dec.Decode(&doc); err != nil {
-		return nil, err
-	}
-	each(doc, func(m map[string]any) {
+	return rewrite(data, func(m map[string]any) {
 		if m["type"] == "service" {
 			downgradeService(v, m)
 		}
@@ -67,6 +65,40 @@ func downgrade(v release, data []byte) ([]byte, error) {
 			}
 		}
 	})
+}
+
+// publishedWords says "remote", which published clients know and which is nearest, for the
+// backend "local".
+func publishedWords(m map[string]any) {
+	if m["backend"] == local.Name {
+		m["backend"] = remote
+	}
+	list, _ := m["backends"].([]any)
+	for i, b := range list {
+		switch b := b.(type) {
+		case string:
+			if b == local.Name {
+				list[i] = remote
+			}
+		case map[string]any: // of a project
+			if b["name"] == local.Name {
+				b["name"], b["config"] = remote, map[string]any{"type": remote}
+			}
+		}
+	}
+}
+
+const remote = "remote" // the backend of SSH hosts
+
+// rewrite calls f with every object of a document.
+func rewrite(data []byte, f func(map[string]any)) ([]byte, error) {
+	dec := json.NewDecoder(bytes.NewReader(data))
+	dec.UseNumber()
+	var doc any
+	if err := dec.Decode(&doc); err != nil {
+		return nil, err
+	}
+	each(doc, f)
 	return json.Marshal(doc)
 }
 

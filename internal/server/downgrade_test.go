@@ -105,3 +105,38 @@ func TestUpgrade(t *testing.T) {
 		}
 	}
 }
+
+// Published clients refuse an answer with a word that they do not know.
+func TestPublishedWords(t *testing.T) {
+	s, err := open(t, t.TempDir(), "projects:\n  - name: main\n    backends:\n      - type: local\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close(t)
+	for _, c := range []struct {
+		header []string
+		want   string
+	}{
+		{nil, `["local"]`},
+		{[]string{"X-API-Version", "0.22.5"}, `["remote"]`},
+		{[]string{"X-API-Version", "0.22.5", "X-Dstack-Extensions", "1"}, `["local"]`},
+	} {
+		var fleets []struct {
+			Name string
+			Spec struct {
+				Configuration struct{ Backends []string }
+			}
+		}
+		a := s.call(t, "POST", "/api/project/main/fleets/list", adminToken, map[string]any{}, c.header...)
+		if err := json.Unmarshal(a.Body, &fleets); err != nil || len(fleets) != 1 {
+			t.Fatalf("%v: %d %s, %v", c.header, a.Status, short(a.Body), err)
+		}
+		if got := string(marshal(fleets[0].Spec.Configuration.Backends)); got != c.want || fleets[0].Name != "local" {
+			t.Errorf("%v: fleet %s with backends %s, want %s", c.header, fleets[0].Name, got, c.want)
+		}
+	}
+	data, err := rewrite([]byte(`{"backend":"local","repo_type":"local","backends":[{"name":"local","config":{"type":"local"}},"aws"]}`), publishedWords)
+	if want := `{"backend":"remote","backends":[{"config":{"type":"remote"},"name":"remote"},"aws"],"repo_type":"local"}`; err != nil || string(data) != want {
+		t.Errorf("%s, %v, want %s", data, err, want)
+	}
+}

@@ -118,6 +118,7 @@ func (c *Client) send(ctx context.Context, method, path, kind string, body []byt
 			return nil, fmt.Errorf("prepare request %s: %w", path, err)
 		}
 		req.Header.Set("X-API-VERSION", c.version)
+		req.Header.Set(api.ExtensionsHeader, "1")
 		if c.token != "" {
 			req.Header.Set("Authorization", "Bearer "+c.token)
 		}
