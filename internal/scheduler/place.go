@@ -532,6 +532,8 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]share, later bool) st
 		full = full || p.room[f] == 0 && p.Fleets[f].Room > 0
 	}
 	switch {
+	case later && !g.Patient:
+		return fmt.Sprintf("The instances of %s that fit are in use. With `retry` the run waits for them", where)
 	case later && len(g.Jobs) > 1:
 		return fmt.Sprintf("Waits until %d instances of %s are free at the same time", len(g.Jobs), where)
 	case later:

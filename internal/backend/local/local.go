@@ -81,6 +81,9 @@ func (l *local) Offers(ctx context.Context, _ offer.Query) ([]offer.Offer, error
 	}}, nil
 }
 
+// Settle is 0: what this machine lists is what there is.
+func (l *local) Settle() time.Duration { return 0 }
+
 // home is an agent's folder: short, since a socket's path is bounded.
 func (l *local) home(token string) string {
 	return filepath.Join(l.dir, token[:min(8, len(token))])
