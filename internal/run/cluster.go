@@ -4,8 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"fmt"
-	"regexp"
-	"strconv"
 	"strings"
 
 	"dstack/internal/agentapi"
@@ -73,40 +71,4 @@ func (s *Service) replicaKey(ctx context.Context, j Job) (sshkey.Pair, error) {
 	}
 	seed := sha256.Sum256(fmt.Appendf(nil, "replica\x00%s\x00%s\x00%d", private, j.RunID, j.Replica))
 	return sshkey.Derive(seed, "dstack")
-}
-
-// groupRef is a reference to a node of a node group; one that begins with $$ is left alone.
-var groupRef = regexp.MustCompile(`\$?\$\{\{\s*(groups[^}]*?)\s*\}\}`)
-
-var nodeIP = regexp.MustCompile(`^groups\[(\d+)\]\.nodes\[(\d+)\]\.IP_ADDRESS$`)
-
-// interpolateGroups fills the addresses of nodes in (configurations: references to groups).
-func interpolateGroups(text string, groups [][]string) (string, error) {
-	var failed error
-	out := groupRef.ReplaceAllStringFunc(text, func(ref string) string {
-		if strings.HasPrefix(ref, "$$") {
-			return ref
-		}
-		name := groupRef.FindStringSubmatch(ref)[1]
-		m := nodeIP.FindStringSubmatch(name)
-		if m == nil {
-			failed = fmt.Errorf("Illegal reference name: %s", name)
-			return ref
-		}
-		g, err1 := strconv.Atoi(m[1])
-		n, err2 := strconv.Atoi(m[2])
-		switch {
-		case err1 != nil || err2 != nil || g >= len(groups) || n >= len(groups[g]):
-			failed = fmt.Errorf("Invalid reference %s: out of range", name)
-		case groups[g][n] == "":
-			failed = fmt.Errorf("IP not available for %s", name)
-		default:
-			return groups[g][n]
-		}
-		return ref
-	})
-	if failed != nil {
-		return "", failed
-	}
-	return out, nil
 }

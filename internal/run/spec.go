@@ -3,7 +3,6 @@ package run
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 
 	"dstack/internal/agentapi"
@@ -20,101 +19,6 @@ const (
 	defaultStop  = 300
 	defaultRetry = 3600
 )
-
-// normalise fills what the server fills before it plans (http-api 7.3).
-func normalise(spec *api.RunSpec, userKey string) error {
-	if spec.RunName != nil {
-		if err := config.CheckName(*spec.RunName); err != nil {
-			return api.Invalid("%v", err)
-		}
-	}
-	if name := spec.Configuration.Common().Name; name != nil {
-		if err := config.CheckName(*name); err != nil {
-			return api.Invalid("%v", err)
-		}
-	}
-	switch {
-	case spec.RepoID == nil && spec.RepoData != nil && spec.RepoData.RepoType != "virtual":
-		return api.Invalid("repo_data must not be set if repo_id is not set")
-	case spec.RepoID != nil && spec.RepoData == nil:
-		return api.Invalid("repo_id must not be set if repo_data is not set")
-	}
-	if spec.RepoID == nil {
-		none := "none"
-		spec.RepoID, spec.RepoData = &none, &api.RepoData{RepoType: "virtual"}
-	}
-	explicit(spec)
-	c := spec.Configuration.Common()
-	if c.Priority == nil {
-		zero := 0
-		c.Priority = &zero
-	}
-	fillGPU(&c.Resources, c.Image == nil && !isTrue(c.Docker))
-	if t := spec.Configuration.Task; t != nil {
-		for i := range t.Groups {
-			fillGPU(&t.Groups[i].Resources, c.Image == nil && !isTrue(c.Docker))
-		}
-	}
-	if spec.SSHKeyPub == nil {
-		if userKey == "" {
-			return api.Invalid("ssh_key_pub must be set if the user has no ssh_public_key")
-		}
-		spec.SSHKeyPub = &userKey
-	}
-	if unresolved := c.Env.Unresolved(); len(unresolved) > 0 {
-		return api.Invalid("not all variables are resolved: %s", strings.Join(unresolved, ", "))
-	}
-	return imageFits(c)
-}
-
-// fillGPU is configurations 2.7: an absent GPU is any number, and the vendor follows from
-// the names or, with the default image, is NVIDIA.
-func fillGPU(r *config.Resources, defaultImage bool) {
-	if r.GPU == nil {
-		r.GPU = &config.GPU{Count: config.Between(0, -1)}
-	}
-	g := r.GPU
-	if g.Vendor != nil || g.Count.Max != nil && *g.Count.Max == 0 {
-		return
-	}
-	if len(g.Name) == 0 {
-		if defaultImage {
-			nvidia := "nvidia"
-			g.Vendor = &nvidia
-		}
-		return
-	}
-	vendors := map[string]bool{}
-	for _, name := range g.Name {
-		vendors[config.GPUVendorOf(name)] = true
-	}
-	if len(vendors) == 1 {
-		for v := range vendors {
-			if v != "" {
-				g.Vendor = &v
-			}
-		}
-	}
-}
-
-func imageFits(c *config.RunCommon) error {
-	if c.Image != nil {
-		return nil
-	}
-	arm := c.Resources.CPU.Arch != nil && *c.Resources.CPU.Arch == "arm"
-	g := c.Resources.GPU
-	switch {
-	case arm && isTrue(c.Docker):
-		return api.Invalid("`docker: true` is not supported on ARM CPU")
-	case arm:
-		return api.Invalid("`image` must be set when ARM CPU requested")
-	case !isTrue(c.Docker) && g.Vendor != nil && *g.Vendor != "nvidia" && *g.Vendor != "google" && (g.Count.Max == nil || *g.Count.Max != 0):
-		return api.Invalid("`image` must be set when the requested accelerator is not supported by the default image: ['%s']", *g.Vendor)
-	}
-	return nil
-}
-
-func isTrue(b *bool) bool { return b != nil && *b }
 
 // jobSpecs derives the jobs of one replica of a run (lifecycle 4.3).
 func jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
@@ -419,12 +323,16 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 			return agentapi.TaskSpec{}, err
 		}
 	}
+	command, err := s.onHost(ctx, j.InstanceID, r.Data.Spec, spec.Commands)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
 	keys := []string{strings.TrimSpace(*r.Data.Spec.SSHKeyPub)}
 	t := agentapi.TaskSpec{
 		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, GPUs: -1, Network: string(rt.NetworkMode),
 		Job: agentapi.JobSpec{
 			RunID: r.ID, RunName: r.Name, JobID: j.ID, Project: p.Name, RepoID: r.RepoID, JobNum: spec.JobNum, ReplicaNum: spec.ReplicaNum,
-			JobsPerReplica: spec.JobsPerReplica, Command: slices.Clone(spec.Commands), Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
+			JobsPerReplica: spec.JobsPerReplica, Command: command, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
 			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: defaultStop,
 		},
 	}
@@ -485,7 +393,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 	}
 	t.Job.Cluster = cluster
 	for i, c := range t.Job.Command {
-		if t.Job.Command[i], err = interpolateGroups(c, groups); err != nil {
+		if t.Job.Command[i], err = interpolateGroups(c, memberOf(r.Data.Spec.Configuration), groups); err != nil {
 			return agentapi.TaskSpec{}, &specError{api.JobTerminatedByServer, fmt.Sprintf("Groups IP interpolation error: %v", err)}
 		}
 	}
@@ -542,16 +450,4 @@ func (s *Service) code(ctx context.Context, r Run, t *agentapi.TaskSpec) error {
 	}
 	t.Job.Repo = repo
 	return nil
-}
-
-// explicit writes out what a client may leave away, as responses always have it.
-func explicit(spec *api.RunSpec) {
-	if spec.FileArchives == nil {
-		spec.FileArchives = []api.FileArchiveMapping{}
-	}
-	if t := spec.Configuration.Task; t != nil && t.Nodes == nil && t.Groups == nil {
-		task, one := *t, 1
-		task.Nodes = &one
-		spec.Configuration.Task = &task
-	}
 }
