@@ -32,7 +32,7 @@ func main() { os.Exit(run(os.Args[1:])) }
 const usage = `usage: dstack-agent <command>
 
   shim       serve a host: --home DIR [--runtime auto|docker|process] [--socket-user NAME]
-  runner     run one job: --dir DIR
+  runner     run one job: --dir DIR --blobs DIR
   install    set this host up: --home DIR --user NAME [--env-stdin]
   uninstall  take everything off this host: --home DIR
   connect    join stdin and stdout to the agent's socket: --home DIR
@@ -134,6 +134,7 @@ func runRunner(ctx context.Context, args []string, log *slog.Logger) int {
 	}
 	f := flag.NewFlagSet("runner", flag.ContinueOnError)
 	dir := f.String("dir", "", "")
+	blobs := f.String("blobs", "", "")
 	listen := f.String("listen", "", "")
 	ssh := f.Int("ssh-port", agentapi.RunnerSSHPort, "")
 	http := f.Int("http-port", agentapi.RunnerHTTPPort, "")
@@ -141,7 +142,7 @@ func runRunner(ctx context.Context, args []string, log *slog.Logger) int {
 	if err := f.Parse(args[1:]); err != nil {
 		return 2
 	}
-	return runner.Main(ctx, runner.Config{Dir: *dir, Listen: *listen, SSHPort: *ssh, HTTPPort: *http, Container: !*process, Log: log})
+	return runner.Main(ctx, runner.Config{Dir: *dir, Blobs: *blobs, Listen: *listen, SSHPort: *ssh, HTTPPort: *http, Container: !*process, Log: log})
 }
 
 type stdio struct{}

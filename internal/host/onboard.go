@@ -20,6 +20,12 @@ import (
 // maxSkew is how far a host's clock may be off: certificates and logs would be wrong.
 const maxSkew = 5 * time.Minute
 
+const (
+	// installTimeout is a little more than the agent's own limit, so that its words arrive.
+	installTimeout = 3 * time.Minute
+	onboardTimeout = 5 * time.Minute
+)
+
 // OnboardRequest names a host and what it gets.
 type OnboardRequest struct {
 	Endpoint       Endpoint
@@ -40,7 +46,7 @@ type Onboarded struct {
 // says. It may be repeated. A host that cannot be taken is left as it was. Errors are
 // *OnboardError.
 func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error) {
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, onboardTimeout)
 	defer cancel()
 	if p.Transport != nil {
 		return p.Transport.Onboard(ctx, r)
@@ -194,7 +200,7 @@ func installAgent(ctx context.Context, s *ssh.Client, user, home string, env map
 		}
 		cmd, stdin = cmd+" --env-stdin", bytes.NewReader(data)
 	}
-	ctx, cancel := context.WithTimeout(ctx, 90*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, installTimeout)
 	defer cancel()
 	out, errs, err := run(ctx, s, root(user, cmd), stdin)
 	if err == nil {

@@ -4,6 +4,7 @@ package gpu
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -24,8 +25,12 @@ type Found struct {
 	Problem string
 }
 
-// toolTimeout bounds a vendor's tool; a driver that hangs must not stop the agent.
-const toolTimeout = 30 * time.Second
+const (
+	// toolTimeout bounds a vendor's tool; a driver that hangs must not stop the agent.
+	toolTimeout = 30 * time.Second
+	// imageTimeout bounds one that comes in an image, which may have to be pulled.
+	imageTimeout = 2 * time.Minute
+)
 
 // Detect looks for accelerators; the first vendor that matches counts (host-agents 1.8).
 func Detect(ctx context.Context) Found {
@@ -38,13 +43,29 @@ func exists(path string) bool {
 }
 
 func run(ctx context.Context, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, toolTimeout)
+	limit := toolTimeout
+	if name == "docker" {
+		limit = imageTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, name, args...).Output()
 	return string(out), err
 }
 
 func detect(ctx context.Context, has func(string) bool, tool func(context.Context, string, ...string) (string, error)) Found {
+	// installed runs a tool of the host, or where there is none the one in an image.
+	installed := func(name, image string, devices []string, args ...string) (string, error) {
+		out, err := tool(ctx, name, args...)
+		if !errors.Is(err, exec.ErrNotFound) {
+			return out, err
+		}
+		docker := []string{"run", "--rm"}
+		for _, d := range devices {
+			docker = append(docker, "--device", d)
+		}
+		return tool(ctx, "docker", append(append(docker, image), args...)...)
+	}
 	var vendor string
 	var list func() ([]agentapi.GPU, error)
 	switch {
@@ -57,7 +78,7 @@ func detect(ctx context.Context, has func(string) bool, tool func(context.Contex
 	case has("/dev/tenstorrent"):
 		vendor = "tenstorrent"
 		list = func() ([]agentapi.GPU, error) {
-			out, err := tool(ctx, "tt-smi", "-s")
+			out, err := installed("tt-smi", "dstackai/tt-smi:latest", []string{"/dev/tenstorrent"}, "-s")
 			if err != nil {
 				return nil, err
 			}
@@ -66,9 +87,11 @@ func detect(ctx context.Context, has func(string) bool, tool func(context.Contex
 	case has("/dev/kfd"):
 		vendor = "amd"
 		list = func() ([]agentapi.GPU, error) {
-			out, err := tool(ctx, "amd-smi", "static", "--json", "--asic", "--vram", "--bus", "--driver")
-			if err != nil {
-				out, err = tool(ctx, "amd-smi", "static", "--json", "--asic", "--vram", "--bus")
+			args := []string{"static", "--json", "--asic", "--vram", "--bus", "--driver"}
+			out, err := installed("amd-smi", "dstackai/amd-smi:latest", []string{"/dev/kfd", "/dev/dri"}, args...)
+			var exit *exec.ExitError
+			if errors.As(err, &exit) { // some versions do not know the driver
+				out, err = installed("amd-smi", "dstackai/amd-smi:latest", []string{"/dev/kfd", "/dev/dri"}, args[:len(args)-1]...)
 			}
 			if err != nil {
 				return nil, err

@@ -3,6 +3,7 @@ package gpu
 import (
 	"context"
 	"errors"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -78,6 +79,34 @@ func TestAMDSince7(t *testing.T) {
 	want := []agentapi.GPU{{ID: "0000:05:00.0", Name: "AMD Instinct MI355X", MemoryMiB: 294896}}
 	if diff := cmp.Diff(want, gpus); err != nil || diff != "" {
 		t.Errorf("%v, -want +got:\n%s", err, diff)
+	}
+}
+
+// Where the vendor's tool is not installed, its image does the same.
+func TestDetectWithImages(t *testing.T) {
+	for _, c := range []struct {
+		device, want string
+		fails        int // calls of docker that end with an error
+	}{
+		{"/dev/kfd", "run --rm --device /dev/kfd --device /dev/dri dstackai/amd-smi:latest static --json --asic --vram --bus --driver", 0},
+		{"/dev/kfd", "run --rm --device /dev/kfd --device /dev/dri dstackai/amd-smi:latest static --json --asic --vram --bus", 1},
+		{"/dev/tenstorrent", "run --rm --device /dev/tenstorrent dstackai/tt-smi:latest -s", 0},
+	} {
+		var last string
+		calls := 0
+		detect(t.Context(), func(p string) bool { return p == c.device }, func(_ context.Context, name string, args ...string) (string, error) {
+			if name != "docker" {
+				return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
+			}
+			last = strings.Join(args, " ")
+			if calls++; calls <= c.fails {
+				return "", &exec.ExitError{}
+			}
+			return "[]", nil
+		})
+		if last != c.want {
+			t.Errorf("%s: docker %s", c.device, last)
+		}
 	}
 }
 

@@ -31,8 +31,9 @@ const (
 	unitPath = "/etc/systemd/system/" + unitName
 	// minDisk is the least free space on which an image can be pulled at all, in bytes.
 	minDisk = 1 << 30
-	// startTimeout is how long the agent may take until it answers.
-	startTimeout = 40 * time.Second
+	// startTimeout is how long the agent may take until it answers: it may have to pull an
+	// image to see the host's accelerators.
+	startTimeout = 150 * time.Second
 )
 
 // runtimeVar is the variable of a fleet's env with which its owner allows jobs without

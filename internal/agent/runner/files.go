@@ -59,7 +59,7 @@ func (r *runner) openBlob(sum string) (*os.File, error) {
 	if sum == "" || strings.ContainsAny(sum, "/.") {
 		return nil, fmt.Errorf("no blob %q", sum)
 	}
-	return os.Open(filepath.Join(r.Dir, BlobsDir, sum))
+	return os.Open(filepath.Join(r.Blobs, sum))
 }
 
 // chown gives a tree to the job's user, as far as we may.

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -112,33 +113,79 @@ func stat(path, key string) int64 {
 	return 0
 }
 
-// gpus asks the vendor's tool when the container has one.
+// gpus asks the vendor's tool when the container has one (the order is that of host-agents
+// 1.8).
 func gpus() []agentapi.GPUMetrics {
-	list := []agentapi.GPUMetrics{}
-	if _, err := os.Stat("/dev/nvidiactl"); err != nil {
-		return list
+	exists := func(path string) bool {
+		_, err := os.Stat(path)
+		return err == nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, "nvidia-smi", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits").Output()
-	if err != nil {
-		return list
+	switch {
+	case exists("/dev/nvidiactl"):
+		return parseGPUs(tool("nvidia-smi", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"))
+	case exists("/dev/tenstorrent"): // its tool tells nothing of use
+	case exists("/dev/kfd"):
+		return parseAMD(tool("amd-smi", "monitor", "-vu", "--csv"))
+	case exists("/dev/accel"):
+		return parseGPUs(tool("hl-smi", "--query-aip=memory.used,utilization.aip", "--format=csv,noheader,nounits"))
 	}
-	return parseNVIDIA(string(out))
+	return []agentapi.GPUMetrics{}
 }
 
-func parseNVIDIA(out string) []agentapi.GPUMetrics {
+// tool returns what a program prints, "" when there is none or it fails.
+func tool(name string, args ...string) string {
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, name, args...).Output()
+	if err != nil {
+		return ""
+	}
+	return string(out)
+}
+
+// parseGPUs reads lines of used MiB and percent, as NVIDIA's and Intel's tools print them.
+// Numbers that are none give an empty list: a wrong one is worse than none.
+func parseGPUs(out string) []agentapi.GPUMetrics {
 	list := []agentapi.GPUMetrics{}
 	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
 		p := strings.Split(line, ",")
 		if len(p) != 2 {
-			continue
+			return []agentapi.GPUMetrics{}
 		}
-		mib, err1 := strconv.ParseInt(strings.TrimSpace(p[0]), 10, 64)
-		util, err2 := strconv.Atoi(strings.TrimSpace(p[1]))
-		if err1 == nil && err2 == nil {
-			list = append(list, agentapi.GPUMetrics{MemoryBytes: mib << 20, UtilPercent: util})
+		m, ok := gpuMetrics(p[0], p[1])
+		if !ok {
+			return []agentapi.GPUMetrics{}
 		}
+		list = append(list, m)
 	}
 	return list
+}
+
+// parseAMD finds the columns by their names.
+func parseAMD(out string) []agentapi.GPUMetrics {
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	header := strings.Split(strings.TrimSpace(lines[0]), ",")
+	used, util := slices.Index(header, "vram_used"), slices.Index(header, "gfx")
+	list := []agentapi.GPUMetrics{}
+	if used < 0 || util < 0 {
+		return list
+	}
+	for _, line := range lines[1:] {
+		p := strings.Split(strings.TrimSpace(line), ",")
+		if len(p) != len(header) {
+			return []agentapi.GPUMetrics{}
+		}
+		m, ok := gpuMetrics(p[used], p[util])
+		if !ok {
+			return []agentapi.GPUMetrics{}
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
+func gpuMetrics(usedMiB, percent string) (agentapi.GPUMetrics, bool) {
+	mib, err1 := strconv.ParseInt(strings.TrimSpace(usedMiB), 10, 64)
+	util, err2 := strconv.Atoi(strings.TrimSpace(percent))
+	return agentapi.GPUMetrics{MemoryBytes: mib << 20, UtilPercent: util}, err1 == nil && err2 == nil
 }

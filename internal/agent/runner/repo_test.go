@@ -97,7 +97,7 @@ func cloned(t *testing.T, repo agentapi.Repo, diff []byte, script string, prepar
 	if diff != nil {
 		sum := sha256.Sum256(diff)
 		repo.Blob = hex.EncodeToString(sum[:])
-		put(t, dir, filepath.Join(BlobsDir, repo.Blob), string(diff))
+		put(t, dir, filepath.Join("blobs", repo.Blob), string(diff))
 	}
 	spec := sh("cd code && " + script)
 	spec.Repo = &repo

@@ -23,6 +23,8 @@ import (
 // Config is what Main needs.
 type Config struct {
 	Dir string // task directory
+	// Blobs holds the uploads, each under its hash.
+	Blobs string
 	// Listen is the address on which SSH and the log websocket answer; "" means all for SSH.
 	Listen string
 	// SSHPort and HTTPPort are preferred; when taken, free ones are used and reported.

@@ -46,7 +46,7 @@ func startIn(t *testing.T, dir string) *job {
 	j := &job{t: t, dir: dir, done: make(chan int, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() {
-		j.done <- Main(ctx, Config{Dir: dir, Listen: "127.0.0.1", Log: slog.New(slog.DiscardHandler)})
+		j.done <- Main(ctx, Config{Dir: dir, Blobs: filepath.Join(dir, "blobs"), Listen: "127.0.0.1", Log: slog.New(slog.DiscardHandler)})
 	}()
 	t.Cleanup(cancel)
 	return j

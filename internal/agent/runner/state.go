@@ -4,13 +4,17 @@
 // It shares a directory with the agent outside (the "task directory"):
 //
 //	spec.json      what to run (agentapi.JobSpec), written by the agent
-//	blobs/<sha256> uploaded code and archives
 //	state.json     where the job is, replaced on every change
 //	job.log        the stored output: control sequences removed, append-only
 //	raw.log        the output as it was printed, for clients that attach
 //	runner.log     the runner's own lines
 //	metrics.json   the latest sample
 //	control.sock   POST /stop, GET /state?after=N
+//
+// Uploaded code and archives lie in another directory, which containers cannot change:
+// several tasks share them. Whoever is root in a container may do anything to the task
+// directory, so that the agent outside reads it with [OpenShared] alone, and keeps its own
+// files elsewhere.
 //
 // The command's output is in job.log before state.json says that it has finished, so
 // that whoever sees the end sees all of it.
@@ -19,8 +23,11 @@ package runner
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // Phase is where a job is.
@@ -56,20 +63,46 @@ const (
 	OwnLogFile  = "runner.log"
 	MetricsFile = "metrics.json"
 	ControlFile = "control.sock"
-	BlobsDir    = "blobs"
 )
 
 // ReadState reads the state of a task directory; os.ErrNotExist before the first.
 func ReadState(dir string) (State, error) {
 	var s State
-	data, err := os.ReadFile(filepath.Join(dir, StateFile))
+	return s, ReadShared(dir, StateFile, &s)
+}
+
+// OpenShared opens a file of a task directory from outside of its container. Links, pipes
+// and devices are refused: they would lead out, or never end.
+func OpenShared(dir, name string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name), os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	if err := json.Unmarshal(data, &s); err != nil {
-		return s, fmt.Errorf("read %s: %w", StateFile, err)
+	st, err := f.Stat()
+	if err == nil && !st.Mode().IsRegular() {
+		err = fmt.Errorf("%s is not a file", name)
 	}
-	return s, nil
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// maxShared bounds a file that is read at once, in bytes.
+const maxShared = 1 << 20
+
+// ReadShared reads JSON from a file of a task directory.
+func ReadShared(dir, name string, v any) error {
+	f, err := OpenShared(dir, name)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if err := json.NewDecoder(io.LimitReader(f, maxShared)).Decode(v); err != nil {
+		return fmt.Errorf("read %s: %w", name, err)
+	}
+	return nil
 }
 
 // WriteFile replaces a file at once: readers see the old or the new content.

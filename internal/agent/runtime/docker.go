@@ -36,6 +36,7 @@ const (
 // Places inside the container.
 const (
 	taskDir   = "/dstack/task"
+	blobsDir  = "/dstack/blobs"
 	agentPath = "/dstack/agent"
 )
 
@@ -220,12 +221,13 @@ func useImageCommand(c Container, command []string) error {
 
 // config translates a task into the engine's terms (host-agents 1.6).
 func (d *Docker) config(c Container) (*container.Config, *container.HostConfig) {
-	args := []string{"runner", "--dir", taskDir, "--ssh-port", strconv.Itoa(agentapi.RunnerSSHPort), "--http-port", strconv.Itoa(agentapi.RunnerHTTPPort)}
+	args := []string{"runner", "--dir", taskDir, "--blobs", blobsDir, "--ssh-port", strconv.Itoa(agentapi.RunnerSSHPort), "--http-port", strconv.Itoa(agentapi.RunnerHTTPPort)}
 	host := &container.HostConfig{
 		NetworkMode: container.NetworkMode("bridge"),
 		Privileged:  c.Spec.Privileged,
 		Mounts: []mount.Mount{
 			{Type: mount.TypeBind, Source: c.Dir, Target: taskDir},
+			{Type: mount.TypeBind, Source: c.Blobs, Target: blobsDir, ReadOnly: true},
 			{Type: mount.TypeBind, Source: d.self, Target: agentPath, ReadOnly: true},
 		},
 	}

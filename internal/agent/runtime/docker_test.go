@@ -58,9 +58,10 @@ func TestConfig(t *testing.T) {
 		{"nodes of a cluster reach each other", Container{Spec: agentapi.TaskSpec{Network: "host", Job: agentapi.JobSpec{Cluster: agentapi.Cluster{NodeIPs: []string{"10.0.0.1", "10.0.0.2"}}}}}, func(cfg *container.Config, h *container.HostConfig) (any, any) {
 			return []any{"host", false}, []any{string(h.NetworkMode), listens(cfg)}
 		}},
-		{"mounts", Container{Dir: "/tasks/1", Spec: agentapi.TaskSpec{Mounts: []agentapi.Mount{{Source: "/data", Target: "/mnt"}}, Volumes: []agentapi.VolumeMount{{Name: "vol", Target: "/vol"}}}}, func(_ *container.Config, h *container.HostConfig) (any, any) {
+		{"mounts", Container{Dir: "/tasks/1/job", Blobs: "/tasks/1/blobs", Spec: agentapi.TaskSpec{Mounts: []agentapi.Mount{{Source: "/data", Target: "/mnt"}}, Volumes: []agentapi.VolumeMount{{Name: "vol", Target: "/vol"}}}}, func(_ *container.Config, h *container.HostConfig) (any, any) {
 			return []mount.Mount{
-				{Type: mount.TypeBind, Source: "/tasks/1", Target: "/dstack/task"},
+				{Type: mount.TypeBind, Source: "/tasks/1/job", Target: "/dstack/task"},
+				{Type: mount.TypeBind, Source: "/tasks/1/blobs", Target: "/dstack/blobs", ReadOnly: true},
 				{Type: mount.TypeBind, Source: "/opt/agent", Target: "/dstack/agent", ReadOnly: true},
 				{Type: mount.TypeBind, Source: "/data", Target: "/mnt"},
 				{Type: mount.TypeBind, Source: "/mnt/disks/dstack-volumes/vol", Target: "/vol"},

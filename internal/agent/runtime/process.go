@@ -20,11 +20,11 @@ import (
 // Process runs jobs as plain processes of the agent's user: no image, no isolation. A
 // process is known again after a restart by its id and start time.
 type Process struct {
-	dir  string // of task directories
+	dir  string // holds a folder per task, and in it the job's directory
 	self string // agent binary
 }
 
-// NewProcess runs jobs with the agent binary self, whose task directories are below dir.
+// NewProcess runs jobs with the agent binary self, whose directories are dir/<task>/job.
 func NewProcess(dir, self string) *Process { return &Process{dir: dir, self: self} }
 
 // Name is "process".
@@ -44,6 +44,9 @@ func (p *Process) Pull(context.Context, Container, func(agentapi.PullProgress)) 
 
 const pidFile = "runner.pid"
 
+// JobDir is the name of a job's own directory in that of its task.
+const JobDir = "job"
+
 // Start starts a runner that outlives the agent.
 func (p *Process) Start(_ context.Context, c Container) error {
 	if proc, ok := p.find(c.ID); ok && alive(proc) {
@@ -57,7 +60,7 @@ func (p *Process) Start(_ context.Context, c Container) error {
 		return fmt.Errorf("start a process for task %s: %w", c.ID, err)
 	}
 	defer log.Close()
-	cmd := exec.Command(p.self, "runner", "--dir", c.Dir, "--process", "--listen", "127.0.0.1", "--ssh-port", "0", "--http-port", "0")
+	cmd := exec.Command(p.self, "runner", "--dir", c.Dir, "--blobs", c.Blobs, "--process", "--listen", "127.0.0.1", "--ssh-port", "0", "--http-port", "0")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = os.Environ()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -92,7 +95,7 @@ func running(dir string) (int, bool) {
 
 // find reads the id of a task's runner.
 func (p *Process) find(id string) (pid, bool) {
-	data, err := os.ReadFile(filepath.Join(p.dir, id, pidFile))
+	data, err := os.ReadFile(filepath.Join(p.dir, id, JobDir, pidFile))
 	if err != nil {
 		return pid{}, false
 	}
@@ -139,7 +142,7 @@ func (p *Process) Wait(ctx context.Context, id string) (Exit, error) {
 	if err := ended(ctx, proc); err != nil {
 		return Exit{}, err
 	}
-	tail, _ := os.ReadFile(filepath.Join(p.dir, id, "container.log")) // only for people
+	tail, _ := os.ReadFile(filepath.Join(p.dir, id, JobDir, "container.log")) // only for people
 	return Exit{Code: -1, Tail: lastLines(string(tail), 5)}, nil
 }
 

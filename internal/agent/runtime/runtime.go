@@ -14,9 +14,11 @@ import (
 type Container struct {
 	ID   string // task id
 	Name string // for people who list containers
-	Dir  string // task directory on the host
-	Spec agentapi.TaskSpec
-	GPUs []agentapi.GPU // held by the task
+	Dir  string // task directory on the host, the job's to write
+	// Blobs is the directory of its uploads on the host, the job's to read.
+	Blobs string
+	Spec  agentapi.TaskSpec
+	GPUs  []agentapi.GPU // held by the task
 	// Vendor of GPUs: "nvidia", "amd", "intel", "tenstorrent" or "".
 	Vendor string
 }

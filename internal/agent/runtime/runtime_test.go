@@ -1,15 +1,18 @@
 package runtime_test
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"dstack/internal/agent/agenttest"
 	"dstack/internal/agent/runtime"
 	"dstack/internal/agent/runtime/runtimetest"
+	"dstack/internal/agentapi"
 )
 
 var agent string // the agent's binary
@@ -30,6 +33,7 @@ func TestConformance(t *testing.T) {
 	}
 	t.Run("docker", func(t *testing.T) {
 		dir := t.TempDir()
+		defer uploadsAreReadOnly(t, dir)
 		runtimetest.Run(t, runtimetest.Harness{Tasks: filepath.Join(dir, "tasks"), Image: jobImage(t, "sh"), New: func() runtime.Runtime {
 			d, err := runtime.NewDocker(agent, dir)
 			if err != nil {
@@ -38,6 +42,52 @@ func TestConformance(t *testing.T) {
 			return d
 		}})
 	})
+}
+
+// uploadsAreReadOnly checks that no job can change what the next one with the same code gets.
+func uploadsAreReadOnly(t *testing.T, dir string) {
+	t.Helper()
+	d, err := runtime.NewDocker(agent, dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	task := filepath.Join(dir, "tasks", "shared")
+	c := runtime.Container{ID: "shared", Name: "shared", Dir: filepath.Join(task, runtime.JobDir), Blobs: filepath.Join(task, "blobs")}
+	c.Spec.Image = jobImage(t, "cat")
+	c.Spec.Job = agentapi.JobSpec{Command: []string{"/bin/sh", "-c", "echo changed >>/dstack/blobs/upload; echo new >/dstack/blobs/new; cat /dstack/blobs/upload"}}
+	for _, d := range []string{c.Dir, c.Blobs} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := json.Marshal(c.Spec.Job)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, content := range map[string]string{filepath.Join(c.Dir, "spec.json"): string(data), filepath.Join(c.Blobs, "upload"): "uploaded\n"} {
+		if err := os.WriteFile(path, []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Start(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Wait(t.Context(), c.ID); err != nil {
+		t.Error(err)
+	}
+	if err := d.Remove(t.Context(), c.ID); err != nil {
+		t.Error(err)
+	}
+	log, err := os.ReadFile(filepath.Join(c.Dir, "job.log"))
+	if err != nil || !strings.HasSuffix(string(log), "\nuploaded\n") {
+		t.Errorf("the job read %q (%v)", log, err)
+	}
+	if entries, err := os.ReadDir(c.Blobs); err != nil || len(entries) != 1 {
+		t.Errorf("%v %v", entries, err)
+	}
+	if data, err := os.ReadFile(filepath.Join(c.Blobs, "upload")); err != nil || string(data) != "uploaded\n" {
+		t.Errorf("the upload is %q (%v)", data, err)
+	}
 }
 
 // jobImage imports an image that holds BusyBox, with a command of its own.

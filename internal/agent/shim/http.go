@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strconv"
 	"time"
 
@@ -138,7 +137,7 @@ func (s *Shim) create(spec agentapi.TaskSpec) (*task, error) {
 		_ = os.RemoveAll(s.taskDir(spec.ID)) // the next attempt writes over it
 		return nil, err
 	}
-	s.watcher.add(spec.ID, s.taskDir(spec.ID))
+	s.watcher.add(spec.ID, s.jobDir(spec.ID))
 	s.wg.Go(func() { t.start(s.ctx) })
 	return t, nil
 }
@@ -209,7 +208,7 @@ func (s *Shim) getLogs(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, "source: neither job nor runner")
 		return
 	}
-	f, err := os.Open(filepath.Join(t.dir(), logFile(source)))
+	f, err := runner.OpenShared(t.jobDir(), logFile(source))
 	if err == nil {
 		defer f.Close()
 		_, err = f.Seek(offset, io.SeekStart)

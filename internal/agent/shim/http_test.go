@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -27,8 +28,8 @@ func sumOf(s string) string {
 // raw sends a request as it is and returns the status and the error's words.
 func (a *agent) raw(method, path, body string) (int, agentapi.Error) {
 	a.t.Helper()
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, Dial: func(string, string) (net.Conn, error) {
-		return net.Dial("unix", filepath.Join(a.home, agentapi.SocketName))
+	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return (&net.Dialer{}).DialContext(ctx, "unix", filepath.Join(a.home, agentapi.SocketName))
 	}}}
 	req, err := http.NewRequestWithContext(a.t.Context(), method, "http://agent"+path, strings.NewReader(body))
 	if err != nil {

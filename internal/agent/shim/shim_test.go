@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -31,6 +32,7 @@ type engine struct {
 
 type box struct {
 	running bool
+	awaited bool // somebody waits for its end
 	exit    runtime.Exit
 	ended   chan struct{}
 }
@@ -90,7 +92,12 @@ func (e *engine) box(id string) *box {
 }
 
 func (e *engine) Wait(ctx context.Context, id string) (runtime.Exit, error) {
-	b := e.box(id)
+	e.mu.Lock()
+	b := e.boxes[id]
+	if b != nil {
+		b.awaited = true
+	}
+	e.mu.Unlock()
 	if b == nil {
 		return runtime.Exit{}, runtime.ErrNotFound
 	}
@@ -260,10 +267,13 @@ func (a *agent) terminate(id string, req agentapi.Terminate) {
 
 func (a *agent) dir(id string) string { return filepath.Join(a.home, "tasks", id) }
 
+// job is the part of a task's folder that its container sees.
+func (a *agent) job(id string) string { return filepath.Join(a.dir(id), runtime.JobDir) }
+
 // print does what a runner does with its job's output.
 func (a *agent) print(id, text string) {
 	a.t.Helper()
-	f, err := os.OpenFile(filepath.Join(a.dir(id), runner.JobLogFile), os.O_APPEND|os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join(a.job(id), runner.JobLogFile), os.O_APPEND|os.O_WRONLY, 0)
 	if err != nil {
 		a.t.Fatal(err)
 	}
@@ -280,7 +290,7 @@ func (a *agent) tell(id string, s runner.State) {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	if err := runner.WriteFile(filepath.Join(a.dir(id), runner.StateFile), data, 0o644); err != nil {
+	if err := runner.WriteFile(filepath.Join(a.job(id), runner.StateFile), data, 0o644); err != nil {
 		a.t.Fatal(err)
 	}
 }
@@ -345,7 +355,12 @@ func TestContainerEnds(t *testing.T) {
 			a := run(t, newHome(t), newEngine())
 			s := spec()
 			a.put(s)
-			a.reaches(s.ID, agentapi.Running)
+			a.until("the agent waits for its end", func() bool {
+				a.engine.mu.Lock()
+				defer a.engine.mu.Unlock()
+				b := a.engine.boxes[s.ID]
+				return b != nil && b.awaited
+			})
 			c.end(a.engine, s.ID)
 			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError || v.Message != c.want {
 				t.Errorf("%+v", v)
@@ -551,9 +566,13 @@ func TestDamagedFiles(t *testing.T) {
 			a.stop()
 			a.finish(s.ID, 0)
 			if c.want != agentapi.DoneByRunner {
-				_ = os.Remove(filepath.Join(a.dir(s.ID), runner.StateFile))
+				_ = os.Remove(filepath.Join(a.job(s.ID), runner.StateFile))
 			}
-			if err := os.WriteFile(filepath.Join(a.dir(s.ID), c.file), []byte(c.content), 0o600); err != nil {
+			dir := a.dir(s.ID)
+			if c.file == runner.StateFile {
+				dir = a.job(s.ID)
+			}
+			if err := os.WriteFile(filepath.Join(dir, c.file), []byte(c.content), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			b := run(t, a.home, e)
@@ -614,5 +633,58 @@ func TestShutdownLeavesTasks(t *testing.T) {
 	a.stop()
 	if b := a.engine.box(s.ID); b == nil || !b.running {
 		t.Error("the container ended with the agent")
+	}
+}
+
+// Whoever is root in a container can put anything into the task directory. The agent is
+// root on the host: it follows no link from there, waits for no pipe, and goes on.
+func TestHostileContainer(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	secret := filepath.Join(a.home, "secret")
+	if err := os.WriteFile(secret, []byte("secret of the host\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, plant := range map[string]func(path string) error{
+		"link":   func(path string) error { return os.Symlink(secret, path) },
+		"pipe":   func(path string) error { return syscall.Mkfifo(path, 0o666) },
+		"folder": func(path string) error { return os.Mkdir(path, 0o777) },
+		"device": func(path string) error { return os.Symlink("/dev/zero", path) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := spec()
+			a.put(s)
+			a.reaches(s.ID, agentapi.Running)
+			e := a.listen()
+			for _, file := range []string{runner.JobLogFile, runner.OwnLogFile, runner.StateFile, runner.MetricsFile, runner.ControlFile} {
+				path := filepath.Join(a.job(s.ID), file)
+				_ = os.Remove(path) // some are not there yet
+				if err := plant(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if r, err := a.Logs(t.Context(), s.ID, agentapi.JobLog, 0); err == nil {
+				r.Close()
+				t.Error("the log was read")
+			}
+			a.terminate(s.ID, agentapi.Terminate{Grace: 1, Reason: agentapi.TerminatedByUser})
+			a.reaches(s.ID, agentapi.Terminated)
+			e.until("the end is told", func() bool {
+				for _, ev := range e.heard() {
+					if ev.TaskID == s.ID && ev.Task != nil && ev.Task.State == agentapi.Terminated {
+						return true
+					}
+				}
+				return false
+			})
+			if text, _ := e.log(s.ID); text != "" {
+				t.Errorf("told %q", text)
+			}
+			if err := a.Delete(t.Context(), s.ID); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	if data, err := os.ReadFile(secret); err != nil || string(data) != "secret of the host\n" {
+		t.Errorf("%q %v", data, err)
 	}
 }

@@ -15,10 +15,12 @@ import (
 	"path/filepath"
 
 	"dstack/internal/agent/runner"
+	"dstack/internal/agent/runtime"
 	"dstack/internal/agentapi"
 )
 
-// Files of a task directory that are the shim's.
+// Files of a task's folder that are the shim's. The job has none of them: beside them lie
+// its own directory and that of its uploads, and only these are seen in containers.
 const (
 	taskFile  = "task.json" // the whole spec: container and job
 	stateFile = "shim.json" // agentapi.Task as last changed by the shim
@@ -52,12 +54,14 @@ func writeJSON(path string, v any, mode os.FileMode) error {
 
 // prepare lays a task directory out: the spec for us, the job for the runner, its blobs.
 func (s *Shim) prepare(spec agentapi.TaskSpec) error {
-	dir := s.taskDir(spec.ID)
-	if err := os.MkdirAll(filepath.Join(dir, runner.BlobsDir), 0o755); err != nil {
-		return fmt.Errorf("make the task's folder: %w", err)
+	dir, job, blobs := s.taskDir(spec.ID), s.jobDir(spec.ID), s.blobsDir(spec.ID)
+	for _, d := range []string{job, blobs} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return fmt.Errorf("make the task's folders: %w", err)
+		}
 	}
 	for _, sum := range blobsOf(spec) {
-		to := filepath.Join(dir, runner.BlobsDir, sum)
+		to := filepath.Join(blobs, sum)
 		err := os.Link(s.blobPath(sum), to)
 		if errors.Is(err, os.ErrExist) {
 			err = nil
@@ -67,13 +71,13 @@ func (s *Shim) prepare(spec agentapi.TaskSpec) error {
 		}
 	}
 	for _, name := range []string{runner.JobLogFile, runner.OwnLogFile} {
-		f, err := os.OpenFile(filepath.Join(dir, name), os.O_CREATE|os.O_APPEND, 0o644)
+		f, err := os.OpenFile(filepath.Join(job, name), os.O_CREATE|os.O_APPEND, 0o644)
 		if err != nil {
 			return fmt.Errorf("make the task's logs: %w", err)
 		}
 		f.Close()
 	}
-	if err := writeJSON(filepath.Join(dir, runner.SpecFile), spec.Job, 0o600); err != nil {
+	if err := writeJSON(filepath.Join(job, runner.SpecFile), spec.Job, 0o600); err != nil {
 		return err
 	}
 	if err := writeJSON(filepath.Join(dir, taskFile), spec, 0o600); err != nil {
@@ -100,3 +104,6 @@ func durable(path string) error {
 }
 
 func (s *Shim) taskDir(id string) string { return filepath.Join(s.Home, "tasks", id) }
+
+func (s *Shim) jobDir(id string) string   { return filepath.Join(s.taskDir(id), runtime.JobDir) }
+func (s *Shim) blobsDir(id string) string { return filepath.Join(s.taskDir(id), "blobs") }

@@ -133,12 +133,9 @@ func (st *stream) log(t *task, src agentapi.LogSource, from *int64, size int64) 
 	if *from >= size {
 		return nil
 	}
-	f, err := os.Open(filepath.Join(t.dir(), logFile(src)))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
+	f, err := runner.OpenShared(t.jobDir(), logFile(src))
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // the job has removed its log, or put something else there
 	}
 	defer f.Close()
 	for *from < size {
@@ -161,14 +158,13 @@ func (st *stream) log(t *task, src agentapi.LogSource, from *int64, size int64) 
 }
 
 func (st *stream) metrics(t *task, c *cursor) error {
-	path := filepath.Join(t.dir(), runner.MetricsFile)
-	info, err := os.Stat(path)
+	info, err := os.Lstat(filepath.Join(t.jobDir(), runner.MetricsFile))
 	if err != nil || !info.ModTime().After(c.metrics) {
 		return nil
 	}
 	c.metrics = info.ModTime()
 	var m agentapi.Metrics
-	if readJSON(path, &m) != nil {
+	if runner.ReadShared(t.jobDir(), runner.MetricsFile, &m) != nil {
 		return nil // it is being replaced; the next sample comes
 	}
 	return st.send(agentapi.Event{Kind: agentapi.MetricsEvent, TaskID: t.spec.ID, Metrics: &m, Micros: info.ModTime().UnixMicro()}, position{})

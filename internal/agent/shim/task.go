@@ -72,6 +72,9 @@ func (s *Shim) loadTask(id string) (*task, error) {
 
 func (t *task) dir() string { return t.shim.taskDir(t.spec.ID) }
 
+// jobDir is the directory that the job may write to: see [runner.OpenShared].
+func (t *task) jobDir() string { return t.shim.jobDir(t.spec.ID) }
+
 func (t *task) snapshot() (agentapi.Task, int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -106,13 +109,13 @@ func (t *task) store() {
 // refresh takes over what the runner wrote: its state and the sizes of the logs.
 func (t *task) refresh() (runner.State, bool) {
 	size := func(name string) int64 {
-		st, err := os.Stat(filepath.Join(t.dir(), name))
-		if err != nil {
+		st, err := os.Lstat(filepath.Join(t.jobDir(), name))
+		if err != nil || !st.Mode().IsRegular() {
 			return 0
 		}
 		return st.Size()
 	}
-	rs, err := runner.ReadState(t.dir())
+	rs, err := runner.ReadState(t.jobDir())
 	job, own := size(runner.JobLogFile), size(runner.OwnLogFile)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -177,7 +180,7 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 	if err := s.hostKeys.add(t.spec.HostUser, t.spec.ID, t.spec.HostKeys); err != nil {
 		return agentapi.ExecutorError, "authorize the user's keys on the host: " + err.Error()
 	}
-	c := runtime.Container{ID: t.spec.ID, Name: t.spec.Name, Dir: t.dir(), Spec: t.spec, GPUs: gpus, Vendor: s.host.GPUVendor}
+	c := runtime.Container{ID: t.spec.ID, Name: t.spec.Name, Dir: t.jobDir(), Blobs: s.blobsDir(t.spec.ID), Spec: t.spec, GPUs: gpus, Vendor: s.host.GPUVendor}
 	if c.Spec.Mounts, err = prepareMounts(t.spec.Mounts); err != nil {
 		return agentapi.ExecutorError, "prepareInstanceMountPoints error: " + err.Error()
 	}
@@ -241,7 +244,7 @@ func prepareMounts(mounts []agentapi.Mount) ([]agentapi.Mount, error) {
 // and takes the steps of others again.
 func (t *task) resume(ctx context.Context) {
 	state, _ := t.snapshot()
-	_, err := runner.ReadState(t.dir())
+	_, err := runner.ReadState(t.jobDir())
 	begun := !errors.Is(err, os.ErrNotExist) // the runner's first act is to write its state
 	if state.State != agentapi.Running && !begun && !t.runs(ctx) {
 		t.shim.gpus.Release(t.spec.ID)
@@ -394,7 +397,11 @@ func (t *task) tell(ctx context.Context, req agentapi.Terminate) error {
 		return err
 	}
 	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		short, done, err := runner.ShortPath(filepath.Join(t.dir(), runner.ControlFile))
+		path := filepath.Join(t.jobDir(), runner.ControlFile)
+		if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
+			return nil, errors.New("the runner's socket is not there")
+		}
+		short, done, err := runner.ShortPath(path)
 		if err != nil {
 			return nil, err
 		}

@@ -22,7 +22,7 @@ import (
 
 // Harness is a runtime under test.
 type Harness struct {
-	// Tasks is the folder of the task directories.
+	// Tasks is the folder of the tasks.
 	Tasks string
 	// New returns the runtime of an agent that starts, also while containers of an earlier
 	// one run.
@@ -46,11 +46,16 @@ func Run(t *testing.T, h Harness) {
 func (h Harness) container(t *testing.T, script string) runtime.Container {
 	t.Helper()
 	id := uuid.NewString()
-	c := runtime.Container{ID: id, Name: "conformance-0-0", Dir: filepath.Join(h.Tasks, id), Spec: agentapi.TaskSpec{
+	c := runtime.Container{ID: id, Name: "conformance-0-0", Dir: filepath.Join(h.Tasks, id, runtime.JobDir), Blobs: filepath.Join(h.Tasks, id, "blobs"), Spec: agentapi.TaskSpec{
 		ID: id, Name: "conformance-0-0", Image: h.Image, Network: "bridge",
 		Job: agentapi.JobSpec{JobID: id, Command: []string{"/bin/sh", "-c", script}},
 	}}
-	if err := os.MkdirAll(filepath.Join(c.Dir, runner.BlobsDir), 0o755); err != nil {
+	for _, dir := range []string{c.Dir, c.Blobs} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(c.Blobs, "upload"), []byte("uploaded"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	data, err := json.Marshal(c.Spec.Job)
