@@ -267,13 +267,13 @@ func (s *Service) act(ctx context.Context, it engine.Item, e Effect, j Job) (tim
 			}
 		}
 		t, err := client.Terminate(ctx, j.ID, agentapi.Terminate{Grace: grace, Reason: string(j.Data.Reason), Message: j.Data.Message})
-		if agentapi.IsCode(err, agentapi.CodeNotFound) {
-			t, err = agentapi.Task{ID: j.ID, State: agentapi.Terminated}, nil // it never arrived
+		if agentapi.IsCode(err, agentapi.CodeNotFound) { // it never arrived
+			return time.Time{}, s.observe(ctx, j.InstanceID, agentapi.Task{ID: j.ID, State: agentapi.Terminated})
 		}
 		if err != nil {
 			return time.Time{}, err
 		}
-		return time.Time{}, s.observe(ctx, j.InstanceID, t)
+		return time.Time{}, s.Observe(ctx, j.InstanceID, t)
 	case Forget:
 		if err := client.Delete(ctx, j.ID); err != nil {
 			s.Log.Warn("delete a task from its host", "job", j.ID, "err", err) // the clean-up at the next connection does it
@@ -307,7 +307,7 @@ func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Cli
 	if err := s.commitJob(ctx, it, &d); err != nil {
 		return time.Time{}, err
 	}
-	return time.Time{}, s.observe(ctx, j.InstanceID, t)
+	return time.Time{}, s.Observe(ctx, j.InstanceID, t)
 }
 
 func (s *Service) failJob(ctx context.Context, it engine.Item, j Job, reason api.JobTerminationReason, msg string) error {
@@ -477,9 +477,14 @@ func (s *Service) endJob(ctx context.Context, tx *store.Tx, j Job, reason api.Jo
 	return nil
 }
 
-// Observe takes over what a host's agent says about its tasks.
+// Observe takes over what a host's agent answers about its tasks. That one has ended is left
+// to the event stream, where it comes after the end of the log: known earlier, the job could
+// be over, and its task deleted, before its log is here.
 func (s *Service) Observe(ctx context.Context, instanceID string, tasks ...agentapi.Task) error {
 	for _, t := range tasks {
+		if t.State == agentapi.Terminated {
+			continue
+		}
 		if err := s.observe(ctx, instanceID, t); err != nil {
 			return err
 		}
