@@ -1,0 +1,409 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/backend"
+	"dstack/internal/backend/fake"
+	"dstack/internal/store"
+)
+
+// checker looks at the world after every event and keeps what it saw wrong.
+type checker struct {
+	w       *world
+	woken   chan struct{}
+	done    chan struct{}
+	wg      sync.WaitGroup
+	foreign map[string]string // machine by cloud
+
+	mu         sync.Mutex
+	reader     *reader              // nil before the first server; used by one look at a time
+	since      map[string]time.Time // when an object came into the state in which it is
+	steps      int
+	violations []violation
+	seen       map[string]bool // violations already told
+	tasks      map[string]*fact
+	userEnded  map[string]bool // names of runs that the user ended
+	prev       *state
+	disturbed  map[*agent]time.Time // when packets last did not pass
+}
+
+// violation is one sight of a broken invariant.
+type violation struct {
+	invariant string
+	at        time.Duration // since the world began
+	what      string
+}
+
+func (v violation) String() string {
+	return fmt.Sprintf("%s at %.3fs: %s", v.invariant, v.at.Seconds(), v.what)
+}
+
+// fact is what truly became of a task, as only the world knows.
+type fact struct {
+	name  string
+	host  *agent
+	ended bool
+	why   string
+	at    time.Time
+	asked agentapi.Terminate // its end was asked for, with this reason
+	log   []byte
+	gone  bool // deleted from its host
+}
+
+func newChecker(w *world) *checker {
+	c := &checker{w: w, woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string]string{}, seen: map[string]bool{},
+		tasks: map[string]*fact{}, userEnded: map[string]bool{}, disturbed: map[*agent]time.Time{}}
+	c.wg.Go(func() {
+		for {
+			select {
+			case <-c.woken:
+				c.check(always)
+			case <-c.done:
+				return
+			}
+		}
+	})
+	return c
+}
+
+// event asks for a look. Those of one moment may be one look.
+func (c *checker) event() {
+	select {
+	case c.woken <- struct{}{}:
+	default:
+	}
+}
+
+func (c *checker) stop() {
+	close(c.done)
+	c.wg.Wait()
+	if c.reader != nil {
+		_ = c.reader.db.Close()
+	}
+}
+
+func (c *checker) violate(invariant, what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.violateLocked(invariant, what)
+}
+
+func (c *checker) violateLocked(invariant, what string) {
+	if c.seen[invariant+what] {
+		return
+	}
+	c.seen[invariant+what] = true
+	v := violation{invariant, time.Since(c.w.began), what}
+	c.violations = append(c.violations, v)
+	c.w.trace.add("VIOLATION", v.invariant, v.what)
+}
+
+// state is the world at one moment.
+type state struct {
+	now        time.Time
+	w          *world
+	facts      map[string]*fact
+	userEnded  map[string]bool
+	machines   []machine       // that cost money and carry our tag
+	rows                       // read after machines were looked at
+	stillThere map[string]bool // machines that cost money after the rows were read
+	prev       *state
+	twins      int
+	version    int64 // of the database
+	since      map[string]time.Time
+}
+
+// machine is a machine of ours at a cloud.
+type machine struct {
+	cloud, id, intent string
+}
+
+func (m machine) key() string { return m.cloud + "/" + m.id }
+
+func (w *world) ours() []machine {
+	serverID := w.current().db.ServerID()
+	var all []machine
+	for _, name := range cloudNames {
+		cloud := w.clouds[name]
+		if cloud == nil {
+			continue
+		}
+		for _, m := range cloud.Live() {
+			if m.Tags[backend.TagServer] == serverID {
+				all = append(all, machine{name, m.ID, m.Tags[backend.TagIntent]})
+			}
+		}
+	}
+	return all
+}
+
+// busy says that something is on its way.
+func (s *state) busy() bool {
+	for _, in := range s.intents {
+		if in.state == "intended" || in.state == "unknown" || in.state == "deleting" {
+			return true
+		}
+	}
+	for _, inst := range s.instances {
+		if !inst.deleted && (inst.status == "pending" || inst.status == "provisioning" || inst.status == "terminating") {
+			return true
+		}
+	}
+	for _, j := range s.jobs {
+		if j.status == "provisioning" || j.status == "pulling" || j.status == "terminating" {
+			return true
+		}
+	}
+	return false
+}
+
+// look reads clouds and database; nil before there is one.
+func (c *checker) look() *state {
+	if c.reader == nil {
+		return nil
+	}
+	s := &state{now: time.Now(), w: c.w, machines: c.w.ours(), stillThere: map[string]bool{}}
+	var err error
+	if s.rows, err = c.reader.read(context.Background()); err != nil {
+		c.violateLocked("I0", "the database cannot be read: "+err.Error())
+		return nil
+	}
+	s.version = c.reader.version
+	for _, m := range c.w.ours() {
+		s.stillThere[m.key()] = true
+	}
+	for _, cloud := range c.w.clouds {
+		s.twins += cloud.Injected()[fake.Twin]
+	}
+	return s
+}
+
+// picture is a look with all that is known beside it. It wants the mutexes held.
+func (c *checker) picture() *state {
+	s := c.look()
+	if s != nil {
+		s.facts, s.userEnded, s.prev = c.tasks, c.userEnded, c.prev
+		c.note(s)
+	}
+	return s
+}
+
+// holds says that nothing breaks an invariant of the list now, and that nothing is on its way.
+func (c *checker) holds(list []invariant) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.picture()
+	if s == nil || s.busy() {
+		return false
+	}
+	for _, inv := range list {
+		if len(inv.broken(s)) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// check looks at the world and keeps what it sees broken.
+func (c *checker) check(list []invariant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.prev
+	s := c.picture()
+	if s == nil {
+		return
+	}
+	if was != nil && was.version == s.version && len(list) == len(always) && slices.Equal(was.machines, s.machines) {
+		return // nothing has changed
+	}
+	c.steps++
+	for _, inv := range list {
+		for _, what := range inv.broken(s) {
+			c.violateLocked(inv.name, what)
+		}
+	}
+	s.prev = nil
+	c.prev = s
+}
+
+// note remembers since when objects are as they are.
+func (c *checker) note(s *state) {
+	now := map[string]time.Time{}
+	keep := func(kind, id, status string) {
+		key := kind + id + status
+		at, ok := c.since[key]
+		if !ok {
+			at = s.now
+		}
+		now[key] = at
+	}
+	for _, v := range s.intents {
+		keep("intent", v.id, v.state)
+	}
+	for _, v := range s.instances {
+		keep("instance", v.id, v.status)
+	}
+	for _, v := range s.jobs {
+		keep("job", v.id, v.status)
+	}
+	for _, v := range s.runs {
+		keep("run", v.id, v.status)
+	}
+	c.since, s.since = now, now
+}
+
+// The methods below are told by the hosts what truly happens. They are called with the
+// host's mutex held.
+
+func (c *checker) arrived(t *task) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f := c.tasks[t.spec.ID]; f != nil {
+		c.violateLocked("I2", fmt.Sprintf("task %s %s was given to %s, and again to %s", f.name, t.spec.ID, f.host.name, t.h.name))
+		return
+	}
+	c.tasks[t.spec.ID] = &fact{name: t.spec.Name, host: t.h}
+	c.w.trace.add("task", t.spec.Name+" "+t.spec.ID[:8], "arrives at "+t.h.name)
+}
+
+func (c *checker) printed(id string, log []byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tasks[id].log = log
+}
+
+func (c *checker) finished(t *task) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.tasks[t.spec.ID]
+	f.ended, f.why, f.at = true, t.state.Reason, time.Now()
+	c.w.trace.add("task", f.name+" "+t.spec.ID[:8], "ends: "+f.why)
+}
+
+func (c *checker) forgotten(t *task) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tasks[t.spec.ID].gone = true
+}
+
+// cut is told until when no packets pass.
+func (c *checker) cut(h *agent, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.disturbed[h].Before(until) {
+		c.disturbed[h] = until
+	}
+}
+
+// recently says that a host was out of reach within a time. It wants the mutex held.
+func (c *checker) recently(h *agent, now time.Time, d time.Duration) bool {
+	at, ok := c.disturbed[h]
+	return ok && now.Sub(at) < d
+}
+
+// terminating is told when a process asks a host to end a task.
+func (c *checker) terminating(p *process, h *agent, id string, how agentapi.Terminate) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.tasks[id]
+	if f == nil || f.ended {
+		return
+	}
+	f.asked = how
+	var status string
+	err := p.db.Read().QueryRowContext(context.Background(), `SELECT status FROM job WHERE id = $1`, id).Scan(&status)
+	if err == nil && (status == "pulling" || status == "running") {
+		c.violateLocked("I8", fmt.Sprintf("%s is asked to end task %s (%s), whose job is %s", h.name, f.name, how.Reason, status))
+	}
+}
+
+// asked is told when a process asks a cloud to end a machine.
+func (c *checker) asked(cloud, id string) {
+	if c.foreign[cloud] == id {
+		c.violate("I12", fmt.Sprintf("the foreign machine %s/%s was asked to end", cloud, id))
+	}
+}
+
+// ended notes that the user ended a run.
+func (c *checker) ended(run string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.userEnded[run] = true
+}
+
+// watchStale has the database note what a process that was overtaken still decides.
+func (c *checker) watchStale(p *process) {
+	err := p.db.Write(context.Background(), func(tx *store.Tx) error {
+		for _, table := range []string{"intent", "instance", "job", "run", "fleet"} {
+			column := "status"
+			if table == "intent" {
+				column = "state"
+			}
+			// Temporary: it fires for what this connection writes alone.
+			_, err := tx.ExecContext(context.Background(), fmt.Sprintf(
+				`CREATE TEMP TRIGGER stale_%[1]s AFTER UPDATE OF %[2]s ON main.%[1]s WHEN OLD.%[2]s <> NEW.%[2]s
+				 BEGIN INSERT INTO setting (name, value) VALUES ('stale/' || NEW.id || '/' || NEW.%[2]s, '%[1]s') ON CONFLICT DO NOTHING; END`, table, column))
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil && p.alive() {
+		c.violate("I0", "watch a stale server: "+err.Error())
+	}
+}
+
+// storedLog is what the server has stored of a job's output: read beside it, so that the
+// look changes nothing.
+func (w *world) storedLog(id string) []byte {
+	data, err := os.ReadFile(filepath.Join(w.dir, "logs", id[:2], id, "job.log"))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		w.t.Error(err)
+	}
+	return data
+}
+
+// result is what became of a world.
+type result struct {
+	Seed       uint64
+	Steps      int
+	Injected   map[string]int
+	Violations []string
+	Trace      string
+}
+
+func (w *world) result(withTrace bool) result {
+	r := result{Seed: w.seed, Injected: map[string]int{}}
+	w.mu.Lock()
+	for k, n := range w.injected {
+		r.Injected[k] += n
+	}
+	w.mu.Unlock()
+	for _, cloud := range w.clouds {
+		for k, n := range cloud.Injected() {
+			r.Injected["cloud: "+string(k)] += n
+		}
+	}
+	w.checks.mu.Lock()
+	r.Steps = w.checks.steps
+	for _, v := range w.checks.violations {
+		r.Violations = append(r.Violations, v.String())
+	}
+	w.checks.mu.Unlock()
+	if p := w.current(); p != nil && p.alive() && (withTrace || len(r.Violations) > 0) {
+		r.Trace = w.trace.text(p.db)
+	}
+	slices.Sort(r.Violations)
+	return r
+}

@@ -1,0 +1,365 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"dstack/internal/agentapi"
+)
+
+// agent is a machine with its agent: it keeps tasks over restarts of the agent, ends them
+// when it restarts itself, and is gone with its machine. Like the real agent it derives its
+// events from what it keeps.
+type agent struct {
+	w    *world
+	name string // address or machine id, for traces
+	ip   string // by which other hosts reach it
+
+	mu        sync.Mutex
+	key       string // host key
+	boot      int
+	off       atomic.Bool // gone for good
+	installed bool        // installed
+	seq       int64
+	tasks     map[string]*task
+	order     []string      // of tasks, by arrival
+	changed   chan struct{} // closed when there is something to tell
+	down      chan struct{} // closed when the machine restarts or is gone
+	cutTill   time.Time     // no packet passes before
+	lag       time.Duration // of events
+}
+
+// task is a job on a host.
+type task struct {
+	h       *agent
+	spec    agentapi.TaskSpec
+	script  script
+	stop    chan struct{} // closed when its end is asked for
+	ending  *agentapi.Terminate
+	state   agentapi.Task
+	version int64
+	log     []byte
+	acked   int64 // of the log
+}
+
+func newHost(w *world, name string, num int, installed bool) *agent {
+	return &agent{w: w, name: name, ip: fmt.Sprintf("10.9.%d.%d", num>>8&255, num&255), key: "ssh-ed25519 " + name, boot: 1, installed: installed,
+		tasks: map[string]*task{}, changed: make(chan struct{}), down: make(chan struct{})}
+}
+
+// tell wakes the streams. It wants the mutex held.
+func (h *agent) tell() {
+	close(h.changed)
+	h.changed = make(chan struct{})
+}
+
+func (h *agent) info() agentapi.HostInfo {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return agentapi.HostInfo{
+		Protocol: agentapi.Version, Version: "sim", BootID: fmt.Sprint(h.name, "/", h.boot), InstanceKey: h.key, Runtime: "docker", Arch: "x86",
+		Hostname: h.name, CPUs: 16, Memory: 128 << 30, DiskSize: 1000 << 30, Addresses: []string{h.ip + "/16"}, DefaultAddress: h.ip + "/16",
+		UnixMicros: time.Now().UnixMicro(), GPUVendor: "none", GPUs: []agentapi.GPU{}, Warnings: []string{},
+	}
+}
+
+func (h *agent) list() []agentapi.Task {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := []agentapi.Task{}
+	for _, id := range h.order {
+		list = append(list, h.tasks[id].state)
+	}
+	return list
+}
+
+func (h *agent) task(id string) (agentapi.Task, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t, ok := h.tasks[id]
+	if !ok {
+		return agentapi.Task{}, false
+	}
+	return t.state, true
+}
+
+// logOf is what a task has written.
+func (h *agent) logOf(id string) ([]byte, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t, ok := h.tasks[id]
+	if !ok {
+		return nil, false
+	}
+	return slices.Clone(t.log), true
+}
+
+// put starts a task, once.
+func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.tasks[spec.ID]; t != nil {
+		return t.state
+	}
+	t := &task{h: h, spec: spec, stop: make(chan struct{}), script: h.w.scriptOf(spec)}
+	t.state = agentapi.Task{ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro()}
+	h.tasks[spec.ID] = t
+	h.order = append(h.order, spec.ID)
+	h.w.checks.arrived(t)
+	h.tell()
+	go t.live(h.down)
+	return t.state
+}
+
+func (h *agent) terminate(id string, how agentapi.Terminate) (agentapi.Task, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.tasks[id]
+	if t == nil {
+		return agentapi.Task{}, false
+	}
+	if t.state.State != agentapi.Terminated && (t.ending == nil || how.Grace < t.ending.Grace) {
+		if t.ending == nil {
+			close(t.stop)
+		}
+		t.ending = &how
+		if how.Grace == 0 {
+			t.finish(how.Reason, how.Message, nil)
+		}
+	}
+	return t.state, true
+}
+
+// forget deletes a task; busy says that it has not ended.
+func (h *agent) forget(id string) (known, busy bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.tasks[id]
+	if t == nil || t.state.State != agentapi.Terminated {
+		return t != nil, t != nil
+	}
+	h.w.checks.forgotten(t)
+	delete(h.tasks, id)
+	h.order = slices.DeleteFunc(h.order, func(s string) bool { return s == id })
+	return true, false
+}
+
+// cut lets no packet pass for a while.
+func (h *agent) cut(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.cutTill = time.Now().Add(d)
+	h.w.checks.cut(h, h.cutTill)
+	h.tell()
+}
+
+// open waits until packets pass, or returns false when done is closed before.
+func (h *agent) open(done <-chan struct{}) bool {
+	for {
+		h.mu.Lock()
+		wait := time.Until(h.cutTill)
+		h.mu.Unlock()
+		if wait <= 0 {
+			return true
+		}
+		select {
+		case <-time.After(wait):
+		case <-done:
+			return false
+		}
+	}
+}
+
+func (h *agent) isOff() bool { return h.off.Load() }
+
+// reboot ends all tasks and connections. The machine is back after a while.
+func (h *agent) reboot(d time.Duration) {
+	h.mu.Lock()
+	if h.off.Load() {
+		h.mu.Unlock()
+		return
+	}
+	h.boot++
+	h.cutTill = time.Now().Add(d)
+	h.w.checks.cut(h, h.cutTill)
+	for _, id := range h.order {
+		if t := h.tasks[id]; t.state.State != agentapi.Terminated {
+			t.finish(agentapi.ContainerExitedWithError, "the machine restarted", nil)
+		}
+	}
+	close(h.down)
+	h.down = make(chan struct{})
+	h.tell()
+	h.mu.Unlock()
+}
+
+// die ends the machine.
+func (h *agent) die() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.off.Load() {
+		return
+	}
+	h.off.Store(true)
+	close(h.down)
+	h.tell()
+}
+
+// dropLinks breaks the connections, as a restart of the agent does.
+func (h *agent) dropLinks() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.off.Load() {
+		return
+	}
+	close(h.down)
+	h.down = make(chan struct{})
+	for _, id := range h.order {
+		t := h.tasks[id]
+		if t.state.State != agentapi.Terminated {
+			t.version++ // the new agent tells all again
+		}
+	}
+	h.tell()
+}
+
+// uninstall takes the agent off, with its tasks.
+func (h *agent) uninstall() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, id := range h.order {
+		if t := h.tasks[id]; t.state.State != agentapi.Terminated {
+			t.finish(agentapi.TerminatedByServer, "the agent was taken off", nil)
+		}
+		h.w.checks.forgotten(h.tasks[id])
+	}
+	h.tasks, h.order, h.installed = map[string]*task{}, nil, false
+	h.tell()
+}
+
+// live takes a task through its life.
+func (t *task) live(down <-chan struct{}) {
+	s := t.script
+	for _, step := range []struct {
+		state agentapi.State
+		for_  time.Duration
+	}{{agentapi.Preparing, 50 * time.Millisecond}, {agentapi.Pulling, s.Pull}, {agentapi.Creating, 200 * time.Millisecond}, {agentapi.Running, 100 * time.Millisecond}} {
+		if !t.set(func(v *agentapi.Task) { v.State = step.state }) {
+			return
+		}
+		if !t.sleep(step.for_) {
+			t.stopped(0)
+			return
+		}
+	}
+	if !t.set(func(v *agentapi.Task) {
+		v.Started, v.Username, v.WorkingDir = true, "root", "/workflow"
+		v.Ports = map[int]int{agentapi.RunnerSSHPort: agentapi.RunnerSSHPort}
+	}) {
+		return
+	}
+	end := time.Now().Add(s.Run)
+	if m := time.Duration(t.spec.Job.MaxDuration) * time.Second; m > 0 && m < s.Run {
+		end = time.Now().Add(m)
+	}
+	for n := range s.Lines {
+		if !t.sleep(min(s.Run/time.Duration(s.Lines+1), time.Until(end))) {
+			t.stopped(s.Stop)
+			return
+		}
+		t.print(fmt.Sprintf("%s line %d at %s\n", t.spec.Name, n, time.Now().Format(time.RFC3339Nano)))
+	}
+	if !t.sleep(time.Until(end)) {
+		t.stopped(s.Stop)
+		return
+	}
+	t.h.mu.Lock()
+	defer t.h.mu.Unlock()
+	switch exit := s.Exit; {
+	case t.spec.Job.MaxDuration > 0 && time.Duration(t.spec.Job.MaxDuration)*time.Second < s.Run:
+		t.finish(agentapi.MaxDurationExceeded, "", nil)
+	case exit == 0:
+		t.finish(agentapi.DoneByRunner, "", &exit)
+	default:
+		t.finish(agentapi.ContainerExitedWithError, "", &exit)
+	}
+	_ = down
+}
+
+// sleep waits; false when the task is asked to end, or has ended.
+func (t *task) sleep(d time.Duration) bool {
+	if d <= 0 {
+		d = time.Microsecond
+	}
+	select {
+	case <-time.After(d):
+		return true
+	case <-t.stop:
+		return false
+	}
+}
+
+// stopped ends a task as asked, after the time that the job takes for it.
+func (t *task) stopped(takes time.Duration) {
+	t.h.mu.Lock()
+	how := *t.ending
+	t.h.mu.Unlock()
+	if takes = min(takes, time.Duration(how.Grace)*time.Second); takes > 0 {
+		time.Sleep(takes)
+		t.print("interrupted\n")
+	}
+	t.h.mu.Lock()
+	defer t.h.mu.Unlock()
+	t.finish(t.ending.Reason, t.ending.Message, nil)
+}
+
+// set changes the state; false when the task has ended.
+func (t *task) set(change func(*agentapi.Task)) bool {
+	t.h.mu.Lock()
+	defer t.h.mu.Unlock()
+	if t.state.State == agentapi.Terminated || t.h.off.Load() {
+		return false
+	}
+	change(&t.state)
+	t.version++
+	t.h.tell()
+	return true
+}
+
+func (t *task) print(line string) {
+	t.h.mu.Lock()
+	defer t.h.mu.Unlock()
+	if t.state.State == agentapi.Terminated || t.h.off.Load() {
+		return
+	}
+	t.log = append(t.log, line...)
+	t.state.JobLog = int64(len(t.log))
+	t.h.w.checks.printed(t.spec.ID, t.log)
+	t.h.tell()
+}
+
+// finish ends the task. It wants the host's mutex held.
+func (t *task) finish(reason, msg string, exit *int) {
+	if t.state.State == agentapi.Terminated || t.h.off.Load() {
+		return
+	}
+	t.state.State, t.state.Reason, t.state.Message, t.state.ExitStatus = agentapi.Terminated, reason, msg, exit
+	t.state.FinishedAt = time.Now().UnixMicro()
+	t.version++
+	t.h.w.checks.finished(t)
+	if t.ending == nil {
+		t.ending = &agentapi.Terminate{Reason: reason}
+		close(t.stop)
+	}
+	t.h.tell()
+}
+
+// late delays the events from now on.
+func (h *agent) late(d time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.lag = d
+}

@@ -1,0 +1,466 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/ledger"
+	"dstack/internal/store"
+)
+
+// invariant is something that is true of every state.
+type invariant struct {
+	name   string
+	broken func(s *state) []string // what is wrong, nothing when it holds
+}
+
+// always are the invariants of every moment, whatever goes wrong.
+var always = []invariant{
+	{"I1", recordedFirst}, {"I2", noDoubleCreate}, {"I3", noFalseDeath}, {"I4", staleOwnersHarmless}, {"I6", occupancyIsAssignments},
+	{"I7", gangsAllOrNothing}, {"I8", outageKillsNoJob}, {"I10", noInversion}, {"I11", logsWhole}, {"I12", foreignUntouched},
+}
+
+// settled are the invariants of the time when the faults have stopped and everything had
+// time to settle.
+var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}}
+
+// over are the invariants of the time when the user has ended everything and all had time to
+// go.
+var over = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I5", nothingLeft}, {"I9", costsEqualBill}, {"I11", logsWhole}}
+
+func (s *state) intentsByID() map[string]intentRow {
+	m := map[string]intentRow{}
+	for _, in := range s.intents {
+		m[in.id] = in
+	}
+	return m
+}
+
+func (s *state) instancesByID() map[string]instanceRow {
+	m := map[string]instanceRow{}
+	for _, inst := range s.instances {
+		m[inst.id] = inst
+	}
+	return m
+}
+
+// recordedFirst is I1 at every moment: a machine that costs money was recorded before it was
+// asked for.
+func recordedFirst(s *state) (bad []string) {
+	intents := s.intentsByID()
+	for _, m := range s.machines {
+		if in, ok := intents[m.intent]; !ok || in.state == "intended" {
+			bad = append(bad, fmt.Sprintf("machine %s costs money and its intent %.8s is not recorded as asked for", m.key(), m.intent))
+		}
+	}
+	return bad
+}
+
+// noOrphan is I1 when all is calm: every machine that costs money is wanted and known.
+func noOrphan(s *state) (bad []string) {
+	intents := s.intentsByID()
+	for _, m := range s.machines {
+		if in := intents[m.intent]; in.state != "created" || !in.wanted || in.resource != m.id {
+			bad = append(bad, fmt.Sprintf("machine %s is left over: its intent %.8s is %q", m.key(), m.intent, in.state))
+		}
+	}
+	return bad
+}
+
+// noDoubleCreate is I2: an intent has at most one machine (twins of the provider's own making
+// aside), and an instance at most one intent that may become or is a machine.
+func noDoubleCreate(s *state) (bad []string) {
+	extra := 0
+	count := map[string]int{}
+	for _, name := range cloudNames {
+		if s.w.clouds[name] == nil {
+			continue
+		}
+		for _, charge := range s.w.clouds[name].Invoice(s.w.current().db.ServerID()) {
+			if count[charge.Intent]++; count[charge.Intent] > 1 {
+				extra++
+			}
+		}
+	}
+	if extra > s.twins {
+		for id, n := range count {
+			if n > 1 {
+				bad = append(bad, fmt.Sprintf("%d machines were made for intent %.8s", n, id))
+			}
+		}
+	}
+	open := map[string]string{}
+	for _, in := range s.intents {
+		if in.owner == "" || !in.wanted || in.state == "gone" {
+			continue
+		}
+		if other, twice := open[in.owner]; twice {
+			bad = append(bad, fmt.Sprintf("instance %.8s has the intents %.8s and %.8s at a time", in.owner, other, in.id))
+		}
+		open[in.owner] = in.id
+	}
+	return bad
+}
+
+// noFalseDeath is I3: what is recorded as gone is gone, and a job fails for its machine only
+// when that is true.
+func noFalseDeath(s *state) (bad []string) {
+	byIntent := map[string]machine{}
+	for _, m := range s.machines {
+		if s.stillThere[m.key()] {
+			byIntent[m.intent] = m
+		}
+	}
+	for _, in := range s.intents {
+		m, there := byIntent[in.id]
+		if in.state == "gone" && there && in.resource == m.id {
+			bad = append(bad, fmt.Sprintf("intent %.8s is gone, its machine %s costs money", in.id, m.key()))
+		}
+	}
+	for _, inst := range s.instances {
+		if m, there := byIntent[inst.intent]; there && inst.intent != "" && inst.status == "terminated" && s.twins == 0 {
+			bad = append(bad, fmt.Sprintf("instance %s is terminated, its machine %s costs money", inst.name, m.key()))
+		}
+	}
+	for _, j := range s.fresh() {
+		f := s.facts[j.id]
+		switch j.reason {
+		case "done_by_runner":
+			if f == nil || !f.ended || f.why != agentapi.DoneByRunner {
+				bad = append(bad, fmt.Sprintf("job %s is done, its task is not", j.name))
+			}
+		case "container_exited_with_error", "max_duration_exceeded":
+			if f == nil || !f.ended {
+				bad = append(bad, fmt.Sprintf("job %s has ended (%s), its task has not", j.name, j.reason))
+			}
+		case "instance_unreachable", "interrupted_by_no_capacity":
+			if f != nil && !f.ended && !s.lost(f.host, j) {
+				bad = append(bad, fmt.Sprintf("job %s ended with %s, its task runs on %s, which answers", j.name, j.reason, f.host.name))
+			}
+		}
+	}
+	return bad
+}
+
+// fresh are the jobs that have finished since the last look.
+func (s *state) fresh() []jobRow {
+	was := map[string]bool{}
+	if s.prev != nil {
+		for _, j := range s.prev.jobs {
+			was[j.id] = j.finished()
+		}
+	}
+	var list []jobRow
+	for _, j := range s.jobs {
+		if j.finished() && !was[j.id] {
+			list = append(list, j)
+		}
+	}
+	return list
+}
+
+// lost says that a job's machine is gone, about to go, or was out of reach for so long that
+// it was given back.
+func (s *state) lost(h *agent, j jobRow) bool {
+	if strings.Contains(h.name, "/") && !s.stillThere[h.name] {
+		return true
+	}
+	if at, cut := s.w.checks.disturbed[h]; cut && s.now.Sub(at) > 0 {
+		return true
+	}
+	inst := s.instancesByID()[j.instance]
+	return inst.status == "terminating" || inst.status == "terminated" // judged as such by noFalseDeath
+}
+
+// staleOwnersHarmless is I4: a server that was overtaken decides nothing any more.
+func staleOwnersHarmless(s *state) (bad []string) {
+	for _, name := range s.stale {
+		bad = append(bad, "the overtaken server wrote "+strings.TrimPrefix(name, "stale/"))
+	}
+	return bad
+}
+
+// stuckAfter is how long an object may be on its way when nothing goes wrong: an instance is
+// given back after 20 min without an answer.
+const stuckAfter = 25 * time.Minute
+
+// nothingInBetween is I5: when the faults have stopped, nothing stays on its way.
+func nothingInBetween(s *state) (bad []string) {
+	stuck := func(kind, id, status string) bool { return s.now.Sub(s.since[kind+id+status]) > stuckAfter }
+	for _, in := range s.intents {
+		if (in.state == "intended" || in.state == "unknown" || in.state == "deleting") && stuck("intent", in.id, in.state) {
+			bad = append(bad, fmt.Sprintf("intent %.8s of %.8s is %s", in.id, in.owner, in.state))
+		}
+	}
+	for _, inst := range s.instances {
+		if !inst.deleted && (inst.status == "pending" || inst.status == "provisioning" || inst.status == "terminating") && stuck("instance", inst.id, inst.status) {
+			bad = append(bad, fmt.Sprintf("instance %s is %s", inst.name, inst.status))
+		}
+	}
+	for _, j := range s.jobs {
+		f := s.facts[j.id]
+		if (j.status == "provisioning" || j.status == "pulling" || j.status == "terminating") && stuck("job", j.id, j.status) {
+			bad = append(bad, fmt.Sprintf("job %s is %s", j.name, j.status))
+		}
+		if f != nil && f.ended && j.status == "running" && s.now.Sub(f.at) > time.Minute {
+			bad = append(bad, fmt.Sprintf("job %s is running, its task has ended (%s)", j.name, f.why))
+		}
+	}
+	for _, r := range s.runs {
+		if r.status == "terminating" && stuck("run", r.id, r.status) {
+			bad = append(bad, fmt.Sprintf("run %s is terminating", r.name))
+		}
+	}
+	return bad
+}
+
+// nothingLeft is the rest of I5: nothing that was ended leaves anything behind.
+func nothingLeft(s *state) (bad []string) {
+	for _, m := range s.machines {
+		bad = append(bad, fmt.Sprintf("machine %s is left", m.key()))
+	}
+	for _, inst := range s.instances {
+		if !inst.deleted {
+			bad = append(bad, fmt.Sprintf("instance %s is left: %s", inst.name, inst.status))
+		}
+	}
+	for _, r := range s.runs {
+		if r.status != "terminated" && r.status != "failed" && r.status != "done" {
+			bad = append(bad, fmt.Sprintf("run %s is %s", r.name, r.status))
+		}
+	}
+	for _, h := range s.holds {
+		bad = append(bad, fmt.Sprintf("job %.8s still holds instance %.8s", h.job, h.instance))
+	}
+	for id, f := range s.facts {
+		if !f.ended && !f.gone && !f.host.isOff() {
+			bad = append(bad, fmt.Sprintf("task %s %.8s still runs on %s", f.name, id, f.host.name))
+		}
+	}
+	return bad
+}
+
+// occupancyIsAssignments is I6: who holds blocks is a job that has its place there, each such
+// job holds some, and nobody holds more than there is.
+func occupancyIsAssignments(s *state) (bad []string) {
+	jobs := map[string]jobRow{}
+	for _, j := range s.jobs {
+		jobs[j.id] = j
+	}
+	instances := s.instancesByID()
+	used, held := map[string]int{}, map[string]string{}
+	for _, h := range s.holds {
+		used[h.instance] += h.blocks
+		held[h.job] = h.instance
+		switch j := jobs[h.job]; {
+		case j.id == "":
+			bad = append(bad, fmt.Sprintf("instance %s is held by an unknown job %.8s", instances[h.instance].name, h.job))
+		case j.finished() || j.instance != h.instance:
+			bad = append(bad, fmt.Sprintf("instance %s is held by job %s, which is %s on %.8s", instances[h.instance].name, j.name, j.status, j.instance))
+		}
+	}
+	for _, j := range s.jobs {
+		if j.placed() && held[j.id] != j.instance {
+			bad = append(bad, fmt.Sprintf("job %s is %s on instance %s and holds nothing there", j.name, j.status, instances[j.instance].name))
+		}
+	}
+	for id, n := range used {
+		if inst := instances[id]; inst.blocks > 0 && n > inst.blocks {
+			bad = append(bad, fmt.Sprintf("%d of %d blocks of instance %s are held", n, inst.blocks, inst.name))
+		}
+	}
+	for _, inst := range s.instances {
+		if inst.deleted || inst.status != "idle" && inst.status != "busy" {
+			continue
+		}
+		if busy := used[inst.id] > 0; busy != (inst.status == "busy") && inst.status == "idle" {
+			bad = append(bad, fmt.Sprintf("instance %s is %s with %d blocks held", inst.name, inst.status, used[inst.id]))
+		}
+	}
+	return bad
+}
+
+// latest are the last attempts of the jobs, by run and replica.
+func (s *state) latest() map[string][]jobRow {
+	last := map[string]jobRow{}
+	var order []string
+	for _, j := range s.jobs {
+		key := fmt.Sprint(j.run, "/", j.replica, "/", j.num)
+		if _, ok := last[key]; !ok {
+			order = append(order, key)
+		}
+		last[key] = j
+	}
+	groups := map[string][]jobRow{}
+	for _, key := range order {
+		j := last[key]
+		g := fmt.Sprint(j.run, "/", j.replica)
+		groups[g] = append(groups[g], j)
+	}
+	return groups
+}
+
+// gangsAllOrNothing is I7: while a node of a replica waits for a place, none of the same
+// replica has one.
+func gangsAllOrNothing(s *state) (bad []string) {
+	for _, g := range s.latest() {
+		var waiting, placed string
+		for _, j := range g {
+			switch j.status {
+			case "submitted":
+				waiting = j.name
+			case "provisioning", "pulling", "running":
+				placed = j.name
+			}
+		}
+		if waiting != "" && placed != "" {
+			bad = append(bad, fmt.Sprintf("%s has a place while %s of the same replica waits", placed, waiting))
+		}
+	}
+	return bad
+}
+
+// outageKillsNoJob is I8: a job ends early only because the user, its own limits, its run or
+// its machine ended it, not because a server was away. (See also terminating in the checker.)
+func outageKillsNoJob(s *state) (bad []string) {
+	for _, j := range s.fresh() {
+		f := s.facts[j.id]
+		if f == nil || f.ended && f.asked.Reason == "" {
+			continue
+		}
+		switch j.reason {
+		case "executor_error", "waiting_runner_limit_exceeded", "creating_container_error":
+			if f.host.isOff() || s.w.checks.recently(f.host, s.now, 15*time.Minute) {
+				continue
+			}
+			bad = append(bad, fmt.Sprintf("job %s ended with %s while its task was well on %s", j.name, j.reason, f.host.name))
+		}
+	}
+	return bad
+}
+
+// noInversion is I10: of two waiting runs that ask for the same, the one that comes first in
+// the queue is placed first.
+func noInversion(s *state) (bad []string) {
+	if s.prev == nil {
+		return nil
+	}
+	waited := map[string]bool{}
+	for _, j := range s.prev.jobs {
+		waited[j.id] = j.status == "submitted"
+	}
+	for _, j := range s.jobs {
+		if !waited[j.id] || j.status != "provisioning" {
+			continue
+		}
+		r := s.runs[j.run]
+		for _, k := range s.jobs {
+			o := s.runs[k.run]
+			if k.run == j.run || !waited[k.id] || k.status != "submitted" || o.class != r.class || o.class == "" || o.status == "terminating" {
+				continue
+			}
+			if p := s.prev.runs[o.id]; p.priority != o.priority || s.prev.runs[r.id].priority != r.priority {
+				continue // just changed
+			}
+			if o.priority > r.priority || o.priority == r.priority && o.submitted < r.submitted {
+				bad = append(bad, fmt.Sprintf("run %s (priority %d) was placed before %s (priority %d), which asks for the same", r.name, r.priority, o.name, o.priority))
+			}
+		}
+	}
+	return bad
+}
+
+// logsWhole is I11: the stored log of a job is what it printed, in order, from the first byte
+// on; of a job that ended by itself it is all of it.
+func logsWhole(s *state) (bad []string) {
+	for _, j := range s.fresh() {
+		f := s.facts[j.id]
+		if f == nil {
+			continue
+		}
+		stored := s.w.storedLog(j.id)
+		switch {
+		case !bytes.HasPrefix(f.log, stored):
+			bad = append(bad, fmt.Sprintf("the log of %s is not what was printed: %q, printed %q", j.name, stored, f.log))
+		case (j.reason == "done_by_runner" || j.reason == "container_exited_with_error") && len(stored) != len(f.log):
+			bad = append(bad, fmt.Sprintf("the log of %s (%s) ends after %d of %d bytes", j.name, j.reason, len(stored), len(f.log)))
+		}
+	}
+	return bad
+}
+
+// foreignUntouched is I12: machines of others live on. (See also asked in the checker.)
+func foreignUntouched(s *state) (bad []string) {
+	for name, id := range s.w.checks.foreign {
+		alive := false
+		for _, m := range s.w.clouds[name].Live() {
+			alive = alive || m.ID == id
+		}
+		if !alive {
+			bad = append(bad, fmt.Sprintf("the foreign machine %s/%s is gone", name, id))
+		}
+	}
+	return bad
+}
+
+// lateKnown bounds how much later than its provider the ledger ends an interval: where the
+// provider does not say when a machine ended, it is when that was noticed, at the latest after
+// the next sweep once no call fails any more.
+const lateKnown = 20 * time.Minute
+
+// costsEqualBill is I9: for every machine that was charged there is an interval of the ledger
+// with its price and time, for every interval a charge, and the sum is what [ledger.Costs]
+// says.
+func costsEqualBill(s *state) (bad []string) {
+	p := s.w.current()
+	paid := map[string]intentRow{}
+	sum := 0.0
+	for _, in := range s.intents {
+		if in.billedFrom == 0 {
+			continue
+		}
+		paid[in.backend+"/"+in.resource] = in
+		to := s.now
+		if in.billedTo != 0 {
+			to = store.Time(in.billedTo)
+		}
+		sum += in.price * to.Sub(store.Time(in.billedFrom)).Hours()
+	}
+	for _, name := range cloudNames {
+		for _, h := range s.w.clouds[name].Invoice(p.db.ServerID()) {
+			in, ok := paid[name+"/"+h.ID]
+			delete(paid, name+"/"+h.ID)
+			if !ok {
+				bad = append(bad, fmt.Sprintf("machine %s/%s was charged, the ledger has no interval", name, h.ID))
+				continue
+			}
+			late := time.Duration(0)
+			if in.billedTo != 0 {
+				late = store.Time(in.billedTo).Sub(h.To)
+			}
+			if in.price != h.Price || store.Time(in.billedFrom).Sub(h.From).Abs() > time.Second || h.Live != (in.billedTo == 0) || late < -time.Second || late > lateKnown {
+				bad = append(bad, fmt.Sprintf("machine %s/%s: the ledger has $%.3f from %v to %v, the bill $%.3f from %v to %v", name, h.ID,
+					in.price, store.Time(in.billedFrom), store.Time(in.billedTo), h.Price, h.From, h.To))
+			}
+		}
+	}
+	for key := range paid {
+		bad = append(bad, fmt.Sprintf("the ledger has an interval of %s, which was not charged", key))
+	}
+	costs, err := ledger.Costs(context.Background(), p.db.Read(), "", store.Time(1), s.now)
+	if err != nil {
+		return append(bad, err.Error())
+	}
+	for _, c := range costs {
+		sum -= c.USD()
+	}
+	if math.Abs(sum) > 1e-6 {
+		bad = append(bad, fmt.Sprintf("the ledger's costs are off by $%.6f from its intervals", sum))
+	}
+	return bad
+}

@@ -1,0 +1,384 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/backend/fake"
+	"dstack/internal/crypt"
+	"dstack/internal/server"
+	"dstack/internal/sshkey"
+	"dstack/internal/store"
+)
+
+const adminToken = "11111111-1111-4111-8111-111111111111"
+
+// world is a server with everything around it. It lives in a synctest bubble.
+type world struct {
+	t      testing.TB
+	seed   uint64
+	dir    string
+	public string // a user's key
+	keys   object // of SSH hosts
+	began  time.Time
+	clouds map[string]*fake.Cloud
+	hosts  map[string]*agent // of the user, by address
+	trace  *trace
+	checks *checker
+	spoil  func(w *world, p *process) // plants a defect into a process that starts; optional
+
+	mu        sync.Mutex
+	proc      *process // the newest one, also when it is dead
+	all       []*process
+	machines  map[string]*agent // by cloud and machine id
+	scripts   map[string]int    // attempts by job name
+	boundary  int               // effects so far
+	crashAt   map[int]bool      // boundaries at which the server dies
+	crashed   chan struct{}     // holds a token after a crash at a boundary
+	asked     map[string]uint64
+	netFaults float64 // share of calls to hosts that go wrong
+	injected  map[string]int
+	calm      bool // no faults any more
+}
+
+// template is the database of a server that was started once, and its configuration: what
+// every world begins with.
+type template struct {
+	db, config []byte
+	public     string
+	private    string
+}
+
+// cloudNames are the backends of every world: names that the configuration knows.
+var cloudNames = []string{"crusoe", "nebius"}
+
+func newTemplate(t *testing.T) template {
+	t.Helper()
+	var tp template
+	pair, err := sshkey.Generate("sim")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp.public, tp.private = pair.Public, pair.Private
+	tp.config = fmt.Appendf(nil, "projects:\n  - name: main\n    backends:\n      - type: crusoe\n      - type: nebius\nencryption:\n  keys:\n    - type: aes\n      name: key1\n      secret: %s\n", crypt.NewSecret())
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 0, template{config: tp.config})
+		w.start()
+		w.stop()
+		w.checks.stop()
+		if tp.db, err = os.ReadFile(w.database()); err != nil {
+			t.Fatal(err)
+		}
+	})
+	return tp
+}
+
+// newWorld returns a world in which nothing runs yet.
+func newWorld(t *testing.T, seed uint64, tp template) *world {
+	t.Helper()
+	w := &world{
+		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, hosts: map[string]*agent{},
+		machines: map[string]*agent{}, scripts: map[string]int{}, crashAt: map[int]bool{}, crashed: make(chan struct{}, 1),
+		asked: map[string]uint64{}, injected: map[string]int{},
+	}
+	w.trace = &trace{began: w.began}
+	w.checks = newChecker(w)
+	w.public, w.keys = tp.public, object{"public": tp.public, "private": tp.private}
+	// Ids come from the seed: a failure has the same ids again. Worlds of one process run one
+	// after the other.
+	uuid.SetRand(rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%032d", seed))))
+	t.Cleanup(func() { uuid.SetRand(nil) })
+	w.write("config.yml", tp.config)
+	if tp.db != nil {
+		w.write("server.db", tp.db)
+	}
+	return w
+}
+
+// scratch is a directory in memory where there is one: a database in /dev/shm syncs for free.
+func scratch(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "sim-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+func (w *world) write(name string, data []byte) {
+	w.t.Helper()
+	if err := os.WriteFile(filepath.Join(w.dir, name), data, 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+func (w *world) database() string { return filepath.Join(w.dir, "server.db") }
+
+// process is one server process.
+type process struct {
+	w      *world
+	num    int
+	db     *store.DB
+	server *server.Server
+	cancel context.CancelFunc
+	ended  chan struct{}
+
+	mu        sync.Mutex
+	dead      bool
+	cutOff    bool      // no way to hosts: it was overtaken
+	overtaken time.Time // by another server, zero: no
+	links     []*link
+}
+
+func (p *process) alive() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return !p.dead
+}
+
+// errDead is what a killed process gets for all it does. Nobody acts on it.
+var errDead = errors.New("the process is dead")
+
+// start starts a server process beside those that run.
+func (w *world) start() *process {
+	w.t.Helper()
+	w.mu.Lock()
+	p := &process{w: w, num: len(w.all) + 1, ended: make(chan struct{})}
+	w.all = append(w.all, p)
+	w.proc = p
+	w.mu.Unlock()
+	var err error
+	if p.db, err = store.Open(context.Background(), store.Config{URL: w.doorOf(p), Log: slog.New(slog.DiscardHandler)}); err != nil {
+		w.t.Fatal(err)
+	}
+	p.server, err = server.New(context.Background(), server.Config{
+		Dir: w.dir, Store: p.db, Token: adminToken, Backends: p.backends(), Hosts: &wire{p}, Log: slog.New(&ear{p: p}),
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if w.checks.reader == nil {
+		if w.checks.reader, err = openReader(w.database()); err != nil {
+			w.t.Fatal(err)
+		}
+	}
+	if w.spoil != nil {
+		w.spoil(w, p)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.cancel = cancel
+	go func() {
+		defer close(p.ended)
+		_ = p.server.Work(ctx) // a killed one complains of its closed database
+	}()
+	w.trace.add("server", fmt.Sprint(p.num), "started")
+	return p
+}
+
+// doorOf is the path by which a process opens the database. Each has its own, so that two
+// can be there at a time: the lock is beside the path, the database behind it is one.
+func (w *world) doorOf(p *process) string {
+	dir := filepath.Join(w.dir, fmt.Sprintf("door-%d", p.num))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		w.t.Fatal(err)
+	}
+	path := filepath.Join(dir, "server.db")
+	if err := os.Symlink(w.database(), path); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// kill ends a process between two instructions: what it did is done, the rest never happens.
+func (p *process) kill(why string) {
+	p.mu.Lock()
+	was := p.dead
+	p.dead = true
+	p.mu.Unlock()
+	if was {
+		return
+	}
+	p.w.trace.add("server", fmt.Sprint(p.num), "killed "+why)
+	_ = p.db.Close()
+	if p.cancel != nil {
+		p.cancel()
+	}
+}
+
+// stop ends the server as SIGTERM does.
+func (w *world) stop() {
+	p := w.current()
+	p.cancel()
+	<-p.ended
+	p.mu.Lock()
+	p.dead = true
+	p.mu.Unlock()
+}
+
+// current is the newest process.
+func (w *world) current() *process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.proc
+}
+
+// restart starts a server after an outage in place of one that was killed.
+func (w *world) restart(after time.Duration) {
+	time.Sleep(after)
+	w.start()
+}
+
+// overtake starts a second server while the first still runs: it has the database and the
+// clouds, but no host hears of it any more. It returns the first.
+func (w *world) overtake() *process {
+	old := w.current()
+	old.mu.Lock()
+	old.cutOff, old.overtaken = true, time.Now()
+	old.mu.Unlock()
+	w.trace.add("server", fmt.Sprint(old.num), "overtaken")
+	w.closeLinks(old)
+	w.start()
+	w.checks.watchStale(old)
+	return old
+}
+
+// end stops everything.
+func (w *world) end() {
+	w.mu.Lock()
+	all := w.all
+	w.mu.Unlock()
+	for _, p := range all {
+		p.kill("at the end")
+		<-p.ended
+	}
+	w.hostsOff()
+	w.checks.stop()
+}
+
+// effect is told of each point at which the server has done something outside of its memory
+// or is about to. The process may die there.
+func (p *process) effect(what string) error {
+	if !p.alive() {
+		return errDead
+	}
+	p.w.checks.event()
+	p.w.mu.Lock()
+	p.w.boundary++
+	n := p.w.boundary
+	crash := p.w.crashAt[n] && p.w.proc == p
+	p.w.mu.Unlock()
+	if !crash {
+		return nil
+	}
+	p.kill(fmt.Sprintf("at effect %d: %s", n, what))
+	p.w.count("crash at an effect")
+	select {
+	case p.w.crashed <- struct{}{}:
+	default:
+	}
+	return errDead
+}
+
+// ear hears from the log of a process when its engine has made a pass: a commit may lie
+// behind it.
+type ear struct {
+	p     *process
+	attrs []slog.Attr
+}
+
+func (e *ear) Enabled(context.Context, slog.Level) bool { return true }
+func (e *ear) WithGroup(string) slog.Handler            { return e }
+
+func (e *ear) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &ear{e.p, append(e.attrs[:len(e.attrs):len(e.attrs)], attrs...)}
+}
+
+func (e *ear) Handle(_ context.Context, r slog.Record) error {
+	if !e.p.alive() {
+		return nil
+	}
+	if r.Level >= slog.LevelInfo || e.p.w.trace.verbose {
+		e.p.w.trace.log(r, e.attrs)
+	}
+	switch {
+	case strings.HasPrefix(r.Message, "pass panicked"), strings.HasPrefix(r.Message, "handler failed"):
+		e.p.w.checks.violate("I0", r.Message+" "+attrsText(r, e.attrs))
+	case strings.HasPrefix(r.Message, "pass"):
+		_ = e.p.effect("after a pass " + attrsText(r, e.attrs)) // the pass itself is over
+	}
+	return nil
+}
+
+// call sends a request to the server's API. The status is 0 when no server answers.
+func (w *world) call(path string, body, out any) int {
+	p := w.current()
+	if p == nil || !p.alive() {
+		return 0
+	}
+	data, err := json.Marshal(body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	r := httptest.NewRequest(http.MethodPost, "/api/"+path, bytes.NewReader(data))
+	r.Header.Set("Content-Type", "application/json")
+	r.Header.Set("Authorization", "Bearer "+adminToken)
+	a := httptest.NewRecorder()
+	p.server.Handler().ServeHTTP(a, r)
+	if !p.alive() {
+		return 0
+	}
+	if a.Code >= 500 {
+		w.checks.violate("I0", fmt.Sprintf("%s: %d %s", path, a.Code, a.Body))
+	}
+	if a.Code == http.StatusOK && out != nil {
+		if err := json.Unmarshal(a.Body.Bytes(), out); err != nil {
+			w.t.Fatalf("%s: %v", path, err)
+		}
+	}
+	if a.Code >= 400 {
+		w.trace.add("user", path, fmt.Sprintf("%d %.200s", a.Code, a.Body))
+	}
+	w.checks.event()
+	return a.Code
+}
+
+// dice are random numbers that depend on the seed, a name and how often it was asked for:
+// never on the order in which goroutines come.
+func (w *world) dice(name string) *rand.Rand {
+	w.mu.Lock()
+	w.asked[name]++
+	n := w.asked[name]
+	w.mu.Unlock()
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%s %d", name, n)
+	return rand.New(rand.NewPCG(w.seed, h.Sum64()))
+}
+
+// count notes a fault that took place.
+func (w *world) count(kind string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.injected[kind]++
+}
