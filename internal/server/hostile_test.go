@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -81,7 +82,7 @@ func TestBadBodies(t *testing.T) {
 		for name, body := range bodies {
 			s.unchanged(t, func() {
 				a := s.call(t, "POST", path, adminToken, body)
-				if a.Status >= 500 || a.Status == http.StatusOK && !takesNoBody(path) {
+				if a.Status >= 500 || a.Status == http.StatusOK && !takesNoBody(path) && !(name == "null" && takesNull(path)) {
 					t.Errorf("%s with %s: %d %s", path, name, a.Status, short(a.Body))
 				} else if a.Status != http.StatusOK {
 					a.clear(t, path+" with "+name)
@@ -91,10 +92,16 @@ func TestBadBodies(t *testing.T) {
 	}
 }
 
+// takesNull lists the routes whose body may be missing, where null means that, as with the
+// published server.
+func takesNull(path string) bool {
+	return slices.Contains([]string{"/api/users/list", "/api/projects/list", "/api/project/main/fleets/list", "/api/project/main/gateways/list"}, path)
+}
+
 // takesNoBody lists the routes that do not read one.
 func takesNoBody(path string) bool {
 	for _, end := range []string{"get_info", "server/doctor", "list_providers", "get_my_user", "public_keys/list", "list_types", "projects/main/get", "config_info", "get_yaml", "repos/list",
-		"secrets/list", "templates/list", "volumes/list", "gateways/list", "exports/list", "imports/list", "list_only_no_fleets"} {
+		"secrets/list", "templates/list", "main/volumes/list", "exports/list", "imports/list", "list_only_no_fleets"} {
 		if strings.HasSuffix(path, end) {
 			return true
 		}
