@@ -183,3 +183,31 @@ func TestGroupRefsRecorded(t *testing.T) {
 		}
 	})
 }
+
+func TestChangesRecorded(t *testing.T) {
+	type row struct {
+		Case, Current, New string
+		Error              *string
+	}
+	recorded(t, "update.jsonl", func(t *testing.T, r row) {
+		t.Run(r.Case, func(t *testing.T) {
+			old, err1 := normalised(r.Current)
+			now, err2 := normalised(r.New)
+			if err := errors.Join(err1, err2); err != nil {
+				t.Fatal(err)
+			}
+			_, err := changes(old, now)
+			if diff := cmp.Diff(text(r.Error), message(err)); diff != "" {
+				t.Errorf("error (-recorded +got):\n%s", diff)
+			}
+		})
+	})
+}
+
+func normalised(yaml string) (api.RunSpec, error) {
+	spec, err := specOf(yaml)
+	if err != nil {
+		return spec, err
+	}
+	return spec, normalise(&spec, "ssh-ed25519 AAAA")
+}

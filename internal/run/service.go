@@ -42,7 +42,7 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 				return plan, err
 			}
 			plan.CurrentResource = &v
-			if !cur.Status.Finished() && updatable(cur.Data.Spec, effective) == nil {
+			if _, err := changes(cur.Data.Spec, effective); err == nil && !cur.Status.Finished() {
 				plan.Action = api.ActionUpdate
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
@@ -151,35 +151,6 @@ func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec
 	return nil
 }
 
-// updatable says why a live run cannot take over a new spec, nil when it can.
-func updatable(old, now api.RunSpec) error {
-	if old.Configuration.Type() != now.Configuration.Type() {
-		return api.Invalid("Configuration type changed from %s to %s, cannot update", old.Configuration.Type(), now.Configuration.Type())
-	}
-	o, err1 := clone(old)
-	n, err2 := clone(now)
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
-	for _, spec := range []*api.RunSpec{&o, &n} {
-		spec.ConfigurationPath, spec.RunName, spec.SSHKeyPub, spec.RepoCodeHash = nil, nil, nil, nil
-		c := spec.Configuration.Common()
-		c.Priority, c.Name = nil, nil
-		if dev := spec.Configuration.DevEnvironment; dev != nil {
-			dev.InactivityDuration = nil
-		}
-	}
-	a, err1 := json.Marshal(o)
-	b, err2 := json.Marshal(n)
-	if err := errors.Join(err1, err2); err != nil {
-		return err
-	}
-	if string(a) != string(b) {
-		return api.Invalid("Cannot override active run. Stop the run first.")
-	}
-	return nil
-}
-
 // Apply submits a run or changes a live one in place.
 func (s *Service) Apply(ctx context.Context, sc project.Scope, r api.ApplyRunPlanRequest) (api.Run, error) {
 	spec := r.Plan.RunSpec
@@ -200,37 +171,6 @@ func (s *Service) Apply(ctx context.Context, sc project.Scope, r api.ApplyRunPla
 		return api.Run{}, err
 	}
 	return s.view(ctx, run, sc.Project.Name, true)
-}
-
-func (s *Service) change(ctx context.Context, sc project.Scope, cur Run, spec api.RunSpec, r api.ApplyRunPlanRequest) (api.Run, error) {
-	if err := updatable(cur.Data.Spec, spec); err != nil {
-		return api.Run{}, api.Invalid("Cannot override active run. Stop the run first.")
-	}
-	if !r.Force {
-		var seen api.Run
-		if len(r.Plan.CurrentResource) == 0 || json.Unmarshal(r.Plan.CurrentResource, &seen) != nil || seen.ID != cur.ID {
-			return api.Run{}, api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
-		}
-	}
-	err := s.DB.Write(ctx, func(tx *store.Tx) error {
-		now, err := getRun(ctx, tx, "id = $1", cur.ID)
-		if err != nil {
-			return err
-		}
-		spec.SSHKeyPub = now.Data.Spec.SSHKeyPub
-		now.Data.Spec, now.Data.Deployment = spec, now.Data.Deployment+1
-		now.Priority = *spec.Configuration.Common().Priority
-		if err := now.update(ctx, tx); err != nil {
-			return err
-		}
-		cur = now
-		tx.OnCommit(func() { s.changed(cur.ID) })
-		return s.recordRun(ctx, tx, now, sc.Actor(event.Event{Message: fmt.Sprintf("Run updated. Deployment: %d", now.Data.Deployment)}))
-	})
-	if err != nil {
-		return api.Run{}, err
-	}
-	return s.view(ctx, cur, sc.Project.Name, true)
 }
 
 // submit stores a new run with its jobs in one transaction.
