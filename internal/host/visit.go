@@ -20,9 +20,10 @@ type visits struct {
 	byID map[string]*visit
 }
 
-// visit is one of them. Its mutex is held while it connects, so that callers share one.
+// visit is one of them. Whoever has its turn may connect and touch the fields, so that
+// callers share one connection; others wait for it as long as their context allows.
 type visit struct {
-	mu     sync.Mutex
+	turn   chan struct{} // holds a token while nobody has it
 	client *agentapi.Client
 	close  func()
 	idle   *time.Timer
@@ -45,13 +46,18 @@ func (p *Pool) Visit(ctx context.Context, t Target) (*agentapi.Client, error) {
 	}
 	v := p.visits.byID[t.ID]
 	if v == nil {
-		v = &visit{}
+		v = &visit{turn: make(chan struct{}, 1)}
+		v.turn <- struct{}{}
 		p.visits.byID[t.ID] = v
 	}
 	p.visits.mu.Unlock()
 
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	select {
+	case <-v.turn:
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	defer func() { v.turn <- struct{}{} }()
 	if v.client != nil {
 		v.idle.Reset(visitIdle)
 		return v.client, nil
@@ -70,6 +76,10 @@ func (p *Pool) Visit(ctx context.Context, t Target) (*agentapi.Client, error) {
 
 // call opens a connection for calls.
 func (p *Pool) call(ctx context.Context, t Target) (*agentapi.Client, func(), error) {
+	if p.Transport != nil {
+		client, _, end, err := p.Transport.Open(ctx, t)
+		return client, end, err
+	}
 	if t.Local != "" {
 		client := agentapi.NewClient(func(ctx context.Context) (net.Conn, error) {
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", t.Local)
@@ -104,8 +114,8 @@ func (p *Pool) leave(id string) {
 	if v == nil {
 		return
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
+	<-v.turn
+	defer func() { v.turn <- struct{}{} }()
 	if v.client != nil {
 		v.idle.Stop()
 		v.close()
