@@ -204,6 +204,9 @@ func (r *Run) seen(resource json.RawMessage, userKey string) bool {
 	if len(resource) == 0 || json.Unmarshal(resource, &v) != nil || v.ID != r.ID {
 		return false
 	}
+	if v.RunSpec.Configuration.Common() == nil {
+		return false
+	}
 	return normalise(&v.RunSpec, userKey) == nil && same(v.RunSpec, r.Data.Spec)
 }
 
