@@ -330,7 +330,7 @@ func (d *Decision) idle(now time.Time, s Snapshot) {
 	if since.IsZero() {
 		since = inst.CreatedAt
 	}
-	limit := time.Duration(inst.Data.IdleSeconds) * time.Second
+	limit := agentapi.Seconds(inst.Data.IdleSeconds)
 	if now.Sub(since) >= limit {
 		d.terminate(now, api.InstanceIdleTimeout, fmt.Sprintf("Instance idle for %ds", int64(now.Sub(since).Seconds())))
 		return

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/engine"
@@ -39,7 +40,7 @@ func (g *gang) until() time.Time {
 		if from.IsZero() {
 			from = g.run.begun()
 		}
-		return from.Add(time.Duration(r.Duration) * time.Second)
+		return from.Add(agentapi.Seconds(r.Duration))
 	}
 	return time.Time{}
 }

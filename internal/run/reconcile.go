@@ -81,7 +81,7 @@ func (s *Service) loadRunning(ctx context.Context, q store.Querier, snap *JobSna
 		snap.Inactivity = int64(*dev.InactivityDuration)
 	}
 	if p := snap.Job.Data.Spec.UtilizationPolicy; p != nil {
-		window := time.Duration(p.TimeWindow) * time.Second
+		window := agentapi.Seconds(int64(p.TimeWindow))
 		begin := time.Now().Add(-window)
 		points, err := s.Metrics.Points(ctx, q, snap.Job.ID, metrics.Range{From: begin}, maxSamples)
 		if err != nil {

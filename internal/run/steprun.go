@@ -3,6 +3,7 @@ package run
 import (
 	"time"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
 )
 
@@ -290,7 +291,7 @@ func (r *replicaState) fail(now time.Time, s RunSnapshot, j Job) {
 		r.failed = api.RunJobFailed
 		return
 	}
-	if now.Sub(from) > time.Duration(retry.Duration)*time.Second {
+	if now.Sub(from) > agentapi.Seconds(retry.Duration) {
 		if r.failed == "" {
 			r.failed = api.RunRetryLimitExceeded
 		}

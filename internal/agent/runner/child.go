@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"dstack/internal/agentapi"
 )
 
 // child is the job's process, the leader of a session on a terminal of its own.
@@ -51,7 +53,7 @@ func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
 			if s.Grace <= 0 {
 				return false
 			}
-			over.Reset(time.Duration(s.Grace) * time.Second)
+			over.Reset(agentapi.Seconds(s.Grace))
 		}
 	}
 }

@@ -303,7 +303,7 @@ func (r *runner) notStarted(err error) ending {
 func (r *runner) await(ctx context.Context, c *child, quota <-chan error) ending {
 	var expired <-chan time.Time
 	if r.spec.MaxDuration > 0 {
-		t := time.NewTimer(time.Duration(r.spec.MaxDuration) * time.Second)
+		t := time.NewTimer(agentapi.Seconds(r.spec.MaxDuration))
 		defer t.Stop()
 		expired = t.C
 	}
@@ -318,10 +318,10 @@ func (r *runner) await(ctx context.Context, c *child, quota <-chan error) ending
 		}
 		return failed(agentapi.ExecutorError, "%v", err)
 	case s := <-r.stop:
-		c.end(time.Duration(s.Grace)*time.Second, r.stop)
+		c.end(agentapi.Seconds(s.Grace), r.stop)
 		return ending{reason: s.Reason, message: s.Message}
 	case <-expired:
-		c.end(time.Duration(r.spec.StopDuration)*time.Second, r.stop)
+		c.end(agentapi.Seconds(r.spec.StopDuration), r.stop)
 		return ending{reason: agentapi.MaxDurationExceeded, message: "Max duration exceeded"}
 	case <-ctx.Done():
 		c.end(5*time.Second, r.stop)

@@ -371,7 +371,7 @@ func (t *task) terminate(req agentapi.Terminate) {
 
 // stop tells the runner, and kills the container when it does not obey.
 func (t *task) stop(req agentapi.Terminate) {
-	ctx, cancel := context.WithTimeout(t.shim.ctx, time.Duration(req.Grace)*time.Second+10*time.Second)
+	ctx, cancel := context.WithTimeout(t.shim.ctx, agentapi.Seconds(req.Grace)+10*time.Second)
 	defer cancel()
 	if req.Grace > 0 && t.tell(ctx, req) == nil {
 		select {
