@@ -131,7 +131,9 @@ type machine struct {
 func (m machine) key() string { return m.cloud + "/" + m.id }
 
 func (w *world) ours() []machine {
-	serverID := w.current().db.ServerID()
+	w.mu.Lock()
+	serverID := w.serverID
+	w.mu.Unlock()
 	var all []machine
 	for _, name := range cloudNames {
 		cloud := w.clouds[name]
@@ -341,9 +343,14 @@ func (c *checker) ended(run string) {
 	c.userEnded[run] = true
 }
 
-// watchStale has the database note what a process that was overtaken still decides.
+// watchStale has the database note what a process still decides once another has taken its
+// shards.
 func (c *checker) watchStale(p *process) {
 	err := p.db.Write(context.Background(), func(tx *store.Tx) error {
+		var epoch int64
+		if err := tx.QueryRowContext(context.Background(), `SELECT max(epoch) FROM shard`).Scan(&epoch); err != nil {
+			return err
+		}
 		for _, table := range []string{"intent", "instance", "job", "run", "fleet"} {
 			column := "status"
 			if table == "intent" {
@@ -351,8 +358,8 @@ func (c *checker) watchStale(p *process) {
 			}
 			// Temporary: it fires for what this connection writes alone.
 			_, err := tx.ExecContext(context.Background(), fmt.Sprintf(
-				`CREATE TEMP TRIGGER stale_%[1]s AFTER UPDATE OF %[2]s ON main.%[1]s WHEN OLD.%[2]s <> NEW.%[2]s
-				 BEGIN INSERT INTO setting (name, value) VALUES ('stale/' || NEW.id || '/' || NEW.%[2]s, '%[1]s') ON CONFLICT DO NOTHING; END`, table, column))
+				`CREATE TEMP TRIGGER stale_%[1]s AFTER UPDATE OF %[2]s ON main.%[1]s
+				 WHEN OLD.%[2]s <> NEW.%[2]s AND (SELECT max(epoch) FROM main.shard) > %[3]d BEGIN INSERT INTO setting (name, value) VALUES ('stale/' || NEW.id || '/' || NEW.%[2]s, '%[1]s') ON CONFLICT DO NOTHING; END`, table, column, epoch))
 			if err != nil {
 				return err
 			}

@@ -81,7 +81,7 @@ func noDoubleCreate(s *state) (bad []string) {
 		if s.w.clouds[name] == nil {
 			continue
 		}
-		for _, charge := range s.w.clouds[name].Invoice(s.w.current().db.ServerID()) {
+		for _, charge := range s.w.clouds[name].Invoice(s.w.serverID) {
 			if count[charge.Intent]++; count[charge.Intent] > 1 {
 				extra++
 			}
@@ -432,11 +432,11 @@ func costsEqualBill(s *state) (bad []string) {
 		sum += in.price * to.Sub(store.Time(in.billedFrom)).Hours()
 	}
 	for _, name := range cloudNames {
-		for _, h := range s.w.clouds[name].Invoice(p.db.ServerID()) {
+		for _, h := range s.w.clouds[name].Invoice(s.w.serverID) {
 			in, ok := paid[name+"/"+h.ID]
 			delete(paid, name+"/"+h.ID)
 			if !ok {
-				bad = append(bad, fmt.Sprintf("machine %s/%s was charged, the ledger has no interval", name, h.ID))
+				bad = append(bad, fmt.Sprintf("machine %s/%s was charged from %v to %v, the ledger has no interval: %+v", name, h.ID, h.From, h.To, s.intentsByID()[h.Intent]))
 				continue
 			}
 			late := time.Duration(0)

@@ -46,6 +46,7 @@ type world struct {
 
 	mu        sync.Mutex
 	proc      *process // the newest one, also when it is dead
+	serverID  string   // of the database, "" before the first process
 	all       []*process
 	machines  map[string]*agent // by cloud and machine id
 	scripts   map[string]int    // attempts by job name
@@ -167,7 +168,6 @@ func (w *world) start() *process {
 	w.mu.Lock()
 	p := &process{w: w, num: len(w.all) + 1, ended: make(chan struct{})}
 	w.all = append(w.all, p)
-	w.proc = p
 	w.mu.Unlock()
 	var err error
 	if p.db, err = store.Open(context.Background(), store.Config{URL: w.doorOf(p), Log: slog.New(slog.DiscardHandler)}); err != nil {
@@ -189,6 +189,9 @@ func (w *world) start() *process {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
+	w.mu.Lock()
+	w.proc, w.serverID = p, p.db.ServerID()
+	w.mu.Unlock()
 	go func() {
 		defer close(p.ended)
 		_ = p.server.Work(ctx) // a killed one complains of its closed database
@@ -253,14 +256,18 @@ func (w *world) restart(after time.Duration) {
 // overtake starts a second server while the first still runs: it has the database and the
 // clouds, but no host hears of it any more. It returns the first.
 func (w *world) overtake() *process {
+	time.Sleep(time.Second) // the first has its shards by now
 	old := w.current()
+	if !old.alive() {
+		return old
+	}
 	old.mu.Lock()
 	old.cutOff, old.overtaken = true, time.Now()
 	old.mu.Unlock()
 	w.trace.add("server", fmt.Sprint(old.num), "overtaken")
 	w.closeLinks(old)
-	w.start()
 	w.checks.watchStale(old)
+	w.start()
 	return old
 }
 
