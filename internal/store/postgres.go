@@ -31,6 +31,17 @@ func dialer(timeout time.Duration) *net.Dialer {
 	return &net.Dialer{Timeout: timeout, KeepAliveConfig: probes, Control: boundSilence}
 }
 
+// boundTransactions has Postgres end a transaction whose owner has been silent for some time,
+// and is frozen or cut off: others must not wait for its locks. Transactions do nothing but
+// SQL, so a healthy one is never silent for long.
+func boundTransactions(ctx context.Context, c *pgx.Conn) error {
+	_, err := c.Exec(ctx, fmt.Sprintf(`SET idle_in_transaction_session_timeout = %d`, silentOwner.Milliseconds()))
+	return err
+}
+
+// silentOwner is shorter than the lease of a replica, so that its successor finds no locks.
+const silentOwner = 10 * time.Second
+
 // pgConfig is how to connect once more, for LISTEN.
 type pgConfig struct{ *pgx.ConnConfig }
 
@@ -48,7 +59,7 @@ func openPostgres(ctx context.Context, rawURL string) (*DB, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "dstack"
 	}
-	pool := stdlib.OpenDB(*config)
+	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(boundTransactions))
 	pool.SetMaxOpenConns(postgresConns)
 	pool.SetMaxIdleConns(postgresConns) // pgx checks a connection that was idle before it is used
 	if err := pool.PingContext(ctx); err != nil {
