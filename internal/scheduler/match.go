@@ -27,13 +27,7 @@ func Fits(req api.Requirements, p config.ProfileParams, o api.InstanceOffer) str
 // Reasons lists every requirement that excludes an offer, as the words of a path in YAML,
 // nil when none does. An offer without any GPU where one is needed says just that ("gpu").
 func Reasons(req api.Requirements, p config.ProfileParams, o api.InstanceOffer) []string {
-	var list []string
-	for r := range requirement(len(requirementWords)) {
-		if r.excludes(&req, &p, &o) {
-			list = append(list, requirementWords[r])
-		}
-	}
-	return list
+	return Missed(&req, &p, &o).Words()
 }
 
 // requirement is one thing that can exclude an offer.

@@ -1,0 +1,91 @@
+package scheduler
+
+import (
+	"cmp"
+	"slices"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+// Misses is the set of requirements that exclude an offer; 0 is an offer that fits. What
+// excludes an offer by parts of it (its region, its GPUs) is the union of what the parts miss.
+type Misses uint32
+
+// Missed is all that excludes an offer, by the rules of [Fits].
+func Missed(req *api.Requirements, p *config.ProfileParams, o *api.InstanceOffer) Misses {
+	var m Misses
+	for r := range requirement(len(requirementWords)) {
+		if r.excludes(req, p, o) {
+			m |= 1 << r
+		}
+	}
+	return m
+}
+
+// Words are the requirements as [Reasons] lists them, nil for none.
+func (m Misses) Words() []string {
+	var list []string
+	for r, word := range requirementWords {
+		if m&(1<<r) != 0 {
+			list = append(list, word)
+		}
+	}
+	return list
+}
+
+// An Exclusion says how much a requirement narrows what there is.
+type Exclusion struct {
+	Requirement string `json:"requirement"` // a word of [Reasons]
+	Excludes    int    `json:"excludes"`    // offers, alone or together with other requirements
+	Alone       int    `json:"alone"`       // offers that nothing else excludes: they fit without it
+	// From is the lowest price of those, in US dollars per hour; 0 when there are none.
+	From float64 `json:"from"`
+}
+
+// A Tally counts what excludes offers, to say why few or none fit.
+type Tally struct {
+	offers, fit int
+	missed      [len(requirementWords)]Exclusion
+}
+
+// Add counts an offer and what it misses.
+func (t *Tally) Add(m Misses, price float64) {
+	t.offers++
+	if m == 0 {
+		t.fit++
+	}
+	for r := range t.missed {
+		bit := Misses(1) << r
+		if m&bit == 0 {
+			continue
+		}
+		e := &t.missed[r]
+		e.Excludes++
+		if m == bit {
+			if e.Alone == 0 || price < e.From {
+				e.From = price
+			}
+			e.Alone++
+		}
+	}
+}
+
+// Offers are how many there are, and how many of them fit.
+func (t *Tally) Offers() (all, fit int) { return t.offers, t.fit }
+
+// Exclusions are the requirements that exclude anything, first the one without which most
+// would fit, then by how much each excludes.
+func (t *Tally) Exclusions() []Exclusion {
+	var list []Exclusion
+	for r, e := range t.missed {
+		if e.Excludes > 0 {
+			e.Requirement = requirementWords[r]
+			list = append(list, e)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b Exclusion) int {
+		return cmp.Or(cmp.Compare(b.Alone, a.Alone), cmp.Compare(b.Excludes, a.Excludes))
+	})
+	return list
+}
