@@ -181,7 +181,8 @@ func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
 	}
-	if err := os.RemoveAll(s.taskDir(t.spec.ID)); err != nil {
+	<-t.ended // its last state is being stored
+	if err := t.erase(); err != nil {
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
 	}

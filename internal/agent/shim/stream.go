@@ -247,10 +247,7 @@ func (s *Shim) ack(w http.ResponseWriter, r *http.Request) {
 		dirty[t] = true
 	}
 	for t := range dirty {
-		t.mu.Lock()
-		acks := t.acked
-		t.mu.Unlock()
-		if err := writeJSON(filepath.Join(t.dir(), acksFile), acks, 0o600); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := t.storeAcks(); err != nil && !errors.Is(err, os.ErrNotExist) {
 			s.Log.Warn("store an acknowledgement", "task", t.spec.ID, "err", err) // it is sent again after a restart
 		}
 	}

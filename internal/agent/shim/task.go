@@ -106,6 +106,23 @@ func (t *task) store() {
 	}
 }
 
+// storeAcks writes down what the server has stored.
+func (t *task) storeAcks() error {
+	t.storing.Lock()
+	defer t.storing.Unlock()
+	t.mu.Lock()
+	acks := t.acked
+	t.mu.Unlock()
+	return writeJSON(filepath.Join(t.dir(), acksFile), acks, 0o600)
+}
+
+// erase removes the task's files.
+func (t *task) erase() error {
+	t.storing.Lock()
+	defer t.storing.Unlock()
+	return os.RemoveAll(t.dir())
+}
+
 // refresh takes over what the runner wrote: its state and the sizes of the logs.
 func (t *task) refresh() (runner.State, bool) {
 	size := func(name string) int64 {
