@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -19,75 +18,8 @@ import (
 	"dstack/internal/instance"
 	"dstack/internal/project"
 	"dstack/internal/scheduler"
-	"dstack/internal/sshkey"
 	"dstack/internal/store"
 )
-
-// validate applies the rules of configurations 7 in their order.
-func validate(spec api.FleetSpec) error {
-	c := spec.Configuration
-	if c.Name != nil {
-		if err := config.CheckName(*c.Name); err != nil {
-			return api.Invalid("%v", err)
-		}
-	}
-	switch {
-	case c.SSHConfig == nil && c.Nodes == nil:
-		return api.Invalid("No ssh_config or nodes specified")
-	case c.SSHConfig != nil && c.Nodes != nil:
-		return api.Invalid("ssh_config and nodes are mutually exclusive")
-	case c.SSHConfig == nil && len(c.Env) > 0:
-		return api.Invalid("Backend fleet configuration does not support the following fields: ['env']")
-	case c.SSHConfig == nil:
-		return nil
-	}
-	return validateSSH(c)
-}
-
-func validateSSH(c config.Fleet) error {
-	var other []string
-	for name, set := range map[string]bool{
-		"reservation": c.Reservation != nil, "resources": c.Resources != nil, "backends": c.Backends != nil, "regions": c.Regions != nil,
-		"availability_zones": c.AvailabilityZones != nil, "instance_types": c.InstanceTypes != nil, "spot_policy": c.SpotPolicy != nil,
-		"max_price": c.MaxPrice != nil, "idle_duration": c.IdleDuration != nil, "tags": c.Tags != nil, "backend_options": c.BackendOptions != nil,
-	} {
-		if set {
-			other = append(other, name)
-		}
-	}
-	if other != nil {
-		return api.Invalid("SSH fleet configuration does not support the following fields: %s", api.List(other))
-	}
-	ssh := c.SSHConfig
-	internal := 0
-	for _, h := range ssh.Hosts {
-		key := h.SSHKey
-		if key == nil {
-			key = ssh.SSHKey
-		}
-		switch {
-		case key == nil:
-			return api.Invalid("No ssh key specified for host %s", h.Hostname)
-		case h.User == nil && ssh.User == nil:
-			return api.Invalid("No ssh user specified for host %s", h.Hostname)
-		case key.Private == nil:
-			return api.Invalid("Private key not provided")
-		}
-		if _, err := sshkey.Signer(*key.Private); err != nil {
-			return api.Invalid("%v", sshkey.ErrUnsupported)
-		}
-		if h.InternalIP != nil {
-			internal++
-		}
-	}
-	switch {
-	case internal > 0 && internal < len(ssh.Hosts):
-		return api.Invalid("internal_ip must be specified for all hosts")
-	case internal > 0 && ssh.Network != nil:
-		return api.Invalid("internal_ip is mutually exclusive with network")
-	}
-	return nil
-}
 
 // remotes turns the hosts of a configuration into what instances keep, keys sealed.
 func (s *Service) remotes(c config.Fleet) ([]instance.RemoteHost, error) {
@@ -166,14 +98,14 @@ func firstKey(a, b *config.SSHKey) *config.SSHKey {
 
 // Plan says what apply would do.
 func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetFleetPlanRequest) (api.FleetPlan, error) {
-	if err := validate(r.Spec); err != nil {
+	effective, err := normalise(r.Spec)
+	if err != nil {
 		return api.FleetPlan{}, err
 	}
-	effective := r.Spec
 	effective.Configuration = effective.Configuration.WithoutKeys()
 	plan := api.FleetPlan{ProjectName: sc.Project.Name, User: sc.User.Name, Spec: r.Spec, EffectiveSpec: &effective, Offers: []api.InstanceOffer{}}
 	action := api.ActionCreate
-	if c := r.Spec.Configuration; c.Name != nil {
+	if c := effective.Configuration; c.Name != nil {
 		f, err := get(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, *c.Name)
 		if err == nil {
 			v, err := s.view(ctx, f)
@@ -190,13 +122,13 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetFleetPlan
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return plan, err
 		}
-		id := ""
-		if plan.CurrentResource != nil {
-			id = plan.CurrentResource.ID
-		}
-		if err := s.taken(ctx, c, id); err != nil {
-			return plan, err
-		}
+	}
+	id := ""
+	if plan.CurrentResource != nil {
+		id = plan.CurrentResource.ID
+	}
+	if err := s.taken(ctx, effective.Configuration, id); err != nil {
+		return plan, err
 	}
 	plan.Action = &action
 	return plan, s.planOffers(ctx, sc, &plan)
@@ -281,10 +213,11 @@ func (s *Service) taken(ctx context.Context, c config.Fleet, fleetID string) err
 
 // Apply creates a fleet or changes one in place.
 func (s *Service) Apply(ctx context.Context, sc project.Scope, r api.ApplyFleetPlanRequest) (api.Fleet, error) {
-	spec := r.Plan.Spec
-	if err := validate(spec); err != nil {
+	spec, err := normalise(r.Plan.Spec)
+	if err != nil {
 		return api.Fleet{}, err
 	}
+	r.Plan.Spec = spec
 	if spec.Configuration.SSHConfig != nil && !s.Projects.CanManageSSHFleets(sc) {
 		return api.Fleet{}, api.Forbidden()
 	}
@@ -359,77 +292,6 @@ func (s *Service) addHosts(ctx context.Context, tx *store.Tx, f Fleet, c config.
 		}
 		return b.N, b.Auto
 	})
-}
-
-// changes compares two configurations and returns the hosts to add and to remove; an error
-// when the change cannot be made in place.
-func changes(old, now config.Fleet) (add, remove []config.SSHHost, err error) {
-	if (old.SSHConfig == nil) != (now.SSHConfig == nil) {
-		from, to := "Cloud", "SSH"
-		if old.SSHConfig != nil {
-			from, to = to, from
-		}
-		return nil, nil, api.Invalid("Fleet type changed from %s to %s, cannot update", from, to)
-	}
-	a, b := old.WithoutKeys(), now.WithoutKeys()
-	if old.SSHConfig == nil {
-		for _, c := range []*config.Fleet{&a, &b} {
-			c.Nodes, c.Reservation, c.Tags, c.Resources, c.Backends, c.Regions = nil, nil, nil, nil, nil, nil
-			c.AvailabilityZones, c.InstanceTypes, c.SpotPolicy, c.MaxPrice = nil, nil, nil, nil
-		}
-		if !same(a, b) {
-			return nil, nil, api.Invalid("Failed to update fields [%s]. Can only update [nodes, reservation, tags, resources, backends, regions, availability_zones, instance_types, spot_policy, max_price].", strings.Join(differing(a, b), ", "))
-		}
-		return nil, nil, nil
-	}
-	was, is := map[string]config.SSHHost{}, map[string]config.SSHHost{}
-	for _, h := range a.SSHConfig.Hosts {
-		was[h.Hostname] = plain(h)
-	}
-	for i, h := range b.SSHConfig.Hosts {
-		is[h.Hostname] = plain(h)
-		o, ok := was[h.Hostname]
-		if !ok {
-			add = append(add, now.SSHConfig.Hosts[i])
-		} else if !same(o, plain(h)) {
-			return nil, nil, api.Invalid("Hosts configuration changed, cannot update: ['%s']", h.Hostname)
-		}
-	}
-	for _, h := range a.SSHConfig.Hosts {
-		if _, ok := is[h.Hostname]; !ok {
-			remove = append(remove, h)
-		}
-	}
-	a.SSHConfig.Hosts, b.SSHConfig.Hosts = nil, nil
-	if !same(a, b) {
-		return nil, nil, api.Invalid("Failed to update fields [%s]. Can only update [ssh_config.hosts].", strings.Join(differing(a, b), ", "))
-	}
-	return add, remove, nil
-}
-
-// plain is a host without what may differ.
-func plain(h config.SSHHost) config.SSHHost {
-	h.IdentityFile, h.Plain = nil, false
-	return h
-}
-
-// same compares wire forms: pointers and absent values do not matter.
-func same(a, b any) bool {
-	x, err1 := json.Marshal(a)
-	y, err2 := json.Marshal(b)
-	return err1 == nil && err2 == nil && string(x) == string(y)
-}
-
-func differing(a, b config.Fleet) []string {
-	var names []string
-	x, y := reflect.ValueOf(a), reflect.ValueOf(b)
-	for i := range x.NumField() {
-		if !same(x.Field(i).Interface(), y.Field(i).Interface()) {
-			name, _, _ := strings.Cut(x.Type().Field(i).Tag.Get("json"), ",")
-			names = append(names, "'"+name+"'")
-		}
-	}
-	return names
 }
 
 // change updates a fleet in place.
