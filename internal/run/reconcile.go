@@ -492,24 +492,6 @@ func (s *Service) Observe(ctx context.Context, instanceID string, tasks ...agent
 	return nil
 }
 
-// observe believes a host only what concerns jobs that were placed on it.
-func (s *Service) observe(ctx context.Context, instanceID string, t agentapi.Task) error {
-	changed := false
-	err := s.DB.Write(ctx, func(tx *store.Tx) error {
-		res, err := tx.ExecContext(ctx, observeJob, store.JSON(&t), t.ID, instanceID)
-		if err != nil {
-			return fmt.Errorf("store what the host says of job %s: %w", t.ID, err)
-		}
-		n, err := res.RowsAffected()
-		changed = n > 0
-		return err
-	})
-	if changed {
-		s.Engine.Wake(JobKind, t.ID)
-	}
-	return err
-}
-
 // Dangling lists the tasks of a host that no job of the instance stands for any more.
 func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agentapi.Task) ([]string, error) {
 	var ids []string

@@ -35,8 +35,11 @@ UPDATE job
 SET    status = $1, instance_id = $2, data = $3, version = version + 1
 WHERE  id = $4 AND version = $5`
 
-// observeJob is no write of a reconciler: it stores what a host said.
-const observeJob = `UPDATE job SET observed = $1 WHERE id = $2 AND instance_id = $3 AND observed <> $1`
+// selectObserved and observeJob are no work of a reconciler: they are for what a host said.
+const (
+	selectObserved = `SELECT observed FROM job WHERE id = $1 AND instance_id = $2`
+	observeJob     = `UPDATE job SET observed = $1 WHERE id = $2`
+)
 
 // waitingJobs is a project's queue in its order.
 const waitingJobs = `
