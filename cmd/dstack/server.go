@@ -21,6 +21,11 @@ func startServer(ctx context.Context, p *program.Program, f servercmd.Flags) err
 		return err
 	}
 	c.Host, c.Port, c.Token = f.Host, f.Port, f.Token
+	if addr := p.Env("DSTACK_SERVER_PROFILE"); addr != "" {
+		if err := serveProfiles(ctx, addr); err != nil {
+			return err
+		}
+	}
 	s, err := server.New(ctx, c)
 	if err != nil {
 		return err
