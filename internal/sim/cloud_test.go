@@ -56,7 +56,14 @@ func (a *account) Offers(ctx context.Context, q offer.Query) ([]offer.Offer, err
 }
 
 // Create implements backend.Backend.
-func (a *account) Create(ctx context.Context, req backend.CreateRequest) (inst backend.Instance, err error) {
+func (a *account) Create(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
+	if a.p.retries {
+		return a.createAgain(ctx, req)
+	}
+	return a.create(ctx, req)
+}
+
+func (a *account) create(ctx context.Context, req backend.CreateRequest) (inst backend.Instance, err error) {
 	err = a.call("Create "+req.Name, func() (err error) {
 		inst, err = a.Cloud.Create(ctx, req)
 		return err

@@ -435,6 +435,9 @@ func costsEqualBill(s *state) (bad []string) {
 		for _, h := range s.w.clouds[name].Invoice(s.w.serverID) {
 			in, ok := paid[name+"/"+h.ID]
 			delete(paid, name+"/"+h.ID)
+			if twin := s.intentsByID()[h.Intent]; !ok && !h.Live && s.twins > 0 && twin.resource != h.ID {
+				continue // one of two that were made for one request, gone before any list showed it
+			}
 			if !ok {
 				bad = append(bad, fmt.Sprintf("machine %s/%s was charged from %v to %v, the ledger has no interval: %+v", name, h.ID, h.From, h.To, s.intentsByID()[h.Intent]))
 				continue

@@ -284,6 +284,11 @@ func (w *world) planTrouble(rnd *rand.Rand, add plan) {
 			}
 		}
 	}
+	if w.overtakes {
+		for range 3 {
+			add(0, chaosFor, w.overtaken)
+		}
+	}
 	for range rnd.IntN(6) {
 		switch d := seconds(rnd, 1, 90); rnd.IntN(8) {
 		case 0:
@@ -317,14 +322,7 @@ func (w *world) planTrouble(rnd *rand.Rand, add plan) {
 				w.restart(d)
 			})
 		case 5:
-			add(0, chaosFor, func() {
-				if !w.current().alive() {
-					return
-				}
-				w.count("server overtaken")
-				old := w.overtake()
-				time.AfterFunc(3*time.Minute, func() { old.kill("after it was overtaken") })
-			})
+			add(0, chaosFor, w.overtaken)
 		case 6:
 			add(0, chaosFor, func() {
 				w.killMachine(rnd.IntN(1 << 20))
@@ -341,6 +339,17 @@ func (w *world) planTrouble(rnd *rand.Rand, add plan) {
 			})
 		}
 	}
+}
+
+// overtaken starts a second server beside the first, which goes on for a while without
+// knowing.
+func (w *world) overtaken() {
+	if !w.current().alive() {
+		return
+	}
+	w.count("server overtaken")
+	old := w.overtake()
+	time.AfterFunc(3*time.Minute, func() { old.kill("after it was overtaken") })
 }
 
 // killMachine ends a machine behind the server's back.

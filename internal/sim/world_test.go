@@ -57,6 +57,7 @@ type world struct {
 	netFaults float64 // share of calls to hosts that go wrong
 	injected  map[string]int
 	calm      bool // no faults any more
+	overtakes bool // servers are overtaken in every world
 }
 
 // template is the database of a server that was started once, and its configuration: what
@@ -151,6 +152,9 @@ type process struct {
 	cutOff    bool      // no way to hosts: it was overtaken
 	overtaken time.Time // by another server, zero: no
 	links     []*link
+
+	// Defects that are planted.
+	retries, unfenced bool
 }
 
 func (p *process) alive() bool {
@@ -266,6 +270,9 @@ func (w *world) overtake() *process {
 	old.mu.Unlock()
 	w.trace.add("server", fmt.Sprint(old.num), "overtaken")
 	w.closeLinks(old)
+	if old.unfenced {
+		old.sql(`CREATE TEMP TABLE shard AS SELECT * FROM main.shard`)
+	}
 	w.checks.watchStale(old)
 	w.start()
 	return old
