@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"strings"
@@ -114,8 +115,13 @@ func TestUpdatePriority(t *testing.T) {
 		waitPosition(t, s, name, 0)
 	}
 	waitPosition(t, s, "second", 2)
-	_, seen := getRun(t, s, "second")
-	s.must(t, "/api/project/main/runs/apply", applyPlan(spec("second", `"type": "task", "retry": true, "priority": 50`), seen, true), nil)
+	urgent, err := json.Marshal(applyPlan(spec("second", `"type": "task", "retry": true, "priority": 50`), nil, true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if status, body, err := r.post(t.Context(), "/api/project/main/runs/apply", "application/json", bytes.NewReader(urgent)); status != http.StatusOK {
+		t.Fatalf("update: %d %s, %v", status, body, err)
+	}
 	waitPosition(t, s, "second", 1)
 	waitPosition(t, s, "first", 2)
 	r.stop()
