@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 )
@@ -23,6 +25,11 @@ type options struct {
 	HostTag  string // tag of the images of e2e/image, "" without Docker
 	Runs     int
 	JSON     bool
+
+	Many      bool // measure with many simulated hosts instead
+	Scale     scale
+	Agent     string // our agent: simulated hosts say that they run it
+	Simulator string // bench/hosts, built
 }
 
 func main() {
@@ -32,8 +39,19 @@ func main() {
 	flag.StringVar(&o.HostTag, "hosts", "", "tag of the images of hosts; empty: jobs run as processes of this machine")
 	flag.IntVar(&o.Runs, "runs", 10, "how often each thing is measured")
 	flag.BoolVar(&o.JSON, "json", false, "print JSON")
+	flag.BoolVar(&o.Many, "scale", false, "measure with many simulated hosts instead")
+	flag.StringVar(&o.Agent, "agent", "bin/dstack-agent", "our agent")
+	flag.StringVar(&o.Simulator, "simulator", "bin/hosts", "bench/hosts, built")
+	flag.IntVar(&o.Scale.Hosts, "scale-hosts", 10_000, "simulated hosts")
+	flag.IntVar(&o.Scale.PerFleet, "scale-fleet", 500, "hosts in a fleet")
+	flag.IntVar(&o.Scale.Burst, "scale-burst", 200, "jobs submitted at once")
+	flag.IntVar(&o.Scale.Queued, "scale-queued", 10_000, "runs that wait when the server starts")
+	flag.IntVar(&o.Scale.Events, "scale-events", 1_000_000, "stored events")
+	flag.IntVar(&o.Scale.Runs, "scale-runs", 100_000, "stored runs that are finished")
+	flag.DurationVar(&o.Scale.Idle, "scale-idle", time.Minute, "how long the idle server is watched")
+	flag.StringVar(&o.Scale.Profiles, "profiles", "", "folder for profiles of the server")
 	flag.Parse()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx, o); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -42,6 +60,11 @@ func main() {
 }
 
 func run(ctx context.Context, o options) error {
+	if o.Many {
+		r := &report{}
+		err := measureScale(ctx, o, r)
+		return errors.Join(err, r.print(o.JSON)) // what was measured until then
+	}
 	t := &table{}
 	if err := measureOurs(ctx, o, t); err != nil {
 		return err

@@ -27,7 +27,12 @@ type world struct {
 	dstack string
 	port   int
 	server *exec.Cmd
+	// profiles is the folder for profiles of the server, "" for none.
+	profiles string
 }
+
+// profileAddr is where the server answers the profiler when there is a folder for profiles.
+const profileAddr = "127.0.0.1:6060"
 
 func newWorld(dstack string) (*world, error) {
 	dir, err := os.MkdirTemp("", "dstack-bench")
@@ -66,6 +71,9 @@ func (w *world) start(ctx context.Context, more ...string) (time.Duration, error
 	defer log.Close()
 	w.server = w.command(context.WithoutCancel(ctx), append([]string{"server", "--host", "127.0.0.1", "--port", strconv.Itoa(w.port), "--token", token}, more...)...)
 	w.server.Stdout, w.server.Stderr = log, log
+	if w.profiles != "" {
+		w.server.Env = append(w.server.Env, "DSTACK_SERVER_PROFILE="+profileAddr)
+	}
 	begin := time.Now()
 	if err := w.server.Start(); err != nil {
 		return 0, fmt.Errorf("start the server: %w", err)
