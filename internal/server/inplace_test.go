@@ -81,13 +81,13 @@ func TestUpdateRefused(t *testing.T) {
 		body map[string]any
 		want string
 	}{
-		"another image":     {applyPlan(spec("job", `"type": "task", "env": {"A": "b"}`), now, false), "Cannot override active run. Stop the run first."},
-		"that by force":     {applyPlan(spec("job", `"type": "task", "env": {"A": "b"}`), now, true), "Cannot override active run. Stop the run first."},
-		"another type":      {applyPlan(spec("job", `"type": "dev-environment"`), now, false), "Cannot override active run. Stop the run first."},
-		"nothing seen":      {applyPlan(more, nil, false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
-		"seen before":       {applyPlan(more, first, false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
-		"something else":    {applyPlan(more, json.RawMessage(`[1]`), false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
-		"an empty run": {applyPlan(more, json.RawMessage(`{"id": "`+before.ID+`"}`), false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
+		"another image":  {applyPlan(spec("job", `"type": "task", "env": {"A": "b"}`), now, false), "Cannot override active run. Stop the run first."},
+		"that by force":  {applyPlan(spec("job", `"type": "task", "env": {"A": "b"}`), now, true), "Cannot override active run. Stop the run first."},
+		"another type":   {applyPlan(spec("job", `"type": "dev-environment"`), now, false), "Cannot override active run. Stop the run first."},
+		"nothing seen":   {applyPlan(more, nil, false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
+		"seen before":    {applyPlan(more, first, false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
+		"something else": {applyPlan(more, json.RawMessage(`[1]`), false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
+		"an empty run":   {applyPlan(more, json.RawMessage(`{"id": "`+before.ID+`"}`), false), "Failed to apply plan. Resource has been changed. Try again or use force apply."},
 	} {
 		a := s.call(t, "POST", "/api/project/main/runs/apply", adminToken, tt.body)
 		if a.Status != http.StatusBadRequest || !strings.Contains(string(a.Body), tt.want) {
