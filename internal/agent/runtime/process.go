@@ -212,12 +212,27 @@ func processes(file, text string) []int {
 	return found
 }
 
-// Remove ends what still runs.
+// removePatience is how long Remove waits for processes that were killed to be gone.
+const removePatience = 5 * time.Second
+
+// Remove ends what still runs and waits until it is gone.
 func (p *Process) Remove(ctx context.Context, id string) error {
-	if err := p.Kill(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
-		return err
+	ctx, cancel := context.WithTimeout(ctx, removePatience)
+	defer cancel()
+	for {
+		if err := p.Kill(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		proc, ok := p.find(id)
+		if !(ok && alive(proc)) && len(processes("environ", "\x00DSTACK_JOB_ID="+id+"\x00")) == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("processes of task %s do not end: %w", id, ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
-	return nil
 }
 
 // List finds the tasks whose runner was started.
