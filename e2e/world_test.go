@@ -31,12 +31,22 @@ type world struct {
 	publicKey string
 	port      int
 	token     string
+	extra     []string // more of the environment of the server and the client
 	server    *exec.Cmd
 	serverLog *lockedBuffer
 }
 
 // newWorld starts a server with an empty database and sets the client up for it.
 func newWorld(t *testing.T) *world {
+	t.Helper()
+	w := prepareWorld(t)
+	w.startServer()
+	w.login()
+	return w
+}
+
+// prepareWorld makes all that a server and a client need, and starts neither.
+func prepareWorld(t *testing.T) *world {
 	t.Helper()
 	dir := t.TempDir()
 	w := &world{t: t, dir: dir, home: filepath.Join(dir, "home"), token: "e2e-admin-token", serverLog: &lockedBuffer{}}
@@ -54,15 +64,19 @@ func newWorld(t *testing.T) *world {
 	w.key, w.publicKey = newKey(t, dir)
 	w.write("server/config.yml", "projects:\n  - name: main\n    backends: []\n") // every job goes to the hosts
 	w.port = freePort(t)
-	w.startServer()
 	t.Cleanup(func() {
 		w.stopServer(syscall.SIGTERM)
 		if t.Failed() {
 			t.Logf("the end of the server's log:\n%s", lastLines(w.serverLog.String(), 60))
 		}
 	})
-	w.must("project", "add", "--name", "main", "--url", w.url(), "--token", w.token, "-y")
 	return w
+}
+
+// login makes the server's project the client's.
+func (w *world) login() {
+	w.t.Helper()
+	w.must("project", "add", "--name", "main", "--url", w.url(), "--token", w.token, "-y")
 }
 
 func (w *world) url() string { return fmt.Sprintf("http://127.0.0.1:%d", w.port) }
@@ -73,7 +87,7 @@ func (w *world) env() []string {
 		"DSTACK_SERVER_DIR=" + filepath.Join(w.dir, "server"),
 		"DSTACK_SERVER_ADMIN_TOKEN=" + w.token,
 	}
-	return env
+	return append(env, w.extra...)
 }
 
 // startServer starts the server and waits until it answers.
