@@ -120,7 +120,7 @@ func (o Options) repoState(ctx context.Context, base string, run *config.RunComm
 	remote := gitrepo.State{Branch: o.Repo.Branch, Hash: o.Repo.Hash}
 	given, path := o.Repo.Repo, ""
 	if given != "" {
-		u, err := gitrepo.ParseURL(given)
+		u, err := gitrepo.ParseURL(given, o.Home)
 		if err == nil {
 			remote.URL = u
 			return remote, nil
@@ -131,7 +131,7 @@ func (o Options) repoState(ctx context.Context, base string, run *config.RunComm
 		}
 		path = o.Path(wd, given)
 	} else if spec := run.Repos[0]; spec.URL != nil {
-		u, err := gitrepo.ParseURL(*spec.URL)
+		u, err := gitrepo.ParseURL(*spec.URL, o.Home)
 		if err != nil {
 			return remote, err
 		}
@@ -151,7 +151,7 @@ func (o Options) repoState(ctx context.Context, base string, run *config.RunComm
 		return remote, fmt.Errorf("Invalid repo path: %s -> %s", given, path)
 	}
 	start := o.Time()
-	s, err := gitrepo.ReadState(ctx, path)
+	s, err := gitrepo.ReadState(ctx, path, o.Home)
 	if err == nil && o.Time().Sub(start) > slowDiff {
 		o.Say(o.Paint(term.Warning, "Collecting the changes of the repository took long. Commit and push large files, or add them to .gitignore, to start faster."))
 	}

@@ -37,7 +37,7 @@ var ErrNoCreds = errors.New("No valid default Git credentials found. Pass valid 
 
 // FindCreds tries, in this order: none, those that were given, and the user's defaults beneath home.
 func FindCreds(ctx context.Context, u URL, home string, given Given) (Creds, error) {
-	f := finder{ctx: ctx, url: u, home: home, user: sshuser.Lookup(home, strings.Split(u.Host, ":")[0]), probe: probe}
+	f := finder{ctx: ctx, url: u, home: home, user: sshuser.Lookup(home, u.alias), probe: probe}
 	return f.find(given)
 }
 
@@ -69,7 +69,7 @@ func (f finder) find(given Given) (Creds, error) {
 			return c, nil
 		}
 	}
-	if t := ghToken(f.home, f.url.Host); t != "" {
+	if t := ghToken(f.home, f.url.host+portSuffix(f.url.httpsPort)); t != "" {
 		if c, err := f.token(t); err == nil {
 			return c, nil
 		}
@@ -104,19 +104,7 @@ func (f finder) key(path string) (Creds, error) {
 	if err != nil {
 		return Creds{}, fmt.Errorf("Unable to read the SSH key at %s", path)
 	}
-	user := f.url.user
-	if user == "" {
-		user = f.user.User
-	}
-	port := f.url.port
-	if !f.url.ssh || port == "" {
-		port = f.user.Port
-	}
-	host := ""
-	if f.url.ssh {
-		host = f.user.HostName
-	}
-	c := Creds{CloneURL: f.url.SSH(user, host, port), PrivateKey: string(pem)}
+	c := Creds{CloneURL: f.url.SSH(f.user), PrivateKey: string(pem)}
 	if err := f.probe(f.ctx, c.CloneURL, path); err != nil {
 		return Creds{}, fmt.Errorf("the SSH key at %s does not open %s: %w", path, c.CloneURL, err)
 	}

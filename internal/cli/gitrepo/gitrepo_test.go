@@ -1,8 +1,11 @@
 package gitrepo
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,34 +13,54 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/cli/sshuser"
 )
 
-func TestParseURL(t *testing.T) {
-	for in, want := range map[string][3]string{ // ID, HTTPS, SSH
-		"https://github.com/dstackai/dstack":               {"dstack-nizdmsg0", "https://github.com/dstackai/dstack", "ssh://git@github.com/dstackai/dstack"},
-		"https://GitHub.com:443/dstackai/dstack.git/":      {"dstack-nizdmsg0", "https://github.com/dstackai/dstack.git", "ssh://git@github.com/dstackai/dstack.git"},
-		"git@github.com:dstackai/dstack.git":               {"dstack-nizdmsg0", "https://github.com/dstackai/dstack.git", "ssh://git@github.com/dstackai/dstack.git"},
-		"ssh://git@github.com:22/dstackai/dstack":          {"dstack-nizdmsg0", "https://github.com/dstackai/dstack", "ssh://git@github.com/dstackai/dstack"},
-		"https://host.example:8443/o/r":                    {"r-0igmdrri", "https://host.example:8443/o/r", "ssh://git@host.example/o/r"},
-		"https://git.example:8443/group/sub/project-x.git": {"", "https://git.example:8443/group/sub/project-x.git", "ssh://git@git.example/group/sub/project-x.git"},
-	} {
-		u, err := ParseURL(in)
-		if err != nil {
-			t.Errorf("ParseURL(%q): %v", in, err)
-			continue
-		}
-		got := [3]string{u.ID(), u.HTTPS(""), u.SSH("", "", "")}
-		if want[0] == "" {
-			want[0] = got[0]
-		}
-		if diff := cmp.Diff(want, got); diff != "" {
-			t.Errorf("ParseURL(%q) (-want +got):\n%s", in, diff)
-		}
+// The recorded cases are what the published client makes of addresses.
+func TestURLRecorded(t *testing.T) {
+	data, err := os.ReadFile("testdata/repo-url.jsonl")
+	if err != nil {
+		t.Fatal(err)
 	}
-	for _, in := range []string{"", "x", "ftp://h/p", "/a/b", "https://h", "git@:x"} {
-		if _, err := ParseURL(in); err == nil {
-			t.Errorf("ParseURL(%q) gave no error", in)
+	for line := range bytes.Lines(data) {
+		var r struct {
+			In     string
+			Error  *string
+			Crash  bool
+			Config map[string]struct{ Hostname, Port, User string } `json:"ssh_config"`
+			Out    *struct {
+				HTTPS string `json:"as_https"`
+				Token string `json:"as_https_token"`
+				SSH   string `json:"as_ssh"`
+				ID    string `json:"repo_id"`
+				Name  string `json:"repo_name"`
+			}
 		}
+		if err := json.Unmarshal(line, &r); err != nil {
+			t.Fatal(err)
+		}
+		t.Run(r.In, func(t *testing.T) {
+			home := t.TempDir()
+			for alias, own := range r.Config {
+				put(t, home, ".ssh/config", fmt.Sprintf("Host %s\n  HostName %s\n  Port %s\n  User %s\n", alias, own.Hostname, own.Port, own.User))
+			}
+			u, err := ParseURL(r.In, home)
+			if r.Out == nil {
+				if err == nil || !r.Crash && !strings.HasPrefix(err.Error(), *r.Error) {
+					t.Errorf("got %+v, %v, recorded %q", u, err, *r.Error)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := *r.Out
+			got.HTTPS, got.Token, got.SSH, got.ID, got.Name = u.HTTPS(""), u.HTTPS("tok"), u.SSH(sshuser.Options{}), u.ID(), u.Name()
+			if diff := cmp.Diff(*r.Out, got); diff != "" {
+				t.Errorf("-recorded +got:\n%s", diff)
+			}
+		})
 	}
 }
 
@@ -58,7 +81,7 @@ func TestReadState(t *testing.T) {
 	put(t, dir, "a.txt", "one\n")
 	git(t, dir, "add", ".")
 	git(t, dir, "commit", "-q", "-m", "first")
-	if _, err := ReadState(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "No remote branch is configured") {
+	if _, err := ReadState(t.Context(), dir, dir); err == nil || !strings.Contains(err.Error(), "No remote branch is configured") {
 		t.Errorf("ReadState without upstream: %v", err)
 	}
 	git(t, dir, "remote", "add", "origin", "https://github.com/dstackai/dstack.git")
@@ -69,7 +92,7 @@ func TestReadState(t *testing.T) {
 	put(t, dir, "ignored", "x")
 	put(t, dir, ".git/info/exclude", "ignored\n")
 
-	s, err := ReadState(t.Context(), dir)
+	s, err := ReadState(t.Context(), dir, dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +108,7 @@ func TestReadState(t *testing.T) {
 		t.Errorf("diff has an ignored file:\n%s", s.Diff)
 	}
 	git(t, dir, "checkout", "-q", "--detach")
-	if _, err := ReadState(t.Context(), dir); err == nil || !strings.Contains(err.Error(), "detached HEAD") {
+	if _, err := ReadState(t.Context(), dir, dir); err == nil || !strings.Contains(err.Error(), "detached HEAD") {
 		t.Errorf("ReadState of a detached HEAD: %v", err)
 	}
 }
@@ -96,7 +119,7 @@ func TestFindCreds(t *testing.T) {
 	put(t, home, ".ssh/work", "WORK")
 	put(t, home, ".ssh/id_rsa", "RSA")
 	put(t, home, ".config/gh/hosts.yml", "git.example:\n  oauth_token: gho\n")
-	u, err := ParseURL("https://git.example/a/b")
+	u, err := ParseURL("https://git.example/a/b", home)
 	if err != nil {
 		t.Fatal(err)
 	}

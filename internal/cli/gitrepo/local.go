@@ -31,8 +31,9 @@ func IsRepo(dir string) bool {
 	return err == nil
 }
 
-// ReadState returns the state of the working tree at dir, which must be its top directory.
-func ReadState(ctx context.Context, dir string) (State, error) {
+// ReadState returns the state of the working tree at dir, which must be its top directory. The user's SSH configuration
+// is looked for beneath home.
+func ReadState(ctx context.Context, dir, home string) (State, error) {
 	info, err := os.Stat(dir)
 	switch {
 	case err != nil:
@@ -66,7 +67,7 @@ func ReadState(ctx context.Context, dir string) (State, error) {
 	if err != nil {
 		return State{}, err
 	}
-	if s.URL, err = ParseURL(address); err != nil {
+	if s.URL, err = ParseURL(address, home); err != nil {
 		return State{}, err
 	}
 	s.UserName, _ = r.line("config", "user.name")   // not set is fine

@@ -59,13 +59,13 @@ func Run(ctx context.Context, o Options) error {
 }
 
 func (o Options) url(ctx context.Context) (gitrepo.URL, error) {
-	if u, err := gitrepo.ParseURL(o.Repo); o.Repo != "" && err == nil {
+	if u, err := gitrepo.ParseURL(o.Repo, o.Home); o.Repo != "" && err == nil {
 		return u, nil
 	}
 	wd, err := o.WorkDir()
 	if err != nil {
 		return gitrepo.URL{}, err
 	}
-	s, err := gitrepo.ReadState(ctx, o.Path(wd, o.Repo))
+	s, err := gitrepo.ReadState(ctx, o.Path(wd, o.Repo), o.Home)
 	return s.URL, err
 }
