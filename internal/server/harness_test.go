@@ -58,7 +58,8 @@ type answer struct {
 	Body   []byte
 }
 
-// call sends one request to the handler. A body that is no []byte is sent as JSON.
+// call sends one request to the handler and holds the answer to the published description.
+// A body that is no []byte is sent as JSON.
 func (s *Server) call(t testing.TB, method, path, token string, body any, header ...string) answer {
 	t.Helper()
 	var reader io.Reader
@@ -85,6 +86,9 @@ func (s *Server) call(t testing.TB, method, path, token string, body any, header
 	}
 	w := httptest.NewRecorder()
 	s.Handler().ServeHTTP(w, r)
+	if err := published(t).check(method, path, r.Header, w.Code, w.Body.Bytes()); err != nil {
+		t.Errorf("%s %s: %v\n%s", method, path, err, short(w.Body.Bytes()))
+	}
 	return answer{w.Code, w.Result().Header, w.Body.Bytes()}
 }
 

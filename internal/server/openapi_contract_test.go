@@ -1,0 +1,241 @@
+package server
+
+import (
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/uuid"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// unserved are the operations of the published description that this server does not have, by
+// the beginnings of their paths, with the reason.
+var unserved = map[string]string{
+	"/proxy/": "services are to come",
+}
+
+// added are the fields that our answers have beyond the description, with the reason. Published
+// clients and their models ignore what they do not know.
+var added = map[string]string{
+	"waiting": "of runs: their place in the queue and why they are not placed, which the original does not tell",
+}
+
+// The backend "local" is another addition: clients that say which published version they are
+// hear of it as publishedWords has it, so the others' answers are read in those words.
+
+// TestContractOperations compares the operations of the published description with our routes.
+func TestContractOperations(t *testing.T) {
+	c := published(t)
+	ours := map[string]bool{}
+	for _, rt := range Routes() {
+		ours[rt.Method+" "+anonymous(rt.Path)] = true
+	}
+	for _, op := range slices.Sorted(maps.Keys(c.operations)) {
+		_, path, _ := strings.Cut(op, " ")
+		listed := slices.ContainsFunc(slices.Collect(maps.Keys(unserved)), func(prefix string) bool { return strings.HasPrefix(path, prefix) })
+		switch {
+		case ours[op] && listed:
+			t.Errorf("%s is listed as not served, but is", op)
+		case !ours[op] && !listed:
+			t.Errorf("%s is not served", op)
+		}
+	}
+}
+
+// TestContractFinds checks that answers which do not fit are found.
+func TestContractFinds(t *testing.T) {
+	c := published(t)
+	const path = "/api/project/main/secrets/get"
+	for body, fits := range map[string]bool{
+		`{"id":"27bb4e3a-4a2c-4c5e-8f5c-000000000001","name":"x","value":null}`:                    true,
+		`{"id":"27bb4e3a-4a2c-4c5e-8f5c-000000000001","name":"x","value":null,"waiting":"queued"}`: true, // see added
+		`{"id":"27bb4e3a-4a2c-4c5e-8f5c-000000000001","value":null}`:                               false,
+		`{"id":"1","name":"x","value":null}`:                                                       false,
+		`{"id":"27bb4e3a-4a2c-4c5e-8f5c-000000000001","name":"x","value":7}`:                       false,
+		`{"id":"27bb4e3a-4a2c-4c5e-8f5c-000000000001","name":"x","value":null,"more":1}`:           false,
+		`null`: false,
+	} {
+		if err := c.check("POST", path, http.Header{}, http.StatusOK, []byte(body)); (err == nil) != fits {
+			t.Errorf("%s: %v", body, err)
+		}
+	}
+}
+
+// TestContractHoldsRecordings checks the check: what the published server answered fits its
+// own description.
+func TestContractHoldsRecordings(t *testing.T) {
+	c := published(t)
+	for _, path := range []string{"testdata/exchanges.json.gz", "testdata/commands.json.gz"} {
+		for _, g := range readRecordings(t, path) {
+			for i, rec := range g.Exchanges {
+				if !strings.HasPrefix(rec.Type, "application/json") {
+					continue
+				}
+				header := http.Header{}
+				for k, v := range rec.Headers {
+					header.Set(k, v)
+				}
+				if err := c.check(rec.Method, rec.Path, header, rec.Status, marshal(rec.Want)); err != nil {
+					t.Errorf("%s/%02d %s %s: %v", g.Name, i, rec.Method, rec.Path, err)
+				}
+			}
+		}
+	}
+}
+
+// contract is the published server's description of itself, OpenAPI 3.1, whose schemas are
+// JSON Schema. It is safe for concurrent use.
+type contract struct {
+	mu         sync.Mutex // for the compiler and the cache
+	compiler   *jsonschema.Compiler
+	schemas    map[string]*jsonschema.Schema
+	operations map[string]operation // by "POST /api/project/{}/runs/get"
+}
+
+type operation struct {
+	path      string         // as the description writes it
+	match     *regexp.Regexp // of paths that it serves
+	Responses map[string]struct {
+		Content map[string]json.RawMessage `json:"content"`
+	} `json:"responses"`
+}
+
+var published = func() func(testing.TB) *contract {
+	load := sync.OnceValues(loadContract)
+	return func(t testing.TB) *contract {
+		t.Helper()
+		c, err := load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+}()
+
+func loadContract() (*contract, error) {
+	f, err := os.Open("testdata/openapi.json.gz")
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	zr, err := gzip.NewReader(f)
+	if err != nil {
+		return nil, err
+	}
+	doc, err := jsonschema.UnmarshalJSON(zr)
+	if err != nil {
+		return nil, err
+	}
+	data, err := json.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
+	var in struct {
+		Paths map[string]map[string]operation `json:"paths"`
+	}
+	if err := json.Unmarshal(data, &in); err != nil {
+		return nil, err
+	}
+	c := &contract{compiler: jsonschema.NewCompiler(), schemas: map[string]*jsonschema.Schema{}, operations: map[string]operation{}}
+	c.compiler.AssertFormat()
+	c.compiler.RegisterFormat(&jsonschema.Format{Name: "uuid4", Validate: uuid4})
+	if err := c.compiler.AddResource("openapi.json", doc); err != nil {
+		return nil, err
+	}
+	for path, methods := range in.Paths {
+		for method, op := range methods {
+			op.path = path
+			op.match = regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(anonymous(path)), `\{\}`, `[^/]+`) + "$")
+			c.operations[strings.ToUpper(method)+" "+anonymous(path)] = op
+		}
+	}
+	return c, nil
+}
+
+func uuid4(v any) error {
+	s, ok := v.(string)
+	if !ok {
+		return nil
+	}
+	id, err := uuid.Parse(s)
+	if err == nil && id.Version() != 4 {
+		err = fmt.Errorf("version %d", id.Version())
+	}
+	return err
+}
+
+var pathParameter = regexp.MustCompile(`\{[^/]+\}`)
+
+// anonymous is a path without the names of its parameters.
+func anonymous(path string) string { return pathParameter.ReplaceAllString(path, "{}") }
+
+// check says what of an answer does not fit the description. Only successes are looked at:
+// the description's errors are not what the published server sends, see [TestReplay]. Nor are
+// the forms for clients before the one that the description is of.
+func (c *contract) check(method, path string, header http.Header, status int, body []byte) error {
+	if v, known := clientVersion(header); status != http.StatusOK || known && v.before(0, 20, 20) {
+		return nil
+	}
+	schema, err := c.schema(method, path)
+	if err != nil || schema == nil {
+		return err
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	each(doc, func(m map[string]any) {
+		publishedWords(m)
+		for name := range added {
+			delete(m, name)
+		}
+	})
+	return schema.Validate(doc)
+}
+
+// schema is of the success of an operation, nil where the description has none.
+func (c *contract) schema(method, path string) (*jsonschema.Schema, error) {
+	path, _, _ = strings.Cut(path, "?")
+	id, op, ok := c.find(method, path)
+	if !ok || op.Responses["200"].Content["application/json"] == nil {
+		return nil, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.schemas[id]; s != nil {
+		return s, nil
+	}
+	at := "openapi.json#"
+	for _, key := range []string{"paths", op.path, strings.ToLower(method), "responses", "200", "content", "application/json", "schema"} {
+		at += "/" + url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(key))
+	}
+	s, err := c.compiler.Compile(at)
+	if err == nil {
+		c.schemas[id] = s
+	}
+	return s, err
+}
+
+// find is the operation that serves a path. A template never takes a path that is written out.
+func (c *contract) find(method, path string) (id string, op operation, ok bool) {
+	if op, ok := c.operations[method+" "+path]; ok {
+		return method + " " + path, op, true
+	}
+	for id, op := range c.operations {
+		if strings.HasPrefix(id, method+" ") && op.match.MatchString(path) {
+			return id, op, true
+		}
+	}
+	return "", operation{}, false
+}
