@@ -1,0 +1,248 @@
+package pricelist
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+
+	"dstack/internal/config"
+	"dstack/internal/offer"
+)
+
+// maxCSV bounds a catalog file after decompression, in bytes.
+const maxCSV = 128 << 20
+
+// A RowError says which row of a catalog file is wrong. Rows count from 1, without the header.
+type RowError struct {
+	File string
+	Row  int
+	Err  error
+}
+
+func (e *RowError) Error() string { return fmt.Sprintf("%s: row %d: %v", e.File, e.Row, e.Err) }
+
+func (e *RowError) Unwrap() error { return e.Err }
+
+// ReadCSV adds the rows of a catalog in version 3 of the original's format (catalog 4):
+// <provider>.csv. The prices are of the date asOf. Any bad row is an error, a *[RowError]: a
+// catalog that is wrong in one place is not to be trusted in another. Rows that need what a
+// plain request for an instance does not have (see [hidden]) are passed over. What is known to
+// be wrong in published catalogs is corrected: the memory of GPUs and TPUs, and their vendors.
+func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
+	backend, ok := strings.CutSuffix(name, ".csv")
+	if !ok {
+		return fmt.Errorf("%.200s: the file of a catalog is named <provider>.csv", name)
+	}
+	if ours, renamed := map[string]string{"lambdalabs": "lambda", "datacrunch": "verda"}[backend]; renamed {
+		backend = ours
+	}
+	limited := &io.LimitedReader{R: r, N: maxCSV + 1}
+	rows := csv.NewReader(limited)
+	rows.ReuseRecord = true
+	rows.FieldsPerRecord = -1 // columns may be missing at the end
+	header, err := rows.Read()
+	if err != nil {
+		return fmt.Errorf("%s: read the header: %w", name, err)
+	}
+	cols, err := columnsOf(header)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	added := 0
+	for n := 1; ; n++ {
+		cells, err := rows.Read()
+		switch {
+		case limited.N == 0:
+			return fmt.Errorf("%s: larger than %d bytes", name, maxCSV)
+		case errors.Is(err, io.EOF) && added == 0:
+			return fmt.Errorf("%s: has no rows", name)
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return &RowError{name, n, err}
+		}
+		row, shown, err := cols.row(cells, backend)
+		if err == nil && shown {
+			row.AsOf = asOf
+			err = b.Add(row)
+			added++
+		}
+		if err != nil {
+			return &RowError{name, n, err}
+		}
+	}
+}
+
+// columnNames are the columns in their usual order. Files may have others too.
+var columnNames = [...]string{
+	"instance_name", "location", "price", "cpu", "memory", "gpu_count", "gpu_name", "gpu_memory", "spot", "disk_size",
+	"gpu_vendor", "flags", "cpu_arch", "provider_data",
+}
+
+const (
+	colInstance = iota
+	colLocation
+	colPrice
+	colCPU
+	colMemory
+	colGPUs
+	colGPUName
+	colGPUMemory
+	colSpot
+	colDisk
+	colVendor
+	colFlags
+	colArch
+	colData
+)
+
+// csvColumns says where in a record each column is, -1 for nowhere.
+type csvColumns [len(columnNames)]int
+
+func columnsOf(header []string) (csvColumns, error) {
+	var cols csvColumns
+	for i, name := range columnNames {
+		cols[i] = slices.Index(header, name)
+		if cols[i] < 0 && slices.Contains([]int{colInstance, colLocation, colPrice, colCPU, colMemory, colGPUs, colSpot}, i) {
+			return cols, &FieldError{name, "the file lacks this column"}
+		}
+	}
+	return cols, nil
+}
+
+// row reads a record; shown is false for rows to pass over.
+func (cols *csvColumns) row(cells []string, backend string) (r Row, shown bool, err error) {
+	p := cellParser{cols: cols, cells: cells}
+	r = Row{
+		Backend: backend, Instance: p.text(colInstance), Region: p.text(colLocation), Price: p.number(colPrice),
+		CPUs: p.whole(colCPU), MemoryMiB: p.mib(colMemory), GPUs: p.whole(colGPUs), Spot: p.bool(colSpot), Arch: "x86",
+	}
+	if p.text(colArch) != "" {
+		r.Arch = strings.ToLower(p.text(colArch))
+	}
+	if p.text(colDisk) != "" {
+		if r.DiskMiB = p.mib(colDisk); r.DiskMiB == 0 {
+			p.fail(colDisk, "is not above 0")
+		}
+	}
+	if r.Region == "" {
+		p.fail(colLocation, "is empty")
+	}
+	if backend == "gcp" {
+		r.Region, r.Zone = zoneOf(r.Region)
+	}
+	if r.GPUs > 0 {
+		r.GPU = p.gpu()
+	} else if p.text(colGPUName)+p.text(colGPUMemory)+p.text(colVendor) != "" {
+		p.fail(colGPUs, "is 0, but a GPU is described")
+	}
+	if data := p.text(colData); data != "" && !json.Valid([]byte(data)) {
+		p.fail(colData, "is not JSON")
+	}
+	return r, !hidden(strings.Fields(p.text(colFlags))), p.err
+}
+
+// hidden tells of a row's flags whether a plain request for an instance cannot have it: flags
+// that nobody here knows, a start time that has to be agreed on (gcp-dws-calendar-mode) and
+// clusters that are only sold as a whole (runpod-cluster).
+func hidden(flags []string) bool {
+	for _, f := range flags {
+		switch f {
+		case "oci-spot", "lambda-arm", "gcp-a4", "gcp-g4", "runpod-cpu":
+		default:
+			return true
+		}
+	}
+	return false
+}
+
+// zoneOf splits us-central1-a into region and zone.
+func zoneOf(location string) (region, zone string) {
+	i := strings.LastIndexByte(location, '-')
+	if i <= 0 || i != len(location)-2 {
+		return location, ""
+	}
+	return location[:i], location
+}
+
+// cellParser reads the cells of a record and keeps the first problem.
+type cellParser struct {
+	cols  *csvColumns
+	cells []string
+	err   error
+}
+
+func (p *cellParser) fail(col int, problem string) {
+	if p.err == nil {
+		p.err = &FieldError{columnNames[col], problem}
+	}
+}
+
+func (p *cellParser) text(col int) string {
+	if i := p.cols[col]; i >= 0 && i < len(p.cells) {
+		return p.cells[i]
+	}
+	return ""
+}
+
+func (p *cellParser) whole(col int) int {
+	n, err := strconv.ParseInt(p.text(col), 10, 32)
+	if err != nil {
+		p.fail(col, fmt.Sprintf("%.40q is not a whole number", p.text(col)))
+	}
+	return int(n)
+}
+
+func (p *cellParser) number(col int) float64 {
+	f, err := strconv.ParseFloat(p.text(col), 64)
+	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
+		p.fail(col, fmt.Sprintf("%.40q is not a number", p.text(col)))
+		return 0
+	}
+	return f
+}
+
+// mib reads a size in GiB.
+func (p *cellParser) mib(col int) int {
+	f := math.Round(p.number(col) * 1024)
+	if f < 0 || f > maxMiB {
+		p.fail(col, fmt.Sprintf("%.40q is not a size in GB", p.text(col)))
+		return 0
+	}
+	return int(f)
+}
+
+func (p *cellParser) bool(col int) bool {
+	switch strings.ToLower(p.text(col)) {
+	case "true":
+		return true
+	case "false":
+	default:
+		p.fail(col, fmt.Sprintf("%.40q is not True or False", p.text(col)))
+	}
+	return false
+}
+
+// gpu reads the GPU of a row that has some. What is published is corrected by the table of
+// accelerators: a vendor, which older files leave out and Azure's has wrong, a memory that is
+// the driver's figure, and that of one chip for a slice of TPUs.
+func (p *cellParser) gpu() offer.GPU {
+	name, _ := strings.CutPrefix(p.text(colGPUName), "tpu-")
+	g := offer.GPU{Name: name, Vendor: config.GPUVendorOf(name), MemoryMiB: p.mib(colGPUMemory)}
+	if a, ok := config.FindAccelerator(name); ok {
+		g.Name = a.Name
+		if mib := config.GPUMemoryMiB(a.Name, g.MemoryMiB); mib > 0 {
+			g.MemoryMiB = mib
+		}
+	}
+	if tpu, ok := config.ParseTPU(name); ok {
+		g.MemoryMiB = tpu.MemoryGiB << 10
+	}
+	return g
+}

@@ -1,0 +1,55 @@
+package pricelist
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path"
+	"path/filepath"
+	"strings"
+)
+
+// AddFile adds a catalog file: <provider>.csv, or a zip archive that has just that. The date of
+// its prices is the day on which the file was last changed.
+func (b *Builder) AddFile(name string) error {
+	f, err := os.Open(name)
+	if err != nil {
+		return fmt.Errorf("read a catalog: %w", err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("read a catalog: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return fmt.Errorf("read a catalog: %s is not a file", name)
+	}
+	asOf := info.ModTime().UTC().Format("2006-01-02")
+	head := make([]byte, 4)
+	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read a catalog: %w", err)
+	}
+	if bytes.Equal(head, []byte("PK\x03\x04")) {
+		return b.readZip(f, info.Size(), filepath.Base(name), asOf)
+	}
+	return b.ReadCSV(f, filepath.Base(name), asOf)
+}
+
+func (b *Builder) readZip(r io.ReaderAt, size int64, name, asOf string) error {
+	zr, err := zip.NewReader(r, size)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	if len(zr.File) != 1 || strings.Contains(zr.File[0].Name, "\\") || path.Base(zr.File[0].Name) != zr.File[0].Name {
+		return fmt.Errorf("%s: the archive of a catalog has one file, <provider>.csv", name)
+	}
+	f, err := zr.File[0].Open()
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	defer f.Close()
+	return b.ReadCSV(f, zr.File[0].Name, asOf)
+}
