@@ -211,3 +211,15 @@ func normalised(yaml string) (api.RunSpec, error) {
 	}
 	return spec, normalise(&spec, "ssh-ed25519 AAAA")
 }
+
+func TestMountableRecorded(t *testing.T) {
+	type row struct {
+		In  string
+		Out bool
+	}
+	recorded(t, "volume-target.jsonl", func(t *testing.T, r row) {
+		if got := mountable(r.In); got != r.Out {
+			t.Errorf("mountable(%q) = %v, recorded %v", r.In, got, r.Out)
+		}
+	})
+}

@@ -3,7 +3,6 @@ package apply
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 
 	"dstack/internal/config"
@@ -24,7 +23,7 @@ func (o Options) prepare(run *config.AnyRun) error {
 	if err := o.env(c.Env); err != nil {
 		return err
 	}
-	if d := c.WorkingDir; d != nil && !strings.HasPrefix(*d, "/") && !strings.HasPrefix(*d, "~") {
+	if d := c.WorkingDir; d != nil && !absolute(*d) {
 		return errors.New("working_dir must be absolute")
 	}
 	if err := o.ports(run); err != nil {
@@ -32,6 +31,9 @@ func (o Options) prepare(run *config.AnyRun) error {
 	}
 	return o.interpolate(run)
 }
+
+// absolute says that a path in a container does not depend on where a job begins.
+func absolute(path string) bool { return strings.HasPrefix(path, "/") || strings.HasPrefix(path, "~") }
 
 // env adds the variables of the command line, and takes those without value from the caller's environment.
 func (o Options) env(env config.Env) error {
@@ -49,58 +51,6 @@ func (o Options) env(env config.Env) error {
 			return fmt.Errorf("Environment variable %s is not set", from)
 		}
 		env[name] = config.EnvValue{Value: value}
-	}
-	return nil
-}
-
-// ports replaces entries with the same container port by those of the command line and adds the others.
-func (o Options) ports(run *config.AnyRun) error {
-	var ports *[]config.PortMapping
-	switch {
-	case run.Task != nil:
-		ports = &run.Task.Ports
-	case run.DevEnvironment != nil:
-		ports = &run.DevEnvironment.Ports
-	default:
-		return nil
-	}
-	var given []config.PortMapping
-	for _, s := range o.Ports {
-		p, err := config.ParsePort(s)
-		if err != nil {
-			return fmt.Errorf("-p %s: %w", s, err)
-		}
-		given = append(given, p)
-	}
-	if err := unique(given); err != nil {
-		return err
-	}
-	kept := slices.DeleteFunc(slices.Clone(*ports), func(p config.PortMapping) bool {
-		return slices.ContainsFunc(given, func(g config.PortMapping) bool { return g.ContainerPort == p.ContainerPort })
-	})
-	merged := append(kept, given...)
-	if err := unique(merged); err != nil {
-		return err
-	}
-	if len(given) > 0 {
-		*ports = merged
-	}
-	return nil
-}
-
-func unique(ports []config.PortMapping) error {
-	container, local := map[int]bool{}, map[int]bool{}
-	for _, p := range ports {
-		if container[p.ContainerPort] {
-			return fmt.Errorf("Port %d is already in use", p.ContainerPort)
-		}
-		container[p.ContainerPort] = true
-		if p.LocalPort != nil {
-			if local[*p.LocalPort] {
-				return fmt.Errorf("Port %d is already in use", *p.LocalPort)
-			}
-			local[*p.LocalPort] = true
-		}
 	}
 	return nil
 }
