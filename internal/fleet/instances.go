@@ -25,18 +25,23 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 			ids = append(ids, id)
 		}
 	}
-	list, err := instance.OfProjects(ctx, s.DB.Read(), ids, r.FleetIDs, r.OnlyActive)
+	f := instance.Filter{Projects: ids, Fleets: r.FleetIDs, Active: r.OnlyActive, Ascending: r.Ascending, Limit: defaultInstances}
+	if r.Limit != nil {
+		f.Limit = *r.Limit
+	}
+	if f.Limit == 0 {
+		return []api.Instance{}, nil
+	}
+	if r.PrevCreatedAt != nil {
+		f.After = &instance.Cursor{At: r.PrevCreatedAt.Time}
+		if r.PrevID != nil {
+			f.After.ID = *r.PrevID
+		}
+	}
+	list, err := instance.List(ctx, s.DB.Read(), f)
 	if err != nil {
 		return nil, err
 	}
-	limit := defaultInstances
-	if r.Limit != nil {
-		limit = *r.Limit
-	}
-	list = user.Page(list, r.PrevCreatedAt, r.PrevID, &limit, r.Ascending, func(i instance.Instance) (*api.Time, string) {
-		at := api.At(i.CreatedAt)
-		return &at, i.ID
-	})
 	names, err := s.names(ctx, list)
 	if err != nil {
 		return nil, err
@@ -76,7 +81,7 @@ func (s *Service) Running(ctx context.Context) ([]instance.Instance, Names, erro
 	for i, p := range projects {
 		ids[i], n.Projects[p.ID] = p.ID, p.Name
 	}
-	all, err := instance.OfProjects(ctx, s.DB.Read(), ids, nil, false)
+	all, err := instance.List(ctx, s.DB.Read(), instance.Filter{Projects: ids})
 	if err != nil {
 		return nil, n, err
 	}

@@ -286,25 +286,62 @@ func Cost(ctx context.Context, q store.Querier, id string, now time.Time) (float
 	return price * store.Time(end).Sub(store.Time(start)).Hours(), nil
 }
 
-// OfProjects lists instances newest first: those of the given fleets, nil for all, and with
-// active only those that work.
-func OfProjects(ctx context.Context, q store.Querier, projectIDs, fleetIDs []string, active bool) ([]Instance, error) {
-	if len(projectIDs) == 0 || fleetIDs != nil && len(fleetIDs) == 0 {
+// Filter chooses instances of a list.
+type Filter struct {
+	Projects []string
+	Fleets   []string // nil for all
+	Active   bool     // only those that work
+	After    *Cursor  // where the page before ended, nil for the first
+	// Ascending lists the oldest first.
+	Ascending bool
+	Limit     int // of the page, 0 for all
+}
+
+// Cursor is a place in a list: after the instance, or without an ID after all of that moment.
+type Cursor struct {
+	At time.Time
+	ID string
+}
+
+// List returns a page of instances, also of deleted ones, newest first.
+func List(ctx context.Context, q store.Querier, f Filter) ([]Instance, error) {
+	if len(f.Projects) == 0 || f.Fleets != nil && len(f.Fleets) == 0 {
 		return nil, nil
 	}
 	var args []any
-	add := func(ids []string) string {
-		for _, id := range ids {
-			args = append(args, id)
+	add := func(values ...any) string {
+		args = append(args, values...)
+		return params(len(args)-len(values)+1, len(values))
+	}
+	in := func(ids []string) string {
+		values := make([]any, len(ids))
+		for i, id := range ids {
+			values[i] = id
 		}
-		return params(len(args)-len(ids)+1, len(ids))
+		return " IN (" + add(values...) + ")"
 	}
-	where := "WHERE project_id IN (" + add(projectIDs) + ")"
-	if fleetIDs != nil {
-		where += " AND fleet_id IN (" + add(fleetIDs) + ")"
+	where := "project_id" + in(f.Projects)
+	if f.Fleets != nil {
+		where += " AND fleet_id" + in(f.Fleets)
 	}
-	if active {
+	if f.Active {
 		where += " AND NOT deleted AND status IN ('idle', 'busy')"
 	}
-	return query(ctx, q, where+" ORDER BY created_at DESC, id", args...)
+	order, cmp, tie := "created_at DESC, id", "<", ">" // ids run the other way
+	if f.Ascending {
+		order, cmp, tie = "created_at, id DESC", ">", "<"
+	}
+	if c := f.After; c != nil {
+		at := add(store.Micros(c.At))
+		cond := "created_at " + cmp + " " + at
+		if c.ID != "" {
+			cond += " OR created_at = " + at + " AND id " + tie + " " + add(c.ID)
+		}
+		where += " AND (" + cond + ")"
+	}
+	tail := "WHERE " + where + " ORDER BY " + order
+	if f.Limit > 0 { // rows are large: sort no more of them than are returned
+		tail = fmt.Sprintf("WHERE id IN (SELECT id FROM instance %s LIMIT %d) ORDER BY %s", tail, f.Limit, order)
+	}
+	return query(ctx, q, tail, args...)
 }

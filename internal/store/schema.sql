@@ -128,7 +128,7 @@ CREATE UNIQUE INDEX instance_fleet_num ON instance (fleet_id, num) WHERE NOT del
 
 CREATE INDEX instance_live ON instance (shard) WHERE NOT deleted;
 
-CREATE INDEX instance_project ON instance (project_id, created_at);
+CREATE INDEX instance_page ON instance (project_id, created_at DESC, id);
 
 CREATE INDEX instance_project_live ON instance (project_id) WHERE NOT deleted;
 
@@ -308,7 +308,11 @@ CREATE TABLE run (
     data         TEXT    NOT NULL
 );
 
+CREATE INDEX run_active ON run (project_id, submitted_at DESC, id) WHERE status NOT IN ('terminated', 'failed', 'done');
+
 CREATE INDEX run_live ON run (shard) WHERE status NOT IN ('terminated', 'failed', 'done');
+
+CREATE INDEX run_page ON run (project_id, submitted_at DESC, id);
 
 CREATE UNIQUE INDEX run_project_id_name_key ON run (project_id, name) WHERE NOT deleted;
 

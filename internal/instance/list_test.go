@@ -1,0 +1,105 @@
+package instance
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/api"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+// Pages follow each other without gap and without repetition, also where many instances were
+// created at one moment.
+func TestListPages(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		err := db.Write(t.Context(), func(tx *store.Tx) error {
+			for n := range 12 {
+				i := Instance{
+					ID: fmt.Sprintf("i%02d", (n*5)%12), ProjectID: fmt.Sprintf("p%d", n%3), FleetID: fmt.Sprintf("f%d", n%2), Num: n,
+					Name: "i", Status: api.InstanceIdle, CreatedAt: time.UnixMicro(int64(1 + n/4)),
+				}
+				if n == 7 {
+					i.Status = api.InstancePending
+				}
+				if err := insert(t.Context(), tx, &i); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, f := range map[string]Filter{
+			"all":                 {Projects: []string{"p0", "p1", "p2"}},
+			"two projects":        {Projects: []string{"p0", "p2"}},
+			"one project":         {Projects: []string{"p1"}},
+			"one fleet":           {Projects: []string{"p0", "p1", "p2"}, Fleets: []string{"f1"}},
+			"those that work":     {Projects: []string{"p0", "p1", "p2"}, Active: true},
+			"no fleet":            {Projects: []string{"p0"}, Fleets: []string{}},
+			"none of the project": {Projects: []string{"p9"}},
+		} {
+			all := ids(t, db, f)
+			f.Ascending = true
+			up := ids(t, db, f)
+			slices.Reverse(up)
+			if diff := cmp.Diff(all, up); diff != "" {
+				t.Errorf("%s: oldest first is not the reverse (-newest first +reversed):\n%s", name, diff)
+			}
+			for _, f.Ascending = range []bool{false, true} {
+				want := slices.Clone(all)
+				if f.Ascending {
+					slices.Reverse(want)
+				}
+				if diff := cmp.Diff(want, pages(t, db, f)); diff != "" {
+					t.Errorf("%s, ascending %v: pages (-want +got):\n%s", name, f.Ascending, diff)
+				}
+			}
+		}
+		after := Filter{Projects: []string{"p0", "p1", "p2"}, After: &Cursor{At: time.UnixMicro(2)}}
+		if got := ids(t, db, after); len(got) != 4 {
+			t.Errorf("before a moment: %v, want the four of the moment before it", got)
+		}
+	})
+}
+
+func ids(t *testing.T, db *store.DB, f Filter) []string {
+	t.Helper()
+	list, err := List(t.Context(), db.Read(), f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ids []string
+	for _, i := range list {
+		ids = append(ids, i.ID)
+	}
+	return ids
+}
+
+// pages collects a list from pages of two.
+func pages(t *testing.T, db *store.DB, f Filter) []string {
+	t.Helper()
+	var all []string
+	f.Limit = 2
+	for range 20 {
+		list, err := List(t.Context(), db.Read(), f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, i := range list {
+			all = append(all, i.ID)
+		}
+		if len(list) < f.Limit {
+			return all
+		}
+		last := list[len(list)-1]
+		f.After = &Cursor{At: last.CreatedAt, ID: last.ID}
+	}
+	t.Fatal("the list has no end")
+	return nil
+}
