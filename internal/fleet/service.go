@@ -197,7 +197,7 @@ func (s *Service) taken(ctx context.Context, c config.Fleet, fleetID string) err
 	for _, h := range c.SSHConfig.Hosts {
 		var n int
 		host := address(h, c)
-		err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE NOT deleted AND ssh_host = $1 AND fleet_id <> $2`, host, fleetID).Scan(&n)
+		err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE ssh_host <> '' AND NOT deleted AND ssh_host = $1 AND fleet_id <> $2`, host, fleetID).Scan(&n)
 		if err != nil {
 			return fmt.Errorf("look for host %s: %w", host, err)
 		}
