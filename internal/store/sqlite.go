@@ -15,6 +15,10 @@ import (
 // readers is the size of the pool for reads; they run beside the one writer.
 const readers = 4
 
+// cacheSize bounds the pages that a connection keeps, at 16 MiB; a small database takes less.
+// With SQLite's own 2 MiB, every look at ten thousand hosts would read the file anew.
+const cacheSize = "cache_size(-16384)"
+
 // openSQLite makes the file if needed, readable by its owner only: it holds tokens.
 func openSQLite(ctx context.Context, path string) (*DB, error) {
 	path, err := filepath.Abs(path)
@@ -65,7 +69,7 @@ func (db *DB) connectSQLite(ctx context.Context, path string) error {
 }
 
 func sqlitePool(path string, size int, pragmas ...string) (*sql.DB, error) {
-	q := url.Values{"modeof": {path}, "_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)"}, pragmas...)}
+	q := url.Values{"modeof": {path}, "_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", cacheSize}, pragmas...)}
 	u := url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: strings.ReplaceAll(q.Encode(), "+", "%20")}
 	pool, err := driver.Open(u.String())
 	if err != nil {
