@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"hash/fnv"
 	"runtime/debug"
 	"time"
 
@@ -42,14 +42,14 @@ func (e *Engine) pass(ctx context.Context, k *Kind, en *entry) verdict {
 		return verdict{drop: true}
 	case errors.Is(err, store.ErrConflict) && attempt <= freeConflicts:
 		log.Debug("pass conflicted", "attempt", attempt)
-		return verdict{again: time.Now().Add(rand.N(time.Duration(attempt) * 2 * time.Millisecond)), err: err}
+		return verdict{again: time.Now().Add(apart(time.Duration(attempt)*2*time.Millisecond, en.id, attempt)), err: err}
 	case ctx.Err() != nil:
 		log.Info("pass interrupted", "err", err)
 		return verdict{err: err, drop: true}
 	}
-	delay := backoff(attempt)
+	delay := backoff(en.id, attempt)
 	if errors.Is(err, store.ErrConflict) {
-		delay = backoff(attempt - freeConflicts)
+		delay = backoff(en.id, attempt-freeConflicts)
 	}
 	log.Warn("pass failed", "err", err, "attempt", attempt, "retry_in", delay)
 	return verdict{again: time.Now().Add(delay), err: err}
@@ -72,12 +72,20 @@ func (e *Engine) reconcile(ctx context.Context, k *Kind, it Item) (again time.Ti
 	return again, err
 }
 
-// backoff is the delay after the n-th failure in a row, doubled each time, with jitter of
-// a quarter to both sides so that what failed together does not come back together.
-func backoff(n int) time.Duration {
+// backoff is the delay after the n-th failure in a row of an object, doubled each time, with
+// jitter of a quarter to both sides so that what failed together does not come back together.
+func backoff(id string, n int) time.Duration {
 	d := maxBackoff
 	if n < 10 {
 		d = min(minBackoff<<(n-1), maxBackoff)
 	}
-	return d*3/4 + rand.N(d/2)
+	return d*3/4 + apart(d/2, id, n)
+}
+
+// apart is a time below d that follows from an object's id and a number. It moves objects
+// apart as a random one would, and is the same when a world is simulated again.
+func apart(d time.Duration, id string, n int) time.Duration {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%s %d", id, n) // a hash takes everything
+	return time.Duration(h.Sum64() % uint64(d))
 }

@@ -4,8 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"maps"
 	"math"
-	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -219,7 +220,8 @@ func (e *Engine) find(ctx context.Context, shards []int, spread time.Duration) {
 	if len(shards) == 0 {
 		return
 	}
-	for _, q := range e.queues {
+	for _, kind := range slices.Sorted(maps.Keys(e.queues)) {
+		q := e.queues[kind]
 		ids, err := q.Live(ctx, e.DB.Read(), shards)
 		if err != nil {
 			if ctx.Err() == nil {
@@ -231,7 +233,7 @@ func (e *Engine) find(ctx context.Context, shards []int, spread time.Duration) {
 			if spread == 0 {
 				q.wake(id)
 			} else {
-				q.sweep(id, time.Now().Add(rand.N(spread)))
+				q.sweep(id, time.Now().Add(apart(spread, id, 0)))
 			}
 		}
 	}

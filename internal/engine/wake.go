@@ -116,7 +116,7 @@ func (e *Engine) listen(ctx context.Context, ready func()) {
 			return
 		}
 		ready()
-		delay := backoff(attempt)
+		delay := backoff(e.Owner, attempt)
 		e.Log.Warn("wake-ups from other replicas not heard", "err", err, "retry_in", delay)
 		select {
 		case <-time.After(delay + rand.N(delay)):

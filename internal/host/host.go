@@ -196,7 +196,7 @@ const (
 // run connects again and again until the host is forgotten.
 func (c *conn) run() {
 	delay := firstRetry
-	for c.ctx.Err() == nil {
+	for attempt := 1; c.ctx.Err() == nil; attempt++ {
 		start := time.Now()
 		err := c.session()
 		if c.ctx.Err() != nil {
@@ -208,7 +208,7 @@ func (c *conn) run() {
 		}
 		select {
 		case <-c.ctx.Done():
-		case <-time.After(jitter(delay)):
+		case <-time.After(jitter(delay, c.target.ID, attempt)):
 		}
 		delay = min(2*delay, maxRetry)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -269,6 +270,10 @@ func (p *Pool) push(ctx context.Context, s *ssh.Client, user string, bin agentbi
 	return nil
 }
 
-func jitter(d time.Duration) time.Duration {
-	return d/2 + time.Duration(rand.Int64N(int64(d)))
+// jitter is a time between half of d and one and a half, that follows from a host and a
+// number: hosts that were lost together do not come back together.
+func jitter(d time.Duration, id string, n int) time.Duration {
+	h := fnv.New64a()
+	_, _ = fmt.Fprintf(h, "%s %d", id, n) // a hash takes everything
+	return d/2 + time.Duration(h.Sum64()%uint64(d))
 }

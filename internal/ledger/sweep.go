@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"hash/fnv"
 	"slices"
 	"strings"
 	"sync"
@@ -70,7 +70,15 @@ func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 	if t, ok := b.(backend.TidyBackend); ok {
 		failed = append(failed, l.tidy(ctx, a, t))
 	}
-	return time.Now().Add(sweepEvery - rand.N(sweepEvery/10)), errors.Join(failed...)
+	return time.Now().Add(sweepEvery - apart(it.ID)), errors.Join(failed...)
+}
+
+// apart is up to a tenth of the time between sweeps, another for each account, so that they
+// do not stay together.
+func apart(account string) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(account)) // a hash takes everything
+	return time.Duration(h.Sum64() % uint64(sweepEvery/10))
 }
 
 // tidy has a backend remove what costs nothing and nothing uses any more.
