@@ -33,13 +33,20 @@ func Reserve(ctx context.Context, host string, ports []Port) ([]*Forward, error)
 	if host == "" {
 		host = "localhost"
 	}
+	return reserve(ports, func(port int) ([]net.Listener, error) { return listen(ctx, host, port) })
+}
+
+// A binder opens one local port.
+type binder func(port int) ([]net.Listener, error)
+
+func reserve(ports []Port, bind binder) ([]*Forward, error) {
 	var fs []*Forward
 	for _, explicit := range []bool{true, false} {
 		for _, p := range ports {
 			if explicit != (p.Local != 0) {
 				continue
 			}
-			f, err := open(ctx, host, p)
+			f, err := bind.open(p)
 			if err != nil {
 				Release(fs)
 				return nil, err
@@ -68,13 +75,13 @@ func Release(fs []*Forward) {
 	}
 }
 
-func open(ctx context.Context, host string, p Port) (*Forward, error) {
+func (bind binder) open(p Port) (*Forward, error) {
 	first, last := p.Local, p.Local
 	if p.Local == 0 {
 		first, last = p.Remote, 65535
 	}
 	for port := first; port <= last; port++ {
-		ls, err := listen(ctx, host, port)
+		ls, err := bind(port)
 		if err == nil {
 			return &Forward{Local: port, Remote: p.Remote, listeners: ls}, nil
 		}
@@ -89,7 +96,7 @@ func open(ctx context.Context, host string, p Port) (*Forward, error) {
 		if taken {
 			return nil, &PortInUseError{port}
 		}
-		return nil, fmt.Errorf("listen on %s: %w", net.JoinHostPort(host, strconv.Itoa(port)), err)
+		return nil, fmt.Errorf("listen on port %d: %w", port, err)
 	}
 	return nil, &PortInUseError{p.Remote}
 }

@@ -71,9 +71,11 @@ func (p *Program) LookupEnv(name string) (string, bool) {
 
 // Bool reads a boolean environment variable; unset means false.
 func (p *Program) Bool(name string) (bool, error) {
-	switch v := p.Env(name); strings.ToLower(v) {
-	case "":
+	v, set := p.LookupEnv(name)
+	if !set {
 		return false, nil
+	}
+	switch strings.ToLower(v) {
 	case "1", "true", "on":
 		return true, nil
 	case "0", "false", "off":
