@@ -63,6 +63,8 @@ type Data struct {
 	IdleSeconds int64 `json:"idle_seconds"`
 	// AutoBlocks is the fleet's "blocks: auto": the number follows from the hardware.
 	AutoBlocks bool `json:"auto_blocks,omitempty"`
+	// Touched says that something was or may have been installed on an SSH host.
+	Touched bool `json:"touched,omitempty"`
 	// LostAt is when the connection was lost, zero while there is one.
 	LostAt time.Time `json:"lost_at,omitzero"`
 	// Problem is the latest reason why the instance is not further, for people.

@@ -130,6 +130,9 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 			d.end(now, api.InstanceProvisioningTimeout, msg)
 			return
 		}
+		if !d.Instance.Data.Touched { // recorded before it is done
+			d.Instance.Data.Touched, d.Changed = true, true
+		}
 		d.Effects = append(d.Effects, Onboard)
 		return
 	}
@@ -343,7 +346,7 @@ func (d *Decision) terminating(now time.Time, s Snapshot) {
 		return // the jobs end first and wake us
 	}
 	if s.Instance.SSH() {
-		if s.Instance.Data.Host != nil && s.Instance.Data.Tries < uninstallTries {
+		if s.Instance.Data.Touched && s.Instance.Data.Tries < uninstallTries {
 			d.Effects = append(d.Effects, Uninstall)
 			return
 		}

@@ -17,7 +17,7 @@ func sshHost(status api.InstanceStatus) Snapshot {
 	return Snapshot{
 		Instance: Instance{
 			Status: status, CreatedAt: start,
-			Data: Data{Remote: &RemoteHost{}, Provisioning: &api.JobProvisioningData{}, Host: &agentapi.HostInfo{}, IdleSeconds: -1},
+			Data: Data{Remote: &RemoteHost{}, Provisioning: &api.JobProvisioningData{}, Host: &agentapi.HostInfo{}, IdleSeconds: -1, Touched: true},
 		},
 		Link: Link{Watched: true, Connected: true},
 	}
@@ -113,6 +113,10 @@ func TestStep(t *testing.T) {
 		{name: "the instance ends when the cloud confirms it", s: with(paid(api.InstanceTerminating), func(s *Snapshot) { s.Machine.Gone = true }),
 			status: api.InstanceTerminated, effects: []Effect{Forget}},
 		{name: "the agent is taken off an SSH host", s: sshHost(api.InstanceTerminating), status: api.InstanceTerminating, effects: []Effect{Uninstall}},
+		{name: "also when nobody knows how far adding it came", s: with(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Host = nil }),
+			status: api.InstanceTerminating, effects: []Effect{Uninstall}},
+		{name: "a host that was never touched just goes", s: with(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Touched = false }),
+			status: api.InstanceTerminated, effects: []Effect{Forget}},
 		{name: "a host that cannot be reached is removed all the same", s: with(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Tries = uninstallTries }),
 			status: api.InstanceTerminated, effects: []Effect{Forget}},
 	} {
