@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"cmp"
+	"math/bits"
 	"slices"
 
 	"dstack/internal/api"
@@ -55,14 +56,11 @@ func (t *Tally) Add(m Misses, price float64) {
 	if m == 0 {
 		t.fit++
 	}
-	for r := range t.missed {
-		bit := Misses(1) << r
-		if m&bit == 0 {
-			continue
-		}
-		e := &t.missed[r]
+	alone := bits.OnesCount32(uint32(m)) == 1
+	for ; m != 0; m &= m - 1 { // without its lowest bit
+		e := &t.missed[bits.TrailingZeros32(uint32(m))]
 		e.Excludes++
-		if m == bit {
+		if alone {
 			if e.Alone == 0 || price < e.From {
 				e.From = price
 			}

@@ -20,7 +20,7 @@ const (
 	magic      = "dstack prices 1\n"
 	priceUnits = 1e9
 	// maxEncoded bounds what Decode reads, in bytes after decompression: MaxRows rows are less.
-	maxEncoded = 64 << 20
+	maxEncoded = 32 << 20
 )
 
 // Encode writes the list in its compact form. Prices finer than a billionth of a dollar are an

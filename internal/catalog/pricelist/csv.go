@@ -18,6 +18,12 @@ import (
 // maxCSV bounds a catalog file after decompression, in bytes.
 const maxCSV = 128 << 20
 
+// limits bound a file: bytes, and rows, also of those that are passed over.
+type limits struct {
+	bytes int64
+	rows  int
+}
+
 // A RowError says which row of a catalog file is wrong. Rows count from 1, without the header.
 type RowError struct {
 	File string
@@ -35,6 +41,10 @@ func (e *RowError) Unwrap() error { return e.Err }
 // plain request for an instance does not have (see [hidden]) are passed over. What is known to
 // be wrong in published catalogs is corrected: the memory of GPUs and TPUs, and their vendors.
 func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
+	return b.readCSV(r, name, asOf, limits{maxCSV, MaxRows})
+}
+
+func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 	backend, ok := strings.CutSuffix(name, ".csv")
 	if !ok {
 		return fmt.Errorf("%.200s: the file of a catalog is named <provider>.csv", name)
@@ -42,7 +52,7 @@ func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
 	if ours, renamed := map[string]string{"lambdalabs": "lambda", "datacrunch": "verda"}[backend]; renamed {
 		backend = ours
 	}
-	limited := &io.LimitedReader{R: r, N: maxCSV + 1}
+	limited := &io.LimitedReader{R: r, N: most.bytes + 1}
 	rows := csv.NewReader(limited)
 	rows.ReuseRecord = true
 	rows.FieldsPerRecord = -1 // columns may be missing at the end
@@ -59,13 +69,15 @@ func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
 		cells, err := rows.Read()
 		switch {
 		case limited.N == 0:
-			return fmt.Errorf("%s: larger than %d bytes", name, maxCSV)
+			return fmt.Errorf("%s: larger than %d bytes", name, most.bytes)
 		case errors.Is(err, io.EOF) && added == 0:
 			return fmt.Errorf("%s: has no rows", name)
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
 			return &RowError{name, n, err}
+		case n > most.rows:
+			return &RowError{name, n, fmt.Errorf("there are more than %d rows", most.rows)}
 		}
 		row, shown, err := cols.row(cells, backend)
 		if err == nil && shown {

@@ -46,6 +46,9 @@ func (b *Builder) readZip(r io.ReaderAt, size int64, name, asOf string) error {
 	if len(zr.File) != 1 || strings.Contains(zr.File[0].Name, "\\") || path.Base(zr.File[0].Name) != zr.File[0].Name {
 		return fmt.Errorf("%s: the archive of a catalog has one file, <provider>.csv", name)
 	}
+	if zr.File[0].UncompressedSize64 > maxCSV { // ReadCSV counts what there really is
+		return fmt.Errorf("%s: the archive unpacks to more than %d bytes", name, maxCSV)
+	}
 	f, err := zr.File[0].Open()
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)

@@ -1,0 +1,248 @@
+package pricelist
+
+import (
+	"archive/zip"
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/offer"
+)
+
+const csvHeader = "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size,gpu_vendor,flags,cpu_arch,provider_data\n"
+
+func TestReadCSV(t *testing.T) {
+	base := Row{Backend: "aws", Instance: "x", Region: "r", CPUs: 4, MemoryMiB: 16 << 10, Arch: "x86", Price: 0.526, AsOf: "2026-08-01"}
+	with := func(change func(*Row)) []Row {
+		r := base
+		change(&r)
+		return []Row{r}
+	}
+	gpu := func(n int, name string, gib int, vendor string) func(*Row) {
+		return func(r *Row) { r.GPUs, r.GPU = n, offer.GPU{Name: name, MemoryMiB: gib << 10, Vendor: vendor} }
+	}
+	for name, tt := range map[string]struct {
+		file, text string // "" is aws.csv
+		want       []Row
+	}{
+		"a machine":               {"", "x,r,0.526,4,16.0,0,,,False,,,,,{}", []Row{base}},
+		"missing columns":         {"", "x,r,0.526,4,16.0,0,,,false", []Row{base}},
+		"spot, arm, disk":         {"", "x,r,0.526,4,16.0,0,,,TRUE,100.5,,,arm,", with(func(r *Row) { r.Spot, r.Arch, r.DiskMiB = true, "arm", 102912 })},
+		"a GPU of an old file":    {"", "x,r,0.526,4,16.0,1,T4,16.0,False,,,,x86,{}", with(gpu(1, "T4", 16, "nvidia"))},
+		"memory as reported":      {"", "x,r,0.526,4,16.0,8,B200,179.06,False,,nvidia,,x86,{}", with(gpu(8, "B200", 180, "nvidia"))},
+		"a part of a GPU":         {"", "x,r,0.526,4,16.0,1,A10,4,False,,nvidia,,x86,{}", with(gpu(1, "A10", 4, "nvidia"))},
+		"a name in another case":  {"", "x,r,0.526,4,16.0,1,rtx6000ADA,48,False,,nvidia,,x86,{}", with(gpu(1, "RTX6000Ada", 48, "nvidia"))},
+		"the vendor is wrong":     {"", "x,r,0.526,4,16.0,1,MI25,16,False,,nvidia,,x86,{}", with(gpu(1, "MI25", 16, "amd"))},
+		"TPUs with a chip's size": {"", "x,r,0.526,4,16.0,1,tpu-v5p-8,95,False,,,,x86,{}", with(gpu(1, "v5p-8", 380, "google"))},
+		"a known flag":            {"", "x,r,0.526,4,16.0,0,,,False,,,oci-spot gcp-g4,x86,{}", []Row{base}},
+		"flags that hide":         {"", "x,r,0.526,4,16.0,0,,,False,,,,,{}\nx,r,9,4,16.0,0,,,False,,,gcp-g4 secret,,{}\nx,r,9,4,16.0,0,,,False,,,runpod-cluster,,{}", []Row{base}},
+		"another provider's name": {"lambdalabs.csv", "x,r,0.526,4,16.0,0,,,False,,,,,{}", with(func(r *Row) { r.Backend = "lambda" })},
+		"zones":                   {"gcp.csv", "x,us-west2-c,0.526,4,16.0,0,,,False,,,,,\"{\"\"a\"\": 1}\"", with(func(r *Row) { r.Backend, r.Region, r.Zone = "gcp", "us-west2", "us-west2-c" })},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b Builder
+			if tt.file == "" {
+				tt.file = "aws.csv"
+			}
+			if err := b.ReadCSV(strings.NewReader(csvHeader+tt.text+"\n"), tt.file, "2026-08-01"); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(tt.want, rowsOf(b.List())); diff != "" {
+				t.Errorf("rows (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestReadCSVWithOtherColumns(t *testing.T) {
+	var b Builder
+	text := "note,spot,price,location,gpu_count,memory,cpu,instance_name\nhi,False,1,r,0,2,3,x\n"
+	if err := b.ReadCSV(strings.NewReader(text), "aws.csv", "2026"); err != nil {
+		t.Fatal(err)
+	}
+	if r := b.List().Row(0); r.Instance != "x" || r.CPUs != 3 || r.MemoryMiB != 2048 {
+		t.Errorf("got %+v", r)
+	}
+}
+
+func TestReadCSVRefuses(t *testing.T) {
+	const good = "x,r,0.526,4,16.0,1,T4,16.0,False,,nvidia,,x86,{}\n"
+	for want, row := range map[string]string{
+		`price: "NaN" is not a number`:                                              "y,r,NaN,4,16.0,0,,,False,,,,,{}",
+		`price: "1e999" is not a number`:                                            "y,r,1e999,4,16.0,0,,,False,,,,,{}",
+		`price: -3 is not above 0 and at most 100000 US dollars per hour`:           "y,r,-3,4,16.0,0,,,False,,,,,{}",
+		`price: "" is not a number`:                                                 "y,r,,4,16.0,0,,,False,,,,,{}",
+		`instance_name: "" is not a name of 1 to 200 bytes`:                         ",r,1,4,16.0,0,,,False,,,,,{}",
+		`location: is empty`:                                                        "y,,1,4,16.0,0,,,False,,,,,{}",
+		`cpu: "4.0" is not a whole number`:                                          "y,r,1,4.0,16.0,0,,,False,,,,,{}",
+		`cpu: "99999999999999999999" is not a whole number`:                         "y,r,1,99999999999999999999,16.0,0,,,False,,,,,{}",
+		`memory: "-1" is not a size in GB`:                                          "y,r,1,4,-1,0,,,False,,,,,{}",
+		`memory: "1e300" is not a size in GB`:                                       "y,r,1,4,1e300,0,,,False,,,,,{}",
+		`disk_size: is not above 0`:                                                 "y,r,1,4,16,0,,,False,0,,,,{}",
+		`spot: "yes" is not True or False`:                                          "y,r,1,4,16,0,,,yes,,,,,{}",
+		`gpu_count: is 0, but a GPU is described`:                                   "y,r,1,4,16,0,T4,16,False,,,,,{}",
+		`gpu_count: -1 is not 0 to 128`:                                             "y,r,1,4,16,-1,,,False,,,,,{}",
+		`gpu_name: "B999" is not a known accelerator`:                               "y,r,1,4,16,1,B999,16,False,,nvidia,,,{}",
+		`gpu_name: "" is not a known accelerator`:                                   "y,r,1,4,16,1,,16,False,,nvidia,,,{}",
+		`gpu_memory: "" is not a number`:                                            "y,r,1,4,16,1,T4,,False,,nvidia,,,{}",
+		`cpu_arch: "mips" is not x86 or arm`:                                        "y,r,1,4,16,0,,,False,,,,mips,{}",
+		`provider_data: is not JSON`:                                                "y,r,1,4,16,0,,,False,,,,,{",
+		`instance_name: x in "r" is there twice`:                                    "x,r,2,4,16.0,1,T4,16.0,False,,nvidia,,x86,{}",
+		"parse error on line 3, column 8: extraneous or missing \" in quoted-field": "\"y,r,1",
+	} {
+		var b Builder
+		err := b.ReadCSV(strings.NewReader(csvHeader+good+row+"\n"), "aws.csv", "2026")
+		bad, ok := errors.AsType[*RowError](err)
+		if !ok || bad.Row != 2 || bad.Err.Error() != want {
+			t.Errorf("%s: error %v, want row 2: %s", row, err, want)
+		}
+	}
+	for want, text := range map[string]string{
+		"aws.csv: read the header: EOF":                 "",
+		"aws.csv: has no rows":                          csvHeader,
+		"aws.csv: price: the file lacks this column":    "instance_name,location\nx,r\n",
+		`aws.csv: instance_name: the file lacks this c`: "\x00\xff\n",
+	} {
+		var b Builder
+		if err := b.ReadCSV(strings.NewReader(text), "aws.csv", "2026"); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%q: error %v, want %s", text, err, want)
+		}
+	}
+	for _, name := range []string{"aws", "acme.csv", ".csv"} {
+		var b Builder
+		if err := b.ReadCSV(strings.NewReader(csvHeader+good), name, "2026"); err == nil {
+			t.Errorf("a file %s was read", name)
+		}
+	}
+}
+
+// endless repeats a text.
+type endless struct {
+	text string
+	at   int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	n := copy(p, e.text[e.at:])
+	e.at = (e.at + n) % len(e.text)
+	return n, nil
+}
+
+func TestReadCSVIsBounded(t *testing.T) {
+	for text, want := range map[string]string{
+		"x,r,1,1,1,0,,,False,,,secret,,{}\n": "aws.csv: row 1001: there are more than 1000 rows",
+		"x":                                  "aws.csv: larger than 100000 bytes",
+	} {
+		var b Builder
+		in := io.MultiReader(strings.NewReader(csvHeader), &endless{text: text})
+		if err := b.readCSV(in, "aws.csv", "2026", limits{100_000, 1000}); err == nil || err.Error() != want {
+			t.Errorf("an endless %q: error %v, want %s", text, err, want)
+		}
+	}
+}
+
+func TestAddFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string, data []byte) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		day := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+		if err := os.Chtimes(path, day, day); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	archive := func(files map[string]string) []byte {
+		var out bytes.Buffer
+		zw := zip.NewWriter(&out)
+		for name, text := range files {
+			w, err := zw.Create(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := w.Write([]byte(text)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := zw.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	const text = csvHeader + "x,r,0.526,4,16.0,0,,,False,,,,,{}\n"
+	for _, path := range []string{write("aws.csv", []byte(text)), write("catalog.zip", archive(map[string]string{"aws.csv": text}))} {
+		var b Builder
+		if err := b.AddFile(path); err != nil {
+			t.Fatal(err)
+		}
+		if rows := rowsOf(b.List()); len(rows) != 1 || rows[0].AsOf != "2026-08-01" || rows[0].Backend != "aws" {
+			t.Errorf("%s has %+v", path, rows)
+		}
+	}
+	bomb := func() []byte { // says that it is larger than it may be
+		var out bytes.Buffer
+		zw := zip.NewWriter(&out)
+		if _, err := zw.CreateRaw(&zip.FileHeader{Name: "aws.csv", UncompressedSize64: maxCSV + 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := zw.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	zipped := archive(map[string]string{"aws.csv": text})
+	for want, path := range map[string]string{
+		"no such file":                    filepath.Join(dir, "none.csv"),
+		"is not a file":                   dir,
+		"not a valid zip file":            write("cut.zip", zipped[:len(zipped)-9]),
+		"two.zip: the archive of a cat":   write("two.zip", archive(map[string]string{"aws.csv": text, "gcp.csv": text})),
+		"up.zip: the archive of a catal":  write("up.zip", archive(map[string]string{"../aws.csv": text})),
+		"the file of a catalog is named":  write("catalog.txt", []byte(text)),
+		"bomb.zip: the archive unpacks t": write("bomb.zip", bomb()),
+	} {
+		var b Builder
+		if err := b.AddFile(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %s", path, err, want)
+		}
+	}
+}
+
+func FuzzReadCSV(f *testing.F) {
+	f.Add(csvHeader + "x,r,0.526,4,16.0,1,T4,16.0,False,,nvidia,,x86,{}\n")
+	f.Add(csvHeader + "x,us-west2-c,51.5,224,3968.0,1,tpu-v5p-8,95,True,7,,gcp-a4,arm,\"{\"\"a\"\": 1}\"\n")
+	f.Add("spot,price\n\"")
+	f.Fuzz(func(t *testing.T, text string) {
+		var b Builder
+		if err := b.ReadCSV(strings.NewReader(text), "gcp.csv", "2026-08-01"); err != nil {
+			return // refusing is fine
+		}
+		l := b.List()
+		for _, r := range rowsOf(l) {
+			if err := check(r); err != nil {
+				t.Errorf("%+v was taken: %v", r, err)
+			}
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	for _, data := range []string{"\x00\x00\x00\x00\x00", "\x01\x01x\x01\x042026\x01\x00\x00\x00\x01\x01\x00\x00\x01\x00\x00\x01\x01\x00\x00\x00\x01"} {
+		f.Add([]byte(data))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		l, err := Decode(bytes.NewReader(packed(t, magic+string(data))))
+		if err != nil {
+			return
+		}
+		rowsOf(l)
+	})
+}
