@@ -27,8 +27,11 @@ func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 	return &Client{http: &http.Client{Transport: &http.Transport{
 		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		MaxIdleConnsPerHost: 2,
-		IdleConnTimeout:     5 * time.Minute,
+		IdleConnTimeout:     time.Minute,
 		DisableCompression:  true,
+		// There is a client for each of ten thousand hosts, and little to say to most.
+		ReadBufferSize:  1 << 10,
+		WriteBufferSize: 1 << 10,
 	}}}
 }
 
@@ -125,6 +128,9 @@ func (c *Client) Logs(ctx context.Context, id string, src LogSource, offset int6
 func (c *Client) Events(ctx context.Context, after int64, handle func(Event) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	// A stream without heartbeats is dead, whatever TCP believes.
+	silence := time.AfterFunc(3*HeartbeatEvery, cancel)
+	defer silence.Stop()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/events?after="+strconv.FormatInt(after, 10), nil)
 	if err != nil {
 		return fmt.Errorf("open event stream: %w", err)
@@ -137,11 +143,8 @@ func (c *Client) Events(ctx context.Context, after int64, handle func(Event) err
 	if resp.StatusCode != http.StatusOK {
 		return responseError(resp)
 	}
-	// A stream without heartbeats is dead, whatever TCP believes.
-	silence := time.AfterFunc(3*HeartbeatEvery, cancel)
-	defer silence.Stop()
 	r := bufio.NewScanner(resp.Body)
-	r.Buffer(make([]byte, 0, 16<<10), MaxEvent)
+	r.Buffer(make([]byte, 0, 512), MaxEvent) // it grows with the lines
 	for r.Scan() {
 		silence.Reset(3 * HeartbeatEvery)
 		var e Event

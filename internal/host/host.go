@@ -191,6 +191,9 @@ const (
 	// batch bounds the events of one Handle, linger how long they are collected.
 	batch  = 256
 	linger = 3 * time.Millisecond
+	// ahead is how many events are read while others are stored. The stream flows on by
+	// itself; what waits here takes memory for every host.
+	ahead = 4
 )
 
 // run connects again and again until the host is forgotten.
@@ -282,7 +285,6 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 	c.mu.Unlock()
 	client := agentapi.NewClient(socketDialer(s, c.target.home(), c.target.Endpoint.User))
 	stop := context.AfterFunc(ctx, func() { s.Close() })
-	go keepalive(ctx, s)
 	return client, func() {
 		stop()
 		client.Close()
@@ -333,7 +335,7 @@ func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
 func (c *conn) events(ctx context.Context, client *agentapi.Client) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	in := make(chan agentapi.Event, batch)
+	in := make(chan agentapi.Event, ahead)
 	errs := make(chan error, 1)
 	go func() {
 		errs <- client.Events(ctx, 0, func(e agentapi.Event) error {

@@ -119,7 +119,7 @@ func handshake(ctx context.Context, e Endpoint, dial func(context.Context) (net.
 		c.Close()
 		return nil, "", problem(CodeUnreachable, "%s does not answer", e)
 	}
-	return ssh.NewClient(c, chans, reqs), seen, nil
+	return client(c, chans, reqs), seen, nil
 }
 
 var errHostKey = errors.New("the host key changed")
@@ -147,41 +147,12 @@ func explain(ctx context.Context, e Endpoint, err error) error {
 	return problem(CodeUnreachable, "SSH to %s fails: %v", e, err)
 }
 
-// keepalive ends a connection whose peer is gone.
-func keepalive(ctx context.Context, s *ssh.Client) {
-	tick := time.NewTicker(15 * time.Second)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-		}
-		done := make(chan error, 1)
-		go func() {
-			_, _, err := s.SendRequest("keepalive@openssh.com", true, nil)
-			done <- err
-		}()
-		select {
-		case err := <-done:
-			if err == nil {
-				continue
-			}
-		case <-time.After(30 * time.Second):
-		case <-ctx.Done():
-			return
-		}
-		s.Close()
-		return
-	}
-}
-
 // socketDialer reaches the agent's socket: by forwarding, or where that is refused through
 // a command.
 func socketDialer(s *ssh.Client, home, user string) func(context.Context) (net.Conn, error) {
 	socket := path.Join(home, agentapi.SocketName)
 	return func(ctx context.Context) (net.Conn, error) {
-		c, err := s.DialContext(ctx, "unix", socket)
+		c, err := dialSocket(ctx, s, socket)
 		var refused *ssh.OpenChannelError
 		if errors.As(err, &refused) && refused.Reason == ssh.Prohibited {
 			return execConn(s, root(user, binaryPath+" connect --home "+quote(home)))
