@@ -220,7 +220,14 @@ func (d *decoder) number(limit int) int {
 }
 
 // length takes the length of a table, whose entries have at least a byte each.
-func (d *decoder) length() int { return d.number(len(d.rest)) }
+func (d *decoder) length() int {
+	n := d.number(maxEncoded)
+	if n > len(d.rest) {
+		d.failed, d.rest = true, nil
+		return 0
+	}
+	return n
+}
 
 // index takes the number of one of n entries.
 func (d *decoder) index(n int) int {
