@@ -44,6 +44,7 @@ func TestRuns(t *testing.T) {
 		{"Ports", ports},
 		{"Files", files},
 		{"MaxDuration", maxDuration},
+		{"Inactivity", inactivity},
 		{"KillServer", killServer},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -289,6 +290,16 @@ func maxDuration(t *testing.T, w *world, m *machine) {
 		t.Error("a run that exceeds max_duration exits with 0")
 	}
 	if ps := w.must("ps", "-a", "-v").Out; !strings.Contains(ps, "max duration") {
+		t.Errorf("ps does not say why the run ended:\n%s", ps)
+	}
+}
+
+// inactivity ends a dev environment that nobody is connected to.
+func inactivity(t *testing.T, w *world, m *machine) {
+	w.write("idle.dstack.yml", "type: dev-environment\nname: idler\nimage: job:1\ninactivity_duration: 3s\n"+anyResources)
+	w.must("apply", "-y", "-d", "-f", "idle.dstack.yml")
+	w.waitStatus("idler", "terminated", "failed", "done")
+	if ps := w.must("ps", "-a", "-v").Out; !strings.Contains(ps, "inactivity duration") {
 		t.Errorf("ps does not say why the run ended:\n%s", ps)
 	}
 }
