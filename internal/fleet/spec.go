@@ -8,6 +8,9 @@ import (
 	"dstack/internal/sshkey"
 )
 
+// maxNodes bounds how many instances one request makes.
+const maxNodes = 10_000
+
 // normalise applies the rules of configurations 7 in their order and fills in what the server
 // decides.
 func normalise(spec api.FleetSpec) (api.FleetSpec, error) {
@@ -27,6 +30,8 @@ func normalise(spec api.FleetSpec) (api.FleetSpec, error) {
 		err = api.Invalid("Backend fleet configuration does not support the following fields: ['env']")
 	case c.SSHConfig != nil:
 		err = checkSSH(c)
+	case c.Nodes.Target > maxNodes: // which is not below the minimum
+		err = api.Invalid("nodes: a fleet cannot be made with more than %d instances", maxNodes)
 	}
 	if err != nil {
 		return spec, err

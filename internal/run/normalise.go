@@ -10,8 +10,10 @@ import (
 	"dstack/internal/config"
 )
 
-// Limits of what a configuration may ask for, times in seconds (configurations 5.7).
+// Limits of what a configuration may ask for, times in seconds (configurations 5.7). That of
+// nodes is ours: each is a job in every answer about the run.
 const (
+	maxNodes        = 1000
 	maxWindow       = 3600
 	maxProbes       = 10
 	maxProbeTimeout = 300
@@ -22,7 +24,7 @@ const (
 // normalised again.
 func normalise(spec *api.RunSpec, userKey string) error {
 	explicit(spec)
-	for _, step := range []func(*api.RunSpec) error{checkNames, checkGroupRefs, checkMounts, fillRepo, checkPolicies, fillDefaults, checkAccelerators, checkCPU} {
+	for _, step := range []func(*api.RunSpec) error{checkNames, checkSize, checkGroupRefs, checkMounts, fillRepo, checkPolicies, fillDefaults, checkAccelerators, checkCPU} {
 		if err := step(spec); err != nil {
 			return err
 		}
@@ -59,6 +61,17 @@ func checkNames(spec *api.RunSpec) error {
 		if err := config.CheckName(*name); err != nil {
 			return api.Invalid("%v", err)
 		}
+	}
+	return nil
+}
+
+func checkSize(spec *api.RunSpec) error {
+	total := 0
+	for _, n := range groupSizes(spec.Configuration) {
+		if n > maxNodes-total {
+			return api.Invalid("A run cannot have more than %d nodes", maxNodes)
+		}
+		total += n
 	}
 	return nil
 }
