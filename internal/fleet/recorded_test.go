@@ -1,48 +1,16 @@
 package fleet
 
 import (
-	"compress/gzip"
 	"encoding/json"
 	"errors"
-	"io"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/recorded"
 )
-
-// recorded calls test for every line of a file in testdata, which holds what the original
-// does with configurations.
-func recorded[T any](t *testing.T, file string, test func(t *testing.T, row T)) {
-	t.Helper()
-	f, err := os.Open("testdata/" + file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(file, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	rows := json.NewDecoder(r)
-	for n := 0; ; n++ {
-		var row T
-		err := rows.Decode(&row)
-		if errors.Is(err, io.EOF) && n > 0 {
-			return
-		}
-		if err != nil {
-			t.Fatalf("row %d of %s: %v", n, file, err)
-		}
-		test(t, row)
-	}
-}
 
 // specOf is what a client sends for a file.
 func specOf(yaml string) (api.FleetSpec, error) {
@@ -81,7 +49,7 @@ func TestNormaliseRecorded(t *testing.T) {
 			Profile       json.RawMessage `json:"merged_profile"`
 		}
 	}
-	recorded(t, "server-side.jsonl.gz", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/server-side.jsonl.gz", func(t *testing.T, r row) {
 		t.Run(r.Case, func(t *testing.T) {
 			spec, err := specOf(r.YAML)
 			if why := refused[r.Case]; why != "" {
@@ -119,7 +87,7 @@ func TestChangesRecorded(t *testing.T) {
 		Case, Current, New string
 		Error              *string
 	}
-	recorded(t, "update.jsonl", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/update.jsonl", func(t *testing.T, r row) {
 		old, err1 := specOf(r.Current)
 		now, err2 := specOf(r.New)
 		if err := errors.Join(err1, err2); err != nil {

@@ -1,48 +1,16 @@
 package run
 
 import (
-	"compress/gzip"
 	"encoding/json"
 	"errors"
-	"io"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/recorded"
 )
-
-// recorded calls test for every line of a file in testdata, which holds what the original
-// does with configurations.
-func recorded[T any](t *testing.T, file string, test func(t *testing.T, row T)) {
-	t.Helper()
-	f, err := os.Open("testdata/" + file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
-	var r io.Reader = f
-	if strings.HasSuffix(file, ".gz") {
-		if r, err = gzip.NewReader(f); err != nil {
-			t.Fatal(err)
-		}
-	}
-	rows := json.NewDecoder(r)
-	for n := 0; ; n++ {
-		var row T
-		err := rows.Decode(&row)
-		if errors.Is(err, io.EOF) && n > 0 {
-			return
-		}
-		if err != nil {
-			t.Fatalf("row %d of %s: %v", n, file, err)
-		}
-		test(t, row)
-	}
-}
 
 // specOf is what a client sends for a file.
 func specOf(yaml string) (api.RunSpec, error) {
@@ -93,7 +61,7 @@ func TestNormaliseRecorded(t *testing.T) {
 			Profile       json.RawMessage `json:"merged_profile"`
 		}
 	}
-	recorded(t, "server-side.jsonl.gz", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/server-side.jsonl.gz", func(t *testing.T, r row) {
 		t.Run(r.Case, func(t *testing.T) {
 			spec, err := specOf(r.YAML)
 			if why := refused[r.Case]; why != "" {
@@ -176,7 +144,7 @@ func TestGroupRefsRecorded(t *testing.T) {
 		Out, Error *string
 	}
 	member := map[string]string{"interpolate_groups_ip_address": nodeMember, "interpolate_groups_replica_ip_address": replicaMember}
-	recorded(t, "group-refs.jsonl", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/group-refs.jsonl", func(t *testing.T, r row) {
 		got, err := interpolateGroups(r.In, member[r.Fn], r.View)
 		if got != text(r.Out) || message(err) != text(r.Error) {
 			t.Errorf("%s(%q) = %q, %v; recorded %q, %s", r.Fn, r.In, got, err, text(r.Out), text(r.Error))
@@ -189,7 +157,7 @@ func TestChangesRecorded(t *testing.T) {
 		Case, Current, New string
 		Error              *string
 	}
-	recorded(t, "update.jsonl", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/update.jsonl", func(t *testing.T, r row) {
 		t.Run(r.Case, func(t *testing.T) {
 			old, err1 := normalised(r.Current)
 			now, err2 := normalised(r.New)
@@ -217,7 +185,7 @@ func TestMountableRecorded(t *testing.T) {
 		In  string
 		Out bool
 	}
-	recorded(t, "volume-target.jsonl", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/volume-target.jsonl", func(t *testing.T, r row) {
 		if got := mountable(r.In); got != r.Out {
 			t.Errorf("mountable(%q) = %v, recorded %v", r.In, got, r.Out)
 		}

@@ -1,32 +1,13 @@
 package apply
 
 import (
-	"bytes"
-	"encoding/json"
-	"os"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/config"
+	"dstack/internal/recorded"
 )
-
-// recorded calls test for every line of a file in testdata, which holds what the published
-// client does.
-func recorded[T any](t *testing.T, file string, test func(t *testing.T, row T)) {
-	t.Helper()
-	data, err := os.ReadFile("testdata/" + file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range bytes.Lines(data) {
-		var row T
-		if err := json.Unmarshal(line, &row); err != nil {
-			t.Fatal(err)
-		}
-		test(t, row)
-	}
-}
 
 func TestPortsRecorded(t *testing.T) {
 	type row struct {
@@ -34,7 +15,7 @@ func TestPortsRecorded(t *testing.T) {
 		Error                  string
 		Out                    [][2]*int // local and container
 	}
-	recorded(t, "ports-merge.jsonl", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/ports-merge.jsonl", func(t *testing.T, r row) {
 		run := config.AnyRun{Task: &config.Task{}}
 		for _, s := range r.Configuration {
 			p, err := config.ParsePort(s)
@@ -68,7 +49,7 @@ func TestAbsoluteRecorded(t *testing.T) {
 		In  string
 		Out bool
 	}
-	recorded(t, "absolute-path.jsonl", func(t *testing.T, r row) {
+	recorded.Rows(t, "testdata/absolute-path.jsonl", func(t *testing.T, r row) {
 		if got := absolute(r.In); got != r.Out {
 			t.Errorf("absolute(%q) = %v, recorded %v", r.In, got, r.Out)
 		}

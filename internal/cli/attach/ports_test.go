@@ -1,35 +1,27 @@
 package attach
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"slices"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/recorded"
 )
 
 // The recorded cases are which local ports the published client chooses.
 func TestReserveRecorded(t *testing.T) {
-	data, err := os.ReadFile("testdata/ports-assign.jsonl")
-	if err != nil {
-		t.Fatal(err)
+	type row struct {
+		In    [][2]*int // of the job and, where one is asked for, local
+		Busy  []int
+		Out   [][2]int
+		Error string
 	}
-	for line := range bytes.Lines(data) {
-		var r struct {
-			In    [][2]*int // of the job and, where one is asked for, local
-			Busy  []int
-			Out   [][2]int
-			Error string
-		}
-		if err := json.Unmarshal(line, &r); err != nil {
-			t.Fatal(err)
-		}
+	recorded.Rows(t, "testdata/ports-assign.jsonl", func(t *testing.T, r row) {
 		var ports []Port
 		for _, p := range r.In {
 			port := Port{Remote: *p[0]}
@@ -59,7 +51,7 @@ func TestReserveRecorded(t *testing.T) {
 			r.Out = [][2]int{}
 		}
 		if diff := cmp.Diff(r.Out, got); msg != r.Error || diff != "" {
-			t.Errorf("%s: error %v (-recorded +got):\n%s", line, err, diff)
+			t.Errorf("%v: error %v (-recorded +got):\n%s", ports, err, diff)
 		}
-	}
+	})
 }

@@ -1,9 +1,7 @@
 package gitrepo
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -15,31 +13,25 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/cli/sshuser"
+	"dstack/internal/recorded"
 )
 
 // The recorded cases are what the published client makes of addresses.
 func TestURLRecorded(t *testing.T) {
-	data, err := os.ReadFile("testdata/repo-url.jsonl")
-	if err != nil {
-		t.Fatal(err)
+	type row struct {
+		In     string
+		Error  *string
+		Crash  bool
+		Config map[string]struct{ Hostname, Port, User string } `json:"ssh_config"`
+		Out    *struct {
+			HTTPS string `json:"as_https"`
+			Token string `json:"as_https_token"`
+			SSH   string `json:"as_ssh"`
+			ID    string `json:"repo_id"`
+			Name  string `json:"repo_name"`
+		}
 	}
-	for line := range bytes.Lines(data) {
-		var r struct {
-			In     string
-			Error  *string
-			Crash  bool
-			Config map[string]struct{ Hostname, Port, User string } `json:"ssh_config"`
-			Out    *struct {
-				HTTPS string `json:"as_https"`
-				Token string `json:"as_https_token"`
-				SSH   string `json:"as_ssh"`
-				ID    string `json:"repo_id"`
-				Name  string `json:"repo_name"`
-			}
-		}
-		if err := json.Unmarshal(line, &r); err != nil {
-			t.Fatal(err)
-		}
+	recorded.Rows(t, "testdata/repo-url.jsonl", func(t *testing.T, r row) {
 		t.Run(r.In, func(t *testing.T) {
 			home := t.TempDir()
 			for alias, own := range r.Config {
@@ -61,7 +53,7 @@ func TestURLRecorded(t *testing.T) {
 				t.Errorf("-recorded +got:\n%s", diff)
 			}
 		})
-	}
+	})
 }
 
 func git(t *testing.T, dir string, args ...string) {

@@ -1,28 +1,19 @@
 package program
 
 import (
-	"bytes"
-	"encoding/json"
-	"os"
 	"testing"
 
 	"dstack/internal/cli/term"
+	"dstack/internal/recorded"
 )
 
 // The recorded cases are what the published client makes of a variable X.
 func TestBoolRecorded(t *testing.T) {
-	data, err := os.ReadFile("testdata/env-bool.jsonl")
-	if err != nil {
-		t.Fatal(err)
+	type row struct {
+		In, Error string
+		Out       bool
 	}
-	for line := range bytes.Lines(data) {
-		var r struct {
-			In, Error string
-			Out       bool
-		}
-		if err := json.Unmarshal(line, &r); err != nil {
-			t.Fatal(err)
-		}
+	recorded.Rows(t, "testdata/env-bool.jsonl", func(t *testing.T, r row) {
 		p := &Program{IO: term.New(nil, nil, nil), Lookup: func(string) (string, bool) { return r.In, true }}
 		got, err := p.Bool("X")
 		msg := ""
@@ -32,7 +23,7 @@ func TestBoolRecorded(t *testing.T) {
 		if got != r.Out || msg != r.Error {
 			t.Errorf("%q = %v, %q, recorded %v, %q", r.In, got, msg, r.Out, r.Error)
 		}
-	}
+	})
 	p := &Program{Lookup: func(string) (string, bool) { return "", false }}
 	if got, err := p.Bool("X"); got || err != nil {
 		t.Errorf("unset = %v, %v", got, err)
