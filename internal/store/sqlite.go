@@ -71,10 +71,11 @@ func (db *DB) connectSQLite(ctx context.Context, path string) error {
 func sqlitePool(path string, size int, pragmas ...string) (*sql.DB, error) {
 	q := url.Values{"modeof": {path}, "_txlock": {"immediate"}, "_pragma": append([]string{"busy_timeout(5000)", cacheSize}, pragmas...)}
 	u := url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: strings.ReplaceAll(q.Encode(), "+", "%20")}
-	pool, err := driver.Open(u.String())
+	connector, err := (&driver.SQLite{}).OpenConnector(u.String())
 	if err != nil {
 		return nil, err
 	}
+	pool := sql.OpenDB(keeping{connector})
 	pool.SetMaxOpenConns(size)
 	pool.SetMaxIdleConns(size) // connections are never closed for being idle: opening takes a millisecond
 	return pool, nil
