@@ -39,7 +39,9 @@ func (m Misses) Words() []string {
 type Exclusion struct {
 	Requirement string `json:"requirement"` // a word of [Reasons]
 	Excludes    int    `json:"excludes"`    // offers, alone or together with other requirements
-	Alone       int    `json:"alone"`       // offers that nothing else excludes: they fit without it
+	// Alone counts the offers that nothing else excludes: they fit without the requirement. It
+	// is 0 for "gpu": machines without any are no answer to who asks for GPUs.
+	Alone int `json:"alone"`
 	// From is the lowest price of those, in US dollars per hour; 0 when there are none.
 	From float64 `json:"from"`
 }
@@ -56,7 +58,7 @@ func (t *Tally) Add(m Misses, price float64) {
 	if m == 0 {
 		t.fit++
 	}
-	alone := bits.OnesCount32(uint32(m)) == 1
+	alone := bits.OnesCount32(uint32(m)) == 1 && m != 1<<needGPU
 	for ; m != 0; m &= m - 1 { // without its lowest bit
 		e := &t.missed[bits.TrailingZeros32(uint32(m))]
 		e.Excludes++

@@ -43,6 +43,10 @@ func TestTally(t *testing.T) {
 			offers: []api.InstanceOffer{offer(30, nil), offer(9, far), offer(8, far), offer(30, far)},
 			want:   []Exclusion{{"regions", 3, 2, 8}, {"max_price", 2, 1, 30}},
 		},
+		"machines without GPUs are no answer": {
+			offers: []api.InstanceOffer{offer(1, bare), offer(30, nil)},
+			want:   []Exclusion{{"max_price", 1, 1, 30}, {"gpu", 1, 0, 0}},
+		},
 		"none alone": {
 			offers: []api.InstanceOffer{offer(30, far), offer(31, old), offer(5, func(o *api.InstanceOffer) { far(o); bare(o) })},
 			want:   []Exclusion{{"regions", 2, 0, 0}, {"max_price", 2, 0, 0}, {"gpu", 1, 0, 0}, {"gpu.name", 1, 0, 0}},

@@ -29,6 +29,8 @@ type Options struct {
 	MaxOffers   int
 	FullOffers  bool
 	Unallocated bool
+	Catalog     bool     // list prices instead of a server
+	Files       []string // catalogs to read them from
 	Override    override.Flags
 }
 
@@ -36,11 +38,20 @@ type Options struct {
 func New(p *program.Program) *cobra.Command {
 	o := Options{Program: p}
 	cmd := &cobra.Command{
-		Use:   "offer",
+		Use:   "offer [file...]",
 		Short: "List offers",
-		Long:  "List what could be had: instances of the project's fleets and offers of its backends, with prices.",
-		Args:  cobra.NoArgs,
-		RunE:  func(cmd *cobra.Command, _ []string) error { return Run(cmd.Context(), o) },
+		Long: "List what could be had: instances of the project's fleets and offers of its backends, with prices. " +
+			"With --catalog, list prices of all clouds instead, without a server or an account.",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if !o.Catalog {
+				return cobra.NoArgs(cmd, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Files = args
+			return Run(cmd.Context(), o)
+		},
 	}
 	f := cmd.Flags()
 	program.ProjectFlag(f, &o.Project)
@@ -50,8 +61,12 @@ func New(p *program.Program) *cobra.Command {
 	f.IntVar(&o.MaxOffers, "max-offers", 50, "the most offers to list")
 	f.BoolVar(&o.FullOffers, "full-offers", false, "show offers with all the resources of their instances")
 	f.BoolVar(&o.Unallocated, "unallocated", false, "show only resources that are not allocated yet")
+	f.BoolVar(&o.Catalog, "catalog", false, "search list prices: those that come with this program, or of the catalogs given as <provider>.csv or zip files or by $GPUHUNT_CATALOG_DIR")
 	o.Override.AddResources(f)
 	o.Override.AddProfile(cmd)
+	for _, name := range []string{"project", "fleet", "reuse", "full-offers", "unallocated"} { // of a server
+		cmd.MarkFlagsMutuallyExclusive("catalog", name)
+	}
 	return cmd
 }
 
@@ -68,6 +83,9 @@ func Run(ctx context.Context, o Options) error {
 	spec, err := o.spec()
 	if err != nil {
 		return err
+	}
+	if o.Catalog {
+		return o.catalog(ctx, spec, group)
 	}
 	c, err := o.Connect(o.Project)
 	if err != nil {

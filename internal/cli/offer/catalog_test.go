@@ -1,0 +1,213 @@
+package offer
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/cli/program"
+	"dstack/internal/cli/term"
+)
+
+// prices are two small catalogs.
+var prices = map[string]string{
+	"aws.csv": "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size,gpu_vendor\n" +
+		"p5.48xlarge,us-east-1,55.04,192,2048,8,H100,80,False,,nvidia\n" +
+		"p5.48xlarge,us-east-1,21.5,192,2048,8,H100,80,True,,nvidia\n" +
+		"p4d.24xlarge,us-east-1,21.96,96,1152,8,A100,40,False,,nvidia\n" +
+		"m5.large,eu-west-1,0.107,2,8,0,,,False,,\n",
+	"lambdalabs.csv": "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size,gpu_vendor\n" +
+		"gpu_1x_h100,us-west-1,3.29,26,200,1,H100,80,False,1000,nvidia\n",
+}
+
+// offerCommand runs `dstack offer` in a directory with the catalogs and no server.
+func offerCommand(t *testing.T, env map[string]string, args ...string) (string, error) {
+	t.Helper()
+	dir := t.TempDir()
+	day := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
+	for name, text := range prices {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, day, day); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	streams := term.New(strings.NewReader(""), &out, &out)
+	streams.Getenv = func(name string) string { return env[name] }
+	cmd := New(&program.Program{IO: streams, Home: t.TempDir(), Getwd: func() (string, error) { return dir, nil }})
+	cmd.SilenceErrors, cmd.SilenceUsage = true, true
+	cmd.SetArgs(args)
+	err := cmd.ExecuteContext(t.Context())
+	return out.String(), err
+}
+
+// trimmed is text without the blanks that pad tables.
+func trimmed(s string) string {
+	lines := strings.Split(s, "\n")
+	for i := range lines {
+		lines[i] = strings.TrimRight(lines[i], " ")
+	}
+	return strings.Join(lines, "\n")
+}
+
+func TestCatalog(t *testing.T) {
+	wide := map[string]string{"COLUMNS": "120"}
+	const note = "What providers charge where they have it, not what they have now. `dstack offer` asks your backends.\n"
+	for name, tt := range map[string]struct {
+		args []string
+		want string
+	}{
+		"what fits, cheapest first": {[]string{"aws.csv", "lambdalabs.csv", "--gpu", "H100"}, `
+ Catalog      aws.csv, lambdalabs.csv, 5 list prices of 2026-08-01
+ Resources    cpu=1.. mem=0GB.. gpu=H100:1..
+ Spot policy  on-demand
+ Max price    off
+
+ #  BACKEND             RESOURCES                                         INSTANCE TYPE  LIST PRICE  AS OF
+ 1  lambda (us-west-1)  cpu=x86:26 mem=200GB disk=1000GB gpu=H100:80GB:1  gpu_1x_h100    $3.29       2026-08-01
+ 2  aws (us-east-1)     cpu=x86:192 mem=2048GB gpu=H100:80GB:8            p5.48xlarge    $55.04      2026-08-01
+
+` + note + `
+ REQUIREMENT  EXCLUDES  WITHOUT IT
+ spot_policy  1         1 more from $21.5
+ gpu.name     1         1 more from $21.96
+ gpu          1         -
+
+Without ` + "`" + `spot_policy` + "`" + ` 1 more would fit, from $21.5.
+`},
+		"enough fits": {[]string{"aws.csv", "--spot-auto", "--max-offers", "1"}, `
+ Catalog      aws.csv, 4 list prices of 2026-08-01
+ Resources    cpu=1.. mem=0GB.. gpu=0..
+ Spot policy  auto
+ Max price    off
+
+ #  BACKEND          RESOURCES          INSTANCE TYPE  LIST PRICE  AS OF
+ 1  aws (eu-west-1)  cpu=x86:2 mem=8GB  m5.large       $0.107      2026-08-01
+ Shown 1 of 4 list prices
+
+` + note},
+		"nothing fits": {[]string{"aws.csv", "--gpu", "H100:8", "--max-price", "20", "--spot-auto"}, `
+ Catalog      aws.csv, 4 list prices of 2026-08-01
+ Resources    cpu=1.. mem=0GB.. gpu=H100:8
+ Spot policy  auto
+ Max price    $20
+
+None of 4 list prices fits.
+
+ REQUIREMENT  EXCLUDES  WITHOUT IT
+ max_price    3         2 more from $21.5
+ gpu          1         -
+ gpu.name     1         -
+
+Without ` + "`" + `max_price` + "`" + ` 2 more would fit, from $21.5.
+`},
+		"two things are in the way": {[]string{"aws.csv", "--gpu", "A100:8", "--max-price", "20", "-r", "eu-west-1"}, `
+ Catalog      aws.csv, 4 list prices of 2026-08-01
+ Resources    cpu=1.. mem=0GB.. gpu=A100:8
+ Spot policy  on-demand
+ Max price    $20
+
+None of 4 list prices fits.
+
+ REQUIREMENT  EXCLUDES  WITHOUT IT
+ regions      3         -
+ max_price    3         -
+ gpu.name     2         -
+ spot_policy  1         -
+ gpu          1         -
+
+Leaving out a single one of them is not enough.
+`},
+		"by kind of GPU": {[]string{"aws.csv", "lambdalabs.csv", "--group-by", "gpu,backend", "--spot-auto"}, `
+ Catalog      aws.csv, lambdalabs.csv, 5 list prices of 2026-08-01
+ Resources    cpu=1.. mem=0GB.. gpu=0..
+ Spot policy  auto
+ Max price    off
+ Reservation  -
+ Group by     gpu, backend
+
+ #  GPU          SPOT             $/GPU         BACKEND  REGIONS
+ 1  H100:80GB:8  spot, on-demand  2.6875..6.88  aws      us-east-1
+ 2  A100:40GB:8  on-demand        2.745         aws      us-east-1
+ 3  H100:80GB:1  on-demand        3.29          lambda   us-west-1
+
+`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := offerCommand(t, wide, append([]string{"--catalog"}, tt.args...)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(strings.TrimPrefix(tt.want, "\n"), trimmed(got)); diff != "" {
+				t.Errorf("output (-want +got):\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestCatalogJSON(t *testing.T) {
+	out, err := offerCommand(t, map[string]string{"GPUHUNT_CATALOG_DIR": "."}, "--catalog", "--json", "--gpu", "H100:8", "--spot-auto", "--max-price", "30", "-b", "aws")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got struct {
+		Catalog source
+		Offers  []struct {
+			Price float64
+			AsOf  string `json:"as_of"`
+		}
+		TotalOffers int `json:"total_offers"`
+		Excluded    []struct {
+			Requirement     string
+			Excludes, Alone int
+			From            float64
+		}
+	}
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(source{".", 5, "2026-08-01", "2026-08-01"}, got.Catalog); diff != "" {
+		t.Errorf("catalog (-want +got):\n%s", diff)
+	}
+	if len(got.Offers) != 1 || got.TotalOffers != 1 || got.Offers[0].Price != 21.5 || got.Offers[0].AsOf != "2026-08-01" {
+		t.Errorf("offers %+v of %d", got.Offers, got.TotalOffers)
+	}
+	if len(got.Excluded) == 0 || got.Excluded[0].Alone != 1 {
+		t.Errorf("excluded %+v", got.Excluded)
+	}
+}
+
+func TestCatalogErrors(t *testing.T) {
+	for want, tt := range map[string]struct {
+		env  map[string]string
+		args []string
+	}{
+		"read a catalog: open ":            {nil, []string{"--catalog", "none.csv"}},
+		"<provider>.csv, in that direct":   {map[string]string{"GPUHUNT_CATALOG_DIR": "nowhere"}, []string{"--catalog"}},
+		"if any flags in the group [cat":   {nil, []string{"--catalog", "--fleet", "f"}},
+		"without also grouping by 'back":   {nil, []string{"--catalog", "--group-by", "gpu,region"}},
+		"unknown command \"aws.csv\" for":  {nil, []string{"aws.csv"}},
+		"p5.48xlarge in \"us-east-1\" is ": {nil, []string{"--catalog", "aws.csv", "aws.csv"}},
+	} {
+		if _, err := offerCommand(t, tt.env, tt.args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: error %v, want %s", tt.args, err, want)
+		}
+	}
+}
+
+// Without files it searches what comes with the program.
+func TestCatalogEmbedded(t *testing.T) {
+	out, err := offerCommand(t, nil, "--catalog", "--gpu", "H100:8")
+	if err != nil || !strings.Contains(out, "embedded, ") || !strings.Contains(out, "nebius (eu-north1)") {
+		t.Errorf("error %v, output\n%s", err, out)
+	}
+}
