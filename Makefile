@@ -12,7 +12,7 @@ AGENT_SRC := $(shell find cmd/dstack-agent internal/agent internal/agentapi inte
 
 export CGO_ENABLED = 0
 
-.PHONY: help build agents demo test test-short e2e bench lint generate simulate fuzz clean
+.PHONY: help build agents demo test test-short e2e bench lint generate catalog simulate fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ bench: build ## speed and memory, beside the published original where it can be 
 
 lint: ## gofmt, go vet, staticcheck, govulncheck, tidy
 	scripts/lint
+
+simulate: ## SEEDS (2000) worlds in virtual time, from seed FROM (1)
+	go test ./internal/sim -run '^TestSeeds$$' -v -count 1 -timeout 0 -seeds $(or $(SEEDS),2000) -from $(or $(FROM),1)
+
+catalog: ## the embedded list prices, from the facts in internal/catalog/facts/data
+	cd internal/catalog/facts && go generate .
 
 generate: ## the files that are made from the code (schemas, reference pages)
 	go generate ./...
