@@ -68,6 +68,13 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply))
 }
 
+// outcome is what becomes of a gang, as something to do in a transaction.
+type outcome func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error
+
+// together is how many outcomes share a transaction: a queue that shares the database with
+// everything that its jobs do gets on faster with few large ones.
+const together = 64
+
 // carryOut stores what was decided for each gang and returns when to look again.
 func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict) (time.Time, error) {
 	var again time.Time
@@ -77,32 +84,70 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 		}
 	}
 	now := time.Now()
+	var all []outcome
 	for i, v := range verdicts {
 		g := &gangs[i]
-		var err error
 		until := g.until()
 		switch {
 		case v.Nodes != nil:
-			err = s.claim(ctx, it, g, v)
+			all = append(all, func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error {
+				return s.claim(ctx, tx, fleets, g, v)
+			})
 		case !now.Before(until):
-			err = s.refuse(ctx, it, g, v.Why)
+			all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.refuse(ctx, tx, g, v.Why) })
 		default:
 			sooner(until)
 			if !v.Later {
 				sooner(now.Add(lookAgain))
 			}
-			err = s.wait(ctx, it, g, v.Why)
+			if w := g.run.Data.Waiting; w == nil || w.Why != v.Why { // it is news
+				all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.wait(ctx, tx, g, v.Why) })
+			}
 		}
-		if errors.Is(err, store.ErrConflict) { // it changed meanwhile: look at everything again
-			sooner(now.Add(5 * time.Millisecond))
-			continue
-		}
+	}
+	for batch := range slices.Chunk(all, together) {
+		conflict, err := s.commitOutcomes(ctx, it, batch)
 		if err != nil {
 			return time.Time{}, err
+		}
+		if conflict { // something changed meanwhile: look at everything again
+			sooner(now.Add(5 * time.Millisecond))
 		}
 	}
 	return again, nil
 }
+
+// commitOutcomes stores outcomes in one transaction, or one by one when one of them does not
+// fit what has changed meanwhile; conflict says that there was such a one.
+func (s *Service) commitOutcomes(ctx context.Context, it engine.Item, batch []outcome) (conflict bool, err error) {
+	err = s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		fleets := fleetsOnce{}
+		for _, do := range batch {
+			if err := do(ctx, tx, fleets); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if !errors.Is(err, store.ErrConflict) {
+		return false, err
+	}
+	if len(batch) == 1 {
+		return true, nil
+	}
+	for _, do := range batch {
+		if _, err := s.commitOutcomes(ctx, it, []outcome{do}); err != nil {
+			return true, err
+		}
+	}
+	return true, nil
+}
+
+// fleetsOnce are the fleets that a transaction has read: that of many hosts is large.
+type fleetsOnce map[string]fleet.Fleet
 
 // ask puts a gang in the scheduler's words.
 func (s *Service) ask(ctx context.Context, g *gang, fleets []scheduler.Fleet) (scheduler.Gang, error) {
@@ -264,26 +309,25 @@ func (s *Service) Offers(ctx context.Context, projectID string) ([]api.InstanceO
 	return out, nil
 }
 
-// claim gives every job of a gang its place in one transaction: all or none.
-func (s *Service) claim(ctx context.Context, it engine.Item, g *gang, v scheduler.Verdict) error {
-	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := it.Fence.Check(ctx, tx); err != nil {
+// claim gives every job of a gang its place: all or none.
+func (s *Service) claim(ctx context.Context, tx *store.Tx, fleets fleetsOnce, g *gang, v scheduler.Verdict) error {
+	f, known := fleets[v.Fleet]
+	if !known {
+		var err error
+		if f, err = s.Fleets.ByID(ctx, tx, v.Fleet); err != nil {
 			return err
 		}
-		f, err := s.Fleets.ByID(ctx, tx, v.Fleet)
-		if err != nil {
+		fleets[v.Fleet] = f
+	}
+	if f.Deleted || f.Status != api.FleetActive {
+		return fmt.Errorf("fleet %s is being deleted: %w", f.Name, store.ErrConflict)
+	}
+	for i, n := range v.Nodes {
+		if err := s.claimNode(ctx, tx, g.run, *g.jobs[i], f, n); err != nil {
 			return err
 		}
-		if f.Deleted || f.Status != api.FleetActive {
-			return fmt.Errorf("fleet %s is being deleted: %w", f.Name, store.ErrConflict)
-		}
-		for i, n := range v.Nodes {
-			if err := s.claimNode(ctx, tx, g.run, *g.jobs[i], f, n); err != nil {
-				return err
-			}
-		}
-		return s.chosen(ctx, tx, *g.run, f)
-	})
+	}
+	return s.chosen(ctx, tx, *g.run, f)
 }
 
 func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f fleet.Fleet, n scheduler.Node) error {
@@ -366,43 +410,30 @@ func (s *Service) chosen(ctx context.Context, tx *store.Tx, r Run, f fleet.Fleet
 }
 
 // refuse ends the jobs of a gang that cannot be placed and may not wait.
-func (s *Service) refuse(ctx context.Context, it engine.Item, g *gang, why string) error {
-	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := it.Fence.Check(ctx, tx); err != nil {
+func (s *Service) refuse(ctx context.Context, tx *store.Tx, g *gang, why string) error {
+	for _, j := range g.jobs {
+		if err := s.endJob(ctx, tx, *j, api.JobNoCapacity, why); err != nil {
 			return err
 		}
-		for _, j := range g.jobs {
-			if err := s.endJob(ctx, tx, *j, api.JobNoCapacity, why); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
+	return nil
 }
 
-// wait stores why a run is not placed, when that is news.
-func (s *Service) wait(ctx context.Context, it engine.Item, g *gang, why string) error {
-	if w := g.run.Data.Waiting; w != nil && w.Why == why {
+// wait stores why a run is not placed.
+func (s *Service) wait(ctx context.Context, tx *store.Tx, g *gang, why string) error {
+	r := *g.run
+	r.Data.Waiting = &Waiting{Why: why, Since: time.Now()}
+	if old := g.run.Data.Waiting; old != nil {
+		r.Data.Waiting.Since = old.Since
+	}
+	if err := r.update(ctx, tx); err != nil {
+		return err
+	}
+	tx.OnCommit(func() { s.Engine.Tell(watchTopic, r.ID) })
+	if g.run.Data.Waiting != nil {
 		return nil
 	}
-	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := it.Fence.Check(ctx, tx); err != nil {
-			return err
-		}
-		r := *g.run
-		r.Data.Waiting = &Waiting{Why: why, Since: time.Now()}
-		if old := g.run.Data.Waiting; old != nil {
-			r.Data.Waiting.Since = old.Since
-		}
-		if err := r.update(ctx, tx); err != nil {
-			return err
-		}
-		tx.OnCommit(func() { s.Engine.Tell(watchTopic, r.ID) })
-		if g.run.Data.Waiting != nil {
-			return nil
-		}
-		return s.recordRun(ctx, tx, r, event.Event{Message: "Run is waiting for capacity. " + why})
-	})
+	return s.recordRun(ctx, tx, r, event.Event{Message: "Run is waiting for capacity. " + why})
 }
 
 // idle is how long a new instance is kept without jobs (lifecycle 16.4).
