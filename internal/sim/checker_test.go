@@ -414,3 +414,10 @@ func (w *world) result(withTrace bool) result {
 	slices.Sort(r.Violations)
 	return r
 }
+
+// now is a picture for a test that looks by itself.
+func (c *checker) now() *state {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.picture()
+}

@@ -40,6 +40,7 @@ func (a *account) call(what string, do func() error) error {
 	if err := a.p.effect("before " + a.name + " " + what); err != nil {
 		return err
 	}
+	time.Sleep(a.p.w.step(what))
 	err := do()
 	if dead := a.p.effect("after " + a.name + " " + what); dead != nil {
 		return dead

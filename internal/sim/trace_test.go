@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -69,8 +70,9 @@ func (t *trace) text(db *store.DB) string {
 	if err != nil {
 		all = append(all, line{time.Now(), "audit log: " + err.Error()})
 	}
-	slices.SortStableFunc(all, func(a, b line) int {
-		return int(a.at.Truncate(time.Microsecond).Sub(b.at.Truncate(time.Microsecond)))
+	// What happened at one moment has no order that a seed decides.
+	slices.SortFunc(all, func(a, b line) int {
+		return cmp.Or(a.at.Truncate(time.Microsecond).Compare(b.at.Truncate(time.Microsecond)), strings.Compare(a.text, b.text))
 	})
 	var b strings.Builder
 	for _, l := range all {

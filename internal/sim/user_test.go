@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"time"
 )
@@ -10,8 +11,9 @@ import (
 
 type object = map[string]any
 
-// fleet is a fleet's configuration, as the user writes it.
+// applyFleet submits a fleet's configuration or changes a live one.
 func (w *world) applyFleet(name string, config object) int {
+	config = maps.Clone(config)
 	config["type"], config["name"] = "fleet", name
 	w.trace.add("user", "applies fleet", name)
 	return w.call("project/main/fleets/apply", object{"plan": object{"spec": object{
@@ -25,9 +27,10 @@ func (w *world) deleteFleets(names ...string) int {
 
 // applyRun submits a run or changes a live one.
 func (w *world) applyRun(name string, config object, s script) int {
+	config = maps.Clone(config)
 	config["name"] = name
 	env, _ := config["env"].(object)
-	if env == nil {
+	if env = maps.Clone(env); env == nil {
 		env = object{}
 	}
 	env[scriptEnv] = s.String()

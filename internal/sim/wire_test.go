@@ -29,7 +29,7 @@ func unreachable(addr string) error {
 
 // reach finds the machine that answers at an address now.
 func (x *wire) reach(ctx context.Context, addr string) (*agent, error) {
-	delay(ctx, 20*time.Millisecond)
+	delay(ctx, 20*time.Millisecond+x.p.w.step(addr))
 	if ctx.Err() != nil || !x.p.alive() {
 		return nil, errDead
 	}
@@ -125,7 +125,7 @@ var errBroken = errors.New("connection reset by peer")
 
 // pass waits until a packet can pass.
 func (l *link) pass(ctx context.Context) error {
-	delay(ctx, 5*time.Millisecond)
+	delay(ctx, 5*time.Millisecond+l.p.w.step(l.h.name))
 	select {
 	case <-l.done:
 		return errBroken

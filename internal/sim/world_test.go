@@ -19,8 +19,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/google/uuid"
-
 	"dstack/internal/backend/fake"
 	"dstack/internal/crypt"
 	"dstack/internal/server"
@@ -51,7 +49,8 @@ type world struct {
 	machines  map[string]*agent // by cloud and machine id
 	scripts   map[string]int    // attempts by job name
 	boundary  int               // effects so far
-	crashAt   map[int]bool      // boundaries at which the server dies
+	crashAt   int               // boundary at which the server dies, 0 for none
+	crashes   int               // how often it may still die at a call, as the seed decides
 	crashed   chan struct{}     // holds a token after a crash at a boundary
 	asked     map[string]uint64
 	netFaults float64 // share of calls to hosts that go wrong
@@ -97,16 +96,12 @@ func newWorld(t *testing.T, seed uint64, tp template) *world {
 	t.Helper()
 	w := &world{
 		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, hosts: map[string]*agent{},
-		machines: map[string]*agent{}, scripts: map[string]int{}, crashAt: map[int]bool{}, crashed: make(chan struct{}, 1),
+		machines: map[string]*agent{}, scripts: map[string]int{}, crashed: make(chan struct{}, 1),
 		asked: map[string]uint64{}, injected: map[string]int{},
 	}
 	w.trace = &trace{began: w.began}
 	w.checks = newChecker(w)
 	w.public, w.keys = tp.public, object{"public": tp.public, "private": tp.private}
-	// Ids come from the seed: a failure has the same ids again. Worlds of one process run one
-	// after the other.
-	uuid.SetRand(rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%032d", seed))))
-	t.Cleanup(func() { uuid.SetRand(nil) })
 	w.write("config.yml", tp.config)
 	if tp.db != nil {
 		w.write("server.db", tp.db)
@@ -301,12 +296,12 @@ func (p *process) effect(what string) error {
 	p.w.mu.Lock()
 	p.w.boundary++
 	n := p.w.boundary
-	crash := p.w.crashAt[n] && p.w.proc == p
+	crash := p.w.proc == p && (n == p.w.crashAt || p.w.crashes > 0 && !isPass(what))
 	p.w.mu.Unlock()
-	if !crash {
+	if !crash || n != p.w.crashAt && !p.w.unlucky(what) {
 		return nil
 	}
-	p.kill(fmt.Sprintf("at effect %d: %s", n, what))
+	p.kill(what)
 	p.w.count("crash at an effect")
 	select {
 	case p.w.crashed <- struct{}{}:
@@ -314,6 +309,20 @@ func (p *process) effect(what string) error {
 	}
 	return errDead
 }
+
+// unlucky says that a server dies at a call. How many passes there are depends on chance, so
+// seeds leave them out: TestCrashEverywhere has them.
+func (w *world) unlucky(what string) bool {
+	if w.dice("crash "+what).IntN(40) > 0 {
+		return false
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.crashes--
+	return true
+}
+
+func isPass(what string) bool { return strings.HasPrefix(what, "after a pass") }
 
 // ear hears from the log of a process when its engine has made a pass: a commit may lie
 // behind it.
@@ -388,6 +397,12 @@ func (w *world) dice(name string) *rand.Rand {
 	h := fnv.New64a()
 	_, _ = fmt.Fprintf(h, "%s %d", name, n)
 	return rand.New(rand.NewPCG(w.seed, h.Sum64()))
+}
+
+// step is a little time, another for everything that waits at a time: events of one moment
+// would have no order that the seed decides.
+func (w *world) step(name string) time.Duration {
+	return time.Duration(w.dice("step "+name).IntN(1_000_000)) * time.Nanosecond
 }
 
 // count notes a fault that took place.
