@@ -55,7 +55,7 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil || len(gangs) == 0 {
 		return time.Time{}, err
 	}
-	supply, err := s.supply(ctx, c, it.ID)
+	supply, err := s.supply(ctx, &c.insts, it.ID)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -226,13 +226,13 @@ func key(g scheduler.Gang) string {
 }
 
 // supply is all that the project's jobs can be placed on.
-func (s *Service) supply(ctx context.Context, c *projectQueue, projectID string) (scheduler.Supply, error) {
+func (s *Service) supply(ctx context.Context, c *instanceCache, projectID string) (scheduler.Supply, error) {
 	var out scheduler.Supply
 	fleets, err := s.Fleets.Active(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err
 	}
-	instances, err := c.instances(ctx, s.DB.Read(), projectID)
+	instances, err := c.live(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err
 	}
@@ -470,7 +470,13 @@ type projectQueue struct {
 	mu    sync.Mutex
 	jobs  map[string]*Job
 	runs  map[string]*Run
-	insts map[string]*instance.Instance
+	insts instanceCache
+}
+
+// instanceCache are a project's instances, for its queue and for plans. They are not changed.
+type instanceCache struct {
+	mu   sync.Mutex
+	byID map[string]*instance.Instance
 }
 
 func newQueueCache() *queueCache { return &queueCache{projects: map[string]*projectQueue{}} }
@@ -527,13 +533,15 @@ func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID s
 	return gangs, nil
 }
 
-// instances reads the live instances of a project, by fleet and number.
-func (c *projectQueue) instances(ctx context.Context, q store.Querier, projectID string) ([]*instance.Instance, error) {
+// live reads the live instances of a project, by fleet and number.
+func (c *instanceCache) live(ctx context.Context, q store.Querier, projectID string) ([]*instance.Instance, error) {
+	c.mu.Lock() // of callers at a time, one reads
+	defer c.mu.Unlock()
 	order, versions, err := instance.Versions(ctx, q, projectID)
 	if err != nil {
 		return nil, err
 	}
-	c.insts, err = refresh(c.insts, versions, func(i *instance.Instance) (string, int64) { return i.ID, i.Version }, func(ids []string) ([]*instance.Instance, error) {
+	c.byID, err = refresh(c.byID, versions, func(i *instance.Instance) (string, int64) { return i.ID, i.Version }, func(ids []string) ([]*instance.Instance, error) {
 		return instance.ByID(ctx, q, ids)
 	})
 	if err != nil {
@@ -541,7 +549,7 @@ func (c *projectQueue) instances(ctx context.Context, q store.Querier, projectID
 	}
 	var list []*instance.Instance
 	for _, id := range order {
-		if inst := c.insts[id]; inst != nil {
+		if inst := c.byID[id]; inst != nil {
 			list = append(list, inst)
 		}
 	}
