@@ -137,6 +137,9 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetFleetPlan
 // maxPlanOffers is how many offers a plan shows.
 const maxPlanOffers = 50
 
+// errChanged is the answer to a plan for what is not there any more.
+var errChanged = api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
+
 // planOffers lists of what the nodes of a cloud fleet could be made.
 func (s *Service) planOffers(ctx context.Context, sc project.Scope, plan *api.FleetPlan) error {
 	nodes := plan.EffectiveSpec.Configuration.Nodes
@@ -301,7 +304,7 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 		return api.Fleet{}, err
 	}
 	if !r.Force && !unchanged(f.ID, old, r.Plan.CurrentResource) {
-		return api.Fleet{}, api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
+		return api.Fleet{}, errChanged
 	}
 	c := r.Plan.Spec.Configuration
 	add, remove, err := changes(old, c)
@@ -315,6 +318,9 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 		now, err := get(ctx, tx, "id = $1", f.ID)
 		if err != nil {
 			return err
+		}
+		if now.Version != f.Version { // what was compared above is not what is there
+			return errChanged
 		}
 		now.Spec = r.Plan.Spec
 		now.Spec.Configuration = c.WithoutKeys()

@@ -30,7 +30,7 @@ func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error
 	for i, f := range fleets {
 		ids[i] = f.ID
 	}
-	instances, err := instance.OfFleets(ctx, s.DB.Read(), ids...)
+	instances, err := s.Instances().InFleets(ctx, s.DB.Read(), ids...)
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error
 			if instances[i].FleetID != f.ID {
 				continue
 			}
-			v.Instances = append(v.Instances, instance.View(&instances[i], names[f.ProjectID], f.Name))
+			v.Instances = append(v.Instances, instance.View(instances[i], names[f.ProjectID], f.Name))
 			if p := instances[i].Data.Problem; p != "" {
 				problems = append(problems, instances[i].Name+": "+p)
 			}
