@@ -45,5 +45,5 @@ func Pages() (map[string]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{"cli.md": cliPage(), "configuration.md": configuration, "http-api.md": api}, nil
+	return map[string]string{"accelerators.md": acceleratorsPage(), "cli.md": cliPage(), "configuration.md": configuration, "http-api.md": api}, nil
 }
