@@ -14,25 +14,26 @@ import (
 
 // never says which packages a package must not know, by prefix below dstack/.
 var never = map[string][]string{
-	"internal/config":    {"internal/", "cmd/"},                                                                                                                               // the language of files knows nobody
-	"internal/api":       {"internal/server", "internal/cli", "internal/run", "internal/fleet", "internal/instance", "internal/store", "internal/agent/"},                     // types only
-	"internal/cli":       {"internal/server", "internal/store", "internal/engine", "internal/ledger", "internal/run", "internal/fleet", "internal/instance", "internal/host"}, // talks HTTP
-	"internal/agent":     {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config", "internal/api"},                                            // goes onto hosts
-	"internal/agentapi":  {"internal/"},
-	"internal/engine":    {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/api"}, // knows no domain
-	"internal/store":     {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/engine", "internal/api"},
-	"internal/backend":   {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store", "internal/engine", "internal/ledger"}, // clouds know no database
-	"internal/instance":  {"internal/run", "internal/fleet", "internal/server"},
-	"internal/fleet":     {"internal/run", "internal/server"},
-	"internal/run":       {"internal/server", "internal/cli"},
-	"internal/scheduler": {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
-	"cmd/dstack-agent":   {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config"},
-	"internal/logstore":  {"internal/run", "internal/server", "internal/api"},
-	"internal/ledger":    {"internal/run", "internal/fleet", "internal/instance", "internal/server"},
-	"internal/host":      {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store"},
-	"internal/blobstore": {"internal/run", "internal/server"},
-	"internal/crypt":     {"internal/"},
-	"internal/offer":     {"internal/store", "internal/run", "internal/server"},
+	"internal/config":            {"internal/", "cmd/"},                                                                                                                               // the language of files knows nobody
+	"internal/api":               {"internal/server", "internal/cli", "internal/run", "internal/fleet", "internal/instance", "internal/store", "internal/agent/"},                     // types only
+	"internal/cli":               {"internal/server", "internal/store", "internal/engine", "internal/ledger", "internal/run", "internal/fleet", "internal/instance", "internal/host"}, // talks HTTP
+	"internal/agent":             {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config", "internal/api"},                                            // goes onto hosts
+	"internal/agentapi":          {"internal/"},
+	"internal/engine":            {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/api"}, // knows no domain
+	"internal/store":             {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/engine", "internal/api"},
+	"internal/backend":           {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store", "internal/engine", "internal/ledger"}, // clouds know no database
+	"internal/instance":          {"internal/run", "internal/fleet", "internal/server"},
+	"internal/fleet":             {"internal/run", "internal/server"},
+	"internal/run":               {"internal/server", "internal/cli"},
+	"internal/scheduler":         {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
+	"cmd/dstack-agent":           {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config"},
+	"internal/logstore":          {"internal/run", "internal/server", "internal/api"},
+	"internal/ledger":            {"internal/run", "internal/fleet", "internal/instance", "internal/server"},
+	"internal/host":              {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store"},
+	"internal/blobstore":         {"internal/run", "internal/server"},
+	"internal/crypt":             {"internal/"},
+	"internal/offer":             {"internal/store", "internal/run", "internal/server"},
+	"internal/catalog/pricelist": {"internal/backend", "internal/ledger", "internal/store", "internal/run", "internal/server"}, // asks nobody
 }
 
 func TestLayers(t *testing.T) {
