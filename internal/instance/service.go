@@ -69,6 +69,8 @@ type Service struct {
 	Config
 	mu    sync.Mutex
 	links map[string]Link
+
+	known known
 }
 
 // New checks c and registers the instances' reconciler with the engine.

@@ -87,25 +87,6 @@ func ByID(ctx context.Context, q store.Querier, ids []string) ([]*Instance, erro
 	return out, nil
 }
 
-// Versions lists a project's instances that are not deleted, by fleet and number. A row and
-// its assignments change together with the version.
-func Versions(ctx context.Context, q store.Querier, projectID string) (order []string, versions map[string]int64, err error) {
-	rows, err := q.QueryContext(ctx, "SELECT id, version FROM instance WHERE NOT deleted AND project_id = $1 ORDER BY fleet_id, num", projectID)
-	versions = map[string]int64{}
-	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var id string
-		var version int64
-		err := rows.Scan(&id, &version)
-		order = append(order, id)
-		versions[id] = version
-		return err
-	})
-	if err != nil {
-		return nil, nil, fmt.Errorf("list the versions of instances: %w", err)
-	}
-	return order, versions, nil
-}
-
 // Count is how many instances of a fleet exist or are wanted.
 func Count(ctx context.Context, q store.Querier, fleetID string) (int, error) {
 	var n int

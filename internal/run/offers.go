@@ -10,7 +10,7 @@ import (
 // offers lists where the jobs of a replica could run, for a plan. For offers only,
 // backends count without a fleet.
 func (s *Service) offers(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) ([]api.InstanceOffer, error) {
-	supply, err := s.supply(ctx, &s.queues.of(r.ProjectID).insts, r.ProjectID)
+	supply, err := s.supply(ctx, r.ProjectID)
 	if err != nil {
 		return nil, err
 	}

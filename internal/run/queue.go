@@ -55,7 +55,7 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil || len(gangs) == 0 {
 		return time.Time{}, err
 	}
-	supply, err := s.supply(ctx, &c.insts, it.ID)
+	supply, err := s.supply(ctx, it.ID)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -226,13 +226,13 @@ func key(g scheduler.Gang) string {
 }
 
 // supply is all that the project's jobs can be placed on.
-func (s *Service) supply(ctx context.Context, c *instanceCache, projectID string) (scheduler.Supply, error) {
+func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Supply, error) {
 	var out scheduler.Supply
 	fleets, err := s.Fleets.Active(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err
 	}
-	instances, err := c.live(ctx, s.DB.Read(), projectID)
+	instances, err := s.Instances.OfProject(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err
 	}
@@ -467,16 +467,9 @@ type queueCache struct {
 }
 
 type projectQueue struct {
-	mu    sync.Mutex
-	jobs  map[string]*Job
-	runs  map[string]*Run
-	insts instanceCache
-}
-
-// instanceCache are a project's instances, for its queue and for plans. They are not changed.
-type instanceCache struct {
 	mu   sync.Mutex
-	byID map[string]*instance.Instance
+	jobs map[string]*Job
+	runs map[string]*Run
 }
 
 func newQueueCache() *queueCache { return &queueCache{projects: map[string]*projectQueue{}} }
@@ -531,29 +524,6 @@ func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID s
 		gangs = append(gangs, gang{run: r, jobs: []*Job{j}})
 	}
 	return gangs, nil
-}
-
-// live reads the live instances of a project, by fleet and number.
-func (c *instanceCache) live(ctx context.Context, q store.Querier, projectID string) ([]*instance.Instance, error) {
-	c.mu.Lock() // of callers at a time, one reads
-	defer c.mu.Unlock()
-	order, versions, err := instance.Versions(ctx, q, projectID)
-	if err != nil {
-		return nil, err
-	}
-	c.byID, err = refresh(c.byID, versions, func(i *instance.Instance) (string, int64) { return i.ID, i.Version }, func(ids []string) ([]*instance.Instance, error) {
-		return instance.ByID(ctx, q, ids)
-	})
-	if err != nil {
-		return nil, err
-	}
-	var list []*instance.Instance
-	for _, id := range order {
-		if inst := c.byID[id]; inst != nil {
-			list = append(list, inst)
-		}
-	}
-	return list, nil
 }
 
 // refresh keeps of old what still has the wanted version and loads the rest, 500 at a time.
