@@ -12,7 +12,7 @@ AGENT_SRC := $(shell find cmd/dstack-agent internal/agent internal/agentapi inte
 
 export CGO_ENABLED = 0
 
-.PHONY: help build agents demo test test-short e2e bench lint generate catalog simulate fuzz clean
+.PHONY: help build agents demo test test-short e2e bench bench-scale lint generate catalog simulate fuzz clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ e2e: build ## the end-to-end suite alone
 
 bench: build ## speed and memory, beside the published original where it can be started
 	scripts/bench
+
+bench-scale: build ## the server with 10,000 simulated hosts over SSH; SCALE="-scale-hosts 1000" for less
+	scripts/bench-scale $(SCALE)
 
 lint: ## gofmt, go vet, staticcheck, govulncheck, tidy
 	scripts/lint

@@ -45,6 +45,9 @@ func measureOurs(ctx context.Context, o options, t *table) error {
 	if err := lives(ctx, o, w, t, image); err != nil {
 		return err
 	}
+	if err := many(ctx, w, t, image); err != nil {
+		return err
+	}
 	if err := idle(ctx, w, t, (*table).add); err != nil {
 		return err
 	}
@@ -167,6 +170,29 @@ func lives(ctx context.Context, o options, w *world, t *table, image string) err
 			}
 		}
 	}
+	return nil
+}
+
+// many measures jobs that are submitted at once and take turns on the hosts.
+func many(ctx context.Context, w *world, t *table, image string) error {
+	const jobs = 20
+	retry := "retry: {on_events: [no-capacity], duration: 1h}\n"
+	begin := time.Now()
+	err := inParallel(ctx, 4, jobs, func(i int) error {
+		path, err := w.write(fmt.Sprintf("many%d.dstack.yml", i), fmt.Sprintf("type: task\nname: many%d\n%scommands: [echo hi]\n%s%s", i, image, resources, retry))
+		if err != nil {
+			return err
+		}
+		_, err = w.must(ctx, "apply", "-y", "-d", "-f", path)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := w.untilNoneActive(ctx, 2*time.Minute); err != nil {
+		return err
+	}
+	t.add("20 jobs at once, all done", time.Since(begin).Seconds())
 	return nil
 }
 

@@ -108,7 +108,7 @@ func idleWithHosts(ctx context.Context, o options, w *world, sim *simulator, r *
 		return err
 	}
 	r.add("a simulated host's own memory", "KB", s.Megabytes*1024/float64(s.Hosts))
-	return probeAll(ctx, w, r, "", 300)
+	return probeAll(ctx, w, r, "", 100)
 }
 
 // burst submits jobs at once and waits until they are done.
@@ -185,7 +185,7 @@ func queue(ctx context.Context, o options, w *world, sim *simulator, r *report) 
 	begin := time.Now()
 	done := w.cpuProfile(ctx, "queue", 20*time.Second)
 	probed := make(chan error, 1)
-	go func() { probed <- probeAll(ctx, w, r, ", runs being placed", 60) }()
+	go func() { probed <- probeAll(ctx, w, r, ", runs being placed", 40) }()
 	if err := w.untilNoneActive(ctx, 10*time.Minute); err != nil {
 		return err
 	}
@@ -234,7 +234,7 @@ func history(ctx context.Context, o options, w *world, sim *simulator, r *report
 	}
 	pause(ctx, 10*time.Second)
 	done := w.cpuProfile(ctx, "history", 20*time.Second)
-	err := probeAll(ctx, w, r, ", with history", 200)
+	err := probeAll(ctx, w, r, ", with history", 100)
 	<-done
 	return err
 }
