@@ -27,6 +27,7 @@ type checker struct {
 
 	mu         sync.Mutex
 	reader     *reader              // nil before the first server; used by one look at a time
+	stored     int64                // version of the database, for committed
 	since      map[string]time.Time // when an object came into the state in which it is
 	steps      int
 	violations []violation
@@ -413,6 +414,17 @@ func (w *world) result(withTrace bool) result {
 	}
 	slices.Sort(r.Violations)
 	return r
+}
+
+// committed says that something was stored since it was asked last.
+func (c *checker) committed() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	was := c.stored
+	if err := c.reader.db.QueryRowContext(context.Background(), `PRAGMA data_version`).Scan(&c.stored); err != nil {
+		c.violateLocked("I0", "the database cannot be read: "+err.Error())
+	}
+	return was != c.stored
 }
 
 // now is a picture for a test that looks by itself.

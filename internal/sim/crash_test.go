@@ -18,7 +18,7 @@ type life struct {
 }
 
 // TestCrashEverywhere kills the server before and after every call to a cloud or a host and
-// after every pass, one at a time, in the life of an instance, of a run and of a gang. Each
+// after every pass that stored something, one at a time, in the life of an instance, of a run and of a gang. Each
 // time the story must end as without the crash.
 func TestCrashEverywhere(t *testing.T) {
 	tp := newTemplate(t)
@@ -62,7 +62,7 @@ func (l life) tell(t *testing.T, tp template, crashAt int) (effects int) {
 		for _, name := range cloudNames {
 			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second, Latency: 200 * time.Millisecond, Deletion: 3 * time.Second})
 		}
-		w.crashAt = crashAt
+		w.crashAt, w.exhaustive = crashAt, true
 		w.start()
 		defer w.end()
 		w.sleepUntil(w.began.Add(time.Second))

@@ -33,3 +33,31 @@ func TestOneRun(t *testing.T) {
 		}
 	})
 }
+
+// TestEndDuringOutage has a job end while no server runs: its log is complete when it is known
+// to be over, although the host's list of tasks tells of the end first.
+func TestEndDuringOutage(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 10 * time.Second})
+		}
+		w.start()
+		defer w.end()
+		w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}})
+		w.applyRun("one", object{"type": "task", "commands": []string{"work"}}, script{Run: time.Minute, Lines: 8})
+		time.Sleep(30 * time.Second)
+		w.current().kill("in the middle of a job")
+		w.restart(2 * time.Minute)
+		time.Sleep(time.Minute)
+		w.checks.check(settled)
+		s := w.checks.now()
+		if len(s.jobs) != 1 || s.jobs[0].reason != "done_by_runner" {
+			t.Errorf("jobs %v, want one that is done", s.jobs)
+		}
+		for _, v := range w.result(false).Violations {
+			t.Error(v)
+		}
+	})
+}

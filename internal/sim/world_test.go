@@ -42,21 +42,22 @@ type world struct {
 	checks *checker
 	spoil  func(w *world, p *process) // plants a defect into a process that starts; optional
 
-	mu        sync.Mutex
-	proc      *process // the newest one, also when it is dead
-	serverID  string   // of the database, "" before the first process
-	all       []*process
-	machines  map[string]*agent // by cloud and machine id
-	scripts   map[string]int    // attempts by job name
-	boundary  int               // effects so far
-	crashAt   int               // boundary at which the server dies, 0 for none
-	crashes   int               // how often it may still die at a call, as the seed decides
-	crashed   chan struct{}     // holds a token after a crash at a boundary
-	asked     map[string]uint64
-	netFaults float64 // share of calls to hosts that go wrong
-	injected  map[string]int
-	calm      bool // no faults any more
-	overtakes bool // servers are overtaken in every world
+	mu         sync.Mutex
+	proc       *process // the newest one, also when it is dead
+	serverID   string   // of the database, "" before the first process
+	all        []*process
+	machines   map[string]*agent // by cloud and machine id
+	scripts    map[string]int    // attempts by job name
+	boundary   int               // effects so far
+	crashAt    int               // boundary at which the server dies, 0 for none
+	exhaustive bool              // passes that stored something count as effects: how many there are depends on chance, so seeds leave them out
+	crashes    int               // how often it may still die at a call, as the seed decides
+	crashed    chan struct{}     // holds a token after a crash at a boundary
+	asked      map[string]uint64
+	netFaults  float64 // share of calls to hosts that go wrong
+	injected   map[string]int
+	calm       bool // no faults any more
+	overtakes  bool // servers are overtaken in every world
 }
 
 // template is the database of a server that was started once, and its configuration: what
@@ -296,7 +297,7 @@ func (p *process) effect(what string) error {
 	p.w.mu.Lock()
 	p.w.boundary++
 	n := p.w.boundary
-	crash := p.w.proc == p && (n == p.w.crashAt || p.w.crashes > 0 && !isPass(what))
+	crash := p.w.proc == p && (n == p.w.crashAt || p.w.crashes > 0)
 	p.w.mu.Unlock()
 	if !crash || n != p.w.crashAt && !p.w.unlucky(what) {
 		return nil
@@ -310,8 +311,7 @@ func (p *process) effect(what string) error {
 	return errDead
 }
 
-// unlucky says that a server dies at a call. How many passes there are depends on chance, so
-// seeds leave them out: TestCrashEverywhere has them.
+// unlucky says that a server dies at a call.
 func (w *world) unlucky(what string) bool {
 	if w.dice("crash "+what).IntN(40) > 0 {
 		return false
@@ -321,8 +321,6 @@ func (w *world) unlucky(what string) bool {
 	w.crashes--
 	return true
 }
-
-func isPass(what string) bool { return strings.HasPrefix(what, "after a pass") }
 
 // ear hears from the log of a process when its engine has made a pass: a commit may lie
 // behind it.
@@ -349,7 +347,10 @@ func (e *ear) Handle(_ context.Context, r slog.Record) error {
 	case strings.HasPrefix(r.Message, "pass panicked"), strings.HasPrefix(r.Message, "handler failed"):
 		e.p.w.checks.violate("I0", r.Message+" "+attrsText(r, e.attrs))
 	case strings.HasPrefix(r.Message, "pass"):
-		_ = e.p.effect("after a pass " + attrsText(r, e.attrs)) // the pass itself is over
+		e.p.w.checks.event()
+		if e.p.w.exhaustive && e.p.w.checks.committed() {
+			_ = e.p.effect("after a pass " + attrsText(r, e.attrs)) // the pass itself is over
+		}
 	}
 	return nil
 }
