@@ -77,6 +77,9 @@ type JobSpec struct {
 	// SIGKILL when the job is stopped or runs out of MaxDuration, in seconds.
 	MaxDuration  int64 `json:"max_duration"`
 	StopDuration int64 `json:"stop_duration"`
+	// Linger is how long, in seconds, a job that has ended by itself stays attachable until
+	// somebody has read its output to the end.
+	Linger int64 `json:"linger,omitempty"`
 	// LogQuotaHour bounds the stored log, in bytes per hour, 0: unlimited.
 	LogQuotaHour int64 `json:"log_quota_hour"`
 

@@ -399,6 +399,8 @@ type ApplyRunPlanRequest struct {
 		CurrentResource json.RawMessage `json:"current_resource"`
 	} `json:"plan" cfg:"req"`
 	Force bool `json:"force" cfg:"req"`
+	// Published says that a published client asks; the server knows it from the headers.
+	Published bool `json:"-"`
 }
 
 // GetRunRequest names a run by name or id.

@@ -54,12 +54,14 @@ type Run struct {
 
 // Data is the part of a run that no query looks into.
 type Data struct {
-	Spec        api.RunSpec              `json:"spec"`
-	FleetID     string                   `json:"fleet_id,omitempty"`
-	FleetName   string                   `json:"fleet_name,omitempty"`
-	Reason      api.RunTerminationReason `json:"reason,omitempty"`
-	Deployment  int                      `json:"deployment,omitempty"`
-	ProcessedAt time.Time                `json:"processed_at"`
+	Spec       api.RunSpec              `json:"spec"`
+	FleetID    string                   `json:"fleet_id,omitempty"`
+	FleetName  string                   `json:"fleet_name,omitempty"`
+	Reason     api.RunTerminationReason `json:"reason,omitempty"`
+	Deployment int                      `json:"deployment,omitempty"`
+	// Published says that a published client submitted the run: see [agentapi.JobSpec.Linger].
+	Published   bool      `json:"published,omitempty"`
+	ProcessedAt time.Time `json:"processed_at"`
 	// Resubmissions counts how often in a row the whole run was sent back to wait.
 	Resubmissions int `json:"resubmissions,omitempty"`
 	// NextAt is when a scheduled run starts, TriggeredAt when it last did.

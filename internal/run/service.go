@@ -166,7 +166,7 @@ func (s *Service) Apply(ctx context.Context, sc project.Scope, r api.ApplyRunPla
 			return api.Run{}, err
 		}
 	}
-	run, err := s.submit(ctx, sc, spec)
+	run, err := s.submit(ctx, sc, spec, r.Published)
 	if err != nil {
 		return api.Run{}, err
 	}
@@ -174,7 +174,7 @@ func (s *Service) Apply(ctx context.Context, sc project.Scope, r api.ApplyRunPla
 }
 
 // submit stores a new run with its jobs in one transaction.
-func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec) (Run, error) {
+func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec, published bool) (Run, error) {
 	var r Run
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		name, err := s.name(ctx, tx, sc.Project.ID, spec.RunName)
@@ -187,7 +187,7 @@ func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec
 		}
 		now := time.Now()
 		r = Run{ID: uuid.NewString(), ProjectID: sc.Project.ID, UserID: sc.User.ID, Name: name, Status: api.RunSubmitted, RepoID: *spec.RepoID,
-			Priority: *spec.Configuration.Common().Priority, SubmittedAt: now, Data: Data{Spec: spec, ProcessedAt: now}}
+			Priority: *spec.Configuration.Common().Priority, SubmittedAt: now, Data: Data{Spec: spec, Published: published, ProcessedAt: now}}
 		if sched := spec.Merged().Schedule; sched != nil {
 			r.Status, r.Data.NextAt = api.RunPending, sched.Next(now)
 		}

@@ -288,6 +288,10 @@ type specError struct {
 
 func (e *specError) Error() string { return e.msg }
 
+// linger is long enough for a published client to notice that a job has run and to attach, in
+// seconds.
+const linger = 15
+
 // taskSpec is what the host's agent gets for a job.
 func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error) {
 	r, err := getRun(ctx, s.DB.Read(), "id = $1", j.RunID)
@@ -335,6 +339,9 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 			JobsPerReplica: spec.JobsPerReplica, Command: command, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
 			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: defaultStop,
 		},
+	}
+	if r.Data.Published && j.Replica == 0 && j.Num == 0 { // the one that published clients attach to
+		t.Job.Linger = linger
 	}
 	if u := spec.User; u != nil {
 		t.Job.User = &agentapi.User{UID: u.UID, GID: u.GID}

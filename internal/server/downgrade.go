@@ -35,6 +35,12 @@ func clientVersion(h http.Header) (v release, known bool) {
 	return v, ok && v != (release{})
 }
 
+// fromPublished says that a request is of a released client that is not ours.
+func fromPublished(h http.Header) bool {
+	_, known := clientVersion(h)
+	return known && h.Get(api.ExtensionsHeader) == ""
+}
+
 // reply sends v to the client of r, in the form that its version reads (http-api 3.3).
 func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	client, known := clientVersion(r.Header)
@@ -42,7 +48,7 @@ func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	if known && err == nil && client.before(0, 20, 20) { // since then nothing changed its form
 		data, err = downgrade(client, data)
 	}
-	if known && err == nil && r.Header.Get(api.ExtensionsHeader) == "" && bytes.Contains(data, []byte(`"local"`)) {
+	if err == nil && fromPublished(r.Header) && bytes.Contains(data, []byte(`"local"`)) {
 		data, err = rewrite(data, publishedWords)
 	}
 	if err != nil {
@@ -182,6 +188,7 @@ func applyRun(s *Server, c caller, w http.ResponseWriter, r *http.Request) error
 		return err
 	}
 	upgradeSpec(r.Header, &in.Plan.RunSpec)
+	in.Published = fromPublished(r.Header)
 	out, err := s.runs.Apply(r.Context(), c.Scope, in)
 	if err != nil {
 		return err

@@ -3,9 +3,12 @@ package server
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/store"
 )
 
 // TestDowngrade asks for a plan as clients of different ages. The forms are those that the
@@ -138,5 +141,36 @@ func TestPublishedWords(t *testing.T) {
 	data, err := rewrite([]byte(`{"backend":"local","repo_type":"local","backends":[{"name":"local","config":{"type":"local"}},"aws"]}`), publishedWords)
 	if want := `{"backend":"remote","backends":[{"config":{"type":"remote"},"name":"remote"},"aws"],"repo_type":"local"}`; err != nil || string(data) != want {
 		t.Errorf("%s, %v, want %s", data, err, want)
+	}
+}
+
+// Jobs of published clients stay attachable for a while after their end.
+func TestPublishedRuns(t *testing.T) {
+	s := newServer(t)
+	for i, c := range []struct {
+		header []string
+		want   bool
+	}{
+		{nil, false}, // scripts
+		{[]string{"X-API-Version", "latest"}, false},
+		{[]string{"X-API-Version", "0.19.40"}, true},
+		{[]string{"X-API-Version", "0.22.5"}, true},
+		{[]string{"X-API-Version", "0.22.5", "X-Dstack-Extensions", "1"}, false},
+	} {
+		spec := map[string]any{"configuration": map[string]any{"type": "task", "image": "x", "commands": []string{"true"}}, "run_name": fmt.Sprintf("run-%d", i),
+			"repo_id": "none", "repo_data": map[string]any{"repo_type": "virtual"}, "ssh_key_pub": "ssh-ed25519 AAAA"}
+		a := s.call(t, "POST", "/api/project/main/runs/apply", adminToken, map[string]any{"plan": map[string]any{"run_spec": spec}, "force": false}, c.header...)
+		if a.Status != http.StatusOK {
+			t.Fatalf("%v: %d %s", c.header, a.Status, a.Body)
+		}
+		var stored struct {
+			Published bool `json:"published"`
+		}
+		if err := s.db.Read().QueryRowContext(t.Context(), `SELECT data FROM run WHERE name = $1`, spec["run_name"]).Scan(store.JSON(&stored)); err != nil {
+			t.Fatal(err)
+		}
+		if stored.Published != c.want {
+			t.Errorf("%v: published %v, want %v", c.header, stored.Published, c.want)
+		}
 	}
 }

@@ -28,6 +28,8 @@ type output struct {
 	size    int64         // of raw
 	closed  bool
 	readers sync.WaitGroup
+	read    chan struct{} // closed when somebody has read all of a job that has ended
+	readAll sync.Once
 	seconds []mark
 }
 
@@ -47,7 +49,7 @@ func openOutput(dir string, quota int64) (*output, error) {
 		raw.Close()
 		return nil, fmt.Errorf("open the job's log: %w", err)
 	}
-	o := &output{raw: raw, stored: stored, quota: quota, hour: time.Now(), changed: make(chan struct{})}
+	o := &output{raw: raw, stored: stored, quota: quota, hour: time.Now(), changed: make(chan struct{}), read: make(chan struct{})}
 	o.flush = time.AfterFunc(time.Hour, o.quiet)
 	o.flush.Stop()
 	return o, nil
@@ -173,6 +175,7 @@ func (o *output) follow(offset int64, stop <-chan struct{}, send func([]byte) er
 			}
 		}
 		if closed {
+			o.readAll.Do(func() { close(o.read) })
 			return nil
 		}
 		select {

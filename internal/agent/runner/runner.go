@@ -89,11 +89,43 @@ func Main(ctx context.Context, c Config) int {
 	if err := r.output.Close(); err != nil {
 		c.Log.Error("close the job's log", "err", err)
 	}
+	if end.reason == agentapi.DoneByRunner || end.reason == agentapi.ContainerExitedWithError {
+		r.linger(ctx)
+	}
 	r.update(func(s *State) {
 		s.Phase, s.Reason, s.Message, s.ExitStatus = Finished, end.reason, end.message, end.exit
 	})
 	r.output.drained(2 * time.Second)
 	return 0
+}
+
+// linger leaves a job that has ended by itself attachable. Published clients read the output
+// only here, and attach only after they have seen the job run, which they look at every 5 s.
+func (r *runner) linger(ctx context.Context) {
+	if r.spec.Linger == 0 {
+		return
+	}
+	select {
+	case <-r.output.read:
+		r.detached(2 * time.Second)
+	case <-r.stop:
+	case <-time.After(agentapi.Seconds(r.spec.Linger)):
+	case <-ctx.Done():
+	}
+}
+
+// detached waits until nobody is connected, but not long: clients that have read the end close
+// their connections, and complain of those that broke.
+func (r *runner) detached(limit time.Duration) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(limit); r.ssh.Active() > 0; {
+		select {
+		case <-tick.C:
+		case <-late:
+			return
+		}
+	}
 }
 
 func (r *runner) load() error {

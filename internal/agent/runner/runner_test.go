@@ -314,3 +314,50 @@ func TestLogsWebsocket(t *testing.T) {
 		}
 	}
 }
+
+// A job that has ended by itself stays attachable until its output was read, or it is stopped.
+func TestLinger(t *testing.T) {
+	spec := sh("echo quick; exit 3")
+	spec.Linger = 3600
+	lingering := func(t *testing.T) (*job, State) {
+		j := start(t, spec)
+		j.printed("quick")
+		s, err := ReadState(j.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return j, s
+	}
+	ended := func(t *testing.T, j *job) {
+		t.Helper()
+		s, log := j.wait()
+		if s.Reason != agentapi.ContainerExitedWithError || s.ExitStatus == nil || *s.ExitStatus != 3 || log != "quick\n" {
+			t.Errorf("the job ended with %+v and printed %q", s, log)
+		}
+	}
+	t.Run("read", func(t *testing.T) {
+		j, s := lingering(t)
+		c, _, err := websocket.Dial(t.Context(), fmt.Sprintf("ws://127.0.0.1:%d/logs_ws", s.HTTPPort), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.CloseNow()
+		var got []byte
+		for {
+			_, data, err := c.Read(t.Context())
+			if err != nil {
+				break
+			}
+			got = append(got, data...)
+		}
+		if string(got) != "quick\r\n" {
+			t.Errorf("a late reader got %q", got)
+		}
+		ended(t, j)
+	})
+	t.Run("stopped", func(t *testing.T) {
+		j, _ := lingering(t)
+		j.stop(agentapi.Terminate{Reason: agentapi.TerminatedByUser})
+		ended(t, j)
+	})
+}
