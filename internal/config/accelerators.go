@@ -17,9 +17,9 @@ type Accelerator struct {
 }
 
 // accelerators is the one table of known kinds (catalog 6). It differs from the original's
-// where that is wrong or lacks a kind (catalog 11 #13): B300 has the capability 10.3, MI325X
-// has 256 GiB, and H20, GB300, A2, A30, A800, RTX8000, P4, P40, M60, K80, MI25 and V620 are
-// kinds that clouds sell. TPUs are not in it, see [ParseTPU].
+// where that is wrong (catalog 11 #13): B300 has the capability 10.3, MI325X has 256 GiB. And
+// it has kinds that the original lacks and clouds sell: those after GH200 and after MI355X.
+// TPUs are not in it, see [ParseTPU].
 var accelerators = sync.OnceValue(func() []Accelerator {
 	return []Accelerator{
 		{"A10", "nvidia", []int{24}, "Ampere", [2]int{8, 6}},
@@ -92,6 +92,17 @@ var accelerators = sync.OnceValue(func() []Accelerator {
 		{"P40", "nvidia", []int{24}, "Pascal", [2]int{6, 1}},
 		{"M60", "nvidia", []int{8}, "Maxwell", [2]int{5, 2}},
 		{"K80", "nvidia", []int{12}, "Kepler", [2]int{3, 7}},
+		{"H800", "nvidia", []int{80}, "Hopper", [2]int{9, 0}},
+		{"L20", "nvidia", []int{48}, "Ada", [2]int{8, 9}},
+		{"A2000", "nvidia", []int{6, 12}, "Ampere", [2]int{8, 6}},
+		{"A5500", "nvidia", []int{24}, "Ampere", [2]int{8, 6}},
+		{"RTX4000", "nvidia", []int{8}, "Turing", [2]int{7, 5}},
+		{"RTX5000", "nvidia", []int{16}, "Turing", [2]int{7, 5}},
+		{"RTX4500Ada", "nvidia", []int{24}, "Ada", [2]int{8, 9}},
+		{"RTX5000Ada", "nvidia", []int{32}, "Ada", [2]int{8, 9}},
+		{"RTXPRO4000", "nvidia", []int{24}, "Blackwell", [2]int{12, 0}},
+		{"RTXPRO5000", "nvidia", []int{48, 72}, "Blackwell", [2]int{12, 0}},
+		{"T4G", "nvidia", []int{16}, "Turing", [2]int{7, 5}},
 		{"MI100", "amd", []int{32}, "CDNA", [2]int{}},
 		{"MI210", "amd", []int{64}, "CDNA2", [2]int{}},
 		{"MI250", "amd", []int{128}, "CDNA2", [2]int{}},
