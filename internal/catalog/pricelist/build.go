@@ -15,6 +15,8 @@ type Builder struct {
 	places distinct[zonedPlace]
 	dates  distinct[string]
 	seen   map[key]struct{}
+	// unknown are accelerators of rows that were left out.
+	unknown distinct[string]
 	columns
 }
 
@@ -56,6 +58,9 @@ func (b *Builder) Add(r Row) error {
 	b.spot = append(b.spot, r.Spot)
 	return nil
 }
+
+// Unknown are the names of accelerators that are not known, whose rows were left out.
+func (b *Builder) Unknown() []string { return slices.Clone(b.unknown.values) }
 
 // List returns what was added, in order. The Builder must not be used any more.
 func (b *Builder) List() *List {

@@ -38,8 +38,9 @@ func (e *RowError) Unwrap() error { return e.Err }
 // ReadCSV adds the rows of a catalog in version 3 of the original's format (catalog 4):
 // <provider>.csv. The prices are of the date asOf. Any bad row is an error, a *[RowError]: a
 // catalog that is wrong in one place is not to be trusted in another. Rows that need what a
-// plain request for an instance does not have (see [hidden]) are passed over. What is known to
-// be wrong in published catalogs is corrected: the memory of GPUs and TPUs, and their vendors.
+// plain request for an instance does not have (see [hidden]) are passed over, and those with an
+// accelerator that is newer than this program, see [Builder.Unknown]. What is known to be wrong
+// in published catalogs is corrected: the memory of GPUs and TPUs, and their vendors.
 func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
 	return b.readCSV(r, name, asOf, limits{maxCSV, MaxRows})
 }
@@ -71,7 +72,7 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 		case limited.N == 0:
 			return fmt.Errorf("%s: larger than %d bytes", name, most.bytes)
 		case errors.Is(err, io.EOF) && added == 0:
-			return fmt.Errorf("%s: has no rows", name)
+			return fmt.Errorf("%s: has no rows to show", name)
 		case errors.Is(err, io.EOF):
 			return nil
 		case err != nil:
@@ -80,7 +81,11 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 			return &RowError{name, n, fmt.Errorf("there are more than %d rows", most.rows)}
 		}
 		row, shown, err := cols.row(cells, backend)
-		if err == nil && shown {
+		switch {
+		case err != nil || !shown:
+		case row.GPUs > 0 && row.GPU.Vendor == "" && isName(row.GPU.Name):
+			b.unknown.add(row.GPU.Name)
+		default:
 			row.AsOf = asOf
 			err = b.Add(row)
 			added++

@@ -89,7 +89,6 @@ func TestReadCSVRefuses(t *testing.T) {
 		`spot: "yes" is not True or False`:                                          "y,r,1,4,16,0,,,yes,,,,,{}",
 		`gpu_count: is 0, but a GPU is described`:                                   "y,r,1,4,16,0,T4,16,False,,,,,{}",
 		`gpu_count: -1 is not 0 to 128`:                                             "y,r,1,4,16,-1,,,False,,,,,{}",
-		`gpu_name: "B999" is not a known accelerator`:                               "y,r,1,4,16,1,B999,16,False,,nvidia,,,{}",
 		`gpu_name: "" is not a known accelerator`:                                   "y,r,1,4,16,1,,16,False,,nvidia,,,{}",
 		`gpu_memory: "" is not a number`:                                            "y,r,1,4,16,1,T4,,False,,nvidia,,,{}",
 		`cpu_arch: "mips" is not x86 or arm`:                                        "y,r,1,4,16,0,,,False,,,,mips,{}",
@@ -106,7 +105,7 @@ func TestReadCSVRefuses(t *testing.T) {
 	}
 	for want, text := range map[string]string{
 		"aws.csv: read the header: EOF":                 "",
-		"aws.csv: has no rows":                          csvHeader,
+		"aws.csv: has no rows to show":                  csvHeader,
 		"aws.csv: price: the file lacks this column":    "instance_name,location\nx,r\n",
 		`aws.csv: instance_name: the file lacks this c`: "\x00\xff\n",
 	} {
@@ -120,6 +119,21 @@ func TestReadCSVRefuses(t *testing.T) {
 		if err := b.ReadCSV(strings.NewReader(csvHeader+good), name, "2026"); err == nil {
 			t.Errorf("a file %s was read", name)
 		}
+	}
+}
+
+// A catalog may be newer than the program.
+func TestReadCSVLeavesUnknownAcceleratorsOut(t *testing.T) {
+	var b Builder
+	text := csvHeader + "a,r,1,4,16,1,B999,16,False,,nvidia,,,{}\nb,r,1,4,16,1,T4,16,False,,nvidia,,,{}\nc,r,1,4,16,1,B999,16,False,,nvidia,,,{}\n"
+	if err := b.ReadCSV(strings.NewReader(text), "aws.csv", "2026"); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"B999"}, b.Unknown()); diff != "" {
+		t.Errorf("Unknown (-want +got):\n%s", diff)
+	}
+	if l := b.List(); l.Len() != 1 || l.Row(0).Instance != "b" {
+		t.Errorf("rows %+v", rowsOf(l))
 	}
 }
 

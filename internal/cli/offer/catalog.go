@@ -91,7 +91,7 @@ func (o Options) prices(ctx context.Context) (*pricelist.List, source, error) {
 		name = "embedded"
 		list, err = pricelist.Embedded()
 	} else {
-		list, err = readFiles(ctx, files)
+		list, err = o.readFiles(ctx, files)
 	}
 	if err != nil {
 		return nil, source{}, err
@@ -100,7 +100,10 @@ func (o Options) prices(ctx context.Context) (*pricelist.List, source, error) {
 	return list, source{name, list.Len(), oldest, newest}, nil
 }
 
-func readFiles(ctx context.Context, files []string) (*pricelist.List, error) {
+// maxNames is how many accelerators that are not known are named.
+const maxNames = 10
+
+func (o Options) readFiles(ctx context.Context, files []string) (*pricelist.List, error) {
 	var b pricelist.Builder
 	for _, f := range files {
 		if err := ctx.Err(); err != nil {
@@ -109,6 +112,9 @@ func readFiles(ctx context.Context, files []string) (*pricelist.List, error) {
 		if err := b.AddFile(f); err != nil {
 			return nil, err
 		}
+	}
+	if names := b.Unknown(); len(names) > 0 {
+		o.Sayf("Left out, since these accelerators are not known: %s\n", strings.Join(names[:min(len(names), maxNames)], ", "))
 	}
 	return b.List(), nil
 }

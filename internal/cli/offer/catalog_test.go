@@ -15,7 +15,7 @@ import (
 	"dstack/internal/cli/term"
 )
 
-// prices are two small catalogs.
+// prices are small catalogs.
 var prices = map[string]string{
 	"aws.csv": "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size,gpu_vendor\n" +
 		"p5.48xlarge,us-east-1,55.04,192,2048,8,H100,80,False,,nvidia\n" +
@@ -24,10 +24,12 @@ var prices = map[string]string{
 		"m5.large,eu-west-1,0.107,2,8,0,,,False,,\n",
 	"lambdalabs.csv": "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size,gpu_vendor\n" +
 		"gpu_1x_h100,us-west-1,3.29,26,200,1,H100,80,False,1000,nvidia\n",
+	"verda.csv": "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot\n" +
+		"1X1,FIN-01,1,8,32,1,X1,80,False\nCPU.4V.16G,FIN-01,0.0279,4,16,0,,,False\n",
 }
 
 // offerCommand runs `dstack offer` in a directory with the catalogs and no server.
-func offerCommand(t *testing.T, env map[string]string, args ...string) (string, error) {
+func offerCommand(t *testing.T, env map[string]string, args ...string) (out, said string, err error) {
 	t.Helper()
 	dir := t.TempDir()
 	day := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
@@ -40,14 +42,14 @@ func offerCommand(t *testing.T, env map[string]string, args ...string) (string, 
 			t.Fatal(err)
 		}
 	}
-	var out bytes.Buffer
-	streams := term.New(strings.NewReader(""), &out, &out)
+	var stdout, stderr bytes.Buffer
+	streams := term.New(strings.NewReader(""), &stdout, &stderr)
 	streams.Getenv = func(name string) string { return env[name] }
 	cmd := New(&program.Program{IO: streams, Home: t.TempDir(), Getwd: func() (string, error) { return dir, nil }})
 	cmd.SilenceErrors, cmd.SilenceUsage = true, true
 	cmd.SetArgs(args)
-	err := cmd.ExecuteContext(t.Context())
-	return out.String(), err
+	err = cmd.ExecuteContext(t.Context())
+	return stdout.String(), stderr.String(), err
 }
 
 // trimmed is text without the blanks that pad tables.
@@ -143,7 +145,7 @@ Leaving out a single one of them is not enough.
 `},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := offerCommand(t, wide, append([]string{"--catalog"}, tt.args...)...)
+			got, _, err := offerCommand(t, wide, append([]string{"--catalog"}, tt.args...)...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -155,7 +157,7 @@ Leaving out a single one of them is not enough.
 }
 
 func TestCatalogJSON(t *testing.T) {
-	out, err := offerCommand(t, map[string]string{"GPUHUNT_CATALOG_DIR": "."}, "--catalog", "--json", "--gpu", "H100:8", "--spot-auto", "--max-price", "30", "-b", "aws")
+	out, _, err := offerCommand(t, map[string]string{"GPUHUNT_CATALOG_DIR": "."}, "--catalog", "--json", "--gpu", "H100:8", "--spot-auto", "--max-price", "30", "-b", "aws")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +177,7 @@ func TestCatalogJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(source{".", 5, "2026-08-01", "2026-08-01"}, got.Catalog); diff != "" {
+	if diff := cmp.Diff(source{".", 6, "2026-08-01", "2026-08-01"}, got.Catalog); diff != "" {
 		t.Errorf("catalog (-want +got):\n%s", diff)
 	}
 	if len(got.Offers) != 1 || got.TotalOffers != 1 || got.Offers[0].Price != 21.5 || got.Offers[0].AsOf != "2026-08-01" {
@@ -198,15 +200,22 @@ func TestCatalogErrors(t *testing.T) {
 		"unknown command \"aws.csv\" for":  {nil, []string{"aws.csv"}},
 		"p5.48xlarge in \"us-east-1\" is ": {nil, []string{"--catalog", "aws.csv", "aws.csv"}},
 	} {
-		if _, err := offerCommand(t, tt.env, tt.args...); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := offerCommand(t, tt.env, tt.args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want %s", tt.args, err, want)
 		}
 	}
 }
 
+func TestCatalogNamesWhatItLeavesOut(t *testing.T) {
+	out, said, err := offerCommand(t, nil, "--catalog", "verda.csv")
+	if err != nil || !strings.Contains(out, " verda.csv, 1 list prices ") || said != "Left out, since these accelerators are not known: X1\n" {
+		t.Errorf("error %v, output\n%s%s", err, said, out)
+	}
+}
+
 // Without files it searches what comes with the program.
 func TestCatalogEmbedded(t *testing.T) {
-	out, err := offerCommand(t, nil, "--catalog", "--gpu", "H100:8")
+	out, _, err := offerCommand(t, nil, "--catalog", "--gpu", "H100:8")
 	if err != nil || !strings.Contains(out, "embedded, ") || !strings.Contains(out, "nebius (eu-north1)") {
 		t.Errorf("error %v, output\n%s", err, out)
 	}
