@@ -85,9 +85,6 @@ func (l *List) Dates() (oldest, newest string) {
 	return slices.Min(l.dates), slices.Max(l.dates)
 }
 
-// Backends are the backends that have rows, sorted.
-func (l *List) Backends() []string { return slices.Sorted(slices.Values(l.parts.backends.values)) }
-
 // Row returns the row i; of its zones, if there are several, the first.
 func (l *List) Row(i int) Row {
 	c := &l.columns
