@@ -87,6 +87,22 @@ func ByID(ctx context.Context, q store.Querier, ids []string) ([]*Instance, erro
 	return out, nil
 }
 
+// JobsOn returns the jobs that hold blocks of an instance.
+func JobsOn(ctx context.Context, q store.Querier, id string) ([]string, error) {
+	rows, err := q.QueryContext(ctx, `SELECT job_id FROM assignment WHERE instance_id = $1 ORDER BY created_at, job_id`, id)
+	var jobs []string
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var job string
+		err := rows.Scan(&job)
+		jobs = append(jobs, job)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the jobs of instance %s: %w", id, err)
+	}
+	return jobs, nil
+}
+
 // Count is how many instances of a fleet exist or are wanted.
 func Count(ctx context.Context, q store.Querier, fleetID string) (int, error) {
 	var n int

@@ -509,12 +509,10 @@ func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agent
 
 // Reconnected looks at the jobs of an instance whose agent answers again.
 func (s *Service) Reconnected(ctx context.Context, instanceID string) {
-	inst, err := instance.Get(ctx, s.DB.Read(), instanceID)
+	jobs, err := instance.JobsOn(ctx, s.DB.Read(), instanceID)
 	if err != nil {
 		s.Log.Error("look for the jobs of an instance", "instance", instanceID, "err", err)
 		return
 	}
-	for _, a := range inst.Assignments {
-		s.Engine.Wake(JobKind, a.JobID)
-	}
+	s.Engine.Wake(JobKind, jobs...)
 }
