@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/ncruces/go-sqlite3/driver"
 
 	"dstack/internal/engine"
 	"dstack/internal/store"
@@ -27,34 +28,41 @@ func open(ctx context.Context, path string, fn func(*store.DB) error) error {
 	return fn(db)
 }
 
-// fillQueue adds runs that wait: copies of the run "template" as it was when it was submitted,
-// with priorities from 0 to 100.
+// fillQueue adds runs that wait, under the running server: copies of the run "template" as it
+// was when it was submitted, with priorities from 0 to 100. The server sees them when a run is
+// submitted.
 func fillQueue(ctx context.Context, path string, n int) error {
-	return open(ctx, path, func(db *store.DB) error {
-		return db.Write(ctx, func(tx *store.Tx) error {
-			var runID, runData, jobData string
-			err := tx.QueryRowContext(ctx, `
+	db, err := driver.Open("file:" + path + "?_pragma=busy_timeout(10000)&_txlock=immediate")
+	if err != nil {
+		return fmt.Errorf("open the database: %w", err)
+	}
+	defer db.Close()
+	tx, err := db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("open the database: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // a no-op after Commit
+	var runID, runData, jobData string
+	err = tx.QueryRowContext(ctx, `
 SELECT r.id, r.data, j.data FROM run r JOIN job j ON j.run_id = r.id WHERE r.name = 'template' AND NOT r.deleted`).Scan(&runID, &runData, &jobData)
-			if err != nil {
-				return fmt.Errorf("read the template: %w", err)
-			}
-			if runData, err = without(runData, "reason", "waiting", "fleet_id", "fleet_name"); err != nil {
-				return err
-			}
-			if jobData, err = without(jobData, "provisioning", "runtime", "reason", "exit", "finished_at", "placed_at", "stopping_at", "sent"); err != nil {
-				return err
-			}
-			for i := range n {
-				if err := queued(ctx, tx, i, runID, runData, jobData); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-	})
+	if err != nil {
+		return fmt.Errorf("read the template: %w", err)
+	}
+	if runData, err = without(runData, "reason", "waiting", "fleet_id", "fleet_name"); err != nil {
+		return err
+	}
+	if jobData, err = without(jobData, "provisioning", "runtime", "reason", "exit", "finished_at", "placed_at", "stopping_at", "sent"); err != nil {
+		return err
+	}
+	for i := range n {
+		if err := queued(ctx, tx, i, runID, runData, jobData); err != nil {
+			return err
+		}
+	}
+	return tx.Commit()
 }
 
-func queued(ctx context.Context, tx *store.Tx, i int, template, runData, jobData string) error {
+func queued(ctx context.Context, tx *sql.Tx, i int, template, runData, jobData string) error {
 	run, job, now := uuid.NewString(), uuid.NewString(), store.Micros(time.Now())
 	_, err := tx.ExecContext(ctx, `
 INSERT INTO run (id, project_id, user_id, name, status, priority, repo_id, submitted_at, shard, data)
@@ -87,12 +95,12 @@ func without(doc string, keys ...string) (string, error) {
 
 // placed is what the events tell of a queue.
 type placed struct {
-	perSecond  float64
-	inversions int // runs placed before one of a higher priority that waited as well
-	first      int // runs in the first second
+	perSecond  float64 // until the free hosts were used up
+	inversions int     // runs placed before one of a higher priority that waited as well
+	first      int     // runs in the first second
 }
 
-func readPlacements(ctx context.Context, path string) (placed, error) {
+func readPlacements(ctx context.Context, path string, hosts int) (placed, error) {
 	var p placed
 	err := open(ctx, path, func(db *store.DB) error {
 		var times []int64
@@ -120,7 +128,8 @@ WHERE  e.message LIKE 'Job assigned to instance%' AND r.name LIKE 'q-%' ORDER BY
 				p.first++
 			}
 		}
-		p.perSecond = float64(len(times)) / (float64(times[len(times)-1]-times[0]) / 1e6)
+		end := times[min(len(times), hosts)-1]
+		p.perSecond = float64(min(len(times), hosts)) / (float64(end-times[0]) / 1e6)
 		return nil
 	})
 	return p, err

@@ -108,6 +108,8 @@ func idleWithHosts(ctx context.Context, o options, w *world, sim *simulator, r *
 		return err
 	}
 	r.add("a simulated host's own memory", "KB", s.Megabytes*1024/float64(s.Hosts))
+	done = w.cpuProfile(ctx, "probe", 10*time.Second)
+	defer func() { <-done }()
 	return probeAll(ctx, w, r, "", 100)
 }
 
@@ -163,30 +165,26 @@ func reconnect(ctx context.Context, o options, w *world, sim *simulator, r *repo
 	return nil
 }
 
-// queue starts a server on a long queue, as an earlier one would have left it.
-func queue(ctx context.Context, o options, w *world, sim *simulator, r *report) error {
+// queue makes a long queue appear before hosts that are free, in four of the fleets.
+func queue(ctx context.Context, o options, w *world, _ *simulator, r *report) error {
 	say("queue of %d runs", o.Scale.Queued)
-	if err := submit(ctx, w, "template", "sleep 0.05", []string{"f0", "f1", "f2", "f3"}, 0); err != nil {
+	if err := submit(ctx, w, "template", "sleep 0.05", queueFleets, 0); err != nil {
 		return err
 	}
 	if err := w.untilNoneActive(ctx, time.Minute); err != nil {
 		return err
 	}
-	w.stop()
 	if err := fillQueue(ctx, w.database(), o.Scale.Queued); err != nil {
-		return err
-	}
-	if err := sim.connected(ctx, 0, time.Minute); err != nil {
-		return err
-	}
-	if _, err := w.start(ctx); err != nil {
 		return err
 	}
 	begin := time.Now()
 	done := w.cpuProfile(ctx, "queue", 20*time.Second)
+	if err := submit(ctx, w, "last", "sleep 0.05", queueFleets, 0); err != nil {
+		return err
+	}
 	probed := make(chan error, 1)
 	go func() { probed <- probeAll(ctx, w, r, ", runs being placed", 40) }()
-	if err := w.untilNoneActive(ctx, 10*time.Minute); err != nil {
+	if err := w.untilNoneActive(ctx, 15*time.Minute); err != nil {
 		return err
 	}
 	r.add("queue of runs, all done", "s", time.Since(begin).Seconds())
@@ -194,13 +192,16 @@ func queue(ctx context.Context, o options, w *world, sim *simulator, r *report) 
 	if err := <-probed; err != nil {
 		return err
 	}
-	return placements(ctx, w, r)
+	return placements(ctx, o, w, r)
 }
 
+// queueFleets are where the runs of the queue may go.
+var queueFleets = []string{"f0", "f1", "f2", "f3"}
+
 // placements looks at the events of the queue: how fast runs were placed, and in which order.
-func placements(ctx context.Context, w *world, r *report) error {
+func placements(ctx context.Context, o options, w *world, r *report) error {
 	w.stop() // the database has one user
-	p, err := readPlacements(ctx, w.database())
+	p, err := readPlacements(ctx, w.database(), len(queueFleets)*o.Scale.PerFleet)
 	if err != nil {
 		return err
 	}
