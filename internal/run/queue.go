@@ -51,6 +51,14 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	c := s.queues.of(it.ID)
 	c.mu.Lock() // held across passes of one object only, which never overlap
 	defer c.mu.Unlock()
+	if waits, err := s.waits(ctx, it.ID); err != nil || !waits {
+		return time.Time{}, err
+	}
+	// A slow backend is waited for before the queue is read, not after: who comes meanwhile
+	// may have priority.
+	if _, err := s.Offers(ctx, it.ID); err != nil {
+		return time.Time{}, err
+	}
 	gangs, err := s.waitingGangs(ctx, c, it.ID)
 	if err != nil || len(gangs) == 0 {
 		return time.Time{}, err
@@ -66,6 +74,16 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 		}
 	}
 	return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply))
+}
+
+// waits says that a job of the project waits for a place.
+func (s *Service) waits(ctx context.Context, projectID string) (bool, error) {
+	var n int
+	err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM (SELECT 1 FROM job WHERE project_id = $1 AND status = 'submitted' LIMIT 1) AS one`, projectID).Scan(&n)
+	if err != nil {
+		return false, fmt.Errorf("look for waiting jobs: %w", err)
+	}
+	return n > 0, nil
 }
 
 // outcome is what becomes of a gang, as something to do in a transaction.
