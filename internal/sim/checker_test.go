@@ -33,7 +33,6 @@ type checker struct {
 	violations []violation
 	seen       map[string]bool // violations already told
 	tasks      map[string]*fact
-	userEnded  map[string]bool // names of runs that the user ended
 	prev       *state
 	disturbed  map[*agent]time.Time // when packets last did not pass
 }
@@ -63,7 +62,7 @@ type fact struct {
 
 func newChecker(w *world) *checker {
 	c := &checker{w: w, woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string]string{}, seen: map[string]bool{},
-		tasks: map[string]*fact{}, userEnded: map[string]bool{}, disturbed: map[*agent]time.Time{}}
+		tasks: map[string]*fact{}, disturbed: map[*agent]time.Time{}}
 	c.wg.Go(func() {
 		for {
 			select {
@@ -114,7 +113,6 @@ type state struct {
 	now        time.Time
 	w          *world
 	facts      map[string]*fact
-	userEnded  map[string]bool
 	machines   []machine       // that cost money and carry our tag
 	rows                       // read after machines were looked at
 	stillThere map[string]bool // machines that cost money after the rows were read
@@ -195,7 +193,7 @@ func (c *checker) look() *state {
 func (c *checker) picture() *state {
 	s := c.look()
 	if s != nil {
-		s.facts, s.userEnded, s.prev = c.tasks, c.userEnded, c.prev
+		s.facts, s.prev = c.tasks, c.prev
 		c.note(s)
 	}
 	return s
@@ -314,6 +312,20 @@ func (c *checker) recently(h *agent, now time.Time, d time.Duration) bool {
 	return ok && now.Sub(at) < d
 }
 
+// elsewhere are the tasks that run on other hosts, in their order by id.
+func (c *checker) elsewhere(h *agent) []string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var ids []string
+	for id, f := range c.tasks {
+		if f.host != h && !f.ended {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	return ids
+}
+
 // terminating is told when a process asks a host to end a task.
 func (c *checker) terminating(p *process, h *agent, id string, how agentapi.Terminate) {
 	c.mu.Lock()
@@ -335,13 +347,6 @@ func (c *checker) asked(cloud, id string) {
 	if c.foreign[cloud] == id {
 		c.violate("I12", fmt.Sprintf("the foreign machine %s/%s was asked to end", cloud, id))
 	}
-}
-
-// ended notes that the user ended a run.
-func (c *checker) ended(run string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.userEnded[run] = true
 }
 
 // watchStale has the database note what a process still decides once another has taken its

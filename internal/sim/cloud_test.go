@@ -215,6 +215,15 @@ func (w *world) duplicates(h *agent) bool {
 	return true
 }
 
+// lies says that a host tells what is not true.
+func (w *world) lies(h *agent) bool {
+	if w.netFaults == 0 || w.isCalm() || w.dice("lie "+h.name).Float64() > w.netFaults/2 {
+		return false
+	}
+	w.count("agent lies")
+	return true
+}
+
 func (w *world) isCalm() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -76,16 +76,6 @@ func (h *agent) list() []agentapi.Task {
 	return list
 }
 
-func (h *agent) task(id string) (agentapi.Task, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	t, ok := h.tasks[id]
-	if !ok {
-		return agentapi.Task{}, false
-	}
-	return t.state, true
-}
-
 // logOf is what a task has written.
 func (h *agent) logOf(id string) ([]byte, bool) {
 	h.mu.Lock()
@@ -110,7 +100,7 @@ func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
 	h.order = append(h.order, spec.ID)
 	h.w.checks.arrived(t)
 	h.tell()
-	go t.live(h.down)
+	go t.live()
 	return t.state
 }
 
@@ -241,16 +231,16 @@ func (h *agent) uninstall() {
 }
 
 // live takes a task through its life.
-func (t *task) live(down <-chan struct{}) {
+func (t *task) live() {
 	s := t.script
 	for _, step := range []struct {
 		state agentapi.State
-		for_  time.Duration
+		lasts time.Duration
 	}{{agentapi.Preparing, 50 * time.Millisecond}, {agentapi.Pulling, s.Pull}, {agentapi.Creating, 200 * time.Millisecond}, {agentapi.Running, 100 * time.Millisecond}} {
 		if !t.set(func(v *agentapi.Task) { v.State = step.state }) {
 			return
 		}
-		if !t.sleep(step.for_) {
+		if !t.sleep(step.lasts) {
 			t.stopped(0)
 			return
 		}
@@ -286,7 +276,6 @@ func (t *task) live(down <-chan struct{}) {
 	default:
 		t.finish(agentapi.ContainerExitedWithError, "", &exit)
 	}
-	_ = down
 }
 
 // sleep waits; false when the task is asked to end, or has ended.

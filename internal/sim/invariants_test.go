@@ -413,6 +413,10 @@ func foreignUntouched(s *state) (bad []string) {
 // the next sweep once no call fails any more.
 const lateKnown = 20 * time.Minute
 
+// neverSeen bounds the life of a machine of which no call ever told: the time that the answer
+// to a request is waited for, and that lists may lag.
+const neverSeen = 8 * time.Minute
+
 // costsEqualBill is I9: for every machine that was charged there is an interval of the ledger
 // with its price and time, for every interval a charge, and the sum is what [ledger.Costs]
 // says.
@@ -435,8 +439,12 @@ func costsEqualBill(s *state) (bad []string) {
 		for _, h := range s.w.clouds[name].Invoice(s.w.serverID) {
 			in, ok := paid[name+"/"+h.ID]
 			delete(paid, name+"/"+h.ID)
-			if twin := s.intentsByID()[h.Intent]; !ok && !h.Live && s.twins > 0 && twin.resource != h.ID {
+			switch in := s.intentsByID()[h.Intent]; {
+			case ok || h.Live:
+			case s.twins > 0 && in.resource != h.ID:
 				continue // one of two that were made for one request, gone before any list showed it
+			case in.state == "gone" && in.resource == "" && h.To.Sub(h.From) < neverSeen:
+				continue // gone before the silence after the request was over
 			}
 			if !ok {
 				bad = append(bad, fmt.Sprintf("machine %s/%s was charged from %v to %v, the ledger has no interval: %+v", name, h.ID, h.From, h.To, s.intentsByID()[h.Intent]))

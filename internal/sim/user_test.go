@@ -46,7 +46,6 @@ func (w *world) stopRun(name string, abort bool) int {
 		what = "aborts"
 	}
 	w.trace.add("user", what, name)
-	w.checks.ended(name)
 	return w.call("project/main/runs/stop", object{"runs_names": []string{name}, "abort": abort}, nil)
 }
 

@@ -278,12 +278,11 @@ type position struct {
 
 // stream is the event stream of a link: the body of the response.
 type stream struct {
-	link   *link
-	ctx    context.Context // of the request, as response bodies have
-	known  map[string]*cursor
-	sent   []position
-	buf    []byte
-	closed bool
+	link  *link
+	ctx   context.Context // of the request, as response bodies have
+	known map[string]*cursor
+	sent  []position
+	buf   []byte
 }
 
 func (l *link) ack(seq int64) {
@@ -356,6 +355,9 @@ func (s *stream) collect() {
 	if h.off.Load() || time.Now().Before(h.cutTill) {
 		return
 	}
+	if h.w.lies(h) {
+		s.lie()
+	}
 	for _, id := range h.order {
 		t := h.tasks[id]
 		c := s.known[id]
@@ -377,6 +379,18 @@ func (s *stream) collect() {
 			s.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: id, Task: &state}, 0)
 		}
 	}
+}
+
+// lie tells of tasks that are none of this host's business, and what nobody understands.
+func (s *stream) lie() {
+	for _, id := range s.link.h.w.checks.elsewhere(s.link.h) {
+		done := 0
+		s.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: id, Task: &agentapi.Task{
+			ID: id, State: agentapi.Terminated, Reason: agentapi.DoneByRunner, ExitStatus: &done,
+		}}, 0)
+	}
+	s.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: "no-such-task", Task: &agentapi.Task{ID: "no-such-task", State: "exploded"}}, 0)
+	s.send(agentapi.Event{Kind: "gossip"}, 0)
 }
 
 func (s *stream) send(e agentapi.Event, offset int64) {

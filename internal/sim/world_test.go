@@ -143,11 +143,10 @@ type process struct {
 	cancel context.CancelFunc
 	ended  chan struct{}
 
-	mu        sync.Mutex
-	dead      bool
-	cutOff    bool      // no way to hosts: it was overtaken
-	overtaken time.Time // by another server, zero: no
-	links     []*link
+	mu     sync.Mutex
+	dead   bool
+	cutOff bool // no way to hosts: it was overtaken
+	links  []*link
 
 	// Defects that are planted.
 	retries, unfenced bool
@@ -262,7 +261,7 @@ func (w *world) overtake() *process {
 		return old
 	}
 	old.mu.Lock()
-	old.cutOff, old.overtaken = true, time.Now()
+	old.cutOff = true
 	old.mu.Unlock()
 	w.trace.add("server", fmt.Sprint(old.num), "overtaken")
 	w.closeLinks(old)
