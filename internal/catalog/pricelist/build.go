@@ -7,7 +7,7 @@ import (
 )
 
 // MaxRows bounds a list. All that the clouds publish is some hundred thousand rows.
-const MaxRows = 1_000_000
+const MaxRows = 500_000
 
 // A Builder collects rows. Its zero value has none.
 type Builder struct {
