@@ -112,6 +112,10 @@ func (s *Shim) putTask(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	t, err := s.create(spec)
+	if errors.Is(err, errEnded) {
+		refuse(w, http.StatusConflict, agentapi.CodeConflict, err.Error())
+		return
+	}
 	if err != nil {
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
@@ -120,12 +124,18 @@ func (s *Shim) putTask(w http.ResponseWriter, r *http.Request) {
 	answer(w, state)
 }
 
+var errEnded = errors.New("the task has ended and was deleted")
+
 // create stores the task and starts it; of two equal requests one wins.
 func (s *Shim) create(spec agentapi.TaskSpec) (*task, error) {
 	s.mu.Lock()
 	if t := s.tasks[spec.ID]; t != nil {
 		s.mu.Unlock()
 		return t, nil
+	}
+	if s.ended.has(spec.ID) {
+		s.mu.Unlock()
+		return nil, errEnded
 	}
 	t := s.newTask(spec)
 	s.tasks[spec.ID] = t
@@ -159,13 +169,25 @@ func (s *Shim) terminateTask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, fmt.Sprintf("grace: not between 0 and %d seconds", maxGrace))
 		return
 	}
-	t := s.task(w, r)
+	t := s.findOrEnd(r.PathValue("id"))
 	if t == nil {
+		refuse(w, http.StatusNotFound, agentapi.CodeNotFound, "no such task")
 		return
 	}
 	t.terminate(req)
 	state, _ := t.snapshot()
 	answer(w, state)
+}
+
+// findOrEnd finds a task that is to end. One that is not there does not start any more.
+func (s *Shim) findOrEnd(id string) *task {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t := s.tasks[id]
+	if t == nil && validID(id) {
+		s.ended.add(id)
+	}
+	return t
 }
 
 func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
@@ -189,6 +211,7 @@ func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
 	s.watcher.remove(t.spec.ID)
 	s.mu.Lock()
 	delete(s.tasks, t.spec.ID)
+	s.ended.add(t.spec.ID)
 	s.mu.Unlock()
 	s.sweepBlobs(time.Now())
 	answer(w, struct{}{})

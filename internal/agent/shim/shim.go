@@ -39,6 +39,7 @@ type Shim struct {
 
 	mu      sync.Mutex
 	tasks   map[string]*task
+	ended   *ended
 	changed chan struct{} // closed and replaced whenever a task or its log changed
 	seq     int64
 	streams map[*stream]bool
@@ -63,7 +64,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer unlock()
-	s := &Shim{Config: c, tasks: map[string]*task{}, streams: map[*stream]bool{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
+	s := &Shim{Config: c, tasks: map[string]*task{}, ended: newEnded(), streams: map[*stream]bool{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
 	if s.watcher, err = newWatcher(s.fileChanged); err != nil {
