@@ -59,14 +59,17 @@ type Config struct {
 }
 
 // Service plans, applies and deletes fleets.
-type Service struct{ Config }
+type Service struct {
+	Config
+	known known
+}
 
 // New registers the fleets' reconciler with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Offers == nil || c.Freed == nil || c.Log == nil {
 		return nil, errors.New("fleet: every field of Config is required")
 	}
-	s := &Service{c}
+	s := &Service{Config: c}
 	c.Engine.Register(engine.Kind{Name: Kind, Workers: 8, Reconcile: s.reconcile,
 		Live: engine.LiveQuery("SELECT id FROM fleet WHERE NOT deleted AND shard IN")})
 	return s, nil
@@ -116,7 +119,7 @@ func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (Fleet, 
 
 // Active lists a project's fleets that runs can use, oldest first.
 func (s *Service) Active(ctx context.Context, q store.Querier, projectID string) ([]Fleet, error) {
-	return query(ctx, q, "WHERE NOT deleted AND status = 'active' AND project_id = $1 ORDER BY created_at, id", projectID)
+	return s.known.list(ctx, q, "WHERE NOT deleted AND status = 'active' AND project_id = $1 ORDER BY created_at, id", projectID)
 }
 
 // MinNodes is how many instances a fleet keeps.
@@ -255,17 +258,13 @@ func GeneratedName() string {
 	return adjectives[rand.IntN(len(adjectives))] + "-" + animals[rand.IntN(len(animals))]
 }
 
-// ofIDs reads fleets by the keys of a map.
-func ofIDs(ctx context.Context, q store.Querier, ids map[string]string) ([]Fleet, error) {
-	if len(ids) == 0 {
-		return nil, nil
+// marks writes n placeholders.
+func marks(n int) string {
+	list := make([]string, n)
+	for i := range list {
+		list[i] = fmt.Sprintf("$%d", i+1)
 	}
-	args, marks := make([]any, 0, len(ids)), make([]string, 0, len(ids))
-	for id := range ids {
-		args = append(args, id)
-		marks = append(marks, fmt.Sprintf("$%d", len(args)))
-	}
-	return query(ctx, q, "WHERE id IN ("+strings.Join(marks, ", ")+")", args...)
+	return strings.Join(list, ", ")
 }
 
 // orMissing turns "no such row" into the answer of the API.

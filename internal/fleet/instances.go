@@ -2,11 +2,14 @@ package fleet
 
 import (
 	"context"
+	"database/sql"
+	"fmt"
 	"slices"
 
 	"dstack/internal/api"
 	"dstack/internal/instance"
 	"dstack/internal/project"
+	"dstack/internal/store"
 	"dstack/internal/user"
 )
 
@@ -38,7 +41,7 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 			f.After.ID = *r.PrevID
 		}
 	}
-	list, err := instance.List(ctx, s.DB.Read(), f)
+	list, err := s.Instances().List(ctx, s.DB.Read(), f)
 	if err != nil {
 		return nil, err
 	}
@@ -48,22 +51,34 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 	}
 	out := make([]api.Instance, len(list))
 	for i := range list {
-		out[i] = instance.View(&list[i], projects[list[i].ProjectID].Name, names[list[i].FleetID])
+		out[i] = instance.View(list[i], projects[list[i].ProjectID].Name, names[list[i].FleetID])
 	}
 	return out, nil
 }
 
 // names maps the fleets of instances to their names.
-func (s *Service) names(ctx context.Context, list []instance.Instance) (map[string]string, error) {
+func (s *Service) names(ctx context.Context, list []*instance.Instance) (map[string]string, error) {
 	names := map[string]string{}
+	var ids []any
 	for _, i := range list {
-		names[i.FleetID] = ""
+		if _, seen := names[i.FleetID]; !seen {
+			names[i.FleetID] = ""
+			ids = append(ids, i.FleetID)
+		}
 	}
-	fleets, err := ofIDs(ctx, s.DB.Read(), names)
-	for _, f := range fleets {
-		names[f.ID] = f.Name
+	for batch := range slices.Chunk(ids, 500) {
+		rows, err := s.DB.Read().QueryContext(ctx, "SELECT id, name FROM fleet WHERE id IN ("+marks(len(batch))+")", batch...)
+		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+			var id, name string
+			err := rows.Scan(&id, &name)
+			names[id] = name
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read the names of fleets: %w", err)
+		}
 	}
-	return names, err
+	return names, nil
 }
 
 // Names are the names of projects and fleets by id.
@@ -71,7 +86,7 @@ type Names struct{ Projects, Fleets map[string]string }
 
 // Running returns all instances that exist or come to be, with the names of what they
 // belong to.
-func (s *Service) Running(ctx context.Context) ([]instance.Instance, Names, error) {
+func (s *Service) Running(ctx context.Context) ([]*instance.Instance, Names, error) {
 	n := Names{Projects: map[string]string{}}
 	projects, err := s.Projects.All(ctx)
 	if err != nil {
@@ -81,11 +96,11 @@ func (s *Service) Running(ctx context.Context) ([]instance.Instance, Names, erro
 	for i, p := range projects {
 		ids[i], n.Projects[p.ID] = p.ID, p.Name
 	}
-	all, err := instance.List(ctx, s.DB.Read(), instance.Filter{Projects: ids})
+	all, err := s.Instances().List(ctx, s.DB.Read(), instance.Filter{Projects: ids})
 	if err != nil {
 		return nil, n, err
 	}
-	list := slices.DeleteFunc(all, func(i instance.Instance) bool {
+	list := slices.DeleteFunc(all, func(i *instance.Instance) bool {
 		return i.Deleted || i.Status == api.InstancePending || i.Status == api.InstanceTerminated
 	})
 	n.Fleets, err = s.names(ctx, list)

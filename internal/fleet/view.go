@@ -64,7 +64,7 @@ func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error
 
 // ListProject returns a project's fleets, newest first.
 func (s *Service) ListProject(ctx context.Context, sc project.Scope, _ api.ListProjectFleetsRequest) ([]api.Fleet, error) {
-	fleets, err := query(ctx, s.DB.Read(), "WHERE NOT deleted AND project_id = $1 ORDER BY created_at DESC, id", sc.Project.ID)
+	fleets, err := s.known.list(ctx, s.DB.Read(), "WHERE NOT deleted AND project_id = $1 ORDER BY created_at DESC, id", sc.Project.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +77,7 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListFleetsRequest
 	if err != nil {
 		return nil, err
 	}
-	fleets, err := query(ctx, s.DB.Read(), "ORDER BY created_at DESC, id")
+	fleets, err := s.known.list(ctx, s.DB.Read(), "ORDER BY created_at DESC, id")
 	if err != nil {
 		return nil, err
 	}

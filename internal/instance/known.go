@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 
 	"dstack/internal/store"
@@ -22,7 +24,7 @@ type known struct {
 // OfProject returns the instances of a project that are not deleted, by fleet and number. They
 // are shared: nobody changes them.
 func (s *Service) OfProject(ctx context.Context, q store.Querier, projectID string) ([]*Instance, error) {
-	return s.known.list(ctx, q, "project_id = $1", projectID)
+	return s.live(ctx, q, "project_id = $1", projectID)
 }
 
 // InFleets is [Service.OfProject] for fleets.
@@ -34,16 +36,34 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	for i, id := range fleetIDs {
 		args[i] = id
 	}
-	return s.known.list(ctx, q, "fleet_id IN ("+params(1, len(args))+")", args...)
+	return s.live(ctx, q, "fleet_id IN ("+params(1, len(args))+")", args...)
 }
 
-func (k *known) list(ctx context.Context, q store.Querier, where string, args ...any) ([]*Instance, error) {
-	type row struct {
-		id      string
-		version int64
+func (s *Service) live(ctx context.Context, q store.Querier, where string, args ...any) ([]*Instance, error) {
+	list, err := s.known.list(ctx, q, "NOT deleted AND "+where+" ORDER BY fleet_id, num", args...)
+	return slices.DeleteFunc(list, func(i *Instance) bool { return i.Deleted }), err // since the first look
+}
+
+// row is what is read of an instance to see whether it is known.
+type row struct {
+	id      string
+	version int64
+}
+
+// List returns a page of instances, also of deleted ones, newest first. They are shared:
+// nobody changes them.
+func (s *Service) List(ctx context.Context, q store.Querier, f Filter) ([]*Instance, error) {
+	if len(f.Projects) == 0 || f.Fleets != nil && len(f.Fleets) == 0 {
+		return nil, nil
 	}
+	tail, args := f.where()
+	return s.known.list(ctx, q, tail, args...)
+}
+
+// list reads what follows FROM instance WHERE.
+func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...any) ([]*Instance, error) {
 	var order []row
-	rows, err := q.QueryContext(ctx, "SELECT id, version FROM instance WHERE NOT deleted AND "+where+" ORDER BY fleet_id, num", args...)
+	rows, err := q.QueryContext(ctx, "SELECT id, version FROM instance WHERE "+tail, args...)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var r row
 		err := rows.Scan(&r.id, &r.version)
@@ -55,31 +75,25 @@ func (k *known) list(ctx context.Context, q store.Querier, where string, args ..
 	}
 	k.mu.Lock() // of callers at a time, one reads what is new
 	defer k.mu.Unlock()
-	found := make(map[string]*Instance, len(order))
-	var missing []string
-	for _, r := range order {
+	list := make([]*Instance, len(order))
+	missing := map[string]int{} // where in the list
+	for n, r := range order {
 		// A row and its assignments change together with the version.
 		if i := k.byID[r.id]; i != nil && i.Version >= r.version {
-			found[r.id] = i
+			list[n] = i
 		} else {
-			missing = append(missing, r.id)
+			missing[r.id] = n
 		}
 	}
-	loaded, err := ByID(ctx, q, missing)
+	loaded, err := ByID(ctx, q, slices.Collect(maps.Keys(missing)))
 	if err != nil {
 		return nil, err
 	}
 	for _, i := range loaded {
-		found[i.ID] = i
+		list[missing[i.ID]] = i
 		k.remember(i)
 	}
-	list := make([]*Instance, 0, len(order))
-	for _, r := range order {
-		if i := found[r.id]; i != nil && !i.Deleted {
-			list = append(list, i)
-		}
-	}
-	return list, nil
+	return slices.DeleteFunc(list, func(i *Instance) bool { return i == nil }), nil
 }
 
 // remember wants the mutex held.

@@ -300,12 +300,8 @@ type Cursor struct {
 	ID string
 }
 
-// List returns a page of instances, also of deleted ones, newest first.
-func List(ctx context.Context, q store.Querier, f Filter) ([]Instance, error) {
-	if len(f.Projects) == 0 || f.Fleets != nil && len(f.Fleets) == 0 {
-		return nil, nil
-	}
-	var args []any
+// where is what follows WHERE, with its arguments.
+func (f Filter) where() (tail string, args []any) {
 	add := func(values ...any) string {
 		args = append(args, values...)
 		return params(len(args)-len(values)+1, len(values))
@@ -317,12 +313,12 @@ func List(ctx context.Context, q store.Querier, f Filter) ([]Instance, error) {
 		}
 		return " IN (" + add(values...) + ")"
 	}
-	where := "project_id" + in(f.Projects)
+	cond := "project_id" + in(f.Projects)
 	if f.Fleets != nil {
-		where += " AND fleet_id" + in(f.Fleets)
+		cond += " AND fleet_id" + in(f.Fleets)
 	}
 	if f.Active {
-		where += " AND NOT deleted AND status IN ('idle', 'busy')"
+		cond += " AND NOT deleted AND status IN ('idle', 'busy')"
 	}
 	order, cmp, tie := "created_at DESC, id", "<", ">" // ids run the other way
 	if f.Ascending {
@@ -330,15 +326,15 @@ func List(ctx context.Context, q store.Querier, f Filter) ([]Instance, error) {
 	}
 	if c := f.After; c != nil {
 		at := add(store.Micros(c.At))
-		cond := "created_at " + cmp + " " + at
+		after := "created_at " + cmp + " " + at
 		if c.ID != "" {
-			cond += " OR created_at = " + at + " AND id " + tie + " " + add(c.ID)
+			after += " OR created_at = " + at + " AND id " + tie + " " + add(c.ID)
 		}
-		where += " AND (" + cond + ")"
+		cond += " AND (" + after + ")"
 	}
-	tail := "WHERE " + where + " ORDER BY " + order
-	if f.Limit > 0 { // rows are large: sort no more of them than are returned
-		tail = fmt.Sprintf("WHERE id IN (SELECT id FROM instance %s LIMIT %d) ORDER BY %s", tail, f.Limit, order)
+	tail = cond + " ORDER BY " + order
+	if f.Limit > 0 {
+		tail += fmt.Sprintf(" LIMIT %d", f.Limit)
 	}
-	return query(ctx, q, tail, args...)
+	return tail, args
 }

@@ -82,7 +82,7 @@ func (c *collector) instances(ctx context.Context, out chan<- prometheus.Metric)
 		return err
 	}
 	for i := range list {
-		v := instance.View(&list[i], names.Projects[list[i].ProjectID], names.Fleets[list[i].FleetID])
+		v := instance.View(list[i], names.Projects[list[i].ProjectID], names.Fleets[list[i].FleetID])
 		if v.InstanceType == nil {
 			continue
 		}
