@@ -1,10 +1,14 @@
-// Package catalog holds what the configured backends offer, so that plans do not wait for
-// clouds: each backend's last answer is kept and refreshed with a deadline.
+// Package catalog holds what the configured backends offer, so that nobody waits for
+// clouds: each backend's last answer is kept and refreshed in the background.
+//
+// Test it with go test ./internal/catalog.
 package catalog
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,94 +24,188 @@ type Clouds interface {
 }
 
 const (
-	fresh    = time.Minute      // an answer this young is not asked for again
-	deadline = 10 * time.Second // for one backend's answer
+	fresh    = time.Minute     // an answer this young is not asked for again
+	deadline = 2 * time.Minute // for one backend's answer
+	// coldWait and firstWait are how long after the first question a backend's answer is
+	// waited for: by somebody in front of a screen, and by what decides for good. One that
+	// takes longer is missing until it has answered, and Changed tells.
+	coldWait  = time.Second
+	firstWait = 10 * time.Second
 )
+
+// Config is what New needs; fields are required unless marked optional.
+type Config struct {
+	Clouds Clouds
+	Log    *slog.Logger
+	// Changed is called when what a project's backends offer is not what it was; optional.
+	Changed func(projectID string)
+}
 
 // Catalog answers queries from memory. It is safe for concurrent use.
 type Catalog struct {
-	clouds Clouds
-	log    *slog.Logger
-	mu     sync.Mutex
-	known  map[ledger.Account]answer
+	Config
+	mu    sync.Mutex
+	known map[ledger.Account]*answer
+	ctx   context.Context // of refreshes; ends with Run
+	end   context.CancelFunc
+	wg    sync.WaitGroup
 }
 
+// answer is what one backend last said.
 type answer struct {
 	offers []offer.Offer
-	at     time.Time
-	err    error
+	begun  time.Time     // when it was first asked
+	at     time.Time     // of the last attempt's end, zero before the first
+	asking bool          // a refresh is under way
+	first  chan struct{} // closed with the first attempt's end
 }
 
-// New returns a Catalog over the backends.
-func New(clouds Clouds, log *slog.Logger) *Catalog {
-	return &Catalog{clouds: clouds, log: log, known: map[ledger.Account]answer{}}
+// New checks c and returns an empty Catalog. Backends are asked when somebody wants to know.
+func New(c Config) (*Catalog, error) {
+	if c.Clouds == nil || c.Log == nil {
+		return nil, errors.New("catalog: Clouds and Log are required")
+	}
+	if c.Changed == nil {
+		c.Changed = func(string) {}
+	}
+	ctx, end := context.WithCancel(context.Background())
+	return &Catalog{Config: c, known: map[ledger.Account]*answer{}, ctx: ctx, end: end}, nil
 }
 
-// Offers lists what the project's backends offer. A backend that fails contributes its
-// last answer.
+// Close ends the refreshes that are under way and waits for them.
+func (c *Catalog) Close() {
+	c.mu.Lock()
+	c.end()
+	c.mu.Unlock()
+	c.wg.Wait()
+}
+
+// Offers lists what the project's backends offer, as they last said. Old answers are
+// refreshed in the background; only a backend that was never asked is waited for, and not
+// for long. One that fails contributes its last answer.
 func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, error) {
-	accounts, err := c.clouds.Accounts(ctx)
+	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return nil, err
 	}
-	var wg sync.WaitGroup
-	for _, a := range accounts {
-		if a.ProjectID == projectID && c.stale(a) {
-			wg.Go(func() { c.refresh(ctx, a) })
-		}
+	if err := c.await(ctx, accounts, coldWait); err != nil {
+		return nil, err
 	}
-	wg.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []offer.Offer
 	for _, a := range accounts {
-		if a.ProjectID == projectID {
-			all = append(all, c.known[a].offers...)
+		if k := c.known[a]; k != nil {
+			all = append(all, k.offers...)
 		}
 	}
 	return all, nil
 }
 
+// Settle waits for backends of the project that have not answered yet, longer than Offers.
+func (c *Catalog) Settle(ctx context.Context, projectID string) error {
+	accounts, err := c.accountsOf(ctx, projectID)
+	if err != nil {
+		return err
+	}
+	return c.await(ctx, accounts, firstWait)
+}
+
+// await refreshes old answers and waits for first ones, until limit after the question.
+func (c *Catalog) await(ctx context.Context, accounts []ledger.Account, limit time.Duration) error {
+	for _, k := range c.refreshStale(accounts) {
+		timer := time.NewTimer(time.Until(k.begun.Add(limit)))
+		select {
+		case <-k.first:
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return context.Cause(ctx)
+		}
+		timer.Stop()
+	}
+	return nil
+}
+
+func (c *Catalog) accountsOf(ctx context.Context, projectID string) ([]ledger.Account, error) {
+	accounts, err := c.Clouds.Accounts(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(accounts), func(a ledger.Account) bool { return a.ProjectID != projectID }), nil
+}
+
+// refreshStale begins to ask the backends whose answers are old, and returns those that have
+// not answered yet.
+func (c *Catalog) refreshStale(accounts []ledger.Account) []*answer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var unheard []*answer
+	for _, a := range accounts {
+		k := c.known[a]
+		if k == nil {
+			k = &answer{begun: time.Now(), first: make(chan struct{})}
+			c.known[a] = k
+		}
+		if !k.asking && time.Since(k.at) > fresh && c.ctx.Err() == nil {
+			k.asking = true
+			c.wg.Go(func() { c.refresh(a, k) })
+		}
+		if k.at.IsZero() && k.asking {
+			unheard = append(unheard, k)
+		}
+	}
+	return unheard
+}
+
+// refresh asks one backend. The work is nobody's in particular: the first caller to give up
+// must not fail it for the others.
+func (c *Catalog) refresh(a ledger.Account, k *answer) {
+	ctx, cancel := context.WithTimeout(c.ctx, deadline)
+	defer cancel()
+	b, err := c.Clouds.Backend(ctx, a.ProjectID, a.Backend)
+	var offers []offer.Offer
+	if err == nil {
+		offers, err = b.Offers(ctx, offer.Query{})
+	}
+	if err != nil && c.ctx.Err() == nil {
+		c.Log.Warn("a backend does not say what it offers", "backend", a.Backend, "err", err)
+	}
+	c.mu.Lock()
+	changed := err == nil && !same(k.offers, offers)
+	if err == nil {
+		k.offers = offers
+	}
+	if k.at.IsZero() {
+		close(k.first)
+	}
+	k.at, k.asking = time.Now(), false
+	c.mu.Unlock()
+	if changed {
+		c.Changed(a.ProjectID)
+	}
+}
+
+// same compares what is looked at when jobs are placed.
+func same(a, b []offer.Offer) bool {
+	return slices.EqualFunc(a, b, func(x, y offer.Offer) bool {
+		return x.Key() == y.Key() && x.Price == y.Price && x.Availability == y.Availability
+	})
+}
+
 // Multinode are the project's backends whose instances of one region reach each other.
 func (c *Catalog) Multinode(ctx context.Context, projectID string) (map[string]bool, error) {
-	accounts, err := c.clouds.Accounts(ctx)
+	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return nil, err
 	}
 	can := map[string]bool{}
 	for _, a := range accounts {
-		if a.ProjectID != projectID {
-			continue
-		}
-		b, err := c.clouds.Backend(ctx, projectID, a.Backend)
+		b, err := c.Clouds.Backend(ctx, projectID, a.Backend)
 		if err != nil {
 			continue // it has no offers either
 		}
 		_, can[a.Backend] = b.(backend.MultinodeBackend)
 	}
 	return can, nil
-}
-
-func (c *Catalog) stale(a ledger.Account) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return time.Since(c.known[a].at) > fresh
-}
-
-func (c *Catalog) refresh(ctx context.Context, a ledger.Account) {
-	ctx, cancel := context.WithTimeout(ctx, deadline)
-	defer cancel()
-	b, err := c.clouds.Backend(ctx, a.ProjectID, a.Backend)
-	var offers []offer.Offer
-	if err == nil {
-		offers, err = b.Offers(ctx, offer.Query{})
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	last := c.known[a]
-	if err != nil {
-		c.log.Warn("a backend does not say what it offers", "backend", a.Backend, "err", err)
-		offers = last.offers
-	}
-	c.known[a] = answer{offers: offers, at: time.Now(), err: err}
 }

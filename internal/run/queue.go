@@ -54,9 +54,9 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if waits, err := s.waits(ctx, it.ID); err != nil || !waits {
 		return time.Time{}, err
 	}
-	// A slow backend is waited for before the queue is read, not after: who comes meanwhile
-	// may have priority.
-	if _, err := s.Offers(ctx, it.ID); err != nil {
+	// A backend that was never asked is waited for before the queue is read, not after: who
+	// comes meanwhile may have priority.
+	if err := s.Catalog.Settle(ctx, it.ID); err != nil {
 		return time.Time{}, err
 	}
 	gangs, err := s.waitingGangs(ctx, c, it.ID)

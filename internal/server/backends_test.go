@@ -91,6 +91,7 @@ func TestEndpoints(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.pool.Close()
+	s.catalog.Close()
 	if err := s.db.Close(); err != nil {
 		t.Error(err)
 	}

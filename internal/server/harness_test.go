@@ -44,6 +44,7 @@ func newServerAt(t testing.TB, url string) *Server {
 	}
 	t.Cleanup(func() {
 		s.pool.Close()
+		s.catalog.Close()
 		if err := s.db.Close(); err != nil {
 			t.Error(err)
 		}

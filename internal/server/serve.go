@@ -42,11 +42,13 @@ func (s *Server) URL() string {
 func (s *Server) Run(ctx context.Context, ready func()) error {
 	if s.Port < 0 || s.Port > 65535 {
 		s.pool.Close()
+		s.catalog.Close()
 		return errors.Join(fmt.Errorf("port %d: use one from 1 to 65535", s.Port), s.db.Close())
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(s.Host, strconv.Itoa(s.Port)))
 	if err != nil {
 		s.pool.Close()
+		s.catalog.Close()
 		return errors.Join(listenError(s.Host, s.Port, err), s.db.Close())
 	}
 	if a, ok := l.Addr().(*net.TCPAddr); ok {
@@ -85,6 +87,7 @@ func (s *Server) Work(ctx context.Context) error {
 	}
 	<-ctx.Done()
 	s.pool.Close()
+	s.catalog.Close()
 	wg.Wait()
 	return s.db.Close()
 }

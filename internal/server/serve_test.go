@@ -57,6 +57,7 @@ func open(t *testing.T, dir, configYML string) (*Server, error) {
 func (s *Server) close(t *testing.T) {
 	t.Helper()
 	s.pool.Close()
+	s.catalog.Close()
 	if err := s.db.Close(); err != nil {
 		t.Error(err)
 	}

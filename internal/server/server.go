@@ -80,6 +80,7 @@ type Server struct {
 	db       *store.DB
 	engine   *engine.Engine
 	ledger   *ledger.Ledger
+	catalog  *catalog.Catalog
 	pool     *host.Pool
 	logs     *logstore.Logs
 	metrics  *metrics.Store
@@ -217,8 +218,11 @@ func (s *Server) assemble(file file) error {
 	if err != nil {
 		return err
 	}
+	if s.catalog, err = catalog.New(catalog.Config{Clouds: s.clouds, Log: s.Log, Changed: freed}); err != nil {
+		return err
+	}
 	s.runs, err = run.New(run.Config{
-		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: catalog.New(s.clouds, s.Log), Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
+		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: s.catalog, Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
 		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter,
 	})
 	return err

@@ -1,0 +1,139 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/ledger"
+	"dstack/internal/offer"
+)
+
+// clouds are two backends of project p whose answers a test decides.
+type clouds struct {
+	mu    sync.Mutex
+	asked map[string]int
+	say   func(ctx context.Context, name string) ([]offer.Offer, error)
+}
+
+func (c *clouds) Accounts(context.Context) ([]ledger.Account, error) {
+	return []ledger.Account{{ProjectID: "p", Backend: "a"}, {ProjectID: "p", Backend: "b"}, {ProjectID: "other", Backend: "a"}}, nil
+}
+
+func (c *clouds) Backend(_ context.Context, _, name string) (backend.Backend, error) {
+	return account{c: c, name: name}, nil
+}
+
+type account struct {
+	backend.Backend
+	c    *clouds
+	name string
+}
+
+func (a account) Offers(ctx context.Context, _ offer.Query) ([]offer.Offer, error) {
+	a.c.mu.Lock()
+	a.c.asked[a.name]++
+	a.c.mu.Unlock()
+	return a.c.say(ctx, a.name)
+}
+
+func open(t *testing.T, say func(ctx context.Context, name string) ([]offer.Offer, error)) (*Catalog, *clouds, *int) {
+	t.Helper()
+	cl := &clouds{asked: map[string]int{}, say: say}
+	changes := 0
+	c, err := New(Config{Clouds: cl, Log: slog.New(slog.DiscardHandler), Changed: func(string) { changes++ }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c, cl, &changes
+}
+
+// names lists the offers and how long that took.
+func names(t *testing.T, c *Catalog) (list string, took time.Duration) {
+	t.Helper()
+	began := time.Now()
+	offers, err := c.Offers(t.Context(), "p")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range offers {
+		list += o.Instance + " "
+	}
+	return list, time.Since(began)
+}
+
+func one(name string) []offer.Offer { return []offer.Offer{{Backend: name, Instance: name}} }
+
+func TestAnswersAreKeptAndRefreshed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		price := 1.0
+		c, cl, changes := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) {
+			o := one(name)
+			o[0].Price = price
+			return o, nil
+		})
+		for range 10 {
+			if got, _ := names(t, c); got != "a b " {
+				t.Fatalf("offers %q", got)
+			}
+		}
+		time.Sleep(fresh + time.Second)
+		price = 2
+		names(t, c)
+		synctest.Wait()
+		if cl.asked["a"] != 2 || cl.asked["b"] != 2 {
+			t.Errorf("asked %v, want each at first and when its answer was old", cl.asked)
+		}
+		if *changes != 4 {
+			t.Errorf("%d changes told, want 4", *changes)
+		}
+	})
+}
+
+// A backend that hangs or fails delays nobody: its last answer stands.
+func TestSlowBackends(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang, fail := true, false
+		c, _, _ := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) {
+			switch {
+			case name == "b" && hang:
+				select {
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				case <-time.After(30 * time.Second):
+				}
+			case name == "b" && fail:
+				return nil, errors.New("no route")
+			}
+			return one(name), nil
+		})
+		if got, took := names(t, c); got != "a " || took > coldWait {
+			t.Errorf("cold: %q after %v", got, took)
+		}
+		began := time.Now()
+		if err := c.Settle(t.Context(), "p"); err != nil || time.Since(began) != firstWait-coldWait {
+			t.Errorf("Settle: %v after %v", err, time.Since(began))
+		}
+		time.Sleep(31 * time.Second)
+		if got, took := names(t, c); got != "a b " || took > 0 {
+			t.Errorf("once it has answered: %q after %v", got, took)
+		}
+		time.Sleep(2 * fresh)
+		if got, took := names(t, c); got != "a b " || took > 0 {
+			t.Errorf("while it hangs again: %q after %v", got, took)
+		}
+		time.Sleep(2 * fresh)
+		hang, fail = false, true
+		names(t, c)
+		synctest.Wait()
+		if got, took := names(t, c); got != "a b " || took > 0 {
+			t.Errorf("while it fails: %q after %v", got, took)
+		}
+	})
+}
