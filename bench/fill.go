@@ -160,8 +160,7 @@ FROM n, run r, job t WHERE r.name = 'old-' || i AND t.run_id = (SELECT id FROM r
 				{numbers + `INSERT INTO event (id, message, recorded_at) SELECT ` + newUUID + `, 'Job status changed PULLING -> RUNNING (' || i || ')', ` + ago + ` FROM n`, events},
 				{`INSERT INTO event_target (event_id, num, recorded_at, type, target_id, name, project_id, parent_id)
 SELECT e.id, 0, e.recorded_at, 'job', j.id, 'old', j.project_id, j.run_id
-FROM   (SELECT id, recorded_at, row_number() OVER () % $1 AS k FROM event WHERE message LIKE 'Job status changed PULLING -> RUNNING (%') e
-JOIN   (SELECT id, project_id, run_id, row_number() OVER () - 1 AS k FROM job) j ON j.k = e.k`, runs},
+FROM   event e JOIN job j ON j.rowid = (SELECT max(rowid) FROM job) - e.rowid % $1 WHERE e.message LIKE 'Job status changed PULLING -> RUNNING (%'`, runs},
 			} {
 				if _, err := tx.ExecContext(ctx, s.text, s.n); err != nil {
 					return fmt.Errorf("fill the database: %w\n%s", err, s.text)
