@@ -179,6 +179,10 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	// Of run alone: since when SSH answers and the agent does not, and when it was started
+	// because of that.
+	silentSince, revived time.Time
+
 	mu     sync.Mutex
 	ssh    *ssh.Client
 	client *agentapi.Client
@@ -223,13 +227,17 @@ func (c *conn) session() error {
 	defer cancel()
 	client, closeAll, err := c.open(ctx)
 	if err != nil {
+		c.silentSince = time.Time{}
 		c.set(nil, nil, err)
 		return err
 	}
 	defer closeAll()
 	info, err := client.Host(ctx)
 	if err == nil {
+		c.silentSince = time.Time{}
 		err = c.upgrade(ctx, info)
+	} else {
+		c.revive(ctx)
 	}
 	if err != nil {
 		c.set(nil, nil, err)
@@ -329,6 +337,36 @@ func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
 		return err
 	}
 	return errors.New("the agent was replaced; connecting to the new one")
+}
+
+const (
+	// revivePatience is how long an agent may not answer on a host that does: it is started
+	// again by the host itself, but not where a machine without systemd was restarted.
+	revivePatience = 5 * time.Second
+	// reviveEvery spaces the attempts: an agent may take minutes to start.
+	reviveEvery = 3 * time.Minute
+)
+
+// revive starts the agent of a host that answers, while the agent does not.
+func (c *conn) revive(ctx context.Context) {
+	if c.target.Local != "" || c.pool.Transport != nil {
+		return
+	}
+	now := time.Now()
+	if c.silentSince.IsZero() {
+		c.silentSince = now
+	}
+	if now.Sub(c.silentSince) < revivePatience || !c.revived.IsZero() && now.Sub(c.revived) < reviveEvery {
+		return
+	}
+	c.revived = now
+	c.mu.Lock()
+	s := c.ssh
+	c.mu.Unlock()
+	c.pool.Log.Info("the agent of a host does not answer and is started", "host", c.target.ID)
+	if _, err := installAgent(ctx, s, c.target.Endpoint.User, c.target.home(), nil); err != nil {
+		c.pool.Log.Warn("the agent of a host cannot be started", "host", c.target.ID, "err", err)
+	}
 }
 
 // events hands the stream to the sink in batches and acknowledges what it stored.
