@@ -130,9 +130,9 @@ CREATE INDEX instance_live ON instance (shard) WHERE NOT deleted;
 
 CREATE INDEX instance_page ON instance (project_id, created_at DESC, id);
 
-CREATE INDEX instance_project_live ON instance (project_id) WHERE NOT deleted;
-
 CREATE UNIQUE INDEX instance_ssh_host ON instance (ssh_host) WHERE ssh_host <> '' AND NOT deleted;
+
+CREATE INDEX instance_versions ON instance (project_id, fleet_id, num, id, version, deleted) WHERE NOT deleted;
 
 CREATE TABLE instance_health (
     instance_id TEXT NOT NULL,
