@@ -67,8 +67,10 @@ type machine struct {
 }
 
 type hostOptions struct {
-	NoDocker bool
-	NoImages bool
+	NoDocker  bool
+	NoImages  bool
+	Reboots   bool // /run is empty after a restart, as on a machine
+	SmallDisk bool // a file system in memory for the agent, which can be made small
 }
 
 // startHost starts a machine that accepts w's key, loads the job images into it, and
@@ -78,6 +80,12 @@ func (w *world) startHost(o hostOptions) *machine {
 	args := []string{"run", "-d", "--network", network, "-e", "AUTHORIZED_KEY=" + w.publicKey}
 	if o.NoDocker {
 		args = append(args, "-e", "NO_DOCKER=1")
+	}
+	if o.Reboots {
+		args = append(args, "--tmpfs", "/run:exec")
+	}
+	if o.SmallDisk {
+		args = append(args, "--tmpfs", "/var/lib/dstack:size=2g,exec")
 	}
 	args = append(args, hostFlags...)
 	id := strings.TrimSpace(docker(w.t, append(args, "dstack-e2e-host:"+tag(w.t))...))

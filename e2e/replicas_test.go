@@ -28,6 +28,7 @@ const takeover = 30 * time.Second
 // TestReplicas runs two servers on one PostgreSQL. They share the work; one of them is killed,
 // frozen, cut from the database and replaced by another version, while tasks run.
 func TestReplicas(t *testing.T) {
+	t.Parallel() // with TestFaults: both mostly wait
 	a, b, proxy := newReplicas(t)
 	worlds := []*world{a, b}
 	machines := a.startHosts(3, hostOptions{NoImages: true})

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// A steady task counts aloud until it is let go, says how far it came, and exits with 3. What
-// went wrong with it on the way shows: a gap or a repetition in its log, a second start (it
+// A steady task counts aloud until it is let go, then a number of steps at once, says how far
+// it came, and exits with 3. What went wrong with it on the way shows: a gap or a repetition in its log, a second start (it
 // would count from 1 again), a lost exit code.
 
 const steadyExit = 3
@@ -28,14 +28,21 @@ func (w *world) steady(name string) {
 // submitSteady submits a steady task with further lines of YAML.
 func (w *world) submitSteady(name, more string) {
 	w.t.Helper()
+	w.writeSteady(name, more)
+	w.must("apply", "-y", "-d", "-f", name+".dstack.yml")
+}
+
+func (w *world) writeSteady(name, more string) {
+	w.t.Helper()
 	w.write(name+".dstack.yml", fmt.Sprintf(`
 type: task
 name: %s
 image: job:1
 commands:
-  - i=0; while [ ! -e /tmp/go ]; do i=$((i+1)); echo tick-$i-; sleep 0.05; done; echo end-$i; exit %d
+  - i=0; while [ ! -e /tmp/go ]; do i=$((i+1)); echo tick-$i-; sleep 0.05; done
+  - n=$((i+$(cat /tmp/go))); while [ $i -lt $n ]; do i=$((i+1)); echo tick-$i-; done
+  - echo end-$i; exit %d
 %s`, name, steadyExit, more)+anyResources)
-	w.must("apply", "-y", "-d", "-f", name+".dstack.yml")
 }
 
 func (w *world) waitOutput(name, text string) {
@@ -46,12 +53,18 @@ func (w *world) waitOutput(name, text string) {
 // letGo ends steady tasks, wherever they run.
 func letGo(t *testing.T, machines []*machine, names ...string) {
 	t.Helper()
+	letGoAfter(t, machines, 0, names...)
+}
+
+// letGoAfter ends steady tasks after some more lines, which they print at once.
+func letGoAfter(t *testing.T, machines []*machine, lines int, names ...string) {
+	t.Helper()
 	for _, name := range names {
 		found := 0
 		for _, m := range machines {
 			for _, c := range m.containers() {
 				if strings.HasPrefix(c, name+"-0-") {
-					m.out("docker", "exec", c, "touch", "/tmp/go")
+					m.out("docker", "exec", c, "sh", "-c", fmt.Sprintf("echo %d >/tmp/new; mv /tmp/new /tmp/go", lines))
 					found++
 				}
 			}
@@ -86,7 +99,7 @@ func (w *world) checkSteady(name string) {
 	}
 	fmt.Fprintf(&want, "end-%d\n", n)
 	// An interactive BusyBox greets before the first line.
-	if greeting, ok := strings.CutSuffix(got, want.String()); !ok || strings.Contains(greeting, "tick") {
+	if greeting, ok := strings.CutSuffix(got, want.String()); !ok || strings.Contains(greeting, "tick-") {
 		w.t.Errorf("the log of %s is not what it printed: %d bytes, want %d; it ends with\n%s", name, len(got), want.Len(), lastLines(got, 5))
 	}
 }

@@ -280,7 +280,7 @@ type Error struct {
 // Error codes.
 const (
 	CodeNotFound    = "not_found"
-	CodeConflict    = "conflict"     // another task has this id, or the task is not terminated
+	CodeConflict    = "conflict"     // the task is not terminated, or is to be created and has ended before
 	CodeInvalid     = "invalid"      // the request can never succeed
 	CodeMissingBlob = "missing_blob" // upload the blob first, then repeat
 )
