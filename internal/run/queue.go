@@ -91,7 +91,7 @@ type outcome func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error
 
 // together is how many outcomes share a transaction: a queue that shares the database with
 // everything that its jobs do gets on faster with few large ones.
-const together = 64
+const together = 128
 
 // carryOut stores what was decided for each gang and returns when to look again.
 func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict) (time.Time, error) {
@@ -413,9 +413,16 @@ func (s *Service) roomIn(ctx context.Context, tx *store.Tx, f fleet.Fleet) error
 
 // chosen remembers the fleet of the run and that it waits no longer.
 func (s *Service) chosen(ctx context.Context, tx *store.Tx, r Run, f fleet.Fleet) error {
-	now, err := getRun(ctx, tx, "id = $1", r.ID)
-	if err != nil {
-		return err
+	var version int64
+	if err := tx.QueryRowContext(ctx, `SELECT version FROM run WHERE id = $1`, r.ID).Scan(&version); err != nil {
+		return fmt.Errorf("read the version of run %s: %w", r.Name, err)
+	}
+	now := r
+	if version != r.Version { // another of its replicas was placed, or it is ending
+		var err error
+		if now, err = getRun(ctx, tx, "id = $1", r.ID); err != nil {
+			return err
+		}
 	}
 	if now.Status == api.RunTerminating || now.Status.Finished() {
 		return fmt.Errorf("run %s is ending: %w", r.Name, store.ErrConflict)
