@@ -5,4 +5,7 @@
 // scripts/test builds first. Run them with make e2e; one of them with
 //
 //	E2E_TAG=$(e2e/image/build) go test -tags e2e ./e2e -run TestRuns/Task -v
+//
+// TestReplicas also needs a PostgreSQL (TEST_POSTGRES, a URL of a user who may create
+// schemas) and iptables; TestFaults needs to mount a file system.
 package e2e
