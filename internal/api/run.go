@@ -426,7 +426,7 @@ type ListRunsRequest struct {
 	RepoID              *string `json:"repo_id"`
 	Username            *string `json:"username"`
 	OnlyActive          bool    `json:"only_active"`
-	IncludeJobs         *bool   `json:"include_jobs"`
+	IncludeJobs         *bool   `json:"include_jobs,omitempty"` // the original takes no null
 	JobSubmissionsLimit *int    `json:"job_submissions_limit" cfg:"min=0,max=10"`
 	PrevSubmittedAt     *Time   `json:"prev_submitted_at"`
 	PrevRunID           *string `json:"prev_run_id" cfg:"uuid"`

@@ -79,10 +79,13 @@ var different = map[string]string{
 }
 
 // replay serves recorded responses: for each path the first, the second and so on, the last one for ever.
+// Every request must be one that the published server's description takes.
 type replay struct {
-	mu   sync.Mutex
-	next map[string][]exchange
-	seen []exchange
+	t           *testing.T
+	description *description
+	mu          sync.Mutex
+	next        map[string][]exchange
+	seen        []exchange
 }
 
 func (s *replay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -98,6 +101,9 @@ func (s *replay) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if len(queue) > 1 {
 		s.next[r.URL.Path] = queue[1:]
+	}
+	if err := s.description.fits(r.Method, r.URL.Path, body); err != nil {
+		s.t.Errorf("%s %s: %v\n%s", r.Method, path, err, body)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(queue[0].Status)
@@ -162,7 +168,7 @@ func TestBrokenConfigurations(t *testing.T) {
 // play runs the recorded command against the recorded answers, and returns what the terminal shows.
 func (rec recording) play(t *testing.T) (terminal string, code int, server *replay) {
 	t.Helper()
-	server = &replay{next: map[string][]exchange{}}
+	server = &replay{t: t, description: publishedDescription(t), next: map[string][]exchange{}}
 	for _, e := range rec.Exchanges {
 		path, _, _ := strings.Cut(e.Path, "?")
 		server.next[path] = append(server.next[path], e)
