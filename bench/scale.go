@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -263,7 +264,7 @@ func (w *world) untilNoneActive(ctx context.Context, limit time.Duration) error 
 			return nil
 		}
 	}
-	return fmt.Errorf("runs are unfinished after %v", limit)
+	return errors.Join(ctx.Err(), fmt.Errorf("runs are unfinished, after %v at most", limit))
 }
 
 func (w *world) database() string { return filepath.Join(w.dir, "server", "data", "dstack.db") }

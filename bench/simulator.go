@@ -137,5 +137,5 @@ func (s *simulator) connected(ctx context.Context, n int, limit time.Duration) e
 			return err
 		}
 	}
-	return fmt.Errorf("%d of %d hosts are connected after %v", now.Connected, n, limit)
+	return errors.Join(ctx.Err(), fmt.Errorf("%d of %d hosts are connected, after %v at most", now.Connected, n, limit))
 }
