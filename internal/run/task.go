@@ -1,0 +1,190 @@
+package run
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+// specError says that a job can never run as it was asked for.
+type specError struct {
+	reason api.JobTerminationReason
+	msg    string
+}
+
+func (e *specError) Error() string { return e.msg }
+
+// linger is long enough for a published client to notice that a job has run and to attach, in
+// seconds.
+const linger = 15
+
+// taskSpec is what the host's agent gets for a job.
+func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error) {
+	r, err := getRun(ctx, s.DB.Read(), "id = $1", j.RunID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	p, err := s.Projects.ByID(ctx, s.DB.Read(), j.ProjectID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	secrets, err := s.Secrets.Values(ctx, j.ProjectID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	spec, jpd, rt := j.Data.Spec, j.Data.Provisioning, j.Data.Runtime
+	interpolate := func(text string) (string, error) {
+		out, err := config.Interpolate(text, map[string]map[string]string{"secrets": secrets})
+		if err != nil {
+			return "", &specError{api.JobTerminatedByServer, fmt.Sprintf("Secrets interpolation error: %v", err)}
+		}
+		return out, nil
+	}
+	env := map[string]string{}
+	inst, err := s.instanceEnv(ctx, j.InstanceID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	for k, v := range inst {
+		env[k] = v
+	}
+	for k, v := range spec.Env {
+		if env[k], err = interpolate(v); err != nil {
+			return agentapi.TaskSpec{}, err
+		}
+	}
+	command, err := s.onHost(ctx, j.InstanceID, r.Data.Spec, spec.Commands)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	keys := []string{strings.TrimSpace(*r.Data.Spec.SSHKeyPub)}
+	t := agentapi.TaskSpec{
+		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, GPUs: -1, Network: string(rt.NetworkMode),
+		Job: agentapi.JobSpec{
+			RunID: r.ID, RunName: r.Name, JobID: j.ID, Project: p.Name, RepoID: r.RepoID, JobNum: spec.JobNum, ReplicaNum: spec.ReplicaNum,
+			JobsPerReplica: spec.JobsPerReplica, Command: command, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
+			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: defaultStop,
+		},
+	}
+	if r.Data.Published && j.Replica == 0 && j.Num == 0 { // the one that published clients attach to
+		t.Job.Linger = linger
+	}
+	if u := spec.User; u != nil {
+		t.Job.User = &agentapi.User{UID: u.UID, GID: u.GID}
+		if u.Username != nil {
+			t.Job.User.Username = *u.Username
+		}
+		if u.Groupname != nil {
+			t.Job.User.Groupname = *u.Groupname
+		}
+	}
+	if spec.WorkingDir != nil {
+		t.Job.WorkingDir = *spec.WorkingDir
+	}
+	if spec.MaxDuration != nil {
+		t.Job.MaxDuration = *spec.MaxDuration
+	}
+	if spec.StopDuration != nil {
+		t.Job.StopDuration = *spec.StopDuration
+	}
+	if a := spec.RegistryAuth; a != nil {
+		user, err := interpolate(a.Username)
+		if err != nil {
+			return agentapi.TaskSpec{}, err
+		}
+		password, err := interpolate(a.Password)
+		if err != nil {
+			return agentapi.TaskSpec{}, err
+		}
+		t.RegistryAuth = &agentapi.RegistryAuth{Username: user, Password: password}
+	}
+	if rt.GPU != nil {
+		t.GPUs = *rt.GPU
+	}
+	if rt.CPU != nil {
+		t.CPUs = *rt.CPU
+	}
+	if rt.Memory != nil {
+		t.Memory = rt.Memory.Bytes()
+	}
+	if shm := spec.Requirements.Resources.ShmSize; shm != nil {
+		t.ShmSize = shm.Bytes()
+	}
+	for _, m := range spec.Volumes {
+		if m.InstancePath != "" {
+			t.Mounts = append(t.Mounts, agentapi.Mount{Source: m.InstancePath, Target: m.Path, Optional: m.Optional})
+		}
+	}
+	if jpd != nil {
+		if jpd.Dockerized {
+			t.HostUser, t.HostKeys = jpd.Username, keys
+		}
+	}
+	cluster, groups, err := s.cluster(ctx, j)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
+	}
+	t.Job.Cluster = cluster
+	for i, c := range t.Job.Command {
+		if t.Job.Command[i], err = interpolateGroups(c, memberOf(r.Data.Spec.Configuration), groups); err != nil {
+			return agentapi.TaskSpec{}, &specError{api.JobTerminatedByServer, fmt.Sprintf("Groups IP interpolation error: %v", err)}
+		}
+	}
+	return t, s.code(ctx, r, &t)
+}
+
+// code adds the run's repository and files.
+func (s *Service) code(ctx context.Context, r Run, t *agentapi.TaskSpec) error {
+	spec := r.Data.Spec
+	for _, f := range spec.FileArchives {
+		blob, err := s.Repos.ArchiveBlob(ctx, f.ID)
+		if err != nil {
+			return &specError{api.JobExecutorError, fmt.Sprintf("file archive %s: %v", f.ID, err)}
+		}
+		t.Job.Files = append(t.Job.Files, agentapi.FileArchive{Blob: blob, Path: f.Path})
+	}
+	if spec.RepoData == nil || spec.RepoData.RepoType == "virtual" && spec.RepoCodeHash == nil {
+		return nil
+	}
+	repo := &agentapi.Repo{Type: spec.RepoData.RepoType, Dir: workflowDir, ExistsAction: "skip"}
+	if c := spec.Configuration.Common(); len(c.Repos) > 0 {
+		repo.Dir, repo.ExistsAction = c.Repos[0].Path, c.Repos[0].IfExists
+	} else if spec.RepoDir != nil {
+		repo.Dir = *spec.RepoDir
+	}
+	d := spec.RepoData
+	for to, from := range map[*string]*string{&repo.Branch: d.RepoBranch, &repo.Hash: d.RepoHash, &repo.ConfigName: d.RepoConfigName, &repo.ConfigEmail: d.RepoConfigEmail} {
+		if from != nil {
+			*to = *from
+		}
+	}
+	if spec.RepoCodeHash != nil {
+		blob, err := s.Repos.CodeBlob(ctx, r.ProjectID, r.RepoID, *spec.RepoCodeHash)
+		if err != nil {
+			return &specError{api.JobExecutorError, fmt.Sprintf("code of repo %s: %v", r.RepoID, err)}
+		}
+		repo.Blob = blob
+	}
+	if repo.Type == "remote" {
+		creds, err := s.Repos.Creds(ctx, r.ProjectID, r.RepoID, r.UserID)
+		if err != nil {
+			return err
+		}
+		if creds == nil {
+			return &specError{api.JobExecutorError, fmt.Sprintf("no credentials for repo %s; run dstack init", r.RepoID)}
+		}
+		repo.CloneURL = creds.CloneURL
+		if creds.PrivateKey != nil {
+			repo.PrivateKey = *creds.PrivateKey
+		}
+		if creds.OAuthToken != nil {
+			repo.OAuthToken = *creds.OAuthToken
+		}
+	}
+	t.Job.Repo = repo
+	return nil
+}
