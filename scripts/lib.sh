@@ -17,11 +17,35 @@ install_packages() {
 	done
 	# Another Docker engine than the distribution's will do.
 	if command -v dockerd >/dev/null; then want=("${want[@]/docker.io/}"); fi
+	python3 -c 'import ensurepip, venv' 2>/dev/null || want+=(python3-venv)
 	want=(${want[@]})
 	[ "${#want[@]}" -gt 0 ] || return 0
 	echo "installing ${want[*]}"
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get update -qq || true
 	as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${want[@]}" >/dev/null
+}
+
+# install_published installs a release of the published original from its package into the
+# virtual environment $1, once: $2 is its requirement. The program comes last, so one without
+# it is made again.
+install_published() {
+	local venv=$1 requirement=$2
+	[ -x "$venv/bin/dstack" ] && return 0
+	command -v python3 >/dev/null || return 1
+	python3 -m venv --clear "$venv" && "$venv/bin/pip" install -q --disable-pip-version-check "$requirement" || { rm -rf "$venv"; return 1; }
+}
+
+# install_published_clients installs the newest release, with its server, and the last ones of
+# older minor versions, beside each other. e2e/published_test.go names the same.
+install_published_clients() {
+	local version older=()
+	for version in 0.21.5 0.20.29 0.19.40; do
+		install_published "bin/original-$version" "dstack==$version" &
+		older+=($!)
+	done
+	install_published bin/original 'dstack[server]==0.22.5' || return 1
+	local pid
+	for pid in "${older[@]}"; do wait "$pid" || return 1; done
 }
 
 # start_postgres starts a PostgreSQL of our own on a socket in $1 and sets TEST_POSTGRES.
