@@ -27,16 +27,17 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	if err != nil {
 		return err
 	}
+	for k, chunks := range logsIn(events, mine) {
+		if err := storeLog(ctx, s.Logs, k, chunks, s.logOf(ctx, instanceID, k)); err != nil {
+			return err
+		}
+	}
 	latest := map[string]agentapi.Task{}
 	var order []string
 	for _, e := range events {
 		switch {
 		case !mine[e.TaskID]:
 			// A left-over of a deleted run, or a host that speaks of the jobs of others.
-		case e.Log != nil:
-			if err := s.storeLog(ctx, instanceID, e); err != nil {
-				return err
-			}
 		case e.Task != nil && e.Task.ID == e.TaskID:
 			if _, seen := latest[e.TaskID]; !seen {
 				order = append(order, e.TaskID)
@@ -54,6 +55,17 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 		}
 	}
 	return nil
+}
+
+// logOf opens the log of a job as its host has it.
+func (s *Service) logOf(ctx context.Context, instanceID string, k logStream) func(from int64) (io.ReadCloser, error) {
+	return func(from int64) (io.ReadCloser, error) {
+		client, err := s.Hosts.Client(ctx, instanceID)
+		if err != nil {
+			return nil, err
+		}
+		return client.Logs(ctx, k.JobID, k.Source, from)
+	}
 }
 
 // placedOn says which of the jobs that events speak of were placed on an instance.
@@ -84,31 +96,6 @@ func (s *Service) placedOn(ctx context.Context, instanceID string, events []agen
 		return nil, fmt.Errorf("look for the jobs of a host's events: %w", err)
 	}
 	return mine, nil
-}
-
-// storeLog appends a chunk; what is missing before it is fetched from the host.
-func (s *Service) storeLog(ctx context.Context, instanceID string, e agentapi.Event) error {
-	chunk := logstore.Chunk{Offset: e.Log.Offset, At: time.UnixMicro(e.Micros), Data: e.Log.Data}
-	_, err := s.Logs.Append(ctx, e.TaskID, e.Log.Source, chunk)
-	var gap *logstore.GapError
-	if !errors.As(err, &gap) {
-		return err
-	}
-	client, cerr := s.Hosts.Client(ctx, instanceID)
-	if cerr != nil {
-		return cerr
-	}
-	r, cerr := client.Logs(ctx, e.TaskID, e.Log.Source, gap.Have)
-	if cerr != nil {
-		return cerr
-	}
-	defer r.Close()
-	data, cerr := io.ReadAll(io.LimitReader(r, e.Log.Offset-gap.Have))
-	if cerr != nil {
-		return fmt.Errorf("fetch the missing part of a log: %w", cerr)
-	}
-	_, err = s.Logs.Append(ctx, e.TaskID, e.Log.Source, logstore.Chunk{Offset: gap.Have, At: chunk.At, Data: data}, chunk)
-	return err
 }
 
 func (s *Service) storeMetrics(ctx context.Context, e agentapi.Event) error {
