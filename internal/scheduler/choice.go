@@ -45,17 +45,17 @@ func Choices(g Gang, s Supply) []Choice {
 	for _, f := range fleets {
 		c := Choice{Fleet: p.Fleets[f].ID}
 		free := 0
-		for i := range p.Hosts {
-			share := shares[0][i]
-			if p.Hosts[i].Fleet != c.Fleet || share.n == 0 {
+		for _, i := range p.inFleet[f] {
+			n := shares[0][i]
+			if n == 0 {
 				continue
 			}
-			share.offer.Availability = api.Busy
-			if share.n <= p.free[i] {
-				share.offer.Availability = api.Idle
+			availability := api.Busy
+			if n <= p.free[i] {
+				availability = api.Idle
 				free++
 			}
-			c.Existing = append(c.Existing, share.offer)
+			c.Existing = append(c.Existing, offerOf(&p.Hosts[i], n, availability))
 		}
 		slices.SortStableFunc(c.Existing, func(a, b api.InstanceOffer) int { return cmp.Compare(a.Price, b.Price) })
 		c.Pool = free >= len(g.Jobs)

@@ -131,31 +131,34 @@ func Place(queue []Gang, s Supply) []Verdict {
 // placer holds the supply as it shrinks while gangs are placed.
 type placer struct {
 	Supply
-	free   []int // blocks of each host that later gangs may use
-	room   []int // of each fleet
-	byKey  map[string][]share
-	queues map[string]*hostQueue // of gangs with one job, by key and fleet
+	free    []int                 // blocks of each host that later gangs may use
+	room    []int                 // of each fleet
+	inFleet [][]int               // hosts of each fleet
+	byKey   map[string][]int      // see shares
+	queues  map[string]*hostQueue // of gangs with one job, by key and fleet
 }
 
 // hostQueue lists the hosts that fit a job, best first. What it skipped once is skipped
 // for good: free blocks only become fewer while gangs are placed.
 type hostQueue struct{ hosts []int }
 
-// share is the smallest part of a host that serves a want; n is 0 where none does.
-type share struct {
-	n     int
-	offer api.InstanceOffer
-}
-
 func newPlacer(s Supply) *placer {
-	p := &placer{Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), byKey: map[string][]share{}, queues: map[string]*hostQueue{}}
-	for i, h := range s.Hosts {
+	p := &placer{
+		Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
+		byKey: map[string][]int{}, queues: map[string]*hostQueue{},
+	}
+	index := make(map[string]int, len(s.Fleets))
+	for i, f := range s.Fleets {
+		p.room[i], index[f.ID] = f.Room, i
+	}
+	for i := range s.Hosts {
+		h := &s.Hosts[i]
 		if h.Ready {
 			p.free[i] = h.Blocks - h.Busy
 		}
-	}
-	for i, f := range s.Fleets {
-		p.room[i] = f.Room
+		if f, ok := index[h.Fleet]; ok {
+			p.inFleet[f] = append(p.inFleet[f], i)
+		}
 	}
 	return p
 }
@@ -167,14 +170,13 @@ func (p *placer) place(g *Gang) Verdict {
 	}
 	shares := p.shares(g)
 	var best *plan
-	later := false
 	for _, f := range fleets {
-		later = later || p.possible(g, f, shares)
 		if c := p.within(g, f, shares); c != nil && (best == nil || c.before(best)) {
 			best = c
 		}
 	}
 	if best == nil {
+		later := slices.ContainsFunc(fleets, func(f int) bool { return p.possible(g, f, shares) })
 		return Verdict{Gang: g.ID, Why: p.missing(g, fleets, shares, later), Later: later}
 	}
 	return p.take(g, best)
@@ -209,10 +211,10 @@ func (p *placer) fleetsOf(g *Gang) ([]int, string) {
 // NoFleet is what people see when no fleet could ever serve a run.
 const NoFleet = "No matching fleet found. Possible reasons: https://dstack.ai/docs/guides/troubleshooting/#no-fleets"
 
-// shares finds for each job of the gang the part of every host that would serve it,
-// regardless of what is busy.
-func (p *placer) shares(g *Gang) [][]share {
-	out := make([][]share, len(g.Jobs))
+// shares finds for each job of the gang how many blocks of every host would serve it,
+// regardless of what is busy; 0 where none do.
+func (p *placer) shares(g *Gang) [][]int {
+	out := make([][]int, len(g.Jobs))
 	for n, w := range g.Jobs {
 		key := ""
 		if g.Key != "" {
@@ -222,7 +224,7 @@ func (p *placer) shares(g *Gang) [][]share {
 				continue
 			}
 		}
-		list := make([]share, len(p.Hosts))
+		list := make([]int, len(p.Hosts))
 		for i := range p.Hosts {
 			list[i] = shareOf(g, w, &p.Hosts[i])
 		}
@@ -234,27 +236,33 @@ func (p *placer) shares(g *Gang) [][]share {
 	return out
 }
 
-// shareOf is the part of one host that serves a want. Nodes of a cluster get whole hosts.
-func shareOf(g *Gang, w Want, h *Host) share {
+// shareOf is how many blocks of one host serve a want, 0 when none do. Nodes of a cluster
+// get whole hosts.
+func shareOf(g *Gang, w Want, h *Host) int {
 	if !Selected(g.Profile.Instances, *h) || !zoned(g.Profile, h.Zone) {
-		return share{}
+		return 0
 	}
 	if g.Beside != (Site{}) && (g.Beside.Backend != string(h.Offer.Backend) || g.Beside.Region != h.Offer.Region) {
-		return share{}
+		return 0
 	}
 	from := 1
 	if g.Cluster {
 		from = h.Blocks
 	}
 	for n := from; n <= h.Blocks; n++ {
-		o := h.Offer
-		o.Instance.Resources = Share(o.Instance.Resources, n, h.Blocks)
-		if Fits(w.Requirements, g.Profile, o) == "" {
-			o.Blocks, o.TotalBlocks = n, h.Blocks
-			return share{n: n, offer: o}
+		if Fits(w.Requirements, g.Profile, offerOf(h, n, api.Idle)) == "" {
+			return n
 		}
 	}
-	return share{}
+	return 0
+}
+
+// offerOf is so many blocks of a host as an offer.
+func offerOf(h *Host, blocks int, a api.InstanceAvailability) api.InstanceOffer {
+	o := h.Offer
+	o.Instance.Resources = Share(o.Instance.Resources, blocks, h.Blocks)
+	o.Blocks, o.TotalBlocks, o.Availability = blocks, h.Blocks, a
+	return o
 }
 
 // zoned is true unless the host is known to be in a zone that was not asked for.
@@ -277,15 +285,14 @@ func (a *plan) before(b *plan) bool {
 }
 
 // within finds the best way to place a gang in a fleet now, nil when there is none.
-func (p *placer) within(g *Gang, f int, shares [][]share) *plan {
+func (p *placer) within(g *Gang, f int, shares [][]int) *plan {
 	for _, site := range p.sites(g, f) {
 		c := &plan{fleet: f, nodes: make([]Node, len(g.Jobs))}
 		c.hosts = p.freeHosts(g, f, site, shares)
 		ok := true
 		for j, w := range g.Jobs {
 			if i := c.hosts[j]; i >= 0 {
-				o := shares[j][i].offer
-				o.Availability = api.Idle
+				o := offerOf(&p.Hosts[i], shares[j][i], api.Idle)
 				c.nodes[j] = Node{Job: w.Job, Host: p.Hosts[i].ID, Blocks: o.Blocks, Offer: o}
 				c.price += o.Price
 				continue
@@ -306,18 +313,18 @@ func (p *placer) within(g *Gang, f int, shares [][]share) *plan {
 }
 
 // freeHosts finds a host for as many jobs of the gang as possible, -1 for the others.
-func (p *placer) freeHosts(g *Gang, f int, site Site, shares [][]share) []int {
+func (p *placer) freeHosts(g *Gang, f int, site Site, shares [][]int) []int {
 	if len(g.Jobs) > 1 || site != (Site{}) || g.Key == "" {
 		return p.match(g, f, site, shares, func(i, n int) bool { return n <= p.free[i] })
 	}
 	key := fmt.Sprintf("%s/%d", g.Key, f)
 	q := p.queues[key]
 	if q == nil {
-		q = &hostQueue{hosts: p.byPrice(0, shares, func(_, i int) bool { return shares[0][i].n > 0 && p.Hosts[i].Fleet == p.Fleets[f].ID })}
+		q = &hostQueue{hosts: p.byPrice(f, func(i int) bool { return shares[0][i] > 0 })}
 		p.queues[key] = q
 	}
 	for len(q.hosts) > 0 {
-		if i := q.hosts[0]; shares[0][i].n <= p.free[i] {
+		if i := q.hosts[0]; shares[0][i] <= p.free[i] {
 			return q.hosts[:1:1]
 		}
 		q.hosts = q.hosts[1:]
@@ -342,11 +349,9 @@ func (p *placer) sites(g *Gang, f int) []Site {
 		}
 	}
 	occupied := false
-	for _, h := range p.Hosts {
-		if h.Fleet == p.Fleets[f].ID {
-			add(h.Offer)
-			occupied = true
-		}
+	for _, i := range p.inFleet[f] {
+		add(p.Hosts[i].Offer)
+		occupied = true
 	}
 	if !occupied { // a cluster fleet stays where its first instance is
 		for _, o := range p.Offers {
@@ -361,21 +366,19 @@ func (p *placer) sites(g *Gang, f int) []Site {
 // match assigns jobs to different places on hosts, as many as possible (augmenting paths);
 // -1 marks the jobs that got none. Jobs of one gang share a host only when it is no
 // cluster, which has one job.
-func (p *placer) match(g *Gang, f int, site Site, shares [][]share, free func(host, blocks int) bool) []int {
+func (p *placer) match(g *Gang, f int, site Site, shares [][]int, free func(host, blocks int) bool) []int {
 	taken := map[int]int{} // host → job
 	out := make([]int, len(g.Jobs))
 	for j := range out {
 		out[j] = -1
 	}
 	usable := func(j, i int) bool {
-		h := &p.Hosts[i]
-		s := shares[j][i]
-		return s.n > 0 && h.Fleet == p.Fleets[f].ID && free(i, s.n) &&
-			(site == Site{} || site.Backend == string(h.Offer.Backend) && site.Region == h.Offer.Region)
+		h, n := &p.Hosts[i], shares[j][i]
+		return n > 0 && free(i, n) && (site == Site{} || site.Backend == string(h.Offer.Backend) && site.Region == h.Offer.Region)
 	}
 	var try func(j int, seen map[int]bool) bool
 	try = func(j int, seen map[int]bool) bool {
-		hosts := p.byPrice(j, shares, usable)
+		hosts := p.byPrice(f, func(i int) bool { return usable(j, i) })
 		for _, i := range hosts {
 			if _, busy := taken[i]; !busy {
 				taken[i], out[j] = j, i
@@ -400,12 +403,12 @@ func (p *placer) match(g *Gang, f int, site Site, shares [][]share, free func(ho
 	return out
 }
 
-// byPrice lists the hosts that a job can use, cheapest and fullest first: what is whole
+// byPrice lists the usable hosts of a fleet, cheapest and fullest first: what is whole
 // stays whole for those who need all of it.
-func (p *placer) byPrice(j int, shares [][]share, usable func(job, host int) bool) []int {
+func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 	var list []int
-	for i := range p.Hosts {
-		if usable(j, i) {
+	for _, i := range p.inFleet[f] {
+		if usable(i) {
 			list = append(list, i)
 		}
 	}
@@ -467,7 +470,7 @@ func (p *placer) take(g *Gang, c *plan) Verdict {
 
 // possible says that the hosts of a fleet would serve the gang if all of them were free
 // and ready.
-func (p *placer) possible(g *Gang, f int, shares [][]share) bool {
+func (p *placer) possible(g *Gang, f int, shares [][]int) bool {
 	for _, site := range p.sites(g, f) {
 		hosts := p.match(g, f, site, shares, func(i, n int) bool { return n <= p.Hosts[i].Blocks })
 		missing := 0
@@ -494,12 +497,9 @@ func (p *placer) hold(g *Gang) {
 		if !p.possible(g, f, shares) {
 			continue
 		}
-		for i := range p.Hosts {
-			if p.Hosts[i].Fleet != p.Fleets[f].ID {
-				continue
-			}
+		for _, i := range p.inFleet[f] {
 			for j := range g.Jobs {
-				if shares[j][i].n > 0 {
+				if shares[j][i] > 0 {
 					p.free[i] = 0
 				}
 			}
@@ -514,17 +514,18 @@ func (p *placer) hold(g *Gang) {
 
 // missing tells what a gang that was not placed lacks. The words change only when the
 // reason does, not with every instance that comes and goes.
-func (p *placer) missing(g *Gang, fleets []int, shares [][]share, later bool) string {
+func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) string {
 	names := make([]string, len(fleets))
 	for i, f := range fleets {
 		names[i] = "'" + p.Fleets[f].Name + "'"
 	}
 	where := "fleet " + strings.Join(names, " or ")
 	fits := 0
-	for i := range p.Hosts {
-		inFleets := slices.ContainsFunc(fleets, func(f int) bool { return p.Fleets[f].ID == p.Hosts[i].Fleet })
-		if inFleets && shares[0][i].n > 0 {
-			fits++
+	for _, f := range fleets {
+		for _, i := range p.inFleet[f] {
+			if shares[0][i] > 0 {
+				fits++
+			}
 		}
 	}
 	full := false

@@ -218,7 +218,7 @@ func passedOver(g *Gang, s Supply, later []Verdict) string {
 		for _, v := range later {
 			for _, n := range v.Nodes {
 				for i, h := range s.Hosts {
-					if h.ID == n.Host && h.Fleet == s.Fleets[f].ID && shares[0][i].n > 0 {
+					if h.ID == n.Host && h.Fleet == s.Fleets[f].ID && shares[0][i] > 0 {
 						return h.ID
 					}
 				}
@@ -263,6 +263,28 @@ func BenchmarkPlace(b *testing.B) {
 	s := Supply{Fleets: []Fleet{cluster("f")}}
 	for n := range 1000 {
 		s.Hosts = append(s.Hosts, hosted(fmt.Sprint(n), "f", 1+n%8, 1, n%2))
+	}
+	var queue []Gang
+	for n := range 10_000 {
+		g := asks(fmt.Sprint(n), 1, 1+n%8)
+		g.Key += fmt.Sprint(n % 20)
+		queue = append(queue, g)
+	}
+	for b.Loop() {
+		Place(queue, s)
+	}
+	b.ReportMetric(float64(len(queue))*float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
+}
+
+// BenchmarkPlaceWide places 10,000 waiting runs of 20 kinds on 10,000 hosts in 20 fleets, half
+// of them free.
+func BenchmarkPlaceWide(b *testing.B) {
+	var s Supply
+	for f := range 20 {
+		s.Fleets = append(s.Fleets, cluster(fmt.Sprint("fleet", f)))
+		for n := range 500 {
+			s.Hosts = append(s.Hosts, hosted(fmt.Sprint(f, "-", n), fmt.Sprint("fleet", f), 1+n%8, 1, n/8%2))
+		}
 	}
 	var queue []Gang
 	for n := range 10_000 {
