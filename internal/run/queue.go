@@ -268,11 +268,13 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	for _, f := range fleets {
 		byID[f.ID] = f
 	}
+	out.Hosts = make([]scheduler.Host, 0, len(instances))
 	for _, inst := range instances {
 		if inst.Live() {
 			live[inst.FleetID]++
 		}
-		if h, ok := host(inst, byID[inst.FleetID].Name); ok && byID[inst.FleetID].ID != "" {
+		f, active := byID[inst.FleetID]
+		if h, ok := s.hosts.of(inst, f.Name); ok && active {
 			out.Hosts = append(out.Hosts, h)
 		}
 	}
@@ -283,6 +285,37 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 		return min(live[b.ID], 1) - min(live[a.ID], 1)
 	})
 	return out, nil
+}
+
+// hostCache remembers instances in the scheduler's words: they are made anew only for rows
+// that have changed.
+type hostCache struct {
+	mu   sync.Mutex
+	byID map[string]cachedHost
+}
+
+type cachedHost struct {
+	of   *instance.Instance
+	host scheduler.Host
+	ok   bool
+}
+
+// maxHosts bounds the cache.
+const maxHosts = 20_000
+
+func (c *hostCache) of(inst *instance.Instance, fleetName string) (scheduler.Host, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if h, known := c.byID[inst.ID]; known && h.of == inst {
+		return h.host, h.ok
+	}
+	if c.byID == nil || len(c.byID) >= maxHosts {
+		c.byID = map[string]cachedHost{}
+	}
+	h := cachedHost{of: inst}
+	h.host, h.ok = host(inst, fleetName)
+	c.byID[inst.ID] = h
+	return h.host, h.ok
 }
 
 // host puts an instance in the scheduler's words, false when jobs can never see it.

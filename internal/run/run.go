@@ -154,6 +154,8 @@ type Service struct {
 	Config
 	watch  *watchers
 	queues *queueCache
+	hosts  *hostCache
+	places *positionCache
 }
 
 // New checks c and registers the reconcilers with the engine.
@@ -162,7 +164,7 @@ func New(c Config) (*Service, error) {
 		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil {
 		return nil, errors.New("run: every field of Config is required")
 	}
-	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache()}
+	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache(), hosts: &hostCache{}, places: &positionCache{}}
 	c.Engine.Register(engine.Kind{
 		Name: Kind, Workers: 16, Reconcile: s.reconcileRun,
 		Live: engine.LiveQuery("SELECT id FROM run WHERE status NOT IN ('terminated', 'failed', 'done') AND shard IN"),

@@ -23,7 +23,7 @@ func (s *Service) view(ctx context.Context, r Run, projectName string, connect b
 		return api.Run{}, err
 	}
 	out := []api.Run{render(time.Now(), r, jobs[r.ID], projectName, u.Name, connect, nil)}
-	err = s.addWaiting(ctx, []Run{r}, out)
+	err = s.addWaiting(ctx, []Run{r}, out, false)
 	return out[0], err
 }
 
@@ -53,7 +53,7 @@ func (s *Service) views(ctx context.Context, runs []Run, projects map[string]pro
 		v := render(time.Now(), r, jobs[r.ID], projects[r.ProjectID].Name, names[r.UserID], false, req.JobSubmissionsLimit)
 		out = append(out, v)
 	}
-	return out, s.addWaiting(ctx, runs, out)
+	return out, s.addWaiting(ctx, runs, out, true)
 }
 
 // render is pure: rows in, wire form out (http-api 7.5).

@@ -4,14 +4,17 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"sync"
+	"time"
 
 	"dstack/internal/api"
 	"dstack/internal/store"
 )
 
 // addWaiting tells of the runs that wait in a queue where they stand and what for. It costs
-// a query for each project with such runs.
-func (s *Service) addWaiting(ctx context.Context, runs []Run, views []api.Run) error {
+// a query for each project with such runs, at most one a second where the positions may be
+// as old as that.
+func (s *Service) addWaiting(ctx context.Context, runs []Run, views []api.Run, old bool) error {
 	positions := map[string]map[string]int{} // by project and run
 	for i, r := range runs {
 		w := r.Data.Waiting
@@ -19,7 +22,11 @@ func (s *Service) addWaiting(ctx context.Context, runs []Run, views []api.Run) e
 			continue
 		}
 		if positions[r.ProjectID] == nil {
-			p, err := s.positions(ctx, r.ProjectID)
+			look := s.positions
+			if old {
+				look = func(ctx context.Context, id string) (map[string]int, error) { return s.places.of(ctx, id, s.positions) }
+			}
+			p, err := look(ctx, r.ProjectID)
 			if err != nil {
 				return err
 			}
@@ -31,6 +38,47 @@ func (s *Service) addWaiting(ctx context.Context, runs []Run, views []api.Run) e
 		}
 	}
 	return nil
+}
+
+// positionCache remembers positions for a moment: whoever looks at a list of runs looks at
+// many of one queue, again and again.
+type positionCache struct {
+	mu   sync.Mutex
+	byID map[string]positionsAt
+}
+
+type positionsAt struct {
+	at        time.Time
+	positions map[string]int
+}
+
+// positionsFor is how old positions may be.
+const positionsFor = time.Second
+
+func (c *positionCache) of(ctx context.Context, projectID string, read func(context.Context, string) (map[string]int, error)) (map[string]int, error) {
+	c.mu.Lock()
+	known := c.byID[projectID]
+	c.mu.Unlock()
+	if time.Since(known.at) < positionsFor {
+		return known.positions, nil
+	}
+	now := positionsAt{at: time.Now()}
+	var err error
+	if now.positions, err = read(ctx, projectID); err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for id, p := range c.byID {
+		if time.Since(p.at) >= positionsFor {
+			delete(c.byID, id)
+		}
+	}
+	if c.byID == nil {
+		c.byID = map[string]positionsAt{}
+	}
+	c.byID[projectID] = now
+	return now.positions, nil
 }
 
 // positions are the places of runs in a project's queue, from 1.
