@@ -122,20 +122,23 @@ func (c *published) login() {
 
 func words(s string) []string { return strings.Fields(s) }
 
-// TestPublished has the published original's client drive our server with two hosts.
+// TestPublished has the published original's client drive our server with three hosts.
 func TestPublished(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	c := w.publishedClient(newestPublished)
-	m, other := w.startHost(hostOptions{}), w.startHost(hostOptions{})
+	hosts := []*machine{w.startHost(hostOptions{}), w.startHost(hostOptions{}), w.startHost(hostOptions{})}
 	t.Run("Access", func(t *testing.T) { publishedAccess(c.on(t)) })
-	t.Run("Fleet", func(t *testing.T) { publishedFleet(c.on(t), m, other) })
-	t.Run("Beside", func(t *testing.T) { // each group has at most one run at a time, there are two hosts
+	t.Run("Fleet", func(t *testing.T) { publishedFleet(c.on(t), hosts...) })
+	t.Run("Beside", func(t *testing.T) { // each group has at most one run at a time
 		t.Run("Lists", func(t *testing.T) {
 			t.Parallel()
 			c := c.on(t)
 			publishedLists(c)
-			publishedRefusals(c)
+		})
+		t.Run("Refusals", func(t *testing.T) {
+			t.Parallel()
+			publishedRefusals(c.on(t))
 		})
 		t.Run("Runs", func(t *testing.T) {
 			t.Parallel()
@@ -147,11 +150,14 @@ func TestPublished(t *testing.T) {
 		t.Run("Others", func(t *testing.T) {
 			t.Parallel()
 			c := c.on(t)
-			publishedRepo(c, other)
+			publishedRepo(c, hosts[0])
 			publishedDevEnvironment(c)
 			publishedAPI(c)
+		})
+		t.Run("Older", func(t *testing.T) {
+			t.Parallel()
 			for _, version := range []string{"0.21.5", "0.20.29", "0.19.40"} {
-				publishedOlder(c.world.publishedClient(version))
+				publishedOlder(c.on(t).world.publishedClient(version))
 			}
 		})
 	})
@@ -220,7 +226,7 @@ func publishedLists(c *published) {
 		Total  int `json:"total_offers"`
 	}
 	c.decode(&offers, words("offer --json"))
-	if len(offers.Offers) != 2 || offers.Total != 2 || offers.Offers[0].Backend != "remote" {
+	if len(offers.Offers) != 3 || offers.Total != 3 || offers.Offers[0].Backend != "remote" {
 		c.t.Errorf("offer --json: %+v", offers)
 	}
 	var groups struct {
@@ -400,7 +406,7 @@ func publishedAPI(c *published) {
 	}
 	p := c.begin("python3", script, c.url(), c.token)
 	code := p.wait()
-	for _, want := range []string{"api-short offers 2", "said by a job\r\n", "api-short done", "stored: 1", "ticks", "api-long terminated", "listed ['api-long', 'api-short']"} {
+	for _, want := range []string{"api-short offers 3", "said by a job\r\n", "api-short done", "stored: 1", "ticks", "api-long terminated", "listed ['api-long', 'api-short']"} {
 		if !strings.Contains(p.out.String(), want) || code != 0 {
 			c.t.Errorf("exit code %d, no %q:\n%s", code, want, p.out.String())
 		}
