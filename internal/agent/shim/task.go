@@ -362,6 +362,9 @@ func (t *task) finish(reason, msg string, exit *int) {
 
 // terminate asks for the end. It returns at once; the state follows on the stream.
 func (t *task) terminate(req agentapi.Terminate) {
+	if req.Reason == "" { // without one, a task that is being started would not be seen to end
+		req.Reason = agentapi.TerminatedByServer
+	}
 	t.mu.Lock()
 	state := t.state.State
 	if t.ending == nil || req.Grace < t.ending.Grace {
