@@ -121,11 +121,4 @@ func deref(s *string) string {
 	return *s
 }
 
-func orElse(s, other string) string {
-	if s == "" {
-		return other
-	}
-	return s
-}
-
 func upper[T ~string](s T) string { return strings.ToUpper(fmt.Sprint(string(s))) }
