@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -170,7 +169,6 @@ func (s *Shim) terminateTask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, fmt.Sprintf("grace: not between 0 and %d seconds", maxGrace))
 		return
 	}
-	req.Reason = cmp.Or(req.Reason, agentapi.TerminatedByServer) // without one a task that starts would go on
 	t := s.findOrEnd(r.PathValue("id"))
 	if t == nil {
 		refuse(w, http.StatusNotFound, agentapi.CodeNotFound, "no such task")
