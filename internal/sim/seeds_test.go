@@ -18,7 +18,7 @@ import (
 )
 
 var (
-	seeds  = flag.Int("seeds", 200, "how many seeds TestSeeds runs")
+	seeds  = flag.Int("seeds", 50, "how many seeds TestSeeds runs")
 	from   = flag.Uint64("from", 1, "the first seed of TestSeeds")
 	traced = flag.Bool("trace", false, "tell the whole story of each seed")
 )
