@@ -234,7 +234,11 @@ func (p *Pool) push(ctx context.Context, s *ssh.Client, user string, bin agentbi
 	defer cancel()
 	tmp := fmt.Sprintf("%s.new-%d", binaryPath, rand.Uint32())
 	script := fmt.Sprintf("cat >%[1]s && echo '%[2]s  %[1]s' | sha256sum -c - >/dev/null && chmod 0755 %[1]s && mv -f %[1]s %[3]s || { rm -f %[1]s; exit 1; }", tmp, bin.SHA256, binaryPath)
-	_, errs, err := run(ctx, s, root(user, "sh -c "+quote(script)), bytes.NewReader(bin.Data))
+	data, err := bin.Open()
+	if err != nil {
+		return err
+	}
+	_, errs, err := run(ctx, s, root(user, "sh -c "+quote(script)), data)
 	if err != nil {
 		return problem(CodeUpload, "cannot put the agent into %s: %v %s", path.Dir(binaryPath), err, errs)
 	}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/ncruces/go-sqlite3/driver"
 )
@@ -18,6 +19,9 @@ const readers = 4
 // cacheSize bounds the pages that a connection keeps, at 16 MiB; a small database takes less.
 // With SQLite's own 2 MiB, every look at ten thousand hosts would read the file anew.
 const cacheSize = "cache_size(-16384)"
+
+// readerIdle is how long a reader's connection stays open unused.
+const readerIdle = 15 * time.Second
 
 // openSQLite makes the file if needed, readable by its owner only: it holds tokens.
 func openSQLite(ctx context.Context, path string) (*DB, error) {
@@ -77,7 +81,10 @@ func sqlitePool(path string, size int, pragmas ...string) (*sql.DB, error) {
 	}
 	pool := sql.OpenDB(keeping{connector})
 	pool.SetMaxOpenConns(size)
-	pool.SetMaxIdleConns(size) // connections are never closed for being idle: opening takes a millisecond
+	pool.SetMaxIdleConns(size)
+	if size > 1 { // readers hold megabytes of pages each, and opening one takes a millisecond
+		pool.SetConnMaxIdleTime(readerIdle)
+	}
 	return pool, nil
 }
 

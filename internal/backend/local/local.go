@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -189,12 +190,16 @@ func (l *local) binary() (path, sum string, err error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return "", "", fmt.Errorf("unpack the agent: %w", err)
 	}
+	data, err := b.Open()
+	if err != nil {
+		return "", "", err
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".agent-*")
 	if err != nil {
 		return "", "", fmt.Errorf("unpack the agent: %w", err)
 	}
 	defer os.Remove(f.Name()) // gone after the rename
-	_, err = f.Write(b.Data)
+	_, err = io.Copy(f, data)
 	if err = errors.Join(err, f.Chmod(0o755), f.Close()); err != nil {
 		return "", "", fmt.Errorf("unpack the agent: %w", err)
 	}
