@@ -178,9 +178,13 @@ var groupReference = sync.OnceValue(func() *regexp.Regexp {
 	return regexp.MustCompile(`^groups\[\d+\]\.(nodes|replicas)\[\d+\]\.IP_ADDRESS$`)
 })
 
-// validReference accepts namespace.name of letters, digits and underscores.
+// validReference accepts namespace.name of letters, digits and underscores, and every name
+// that a secret may have.
 func validReference(s string) bool {
 	a, b, ok := strings.Cut(s, ".")
+	if ok && a == "secrets" {
+		return b != "" && strings.Trim(b, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
+	}
 	return ok && identifier(a) && identifier(b)
 }
 

@@ -10,7 +10,8 @@ func TestInterpolate(t *testing.T) {
 		{"${{ groups[0].nodes[1].IP_ADDRESS }}", "${{ groups[0].nodes[1].IP_ADDRESS }}", ""},
 		{"${{ groups[0].replicas[1].IP_ADDRESS }}", "${{ groups[0].replicas[1].IP_ADDRESS }}", ""},
 		{"${{ groups[0].nodes[a].IP }}", "", "Illegal reference name: groups[0].nodes[a].IP"},
-		{"${{ secrets.my-key }}", "", "Illegal reference name: secrets.my-key"},
+		{"${{ secrets.my-key }}", "${{ secrets.my-key }}", ""},
+		{"${{ run.my-key }}", "", "Illegal reference name: run.my-key"},
 		{"${{ env.B }} ${{ x.y }}", "", "Failed to interpolate due to missing vars: ['env.B', 'x.y']"},
 	} {
 		got, err := Interpolate(tt.in, values, "secrets", "groups")

@@ -174,10 +174,13 @@ func (s *Service) UploadCode(ctx context.Context, sc project.Scope, repoID, hash
 	if err != nil {
 		return err
 	}
-	return s.DB.Write(ctx, func(tx *store.Tx) error {
+	if err := checkContent(hash, blob.SHA256); err != nil {
+		return err
+	}
+	return s.DB.Write(ctx, func(tx *store.Tx) error { // what is there stays: somebody's run may be made of it
 		_, err := tx.ExecContext(ctx, `
 INSERT INTO code (project_id, repo_id, hash, blob) VALUES ($1, $2, $3, $4)
-ON CONFLICT (project_id, repo_id, hash) DO UPDATE SET blob = excluded.blob`, sc.Project.ID, repoID, hash, blob.SHA256)
+ON CONFLICT (project_id, repo_id, hash) DO NOTHING`, sc.Project.ID, repoID, hash, blob.SHA256)
 		return err
 	})
 }
@@ -223,16 +226,32 @@ func (s *Service) UploadArchive(ctx context.Context, u user.User, hash string, r
 	if err != nil {
 		return api.FileArchive{}, err
 	}
+	if err := checkContent(hash, blob.SHA256); err != nil {
+		return api.FileArchive{}, err
+	}
+	if err := s.checkStored(ctx, blob.SHA256); err != nil {
+		return api.FileArchive{}, err
+	}
 	a := api.FileArchive{ID: uuid.NewString(), Hash: hash}
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		return tx.QueryRowContext(ctx, `
 INSERT INTO archive (id, user_id, hash, blob) VALUES ($1, $2, $3, $4)
-ON CONFLICT (user_id, hash) DO UPDATE SET blob = excluded.blob RETURNING id`, a.ID, u.ID, hash, blob.SHA256).Scan(&a.ID)
+ON CONFLICT (user_id, hash) DO UPDATE SET hash = excluded.hash RETURNING id`, a.ID, u.ID, hash, blob.SHA256).Scan(&a.ID)
 	})
 	if err != nil {
 		return api.FileArchive{}, fmt.Errorf("store an archive: %w", err)
 	}
 	return a, nil
+}
+
+// checkStored reads a stored archive.
+func (s *Service) checkStored(ctx context.Context, sum string) error {
+	f, err := s.Blobs.Open(ctx, sum)
+	if err != nil {
+		return fmt.Errorf("read an archive: %w", err)
+	}
+	defer f.Close()
+	return checkArchive(f)
 }
 
 // Expire removes the uploads from before t that nothing refers to any more, such as code of

@@ -1,8 +1,11 @@
 package repo
 
 import (
+	"archive/tar"
 	"bytes"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -135,17 +138,17 @@ func TestUploads(t *testing.T) {
 			}
 		}
 		sum, err := s.CodeBlob(ctx, "p", "r", "h1")
-		if err != nil || content(t, s, sum) != "one again" {
+		if err != nil || content(t, s, sum) != "one" {
 			t.Errorf("code h1 = %q, %v", content(t, s, sum), err)
 		}
 		if _, err := s.CodeBlob(ctx, "other", "r", "h1"); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("code of another project: %v", err)
 		}
-		first, err := s.UploadArchive(ctx, sc.User, "a", strings.NewReader("tar"))
+		first, err := s.UploadArchive(ctx, sc.User, "a", archive(t, "a.txt"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := s.UploadArchive(ctx, sc.User, "a", strings.NewReader("tar"))
+		again, err := s.UploadArchive(ctx, sc.User, "a", archive(t, "a.txt"))
 		if err != nil || again.ID != first.ID {
 			t.Errorf("the same archive again = %v, %v, want %s", again, err, first.ID)
 		}
@@ -190,6 +193,51 @@ func TestRefusedUploads(t *testing.T) {
 	})
 }
 
+// archive is a tar with empty files of these names.
+func archive(t *testing.T, names ...string) io.Reader {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	for _, name := range names {
+		if err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Typeflag: tar.TypeReg}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return &b
+}
+
+// Nobody puts other content under a name that runs rely on, nor archives that lead out of
+// their place.
+func TestHostileUploads(t *testing.T) {
+	s, sc := service(t, storetest.SQLite(t)), scope("p", "u")
+	initialize(t, s, sc, remote("r", nil))
+	sum := fmt.Sprintf("%x", sha256.Sum256([]byte("good")))
+	if err := s.UploadCode(t.Context(), sc, "r", sum, strings.NewReader("evil")); err == nil || !strings.Contains(err.Error(), "SHA-256") {
+		t.Errorf("other content under a hash: %v", err)
+	}
+	if err := s.UploadCode(t.Context(), sc, "r", sum, strings.NewReader("good")); err != nil {
+		t.Error(err)
+	}
+	for name, c := range map[string]struct {
+		body io.Reader
+		want string
+	}{
+		"above":      {archive(t, "a", "../../etc/x"), `entry "../../etc/x" leads out`},
+		"absolute":   {archive(t, "/etc/passwd"), `entry "/etc/passwd" leads out`},
+		"no archive": {strings.NewReader(strings.Repeat("junk", 1000)), "not a tar archive"},
+	} {
+		if _, err := s.UploadArchive(t.Context(), sc.User, "a", c.body); err == nil || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %s", name, err, c.want)
+		}
+	}
+	if _, err := s.ArchiveByHash(t.Context(), sc.User, api.GetArchiveRequest{Hash: "a"}); !api.IsNotExists(err) {
+		t.Errorf("a refused archive is there: %v", err)
+	}
+}
+
 type failing struct{}
 
 func (failing) Read([]byte) (int, error) { return 0, errors.New("connection reset") }
@@ -199,7 +247,7 @@ func TestPathAsName(t *testing.T) {
 	dir := t.TempDir()
 	s := service(t, storetest.SQLite(t))
 	s.Blobs = blobstore.NewFile(dir+"/blobs", limit)
-	if _, err := s.UploadArchive(t.Context(), user.User{ID: "u"}, "../../evil", strings.NewReader("x")); err != nil {
+	if _, err := s.UploadArchive(t.Context(), user.User{ID: "u"}, "../../evil", archive(t, "a.txt")); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -218,7 +266,7 @@ func TestDeleteAndExpire(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.UploadArchive(ctx, sc.User, "a", strings.NewReader("tar")); err != nil {
+		if _, err := s.UploadArchive(ctx, sc.User, "a", archive(t, "a.txt")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Delete(ctx, sc, api.DeleteReposRequest{ReposIDs: []string{"gone", "nosuch"}}); err != nil {

@@ -81,19 +81,16 @@ func (s *Service) Get(ctx context.Context, sc project.Scope, r api.GetSecretRequ
 	return v, nil
 }
 
-// validName accepts what can be referenced as ${{ secrets.NAME }} (architecture: a name
-// that cannot be referenced is refused when it is set).
+// validName is the rule of configurations 4.3; every such name can be referenced as
+// ${{ secrets.NAME }}.
 func validName(s string) bool {
-	if s == "" || len(s) > 200 || s[0] >= '0' && s[0] <= '9' {
-		return false
-	}
-	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_") == ""
+	return s != "" && len(s) <= 200 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-") == ""
 }
 
 // Set creates or replaces a secret.
 func (s *Service) Set(ctx context.Context, sc project.Scope, r api.SetSecretRequest) (api.Secret, error) {
 	if !validName(r.Name) {
-		return api.Secret{}, api.Invalid("Secret name should match regex '^[A-Za-z_][A-Za-z0-9_]{0,199}$', so that it can be referenced as ${{ secrets.NAME }}")
+		return api.Secret{}, api.Invalid("Secret name should match regex '^[A-Za-z0-9-_]{1,200}$")
 	}
 	if len([]rune(r.Value)) > 5000 {
 		return api.Secret{}, api.Invalid("Secret value length must not exceed 5000")

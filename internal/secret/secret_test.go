@@ -117,8 +117,8 @@ func TestLimits(t *testing.T) {
 		{strings.Repeat("n", 200), "v", true},
 		{strings.Repeat("n", 201), "v", false},
 		{"", "v", false},
-		{"a-b", "v", false}, // could never be referenced
-		{"1a", "v", false},
+		{"a-b", "v", true},
+		{"1a", "v", true},
 		{"a b", "v", false},
 		{"ä", "v", false},
 		{"A", strings.Repeat("x", 5001), false},
