@@ -8,33 +8,17 @@ import (
 	"dstack/internal/sshkey"
 )
 
-// maxNodes bounds how many instances one request makes.
-const maxNodes = 10_000
-
 // normalise applies the rules of configurations 7 in their order and fills in what the server
 // decides.
 func normalise(spec api.FleetSpec) (api.FleetSpec, error) {
 	c := spec.Configuration
-	if c.Name != nil {
-		if err := config.CheckName(*c.Name); err != nil {
-			return spec, api.Invalid("%v", err)
+	if refused := c.Refused(); len(refused) > 0 {
+		return spec, api.Invalid("%s", refused[0].Msg)
+	}
+	if c.SSHConfig != nil {
+		if err := checkKeys(c.SSHConfig); err != nil {
+			return spec, err
 		}
-	}
-	var err error
-	switch {
-	case c.SSHConfig == nil && c.Nodes == nil:
-		err = api.Invalid("No ssh_config or nodes specified")
-	case c.SSHConfig != nil && c.Nodes != nil:
-		err = api.Invalid("ssh_config and nodes are mutually exclusive")
-	case c.SSHConfig == nil && len(c.Env) > 0:
-		err = api.Invalid("Backend fleet configuration does not support the following fields: ['env']")
-	case c.SSHConfig != nil:
-		err = checkSSH(c)
-	case c.Nodes.Target > maxNodes: // which is not below the minimum
-		err = api.Invalid("nodes: a fleet cannot be made with more than %d instances", maxNodes)
-	}
-	if err != nil {
-		return spec, err
 	}
 	if r := c.Resources; r != nil && r.GPU == nil {
 		filled := *r
@@ -44,50 +28,12 @@ func normalise(spec api.FleetSpec) (api.FleetSpec, error) {
 	return spec, nil
 }
 
-func checkSSH(c config.Fleet) error {
-	var other []string
-	for _, f := range []struct {
-		name string
-		set  bool
-	}{
-		{"reservation", c.Reservation != nil}, {"resources", c.Resources != nil}, {"backends", c.Backends != nil}, {"regions", c.Regions != nil},
-		{"availability_zones", c.AvailabilityZones != nil}, {"instance_types", c.InstanceTypes != nil}, {"spot_policy", c.SpotPolicy != nil},
-		{"max_price", c.MaxPrice != nil}, {"idle_duration", c.IdleDuration != nil}, {"tags", c.Tags != nil}, {"backend_options", c.BackendOptions != nil},
-	} {
-		if f.set {
-			other = append(other, f.name)
-		}
-	}
-	if other != nil {
-		return api.Invalid("SSH fleet configuration does not support the following fields: %s", api.List(other))
-	}
-	if err := checkKeys(c.SSHConfig); err != nil {
-		return err
-	}
-	internal := 0
-	for _, h := range c.SSHConfig.Hosts {
-		if h.InternalIP != nil {
-			internal++
-		}
-	}
-	switch {
-	case internal > 0 && internal < len(c.SSHConfig.Hosts):
-		return api.Invalid("internal_ip must be specified for all hosts")
-	case internal > 0 && c.SSHConfig.Network != nil:
-		return api.Invalid("internal_ip is mutually exclusive with network")
-	}
-	return nil
-}
-
-// checkKeys wants a key and a user for every host, and keys that can be used.
+// checkKeys wants a key for every host, and keys that can be used.
 func checkKeys(ssh *config.SSHParams) error {
 	keys := []*config.SSHKey{ssh.SSHKey}
 	for _, h := range ssh.Hosts {
-		switch {
-		case h.SSHKey == nil && ssh.SSHKey == nil:
+		if h.SSHKey == nil && ssh.SSHKey == nil {
 			return api.Invalid("No ssh key specified for host %s", h.Hostname)
-		case h.User == nil && ssh.User == nil:
-			return api.Invalid("No ssh user specified for host %s", h.Hostname)
 		}
 		keys = append(keys, h.SSHKey)
 		if h.ProxyJump != nil {
@@ -140,7 +86,14 @@ func changes(old, now config.Fleet) (add, remove []config.SSHHost, err error) {
 		at := slices.IndexFunc(now.SSHConfig.Hosts, func(n config.SSHHost) bool { return n.Hostname == h.Hostname })
 		add[i] = now.SSHConfig.Hosts[at]
 	}
-	a.SSHConfig.Hosts, b.SSHConfig.Hosts = nil, nil
+	for _, c := range []*config.SSHParams{a.SSHConfig, b.SSHConfig} {
+		c.Hosts, c.IdentityFile = nil, nil // where the keys are on the user's machine is no change
+		if c.ProxyJump != nil {
+			jump := *c.ProxyJump
+			jump.IdentityFile = ""
+			c.ProxyJump = &jump
+		}
+	}
 	return add, remove, onlyChanges(a, b, sshFields)
 }
 
