@@ -21,6 +21,9 @@ type Any struct {
 
 	// Warnings are what the file may not mean as it is written.
 	Warnings []Problem
+
+	file string
+	root *node // where the values of the configuration are, for Check
 }
 
 // Type is the word in the configuration.
@@ -83,7 +86,7 @@ func Parse(file string, data []byte) (Any, error) {
 	if err != nil {
 		return Any{}, err
 	}
-	a.Warnings = warnings(file, n)
+	a.file, a.root, a.Warnings = file, n, warnings(file, n)
 	return a, nil
 }
 

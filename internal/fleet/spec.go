@@ -20,6 +20,9 @@ func normalise(spec api.FleetSpec) (api.FleetSpec, error) {
 			return spec, err
 		}
 	}
+	if refused := c.RefusedAddresses(); len(refused) > 0 {
+		return spec, api.Invalid("%s", refused[0].Msg)
+	}
 	if r := c.Resources; r != nil && r.GPU == nil {
 		filled := *r
 		filled.GPU = &config.GPU{Count: config.Between(0, -1)}
