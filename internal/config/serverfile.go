@@ -148,3 +148,24 @@ func (f ServerFile) twice(file string, root *node) []Problem {
 	}
 	return found
 }
+
+// WithoutCredentials is a copy of the file that can be shown: of backends it has the types,
+// of keys the types and names.
+func (f ServerFile) WithoutCredentials() ServerFile {
+	f.Projects = append([]ServerProject{}, f.Projects...)
+	for i, p := range f.Projects {
+		var backends []BackendSettings
+		for _, b := range p.Backends {
+			backends = append(backends, BackendSettings{"type": b["type"]})
+		}
+		f.Projects[i].Backends = backends
+	}
+	if f.Encryption != nil {
+		e := Encryption{Keys: append([]EncryptionKey{}, f.Encryption.Keys...)}
+		for i := range e.Keys {
+			e.Keys[i].Secret = nil
+		}
+		f.Encryption = &e
+	}
+	return f
+}

@@ -2,7 +2,10 @@ package config
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 // onlyTypes leaves nothing but the types of backends in a server's configuration.
@@ -61,5 +64,22 @@ func TestServerFileWarnings(t *testing.T) {
 		"f:4:3: projects[1]: the project a is there more than once: the last one counts"
 	if got := (&Errors{f.Warnings}).Error(); got != want {
 		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+}
+
+func TestWithoutCredentials(t *testing.T) {
+	f, err := ParseServerFile("f", []byte("projects:\n- name: a\n  backends: [{type: lambda, creds: {type: api_key, api_key: hunter2}}, {type: local}]\n- name: b\n"+
+		"encryption: {keys: [{type: aes, name: k, secret: "+strings.Repeat("QUJD", 10)+"QUI=}, {type: identity}]}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := string(mustJSON(t, f))
+	want := `{"projects":[{"name":"a","backends":[{"type":"lambda"},{"type":"local"}]},{"name":"b","backends":null}],` +
+		`"encryption":{"keys":[{"type":"aes","name":"k","secret":""},{"type":"identity"}]},"default_permissions":null,"plugins":null}`
+	if diff := cmp.Diff(want, string(mustJSON(t, f.WithoutCredentials()))); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(before, string(mustJSON(t, f))); diff != "" {
+		t.Errorf("the file itself changed (-before +after):\n%s", diff)
 	}
 }
