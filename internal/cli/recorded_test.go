@@ -74,6 +74,8 @@ var different = map[string]string{
 	"06-attach-logs":        "was killed; tested with a server that streams",
 	"05-task-attached":      "its log came over SSH; tested with a server that streams",
 	"04-secret-get-unknown": "we name the secret",
+	"03-apply-error-05":     "we say where the bad name is, and ask nothing of the server",
+	"03-apply-error-06":     "we say where the bad name is, and ask nothing of the server",
 	"02-fleet-get-unknown":  "we name the fleet as the user did",
 	"12-gang-attached":      "ends with the lost connection that we do not lose",
 }
@@ -142,6 +144,8 @@ func TestBrokenConfigurations(t *testing.T) {
 		"type: task\ncommands: [a]\nresources:\n  memory: lots\n": "bad.yml:4:11: task.resources.memory: ",
 		"type: task\ncommands: [a]\nnodes: 0\n":                   "bad.yml:3:8: task.nodes: ",
 		"type: service\ncommands: [echo hi]\n":                    "bad.yml:1:1: service.port: ",
+		"type: task\nname: B_\ncommands: [a]\n":                   "bad.yml:2:7: task.name: Resource name should match regex '^[a-z][a-z0-9-]{1,40}$'\n",
+		"type: fleet\nname: ok\n":                                 "bad.yml:1:1: fleet: No ssh_config or nodes specified\n",
 		"- a\n- b\n":                                              "bad.yml:1:1: ",
 		"\x00":                                                    "bad.yml:1:1: ",
 		"type: task\ncommands: [\"\xff\"]\n":                      "bad.yml:2:13: ",

@@ -147,6 +147,15 @@ func run(ctx context.Context, o Options, set *pflag.FlagSet) error {
 	if len(o.Args) > 0 && f.Type() != config.TypeTask && f.Type() != config.TypeService {
 		return unrecognized(o.Args)
 	}
+	if o.Name != "" {
+		if err := config.CheckName(o.Name); err != nil {
+			return fmt.Errorf("--name: %w", err)
+		}
+		f.rename(o.Name)
+	}
+	if err := f.Check(); err != nil {
+		return err
+	}
 	switch {
 	case f.Run != nil:
 		return applyRun(ctx, o, f)

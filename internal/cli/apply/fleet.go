@@ -45,7 +45,7 @@ func applyFleet(ctx context.Context, o Options, f File) error {
 	fa := fleetApply{Options: o, conn: c}
 	err = o.While("Getting apply plan...", func() (err error) {
 		fa.plan, err = c.GetFleetPlan(ctx, c.Project, api.GetFleetPlanRequest{
-			Spec: api.FleetSpec{Configuration: *f.Fleet, ConfigurationPath: &f.path, Profile: *prof},
+			Spec: api.FleetSpec{Configuration: *f.Fleet, ConfigurationPath: &f.Path, Profile: *prof},
 		})
 		return err
 	})
@@ -70,11 +70,8 @@ func applyFleet(ctx context.Context, o Options, f File) error {
 	return fa.execute(ctx, d)
 }
 
-// prepareFleet sets what the options say, resolves variables, and reads the keys of the hosts.
+// prepareFleet resolves variables, and reads the keys of the hosts.
 func (o Options) prepareFleet(f *config.Fleet, dir string) error {
-	if o.Name != "" {
-		f.Name = &o.Name
-	}
 	if err := o.env(f.Env); err != nil {
 		return err
 	}

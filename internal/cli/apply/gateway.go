@@ -19,14 +19,11 @@ import (
 
 // applyGateway plans a gateway, asks, creates or changes it, and waits until it runs.
 func applyGateway(ctx context.Context, o Options, f File) error {
-	if o.Name != "" {
-		f.Gateway.Name = &o.Name
-	}
 	c, err := o.Connect(o.Project)
 	if err != nil {
 		return err
 	}
-	ga := gatewayApply{Options: o, conn: c, spec: client.GatewaySpec{Configuration: *f.Gateway, ConfigurationPath: &f.path}}
+	ga := gatewayApply{Options: o, conn: c, spec: client.GatewaySpec{Configuration: *f.Gateway, ConfigurationPath: &f.Path}}
 	err = o.While("Getting apply plan...", func() (err error) {
 		ga.plan, err = c.GetGatewayPlan(ctx, c.Project, client.GatewayPlanRequest{Spec: ga.spec})
 		return err

@@ -18,55 +18,70 @@ const maxConfig = 4 << 20
 // A File is a configuration and where it came from.
 type File struct {
 	config.Any
-	path string // as the server is told: relative to the working directory, "-" for standard input
+	Path string // as the server is told: relative to the working directory, "-" for standard input
 	dir  string // that relative paths in it count from
 }
 
 // Name is the name in the configuration, "" if it has none.
-func (f *File) Name() string {
-	var name *string
+func (f *File) Name() string { return deref(*f.name()) }
+
+// rename gives the configuration another name.
+func (f *File) rename(name string) { *f.name() = &name }
+
+func (f *File) name() **string {
 	switch {
 	case f.Run != nil:
-		name = f.Run.Common().Name
+		return &f.Run.Common().Name
 	case f.Fleet != nil:
-		name = f.Fleet.Name
+		return &f.Fleet.Name
 	case f.Volume != nil:
-		name = f.Volume.Name
+		return &f.Volume.Name
 	case f.Gateway != nil:
-		name = f.Gateway.Name
+		return &f.Gateway.Name
 	}
-	return deref(name)
+	return new(*string)
 }
 
 // Load reads the configuration file that the user named: "-" is standard input, "" the default file.
 // All that is wrong with its content comes back as one [config.Errors].
 func Load(p *program.Program, name string) (File, error) {
+	f, data, err := Read(p, name)
+	if err == nil {
+		f.Any, err = config.Parse(f.Path, data)
+	}
+	return f, err
+}
+
+// Read is the part of [Load] before the content is looked at.
+func Read(p *program.Program, name string) (File, []byte, error) {
 	wd, err := p.WorkDir()
 	if err != nil {
-		return File{}, fmt.Errorf("find the working directory: %w", err)
+		return File{}, nil, fmt.Errorf("find the working directory: %w", err)
 	}
 	if name == "-" {
-		return parse(p.In, File{path: "-", dir: wd}, "-")
+		data, err := read(p.In, "-")
+		return File{Path: "-", dir: wd}, data, err
 	}
 	path := p.Path(wd, name)
 	if name == "" {
 		if path, err = defaultFile(wd); err != nil {
-			return File{}, err
+			return File{}, nil, err
 		}
 	}
 	r, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return File{}, fmt.Errorf("Configuration file %s does not exist", name)
+		return File{}, nil, fmt.Errorf("Configuration file %s does not exist", name)
 	}
 	if err != nil {
-		return File{}, fmt.Errorf("Failed to load configuration from %s: %w", path, err)
+		return File{}, nil, fmt.Errorf("Failed to load configuration from %s: %w", path, err)
 	}
 	defer func() { _ = r.Close() }() // only read
 	shown := path
 	if rel, err := filepath.Rel(wd, path); err == nil {
 		shown = filepath.ToSlash(rel)
 	}
-	return parse(r, File{path: shown, dir: filepath.Dir(path)}, shown)
+	data, err := read(r, shown)
+	return File{Path: shown, dir: filepath.Dir(path)}, data, err
 }
 
 func defaultFile(dir string) (string, error) {
@@ -79,14 +94,13 @@ func defaultFile(dir string) (string, error) {
 	return "", errors.New("No configuration file specified via `-f` and no default .dstack.yml configuration found")
 }
 
-func parse(r io.Reader, f File, name string) (File, error) {
+func read(r io.Reader, name string) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(r, maxConfig+1))
 	if err != nil {
-		return f, fmt.Errorf("Failed to load configuration from %s: %w", name, err)
+		return nil, fmt.Errorf("Failed to load configuration from %s: %w", name, err)
 	}
 	if len(data) > maxConfig {
-		return f, fmt.Errorf("Configuration file %s is larger than %d bytes", name, maxConfig)
+		return nil, fmt.Errorf("Configuration file %s is larger than %d bytes", name, maxConfig)
 	}
-	f.Any, err = config.Parse(name, data)
-	return f, err
+	return data, nil
 }

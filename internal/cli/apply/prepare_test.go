@@ -43,15 +43,3 @@ func TestPortsRecorded(t *testing.T) {
 		}
 	})
 }
-
-func TestAbsoluteRecorded(t *testing.T) {
-	type row struct {
-		In  string
-		Out bool
-	}
-	recorded.Rows(t, "testdata/absolute-path.jsonl", func(t *testing.T, r row) {
-		if got := absolute(r.In); got != r.Out {
-			t.Errorf("absolute(%q) = %v, recorded %v", r.In, got, r.Out)
-		}
-	})
-}

@@ -87,7 +87,7 @@ func (ra *runApply) makePlan(ctx context.Context, f File, prof *config.Profile, 
 		}
 		spec := api.RunSpec{
 			RunName: common.Name, RepoID: &repo.id, RepoData: &repo.data, RepoCodeHash: repo.hash, FileArchives: archives,
-			ConfigurationPath: &f.path, Configuration: *f.Run, Profile: prof, SSHKeyPub: key,
+			ConfigurationPath: &f.Path, Configuration: *f.Run, Profile: prof, SSHKeyPub: key,
 		}
 		if len(common.Repos) > 0 {
 			spec.RepoDir = &common.Repos[0].Path

@@ -23,6 +23,9 @@ const slowDiff = 5 * time.Second
 // uploadFiles packs the `files` of a configuration and uploads those that the server does not have yet.
 // Relative paths count from base.
 func (o Options) uploadFiles(ctx context.Context, c *program.Conn, base string, files []config.FileMapping) ([]api.FileArchiveMapping, error) {
+	if err := o.checkFiles(base, files); err != nil {
+		return nil, err
+	}
 	mappings := []api.FileArchiveMapping{}
 	ignore := archive.NewIgnore(o.globalIgnore())
 	for _, f := range files {
@@ -35,10 +38,18 @@ func (o Options) uploadFiles(ctx context.Context, c *program.Conn, base string, 
 	return mappings, nil
 }
 
-func (o Options) uploadFile(ctx context.Context, c *program.Conn, path, name string, ignore *archive.Ignore) (string, error) {
-	if _, err := os.Stat(path); err != nil {
-		return "", fmt.Errorf("Path '%s' specified in `files` does not exist", name)
+// checkFiles wants all files to be there, and names all that are not.
+func (o Options) checkFiles(base string, files []config.FileMapping) error {
+	var missing []error
+	for _, f := range files {
+		if _, err := os.Stat(o.Path(base, f.LocalPath)); err != nil {
+			missing = append(missing, fmt.Errorf("Path '%s' specified in `files` does not exist", f.LocalPath))
+		}
 	}
+	return errors.Join(missing...)
+}
+
+func (o Options) uploadFile(ctx context.Context, c *program.Conn, path, name string, ignore *archive.Ignore) (string, error) {
 	tmp, err := os.CreateTemp("", "dstack-files-*.tar")
 	if err != nil {
 		return "", fmt.Errorf("archive '%s': %w", name, err)
@@ -152,6 +163,9 @@ func (o Options) repoState(ctx context.Context, base string, run *config.RunComm
 	}
 	start := o.Time()
 	s, err := gitrepo.ReadState(ctx, path, o.Home)
+	if errors.Is(err, gitrepo.ErrNoGit) || errors.Is(err, gitrepo.ErrNoRemote) {
+		return s, fmt.Errorf("%w, or pass --no-repo", err)
+	}
 	if err == nil && o.Time().Sub(start) > slowDiff {
 		o.Say(o.Paint(term.Warning, "Collecting the changes of the repository took long. Commit and push large files, or add them to .gitignore, to start faster."))
 	}

@@ -21,14 +21,11 @@ const statusPoll = 500 * time.Millisecond
 // applyVolume shows what a volume would be, asks, creates it, and waits until it is there.
 // The server makes no plan for volumes.
 func applyVolume(ctx context.Context, o Options, f File) error {
-	if o.Name != "" {
-		f.Volume.Name = &o.Name
-	}
 	c, err := o.Connect(o.Project)
 	if err != nil {
 		return err
 	}
-	va := volumeApply{Options: o, conn: c, conf: *f.Volume, path: f.path}
+	va := volumeApply{Options: o, conn: c, conf: *f.Volume, path: f.Path}
 	var current *client.Volume
 	var user string
 	err = o.While("Getting apply plan...", func() error {

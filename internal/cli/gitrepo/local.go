@@ -25,6 +25,12 @@ type State struct {
 	Diff []byte
 }
 
+// Errors of [ReadState] that a command may add an advice to.
+var (
+	ErrNoGit    = errors.New("the git program was not found: install git")
+	ErrNoRemote = errors.New("No remote branch is configured: push the branch with `git push -u`")
+)
+
 // IsRepo reports whether dir is the top directory of a git working tree.
 func IsRepo(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, ".git"))
@@ -44,7 +50,7 @@ func ReadState(ctx context.Context, dir, home string) (State, error) {
 		return State{}, fmt.Errorf("Git repo not found: %s\nUse `files` in the configuration to mount an arbitrary directory", dir)
 	}
 	if _, err := exec.LookPath("git"); err != nil {
-		return State{}, errors.New("the git program was not found: install git, or pass --no-repo")
+		return State{}, ErrNoGit
 	}
 	r := runner{ctx, dir}
 	if _, err := r.line("symbolic-ref", "-q", "HEAD"); err != nil {
@@ -52,7 +58,7 @@ func ReadState(ctx context.Context, dir, home string) (State, error) {
 	}
 	upstream, err := r.line("rev-parse", "--symbolic-full-name", "@{upstream}")
 	if err != nil {
-		return State{}, errors.New("No remote branch is configured: push the branch with `git push -u`, or pass --no-repo")
+		return State{}, ErrNoRemote
 	}
 	var s State
 	if s.Hash, err = r.line("rev-parse", upstream); err != nil {

@@ -27,7 +27,9 @@ func New(p *program.Program) *cobra.Command {
 		Use:   "validate [-f FILE]",
 		Short: "Check a configuration file",
 		Long: "Check a configuration file without a server. A valid one is printed in its normal form, as JSON: what goes to the\n" +
-			"server. Of an invalid one all errors are printed with file, line and column, and the exit code is 1.",
+			"server. Of an invalid one all errors are printed with file, line and column, and the exit code is 1.\n\n" +
+			"Profiles (profiles.yml) and the server's config.yml are checked too; of the latter no credentials are printed,\n" +
+			"and what a backend wants of them is checked when the server starts.",
 		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error { return Run(o) },
 	}
@@ -48,12 +50,16 @@ type problem struct {
 
 // Run prints the normal form or the errors.
 func Run(o Options) error {
-	f, err := apply.Load(o.Program, o.File)
+	f, data, err := apply.Read(o.Program, o.File)
+	if err != nil {
+		return err
+	}
+	normal, warnings, err := check(f.Path, data)
 	if err == nil {
-		for _, w := range f.Warnings {
+		for _, w := range warnings {
 			fmt.Fprintln(o.Err, "warning:", w)
 		}
-		return o.PrintJSON(f)
+		return o.PrintJSON(normal)
 	}
 	es, invalid := errors.AsType[*config.Errors](err)
 	if !o.JSON || !invalid {
@@ -69,4 +75,21 @@ func Run(o Options) error {
 		return err
 	}
 	return term.Exit(1)
+}
+
+// check returns the normal form of a file of any kind, fit to be shown.
+func check(file string, data []byte) (normal any, warnings []config.Problem, err error) {
+	switch config.KindOf(file, data) {
+	case config.KindProfiles:
+		normal, err = config.ParseProfiles(file, data)
+		return normal, nil, err
+	case config.KindServer:
+		f, err := config.ParseServerFile(file, data)
+		return f.WithoutCredentials(), f.Warnings, err
+	}
+	a, err := config.Parse(file, data)
+	if err == nil {
+		err = a.Check()
+	}
+	return a, a.Warnings, err
 }

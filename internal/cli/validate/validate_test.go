@@ -100,3 +100,56 @@ func TestFiles(t *testing.T) {
 		}
 	}
 }
+
+// What a server would refuse is invalid too.
+func TestRefused(t *testing.T) {
+	_, _, err := run(t.TempDir(), "type: task\nname: Bad_Name!\nworking_dir: 3\ncommands: [a]\n", Options{File: "-"})
+	want := "-:2:7: task.name: Resource name should match regex '^[a-z][a-z0-9-]{1,40}$'\n-:3:14: task.working_dir: working_dir must be absolute"
+	if _, ok := errors.AsType[*config.Errors](err); !ok || err.Error() != want {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestOtherKinds(t *testing.T) {
+	dir := t.TempDir()
+	for name, doc := range map[string]string{
+		"profiles.yml": "profiles:\n- {name: a, max_price: 1}\n",
+		"bad.yml":      "profiles:\n- {name: a, max_price: -1, foo: 1}\n",
+		"config.yml":   "projects:\n- name: main\n  backends: [{type: lambda, creds: {type: api_key, api_key: hunter2}}, {type: lambda}]\n",
+		"wrong.yml":    "projects:\n- {nam: main, backends: [{type: lambda, creds: hunter2}, {type: lambada}]}\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(doc), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tt := range []struct {
+		file, out, errOut, err string // out, errOut and err: what is among them; "" is nothing at all
+	}{
+		{"profiles.yml", `"max_price": 1`, "", ""},
+		{"../../../examples/profiles/.dstack/profiles.yml", `"name": "nightly"`, "", ""},
+		{"bad.yml", "", "", "bad.yml:2:24: profiles[0].max_price: Input should be greater than 0\nbad.yml:2:28: profiles[0].foo: Extra inputs"},
+		{"config.yml", `"type": "lambda"`, "warning: config.yml:3:72: projects[0].backends[1]: the backend lambda", ""},
+		{"wrong.yml", "", "", "wrong.yml:2:3: projects[0].name: Field required"},
+	} {
+		o := Options{File: tt.file}
+		if strings.HasPrefix(tt.file, "..") { // counts from here
+			var err error
+			if o.File, err = filepath.Abs(tt.file); err != nil {
+				t.Fatal(err)
+			}
+		}
+		out, errOut, err := run(dir, "", o)
+		msg := ""
+		if err != nil {
+			msg = err.Error()
+		}
+		for what, pair := range map[string][2]string{"output": {out, tt.out}, "warnings": {errOut, tt.errOut}, "error": {msg, tt.err}} {
+			if got, want := pair[0], pair[1]; !strings.Contains(got, want) || want == "" && got != "" {
+				t.Errorf("%s: %s %q, want %q", tt.file, what, got, want)
+			}
+		}
+		if strings.Contains(out+errOut+msg, "hunter2") {
+			t.Errorf("%s: a credential is shown", tt.file)
+		}
+	}
+}
