@@ -163,7 +163,7 @@ type AppSpec struct {
 	MapToPort      *int              `json:"map_to_port"`
 	AppName        string            `json:"app_name"`
 	URLPath        *string           `json:"url_path"`
-	URLQueryParams map[string]string `json:"url_query_params"`
+	URLQueryParams map[string]string `json:"url_query_params" cfg:"opt"`
 }
 
 // UnixUser is a user and group by id or name.
@@ -274,7 +274,7 @@ type JobRuntimeData struct {
 	GPU         *int           `json:"gpu"`
 	CPU         *float64       `json:"cpu"`
 	Memory      *config.Memory `json:"memory"`
-	Ports       map[int]int    `json:"ports"`
+	Ports       map[int]int    `json:"ports" cfg:"opt"`
 	VolumeNames []string       `json:"volume_names"`
 	Offer       *InstanceOffer `json:"offer"`
 	WorkingDir  *string        `json:"working_dir"`
@@ -287,7 +287,7 @@ type JobConnectionInfo struct {
 	AttachedIDEURL     *string  `json:"attached_ide_url"`
 	ProxiedIDEURL      *string  `json:"proxied_ide_url"`
 	AttachedSSHCommand []string `json:"attached_ssh_command"`
-	ProxiedSSHCommand  []string `json:"proxied_ssh_command"`
+	ProxiedSSHCommand  []string `json:"proxied_ssh_command" cfg:"opt"`
 	SSHProxyHostname   *string  `json:"sshproxy_hostname"`
 	SSHProxyPort       *int     `json:"sshproxy_port"`
 	SSHProxyUpstreamID *string  `json:"sshproxy_upstream_id"`

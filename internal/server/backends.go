@@ -181,7 +181,7 @@ func (s *Server) updateBackendYAML(ctx context.Context, sc project.Scope, r yaml
 }
 
 // saveBackendJSON returns the handler of create and update.
-func saveBackendJSON(create bool) func(*Server, caller, http.ResponseWriter, *http.Request) error {
+func saveBackendJSON(create bool) handler {
 	return func(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
 		var in settings
 		if err := decode(w, r, (*map[string]any)(&in)); err != nil {
@@ -243,8 +243,14 @@ func backendWordError(name string, loc ...any) error {
 	return &config.Errors{Problems: []config.Problem{{Loc: loc, Type: "enum", Msg: "Input should be " + config.BackendChoice(), Input: name}}}
 }
 
+// backendYAML is a configuration as its file has it, with its credentials.
+type backendYAML struct {
+	Name       string `json:"name"`
+	ConfigYAML string `json:"config_yaml"`
+}
+
 // backendInfo answers config_info and get_yaml: the configuration with its credentials.
-func backendInfo(asYAML bool) func(*Server, caller, http.ResponseWriter, *http.Request) error {
+func backendInfo(asYAML bool) handler {
 	return func(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
 		name := r.PathValue("backend_name")
 		if !knownBackend(name) {
@@ -265,7 +271,7 @@ func backendInfo(asYAML bool) func(*Server, caller, http.ResponseWriter, *http.R
 		if err != nil {
 			return err
 		}
-		encode(w, http.StatusOK, map[string]string{"name": name, "config_yaml": string(text)})
+		encode(w, http.StatusOK, backendYAML{Name: name, ConfigYAML: string(text)})
 		return nil
 	}
 }

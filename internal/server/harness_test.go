@@ -59,7 +59,8 @@ type answer struct {
 	Body   []byte
 }
 
-// call sends one request to the handler and holds the answer to the published description.
+// call sends one request to the handler and holds the answer to the published description
+// and to our own.
 // A body that is no []byte is sent as JSON.
 func (s *Server) call(t testing.TB, method, path, token string, body any, header ...string) answer {
 	t.Helper()
@@ -89,6 +90,9 @@ func (s *Server) call(t testing.TB, method, path, token string, body any, header
 	s.Handler().ServeHTTP(w, r)
 	if err := published(t).check(method, path, r.Header, w.Code, w.Body.Bytes()); err != nil {
 		t.Errorf("%s %s: %v\n%s", method, path, err, short(w.Body.Bytes()))
+	}
+	if err := own(t).check(method, path, r.Header, w.Code, w.Header().Get("Content-Type"), w.Body.Bytes()); err != nil {
+		t.Errorf("%s %s does not fit our description: %v\n%s", method, path, err, short(w.Body.Bytes()))
 	}
 	return answer{w.Code, w.Result().Header, w.Body.Bytes()}
 }

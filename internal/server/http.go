@@ -67,15 +67,15 @@ func (p permission) allowed(role api.ProjectRole, publicProject bool) bool {
 type route struct {
 	pattern string
 	who     permission
-	handler func(s *Server, c caller, w http.ResponseWriter, r *http.Request) error
+	endpoint
 }
 
 // caller is who sent a request: Scope.Project is empty outside of projects.
 type caller struct{ project.Scope }
 
 // inProject adapts a service function of a project.
-func inProject[In, Out any](f func(context.Context, project.Scope, In) (Out, error)) func(*Server, caller, http.ResponseWriter, *http.Request) error {
-	return func(_ *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+func inProject[In, Out any](f func(context.Context, project.Scope, In) (Out, error)) endpoint {
+	return typed[In, Out](func(_ *Server, c caller, w http.ResponseWriter, r *http.Request) error {
 		var in In
 		if err := decode(w, r, &in); err != nil {
 			return err
@@ -85,11 +85,11 @@ func inProject[In, Out any](f func(context.Context, project.Scope, In) (Out, err
 			return err
 		}
 		return reply(w, r, out)
-	}
+	})
 }
 
 // forUser adapts a service function that belongs to no project.
-func forUser[In, Out any](f func(context.Context, user.User, In) (Out, error)) func(*Server, caller, http.ResponseWriter, *http.Request) error {
+func forUser[In, Out any](f func(context.Context, user.User, In) (Out, error)) endpoint {
 	return inProject(func(ctx context.Context, sc project.Scope, in In) (Out, error) { return f(ctx, sc.User, in) })
 }
 
@@ -296,7 +296,7 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 		}
 		c, err := s.authenticate(r, rt.who)
 		if err == nil {
-			err = rt.handler(s, c, w, r)
+			err = rt.handle(s, c, w, r)
 		}
 		if err != nil {
 			s.fail(w, r, err)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 
 	"dstack/internal/api"
@@ -14,6 +15,12 @@ import (
 
 // maxSamples bounds the samples of one answer.
 const maxSamples = 1000
+
+// metricsParameters are the parameters that [jobMetrics] reads.
+func metricsParameters() []parameter {
+	text, number, moment := reflect.TypeFor[string](), reflect.TypeFor[uint](), reflect.TypeFor[api.Time]()
+	return []parameter{{"run_id", text}, {"replica_num", number}, {"job_num", number}, {"limit", number}, {"after", moment}, {"before", moment}}
+}
 
 // jobMetrics reads its question from the address.
 func jobMetrics(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {

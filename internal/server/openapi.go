@@ -2,43 +2,110 @@ package server
 
 import (
 	"net/http"
+	"reflect"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 
 	"dstack/internal/api"
 )
 
-// openapiHandler describes the API from the route table.
+// openapiHandler serves the description of the API.
 func (s *Server) openapiHandler(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
+	encode(w, http.StatusOK, describe(s.routes()))
+	return nil
+}
+
+// describe is the OpenAPI document of routes.
+func describe(routes []route) map[string]any {
+	schemas := newSchemas()
 	paths := map[string]map[string]any{}
-	params := regexp.MustCompile(`\{(\w+)\}`)
-	for _, rt := range s.routes() {
-		method, path, _ := strings.Cut(rt.pattern, " ")
-		op := map[string]any{
-			"operationId": strings.Trim(strings.NewReplacer("/", "_", "{", "", "}", "").Replace(path), "_"),
-			"responses":   map[string]any{"200": map[string]any{"description": "Successful Response", "content": map[string]any{"application/json": map[string]any{}}}},
-		}
-		op["x-permission"] = rt.who.String()
-		var list []any
-		for _, m := range params.FindAllStringSubmatch(path, -1) {
-			list = append(list, map[string]any{"name": m[1], "in": "path", "required": true, "schema": map[string]string{"type": "string"}})
-		}
-		if list != nil {
-			op["parameters"] = list
-		}
-		if rt.who != public {
-			op["security"] = []any{map[string]any{"HTTPBearer": []any{}}}
-		}
+	for _, rt := range routes {
+		method, path := rt.split()
 		if paths[path] == nil {
 			paths[path] = map[string]any{}
 		}
-		paths[path][strings.ToLower(method)] = op
+		paths[path][strings.ToLower(method)] = rt.operation(schemas)
 	}
-	encode(w, http.StatusOK, map[string]any{
-		"openapi": "3.1.0", "info": map[string]string{"title": "dstack", "version": api.Version}, "paths": paths,
-		"components": map[string]any{"securitySchemes": map[string]any{"HTTPBearer": map[string]string{"type": "http", "scheme": "bearer"}}},
-	})
-	return nil
+	return map[string]any{
+		"openapi": "3.1.0", "info": map[string]any{"title": "dstack", "version": api.Version}, "paths": paths,
+		"components": map[string]any{
+			"schemas":         schemas.components(),
+			"securitySchemes": map[string]any{"HTTPBearer": map[string]any{"type": "http", "scheme": "bearer"}},
+		},
+	}
+}
+
+// split is the method and the path of a route.
+func (rt route) split() (method, path string) {
+	method, path, _ = strings.Cut(rt.pattern, " ")
+	return method, path
+}
+
+// pathParameters are the names in the route's path.
+func (rt route) pathParameters() []string {
+	var names []string
+	for _, m := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(rt.pattern, -1) {
+		names = append(names, m[1])
+	}
+	return names
+}
+
+func (rt route) inProject() bool { return slices.Contains(rt.pathParameters(), "project") }
+
+// operation describes one route.
+func (rt route) operation(schemas *schemas) map[string]any {
+	_, path := rt.split()
+	op := map[string]any{
+		"operationId":  strings.Trim(strings.NewReplacer("/", "_", "{", "", "}", "", ".", "_").Replace(path), "_"),
+		"x-permission": rt.who.String(),
+		"responses":    rt.responses(schemas),
+	}
+	var list []any
+	for _, name := range rt.pathParameters() {
+		list = append(list, map[string]any{"name": name, "in": "path", "required": true, "schema": map[string]any{"type": "string"}})
+	}
+	for _, p := range rt.query {
+		list = append(list, map[string]any{"name": p.name, "in": "query", "schema": schemas.answer(p.typ)})
+	}
+	if list != nil {
+		op["parameters"] = list
+	}
+	if rt.hasBody() {
+		op["requestBody"] = rt.requestBody(schemas)
+	}
+	if rt.who != public {
+		op["security"] = []any{map[string]any{"HTTPBearer": []any{}}}
+	}
+	return op
+}
+
+func (rt route) requestBody(schemas *schemas) map[string]any {
+	if rt.in == reflect.TypeFor[upload]() {
+		file := map[string]any{"type": "string", "contentMediaType": "application/octet-stream", "description": "Its file name is the SHA-256 of its content, in hexadecimal"}
+		form := map[string]any{"type": "object", "required": []any{"file"}, "properties": map[string]any{"file": file}}
+		return map[string]any{"required": true, "content": content("multipart/form-data", form)}
+	}
+	mayLack := reflect.PointerTo(rt.in).Implements(reflect.TypeFor[optional]())
+	return map[string]any{"required": !mayLack, "content": content("application/json", schemas.request(rt.in))}
+}
+
+// responses describes the success and the refusals.
+func (rt route) responses(schemas *schemas) map[string]any {
+	forms := make([]any, len(rt.out))
+	for i, t := range rt.out {
+		forms[i] = schemas.answer(t)
+	}
+	all := map[string]any{"200": map[string]any{"description": "Done", "content": content(rt.media, anyOf(forms...))}}
+	for _, status := range rt.errors() {
+		all[strconv.Itoa(status)] = map[string]any{"description": http.StatusText(status), "content": content("application/json", schemas.refusal(status))}
+	}
+	return all
+}
+
+func content(media string, schema map[string]any) map[string]any {
+	return map[string]any{media: map[string]any{"schema": schema}}
 }
 
 // Route is one entry of the API for its description.
@@ -49,7 +116,7 @@ func Routes() []Route {
 	s := &Server{}
 	var list []Route
 	for _, rt := range s.routes() {
-		method, path, _ := strings.Cut(rt.pattern, " ")
+		method, path := rt.split()
 		list = append(list, Route{method, path, rt.who.String()})
 	}
 	return list

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"reflect"
 
 	"dstack/internal/api"
 	"dstack/internal/blobstore"
@@ -22,12 +23,12 @@ func (s *Server) routes() []route {
 		{"GET /healthcheck", public, static(map[string]string{"status": "running"})},
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
 		{"POST /api/server/doctor", globalAdmin, forUser(s.doctor)},
-		{"GET /openapi.json", public, s.openapiHandler},
-		{"GET /api/docs", public, docsPage},
-		{"GET /schemas/{file}", public, schemaFile},
-		{"GET /metrics", public, prometheusHandler},
+		{"GET /openapi.json", public, typed[struct{}, map[string]any](s.openapiHandler)},
+		{"GET /api/docs", public, typed[struct{}, string](docsPage).written("text/html")},
+		{"GET /schemas/{file}", public, typed[struct{}, map[string]any](schemaFile).refused(http.StatusNotFound)},
+		{"GET /metrics", public, typed[struct{}, string](prometheusHandler).written("text/plain").refused(http.StatusForbidden, http.StatusNotFound)},
 
-		{"POST /api/users/list", anyUser, forUser(s.users.List)},
+		{"POST /api/users/list", anyUser, forUser(s.users.List).answers(reflect.TypeFor[[]api.User](), reflect.TypeFor[api.UsersInfoList]())},
 		{"POST /api/users/get_my_user", anyUser, forUser(s.users.Me)},
 		{"POST /api/users/get_user", anyUser, forUser(s.users.Get)},
 		{"POST /api/users/create", globalAdmin, forUser(s.users.Create)},
@@ -39,9 +40,9 @@ func (s *Server) routes() []route {
 		{"POST /api/users/public_keys/add", anyUser, forUser(s.users.AddKey)},
 		{"POST /api/users/public_keys/delete", anyUser, forUser(s.users.DeleteKeys)},
 		{"POST /api/auth/list_providers", public, static([]string{})},
-		{"POST /api/auth/get_next_redirect", public, nextRedirect},
+		{"POST /api/auth/get_next_redirect", public, typed[redirectRequest, redirect](nextRedirect)},
 
-		{"POST /api/projects/list", anyUser, forUser(s.projects.List)},
+		{"POST /api/projects/list", anyUser, forUser(s.projects.List).answers(reflect.TypeFor[[]api.Project](), reflect.TypeFor[api.ProjectsInfoList]())},
 		{"POST /api/projects/list_only_no_fleets", anyUser, forUser(s.projectsWithoutFleets)},
 		{"POST /api/projects/create", anyUser, forUser(s.projects.Create)},
 		{"POST /api/projects/delete", anyUser, forUser(s.projects.Delete)},
@@ -52,13 +53,13 @@ func (s *Server) routes() []route {
 		{"POST /api/projects/{project}/update", projectAdmin, inProject(s.projects.Update)},
 
 		{"POST /api/backends/list_types", public, static(api.BackendTypes())},
-		{"POST /api/project/{project}/backends/create", projectAdmin, saveBackendJSON(true)},
-		{"POST /api/project/{project}/backends/update", projectAdmin, saveBackendJSON(false)},
+		{"POST /api/project/{project}/backends/create", projectAdmin, typed[settings, settings](saveBackendJSON(true))},
+		{"POST /api/project/{project}/backends/update", projectAdmin, typed[settings, settings](saveBackendJSON(false))},
 		{"POST /api/project/{project}/backends/delete", projectAdmin, inProject(s.deleteBackends)},
 		{"POST /api/project/{project}/backends/create_yaml", projectAdmin, inProject(s.createBackendYAML)},
 		{"POST /api/project/{project}/backends/update_yaml", projectAdmin, inProject(s.updateBackendYAML)},
-		{"POST /api/project/{project}/backends/{backend_name}/config_info", projectAdmin, backendInfo(false)},
-		{"POST /api/project/{project}/backends/{backend_name}/get_yaml", projectAdmin, backendInfo(true)},
+		{"POST /api/project/{project}/backends/{backend_name}/config_info", projectAdmin, typed[struct{}, settings](backendInfo(false))},
+		{"POST /api/project/{project}/backends/{backend_name}/get_yaml", projectAdmin, typed[struct{}, backendYAML](backendInfo(true))},
 
 		{"POST /api/fleets/list", anyUser, forUser(s.fleets.List)},
 		{"POST /api/project/{project}/fleets/list", projectMember, inProject(s.fleets.ListProject)},
@@ -76,19 +77,19 @@ func (s *Server) routes() []route {
 		{"POST /api/project/{project}/repos/get", projectMember, inProject(s.repos.Get)},
 		{"POST /api/project/{project}/repos/init", projectMember, inProject(s.repos.Init)},
 		{"POST /api/project/{project}/repos/delete", projectMember, inProject(s.repos.Delete)},
-		{"POST /api/project/{project}/repos/upload_code", projectMember, uploadCode},
+		{"POST /api/project/{project}/repos/upload_code", projectMember, typed[upload, *struct{}](uploadCode).asks(parameter{"repo_id", reflect.TypeFor[string]()})},
 		{"POST /api/files/get_archive_by_hash", anyUser, forUser(s.repos.ArchiveByHash)},
-		{"POST /api/files/upload_archive", anyUser, uploadArchive},
+		{"POST /api/files/upload_archive", anyUser, typed[upload, api.FileArchive](uploadArchive)},
 
 		{"POST /api/runs/list", anyUser, forUser(s.runs.List)},
 		{"POST /api/project/{project}/runs/get", projectMember, inProject(s.runs.Get)},
-		{"POST /api/project/{project}/runs/get_plan", projectMember, planRun},
-		{"POST /api/project/{project}/runs/apply", projectMember, applyRun},
+		{"POST /api/project/{project}/runs/get_plan", projectMember, typed[api.GetRunPlanRequest, api.RunPlan](planRun)},
+		{"POST /api/project/{project}/runs/apply", projectMember, typed[api.ApplyRunPlanRequest, api.Run](applyRun)},
 		{"POST /api/project/{project}/runs/stop", projectMember, inProject(s.runs.Stop)},
 		{"POST /api/project/{project}/runs/delete", projectMember, inProject(s.runs.Delete)},
 		{"POST /api/project/{project}/runs/watch", projectMember, inProject(s.watchRun)},
 		{"POST /api/project/{project}/logs/poll", projectMember, inProject(s.runs.PollLogs)},
-		{"POST /api/project/{project}/logs/stream", projectMember, streamLogs},
+		{"POST /api/project/{project}/logs/stream", projectMember, typed[api.StreamLogsRequest, api.LogChunk](streamLogs).written("application/x-ndjson")},
 
 		{"POST /api/project/{project}/secrets/list", secretManager, inProject(s.secrets.List)},
 		{"POST /api/project/{project}/secrets/get", secretManager, inProject(s.secrets.Get)},
@@ -98,10 +99,10 @@ func (s *Server) routes() []route {
 		{"POST /api/events/list", anyUser, forUser(s.listEvents)},
 
 		{"POST /api/project/{project}/gpus/list", projectMember, inProject(s.runs.GPUs)},
-		{"GET /api/project/{project}/metrics/job/{run}", projectMember, jobMetrics},
+		{"GET /api/project/{project}/metrics/job/{run}", projectMember, typed[struct{}, api.JobMetrics](jobMetrics).asks(metricsParameters()...)},
 		{"POST /api/project/{project}/templates/list", projectMember, static([]string{})},
 
-		{"POST /api/sshproxy/get_upstream", public, sshUpstream},
+		{"POST /api/sshproxy/get_upstream", public, typed[map[string]any, *struct{}](sshUpstream).refused(http.StatusForbidden)},
 		{"POST /api/volumes/list", anyUser, forUser(noVolumes)},
 		{"POST /api/project/{project}/volumes/list", projectMember, static([]string{})},
 		{"POST /api/project/{project}/volumes/get", projectMember, inProject(noSuch)},
@@ -127,11 +128,11 @@ func (s *Server) routes() []route {
 func ptr[T any](v T) *T { return &v }
 
 // static answers the same always.
-func static(v any) func(*Server, caller, http.ResponseWriter, *http.Request) error {
-	return func(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
+func static[Out any](v Out) endpoint {
+	return typed[struct{}, Out](func(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
 		encode(w, http.StatusOK, v)
 		return nil
-	}
+	})
 }
 
 func (s *Server) listEvents(ctx context.Context, u user.User, r api.ListEventsRequest) ([]api.Event, error) {

@@ -1,0 +1,274 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/santhosh-tekuri/jsonschema/v6"
+)
+
+// ownContract holds what is sent and answered to our own description. It is safe for
+// concurrent use.
+type ownContract struct {
+	mu       sync.Mutex // for the compiler and the cache
+	compiler *jsonschema.Compiler
+	schemas  map[string]*jsonschema.Schema
+	doc      map[string]any    // as readers of /openapi.json see it
+	paths    map[string]string // as the description writes them, by the same without names
+}
+
+var own = func() func(testing.TB) *ownContract {
+	load := sync.OnceValues(loadOwnContract)
+	return func(t testing.TB) *ownContract {
+		t.Helper()
+		c, err := load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+}()
+
+func loadOwnContract() (*ownContract, error) {
+	data, err := json.Marshal(describe((&Server{}).routes()))
+	if err != nil {
+		return nil, err
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	c := &ownContract{compiler: jsonschema.NewCompiler(), schemas: map[string]*jsonschema.Schema{}, doc: doc.(map[string]any), paths: map[string]string{}}
+	c.compiler.AssertFormat()
+	for path := range c.doc["paths"].(map[string]any) {
+		c.paths[anonymous(path)] = path
+	}
+	return c, c.compiler.AddResource("own.json", doc)
+}
+
+// schema is the one at a path of keys, nil where there is none.
+func (c *ownContract) schema(keys ...string) (*jsonschema.Schema, error) {
+	var v any = c.doc
+	pointer := "own.json#"
+	for _, key := range keys {
+		m, ok := v.(map[string]any)
+		if !ok || m[key] == nil {
+			return nil, nil
+		}
+		v = m[key]
+		pointer += "/" + url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(key))
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.schemas[pointer]; s != nil {
+		return s, nil
+	}
+	s, err := c.compiler.Compile(pointer)
+	if err == nil {
+		c.schemas[pointer] = s
+	}
+	return s, err
+}
+
+// operation is the key of what serves a path, "" if nothing does.
+func (c *ownContract) operation(path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	if c.paths[path] != "" {
+		return path
+	}
+	for form, written := range c.paths {
+		if regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(form), `\{\}`, `[^/]+`) + "$").MatchString(path) {
+			return written
+		}
+	}
+	return ""
+}
+
+func (c *ownContract) request(path string) (*jsonschema.Schema, error) {
+	return c.schema("paths", c.operation(path), "post", "requestBody", "content", "application/json", "schema")
+}
+
+// check says what of an answer does not fit the description, which is of the answers to
+// clients of today. What no route answers is not in it.
+func (c *ownContract) check(method, path string, header http.Header, status int, contentType string, body []byte) error {
+	op, _ := c.doc["paths"].(map[string]any)[c.operation(path)].(map[string]any)
+	v, known := clientVersion(header)
+	if op[strings.ToLower(method)] == nil || known && v.before(0, 22, 0) || status >= http.StatusInternalServerError {
+		return nil
+	}
+	media, _, _ := strings.Cut(contentType, ";")
+	schema, err := c.schema("paths", c.operation(path), strings.ToLower(method), "responses", strconv.Itoa(status), "content", media, "schema")
+	if err != nil {
+		return err
+	}
+	if schema == nil {
+		return fmt.Errorf("status %d with %s is not described", status, media)
+	}
+	if media != "application/json" {
+		return nil
+	}
+	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	return schema.Validate(doc)
+}
+
+// TestOpenAPIOperations holds each operation to its route: bodies, parameters, answers.
+func TestOpenAPIOperations(t *testing.T) {
+	doc := own(t).doc
+	ids := map[string]string{}
+	for _, rt := range (&Server{}).routes() {
+		method, path := rt.split()
+		op := doc["paths"].(map[string]any)[path].(map[string]any)[strings.ToLower(method)].(map[string]any)
+		if _, has := op["requestBody"]; has != rt.hasBody() {
+			t.Errorf("%s: described with a body: %v, has one: %v", rt.pattern, has, rt.hasBody())
+		}
+		id := op["operationId"].(string)
+		if ids[id] != "" {
+			t.Errorf("%s and %s are both %s", rt.pattern, ids[id], id)
+		}
+		ids[id] = rt.pattern
+		if _, secured := op["security"]; secured != (rt.who != public) {
+			t.Errorf("%s: security described: %v", rt.pattern, secured)
+		}
+		responses := op["responses"].(map[string]any)
+		for _, status := range []string{"200", "400"} {
+			if responses[status] == nil {
+				t.Errorf("%s: no response %s", rt.pattern, status)
+			}
+		}
+	}
+}
+
+// TestOpenAPIForms looks at operations that are unlike the others.
+func TestOpenAPIForms(t *testing.T) {
+	type form struct{ In, Out, Query, Status []string }
+	for path, want := range map[string]form{
+		"get /metrics":  {Out: []string{"text/plain"}, Status: []string{"200", "400", "403", "404"}},
+		"get /api/docs": {Out: []string{"text/html"}, Status: []string{"200", "400"}},
+		"post /api/project/{project}/logs/stream": {In: []string{"application/json"}, Out: []string{"application/x-ndjson"},
+			Status: []string{"200", "400", "401", "403", "404", "413", "422"}},
+		"post /api/project/{project}/repos/upload_code": {In: []string{"multipart/form-data"}, Out: []string{"application/json"},
+			Query: []string{"repo_id"}, Status: []string{"200", "400", "401", "403", "404", "422"}},
+		"get /api/project/{project}/metrics/job/{run}": {Out: []string{"application/json"},
+			Query:  []string{"run_id", "replica_num", "job_num", "limit", "after", "before"},
+			Status: []string{"200", "400", "401", "403", "404", "422"}},
+	} {
+		method, path, _ := strings.Cut(path, " ")
+		op := own(t).doc["paths"].(map[string]any)[path].(map[string]any)[method].(map[string]any)
+		responses := op["responses"].(map[string]any)
+		got := form{Out: contentTypes(responses["200"]), In: contentTypes(op["requestBody"]), Status: slices.Sorted(maps.Keys(responses))}
+		parameters, _ := op["parameters"].([]any)
+		for _, p := range parameters {
+			if p := p.(map[string]any); p["in"] == "query" {
+				got.Query = append(got.Query, p["name"].(string))
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s %s (-want +got):\n%s", method, path, diff)
+		}
+	}
+}
+
+func contentTypes(v any) []string {
+	m, _ := v.(map[string]any)
+	c, _ := m["content"].(map[string]any)
+	return slices.Sorted(maps.Keys(c))
+}
+
+// TestOpenAPIReferences checks that each component is a schema and used, and each reference
+// leads to one.
+func TestOpenAPIReferences(t *testing.T) {
+	c := own(t)
+	schemas := c.doc["components"].(map[string]any)["schemas"].(map[string]any)
+	used := map[string]bool{}
+	each(c.doc, func(m map[string]any) {
+		ref, ok := m["$ref"].(string)
+		if !ok {
+			return
+		}
+		name := strings.TrimPrefix(ref, componentsAt)
+		if used[name] = true; schemas[name] == nil {
+			t.Errorf("%s leads nowhere", ref)
+		}
+	})
+	for name := range schemas {
+		if _, err := c.schema("components", "schemas", name); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !used[name] {
+			t.Errorf("nothing refers to %s", name)
+		}
+	}
+}
+
+// TestOpenAPITakesRequests validates well-formed requests of each kind, and some that are not.
+func TestOpenAPITakesRequests(t *testing.T) {
+	c := own(t)
+	for _, rq := range readRequests(t) {
+		schema, err := c.request(rq.Path)
+		if err != nil || schema == nil {
+			t.Errorf("%s: a body is sent, but described is %v, %v", rq.Path, schema, err)
+			continue
+		}
+		if err := schema.Validate(rq.Body); err != nil {
+			t.Errorf("%s: %v", rq.Path, err)
+		}
+	}
+	for _, bad := range []struct{ path, body string }{
+		{"/api/users/create", `{"username":"x"}`},
+		{"/api/users/create", `{"username":"x","global_role":"king"}`},
+		{"/api/users/create", `{"username":"x","global_role":"user","more":1}`},
+		{"/api/users/list", `{"limit":-1}`},
+		{"/api/projects/main/set_members", `{"members":[{"username":"x"}]}`},
+		{"/api/project/main/runs/get_plan", `{"run_spec":{}}`},
+		{"/api/project/main/runs/get_plan", `{"run_spec":{"configuration":{"type":"task","commandz":[]}}}`},
+		{"/api/project/main/backends/create", `{"type":"nosuch"}`},
+	} {
+		v, err := jsonschema.UnmarshalJSON(strings.NewReader(bad.body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		schema, err := c.request(bad.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if schema.Validate(v) == nil {
+			t.Errorf("%s: %s fits", bad.path, bad.body)
+		}
+	}
+}
+
+// TestOpenAPIHoldsRecordings checks that answers of the published server fit our description
+// too: clients that are made from it read both.
+func TestOpenAPIHoldsRecordings(t *testing.T) {
+	c := own(t)
+	for _, path := range []string{"testdata/exchanges.json.gz", "testdata/commands.json.gz"} {
+		for _, g := range readRecordings(t, path) {
+			for i, rec := range g.Exchanges {
+				header := http.Header{}
+				for k, v := range rec.Headers {
+					header.Set(k, v)
+				}
+				if rec.Status != http.StatusOK || !strings.HasPrefix(rec.Type, "application/json") {
+					continue
+				}
+				if err := c.check(rec.Method, rec.Path, header, rec.Status, rec.Type, marshal(rec.Want)); err != nil {
+					t.Errorf("%s/%02d %s %s: %v", g.Name, i, rec.Method, rec.Path, err)
+				}
+			}
+		}
+	}
+}
