@@ -294,12 +294,32 @@ func (s *Server) serve(rt route) http.HandlerFunc {
 			s.fail(w, r, err)
 			return
 		}
+		body, began := r.Body, time.Now() // the body without the limits of handlers
 		c, err := s.authenticate(r, rt.who)
 		if err == nil {
 			err = rt.handle(s, c, w, r)
 		}
 		if err != nil {
 			s.fail(w, r, err)
+			if time.Since(began) < drainFor { // a client that was too slow is not waited for again
+				drain(w, body)
+			}
 		}
 	}
+}
+
+const (
+	// maxDrain and drainFor bound what is read of a request that was refused before its end.
+	maxDrain = 256 << 20
+	drainFor = 10 * time.Second
+)
+
+// drain reads what a client still sends after the answer. Many send all before they read;
+// closing on them would reset the connection and lose the answer.
+func drain(w http.ResponseWriter, body io.Reader) {
+	rc := http.NewResponseController(w)
+	if rc.Flush() != nil || rc.SetReadDeadline(time.Now().Add(drainFor)) != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, body, maxDrain) // the connection is closed in any case
 }

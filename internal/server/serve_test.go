@@ -1,9 +1,11 @@
 package server
 
 import (
+	"archive/tar"
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -138,7 +140,8 @@ func TestStop(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := file.Write(bytes.Repeat([]byte("x"), 64<<10)); err != nil {
+	archive := tarOf(t, "a.txt", strings.Repeat("x", 64<<10))
+	if _, err := file.Write(archive[:len(archive)-1]); err != nil {
 		t.Fatal(err)
 	}
 	for path := ""; !strings.HasSuffix(path, "/upload_archive"); {
@@ -153,7 +156,7 @@ func TestStop(t *testing.T) {
 		t.Fatalf("the server ended (%v) before the upload", err)
 	default:
 	}
-	if _, err := file.Write([]byte("the end")); err != nil {
+	if _, err := file.Write(archive[len(archive)-1:]); err != nil {
 		t.Error(err)
 	}
 	if err := form.Close(); err != nil {
@@ -356,4 +359,19 @@ func TestSlowBody(t *testing.T) {
 			})
 		})
 	}
+}
+
+// tarOf is an archive with one file.
+func tarOf(t *testing.T, name, content string) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	w := tar.NewWriter(&b)
+	err := w.WriteHeader(&tar.Header{Name: name, Mode: 0o644, Size: int64(len(content)), Typeflag: tar.TypeReg})
+	if err == nil {
+		_, err = io.WriteString(w, content)
+	}
+	if err = errors.Join(err, w.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
