@@ -1,20 +1,31 @@
 package server
 
 import (
+	"encoding/json"
+	"fmt"
 	"net/http"
 	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"dstack/internal/api"
 )
 
-// openapiHandler serves the description of the API.
-func (s *Server) openapiHandler(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
-	encode(w, http.StatusOK, describe(s.routes()))
-	return nil
+// openapiHandler serves the description of the API, which anybody may ask for: it is made once,
+// when the first does.
+func (s *Server) openapiHandler() handler {
+	doc := sync.OnceValues(func() (json.RawMessage, error) { return json.Marshal(describe(s.routes())) })
+	return func(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
+		data, err := doc()
+		if err != nil {
+			return fmt.Errorf("describe the API: %w", err)
+		}
+		encode(w, http.StatusOK, data)
+		return nil
+	}
 }
 
 // describe is the OpenAPI document of routes.
@@ -88,7 +99,9 @@ func (rt route) requestBody(schemas *schemas) map[string]any {
 		return map[string]any{"required": true, "content": content("multipart/form-data", form)}
 	}
 	mayLack := reflect.PointerTo(rt.in).Implements(reflect.TypeFor[optional]())
-	return map[string]any{"required": !mayLack, "content": content("application/json", schemas.request(rt.in))}
+	schema := schemas.request(rt.in)
+	body := map[string]any{"schema": schema, "example": schemas.example(schema, "")}
+	return map[string]any{"required": !mayLack, "content": map[string]any{"application/json": body}}
 }
 
 // responses describes the success and the refusals.

@@ -102,15 +102,24 @@ func (s *schemas) special(t reflect.Type, d direction) (map[string]any, bool) {
 		if d == ofAnswer {
 			return text, true
 		}
-		return anyOf(map[string]any{"type": "string"}, map[string]any{"type": "number", "description": "Seconds since 1970"}), true
+		return anyOf(map[string]any{"type": "string", "examples": []any{"2026-01-31T12:00:00Z"}}, map[string]any{"type": "number", "description": "Seconds since 1970"}), true
 	case reflect.TypeFor[settings]():
-		words := append([]string{local.Name}, config.BackendWords()...)
-		return map[string]any{"type": "object", "required": []string{"type"}, "properties": map[string]any{"type": map[string]any{"enum": words}}}, true
+		return map[string]any{"type": "object", "required": []string{"type"}, "properties": map[string]any{"type": backendWords()},
+			"examples": []any{map[string]any{"type": "runpod", "creds": map[string]any{"type": "api_key", "api_key": "…"}}}}, true
+	case reflect.TypeFor[api.BackendType]():
+		if d == ofRequest {
+			return backendWords(), true
+		}
 	}
 	if t.Name() != "" && t.PkgPath() == reflect.TypeFor[config.Task]().PkgPath() {
 		return moved(config.SchemaOfType(t, s.configs)).(map[string]any), true
 	}
 	return nil, false
+}
+
+// backendWords are the names that [knownBackend] takes.
+func backendWords() map[string]any {
+	return map[string]any{"enum": append(config.BackendWords(), local.Name)}
 }
 
 // object describes a struct, once if it has a name.
@@ -172,10 +181,17 @@ func (s *schemas) addFields(t reflect.Type, d direction, partial bool, props map
 // components are all the schemas that were referred to.
 func (s *schemas) components() map[string]any {
 	all := maps.Clone(s.named)
-	for name, form := range s.configs {
-		all[name] = moved(form)
+	for name := range s.configs {
+		all[name] = s.component(name)
 	}
 	return all
+}
+
+func (s *schemas) component(name string) map[string]any {
+	if form, ok := s.named[name].(map[string]any); ok {
+		return form
+	}
+	return moved(s.configs[name]).(map[string]any)
 }
 
 // moved is a schema of package config with its references turned to where ours are.

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -152,6 +153,22 @@ func TestOpenAPIOperations(t *testing.T) {
 	}
 }
 
+// TestOpenAPIServed asks the server for the description and the page that shows it.
+func TestOpenAPIServed(t *testing.T) {
+	s := newServer(t)
+	a := s.call(t, "GET", "/openapi.json", "", nil)
+	got, err := jsonschema.UnmarshalJSON(bytes.NewReader(a.Body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(any(own(t).doc), got); diff != "" {
+		t.Errorf("served is another description:\n%s", diff)
+	}
+	if a := s.call(t, "GET", "/api/docs", "", nil); a.Status != http.StatusOK || !bytes.Contains(a.Body, []byte("/openapi.json")) {
+		t.Errorf("the page: %d %s", a.Status, short(a.Body))
+	}
+}
+
 // TestOpenAPIForms looks at operations that are unlike the others.
 func TestOpenAPIForms(t *testing.T) {
 	type form struct{ In, Out, Query, Status []string }
@@ -247,6 +264,35 @@ func TestOpenAPITakesRequests(t *testing.T) {
 		}
 		if schema.Validate(v) == nil {
 			t.Errorf("%s: %s fits", bad.path, bad.body)
+		}
+	}
+}
+
+// TestOpenAPIExamples sends the example of each request: it fits the description, and the
+// server can read it.
+func TestOpenAPIExamples(t *testing.T) {
+	c := own(t)
+	s := newServer(t)
+	for _, rt := range s.routes() {
+		method, path := rt.split()
+		if !rt.hasBody() || rt.in == reflect.TypeFor[upload]() {
+			continue
+		}
+		schema, err := c.request(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		op := c.doc["paths"].(map[string]any)[path].(map[string]any)[strings.ToLower(method)].(map[string]any)
+		example := op["requestBody"].(map[string]any)["content"].(map[string]any)["application/json"].(map[string]any)["example"]
+		if err := schema.Validate(example); err != nil {
+			t.Errorf("%s: %v", rt.pattern, err)
+		}
+		if rt.in == reflect.TypeFor[settings]() {
+			continue // the server would ask the provider
+		}
+		a := s.call(t, method, strings.ReplaceAll(path, "{project}", "main"), adminToken, example)
+		if a.Status == http.StatusUnprocessableEntity {
+			t.Errorf("%s: %s is not taken: %s", rt.pattern, marshal(example), a.Body)
 		}
 	}
 }

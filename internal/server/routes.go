@@ -23,7 +23,7 @@ func (s *Server) routes() []route {
 		{"GET /healthcheck", public, static(map[string]string{"status": "running"})},
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
 		{"POST /api/server/doctor", globalAdmin, forUser(s.doctor)},
-		{"GET /openapi.json", public, typed[struct{}, map[string]any](s.openapiHandler)},
+		{"GET /openapi.json", public, typed[struct{}, map[string]any](s.openapiHandler())},
 		{"GET /api/docs", public, typed[struct{}, string](docsPage).written("text/html")},
 		{"GET /schemas/{file}", public, typed[struct{}, map[string]any](schemaFile).refused(http.StatusNotFound)},
 		{"GET /metrics", public, typed[struct{}, string](prometheusHandler).written("text/plain").refused(http.StatusForbidden, http.StatusNotFound)},
