@@ -256,6 +256,9 @@ func (s *Server) bootstrap(ctx context.Context, file file) error {
 		return err
 	}
 	s.AdminToken, s.NewAdmin = token, created
+	if s.Token != "" && !created && s.Token != token {
+		s.Log.Warn("the given token counts at the first start only; the administrator's stays as it is")
+	}
 	if _, err := s.projects.Ensure(ctx, "main", admin); err != nil {
 		return err
 	}
