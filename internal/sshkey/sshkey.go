@@ -4,7 +4,6 @@ package sshkey
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/rsa"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -30,15 +29,6 @@ func Generate(comment string) (Pair, error) {
 func Derive(seed [ed25519.SeedSize]byte, comment string) (Pair, error) {
 	priv := ed25519.NewKeyFromSeed(seed[:])
 	return pair(priv.Public(), priv, comment)
-}
-
-// GenerateRSA makes an RSA pair of 2048 bits, for peers that know nothing newer.
-func GenerateRSA(comment string) (Pair, error) {
-	priv, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		return Pair{}, fmt.Errorf("generate an SSH key: %w", err)
-	}
-	return pair(&priv.PublicKey, priv, comment)
 }
 
 func pair(pub, priv any, comment string) (Pair, error) {
