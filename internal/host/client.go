@@ -21,35 +21,40 @@ func client(c ssh.Conn, chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) *
 	return &ssh.Client{Conn: c}
 }
 
-// dialSocket connects to a Unix socket of the host. [ssh.Client.Dial] does the same, but keeps
-// a goroutine and 8 KiB for the error output that such a channel does not have.
+// dialSocket connects to a Unix socket of the host.
 func dialSocket(ctx context.Context, s *ssh.Client, path string) (net.Conn, error) {
-	type opened struct {
+	return openChannel(ctx, s, "direct-streamlocal@openssh.com", ssh.Marshal(struct {
+		Path      string
+		Reserved  string
+		Reserved1 uint32
+	}{Path: path}))
+}
+
+// openChannel opens a forwarding. [ssh.Client.Dial] does the same, but keeps a goroutine and
+// 8 KiB for the error output that such a channel does not have.
+func openChannel(ctx context.Context, s *ssh.Client, kind string, payload []byte) (net.Conn, error) {
+	type result struct {
 		ch  ssh.Channel
 		err error
 	}
-	done := make(chan opened, 1)
+	done := make(chan result, 1)
 	go func() {
-		ch, reqs, err := s.OpenChannel("direct-streamlocal@openssh.com", ssh.Marshal(struct {
-			Path      string
-			Reserved  string
-			Reserved1 uint32
-		}{Path: path}))
+		ch, reqs, err := s.OpenChannel(kind, payload)
 		if err == nil {
 			go ssh.DiscardRequests(reqs)
 		}
-		done <- opened{ch, err}
+		done <- result{ch, err}
 	}()
 	select {
-	case o := <-done:
-		if o.err != nil {
-			return nil, o.err
+	case r := <-done:
+		if r.err != nil {
+			return nil, r.err
 		}
-		return &channelConn{o.ch, s}, nil
+		return &channelConn{r.ch, s}, nil
 	case <-ctx.Done():
 		go func() { // it may open yet
-			if o := <-done; o.err == nil {
-				o.ch.Close()
+			if r := <-done; r.err == nil {
+				r.ch.Close()
 			}
 		}()
 		return nil, context.Cause(ctx)

@@ -84,9 +84,10 @@ type Pool struct {
 	wg     sync.WaitGroup
 	pushes chan struct{} // bounds parallel uploads
 
-	mu     sync.Mutex
-	hosts  map[string]*conn
-	visits visits
+	mu         sync.Mutex
+	hosts      map[string]*conn
+	visits     lines // to hosts that another replica follows
+	containers lines
 }
 
 // maxPushes bounds uploads of the agent at a time.
@@ -150,26 +151,6 @@ func (p *Pool) Client(id string) (*agentapi.Client, error) {
 		return nil, fmt.Errorf("%w: %w", ErrNotConnected, c.err)
 	}
 	return c.client, nil
-}
-
-// Dial opens a connection to an address as seen from the host.
-func (p *Pool) Dial(ctx context.Context, id, network, addr string) (net.Conn, error) {
-	p.mu.Lock()
-	c := p.hosts[id]
-	p.mu.Unlock()
-	if c == nil {
-		return nil, ErrNotConnected
-	}
-	c.mu.Lock()
-	ssh := c.ssh
-	c.mu.Unlock()
-	switch {
-	case c.target.Local != "":
-		return (&net.Dialer{}).DialContext(ctx, network, addr)
-	case ssh == nil:
-		return nil, ErrNotConnected
-	}
-	return ssh.DialContext(ctx, network, addr)
 }
 
 // conn is the connection to one host.

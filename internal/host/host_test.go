@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -366,7 +367,7 @@ func TestPool(t *testing.T) {
 					c.Close()
 				}
 			}()
-			c, err := w.pool.Dial(t.Context(), "h", "tcp", l.Addr().String())
+			c, err := w.pool.Forward(t.Context(), target, l.Addr().(*net.TCPAddr).Port)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -380,6 +381,65 @@ func TestPool(t *testing.T) {
 				t.Errorf("after Forget: %v", err)
 			}
 		})
+	}
+}
+
+// TestForward connects to ports of a host that another replica follows, and of the containers
+// there: the host of the test stands for the container's SSH server as well.
+func TestForward(t *testing.T) {
+	w := newWorld(t)
+	h := w.host()
+	ours(h)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				_, _ = io.Copy(c, c) // until the client has gone
+				c.Close()
+			}()
+		}
+	}()
+	port := l.Addr().(*net.TCPAddr).Port
+	target := host.Target{ID: "h", Endpoint: w.endpoint(h)}
+	if _, err := w.pool.Forward(t.Context(), target, port); !errors.Is(err, host.ErrNotConnected) {
+		t.Errorf("a host whose key is not known: %v", err)
+	}
+	target.Endpoint.HostKey = h.Key()
+	inside := host.Container{ID: "job", Host: target, Port: target.Endpoint.Port, User: "root", Key: w.user}
+	for name, dial := range map[string]func(port int) (net.Conn, error){
+		"host":      func(port int) (net.Conn, error) { return w.pool.Forward(t.Context(), target, port) },
+		"container": func(port int) (net.Conn, error) { return w.pool.ForwardInto(t.Context(), inside, port) },
+	} {
+		var group sync.WaitGroup
+		for range 5 {
+			group.Go(func() {
+				c, err := dial(port)
+				if err != nil {
+					t.Errorf("%s: %v", name, err)
+					return
+				}
+				defer c.Close()
+				buf := make([]byte, 2)
+				if _, err := c.Write([]byte("hi")); err != nil {
+					t.Errorf("%s: %v", name, err)
+				}
+				if _, err := io.ReadFull(c, buf); err != nil || string(buf) != "hi" {
+					t.Errorf("%s: %q %v", name, buf, err)
+				}
+			})
+		}
+		group.Wait()
+		if _, err := dial(1); err == nil {
+			t.Errorf("%s: a port where nobody listens is connected", name)
+		}
 	}
 }
 

@@ -1,0 +1,157 @@
+package host
+
+import (
+	"context"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"dstack/internal/agentapi"
+)
+
+// lineIdle is how long a shared connection stays open unused.
+const lineIdle = time.Minute
+
+// lines are connections that are made when somebody needs one, shared by all who do, and
+// closed when nobody did for a while. The zero value is ready to use.
+type lines struct {
+	mu   sync.Mutex
+	byID map[string]*line
+}
+
+// line is one of them. Whoever has its turn may connect and touch the fields, so that
+// callers share one connection; others wait for it as long as their context allows.
+type line struct {
+	turn    chan struct{} // holds a token while nobody has it
+	open    *opened
+	idle    *time.Timer
+	streams atomic.Int32 // forwardings that are open
+}
+
+// opened is a connection to a machine or into a container; ssh or client may be nil.
+type opened struct {
+	ssh    *ssh.Client
+	client *agentapi.Client
+	close  func()
+}
+
+// use calls do with the line of an id; connect makes the connection when there is none.
+func (l *lines) use(ctx context.Context, id string, connect func(context.Context) (*opened, error), do func(*line) error) error {
+	n, err := l.take(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer func() { n.turn <- struct{}{} }()
+	if n.open == nil {
+		o, err := connect(ctx)
+		if err != nil {
+			l.forget(id, n)
+			return err
+		}
+		n.open = o
+		n.idle = time.AfterFunc(lineIdle, func() { l.rest(id) })
+		if o.ssh != nil {
+			go l.leaveWhenClosed(id, o.ssh)
+		}
+	}
+	n.idle.Reset(lineIdle)
+	return do(n)
+}
+
+// take returns the line of an id with its turn.
+func (l *lines) take(ctx context.Context, id string) (*line, error) {
+	for {
+		l.mu.Lock()
+		if l.byID == nil {
+			l.byID = map[string]*line{}
+		}
+		n := l.byID[id]
+		if n == nil {
+			n = &line{turn: make(chan struct{}, 1)}
+			n.turn <- struct{}{}
+			l.byID[id] = n
+		}
+		l.mu.Unlock()
+		select {
+		case <-n.turn:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		l.mu.Lock()
+		current := l.byID[id] == n
+		l.mu.Unlock()
+		if current {
+			return n, nil
+		}
+		n.turn <- struct{}{} // it was closed meanwhile
+	}
+}
+
+// forget drops a line that could not be made, so that nothing is left of it.
+func (l *lines) forget(id string, n *line) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.byID[id] == n {
+		delete(l.byID, id)
+	}
+}
+
+// leaveWhenClosed forgets a connection that the other side has ended; it ends with the
+// connection.
+func (l *lines) leaveWhenClosed(id string, s *ssh.Client) {
+	_ = s.Wait()
+	l.leave(id)
+}
+
+// rest closes a line that was not used for a while, unless somebody has a stream open on it.
+func (l *lines) rest(id string) {
+	l.mu.Lock()
+	n := l.byID[id]
+	l.mu.Unlock()
+	if n == nil {
+		return
+	}
+	if n.streams.Load() > 0 {
+		n.idle.Reset(lineIdle)
+		return
+	}
+	l.leave(id)
+}
+
+// leave closes a line.
+func (l *lines) leave(id string) {
+	l.mu.Lock()
+	n := l.byID[id]
+	delete(l.byID, id)
+	l.mu.Unlock()
+	if n == nil {
+		return
+	}
+	<-n.turn
+	defer func() { n.turn <- struct{}{} }()
+	if n.open != nil {
+		n.idle.Stop()
+		n.open.close()
+	}
+}
+
+// stream is a forwarding that keeps its line open.
+type stream struct {
+	net.Conn
+	once sync.Once
+	line *line
+}
+
+func (n *line) stream(c net.Conn) net.Conn {
+	n.streams.Add(1)
+	return &stream{Conn: c, line: n}
+}
+
+// Close ends the forwarding.
+func (s *stream) Close() error {
+	s.once.Do(func() { s.line.streams.Add(-1) })
+	return s.Conn.Close()
+}
