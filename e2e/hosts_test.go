@@ -45,13 +45,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// createNetwork tries some subnets: others may be in use.
+// createNetwork tries some subnets: others may be in use. The upper half is for desks.
 func createNetwork() error {
 	var out []byte
 	var err error
 	for n := range 20 {
-		subnet := fmt.Sprintf("10.%d.%d.0/24", 200+n, os.Getpid()%250)
-		out, err = exec.Command("docker", "network", "create", "--subnet", subnet, network).CombinedOutput()
+		subnet := fmt.Sprintf("10.%d.%d.0", 200+n, os.Getpid()%250)
+		out, err = exec.Command("docker", "network", "create", "--subnet", subnet+"/24", "--ip-range", subnet+"/25", network).CombinedOutput()
 		if err == nil {
 			return nil
 		}

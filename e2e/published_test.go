@@ -23,6 +23,7 @@ type published struct {
 	version string
 	home    string
 	bin     string // of its virtual environment
+	desk    *desk  // where its user sits; nil is here
 }
 
 // publishedClient returns the release, with a home of its own that knows no project.
@@ -49,6 +50,13 @@ func (c *published) on(t *testing.T) *published {
 	return &sub
 }
 
+// at is the client of a subtest whose user sits at a desk of their own.
+func (c *published) at(t *testing.T) *published {
+	sub := c.on(t)
+	sub.desk = newDesk(t)
+	return sub
+}
+
 const newestPublished = "0.22.5"
 
 // cmd is a program as the client's user runs it. OpenSSH takes "~" from the list of users and not from HOME,
@@ -57,7 +65,11 @@ func (c *published) cmd(ctx context.Context, dir, program string, args ...string
 	const lives = `sed "s#^\($(id -un):[^:]*:[^:]*:[^:]*:[^:]*\):[^:]*:#\1:$HOME:#" /etc/passwd >"$HOME/passwd"
 mount --bind "$HOME/passwd" /etc/passwd
 exec "$0" "$@"`
-	cmd := exec.CommandContext(ctx, "unshare", append([]string{"-m", "sh", "-ec", lives, program}, args...)...)
+	args = append([]string{"unshare", "-m", "sh", "-ec", lives, program}, args...)
+	if c.desk != nil {
+		args = append([]string{"ip", "netns", "exec", c.desk.namespace}, args...)
+	}
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
 	cmd.Dir = dir
 	cmd.Env = []string{"HOME=" + c.home, "PATH=" + os.Getenv("PATH"), "TERM=dumb", "LANG=C.UTF-8", "COLUMNS=200"}
 	return cmd
@@ -91,7 +103,8 @@ func (c *published) expect(code int, args []string, words ...string) result {
 	}
 	for _, word := range words {
 		if !strings.Contains(r.both(), word) {
-			c.t.Errorf("dstack %s does not print %q:\n%s", strings.Join(args, " "), word, r.both())
+			own, _ := os.ReadFile(filepath.Join(c.home, ".dstack", "logs", "cli", "latest.log"))
+			c.t.Errorf("dstack %s does not print %q:\n%s\nthe client's own log:\n%s", strings.Join(args, " "), word, r.both(), lastLines(string(own), 40))
 		}
 	}
 	return r
@@ -125,7 +138,10 @@ func words(s string) []string { return strings.Fields(s) }
 // TestPublished has the published original's client drive our server with three hosts.
 func TestPublished(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t)
+	w := prepareWorld(t)
+	w.listen = hostsSubnet(t).Addr().Next().String() // the desks reach it there
+	w.startServer()
+	w.login()
 	c := w.publishedClient(newestPublished)
 	hosts := []*machine{w.startHost(hostOptions{}), w.startHost(hostOptions{}), w.startHost(hostOptions{})}
 	t.Run("Access", func(t *testing.T) { publishedAccess(c.on(t)) })
@@ -149,15 +165,18 @@ func TestPublished(t *testing.T) {
 		})
 		t.Run("Others", func(t *testing.T) {
 			t.Parallel()
-			c := c.on(t)
+			c := c.at(t)
 			publishedRepo(c, hosts[0])
 			publishedDevEnvironment(c)
 			publishedAPI(c)
 		})
 		t.Run("Older", func(t *testing.T) {
 			t.Parallel()
+			c := c.at(t)
 			for _, version := range []string{"0.21.5", "0.20.29", "0.19.40"} {
-				publishedOlder(c.on(t).world.publishedClient(version))
+				older := c.world.publishedClient(version)
+				older.desk = c.desk
+				publishedOlder(older)
 			}
 		})
 	})

@@ -29,6 +29,7 @@ type world struct {
 	dstack    string // the binary
 	key       string // path of the user's private key for the hosts
 	publicKey string
+	listen    string // the address at which the server listens
 	port      int
 	token     string
 	extra     []string // more of the environment of the server and the client
@@ -49,7 +50,7 @@ func newWorld(t *testing.T) *world {
 func prepareWorld(t *testing.T) *world {
 	t.Helper()
 	dir := t.TempDir()
-	w := &world{t: t, dir: dir, home: filepath.Join(dir, "home"), token: "e2e-admin-token", serverLog: &lockedBuffer{}}
+	w := &world{t: t, dir: dir, home: filepath.Join(dir, "home"), listen: "127.0.0.1", token: "e2e-admin-token", serverLog: &lockedBuffer{}}
 	root, err := filepath.Abs("..")
 	if err != nil {
 		t.Fatal(err)
@@ -79,7 +80,7 @@ func (w *world) login() {
 	w.must("project", "add", "--name", "main", "--url", w.url(), "--token", w.token, "-y")
 }
 
-func (w *world) url() string { return fmt.Sprintf("http://127.0.0.1:%d", w.port) }
+func (w *world) url() string { return fmt.Sprintf("http://%s:%d", w.listen, w.port) }
 
 func (w *world) env() []string {
 	env := []string{
@@ -93,7 +94,7 @@ func (w *world) env() []string {
 // startServer starts the server and waits until it answers.
 func (w *world) startServer() {
 	w.t.Helper()
-	cmd := exec.Command(w.dstack, "server", "--host", "127.0.0.1", "--port", fmt.Sprint(w.port), "--token", w.token, "--log-level", "debug")
+	cmd := exec.Command(w.dstack, "server", "--host", w.listen, "--port", fmt.Sprint(w.port), "--token", w.token, "--log-level", "debug")
 	cmd.Env = w.env()
 	cmd.Stdout, cmd.Stderr = w.serverLog, w.serverLog
 	if err := cmd.Start(); err != nil {
