@@ -54,6 +54,9 @@ type Config struct {
 	Sweep time.Duration
 	// Drain is how long running passes may go on when the engine ends; optional: 10 s.
 	Drain time.Duration
+	// Clock is the time that leases end by, in Unix microseconds, the same for all replicas;
+	// optional: nil is the database's. A replica's own clock may be wrong or jump.
+	Clock func(context.Context, store.Querier) (int64, error)
 }
 
 // A Bus carries short messages between replicas. *[store.DB] is one.
@@ -108,6 +111,9 @@ func New(c Config) (*Engine, error) {
 	c.Lease = cmp.Or(c.Lease, 15*time.Second)
 	c.Sweep = cmp.Or(c.Sweep, time.Minute)
 	c.Drain = cmp.Or(c.Drain, 10*time.Second)
+	if c.Clock == nil {
+		c.Clock = databaseClock
+	}
 	e := &Engine{Config: c, queues: map[string]*queue{}, hears: map[string]func(string){}}
 	e.wakes.init()
 	return e, nil

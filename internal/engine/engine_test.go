@@ -21,12 +21,15 @@ import (
 
 func newEngine(t testing.TB, db *store.DB, owner string, bus *enginetest.Bus) *engine.Engine {
 	t.Helper()
-	e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: owner, Bus: bus})
+	e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: owner, Bus: bus, Clock: virtual})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return e
 }
+
+// virtual is the time of a synctest bubble.
+func virtual(context.Context, store.Querier) (int64, error) { return store.Micros(time.Now()), nil }
 
 func none(context.Context, store.Querier, []int) ([]string, error) { return nil, nil }
 

@@ -167,13 +167,16 @@ func (e *Engine) sweepOnce(ctx context.Context) {
 // free up to its share.
 func (e *Engine) renew(ctx context.Context) (now map[int]int64, err error) {
 	err = e.DB.Write(ctx, func(tx *store.Tx) (err error) {
-		at := time.Now()
-		expires := store.Micros(at.Add(e.Lease))
+		at, err := e.Clock(ctx, tx)
+		if err != nil {
+			return err
+		}
+		expires := at + e.Lease.Microseconds()
 		if _, err := tx.ExecContext(ctx, joinReplicas, e.Owner, expires); err != nil {
 			return err
 		}
 		var replicas int
-		if err := tx.QueryRowContext(ctx, countReplicas, store.Micros(at)).Scan(&replicas); err != nil {
+		if err := tx.QueryRowContext(ctx, countReplicas, at).Scan(&replicas); err != nil {
 			return err
 		}
 		share := (Shards + replicas - 1) / replicas
@@ -186,13 +189,18 @@ func (e *Engine) renew(ctx context.Context) (now map[int]int64, err error) {
 		if len(now) >= share {
 			return nil
 		}
-		more, err := epochs(tx.QueryContext(ctx, takeShards, e.Owner, expires, store.Micros(at), share-len(now)))
+		more, err := epochs(tx.QueryContext(ctx, takeShards, e.Owner, expires, at, share-len(now)))
 		for id, epoch := range more {
 			now[id] = epoch
 		}
 		return err
 	})
 	return now, err
+}
+
+func databaseClock(ctx context.Context, q store.Querier) (at int64, err error) {
+	err = q.QueryRowContext(ctx, selectClock).Scan(&at)
+	return at, err
 }
 
 // own notes what this replica owns now and looks for the work in what it took.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
 	"testing"
@@ -155,6 +156,29 @@ func TestTakeover(t *testing.T) {
 		synctest.Wait()
 		if !errors.Is(late, engine.ErrFenced) {
 			t.Errorf("the late commit of a: %v, want ErrFenced", late)
+		}
+	})
+}
+
+// TestLeaseByDatabaseClock has a replica whose own clock is decades behind, as in any bubble:
+// its leases end when the database says so.
+func TestLeaseByDatabaseClock(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.Open(t, url)
+		e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: "behind", Bus: &enginetest.Bus{}, Lease: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		enginetest.Start(t, e)
+		settle()
+		var ends float64 // seconds from now
+		const left = `SELECT min(expires_at) / 1e6 - extract(epoch FROM now()) FROM shard WHERE owner = 'behind'`
+		if err := db.Read().QueryRowContext(t.Context(), left).Scan(&ends); err != nil {
+			t.Fatal(err)
+		}
+		if ends < 3000 || ends > 3600 {
+			t.Errorf("the leases of an hour end in %.0f s", ends)
 		}
 	})
 }

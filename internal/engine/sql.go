@@ -6,6 +6,9 @@ const takeAllShards = `
 UPDATE shard SET owner = $1, epoch = epoch + 1, expires_at = $2
 RETURNING id, epoch`
 
+// selectClock is the time of the database, PostgreSQL only, in Unix microseconds.
+const selectClock = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
+
 const joinReplicas = `
 INSERT INTO replica (owner, expires_at) VALUES ($1, $2)
 ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`
