@@ -38,6 +38,11 @@ func (b *Builder) AddFile(name string) error {
 	return b.ReadCSV(f, filepath.Base(name), asOf)
 }
 
+// ReadZip adds the catalog in an archive that is in memory. The name is for errors.
+func (b *Builder) ReadZip(data []byte, name, asOf string) error {
+	return b.readZip(bytes.NewReader(data), int64(len(data)), name, asOf)
+}
+
 func (b *Builder) readZip(r io.ReaderAt, size int64, name, asOf string) error {
 	zr, err := zip.NewReader(r, size)
 	if err != nil {

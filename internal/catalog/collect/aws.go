@@ -1,0 +1,131 @@
+package collect
+
+import (
+	"bufio"
+	"context"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"dstack/internal/catalog/pricelist"
+)
+
+// aws publishes one file with all prices of EC2. What GPUs a type has is told to accounts only,
+// so that the list has the types that the program knows; spot prices are told to accounts too.
+func aws() Source {
+	return Source{
+		Provider: "aws", Huge: true, base: "https://pricing.us-east-1.amazonaws.com", limit: 2 * time.Hour, collect: collectAWS,
+		expect: expectation{rows: 1000, gpus: []string{"H100", "A100", "A10G", "T4", "L40S", "L4"}, cpuOnly: true, noSpot: true, regions: []string{"us-east-1", "us-west-2-lax-1"}},
+	}
+}
+
+// maxAWS bounds the file, in bytes after decompression. It is some 8 GB.
+const maxAWS = 64 << 30
+
+func collectAWS(ctx context.Context, s *session, t *tray) error {
+	return s.stream(ctx, "/offers/v1.0/aws/AmazonEC2/current/index.csv", func(r io.Reader) error {
+		return t.aws(io.LimitReader(r, maxAWS), s.known.Types(t.provider))
+	})
+}
+
+// awsWanted are the columns that decide whether a row is the plain price of an hour.
+var awsWanted = map[string][]string{
+	"TermType": {"OnDemand"}, "Tenancy": {"Shared"}, "Operating System": {"Linux"}, "CapacityStatus": {"Used"}, "Unit": {"Hrs"},
+	"Currency": {"USD"}, "Pre Installed S/W": {"", "NA"}, "MarketOption": {"OnDemand"},
+}
+
+// aws reads the file: five lines about it, a header, and rows.
+func (t *tray) aws(r io.Reader, types map[string]pricelist.Row) error {
+	lines := bufio.NewReaderSize(r, 1<<20)
+	for range 5 {
+		if _, err := lines.ReadSlice('\n'); err != nil {
+			return fmt.Errorf("read the file: %w", noEOF(err))
+		}
+	}
+	rows := csv.NewReader(lines)
+	rows.ReuseRecord = true
+	header, err := rows.Read()
+	if err != nil {
+		return fmt.Errorf("read the file: %w", noEOF(err))
+	}
+	cols := map[string]int{}
+	for i, name := range header {
+		cols[name] = i
+	}
+	for _, name := range slices.Concat([]string{"Instance Type", "Region Code", "PricePerUnit", "vCPU", "Memory"}, awsNames()) {
+		if _, ok := cols[name]; !ok {
+			return fmt.Errorf("%w: there is no column %q", errStrange, name)
+		}
+	}
+	seen := map[[2]string]float64{}
+	for n := 1; ; n++ {
+		record, err := rows.Read()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err == nil {
+			err = t.awsRow(func(name string) string { return record[cols[name]] }, types, seen)
+		}
+		if err != nil {
+			if refused, ok := errors.AsType[*pricelist.RowError](err); ok {
+				err = refused.Err // which counts the rows that were taken
+			}
+			return &pricelist.RowError{File: t.provider, Row: n, Err: err}
+		}
+	}
+}
+
+func awsNames() []string {
+	var names []string
+	for name := range awsWanted {
+		names = append(names, name)
+	}
+	return names
+}
+
+func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, seen map[[2]string]float64) error {
+	for name, values := range awsWanted {
+		if !slices.Contains(values, cell(name)) {
+			return nil
+		}
+	}
+	r, known := types[cell("Instance Type")]
+	if !known {
+		return nil // hundreds of types of older or special families
+	}
+	var err error
+	if r.Price, err = strconv.ParseFloat(cell("PricePerUnit"), 64); err != nil {
+		return &pricelist.FieldError{Column: "price", Problem: fmt.Sprintf("%.40q is not a number", cell("PricePerUnit"))}
+	}
+	if r.Price == 0 {
+		return nil // billed otherwise
+	}
+	if r.CPUs, err = strconv.Atoi(cell("vCPU")); err != nil {
+		return &pricelist.FieldError{Column: "cpu", Problem: fmt.Sprintf("%.40q is not a whole number", cell("vCPU"))}
+	}
+	text, _ := strings.CutSuffix(cell("Memory"), " GiB")
+	gib, err := strconv.ParseFloat(strings.ReplaceAll(text, ",", ""), 64)
+	if err != nil {
+		return &pricelist.FieldError{Column: "memory", Problem: fmt.Sprintf("%.40q is not a size", cell("Memory"))}
+	}
+	r.MemoryMiB, r.Region = mib(gib), strings.Clone(cell("Region Code"))
+	k := [2]string{r.Instance, r.Region}
+	if old, again := seen[k]; again && old == r.Price {
+		return nil
+	}
+	seen[k] = r.Price
+	return t.add(r)
+}
+
+// noEOF says that a file ended too early.
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}

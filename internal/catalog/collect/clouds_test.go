@@ -1,0 +1,262 @@
+package collect
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// gather collects from a double, in virtual time.
+func gather(t *testing.T, provider string, double http.HandlerFunc) (got Collection, err error) {
+	t.Helper()
+	k := known(t)
+	synctest.Test(t, func(t *testing.T) {
+		got, err = Collect(t.Context(), settings(double, k), small(source(t, provider)), today)
+	})
+	return got, err
+}
+
+func TestAzure(t *testing.T) {
+	price := func(sku, meter string, usd float64, more string) string {
+		return fmt.Sprintf(`{"currencyCode": "USD", "armSkuName": %q, "armRegionName": "REGION", "meterName": %q, "retailPrice": %g, "unitOfMeasure": "1 Hour",
+			"productName": "Virtual Machines", "effectiveStartDate": "2024-01-01T00:00:00Z"%s}`, sku, meter, usd, more)
+	}
+	pages := map[string]string{
+		"eastus 0": strings.Join([]string{
+			price("Standard_D2s_v6", "D2s v6", 0.1, ""),
+			price("Standard_D2s_v6", "D2s v6", 0.09, ""),                                                             // a second one as of the same day
+			price("Standard_D2s_v6", "D2s v6", 0.2, `, "productName": "Virtual Machines Dsv6 Series CloudServices"`), // something else
+			price("Standard_D2s_v6", "D2s v6 Spot", 0.02, ""),
+			price("Standard_D2s_v6", "D2s v6 Spot", 0.03, `, "effectiveStartDate": "2026-10-01T00:00:00Z"`), // the latest
+			price("Standard_D2s_v6", "D2s v6 Spot", 0.01, `, "effectiveStartDate": "2099-01-01T00:00:00Z"`), // not yet
+			price("", "", 1, ""),
+			price("Standard_Z1", "Z1", 1, ""),
+		}, ","),
+		"eastus 1000":  strings.Join([]string{price("Standard_NV36ads_A10_v5", "NV36", 3.2, ""), price("Standard_NC40ads_H100_v5", "NC40", 6.98, "")}, ","),
+		"westeurope 0": price("Standard_NC24ads_A100_v4", "NC24", 4.775, "") + "," + price("Standard_NC24ads_A100_v4", "NC24", 0, ""),
+	}
+	got, err := gather(t, "azure", func(w http.ResponseWriter, r *http.Request) {
+		filter, q := r.URL.Query().Get("$filter"), r.URL.Query()
+		_, region, _ := strings.Cut(filter, "armRegionName eq '")
+		region = strings.TrimSuffix(region, "'")
+		if r.URL.Path != "/api/retail/prices" || !strings.HasPrefix(filter, "serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and ") {
+			t.Errorf("asked for %s", r.URL)
+		}
+		fmt.Fprintf(w, `{"Items": [%s]}`, strings.ReplaceAll(pages[region+" "+q.Get("$skip")], "REGION", region))
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"Standard_D2s_v6 eastus 2 8GB $0.1",
+		"Standard_D2s_v6 eastus 2 8GB spot $0.03",
+		"Standard_NC24ads_A100_v4 westeurope 24 220GB A100:80GB:1 $4.775",
+		"Standard_NC40ads_H100_v5 eastus 40 320GB H100NVL:94GB:1 $6.98",
+		"Standard_NV36ads_A10_v5 eastus 36 440GB A10:24GB:1 $3.2",
+	}
+	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
+		t.Errorf("the list differs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"Standard_Z1"}, got.LeftOut); diff != "" {
+		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+}
+
+const awsHead = `"FormatVersion","v1.0"
+"Disclaimer","This pricing list is for informational purposes only."
+"Publication Date","2026-11-20T00:00:00Z"
+"Version","20261120000000"
+"OfferCode","AmazonEC2"
+"SKU","TermType","Unit","PricePerUnit","Currency","Instance Type","vCPU","Memory","Tenancy","Operating System","Pre Installed S/W","CapacityStatus","MarketOption","Region Code","GPU"
+`
+
+func TestAWS(t *testing.T) {
+	const plain = `"a","OnDemand","Hrs","0.8048","USD","g6.xlarge","4","16 GiB","Shared","Linux","NA","Used","OnDemand","us-east-1","1"` + "\n"
+	read := func(text string) ([]string, error) {
+		tr := &tray{provider: "aws", asOf: "2026-11-25"}
+		err := tr.aws(strings.NewReader(text), known(t).Types("aws"))
+		return listed(tr.list.List()), err
+	}
+	got, err := read(awsHead + plain + plain + // once more, at the same price
+		strings.Replace(plain, "us-east-1", "us-west-2-lax-1", 1) +
+		`"b","OnDemand","Hrs","0.096","USD","m5.large","2","8 GiB","Shared","Linux","","Used","OnDemand","us-east-1",""` + "\n" +
+		strings.Replace(plain, "Shared", "Dedicated", 1) + strings.Replace(plain, "Linux", "Windows", 1) + strings.Replace(plain, `"OnDemand","Hrs"`, `"Reserved","Hrs"`, 1) +
+		strings.Replace(plain, "g6.xlarge", "m1.small", 1) + strings.Replace(plain, "0.8048", "0.0000000000", 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"g6.xlarge us-east-1 4 16GB L4:24GB:1 $0.8048", "g6.xlarge us-west-2-lax-1 4 16GB L4:24GB:1 $0.8048", "m5.large us-east-1 2 8GB $0.096"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("the list differs (-want +got):\n%s", diff)
+	}
+	for name, tt := range map[string]struct{ text, want string }{
+		"cut off in the head":    {awsHead[:100], "unexpected EOF"},
+		"cut off in a row":       {awsHead + plain + plain[:40], "aws: row 2: "},
+		"another price":          {awsHead + plain + strings.Replace(plain, "0.8048", "0.9", 1), `aws: row 2: instance_name: g6.xlarge in "us-east-1" is there twice`},
+		"a negative price":       {awsHead + strings.Replace(plain, "0.8048", "-1", 1), "price: -1 is not above 0"},
+		"no number":              {awsHead + strings.Replace(plain, "0.8048", "NaN", 1), "price: NaN is not above 0"},
+		"a size without measure": {awsHead + strings.Replace(plain, "16 GiB", "much", 1), `memory: "much" is not a size`},
+		"other columns":          {strings.ReplaceAll(awsHead, "Region Code", "Place"), `there is no column "Region Code"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if _, err := read(tt.text); err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestGCP(t *testing.T) {
+	sku := func(family, group, usage, description string, usd float64) string {
+		return fmt.Sprintf(`{"description": %q, "category": {"resourceFamily": %q, "resourceGroup": %q, "usageType": %q}, "serviceRegions": ["us-central1"],
+			"pricingInfo": [{"pricingExpression": {"tieredRates": [{"unitPrice": {"units": "%d", "nanos": %.0f}}]}}]}`, description, family, group, usage, int(usd), (usd-float64(int(usd)))*1e9)
+	}
+	pages := map[string][]string{
+		"6F81-5844-456A ": {
+			sku("Compute", "CPU", "OnDemand", "N2 Instance Core running in Americas", 0.03),
+			sku("Compute", "RAM", "OnDemand", "N2 Instance Ram running in Americas", 0.004),
+			sku("Compute", "CPU", "Preemptible", "Spot Preemptible N2 Instance Core running in Americas", 0.01),
+			sku("Compute", "RAM", "Preemptible", "Spot Preemptible N2 Instance Ram running in Americas", 0.001),
+			sku("Compute", "CPU", "OnDemand", "N2 Sole Tenancy Instance Core running in Americas", 9),
+			sku("Compute", "CPU", "Commit1Yr", "Commitment v1: N2 Cpu in Americas for 1 Year", 9),
+			sku("Compute", "CPU", "OnDemand", "G2 Instance Core running in Americas", 0.025),
+			sku("Compute", "RAM", "OnDemand", "G2 Instance Ram running in Americas", 0.003),
+			sku("Compute", "GPU", "OnDemand", "Nvidia L4 GPU running in Americas", 0.56),
+			sku("Compute", "GPU", "OnDemand", "Nvidia Tesla A100 80GB GPU running in Americas", 3.9),
+		},
+		"6F81-5844-456A next": {
+			sku("Compute", "CPU", "OnDemand", "A2 Instance Core running in Americas", 0.03),
+			sku("Compute", "RAM", "OnDemand", "A2 Instance Ram running in Americas", 0.004),
+			sku("Storage", "LocalSSD", "OnDemand", "SSD backed Local Storage in Iowa", 0.073),
+			sku("Compute", "N1Standard", "OnDemand", "N1 Predefined Instance Core running in Americas", 0.03),
+			sku("Compute", "N1Standard", "OnDemand", "N1 Predefined Instance Ram running in Americas", 0.004),
+			sku("Compute", "GPU", "OnDemand", "Nvidia Tesla T4 GPU running in Americas", 0.35),
+			sku("Compute", "GPU", "Preemptible", "Spot Preemptible A4 Nvidia B200 (1 gpu slice) running in Americas", 6),
+			sku("Compute", "TPU", "OnDemand", "TpuV5e running in Iowa", 1.2),
+		},
+	}
+	got, err := gather(t, "gcp", func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("X-Goog-Api-Key") != "key" || strings.Contains(r.URL.String(), "key=") {
+			t.Errorf("the key is not where it belongs: %s", r.URL)
+		}
+		service := strings.Split(r.URL.Path, "/")[3]
+		token := r.URL.Query().Get("pageToken")
+		next := ""
+		if service == "6F81-5844-456A" && token == "" {
+			next = "next"
+		}
+		fmt.Fprintf(w, `{"skus": [%s], "nextPageToken": %q}`, strings.Join(pages[service+" "+token], ","), next)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"a2-ultragpu-1g us-central1 12 170GB A100:80GB:1 $4.9775",
+		"a4-highgpu-8g us-central1 224 3968GB B200:180GB:8 spot $48",
+		"g2-standard-4 us-central1 4 16GB L4:24GB:1 $0.708",
+		"n1-standard-4 us-central1 4 15GB T4:16GB:1 $0.53",
+		"n2-standard-2 us-central1 2 8GB $0.092",
+		"n2-standard-2 us-central1 2 8GB spot $0.028",
+		"v5litepod-4 us-central1 112 192GB v5litepod-4:64GB:1 $4.8",
+	}
+	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
+		t.Errorf("the list differs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"a3-ultragpu-8g"}, got.LeftOut); diff != "" {
+		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+}
+
+func TestRunpod(t *testing.T) {
+	double := func(w http.ResponseWriter, r *http.Request) {
+		var q struct {
+			Query     string
+			Variables struct{ In map[string]any }
+		}
+		if err := json.NewDecoder(r.Body).Decode(&q); err != nil || r.URL.Path != "/graphql" {
+			t.Errorf("%s: %v", r.URL, err)
+		}
+		in := q.Variables.In
+		switch {
+		case strings.Contains(q.Query, "countryCodes"):
+			_, _ = io.WriteString(w, `{"data": {"gpuTypes": [{"id": "NVIDIA A100 80GB PCIe", "memoryInGb": 80, "maxGpuCount": 2}, {"id": "NVIDIA GeForce RTX 4090", "memoryInGb": 24, "maxGpuCount": 1}],
+				"countryCodes": ["CA", "AR"], "dataCenters": [{"id": "US-TX-3", "listed": true}, {"id": "XX-OLD-1", "listed": false}]}}`)
+		case strings.Contains(q.Query, "cpuFlavors"):
+			_, _ = io.WriteString(w, `{"data": {"cpuFlavors": [{"id": "cpu3g", "minVcpu": 2, "maxVcpu": 12, "ramMultiplier": 4, "diskLimitPerVcpu": 10, "specifics": {"stockStatus": "High", "securePrice": 0.08}},
+				{"id": "cpu9", "minVcpu": 2, "maxVcpu": 8, "ramMultiplier": 4, "diskLimitPerVcpu": 10, "specifics": {"stockStatus": null, "securePrice": 0.08}}]}}`)
+		case in["countryCode"] == "CA" && in["gpuCount"] == 1.0:
+			_, _ = io.WriteString(w, `{"data": {"gpuTypes": [{"id": "NVIDIA GeForce RTX 4090", "memoryInGb": 24, "securePrice": 0.69, "communityPrice": 0.34, "lowestPrice": {"stockStatus": "Low", "minVcpu": 6, "minMemory": 31}}]}}`)
+		case in["dataCenterId"] == "US-TX-3":
+			n := in["gpuCount"].(float64)
+			fmt.Fprintf(w, `{"data": {"gpuTypes": [{"id": "NVIDIA A100 80GB PCIe", "memoryInGb": 80, "securePrice": 1.39, "communityPrice": null, "lowestPrice": {"stockStatus": "High", "minVcpu": %g, "minMemory": %g}},
+				{"id": "NVIDIA H100 NVL", "memoryInGb": 94, "securePrice": 2.79, "communityPrice": null, "lowestPrice": {"stockStatus": "High", "minVcpu": 16, "minMemory": 94}},
+				{"id": "NVIDIA H100 80GB HBM3", "memoryInGb": 80, "securePrice": 2.69, "lowestPrice": {"stockStatus": "High", "minVcpu": 20, "minMemory": 125}},
+				{"id": "AMD Mystery", "memoryInGb": 1, "securePrice": 1, "lowestPrice": {"stockStatus": "High", "minVcpu": 1, "minMemory": 1}},
+				{"id": "NVIDIA A40", "memoryInGb": 48, "securePrice": 0.4, "lowestPrice": {"stockStatus": null, "minVcpu": null, "minMemory": null}}]}}`, 8*n, 117*n)
+		default:
+			_, _ = io.WriteString(w, `{"data": {"gpuTypes": []}}`)
+		}
+	}
+	got, err := gather(t, "runpod", double)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"NVIDIA A100 80GB PCIe US-TX-3 16 234GB A100:80GB:2 $2.78",
+		"NVIDIA A100 80GB PCIe US-TX-3 8 117GB A100:80GB:1 $1.39",
+		"NVIDIA GeForce RTX 4090 CA 6 31GB RTX4090:24GB:1 $0.34",
+		"NVIDIA H100 80GB HBM3 US-TX-3 20 125GB H100:80GB:1 $2.69",
+		"NVIDIA H100 80GB HBM3 US-TX-3 20 125GB H100:80GB:2 $5.38",
+		"NVIDIA H100 NVL US-TX-3 16 94GB H100NVL:94GB:1 $2.79",
+		"NVIDIA H100 NVL US-TX-3 16 94GB H100NVL:94GB:2 $5.58",
+		"cpu3g-12-48 US-TX-3 12 48GB disk=120GB $0.48",
+		"cpu3g-2-8 US-TX-3 2 8GB disk=20GB $0.08",
+		"cpu3g-4-16 US-TX-3 4 16GB disk=40GB $0.16",
+		"cpu3g-8-32 US-TX-3 8 32GB disk=80GB $0.32",
+	}
+	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
+		t.Errorf("the list differs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"AMD Mystery"}, got.LeftOut); diff != "" {
+		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+}
+
+// An error among the answers is no reason to publish the rest.
+func TestRunpodFails(t *testing.T) {
+	_, err := gather(t, "runpod", func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.WriteString(w, `{"errors": [{"message": "Something went\u001b[2J wrong"}], "data": null}`)
+	})
+	if err == nil || !strings.Contains(err.Error(), "Something went [2J wrong") {
+		t.Errorf("%v, want what they said without control characters", err)
+	}
+}
+
+func TestCrusoeSignature(t *testing.T) {
+	got, err := crusoeSignature("c2VjcmV0LWtleQ", "/v1alpha5/capacities", "", "GET", "2026-11-25T18:00:00+00:00")
+	// printf '/v1alpha5/capacities\n\nGET\n2026-11-25T18:00:00+00:00\n' | openssl dgst -sha256 -hmac secret-key -binary | basenc --base64url
+	if want := "KV3NaU_JkBAY-o20Ed3a2kNrk8N8DQ9I2pNS3CxBZ0s"; err != nil || got != want {
+		t.Errorf("signature %s, %v, want %s", got, err, want)
+	}
+	if _, err := crusoeSignature("not base64!", "/", "", "GET", ""); err == nil {
+		t.Error("a secret that is none was used")
+	}
+}
+
+func TestPlainName(t *testing.T) {
+	for name, want := range map[string]string{
+		"NVIDIA A100-SXM4-80GB": "A100", "NVIDIA H100 80GB HBM3": "H100", "H100 NVL": "H100NVL", "RTX A6000 48GB": "A6000", "Tesla V100 16GB": "V100",
+		"NVIDIA RTX PRO 6000 Blackwell Server Edition": "RTXPRO6000", "NVIDIA RTX 6000 Ada Generation": "RTX6000Ada", "rtx6000_ada": "rtx6000ada",
+		"NVIDIA GeForce RTX 3080 Ti": "RTX3080Ti", "AMD Instinct MI300X OAM": "MI300X", "MI355X_288GB": "MI355X", "Q RTX 8000": "RTX8000", "": "",
+	} {
+		if got := plainName(name); got != want {
+			t.Errorf("%q is %q, want %q", name, got, want)
+		}
+	}
+}

@@ -1,0 +1,127 @@
+// Package collect makes lists of prices from what providers publish: one file for each
+// provider, with functions that read its answers and a few lines that ask for them. A list
+// that is not what it must be is refused as a whole, so that the last good one stays, which
+// [Shelf] keeps.
+//
+// Nothing here decides when to collect, and nothing is asked twice: the shared transport of
+// backends repeats what failed on the way.
+package collect
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"dstack/internal/backend"
+	"dstack/internal/catalog/pricelist"
+)
+
+// A Source is where the prices of one provider are.
+type Source struct {
+	Provider string // name of the backend type
+	// Needs are environment variables with credentials, nil where prices are public.
+	Needs []string
+	// Huge sources are gigabytes and take many minutes: they are for who asks for them by name.
+	Huge bool
+	// OnlyPublished sources are nothing without [Config.Catalogs].
+	OnlyPublished bool
+
+	base    string // of the URLs, without trailing slash
+	baseEnv string // the provider's own variable for it
+	limit   time.Duration
+	expect  expectation
+	collect func(context.Context, *session, *tray) error
+}
+
+// Sources lists the providers whose prices can be collected, by name.
+func Sources() []Source {
+	return []Source{
+		amdDevCloud(), aws(), azure(), cloudRift(), crusoe(), digitalOcean(), gcp(), hotAisle(), jarvisLabs(), lambdaCloud(), nebius(), oci(),
+		runpod(), vastAI(), verda(), vultr(),
+	}
+}
+
+// Missing are the credentials that the environment lacks.
+func (s Source) Missing(env func(string) string) []string {
+	return slices.DeleteFunc(slices.Clone(s.Needs), func(name string) bool { return env(name) != "" })
+}
+
+// Config is what Collect needs.
+type Config struct {
+	Transport http.RoundTripper   // see [backend.NewTransport]
+	Env       func(string) string // credentials, and DSTACK_ENDPOINT_<PROVIDER>
+	Known     *pricelist.List     // what instance types have, for price lists that do not say
+	Catalogs  string              // optional: base URL of published catalogs to take instead
+}
+
+// CatalogsVariable is the environment variable of [Config.Catalogs], as for the original's
+// library.
+const CatalogsVariable = "GPUHUNT_CATALOG_URL"
+
+// A Collection is what a source gave.
+type Collection struct {
+	List *pricelist.List
+	// LeftOut are names of accelerators, and of types that nobody here knows, whose rows are
+	// not in the list. There are at most [maxLeftOut].
+	LeftOut []string
+}
+
+const (
+	// usualLimit bounds a collection: the largest of the usual ones is some hundred pages.
+	usualLimit = 15 * time.Minute
+	// answerLimit bounds one answer.
+	answerLimit = 30 * time.Second
+)
+
+// Collect asks a provider for its prices, which are then of the day of now. An error leaves
+// everything as it was.
+func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection, error) {
+	if c.Catalogs != "" {
+		s = published(s, c.Catalogs)
+	}
+	if s.OnlyPublished && s.collect == nil {
+		return Collection{}, fmt.Errorf("collect the prices of %s: they come from published catalogs only: set %s", s.Provider, CatalogsVariable)
+	}
+	if names := s.Missing(c.Env); len(names) > 0 {
+		return Collection{}, fmt.Errorf("collect the prices of %s: set %s", s.Provider, strings.Join(names, " and "))
+	}
+	base := s.base
+	if c.Catalogs == "" {
+		endpoint, err := backend.Type{Name: s.Provider, EndpointEnv: s.baseEnv}.Endpoint(c.Env)
+		if err != nil {
+			return Collection{}, err
+		}
+		if endpoint != "" {
+			base = endpoint
+		}
+	}
+	limit := s.limit
+	if limit == 0 {
+		limit = usualLimit
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %v", limit))
+	defer cancel()
+	t := &tray{provider: s.Provider, asOf: now.UTC().Format("2006-01-02")}
+	err := s.collect(ctx, &session{http: &http.Client{Transport: c.Transport}, base: base, env: c.Env, known: c.Known, now: now}, t)
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Provider, err)
+	}
+	found := Collection{List: t.list.List(), LeftOut: t.leftOut()}
+	if got := found.List.Backends(); len(got) > 1 || len(got) == 1 && got[0] != s.Provider {
+		return Collection{}, fmt.Errorf("collect the prices of %s: they are of %s", s.Provider, strings.Join(got, ", "))
+	}
+	if err := s.expect.check(found.List); err != nil {
+		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Provider, err)
+	}
+	return found, nil
+}
+
+// errStrange means that an answer is not what its provider documents.
+var errStrange = errors.New("the answer is not what the provider documents")

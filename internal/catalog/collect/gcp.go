@@ -1,0 +1,264 @@
+package collect
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"dstack/internal/catalog/pricelist"
+	"dstack/internal/config"
+)
+
+// gcp publishes prices of parts (a core, a GB of memory, a GPU, a chip) to anybody with an API
+// key. Which types there are, and where, is told to accounts only: the list has those that the
+// program knows, with the sum of their parts.
+func gcp() Source {
+	const key = "GCP_API_KEY"
+	return Source{
+		Provider: "gcp", Needs: []string{key}, base: "https://cloudbilling.googleapis.com",
+		collect: func(ctx context.Context, s *session, t *tray) error {
+			parts := gcpParts{}
+			// Compute Engine, and Cloud TPU for its older versions.
+			for _, service := range []string{"6F81-5844-456A", "E000-3F24-B8AA"} {
+				if err := s.gcp(ctx, service, s.env(key), parts); err != nil {
+					return err
+				}
+			}
+			return t.gcp(s.known, parts)
+		},
+		expect: expectation{rows: 1000, gpus: []string{"A100", "L4", "T4"}, cpuOnly: true, spot: true, regions: []string{"us-central1"}},
+	}
+}
+
+type gcpSKU struct {
+	Description string
+	Category    struct {
+		Family string `json:"resourceFamily"`
+		Group  string `json:"resourceGroup"`
+		Usage  string `json:"usageType"`
+	}
+	Regions []string `json:"serviceRegions"`
+	Pricing []struct {
+		Expression struct {
+			Rates []struct {
+				Price struct {
+					Units number
+					Nanos number
+				} `json:"unitPrice"`
+			} `json:"tieredRates"`
+		} `json:"pricingExpression"`
+	} `json:"pricingInfo"`
+}
+
+func (s *session) gcp(ctx context.Context, service, key string, parts gcpParts) error {
+	token := ""
+	for range maxPages {
+		var page struct {
+			SKUs []gcpSKU
+			Next string `json:"nextPageToken"`
+		}
+		path := "/v1/services/" + service + "/skus?pageSize=5000&pageToken=" + url.QueryEscape(token)
+		if err := s.get(ctx, path, http.Header{"X-Goog-Api-Key": {key}}, &page); err != nil {
+			return err
+		}
+		for _, sku := range page.SKUs {
+			parts.add(sku)
+		}
+		if page.Next == "" {
+			return nil
+		}
+		token = page.Next
+	}
+	return fmt.Errorf("%w: there are more than %d pages", errStrange, maxPages)
+}
+
+// gcpPart is something that has a price of its own in a region: "n2 core", "n2 ram" (a GB),
+// "nvidia-l4 gpu", "b200 slice" (a GPU with its part of the machine), "ssd" (a GB), "v6e chip".
+type gcpPart struct {
+	what, region string
+	spot         bool
+}
+
+type gcpParts map[gcpPart]float64 // US dollars per hour
+
+var (
+	gcpPlain  = regexp.MustCompile(`(?i)^(?:spot preemptible )?(.+?) (gpu|ram|core)\b`)
+	gcpFamily = regexp.MustCompile(`(?i)^([a-z]\d[a-z]?) `)
+	gcpTPU    = regexp.MustCompile(`(?i)\btpu[ -]?(v\d+[a-z]*)`)
+	gcpOther  = regexp.MustCompile(`Sole Tenancy|Reserved|Premium|Custom|suspended|DWS Calendar Mode`)
+)
+
+// add takes a price, if it is one of those that instances are made of.
+func (p gcpParts) add(sku gcpSKU) {
+	usage := sku.Category.Usage
+	if usage != "OnDemand" && usage != "Preemptible" || gcpOther.MatchString(sku.Description) {
+		return
+	}
+	if len(sku.Pricing) == 0 || len(sku.Pricing[0].Expression.Rates) == 0 {
+		return
+	}
+	what, units := sku.part()
+	if what == "" {
+		return
+	}
+	price := sku.Pricing[0].Expression.Rates[0].Price
+	for _, region := range sku.Regions {
+		p[gcpPart{what, region, usage == "Preemptible"}] = (float64(price.Units) + float64(price.Nanos)/1e9) / units
+	}
+}
+
+// part is what a price is of, "" for what no instance has, and how many hours it is for.
+func (sku gcpSKU) part() (what string, hours float64) {
+	text, lower := sku.Description, strings.ToLower(sku.Description)
+	if m := gcpTPU.FindStringSubmatch(text); m != nil && sku.Category.Group == "TPU" {
+		version := strings.ToLower(m[1])
+		if version == "v5e" {
+			version = "v5litepod"
+		}
+		if strings.Contains(text, "Pod") {
+			version += " pod"
+		}
+		return version + " chip", 1
+	}
+	if strings.HasPrefix(lower, "ssd backed local storage") && sku.Category.Family == "Storage" {
+		return "ssd", 730
+	}
+	if sku.Category.Family != "Compute" {
+		return "", 1
+	}
+	switch {
+	case strings.Contains(lower, "(1 gpu slice)"):
+		if strings.HasPrefix(text, "Spot Preemptible A4 Nvidia B200") {
+			return "b200 slice", 1
+		}
+		return "", 1
+	case strings.Contains(text, "RTX 6000 96GB"):
+		return "nvidia-rtx-pro-6000 gpu", 1
+	}
+	m := gcpPlain.FindStringSubmatch(text)
+	if m == nil {
+		return "", 1
+	}
+	kind := strings.ToLower(m[2])
+	if kind == "gpu" {
+		return strings.ReplaceAll(strings.ToLower(m[1]), " ", "-") + " gpu", 1
+	}
+	if f := gcpFamily.FindStringSubmatch(m[1] + " "); f != nil {
+		return strings.ToLower(f[1]) + " " + kind, 1
+	}
+	switch m[1] {
+	case "Memory-optimized Instance":
+		return "m1 " + kind, 1
+	case "Compute optimized Instance", "Compute optimized":
+		return "c2 " + kind, 1
+	case "A3Plus Instance":
+		return "a3-megagpu " + kind, 1
+	}
+	return "", 1
+}
+
+// gcp prices the instances that the known list has, where it has them.
+func (t *tray) gcp(known *pricelist.List, parts gcpParts) error {
+	for i := range known.Len() {
+		r := known.Row(i)
+		if r.Backend != t.provider || r.Zone != "" {
+			continue
+		}
+		price, ok := parts.price(r)
+		if !ok {
+			t.leaveOut(r.Instance)
+			continue
+		}
+		r.Price = math.Round(price*1e6) / 1e6
+		if err := t.add(r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// price is the sum of an instance's parts, false if one of them has no price there.
+func (p gcpParts) price(r pricelist.Row) (sum float64, ok bool) {
+	ok = true
+	add := func(n float64, what string) {
+		price, known := p[gcpPart{what, r.Region, r.Spot}]
+		if !known && n != 0 {
+			ok = false
+		}
+		sum += n * price
+	}
+	if tpu, isTPU := config.ParseTPU(r.Instance); isTPU {
+		add(float64(tpu.Chips), gcpChip(r.Instance, tpu))
+		return sum, ok
+	}
+	if r.GPU.Name == "B200" {
+		add(float64(r.GPUs), "b200 slice")
+		return sum, ok
+	}
+	family, _, _ := strings.Cut(r.Instance, "-")
+	if strings.HasPrefix(r.Instance, "a3-megagpu") {
+		family = "a3-megagpu"
+	}
+	add(float64(r.CPUs), family+" core")
+	add(float64(r.MemoryMiB)/1024, family+" ram")
+	if r.GPUs > 0 {
+		names := gcpGPUs[fmt.Sprintf("%s:%d", r.GPU.Name, r.GPU.MemoryMiB>>10)]
+		if family == "a3-megagpu" {
+			names = []string{"nvidia-h100-80gb-mega", "nvidia-h100-80gb-plus"}
+		}
+		i := slices.IndexFunc(names, func(name string) bool {
+			_, known := p[gcpPart{name + " gpu", r.Region, r.Spot}]
+			return known
+		})
+		if i < 0 {
+			return 0, false
+		}
+		add(float64(r.GPUs), names[i]+" gpu")
+	}
+	add(gcpBundledSSD(r.Instance), "ssd")
+	return sum, ok
+}
+
+// gcpGPUs are the names that prices have for kinds of GPUs.
+var gcpGPUs = map[string][]string{
+	"A100:40": {"nvidia-tesla-a100"}, "A100:80": {"nvidia-tesla-a100-80gb", "nvidia-a100-80gb"}, "H100:80": {"nvidia-h100-80gb"},
+	"L4:24": {"nvidia-l4"}, "T4:16": {"nvidia-tesla-t4"}, "V100:16": {"nvidia-tesla-v100"}, "P100:16": {"nvidia-tesla-p100"},
+	"RTXPRO6000:96": {"nvidia-rtx-pro-6000"},
+}
+
+// gcpChip is the part that a TPU consists of. The older versions cost more in one machine
+// than in a pod.
+func gcpChip(instance string, tpu config.TPU) string {
+	one := strings.HasSuffix(instance, "-8")
+	if tpu.Version == "v4" || (tpu.Version == "v2" || tpu.Version == "v3") && !one {
+		return tpu.Version + " pod chip"
+	}
+	return tpu.Version + " chip"
+}
+
+// gcpBundledSSD is the local SSD in GB that a type comes with and that is billed with it.
+func gcpBundledSSD(instance string) float64 {
+	sizes := map[string]map[string]float64{
+		"c3":  {"4": 1, "8": 2, "22": 4, "44": 8, "88": 16, "176": 32},
+		"c3d": {"8": 1, "16": 1, "30": 2, "60": 4, "90": 8, "180": 16, "360": 32},
+	}
+	words := strings.Split(instance, "-") // c3-standard-4-lssd, a2-ultragpu-2g
+	switch {
+	case strings.HasPrefix(instance, "a3-megagpu-8g"), strings.HasPrefix(instance, "a3-highgpu-8g"):
+		return 6000
+	case strings.HasPrefix(instance, "a2-ultragpu-") && len(words) == 3:
+		n, _ := strconv.Atoi(strings.TrimSuffix(words[2], "g")) // 0 for what is no size
+		return 375 * float64(n)
+	case strings.HasPrefix(instance, "z3-standard-") && strings.HasSuffix(instance, "-lssd"):
+		return 36000
+	case strings.HasSuffix(instance, "-lssd") && len(words) == 4:
+		return 375 * sizes[words[0]][words[2]]
+	}
+	return 0
+}

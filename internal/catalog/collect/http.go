@@ -1,0 +1,102 @@
+package collect
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/backend"
+	"dstack/internal/catalog/pricelist"
+)
+
+const (
+	// maxAnswer bounds one answer, in bytes. The largest known is Oracle's list of products.
+	maxAnswer = 64 << 20
+	// maxPages bounds a list that comes in pages.
+	maxPages = 1000
+)
+
+// session is the connection to one provider during one collection.
+type session struct {
+	http  *http.Client
+	base  string
+	env   func(string) string
+	known *pricelist.List
+	now   time.Time
+}
+
+// get reads a JSON document.
+func (s *session) get(ctx context.Context, path string, header http.Header, into any) error {
+	return s.call(ctx, http.MethodGet, path, header, nil, into)
+}
+
+// post asks a question that is too long for a URL. It changes nothing at the provider.
+func (s *session) post(ctx context.Context, path string, header http.Header, question, into any) error {
+	body, err := json.Marshal(question)
+	if err != nil {
+		return fmt.Errorf("encode the question: %w", err)
+	}
+	return s.call(ctx, http.MethodPost, path, header, body, into)
+}
+
+func (s *session) call(ctx context.Context, method, path string, header http.Header, body []byte, into any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer in %v", answerLimit))
+	defer cancel()
+	resp, err := s.send(ctx, method, path, header, body)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	data, err := backend.ReadBody(resp, maxAnswer)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s %s: %w: %w", method, path, errStrange, err)
+	}
+	return nil
+}
+
+// stream reads a document of any size with read.
+func (s *session) stream(ctx context.Context, path string, read func(io.Reader) error) error {
+	resp, err := s.send(ctx, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	return read(resp.Body)
+}
+
+// send returns an answer that is in order; the caller closes it.
+func (s *session) send(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if header != nil {
+		req.Header = header.Clone()
+	}
+	req.Header.Set("Accept", "application/json, */*")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Idempotency-Key", uuid.NewString()) // so that the transport may repeat it
+	}
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if err := backend.CheckResponse(resp); err != nil {
+		_ = resp.Body.Close() // what it says is in the error
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return resp, nil
+}
+
+// bearer is the header of most APIs.
+func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }

@@ -1,0 +1,111 @@
+package pricelist
+
+import (
+	"cmp"
+	"slices"
+)
+
+// Backends are those that the list has prices of, sorted.
+func (l *List) Backends() []string {
+	names := slices.Clone(l.parts.backends.values)
+	slices.Sort(names)
+	return names
+}
+
+// Regions are where the list has prices of a backend, sorted.
+func (l *List) Regions(backend string) []string {
+	in := make([]bool, len(l.places))
+	for i, s := range l.columns.shape {
+		if l.shapes[s].backend == backend {
+			in[l.columns.place[i]] = true
+		}
+	}
+	var names []string
+	for i, p := range l.places {
+		if in[i] && p.region != "" {
+			names = append(names, p.region)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
+// Types are the instance types of a backend by name, without place, price and date. Of those
+// with several shapes it has one.
+func (l *List) Types(backend string) map[string]Row {
+	types := map[string]Row{}
+	for _, s := range l.shapes {
+		if s.backend == backend {
+			types[s.instance] = Row{
+				Backend: s.backend, Instance: s.instance, CPUs: s.cpus, MemoryMiB: s.memoryMiB, DiskMiB: s.diskMiB, Arch: s.arch, GPUs: s.gpus, GPU: s.gpu,
+			}
+		}
+	}
+	return types
+}
+
+// Replace returns a list in which the prices of some backends are those of other lists, each of
+// one backend. An older list than what is there replaces nothing.
+func (l *List) Replace(others ...*List) *List {
+	newer := map[string]*List{}
+	for _, o := range others {
+		for _, name := range o.Backends() {
+			if o.newest(name) >= l.newest(name) {
+				newer[name] = o
+			}
+		}
+	}
+	if len(newer) == 0 {
+		return l
+	}
+	all := &List{}
+	all.take(l, func(backend string) bool { return newer[backend] == nil })
+	for _, o := range others {
+		all.take(o, func(backend string) bool { return newer[backend] == o })
+	}
+	order := make([]int, all.Len())
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortFunc(order, func(i, j int) int { return cmp.Or(all.before(i, j), cmp.Compare(i, j)) })
+	all.columns = all.columns.pick(order)
+	all.parts = partsOf(all.shapes)
+	return all
+}
+
+// newest is the latest date of a backend's rows, "" without any.
+func (l *List) newest(backend string) string {
+	date := ""
+	for i, s := range l.columns.shape {
+		if l.shapes[s].backend == backend {
+			date = max(date, l.dates[l.columns.date[i]])
+		}
+	}
+	return date
+}
+
+// take appends the rows of some backends, in no order.
+func (l *List) take(o *List, of func(backend string) bool) {
+	var shapes, places, dates distinct[int] // of o, as numbers in l from the first on
+	base := [3]int{len(l.shapes), len(l.places), len(l.dates)}
+	c := &o.columns
+	for i, s := range c.shape {
+		if !of(o.shapes[s].backend) {
+			continue
+		}
+		l.columns.price = append(l.columns.price, c.price[i])
+		l.columns.spot = append(l.columns.spot, c.spot[i])
+		l.columns.shape = append(l.columns.shape, uint32(base[0])+shapes.add(int(s)))
+		l.columns.place = append(l.columns.place, uint32(base[1])+places.add(int(c.place[i])))
+		l.columns.date = append(l.columns.date, uint16(uint32(base[2])+dates.add(int(c.date[i]))))
+	}
+	for _, n := range shapes.values {
+		l.shapes = append(l.shapes, o.shapes[n])
+	}
+	for _, n := range places.values {
+		l.places = append(l.places, o.places[n])
+	}
+	for _, n := range dates.values {
+		l.dates = append(l.dates, o.dates[n])
+	}
+}
