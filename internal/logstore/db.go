@@ -47,6 +47,13 @@ type DB struct{ db *store.DB }
 // NewDB returns a store in db.
 func NewDB(db *store.DB) *DB { return &DB{db} }
 
+// growth takes part in the transaction of an Append: before may refuse it, after is told when the
+// stream has grown.
+type growth interface {
+	before(ctx context.Context, tx *store.Tx) error
+	after(ctx context.Context, tx *store.Tx, from, to int64) error
+}
+
 func checkStream(jobID string, src Source) error {
 	if !validID(jobID) || src != Job && src != Runner {
 		return fmt.Errorf("%w: %q", ErrJobID, jobID)
@@ -57,11 +64,16 @@ func checkStream(jobID string, src Source) error {
 // Append implements [Store]. Writers that race for a stream, such as a server that does not
 // know yet that it was replaced, run one after the other, each from where the stream ends then.
 func (d *DB) Append(ctx context.Context, jobID string, src Source, chunks ...Chunk) (int64, error) {
+	return d.grow(ctx, jobID, src, chunks, nil)
+}
+
+// grow is Append with g, which may be nil, taking part.
+func (d *DB) grow(ctx context.Context, jobID string, src Source, chunks []Chunk, g growth) (int64, error) {
 	if err := checkStream(jobID, src); err != nil {
 		return 0, err
 	}
 	for {
-		size, gap, err := d.append(ctx, jobID, src, chunks)
+		size, gap, err := d.append(ctx, jobID, src, chunks, g)
 		switch {
 		case err == nil:
 			return size, gap
@@ -73,8 +85,13 @@ func (d *DB) Append(ctx context.Context, jobID string, src Source, chunks ...Chu
 
 // append stores what is new of chunks in one transaction. It returns store.ErrConflict when
 // another writer was faster, and a *GapError beside the size that was reached before the gap.
-func (d *DB) append(ctx context.Context, jobID string, src Source, chunks []Chunk) (size int64, gap, err error) {
+func (d *DB) append(ctx context.Context, jobID string, src Source, chunks []Chunk, g growth) (size int64, gap, err error) {
 	err = d.db.Write(ctx, func(tx *store.Tx) error {
+		if g != nil {
+			if err := g.before(ctx, tx); err != nil {
+				return err
+			}
+		}
 		have, last, err := d.stream(ctx, tx, jobID, src)
 		if err != nil {
 			return err
@@ -97,6 +114,9 @@ func (d *DB) append(ctx context.Context, jobID string, src Source, chunks []Chun
 			if err := insertEvents(ctx, tx, jobID, src, part); err != nil {
 				return err
 			}
+		}
+		if g != nil {
+			return g.after(ctx, tx, have, size)
 		}
 		return nil
 	})
@@ -244,7 +264,7 @@ func (d *DB) Delete(ctx context.Context, jobID string) error {
 }
 
 func deleteJob(ctx context.Context, tx *store.Tx, jobID string) error {
-	for _, statement := range []string{deleteChunks, deleteStreams} {
+	for _, statement := range []string{deleteChunks, deleteBatches, deleteStreams} {
 		if _, err := tx.ExecContext(ctx, statement, jobID); err != nil {
 			return err
 		}

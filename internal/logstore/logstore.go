@@ -4,8 +4,9 @@
 // Chunks carry the offset of their first byte. What is stored already is dropped, so that
 // the sender may repeat itself, and a gap is refused, so that none can hide.
 //
-// [File] is the store of a server on its own, [DB] that of servers that share a database. Package
-// logstoretest states what they must do.
+// [File] is the store of a server on its own, [DB] that of servers that share a database, and
+// [Remote] one in front of a log service, a [Sink]: there is a package for each of them. Package
+// logstoretest states what all must do.
 package logstore
 
 import (
@@ -70,6 +71,8 @@ type Page struct {
 	// Cursor is always set. As Token of an ascending query it asks for what comes after this
 	// page, also if that is not written yet.
 	Cursor string
+	// URL is where people can look at the stream, "" when there is no such place.
+	URL string
 }
 
 // GapError says that a chunk begins behind the end of the stream.
