@@ -5,6 +5,7 @@ import (
 
 	"dstack/internal/cli/apply"
 	"dstack/internal/cli/attachcmd"
+	"dstack/internal/cli/catalog"
 	"dstack/internal/cli/completion"
 	"dstack/internal/cli/deletecmd"
 	"dstack/internal/cli/event"
@@ -31,7 +32,7 @@ import (
 // Commands are all commands. Start runs a server; nil leaves `dstack server` out.
 func Commands(start servercmd.Start) []func(*program.Program) *cobra.Command {
 	all := []func(*program.Program) *cobra.Command{
-		apply.New, attachcmd.New, completion.New, deletecmd.New, event.New, exports.NewExport, exports.NewImport, fleet.New,
+		apply.New, attachcmd.New, catalog.New, completion.New, deletecmd.New, event.New, exports.NewExport, exports.NewImport, fleet.New,
 		gateway.New, initrepo.New, login.New, logs.New, metrics.New, offer.New, project.New, ps.New, runcmd.New, schemacmd.New,
 		secret.New,
 		stop.New, validate.New, volume.New,

@@ -2,6 +2,7 @@ package pricelist
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 )
 
@@ -45,18 +46,19 @@ func (l *List) Types(backend string) map[string]Row {
 }
 
 // Replace returns a list in which the prices of some backends are those of other lists, each of
-// one backend. An older list than what is there replaces nothing.
-func (l *List) Replace(others ...*List) *List {
+// one backend, and the names of these. An older list than what is there replaces nothing.
+func (l *List) Replace(others ...*List) (list *List, replaced []string) {
 	newer := map[string]*List{}
 	for _, o := range others {
 		for _, name := range o.Backends() {
-			if o.newest(name) >= l.newest(name) {
+			_, theirs := o.Size(name)
+			if _, ours := l.Size(name); theirs >= ours {
 				newer[name] = o
 			}
 		}
 	}
 	if len(newer) == 0 {
-		return l
+		return l, nil
 	}
 	all := &List{}
 	all.take(l, func(backend string) bool { return newer[backend] == nil })
@@ -70,18 +72,18 @@ func (l *List) Replace(others ...*List) *List {
 	slices.SortFunc(order, func(i, j int) int { return cmp.Or(all.before(i, j), cmp.Compare(i, j)) })
 	all.columns = all.columns.pick(order)
 	all.parts = partsOf(all.shapes)
-	return all
+	return all, slices.Sorted(maps.Keys(newer))
 }
 
-// newest is the latest date of a backend's rows, "" without any.
-func (l *List) newest(backend string) string {
-	date := ""
+// Size is how many rows the list has of a backend, and the latest date of them, "" without any.
+func (l *List) Size(backend string) (rows int, newest string) {
 	for i, s := range l.columns.shape {
 		if l.shapes[s].backend == backend {
-			date = max(date, l.dates[l.columns.date[i]])
+			rows++
+			newest = max(newest, l.dates[l.columns.date[i]])
 		}
 	}
-	return date
+	return rows, newest
 }
 
 // take appends the rows of some backends, in no order.

@@ -47,7 +47,7 @@ func TestReplace(t *testing.T) {
 		"older than what is there": {[]*List{priced(t, [5]any{"vultr", "v", "r", 9.0, "2026-10-31"})}, lines(base)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got := base.Replace(tt.others...)
+			got, _ := base.Replace(tt.others...)
 			if diff := cmp.Diff(tt.want, lines(got)); diff != "" {
 				t.Errorf("the list differs (-want +got):\n%s", diff)
 			}

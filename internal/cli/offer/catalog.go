@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -11,6 +12,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/catalog/pricelist"
+	"dstack/internal/cli/catalog"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/term"
 	"dstack/internal/scheduler"
@@ -46,9 +48,11 @@ type question struct {
 // source describes a list of prices, also as JSON.
 type source struct {
 	Source string `json:"source"` // "embedded", or the files
-	Rows   int    `json:"rows"`
-	Oldest string `json:"oldest"` // dates of prices
-	Newest string `json:"newest"`
+	// Refreshed are the providers whose prices were collected since the program was made.
+	Refreshed []string `json:"refreshed,omitempty"`
+	Rows      int      `json:"rows"`
+	Oldest    string   `json:"oldest"` // dates of prices
+	Newest    string   `json:"newest"`
 }
 
 func (s source) String() string {
@@ -56,7 +60,11 @@ func (s source) String() string {
 	if s.Oldest != s.Newest {
 		dates = s.Oldest + " to " + s.Newest
 	}
-	return fmt.Sprintf("%s, %d list prices of %s", s.Source, s.Rows, dates)
+	from := s.Source
+	if len(s.Refreshed) > 0 {
+		from += " and refreshed (" + strings.Join(s.Refreshed, ", ") + ")"
+	}
+	return fmt.Sprintf("%s, %d list prices of %s", from, s.Rows, dates)
 }
 
 // effective are the requirements by which a server would choose: without a policy, on-demand instances.
@@ -87,9 +95,10 @@ func (o Options) prices(ctx context.Context) (*pricelist.List, source, error) {
 		}
 	}
 	var list *pricelist.List
+	var refreshed []string
 	if len(files) == 0 {
 		name = "embedded"
-		list, err = pricelist.Embedded()
+		list, refreshed, err = o.present()
 	} else {
 		list, err = o.readFiles(ctx, files)
 	}
@@ -97,7 +106,21 @@ func (o Options) prices(ctx context.Context) (*pricelist.List, source, error) {
 		return nil, source{}, err
 	}
 	oldest, newest := list.Dates()
-	return list, source{name, list.Len(), oldest, newest}, nil
+	return list, source{name, refreshed, list.Len(), oldest, newest}, nil
+}
+
+// present are the embedded prices and instead of them, where there are some, those that were
+// collected since.
+func (o Options) present() (list *pricelist.List, refreshed []string, err error) {
+	if list, err = pricelist.Embedded(); err != nil {
+		return nil, nil, err
+	}
+	kept, err := catalog.Shelf(o.Program).Lists()
+	if err != nil {
+		o.Say(o.Paint(term.Warning, err.Error()+": run `dstack catalog refresh`"))
+	}
+	list, refreshed = list.Replace(slices.Collect(maps.Values(kept))...)
+	return list, refreshed, nil
 }
 
 // maxNames is how many accelerators that are not known are named.

@@ -177,7 +177,7 @@ func TestCatalogJSON(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(source{".", 6, "2026-08-01", "2026-08-01"}, got.Catalog); diff != "" {
+	if diff := cmp.Diff(source{Source: ".", Rows: 6, Oldest: "2026-08-01", Newest: "2026-08-01"}, got.Catalog); diff != "" {
 		t.Errorf("catalog (-want +got):\n%s", diff)
 	}
 	if len(got.Offers) != 1 || got.TotalOffers != 1 || got.Offers[0].Price != 21.5 || got.Offers[0].AsOf != "2026-08-01" {

@@ -1,0 +1,191 @@
+// Package catalog is `dstack catalog`: the list prices that `dstack offer --catalog` searches.
+package catalog
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"dstack/internal/backend"
+	"dstack/internal/catalog/collect"
+	"dstack/internal/catalog/pricelist"
+	"dstack/internal/cli/program"
+	"dstack/internal/cli/term"
+)
+
+// Shelf is where the client keeps the prices that it has collected.
+func Shelf(p *program.Program) collect.Shelf {
+	return collect.Shelf{Dir: filepath.Join(string(p.Dir()), "catalog")}
+}
+
+// New returns the command.
+func New(p *program.Program) *cobra.Command {
+	cmd := &cobra.Command{Use: "catalog", Short: "Manage list prices", Args: cobra.NoArgs}
+	cmd.AddCommand(newRefresh(p))
+	return cmd
+}
+
+// options are what the user says.
+type options struct {
+	*program.Program
+	providers []string
+	json      bool
+}
+
+func newRefresh(p *program.Program) *cobra.Command {
+	o := options{Program: p}
+	cmd := &cobra.Command{
+		Use: "refresh", Short: "Ask providers for their present prices", Args: cobra.NoArgs,
+		Long: "Collect the price lists of providers, for `dstack offer --catalog` on this machine. Most are public; others need\n" +
+			"credentials in the environment, and are passed over without. A list that cannot be read whole, or that lacks\n" +
+			"what it must have, is refused, and the last good one stays. With GPUHUNT_CATALOG_URL, published catalogs at that\n" +
+			"URL are taken instead. The exit code is 1 when a provider's prices could not be collected.",
+		RunE: func(cmd *cobra.Command, _ []string) error { return refresh(cmd.Context(), o) },
+	}
+	cmd.Flags().StringArrayVar(&o.providers, "provider", nil, "collect the prices of this provider only; repeatable")
+	cmd.Flags().BoolVar(&o.json, "json", false, "print JSON")
+	return cmd
+}
+
+// outcome is what became of one provider's prices, also as JSON.
+type outcome struct {
+	Provider string   `json:"provider"`
+	Status   string   `json:"status"`           // "refreshed", "failed", "skipped"
+	Rows     int      `json:"rows"`             // that are used now
+	AsOf     string   `json:"as_of"`            // their date, "" without any
+	LeftOut  []string `json:"left_out"`         // types and accelerators that are not known
+	Reason   string   `json:"reason,omitempty"` // of a failure, or why it was passed over
+}
+
+// atOnce is how many providers are asked at a time.
+const atOnce = 4
+
+func refresh(ctx context.Context, o options) error {
+	sources, err := o.sources()
+	if err != nil {
+		return err
+	}
+	known, err := pricelist.Embedded()
+	if err != nil {
+		return err
+	}
+	c := collect.Config{
+		Transport: backend.NewTransport(backend.TransportConfig{Log: slog.New(slog.DiscardHandler), Version: o.Version}),
+		Env:       o.Env, Known: known, Catalogs: o.Env(collect.CatalogsVariable),
+	}
+	list := make([]outcome, len(sources))
+	err = o.While("Collecting prices...", func() error {
+		g, ctx := errgroup.WithContext(ctx)
+		g.SetLimit(atOnce)
+		for i, s := range sources {
+			g.Go(func() error {
+				list[i] = o.one(ctx, c, s)
+				return ctx.Err()
+			})
+		}
+		return g.Wait()
+	})
+	if err != nil {
+		return err
+	}
+	o.addUsed(list, known)
+	return o.print(list)
+}
+
+// sources are those that the user names, else those that need not be named.
+func (o options) sources() ([]collect.Source, error) {
+	all := collect.Sources()
+	published := o.Env(collect.CatalogsVariable) != ""
+	if len(o.providers) == 0 {
+		return slices.DeleteFunc(all, func(s collect.Source) bool { return !published && (s.Huge || s.OnlyPublished) }), nil
+	}
+	var chosen []collect.Source
+	for _, name := range o.providers {
+		i := slices.IndexFunc(all, func(s collect.Source) bool { return strings.EqualFold(s.Provider, name) })
+		if i < 0 {
+			var names []string
+			for _, s := range all {
+				names = append(names, s.Provider)
+			}
+			return nil, fmt.Errorf("there is no provider %q: use one of %s", name, strings.Join(names, ", "))
+		}
+		if !slices.ContainsFunc(chosen, func(s collect.Source) bool { return s.Provider == all[i].Provider }) {
+			chosen = append(chosen, all[i])
+		}
+	}
+	return chosen, nil
+}
+
+// one collects and keeps the prices of a provider.
+func (o options) one(ctx context.Context, c collect.Config, s collect.Source) outcome {
+	out := outcome{Provider: s.Provider, Status: "refreshed", LeftOut: []string{}}
+	if missing := s.Missing(o.Env); len(missing) > 0 && len(o.providers) == 0 && c.Catalogs == "" {
+		out.Status, out.Reason = "skipped", "set "+strings.Join(missing, " and ")
+		return out
+	}
+	found, err := collect.Collect(ctx, c, s, o.Time())
+	if err == nil {
+		err = Shelf(o.Program).Put(s.Provider, found.List)
+	}
+	if err != nil {
+		out.Status, out.Reason = "failed", err.Error()
+		return out
+	}
+	out.LeftOut = append(out.LeftOut, found.LeftOut...)
+	return out
+}
+
+// addUsed says what is searched from now on: new prices, or those that stayed.
+func (o options) addUsed(list []outcome, embedded *pricelist.List) {
+	kept, err := Shelf(o.Program).Lists()
+	if err != nil {
+		o.Say(o.Paint(term.Warning, err.Error()))
+	}
+	used, _ := embedded.Replace(slices.Collect(maps.Values(kept))...)
+	for i := range list {
+		list[i].Rows, list[i].AsOf = used.Size(list[i].Provider)
+	}
+}
+
+func (o options) print(list []outcome) error {
+	failed := 0
+	for _, out := range list {
+		if out.Status == "failed" {
+			failed++
+		}
+	}
+	if o.json {
+		if err := o.PrintJSON(list); err != nil {
+			return err
+		}
+	} else {
+		tb := &term.Table{Columns: term.Columns("PROVIDER", "STATUS", "PRICES", "AS OF", ""), Expand: true}
+		for _, out := range list {
+			more := out.Reason
+			if n := len(out.LeftOut); n > 0 {
+				more = fmt.Sprintf("not known, left out: %s", strings.Join(out.LeftOut[:min(n, maxNames)], ", "))
+				if n > maxNames {
+					more += fmt.Sprintf(" and %d more", n-maxNames)
+				}
+			}
+			tb.Add(out.Provider, out.Status, strconv.Itoa(out.Rows), cmp.Or(out.AsOf, "-"), more)
+		}
+		o.Print(tb)
+	}
+	if failed > 0 {
+		return fmt.Errorf("the prices of %d of %d providers could not be collected; those before stay", failed, len(list))
+	}
+	return nil
+}
+
+// maxNames is how many of the things that were left out are named.
+const maxNames = 5
