@@ -264,7 +264,7 @@ func (d *DB) Delete(ctx context.Context, jobID string) error {
 }
 
 func deleteJob(ctx context.Context, tx *store.Tx, jobID string) error {
-	for _, statement := range []string{deleteChunks, deleteBatches, deleteStreams} {
+	for _, statement := range []string{deleteChunks, deleteBatches, deleteShipments, deleteStreams} {
 		if _, err := tx.ExecContext(ctx, statement, jobID); err != nil {
 			return err
 		}

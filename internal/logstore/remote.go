@@ -19,17 +19,17 @@ import (
 )
 
 const (
-	selectShipped = `
-SELECT size, name, incarnation, sent, dropped, waiting_since, shipping
-FROM log_stream WHERE job_id = $1 AND source = $2`
-	selectWaiting = `SELECT CAST(coalesce(sum(size - sent), 0) AS BIGINT) FROM log_stream WHERE shipping`
-	beginStream   = `
-UPDATE log_stream SET name = $3, incarnation = $4, shard = $5, waiting_since = $6, shipping = TRUE
-WHERE job_id = $1 AND source = $2`
-	growStream = `
-UPDATE log_stream
-SET    waiting_since = CASE WHEN sent = $3 THEN $4 ELSE waiting_since END, shipping = TRUE
-WHERE  job_id = $1 AND source = $2 AND name <> '' RETURNING sent`
+	selectShipment = `
+SELECT name, incarnation, size, sent, dropped, waiting_since, shipping
+FROM   log_shipment WHERE job_id = $1 AND source = $2`
+	selectWaiting  = `SELECT CAST(coalesce(sum(size - sent), 0) AS BIGINT) FROM log_shipment WHERE shipping`
+	insertShipment = `
+INSERT INTO log_shipment (job_id, source, shard, name, incarnation, size, sent, dropped, waiting_since, shipping)
+VALUES ($1, $2, $3, $4, $5, $6, 0, 0, $7, TRUE)`
+	growShipment = `
+UPDATE log_shipment
+SET    size = $3, waiting_since = CASE WHEN sent = $4 THEN $5 ELSE waiting_since END, shipping = TRUE
+WHERE  job_id = $1 AND source = $2 RETURNING sent`
 
 	// selectBatch is the batch that has an offset, or the first behind it within the times.
 	selectBatch = `
@@ -43,7 +43,8 @@ ORDER BY start LIMIT 1`
 SELECT start, size, service, layout FROM log_batch
 WHERE  job_id = $1 AND source = $2 AND start < $3 AND last_at > $4 AND first_at <= $5
 ORDER BY start DESC LIMIT 1`
-	deleteBatches = `DELETE FROM log_batch WHERE job_id = $1`
+	deleteBatches   = `DELETE FROM log_batch WHERE job_id = $1`
+	deleteShipments = `DELETE FROM log_shipment WHERE job_id = $1`
 )
 
 // How much may wait for a service, in bytes; what one delivery of a host brings comes on top.
@@ -116,23 +117,23 @@ func NewRemote(c RemoteConfig) (*Remote, error) {
 	return &Remote{RemoteConfig: c, db: NewDB(c.DB), limits: l}, nil
 }
 
-// shipped is a row of a stream.
-type shipped struct {
+// shipment is how far a stream is at the service.
+type shipment struct {
 	Stream
 	size, sent, dropped int64
 	waitingSince        time.Time
 	shipping            bool
 }
 
-// remote says whether the stream is, or will be, at a service.
-func (s shipped) remote() bool { return s.Project != "" }
+// known says whether the stream is, or will be, at the service.
+func (s shipment) known() bool { return s.ID != "" }
 
-func loadStream(ctx context.Context, q store.Querier, jobID string, src Source) (shipped, error) {
-	s := shipped{Stream: Stream{JobID: jobID, Source: src}}
+func loadShipment(ctx context.Context, q store.Querier, jobID string, src Source) (shipment, error) {
+	s := shipment{Stream: Stream{JobID: jobID, Source: src}}
 	var name string
 	var since int64
-	err := q.QueryRowContext(ctx, selectShipped, jobID, src).
-		Scan(&s.size, &name, &s.ID, &s.sent, &s.dropped, &since, &s.shipping)
+	err := q.QueryRowContext(ctx, selectShipment, jobID, src).
+		Scan(&name, &s.ID, &s.size, &s.sent, &s.dropped, &since, &s.shipping)
 	if errors.Is(err, sql.ErrNoRows) {
 		return s, nil
 	}
@@ -146,7 +147,7 @@ func (r *Remote) Append(ctx context.Context, jobID string, src Source, chunks ..
 	if err := r.room(ctx); err != nil {
 		return 0, err
 	}
-	return r.db.grow(ctx, jobID, src, chunks, &shipment{r, jobID, src})
+	return r.db.grow(ctx, jobID, src, chunks, &growing{r, jobID, src})
 }
 
 // room refuses when too much of all streams waits.
@@ -168,40 +169,40 @@ func (r *Remote) room(ctx context.Context) error {
 	return nil
 }
 
-// shipment is what Remote adds to the Append of a stream.
-type shipment struct {
+// growing is what Remote adds to the Append of a stream.
+type growing struct {
 	*Remote
 	jobID string
 	src   Source
 }
 
-func (s *shipment) before(ctx context.Context, tx *store.Tx) error {
-	st, err := loadStream(ctx, tx, s.jobID, s.src)
-	if err == nil && st.remote() && st.size-st.sent >= maxStreamWaiting {
-		err = &BusyError{s.Sink.Name()}
+func (g *growing) before(ctx context.Context, tx *store.Tx) error {
+	s, err := loadShipment(ctx, tx, g.jobID, g.src)
+	if err == nil && s.size-s.sent >= maxStreamWaiting {
+		err = &BusyError{g.Sink.Name()}
 	}
 	return err
 }
 
-func (s *shipment) after(ctx context.Context, tx *store.Tx, from, to int64) error {
+func (g *growing) after(ctx context.Context, tx *store.Tx, from, to int64) error {
 	now := store.Micros(time.Now())
 	if from == 0 {
-		project, run, err := s.Place(ctx, tx, s.jobID)
+		project, run, err := g.Place(ctx, tx, g.jobID)
 		if err != nil {
 			return fmt.Errorf("look whose the log is: %w", err)
 		}
-		tx.OnCommit(func() { s.Wake(s.jobID) })
-		_, err = tx.ExecContext(ctx, beginStream, s.jobID, s.src, project+"/"+run, uuid.NewString(), engine.Shard(s.jobID), now)
+		tx.OnCommit(func() { g.Wake(g.jobID) })
+		_, err = tx.ExecContext(ctx, insertShipment, g.jobID, g.src, engine.Shard(g.jobID), project+"/"+run, uuid.NewString(), to, now)
 		return err
 	}
 	var sent int64
-	err := tx.QueryRowContext(ctx, growStream, s.jobID, s.src, from, now).Scan(&sent)
+	err := tx.QueryRowContext(ctx, growShipment, g.jobID, g.src, to, from, now).Scan(&sent)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil // it stays in the database
 	}
-	enough := int64(s.limits.BatchBytes / s.limits.Growth)
+	enough := int64(g.limits.BatchBytes / g.limits.Growth)
 	if sent == from || from-sent < enough && to-sent >= enough {
-		tx.OnCommit(func() { s.Wake(s.jobID) })
+		tx.OnCommit(func() { g.Wake(g.jobID) })
 	}
 	return err
 }
@@ -217,14 +218,14 @@ func (r *Remote) Poll(ctx context.Context, q Query) (Page, error) {
 	if err := checkStream(q.JobID, q.Source); err != nil {
 		return Page{}, err
 	}
-	s, err := loadStream(ctx, r.DB.Read(), q.JobID, q.Source)
-	for err == nil && s.remote() {
+	s, err := loadShipment(ctx, r.DB.Read(), q.JobID, q.Source)
+	for err == nil && s.known() {
 		page, failed := r.poll(ctx, s, q)
 		if failed != nil {
 			return Page{}, failed
 		}
 		dropped := s.dropped
-		if s, err = loadStream(ctx, r.DB.Read(), q.JobID, q.Source); err == nil && s.dropped == dropped {
+		if s, err = loadShipment(ctx, r.DB.Read(), q.JobID, q.Source); err == nil && s.dropped == dropped {
 			return page, nil // else some of it may have left the database before it was read
 		}
 	}
@@ -235,7 +236,7 @@ func (r *Remote) Poll(ctx context.Context, q Query) (Page, error) {
 }
 
 // poll is Poll of a stream that is, or will be, at the service.
-func (r *Remote) poll(ctx context.Context, s shipped, q Query) (page Page, err error) {
+func (r *Remote) poll(ctx context.Context, s shipment, q Query) (page Page, err error) {
 	p := pager{query: q, page: Page{Cursor: "0"}}
 	if l, ok := r.Sink.(Linker); ok {
 		p.page.URL = l.URL(s.Stream)
@@ -251,7 +252,7 @@ func (r *Remote) poll(ctx context.Context, s shipped, q Query) (page Page, err e
 	if q.Limit <= 0 {
 		return p.page, nil
 	}
-	parts := []func(context.Context, shipped, *pager) error{r.pollService, r.pollDatabase}
+	parts := []func(context.Context, shipment, *pager) error{r.pollService, r.pollDatabase}
 	if q.Descending {
 		parts[0], parts[1] = parts[1], parts[0]
 	}
@@ -267,7 +268,7 @@ func (r *Remote) poll(ctx context.Context, s shipped, q Query) (page Page, err e
 }
 
 // pollDatabase adds what the database holds of a stream.
-func (r *Remote) pollDatabase(ctx context.Context, s shipped, p *pager) error {
+func (r *Remote) pollDatabase(ctx context.Context, s shipment, p *pager) error {
 	q := p.query
 	q.Token = strconv.FormatInt(p.at, 10)
 	if !q.Descending {
@@ -290,7 +291,7 @@ func (r *Remote) pollDatabase(ctx context.Context, s shipped, p *pager) error {
 }
 
 // pollService adds what the service has of a stream.
-func (r *Remote) pollService(ctx context.Context, s shipped, p *pager) error {
+func (r *Remote) pollService(ctx context.Context, s shipment, p *pager) error {
 	for {
 		b, service, err := r.nextBatch(ctx, s, p)
 		if errors.Is(err, store.ErrNotFound) {
@@ -313,7 +314,7 @@ func (r *Remote) pollService(ctx context.Context, s shipped, p *pager) error {
 }
 
 // nextBatch is the batch that p is to look at next; store.ErrNotFound: there is none.
-func (r *Remote) nextBatch(ctx context.Context, s shipped, p *pager) (b batch, service string, err error) {
+func (r *Remote) nextBatch(ctx context.Context, s shipment, p *pager) (b batch, service string, err error) {
 	const never = int64(1)<<62 - 1
 	from, to := -never, never
 	if !p.query.Start.IsZero() {
@@ -384,8 +385,8 @@ func (r *Remote) Delete(ctx context.Context, jobID string) error {
 		return fmt.Errorf("%w: %q", ErrJobID, jobID)
 	}
 	for _, src := range []Source{Job, Runner} {
-		s, err := loadStream(ctx, r.DB.Read(), jobID, src)
-		if err == nil && s.remote() {
+		s, err := loadShipment(ctx, r.DB.Read(), jobID, src)
+		if err == nil && s.known() {
 			err = r.call(ctx, func(ctx context.Context) error { return r.Sink.Delete(ctx, s.Stream) })
 		}
 		if err != nil {

@@ -26,7 +26,7 @@ var memoryLimits = logstore.Limits{
 func clear(t *testing.T, db *store.DB) {
 	t.Helper()
 	err := db.Write(t.Context(), func(tx *store.Tx) error {
-		for _, table := range []string{"log_chunk", "log_batch", "log_stream"} {
+		for _, table := range []string{"log_chunk", "log_batch", "log_shipment", "log_stream"} {
 			if _, err := tx.ExecContext(t.Context(), "DELETE FROM "+table); err != nil {
 				return err
 			}

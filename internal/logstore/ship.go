@@ -16,7 +16,7 @@ import (
 const Kind = "log"
 
 const (
-	liveStreams   = `SELECT DISTINCT job_id FROM log_stream WHERE shipping AND shard IN`
+	liveShipments = `SELECT DISTINCT job_id FROM log_shipment WHERE shipping AND shard IN`
 	selectPending = `
 SELECT start, tried_at, layout FROM log_batch WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
 	selectLastLayout = `
@@ -24,20 +24,20 @@ SELECT start, layout FROM log_batch WHERE job_id = $1 AND source = $2 ORDER BY s
 	insertBatch = `
 INSERT INTO log_batch (job_id, source, start, size, first_at, last_at, service, tried_at, sent_at, layout)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9)`
-	touchBatch  = `UPDATE log_batch SET tried_at = $4, service = $5 WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
-	cancelBatch = `DELETE FROM log_batch WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
-	markBatch   = `UPDATE log_batch SET sent_at = $4 WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
-	markStream  = `
-UPDATE log_stream SET sent = $4, waiting_since = $5 WHERE job_id = $1 AND source = $2 AND sent = $3`
+	touchBatch   = `UPDATE log_batch SET tried_at = $4, service = $5 WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
+	cancelBatch  = `DELETE FROM log_batch WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
+	markBatch    = `UPDATE log_batch SET sent_at = $4 WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
+	markShipment = `
+UPDATE log_shipment SET sent = $4, waiting_since = $5 WHERE job_id = $1 AND source = $2 AND sent = $3`
 	selectDroppable = `
 SELECT coalesce(max(start + size), 0) FROM log_batch
 WHERE  job_id = $1 AND source = $2 AND start >= $3 AND sent_at > 0 AND sent_at <= $4`
 	selectNextDrop = `
 SELECT coalesce(min(sent_at), 0) FROM log_batch
 WHERE  job_id = $1 AND source = $2 AND start >= $3 AND sent_at > 0`
-	dropChunks = `DELETE FROM log_chunk WHERE job_id = $1 AND source = $2 AND start < $3`
-	dropStream = `
-UPDATE log_stream SET dropped = $3, shipping = size > $3 WHERE job_id = $1 AND source = $2`
+	dropChunks   = `DELETE FROM log_chunk WHERE job_id = $1 AND source = $2 AND start < $3`
+	dropShipment = `
+UPDATE log_shipment SET dropped = $3, shipping = size > $3 WHERE job_id = $1 AND source = $2`
 )
 
 // batchesPerPass bounds how long a job with much output keeps others waiting.
@@ -46,7 +46,7 @@ const batchesPerPass = 16
 // Kind is how the engine calls [Remote]: one job at a time, on the replica that owns it. A service
 // that hangs holds up this kind only.
 func (r *Remote) Kind() engine.Kind {
-	return engine.Kind{Name: Kind, Workers: 16, Live: engine.LiveQuery(liveStreams), Reconcile: r.reconcile}
+	return engine.Kind{Name: Kind, Workers: 16, Live: engine.LiveQuery(liveShipments), Reconcile: r.reconcile}
 }
 
 // reconcile sends what waits of a job's streams, and drops what the service has had for a while.
@@ -80,9 +80,9 @@ type passage struct {
 func (p *passage) run(ctx context.Context) error {
 	var failed error
 	for range batchesPerPass {
-		s, err := loadStream(ctx, p.DB.Read(), p.jobID, p.src)
+		s, err := loadShipment(ctx, p.DB.Read(), p.jobID, p.src)
 		if err != nil {
-			return fmt.Errorf("load a stream: %w", err)
+			return fmt.Errorf("load how far a log is at the service: %w", err)
 		}
 		if !s.shipping {
 			return nil
@@ -100,7 +100,7 @@ func (p *passage) run(ctx context.Context) error {
 }
 
 // step sends the next batch, unless there is none or it is to wait.
-func (p *passage) step(ctx context.Context, s shipped) (sent bool, err error) {
+func (p *passage) step(ctx context.Context, s shipment) (sent bool, err error) {
 	b, tried, err := p.pending(ctx, s)
 	switch {
 	case err == nil:
@@ -125,7 +125,7 @@ func (p *passage) step(ctx context.Context, s shipped) (sent bool, err error) {
 }
 
 // pending is the batch whose outcome is not known; store.ErrNotFound: there is none.
-func (p *passage) pending(ctx context.Context, s shipped) (batch, time.Time, error) {
+func (p *passage) pending(ctx context.Context, s shipment) (batch, time.Time, error) {
 	var start, tried int64
 	var layout []byte
 	if err := p.DB.Read().QueryRowContext(ctx, selectPending, p.jobID, p.src, s.sent).Scan(&start, &tried, &layout); err != nil {
@@ -136,7 +136,7 @@ func (p *passage) pending(ctx context.Context, s shipped) (batch, time.Time, err
 }
 
 // plan cuts the next batch. No events: it is small and waits for more.
-func (p *passage) plan(ctx context.Context, s shipped) (batch, []Event, error) {
+func (p *passage) plan(ctx context.Context, s shipment) (batch, []Event, error) {
 	page, err := p.events(ctx, s, s.sent)
 	if err != nil {
 		return batch{}, nil, err
@@ -156,7 +156,7 @@ func (p *passage) plan(ctx context.Context, s shipped) (batch, []Event, error) {
 }
 
 // events are what the database has from an offset on, as much as is read at once.
-func (p *passage) events(ctx context.Context, s shipped, from int64) (Page, error) {
+func (p *passage) events(ctx context.Context, s shipment, from int64) (Page, error) {
 	page, err := p.db.Poll(ctx, Query{JobID: p.jobID, Source: p.src, Token: fmt.Sprint(from), Limit: MaxEvents})
 	if err == nil && (len(page.Events) == 0 || page.Events[0].Offset != from) {
 		err = fmt.Errorf("the database lacks what is to be sent, from %d to %d", from, s.size)
@@ -182,7 +182,7 @@ func (p *passage) floor(ctx context.Context) (time.Time, error) {
 	return b.records[len(b.records)-1].At, nil
 }
 
-func (p *passage) insert(ctx context.Context, s shipped, b batch) error {
+func (p *passage) insert(ctx context.Context, s shipment, b batch) error {
 	first, last := b.chunks[0].At, b.chunks[len(b.chunks)-1].At
 	return p.write(ctx, func(tx *store.Tx) error {
 		_, err := tx.ExecContext(ctx, insertBatch, p.jobID, p.src, b.start, b.size(), store.Micros(first), store.Micros(last),
@@ -201,7 +201,7 @@ func (p *passage) write(ctx context.Context, fn func(tx *store.Tx) error) error 
 }
 
 // resend goes on with a batch of unknown outcome.
-func (p *passage) resend(ctx context.Context, s shipped, b batch) (bool, error) {
+func (p *passage) resend(ctx context.Context, s shipment, b batch) (bool, error) {
 	if !p.limits.Once {
 		there, err := p.there(ctx, s, b)
 		if err != nil {
@@ -234,7 +234,7 @@ func (p *passage) resend(ctx context.Context, s shipped, b batch) (bool, error) 
 }
 
 // there asks the service for a batch. One that cannot be asked has not got it, as far as we know.
-func (p *passage) there(ctx context.Context, s shipped, b batch) (bool, error) {
+func (p *passage) there(ctx context.Context, s shipment, b batch) (bool, error) {
 	got, err := p.read(ctx, s.Stream, b.records)
 	if err != nil {
 		if errors.Is(err, ErrWriteOnly) {
@@ -247,7 +247,7 @@ func (p *passage) there(ctx context.Context, s shipped, b batch) (bool, error) {
 }
 
 // send writes a batch that is recorded.
-func (p *passage) send(ctx context.Context, s shipped, b batch, events []Event) (bool, error) {
+func (p *passage) send(ctx context.Context, s shipment, b batch, events []Event) (bool, error) {
 	data := make([]byte, 0, b.size())
 	for _, e := range events {
 		data = append(data, e.Data...)
@@ -273,19 +273,19 @@ func (p *passage) send(ctx context.Context, s shipped, b batch, events []Event) 
 }
 
 // mark records that the service has a batch.
-func (p *passage) mark(ctx context.Context, s shipped, b batch) error {
+func (p *passage) mark(ctx context.Context, s shipment, b batch) error {
 	now := store.Micros(time.Now())
 	return p.write(ctx, func(tx *store.Tx) error {
 		if err := store.Guarded(tx.ExecContext(ctx, markBatch, p.jobID, p.src, b.start, now)); err != nil {
 			return err
 		}
-		return store.Guarded(tx.ExecContext(ctx, markStream, p.jobID, p.src, s.sent, b.start+b.size(), now))
+		return store.Guarded(tx.ExecContext(ctx, markShipment, p.jobID, p.src, s.sent, b.start+b.size(), now))
 	})
 }
 
 // drop removes what the service has had for long enough.
 func (p *passage) drop(ctx context.Context) error {
-	s, err := loadStream(ctx, p.DB.Read(), p.jobID, p.src)
+	s, err := loadShipment(ctx, p.DB.Read(), p.jobID, p.src)
 	if err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func (p *passage) drop(ctx context.Context) error {
 	if err == nil && end > s.dropped {
 		s.dropped = end
 		err = p.write(ctx, func(tx *store.Tx) error {
-			if _, err := tx.ExecContext(ctx, dropStream, p.jobID, p.src, end); err != nil {
+			if _, err := tx.ExecContext(ctx, dropShipment, p.jobID, p.src, end); err != nil {
 				return err
 			}
 			_, err := tx.ExecContext(ctx, dropChunks, p.jobID, p.src, end)

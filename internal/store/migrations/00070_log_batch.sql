@@ -1,14 +1,20 @@
 -- +goose Up
--- Streams that a log service keeps: the database holds what the service has not taken yet, and for a
+-- Streams that a log service keeps: log_chunk holds what the service has not taken yet, and for a
 -- while what it has.
-ALTER TABLE log_stream ADD COLUMN name TEXT NOT NULL DEFAULT '';             -- project/run; '': no service has it
-ALTER TABLE log_stream ADD COLUMN incarnation TEXT NOT NULL DEFAULT '';      -- differs when a deleted stream begins again
-ALTER TABLE log_stream ADD COLUMN shard INTEGER NOT NULL DEFAULT 0;
-ALTER TABLE log_stream ADD COLUMN sent BIGINT NOT NULL DEFAULT 0;            -- bytes that the service has taken
-ALTER TABLE log_stream ADD COLUMN dropped BIGINT NOT NULL DEFAULT 0;         -- bytes that only the service has
-ALTER TABLE log_stream ADD COLUMN waiting_since BIGINT NOT NULL DEFAULT 0;   -- when the first byte behind sent came
-ALTER TABLE log_stream ADD COLUMN shipping BOOLEAN NOT NULL DEFAULT FALSE;   -- dropped < size: something is to do
-CREATE INDEX log_stream_shipping ON log_stream (shard, job_id) WHERE shipping;
+CREATE TABLE log_shipment (
+    job_id        TEXT    NOT NULL,
+    source        TEXT    NOT NULL,
+    shard         INTEGER NOT NULL,
+    name          TEXT    NOT NULL, -- project/run
+    incarnation   TEXT    NOT NULL, -- differs when a deleted stream begins again
+    size          BIGINT  NOT NULL, -- bytes, as in log_stream
+    sent          BIGINT  NOT NULL, -- bytes that the service has taken
+    dropped       BIGINT  NOT NULL, -- bytes that only the service has
+    waiting_since BIGINT  NOT NULL, -- when the first byte behind sent came
+    shipping      BOOLEAN NOT NULL, -- dropped < size: something is to do
+    PRIMARY KEY (job_id, source)
+);
+CREATE INDEX log_shipment_shipping ON log_shipment (shard, job_id) WHERE shipping;
 
 CREATE TABLE log_batch (
     job_id   TEXT   NOT NULL,
