@@ -208,6 +208,9 @@ type (
 	ProjectRole          string
 	EventTargetType      string
 	HealthStatus         string
+	VolumeStatus         string
+	GatewayStatus        string
+	GatewayReplicaStatus string
 )
 
 // Availability of offers.
@@ -245,6 +248,13 @@ const (
 	Healthy HealthStatus = "healthy"
 	Warning HealthStatus = "warning"
 	Failure HealthStatus = "failure"
+
+	VolumeSubmitted VolumeStatus = "submitted"
+	VolumeActive    VolumeStatus = "active"
+	VolumeFailed    VolumeStatus = "failed"
+
+	GatewaySubmitted GatewayStatus = "submitted"
+	GatewayFailed    GatewayStatus = "failed"
 
 	EventTargetProject  EventTargetType = "project"
 	EventTargetUser     EventTargetType = "user"

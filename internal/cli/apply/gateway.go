@@ -3,13 +3,13 @@ package apply
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strconv"
 	"strings"
 
 	"dstack/internal/api"
-	"dstack/internal/cli/client"
 	"dstack/internal/cli/follow"
 	"dstack/internal/cli/gateway"
 	"dstack/internal/cli/program"
@@ -23,9 +23,9 @@ func applyGateway(ctx context.Context, o Options, f File) error {
 	if err != nil {
 		return err
 	}
-	ga := gatewayApply{Options: o, conn: c, spec: client.GatewaySpec{Configuration: *f.Gateway, ConfigurationPath: &f.Path}}
+	ga := gatewayApply{Options: o, conn: c, spec: api.GatewaySpec{Configuration: *f.Gateway, ConfigurationPath: &f.Path}}
 	err = o.While("Getting apply plan...", func() (err error) {
-		ga.plan, err = c.GetGatewayPlan(ctx, c.Project, client.GatewayPlanRequest{Spec: ga.spec})
+		ga.plan, err = c.GetGatewayPlan(ctx, c.Project, api.GetGatewayPlanRequest{Spec: ga.spec})
 		return err
 	})
 	if err != nil {
@@ -52,11 +52,11 @@ func applyGateway(ctx context.Context, o Options, f File) error {
 type gatewayApply struct {
 	Options
 	conn *program.Conn
-	spec client.GatewaySpec
-	plan client.GatewayPlan
+	spec api.GatewaySpec
+	plan api.GatewayPlan
 }
 
-func (ga *gatewayApply) effective() client.GatewaySpec {
+func (ga *gatewayApply) effective() api.GatewaySpec {
 	if ga.plan.EffectiveSpec != nil {
 		return *ga.plan.EffectiveSpec
 	}
@@ -114,11 +114,11 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 	if d.override {
 		name := ga.plan.CurrentResource.Name
 		err := ga.While("Deleting existing gateway...", func() error {
-			if err := ga.conn.DeleteGateways(ctx, ga.conn.Project, client.NamesRequest{Names: []string{name}}); err != nil {
+			if err := ga.conn.DeleteGateways(ctx, ga.conn.Project, api.NamesRequest{Names: []string{name}}); err != nil {
 				return err
 			}
 			return gone(ctx, func(ctx context.Context) error {
-				_, err := ga.conn.GetGateway(ctx, ga.conn.Project, client.NameRequest{Name: name})
+				_, err := ga.conn.GetGateway(ctx, ga.conn.Project, api.NameRequest{Name: name})
 				return err
 			})
 		})
@@ -126,9 +126,16 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 			return err
 		}
 	}
-	req := client.ApplyGatewayPlanRequest{}
-	req.Plan.Spec, req.Plan.CurrentResource = ga.spec, ga.plan.CurrentResource
-	var g client.Gateway
+	req := api.ApplyGatewayPlanRequest{}
+	req.Plan.Spec = ga.spec
+	if ga.plan.CurrentResource != nil {
+		data, err := json.Marshal(ga.plan.CurrentResource)
+		if err != nil {
+			return fmt.Errorf("encode the gateway: %w", err)
+		}
+		req.Plan.CurrentResource = data
+	}
+	var g api.Gateway
 	err := ga.While("Applying plan...", func() (err error) {
 		g, err = ga.conn.ApplyGatewayPlan(ctx, ga.conn.Project, req)
 		return err
@@ -145,14 +152,14 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 	}
 	if ctx.Err() != nil {
 		return ga.leave(ctx, "Gateway", func(ctx context.Context) error {
-			return ga.conn.DeleteGateways(ctx, ga.conn.Project, client.NamesRequest{Names: []string{g.Name}})
+			return ga.conn.DeleteGateways(ctx, ga.conn.Project, api.NamesRequest{Names: []string{g.Name}})
 		})
 	}
 	if err != nil {
 		return err
 	}
 	failed := g.Status == "failed"
-	ga.Print(gateway.Table([]client.Gateway{g}, gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose || failed, Created: true, Now: ga.Time()}))
+	ga.Print(gateway.Table([]api.Gateway{g}, gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose || failed, Created: true, Now: ga.Time()}))
 	if failed {
 		ga.failure("Provisioning failed. Error: " + cmp.Or(deref(g.StatusMessage), "unknown"))
 		return term.Exit(1)
@@ -160,7 +167,7 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 	return nil
 }
 
-func (ga *gatewayApply) wait(ctx context.Context, g client.Gateway) (client.Gateway, error) {
+func (ga *gatewayApply) wait(ctx context.Context, g api.Gateway) (api.Gateway, error) {
 	live := ga.Wait(fmt.Sprintf("Provisioning %s...", g.Name))
 	defer live.Close()
 	settled := func() bool { return g.Status == "running" || g.Status == "failed" }
@@ -168,9 +175,9 @@ func (ga *gatewayApply) wait(ctx context.Context, g client.Gateway) (client.Gate
 		return g, nil
 	}
 	err := follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
-		live.Set(fmt.Sprintf("Provisioning %s...", g.Name), ga.Lines(gateway.Table([]client.Gateway{g},
+		live.Set(fmt.Sprintf("Provisioning %s...", g.Name), ga.Lines(gateway.Table([]api.Gateway{g},
 			gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose, Created: true, Now: ga.Time()}))...)
-		next, err := ga.conn.GetGateway(ctx, ga.conn.Project, client.NameRequest{Name: g.Name})
+		next, err := ga.conn.GetGateway(ctx, ga.conn.Project, api.NameRequest{Name: g.Name})
 		if err != nil {
 			return false, err
 		}

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"dstack/internal/cli/client"
+	"dstack/internal/api"
 	"dstack/internal/cli/follow"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
@@ -26,7 +26,7 @@ func applyVolume(ctx context.Context, o Options, f File) error {
 		return err
 	}
 	va := volumeApply{Options: o, conn: c, conf: *f.Volume, path: f.Path}
-	var current *client.Volume
+	var current *api.Volume
 	var user string
 	err = o.While("Getting apply plan...", func() error {
 		u, err := c.GetMyUser(ctx)
@@ -66,11 +66,11 @@ type volumeApply struct {
 }
 
 // current is the volume with that name, nil if there is none.
-func (va *volumeApply) current(ctx context.Context) (*client.Volume, error) {
+func (va *volumeApply) current(ctx context.Context) (*api.Volume, error) {
 	if va.conf.Name == nil {
 		return nil, nil
 	}
-	v, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: *va.conf.Name})
+	v, err := va.conn.GetVolume(ctx, va.conn.Project, api.NameRequest{Name: *va.conf.Name})
 	if program.NotFound(err) {
 		return nil, nil
 	}
@@ -96,7 +96,7 @@ func (va *volumeApply) print(user string) {
 	va.Println()
 }
 
-func (va *volumeApply) decide(current *client.Volume) (decision, error) {
+func (va *volumeApply) decide(current *api.Volume) (decision, error) {
 	if current == nil {
 		d := decision{question: "Create the volume?"}
 		if va.conf.Name != nil {
@@ -119,11 +119,11 @@ func (va *volumeApply) decide(current *client.Volume) (decision, error) {
 func (va *volumeApply) execute(ctx context.Context, d decision) error {
 	if d.override {
 		err := va.While("Deleting existing volume...", func() error {
-			if err := va.conn.DeleteVolumes(ctx, va.conn.Project, client.NamesRequest{Names: []string{*va.conf.Name}}); err != nil {
+			if err := va.conn.DeleteVolumes(ctx, va.conn.Project, api.NamesRequest{Names: []string{*va.conf.Name}}); err != nil {
 				return err
 			}
 			return gone(ctx, func(ctx context.Context) error {
-				_, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: *va.conf.Name})
+				_, err := va.conn.GetVolume(ctx, va.conn.Project, api.NameRequest{Name: *va.conf.Name})
 				return err
 			})
 		})
@@ -131,9 +131,9 @@ func (va *volumeApply) execute(ctx context.Context, d decision) error {
 			return err
 		}
 	}
-	var v client.Volume
+	var v api.Volume
 	err := va.While("Creating volume...", func() (err error) {
-		v, err = va.conn.CreateVolume(ctx, va.conn.Project, client.CreateVolumeRequest{Configuration: va.conf})
+		v, err = va.conn.CreateVolume(ctx, va.conn.Project, api.CreateVolumeRequest{Configuration: va.conf})
 		return err
 	})
 	if err != nil {
@@ -146,14 +146,14 @@ func (va *volumeApply) execute(ctx context.Context, d decision) error {
 	v, err = va.wait(ctx, v)
 	if ctx.Err() != nil {
 		return va.leave(ctx, "Volume", func(ctx context.Context) error {
-			return va.conn.DeleteVolumes(ctx, va.conn.Project, client.NamesRequest{Names: []string{v.Name}})
+			return va.conn.DeleteVolumes(ctx, va.conn.Project, api.NamesRequest{Names: []string{v.Name}})
 		})
 	}
 	if err != nil {
 		return err
 	}
 	failed := v.Status == "failed"
-	va.Print(volume.Table([]client.Volume{v}, va.Verbose || failed, va.Time()))
+	va.Print(volume.Table([]api.Volume{v}, va.Verbose || failed, va.Time()))
 	if failed {
 		va.failure("Provisioning failed. Error: " + cmp.Or(deref(v.StatusMessage), "unknown"))
 		return term.Exit(1)
@@ -161,7 +161,7 @@ func (va *volumeApply) execute(ctx context.Context, d decision) error {
 	return nil
 }
 
-func (va *volumeApply) wait(ctx context.Context, v client.Volume) (client.Volume, error) {
+func (va *volumeApply) wait(ctx context.Context, v api.Volume) (api.Volume, error) {
 	live := va.Wait(fmt.Sprintf("Provisioning %s...", v.Name))
 	defer live.Close()
 	settled := func() bool { return v.Status == "active" || v.Status == "failed" }
@@ -169,8 +169,8 @@ func (va *volumeApply) wait(ctx context.Context, v client.Volume) (client.Volume
 		return v, nil
 	}
 	err := follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
-		live.Set(fmt.Sprintf("Provisioning %s...", v.Name), va.Lines(volume.Table([]client.Volume{v}, va.Verbose, va.Time()))...)
-		next, err := va.conn.GetVolume(ctx, va.conn.Project, client.NameRequest{Name: v.Name})
+		live.Set(fmt.Sprintf("Provisioning %s...", v.Name), va.Lines(volume.Table([]api.Volume{v}, va.Verbose, va.Time()))...)
+		next, err := va.conn.GetVolume(ctx, va.conn.Project, api.NameRequest{Name: v.Name})
 		if err != nil {
 			return false, err
 		}

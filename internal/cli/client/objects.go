@@ -42,64 +42,64 @@ func (c *Client) DeleteFleetInstances(ctx context.Context, project string, req a
 }
 
 // ListVolumes returns the volumes of a project.
-func (c *Client) ListVolumes(ctx context.Context, project string) (out []Volume, err error) {
+func (c *Client) ListVolumes(ctx context.Context, project string) (out []api.Volume, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/volumes/list", nil, &out)
 	return out, err
 }
 
 // GetVolume returns a volume.
-func (c *Client) GetVolume(ctx context.Context, project string, req NameRequest) (out Volume, err error) {
+func (c *Client) GetVolume(ctx context.Context, project string, req api.NameRequest) (out api.Volume, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/volumes/get", req, &out)
 	return out, err
 }
 
 // CreateVolume creates a volume.
-func (c *Client) CreateVolume(ctx context.Context, project string, req CreateVolumeRequest) (out Volume, err error) {
+func (c *Client) CreateVolume(ctx context.Context, project string, req api.CreateVolumeRequest) (out api.Volume, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/volumes/create", req, &out)
 	return out, err
 }
 
 // DeleteVolumes deletes volumes.
-func (c *Client) DeleteVolumes(ctx context.Context, project string, req NamesRequest) error {
+func (c *Client) DeleteVolumes(ctx context.Context, project string, req api.NamesRequest) error {
 	return c.post(ctx, "/api/project/"+url.PathEscape(project)+"/volumes/delete", req, nil)
 }
 
 // ListGateways returns the gateways of a project, and those imported.
-func (c *Client) ListGateways(ctx context.Context, project string, req ListGatewaysRequest) (out []Gateway, err error) {
+func (c *Client) ListGateways(ctx context.Context, project string, req api.ListGatewaysRequest) (out []api.Gateway, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/gateways/list", req, &out)
 	return out, err
 }
 
 // GetGateway returns a gateway.
-func (c *Client) GetGateway(ctx context.Context, project string, req NameRequest) (out Gateway, err error) {
+func (c *Client) GetGateway(ctx context.Context, project string, req api.NameRequest) (out api.Gateway, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/gateways/get", req, &out)
 	return out, err
 }
 
 // GetGatewayPlan returns what applying would do.
-func (c *Client) GetGatewayPlan(ctx context.Context, project string, req GatewayPlanRequest) (out GatewayPlan, err error) {
+func (c *Client) GetGatewayPlan(ctx context.Context, project string, req api.GetGatewayPlanRequest) (out api.GatewayPlan, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/gateways/get_plan", req, &out)
 	return out, err
 }
 
 // ApplyGatewayPlan creates a gateway or changes it in place.
-func (c *Client) ApplyGatewayPlan(ctx context.Context, project string, req ApplyGatewayPlanRequest) (out Gateway, err error) {
+func (c *Client) ApplyGatewayPlan(ctx context.Context, project string, req api.ApplyGatewayPlanRequest) (out api.Gateway, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/gateways/apply", req, &out)
 	return out, err
 }
 
 // DeleteGateways deletes gateways.
-func (c *Client) DeleteGateways(ctx context.Context, project string, req NamesRequest) error {
+func (c *Client) DeleteGateways(ctx context.Context, project string, req api.NamesRequest) error {
 	return c.post(ctx, "/api/project/"+url.PathEscape(project)+"/gateways/delete", req, nil)
 }
 
 // SetDefaultGateway makes a gateway the default.
-func (c *Client) SetDefaultGateway(ctx context.Context, project string, req SetDefaultGatewayRequest) error {
+func (c *Client) SetDefaultGateway(ctx context.Context, project string, req api.SetDefaultGatewayRequest) error {
 	return c.post(ctx, "/api/project/"+url.PathEscape(project)+"/gateways/set_default", req, nil)
 }
 
 // SetWildcardDomain sets the domain of a gateway.
-func (c *Client) SetWildcardDomain(ctx context.Context, project string, req SetWildcardDomainRequest) (out Gateway, err error) {
+func (c *Client) SetWildcardDomain(ctx context.Context, project string, req api.SetWildcardDomainRequest) (out api.Gateway, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/gateways/set_wildcard_domain", req, &out)
 	return out, err
 }
@@ -128,36 +128,36 @@ func (c *Client) DeleteSecrets(ctx context.Context, project string, req api.Dele
 }
 
 // ListExports returns what the project shares.
-func (c *Client) ListExports(ctx context.Context, project string) (out []Export, err error) {
+func (c *Client) ListExports(ctx context.Context, project string) (out []api.Export, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/exports/list", nil, &out)
 	return out, err
 }
 
 // CreateExport shares fleets and gateways with other projects.
-func (c *Client) CreateExport(ctx context.Context, project string, req CreateExportRequest) (out Export, err error) {
+func (c *Client) CreateExport(ctx context.Context, project string, req api.CreateExportRequest) (out api.Export, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/exports/create", req, &out)
 	return out, err
 }
 
 // UpdateExport changes what is shared.
-func (c *Client) UpdateExport(ctx context.Context, project string, req UpdateExportRequest) (out Export, err error) {
+func (c *Client) UpdateExport(ctx context.Context, project string, req api.UpdateExportRequest) (out api.Export, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/exports/update", req, &out)
 	return out, err
 }
 
 // DeleteExport shares no longer.
-func (c *Client) DeleteExport(ctx context.Context, project string, req NameRequest) error {
+func (c *Client) DeleteExport(ctx context.Context, project string, req api.NameRequest) error {
 	return c.post(ctx, "/api/project/"+url.PathEscape(project)+"/exports/delete", req, nil)
 }
 
 // ListImports returns what other projects share with this one.
-func (c *Client) ListImports(ctx context.Context, project string) (out []Import, err error) {
+func (c *Client) ListImports(ctx context.Context, project string) (out []api.Import, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/imports/list", nil, &out)
 	return out, err
 }
 
 // DeleteImport gives an import back.
-func (c *Client) DeleteImport(ctx context.Context, project string, req DeleteImportRequest) error {
+func (c *Client) DeleteImport(ctx context.Context, project string, req api.DeleteImportRequest) error {
 	return c.post(ctx, "/api/project/"+url.PathEscape(project)+"/imports/delete", req, nil)
 }
 

@@ -10,7 +10,6 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/cli/apply"
-	"dstack/internal/cli/client"
 	"dstack/internal/cli/fleet"
 	"dstack/internal/cli/program"
 	"dstack/internal/config"
@@ -111,19 +110,19 @@ func (d deleter) deleteFleet(ctx context.Context, name string) error {
 }
 
 func (d deleter) volumeExists(ctx context.Context, name string) error {
-	_, err := d.conn.GetVolume(ctx, d.conn.Project, client.NameRequest{Name: name})
+	_, err := d.conn.GetVolume(ctx, d.conn.Project, api.NameRequest{Name: name})
 	return err
 }
 
 func (d deleter) deleteVolume(ctx context.Context, name string) error {
-	return d.conn.DeleteVolumes(ctx, d.conn.Project, client.NamesRequest{Names: []string{name}})
+	return d.conn.DeleteVolumes(ctx, d.conn.Project, api.NamesRequest{Names: []string{name}})
 }
 
 func (d deleter) gatewayExists(ctx context.Context, name string) error {
-	_, err := d.conn.GetGateway(ctx, d.conn.Project, client.NameRequest{Name: name})
+	_, err := d.conn.GetGateway(ctx, d.conn.Project, api.NameRequest{Name: name})
 	return err
 }
 
 func (d deleter) deleteGateway(ctx context.Context, name string) error {
-	return d.conn.DeleteGateways(ctx, d.conn.Project, client.NamesRequest{Names: []string{name}})
+	return d.conn.DeleteGateways(ctx, d.conn.Project, api.NamesRequest{Names: []string{name}})
 }

@@ -11,7 +11,6 @@ import (
 	"github.com/spf13/pflag"
 
 	"dstack/internal/api"
-	"dstack/internal/cli/client"
 	"dstack/internal/cli/follow"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
@@ -225,11 +224,11 @@ func (o Options) filters(ctx context.Context, c *program.Conn) (api.ListEventsRe
 		{o.TargetRuns, &req.TargetRuns, run},
 		{o.WithinRuns, &req.WithinRuns, run},
 		{o.TargetVolumes, &req.TargetVolumes, func(name string) (string, error) {
-			v, err := c.GetVolume(ctx, c.Project, client.NameRequest{Name: name})
+			v, err := c.GetVolume(ctx, c.Project, api.NameRequest{Name: name})
 			return v.ID, missing(err, "Volume", name)
 		}},
 		{o.TargetGateways, &req.TargetGateways, func(name string) (string, error) {
-			g, err := c.GetGateway(ctx, c.Project, client.NameRequest{Name: name})
+			g, err := c.GetGateway(ctx, c.Project, api.NameRequest{Name: name})
 			return g.ID, missing(err, "Gateway", name)
 		}},
 		{o.TargetSecrets, &req.TargetSecrets, func(name string) (string, error) {

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"dstack/internal/cli/client"
+	"dstack/internal/api"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
 )
@@ -46,7 +46,7 @@ func NewExport(p *program.Program) *cobra.Command {
 }
 
 func (o *command) createCommand() *cobra.Command {
-	req := client.CreateExportRequest{ImporterProjects: []string{}, ExportedFleets: []string{}, ExportedGateways: []string{}}
+	req := api.CreateExportRequest{ImporterProjects: []string{}, ExportedFleets: []string{}, ExportedGateways: []string{}}
 	cmd := &cobra.Command{
 		Use: "create NAME", Short: "Create an export", Args: cobra.ExactArgs(1),
 		RunE: o.with(func(ctx context.Context, c *program.Conn, args []string) error {
@@ -55,7 +55,7 @@ func (o *command) createCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.printExports([]client.Export{e})
+			return o.printExports([]api.Export{e})
 		}),
 	}
 	f := cmd.Flags()
@@ -67,7 +67,7 @@ func (o *command) createCommand() *cobra.Command {
 }
 
 func (o *command) updateCommand() *cobra.Command {
-	req := client.UpdateExportRequest{}
+	req := api.UpdateExportRequest{}
 	cmd := &cobra.Command{
 		Use: "update NAME", Short: "Update an export", Args: cobra.ExactArgs(1),
 		RunE: o.with(func(ctx context.Context, c *program.Conn, args []string) error {
@@ -76,7 +76,7 @@ func (o *command) updateCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.printExports([]client.Export{e})
+			return o.printExports([]api.Export{e})
 		}),
 	}
 	f := cmd.Flags()
@@ -106,9 +106,9 @@ func (o *command) listExports(ctx context.Context, c *program.Conn, _ []string) 
 	return o.printExports(es)
 }
 
-func (o *command) printExports(es []client.Export) error {
+func (o *command) printExports(es []api.Export) error {
 	if o.json {
-		return o.PrintCompactJSON(append([]client.Export{}, es...))
+		return o.PrintCompactJSON(append([]api.Export{}, es...))
 	}
 	tb := &term.Table{Columns: term.Columns("NAME", "FLEETS", "GATEWAYS", "IMPORTERS")}
 	for _, e := range es {
@@ -131,7 +131,7 @@ func (o *command) deleteExport(ctx context.Context, c *program.Conn, args []stri
 	if ok, err := o.Agreed(ctx, o.yes, fmt.Sprintf("Delete the export %s?", args[0])); err != nil || !ok {
 		return err
 	}
-	if err := c.DeleteExport(ctx, c.Project, client.NameRequest{Name: args[0]}); err != nil {
+	if err := c.DeleteExport(ctx, c.Project, api.NameRequest{Name: args[0]}); err != nil {
 		return err
 	}
 	o.Printf("Export %s deleted\n", args[0])
@@ -164,7 +164,7 @@ func (o *command) listImports(ctx context.Context, c *program.Conn, _ []string) 
 		return err
 	}
 	if o.json {
-		return o.PrintCompactJSON(append([]client.Import{}, is...))
+		return o.PrintCompactJSON(append([]api.Import{}, is...))
 	}
 	tb := &term.Table{Columns: term.Columns("NAME", "FLEETS", "GATEWAYS")}
 	for _, i := range is {
@@ -180,14 +180,14 @@ func (o *command) deleteImport(ctx context.Context, c *program.Conn, args []stri
 		return err
 	}
 	project, name, _ := strings.Cut(args[0], "/")
-	if err := c.DeleteImport(ctx, c.Project, client.DeleteImportRequest{ExportName: name, ExportProjectName: project}); err != nil {
+	if err := c.DeleteImport(ctx, c.Project, api.DeleteImportRequest{ExportName: name, ExportProjectName: project}); err != nil {
 		return err
 	}
 	o.Printf("Import %s deleted\n", args[0])
 	return nil
 }
 
-func names(list []client.Named) string {
+func names(list []api.Named) string {
 	out := make([]string, len(list))
 	for i, n := range list {
 		out[i] = n.Name

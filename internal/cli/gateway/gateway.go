@@ -10,7 +10,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"dstack/internal/cli/client"
+	"dstack/internal/api"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
 )
@@ -102,19 +102,19 @@ func List(ctx context.Context, o Options) error {
 	table := TableOptions{Project: c.Project, Verbose: o.Verbose, Now: o.Time()}
 	if o.Watch {
 		return o.IO.Watch(ctx, every, func(ctx context.Context) ([]string, error) {
-			gs, err := c.ListGateways(ctx, c.Project, client.ListGatewaysRequest{IncludeImported: true})
+			gs, err := c.ListGateways(ctx, c.Project, api.ListGatewaysRequest{IncludeImported: true})
 			return append(o.Lines(Table(gs, table)), ""), err
 		})
 	}
-	gs, err := c.ListGateways(ctx, c.Project, client.ListGatewaysRequest{IncludeImported: true})
+	gs, err := c.ListGateways(ctx, c.Project, api.ListGatewaysRequest{IncludeImported: true})
 	if err != nil {
 		return err
 	}
 	if json {
 		return o.PrintCompactJSON(struct {
-			Project  string           `json:"project"`
-			Gateways []client.Gateway `json:"gateways"`
-		}{c.Project, append([]client.Gateway{}, gs...)})
+			Project  string        `json:"project"`
+			Gateways []api.Gateway `json:"gateways"`
+		}{c.Project, append([]api.Gateway{}, gs...)})
 	}
 	o.Print(Table(gs, table))
 	o.Println()
@@ -127,16 +127,16 @@ func Delete(ctx context.Context, o Options, name string) error {
 	if err != nil {
 		return err
 	}
-	g, err := c.GetGateway(ctx, c.Project, client.NameRequest{Name: name})
+	g, err := c.GetGateway(ctx, c.Project, api.NameRequest{Name: name})
 	if err != nil {
 		return err
 	}
-	o.Print(Table([]client.Gateway{g}, TableOptions{Project: c.Project, Now: o.Time()}))
+	o.Print(Table([]api.Gateway{g}, TableOptions{Project: c.Project, Now: o.Time()}))
 	o.Println()
 	if ok, err := o.Agreed(ctx, o.Yes, "Do you want to delete the gateway?"); err != nil || !ok {
 		return err
 	}
-	if err := c.DeleteGateways(ctx, c.Project, client.NamesRequest{Names: []string{name}}); err != nil {
+	if err := c.DeleteGateways(ctx, c.Project, api.NamesRequest{Names: []string{name}}); err != nil {
 		return err
 	}
 	o.Println("Gateway deleted")
@@ -152,12 +152,12 @@ func Update(ctx context.Context, o Options, ref string) error {
 	project, name := c.SplitName(ref)
 	if o.Domain != "" {
 		o.Say(o.Paint(term.Warning, "--domain is deprecated: set `domain` in the configuration and run `dstack apply`"))
-		if _, err := c.SetWildcardDomain(ctx, c.Project, client.SetWildcardDomainRequest{Name: name, WildcardDomain: o.Domain}); err != nil {
+		if _, err := c.SetWildcardDomain(ctx, c.Project, api.SetWildcardDomainRequest{Name: name, WildcardDomain: &o.Domain}); err != nil {
 			return err
 		}
 	}
 	if o.SetDefault {
-		req := client.SetDefaultGatewayRequest{Name: name}
+		req := api.SetDefaultGatewayRequest{Name: name}
 		if project != c.Project {
 			req.GatewayProject = &project
 		}
@@ -169,29 +169,29 @@ func Update(ctx context.Context, o Options, ref string) error {
 	if err != nil {
 		return err
 	}
-	o.Print(Table([]client.Gateway{g}, TableOptions{Project: c.Project, Now: o.Time()}))
+	o.Print(Table([]api.Gateway{g}, TableOptions{Project: c.Project, Now: o.Time()}))
 	o.Println()
 	return nil
 }
 
 // find returns a gateway of the project, or one imported into it.
-func find(ctx context.Context, c *program.Conn, ref string) (client.Gateway, error) {
+func find(ctx context.Context, c *program.Conn, ref string) (api.Gateway, error) {
 	project, name := c.SplitName(ref)
 	if project == c.Project {
-		g, err := c.GetGateway(ctx, c.Project, client.NameRequest{Name: name})
+		g, err := c.GetGateway(ctx, c.Project, api.NameRequest{Name: name})
 		if program.NotFound(err) {
 			return g, fmt.Errorf("Gateway %s not found", ref)
 		}
 		return g, err
 	}
-	gs, err := c.ListGateways(ctx, c.Project, client.ListGatewaysRequest{IncludeImported: true})
+	gs, err := c.ListGateways(ctx, c.Project, api.ListGatewaysRequest{IncludeImported: true})
 	if err != nil {
-		return client.Gateway{}, err
+		return api.Gateway{}, err
 	}
 	for _, g := range gs {
 		if g.ProjectName == project && g.Name == name {
 			return g, nil
 		}
 	}
-	return client.Gateway{}, fmt.Errorf("Gateway %s not found", ref)
+	return api.Gateway{}, fmt.Errorf("Gateway %s not found", ref)
 }

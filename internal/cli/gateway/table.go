@@ -5,7 +5,7 @@ import (
 	"strings"
 	"time"
 
-	"dstack/internal/cli/client"
+	"dstack/internal/api"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/term"
 )
@@ -19,7 +19,7 @@ type TableOptions struct {
 }
 
 // Table lists gateways. One with a single replica is one row.
-func Table(gs []client.Gateway, o TableOptions) *term.Table {
+func Table(gs []api.Gateway, o TableOptions) *term.Table {
 	titles := []string{"NAME", "BACKEND", "HOSTNAME", "DOMAIN", "DEFAULT", "STATUS"}
 	if o.Verbose || o.Created {
 		titles = append(titles, "CREATED")
@@ -36,9 +36,9 @@ func Table(gs []client.Gateway, o TableOptions) *term.Table {
 	return tb
 }
 
-func (o TableOptions) add(tb *term.Table, g client.Gateway) {
+func (o TableOptions) add(tb *term.Table, g api.Gateway) {
 	r := row{
-		name: g.Name, domain: deref(g.WildcardDomain), status: g.Status, err: deref(g.StatusMessage),
+		name: g.Name, domain: deref(g.WildcardDomain), status: string(g.Status), err: deref(g.StatusMessage),
 		backend: format.Backend(g.Configuration.Backend, g.Configuration.Region), hostname: deref(g.Hostname),
 		created: format.Age(o.Now, g.CreatedAt.Time),
 	}
@@ -70,7 +70,7 @@ func (o TableOptions) add(tb *term.Table, g client.Gateway) {
 		for _, rep := range g.Replicas {
 			o.row(tb, row{
 				name: fmt.Sprintf("   replica=%d", rep.ReplicaNum), backend: format.Backend(deref(rep.Backend), deref(rep.Region)),
-				hostname: deref(rep.Hostname), status: rep.Status, created: format.Age(o.Now, rep.CreatedAt.Time), err: deref(rep.StatusMessage),
+				hostname: deref(rep.Hostname), status: string(rep.Status), created: format.Age(o.Now, rep.CreatedAt.Time), err: deref(rep.StatusMessage),
 			})
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"dstack/internal/api"
-	"dstack/internal/cli/client"
 )
 
 // completeTimeout keeps a slow server from blocking the shell.
@@ -106,7 +105,7 @@ func (p *Program) CompleteVolumes(cmd *cobra.Command, args []string, s string) (
 // CompleteGateways completes names of gateways.
 func (p *Program) CompleteGateways(cmd *cobra.Command, args []string, s string) ([]string, cobra.ShellCompDirective) {
 	return p.names(func(ctx context.Context, c *Conn) []string {
-		gs, err := c.ListGateways(ctx, c.Project, client.ListGatewaysRequest{})
+		gs, err := c.ListGateways(ctx, c.Project, api.ListGatewaysRequest{})
 		if err != nil {
 			return nil
 		}

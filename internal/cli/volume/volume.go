@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"dstack/internal/cli/client"
+	"dstack/internal/api"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
@@ -77,9 +77,9 @@ func List(ctx context.Context, o Options) error {
 	}
 	if o.JSON {
 		return o.PrintCompactJSON(struct {
-			Project string          `json:"project"`
-			Volumes []client.Volume `json:"volumes"`
-		}{c.Project, append([]client.Volume{}, vs...)})
+			Project string       `json:"project"`
+			Volumes []api.Volume `json:"volumes"`
+		}{c.Project, append([]api.Volume{}, vs...)})
 	}
 	o.Print(Table(vs, o.Verbose, o.Time()))
 	o.Println()
@@ -92,7 +92,7 @@ func Delete(ctx context.Context, o Options, name string) error {
 	if err != nil {
 		return err
 	}
-	_, err = c.GetVolume(ctx, c.Project, client.NameRequest{Name: name})
+	_, err = c.GetVolume(ctx, c.Project, api.NameRequest{Name: name})
 	if program.NotFound(err) {
 		return fmt.Errorf("Volume %s does not exist", name)
 	}
@@ -102,7 +102,7 @@ func Delete(ctx context.Context, o Options, name string) error {
 	if ok, err := o.Agreed(ctx, o.Yes, fmt.Sprintf("Delete the volume %s?", name)); err != nil || !ok {
 		return err
 	}
-	if err := c.DeleteVolumes(ctx, c.Project, client.NamesRequest{Names: []string{name}}); err != nil {
+	if err := c.DeleteVolumes(ctx, c.Project, api.NamesRequest{Names: []string{name}}); err != nil {
 		return err
 	}
 	o.Printf("Volume %s deleted\n", name)
@@ -115,7 +115,7 @@ func Get(ctx context.Context, o Options, name string) error {
 	if err != nil {
 		return err
 	}
-	v, err := c.GetVolume(ctx, c.Project, client.NameRequest{Name: name})
+	v, err := c.GetVolume(ctx, c.Project, api.NameRequest{Name: name})
 	if program.NotFound(err) {
 		return errors.New("Volume not found")
 	}
@@ -126,7 +126,7 @@ func Get(ctx context.Context, o Options, name string) error {
 }
 
 // Table lists volumes.
-func Table(vs []client.Volume, verbose bool, now time.Time) *term.Table {
+func Table(vs []api.Volume, verbose bool, now time.Time) *term.Table {
 	titles := []string{"NAME", "BACKEND", "STATUS", "CREATED"}
 	if verbose {
 		titles = []string{"NAME", "BACKEND", "REGION", "STATUS", "ATTACHED", "CREATED", "ERROR"}
@@ -135,7 +135,7 @@ func Table(vs []client.Volume, verbose bool, now time.Time) *term.Table {
 	for _, v := range vs {
 		c := v.Configuration
 		if !verbose {
-			tb.Add(v.Name, format.Backend(c.Backend, c.Region), v.Status, format.Age(now, v.CreatedAt.Time))
+			tb.Add(v.Name, format.Backend(c.Backend, c.Region), string(v.Status), format.Age(now, v.CreatedAt.Time))
 			continue
 		}
 		zone := c.AvailabilityZone
@@ -146,12 +146,12 @@ func Table(vs []client.Volume, verbose bool, now time.Time) *term.Table {
 		if zone != nil {
 			region += " (" + *zone + ")"
 		}
-		tb.Add(v.Name, format.Backend(c.Backend, ""), region, v.Status, attached(v), format.Age(now, v.CreatedAt.Time), deref(v.StatusMessage))
+		tb.Add(v.Name, format.Backend(c.Backend, ""), region, string(v.Status), attached(v), format.Age(now, v.CreatedAt.Time), deref(v.StatusMessage))
 	}
 	return tb
 }
 
-func attached(v client.Volume) string {
+func attached(v api.Volume) string {
 	var fleets []string
 	for _, a := range v.Attachments {
 		if a.Instance.FleetName != nil {
