@@ -7,5 +7,6 @@
 //	E2E_TAG=$(e2e/image/build) go test -tags e2e ./e2e -run TestRuns/Task -v
 //
 // TestReplicas also needs a PostgreSQL (TEST_POSTGRES, a URL of a user who may create
-// schemas) and iptables; TestFaults needs to mount a file system.
+// schemas) and iptables; TestFaults needs to mount a file system; TestClockJump needs what
+// e2e/clock/build builds.
 package e2e
