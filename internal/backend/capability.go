@@ -87,6 +87,9 @@ type Volume struct {
 	GoneAt     time.Time `json:"gone_at,omitzero"`
 }
 
+// GatewayBackend makes instances that everybody reaches at the ports of gateways, 80 and 443.
+type GatewayBackend interface{ Gateways() }
+
 // PlacementBackend makes groups whose instances are close to each other.
 type PlacementBackend interface {
 	CreatePlacement(ctx context.Context, req PlacementRequest) (Ref, error)

@@ -16,6 +16,7 @@ import (
 	"dstack/internal/crypt"
 	"dstack/internal/engine"
 	"dstack/internal/event"
+	"dstack/internal/export"
 	"dstack/internal/instance"
 	"dstack/internal/offer"
 	"dstack/internal/project"
@@ -180,6 +181,11 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 		}
 		if err := s.update(ctx, tx, &d.Fleet); err != nil {
 			return err
+		}
+		if d.Fleet.Deleted {
+			if err := export.Forget(ctx, tx, f.ID); err != nil {
+				return err
+			}
 		}
 		for _, t := range d.Terminate {
 			if err := s.Instances().Terminate(ctx, tx, t.Instance, t.Reason, t.Msg); err != nil {

@@ -28,7 +28,29 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 			ids = append(ids, id)
 		}
 	}
-	f := instance.Filter{Projects: ids, Fleets: r.FleetIDs, Active: r.OnlyActive, Ascending: r.Ascending, Limit: defaultInstances}
+	var shared []string
+	names := map[string]string{}
+	for id, p := range projects {
+		names[id] = p.Name
+	}
+	if r.IncludeImported {
+		imported, err := s.imported(ctx, s.DB.Read(), "", ids...)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range imported {
+			shared = append(shared, f.ID)
+			if names[f.ProjectID] != "" {
+				continue
+			}
+			p, err := s.Projects.ByID(ctx, s.DB.Read(), f.ProjectID)
+			if err != nil {
+				return nil, err
+			}
+			names[p.ID] = p.Name
+		}
+	}
+	f := instance.Filter{Projects: ids, Shared: shared, Fleets: r.FleetIDs, Active: r.OnlyActive, Ascending: r.Ascending, Limit: defaultInstances}
 	if r.Limit != nil {
 		f.Limit = *r.Limit
 	}
@@ -45,13 +67,13 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 	if err != nil {
 		return nil, err
 	}
-	names, err := s.names(ctx, list)
+	fleets, err := s.names(ctx, list)
 	if err != nil {
 		return nil, err
 	}
 	out := make([]api.Instance, len(list))
 	for i := range list {
-		out[i] = instance.View(list[i], projects[list[i].ProjectID].Name, names[list[i].FleetID])
+		out[i] = instance.View(list[i], names[list[i].ProjectID], fleets[list[i].FleetID])
 	}
 	return out, nil
 }
@@ -135,12 +157,20 @@ func (s *Service) FindInstance(ctx context.Context, projectID, fleetName string,
 	return instance.Instance{}, orMissing(err)
 }
 
-// ProjectsWithFleets are the ids of the projects that have a fleet.
+// ProjectsWithFleets are the ids of the projects that have a fleet, or use one of another.
 func (s *Service) ProjectsWithFleets(ctx context.Context) (map[string]bool, error) {
-	fleets, err := query(ctx, s.DB.Read(), "WHERE NOT deleted")
+	rows, err := s.DB.Read().QueryContext(ctx, `
+SELECT project_id FROM fleet WHERE NOT deleted
+UNION SELECT i.project_id FROM import i JOIN export_item x ON x.export_id = i.export_id WHERE x.kind = 'fleet'`)
 	used := map[string]bool{}
-	for _, f := range fleets {
-		used[f.ProjectID] = true
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var id string
+		err := rows.Scan(&id)
+		used[id] = true
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list projects with fleets: %w", err)
 	}
-	return used, err
+	return used, nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"dstack/internal/api"
@@ -62,11 +63,19 @@ func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error
 	return out, nil
 }
 
-// ListProject returns a project's fleets, newest first.
-func (s *Service) ListProject(ctx context.Context, sc project.Scope, _ api.ListProjectFleetsRequest) ([]api.Fleet, error) {
+// ListProject returns a project's fleets, newest first, and those of others that it uses.
+func (s *Service) ListProject(ctx context.Context, sc project.Scope, r api.ListProjectFleetsRequest) ([]api.Fleet, error) {
 	fleets, err := s.known.list(ctx, s.DB.Read(), "WHERE NOT deleted AND project_id = $1 ORDER BY created_at DESC, id", sc.Project.ID)
 	if err != nil {
 		return nil, err
+	}
+	if r.IncludeImported {
+		imported, err := s.imported(ctx, s.DB.Read(), "NOT deleted AND", sc.Project.ID)
+		if err != nil {
+			return nil, err
+		}
+		fleets = append(fleets, imported...)
+		slices.SortStableFunc(fleets, func(a, b Fleet) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	}
 	return s.views(ctx, fleets)
 }
@@ -81,13 +90,29 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListFleetsRequest
 	if err != nil {
 		return nil, err
 	}
-	var seen []Fleet
-	for _, f := range fleets {
-		p, ok := projects[f.ProjectID]
-		if !ok || r.ProjectName != nil && p.Name != *r.ProjectName || r.OnlyActive && f.Deleted {
+	var asked []string
+	for id, p := range projects {
+		if r.ProjectName != nil && p.Name != *r.ProjectName {
+			delete(projects, id)
 			continue
 		}
-		seen = append(seen, f)
+		asked = append(asked, id)
+	}
+	shared := map[string]bool{}
+	if r.IncludeImported {
+		imported, err := s.imported(ctx, s.DB.Read(), "", asked...)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range imported {
+			shared[f.ID] = true
+		}
+	}
+	var seen []Fleet
+	for _, f := range fleets {
+		if _, ok := projects[f.ProjectID]; (ok || shared[f.ID]) && !(r.OnlyActive && f.Deleted) {
+			seen = append(seen, f)
+		}
 	}
 	limit := 100
 	if r.Limit != nil {

@@ -286,6 +286,7 @@ func Cost(ctx context.Context, q store.Querier, id string, now time.Time) (float
 // Filter chooses instances of a list.
 type Filter struct {
 	Projects []string
+	Shared   []string // fleets of other projects that are seen too
 	Fleets   []string // nil for all
 	Active   bool     // only those that work
 	After    *Cursor  // where the page before ended, nil for the first
@@ -314,6 +315,9 @@ func (f Filter) where() (tail string, args []any) {
 		return " IN (" + add(values...) + ")"
 	}
 	cond := "project_id" + in(f.Projects)
+	if len(f.Shared) > 0 {
+		cond = "(" + cond + " OR fleet_id" + in(f.Shared) + ")"
+	}
 	if f.Fleets != nil {
 		cond += " AND fleet_id" + in(f.Fleets)
 	}

@@ -63,8 +63,12 @@ type Config struct {
 	Box         *crypt.Box
 	Users       *user.Service
 	Permissions Permissions
-	// Busy says what forbids deletion, "" when nothing does.
-	Busy func(ctx context.Context, p Project) (string, error)
+	// Busy says, in the transaction, what forbids deletion, "" when nothing does.
+	Busy func(ctx context.Context, q store.Querier, p Project) (string, error)
+	// Created and Deleted are called in the transaction that makes or deletes a project.
+	Created, Deleted func(ctx context.Context, tx *store.Tx, p Project) error
+	// CheckTemplates says whether a repository with templates can be read.
+	CheckTemplates func(ctx context.Context, repo string) error
 }
 
 // Service creates, finds and changes projects.
@@ -72,8 +76,8 @@ type Service struct{ Config }
 
 // New returns a Service.
 func New(c Config) (*Service, error) {
-	if c.DB == nil || c.Box == nil || c.Users == nil || c.Busy == nil {
-		return nil, errors.New("project: DB, Box, Users and Busy are required")
+	if c.DB == nil || c.Box == nil || c.Users == nil || c.Busy == nil || c.Created == nil || c.Deleted == nil || c.CheckTemplates == nil {
+		return nil, errors.New("project: DB, Box, Users, Busy, Created, Deleted and CheckTemplates are required")
 	}
 	return &Service{c}, nil
 }
@@ -137,8 +141,13 @@ func (s *Service) ProjectKey(ctx context.Context, projectID string) (public, pri
 
 // Role is a user's role in a project, "" for none.
 func (s *Service) Role(ctx context.Context, projectID, userID string) (api.ProjectRole, error) {
+	return RoleIn(ctx, s.DB.Read(), projectID, userID)
+}
+
+// RoleIn is [Service.Role] as a transaction sees it.
+func RoleIn(ctx context.Context, q store.Querier, projectID, userID string) (api.ProjectRole, error) {
 	var role api.ProjectRole
-	err := s.DB.Read().QueryRowContext(ctx, `SELECT role FROM member WHERE project_id = $1 AND user_id = $2`, projectID, userID).Scan(&role)
+	err := q.QueryRowContext(ctx, `SELECT role FROM member WHERE project_id = $1 AND user_id = $2`, projectID, userID).Scan(&role)
 	if errors.Is(err, sql.ErrNoRows) {
 		return "", nil
 	}
@@ -218,6 +227,9 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`, p.ID, p.Name, p.OwnerID, p.PublicKey, 
 			return err
 		}
 		if err := addMember(ctx, tx, p.ID, owner.ID, api.ProjectAdmin, 0); err != nil {
+			return err
+		}
+		if err := s.Created(ctx, tx, p); err != nil {
 			return err
 		}
 		return s.record(ctx, tx, owner, p, "Project created")

@@ -37,7 +37,10 @@ func each(t *testing.T, fn func(t *testing.T, w *world)) {
 		}
 		w := &world{}
 		w.Service, err = New(Config{DB: db, Box: box, Users: users, Permissions: Permissions{CreateProjects: true, Quota: 3},
-			Busy: func(context.Context, Project) (string, error) { return w.busy, nil }})
+			Busy:           func(context.Context, store.Querier, Project) (string, error) { return w.busy, nil },
+			Created:        func(context.Context, *store.Tx, Project) error { return nil },
+			Deleted:        func(context.Context, *store.Tx, Project) error { return nil },
+			CheckTemplates: func(context.Context, string) error { return nil }})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -151,6 +151,9 @@ func (s *Service) Create(ctx context.Context, caller user.User, r api.CreateProj
 			return api.Project{}, api.Invalid("User project quota exceeded")
 		}
 	}
+	if err := s.checkTemplates(ctx, r.TemplatesRepo); err != nil {
+		return api.Project{}, err
+	}
 	p, err := s.insert(ctx, r, caller)
 	if err != nil {
 		return api.Project{}, err
@@ -165,6 +168,11 @@ func (s *Service) Get(ctx context.Context, sc Scope, _ struct{}) (api.Project, e
 
 // Update changes what the request sets.
 func (s *Service) Update(ctx context.Context, sc Scope, r api.UpdateProjectRequest) (api.Project, error) {
+	if !r.ResetTemplatesRepo {
+		if err := s.checkTemplates(ctx, r.TemplatesRepo); err != nil {
+			return api.Project{}, err
+		}
+	}
 	var p Project
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		before, err := s.ByID(ctx, tx, sc.Project.ID)
@@ -189,6 +197,17 @@ UPDATE project SET is_public = $1, templates_repo = $2 WHERE id = $3 AND NOT del
 		return api.Project{}, err
 	}
 	return s.View(ctx, p, true)
+}
+
+// checkTemplates refuses a repository that cannot be read.
+func (s *Service) checkTemplates(ctx context.Context, repo *string) error {
+	if repo == nil || *repo == "" {
+		return nil
+	}
+	if err := s.CheckTemplates(ctx, *repo); err != nil {
+		return api.Invalid("Cannot access templates repo: %s", *repo)
+	}
+	return nil
 }
 
 // changed is p as the request wants it, with the names of the fields that differ.
@@ -229,18 +248,18 @@ func (s *Service) Delete(ctx context.Context, caller user.User, r api.DeleteProj
 		if !caller.Admin() && role != api.ProjectAdmin {
 			return nil, api.Forbidden()
 		}
-		busy, err := s.Busy(ctx, p)
-		if err != nil {
-			return nil, err
-		}
-		if busy != "" {
-			return nil, api.Invalid("%s", busy)
-		}
 		list = append(list, p)
 	}
 	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, p := range list {
-			err := store.Guarded(tx.ExecContext(ctx, `UPDATE project SET deleted = TRUE WHERE id = $1 AND NOT deleted`, p.ID))
+			busy, err := s.Busy(ctx, tx, p)
+			if err != nil {
+				return err
+			}
+			if busy != "" {
+				return api.Invalid("%s", busy)
+			}
+			err = store.Guarded(tx.ExecContext(ctx, `UPDATE project SET deleted = TRUE WHERE id = $1 AND NOT deleted`, p.ID))
 			if errors.Is(err, store.ErrConflict) {
 				return api.Invalid("Failed to delete non-existent projects")
 			}
@@ -248,6 +267,9 @@ func (s *Service) Delete(ctx context.Context, caller user.User, r api.DeleteProj
 				return err
 			}
 			if _, err := tx.ExecContext(ctx, `DELETE FROM member WHERE project_id = $1`, p.ID); err != nil {
+				return err
+			}
+			if err := s.Deleted(ctx, tx, p); err != nil {
 				return err
 			}
 			if err := s.record(ctx, tx, caller, p, "Project deleted"); err != nil {

@@ -218,7 +218,7 @@ func named(refs []config.EntityRef, fleets []scheduler.Fleet) []string {
 	ids := []string{}
 	for _, ref := range refs {
 		for _, f := range fleets {
-			if f.Name == ref.Name && (ref.Project == nil || *ref.Project == f.Project) {
+			if f.Name == ref.String() || ref.Project != nil && *ref.Project == f.Project && f.Name == ref.Name {
 				ids = append(ids, f.ID)
 			}
 		}
@@ -246,18 +246,11 @@ func key(g scheduler.Gang) string {
 // supply is all that the project's jobs can be placed on.
 func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Supply, error) {
 	var out scheduler.Supply
-	fleets, err := s.Fleets.Active(ctx, s.DB.Read(), projectID)
+	fleets, instances, err := s.Fleets.Usable(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err
 	}
-	instances, err := s.Instances.OfProject(ctx, s.DB.Read(), projectID)
-	if err != nil {
-		return out, err
-	}
-	name, err := s.Projects.ByID(ctx, s.DB.Read(), projectID)
-	if err != nil {
-		return out, err
-	}
+	projects := map[string]string{}
 	if out.Offers, err = s.Offers(ctx, projectID); err != nil {
 		return out, err
 	}
@@ -279,7 +272,18 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 		}
 	}
 	for _, f := range fleets {
-		out.Fleets = append(out.Fleets, f.Supply(name.Name, live[f.ID]))
+		if projects[f.ProjectID] == "" {
+			p, err := s.Projects.ByID(ctx, s.DB.Read(), f.ProjectID)
+			if err != nil {
+				return out, err
+			}
+			projects[f.ProjectID] = p.Name
+		}
+		one := f.Supply(projects[f.ProjectID], live[f.ID])
+		if f.ProjectID != projectID { // imported: people name it with its project
+			one.Name = one.Project + "/" + one.Name
+		}
+		out.Fleets = append(out.Fleets, one)
 	}
 	slices.SortStableFunc(out.Fleets, func(a, b scheduler.Fleet) int { // those with instances first
 		return min(live[b.ID], 1) - min(live[a.ID], 1)
@@ -372,6 +376,9 @@ func (s *Service) claim(ctx context.Context, tx *store.Tx, fleets fleetsOnce, g 
 	}
 	if f.Deleted || f.Status != api.FleetActive {
 		return fmt.Errorf("fleet %s is being deleted: %w", f.Name, store.ErrConflict)
+	}
+	if err := usable(ctx, tx, f, g.run.ProjectID); err != nil {
+		return err
 	}
 	for i, n := range v.Nodes {
 		if err := s.claimNode(ctx, tx, g.run, *g.jobs[i], f, n); err != nil {

@@ -409,8 +409,8 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) 
 }
 
 // Busy says what forbids deleting a project.
-func (s *Service) Busy(ctx context.Context, projectID string) (string, error) {
-	runs, err := listRuns(ctx, s.DB.Read(), "WHERE project_id = $1 AND status NOT IN ('terminated', 'failed', 'done') ORDER BY name LIMIT 100", projectID)
+func (s *Service) Busy(ctx context.Context, q store.Querier, projectID string) (string, error) {
+	runs, err := listRuns(ctx, q, "WHERE project_id = $1 AND status NOT IN ('terminated', 'failed', 'done') ORDER BY name LIMIT 100", projectID)
 	if err != nil || len(runs) == 0 {
 		return "", err
 	}

@@ -218,6 +218,13 @@ func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteB
 		if n > 0 {
 			return nil, api.Invalid("Backend %s has active instances. Delete instances before deleting the backend.", name)
 		}
+		volumes, err := s.volumes.InBackend(ctx, s.db.Read(), sc.Project.ID, string(name))
+		if err != nil {
+			return nil, err
+		}
+		if volumes {
+			return nil, api.Invalid("Backend %s has active volumes. Delete volumes before deleting the backend.", name)
+		}
 	}
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
 		for _, name := range r.Names {

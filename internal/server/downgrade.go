@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 
 	"dstack/internal/api"
 	"dstack/internal/backend/local"
@@ -45,7 +46,7 @@ func fromPublished(h http.Header) bool {
 func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	client, known := clientVersion(r.Header)
 	data, err := json.Marshal(v)
-	if known && err == nil && client.before(0, 20, 20) { // since then nothing changed its form
+	if known && err == nil && client.before(0, 20, 27) { // since then nothing changed its form
 		data, err = downgrade(client, data)
 	}
 	if err == nil && fromPublished(r.Header) && bytes.Contains(data, []byte(`"local"`)) {
@@ -64,6 +65,9 @@ func downgrade(v release, data []byte) ([]byte, error) {
 	return rewrite(data, func(m map[string]any) {
 		if m["type"] == "service" {
 			downgradeService(v, m)
+		}
+		if _, ok := m["wildcard_domain"]; ok {
+			downgradeGateway(v, m)
 		}
 		if list, ok := m["fleets"].([]any); ok && v.before(0, 20, 14) {
 			for i := range list {
@@ -117,6 +121,37 @@ func downgradeService(v release, m map[string]any) {
 	}
 	if v.before(0, 20, 20) {
 		m["gateway"] = reference(m["gateway"])
+	}
+}
+
+// downgradeGateway writes what old clients show of a gateway: its one address, later its
+// replicas, of which all was known.
+func downgradeGateway(v release, m map[string]any) {
+	replicas, _ := m["replicas"].([]any)
+	var names []string
+	config, _ := m["configuration"].(map[string]any)
+	for _, r := range replicas {
+		r, _ := r.(map[string]any)
+		if name, ok := r["hostname"].(string); ok && name != "" {
+			names = append(names, name)
+		}
+		if !v.before(0, 20, 25) {
+			orElse(r, "hostname", "")
+			orElse(r, "region", "")
+			orElse(r, "backend", config["backend"])
+		}
+	}
+	if v.before(0, 20, 25) {
+		addresses := strings.Join(names, "\n")
+		m["instance_id"], m["ip_address"] = "", addresses
+		orElse(m, "hostname", addresses)
+	}
+}
+
+// orElse replaces a null.
+func orElse(m map[string]any, key string, v any) {
+	if m[key] == nil {
+		m[key] = v
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/crypt"
+	"dstack/internal/export"
 	"dstack/internal/project"
 	"dstack/internal/store"
 	"dstack/internal/user"
@@ -39,17 +40,21 @@ const (
 	memberOrPublic
 	managerOrPublic
 	secretManager
+	fleetAccess    // members of the project, and of those that import the fleet
+	instanceAccess // the same for an instance's fleet
+	gatewayAccess  // the same for a gateway; everybody in public projects
+	sshProxy       // holders of the token of SSH proxies
 )
 
 // String is the name of the class in the description of the API.
 func (p permission) String() string {
-	return [...]string{"", "none", "auth", "global-admin", "project-member", "project-manager", "project-admin", "member-or-public", "manager-or-public", "manages-secrets"}[p]
+	return [...]string{"", "none", "auth", "global-admin", "project-member", "project-manager", "project-admin", "member-or-public", "manager-or-public", "manages-secrets", "fleet-access", "instance-access", "gateway-access", "sshproxy-token"}[p]
 }
 
 // allowed is the one table of who passes a project's check; global admins always do.
 func (p permission) allowed(role api.ProjectRole, publicProject bool) bool {
 	switch p {
-	case projectMember:
+	case projectMember, fleetAccess, instanceAccess:
 		return role != ""
 	case managerOrPublic:
 		return role == api.ProjectManager || role == api.ProjectAdmin || publicProject
@@ -57,10 +62,15 @@ func (p permission) allowed(role api.ProjectRole, publicProject bool) bool {
 		return role == api.ProjectManager || role == api.ProjectAdmin
 	case projectAdmin:
 		return role == api.ProjectAdmin
-	case memberOrPublic:
+	case memberOrPublic, gatewayAccess:
 		return role != "" || publicProject
 	}
 	return false
+}
+
+// importers says that members of other projects pass, for what these import.
+func (p permission) importers() bool {
+	return p == fleetAccess || p == instanceAccess || p == gatewayAccess
 }
 
 // route is one entry of the API: method and path, who may call it, what it does.
@@ -238,6 +248,9 @@ func (s *Server) authenticate(r *http.Request, who permission) (caller, error) {
 	if who == public {
 		return c, nil
 	}
+	if who == sshProxy {
+		return c, s.authenticateProxy(r)
+	}
 	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
 	if !strings.EqualFold(scheme, "bearer") || strings.TrimSpace(token) == "" {
 		return c, &api.Error{Kind: api.KindUnauthorized, Msg: "Not authenticated"}
@@ -269,7 +282,13 @@ func (s *Server) authenticate(r *http.Request, who permission) (caller, error) {
 	if c.Role, err = s.projects.Role(r.Context(), c.Project.ID, u.ID); err != nil {
 		return c, err
 	}
-	if !u.Admin() && !who.allowed(c.Role, c.Project.IsPublic) || who == secretManager && !s.projects.CanManageSecrets(c.Scope) {
+	allowed := u.Admin() || who.allowed(c.Role, c.Project.IsPublic)
+	if !allowed && who.importers() { // what they may see of the project, the handler decides: see [Server.visible]
+		if allowed, err = export.Visits(r.Context(), s.db.Read(), u.ID, c.Project.ID); err != nil {
+			return c, err
+		}
+	}
+	if !allowed || who == secretManager && !s.projects.CanManageSecrets(c.Scope) {
 		return c, api.Forbidden()
 	}
 	return c, nil

@@ -22,7 +22,11 @@ func (s *schemas) example(form map[string]any, name string) any {
 	if words, ok := form["enum"].([]string); ok {
 		return words[0]
 	}
-	switch form["type"] {
+	kind := form["type"]
+	if kinds, ok := kind.([]string); ok { // the last one is how it is meant: numbers are taken for texts
+		kind = kinds[len(kinds)-1]
+	}
+	switch kind {
 	case "object":
 		return s.exampleObject(form)
 	case "array":

@@ -25,7 +25,9 @@ import (
 	"dstack/internal/catalog"
 	"dstack/internal/crypt"
 	"dstack/internal/engine"
+	"dstack/internal/export"
 	"dstack/internal/fleet"
+	"dstack/internal/gateway"
 	"dstack/internal/host"
 	"dstack/internal/instance"
 	"dstack/internal/ledger"
@@ -36,7 +38,9 @@ import (
 	"dstack/internal/run"
 	"dstack/internal/secret"
 	"dstack/internal/store"
+	"dstack/internal/template"
 	"dstack/internal/user"
+	"dstack/internal/volume"
 )
 
 // Config is what New needs; fields are required unless marked optional.
@@ -65,6 +69,10 @@ type Config struct {
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
 	PrometheusToken string
+	// SSHProxyToken is what SSH proxies show, "": there are none.
+	SSHProxyToken string
+	// TemplatesRepo is the git repository with templates for projects without one of their own.
+	TemplatesRepo string
 	// Backends are the types of backends that there are; optional: those of this build.
 	Backends []backend.Type
 	// Hosts is the way to hosts; optional: SSH.
@@ -92,8 +100,13 @@ type Server struct {
 	repos    *repo.Service
 	inst     *instance.Service
 	fleets   *fleet.Service
-	runs     *run.Service
-	handler  http.Handler
+	exports  *export.Service
+	volumes  *volume.Service
+	gateways *gateway.Service
+	// templates are those of the web interface.
+	templates template.Repos
+	runs      *run.Service
+	handler   http.Handler
 	// backendNews holds a token when the stored backends have changed.
 	backendNews chan struct{}
 	stopping    chan struct{} // closed when streams shall end
@@ -187,7 +200,7 @@ func (s *Server) assemble(file file) error {
 		return err
 	}
 	s.projects, err = project.New(project.Config{DB: s.db, Box: box, Users: s.users, Permissions: perms,
-		Busy: func(ctx context.Context, p project.Project) (string, error) { return s.runs.Busy(ctx, p.ID) },
+		Busy: s.projectBusy, Created: s.projectCreated, Deleted: s.projectDeleted, CheckTemplates: template.Check,
 	})
 	if err != nil {
 		return err
@@ -199,10 +212,16 @@ func (s *Server) assemble(file file) error {
 	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
 		return s.runs.Offers(ctx, projectID)
 	}
-	freed := func(projectID string) { s.runs.Freed(projectID) }
+	freed := func(projectID string) {
+		s.runs.Freed(projectID)
+		s.exports.Freed(projectID)
+	}
 	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
 		Instances: func() *instance.Service { return s.inst }, Offers: offers, Freed: freed})
 	if err != nil {
+		return err
+	}
+	if err := s.assembleShared(); err != nil {
 		return err
 	}
 	s.inst, err = instance.New(instance.Config{

@@ -45,6 +45,7 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 		EventTTL:     time.Duration(min(number("DSTACK_SERVER_EVENTS_TTL_SECONDS", int64(eventTTL/time.Second)), 1<<32)) * time.Second,
 		LostAfter:    duration("DSTACK_SERVER_UNREACHABLE_GRACE"),
 		Prometheus:   getenv("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: getenv("DSTACK_PROMETHEUS_AUTH_TOKEN"),
+		SSHProxyToken: getenv("DSTACK_SSHPROXY_API_TOKEN"), TemplatesRepo: getenv("DSTACK_SERVER_TEMPLATES_REPO"),
 	}
 	if c.Dir == "" {
 		c.Dir = filepath.Join(home, ".dstack", "server")

@@ -87,6 +87,26 @@ CREATE INDEX event_target_parent ON event_target (parent_id, recorded_at);
 
 CREATE INDEX event_target_project ON event_target (project_id, recorded_at);
 
+CREATE TABLE export (
+    id         TEXT PRIMARY KEY,
+    project_id TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    is_global  BOOLEAN NOT NULL DEFAULT FALSE, -- imported by every project, also by those to come
+    created_at BIGINT  NOT NULL,
+    version    BIGINT  NOT NULL DEFAULT 1
+);
+
+CREATE UNIQUE INDEX export_project_name ON export (project_id, name);
+
+CREATE TABLE export_item (
+    export_id TEXT NOT NULL,
+    object_id TEXT NOT NULL,
+    kind      TEXT NOT NULL, -- fleet, gateway
+    PRIMARY KEY (export_id, object_id)
+);
+
+CREATE INDEX export_item_object ON export_item (object_id);
+
 CREATE TABLE fleet (
     id         TEXT PRIMARY KEY,
     project_id TEXT    NOT NULL,
@@ -102,6 +122,37 @@ CREATE TABLE fleet (
 CREATE INDEX fleet_created ON fleet (created_at, id);
 
 CREATE UNIQUE INDEX fleet_project_name ON fleet (project_id, name) WHERE NOT deleted;
+
+CREATE TABLE gateway (
+    id         TEXT PRIMARY KEY,
+    project_id TEXT   NOT NULL,
+    name       TEXT   NOT NULL,
+    status     TEXT   NOT NULL,
+    created_at BIGINT NOT NULL,
+    version    BIGINT NOT NULL DEFAULT 1,
+    data       TEXT   NOT NULL,
+    CONSTRAINT gateway_status CHECK (status IN ('submitted', 'provisioning', 'running', 'failed'))
+);
+
+CREATE UNIQUE INDEX gateway_project_name ON gateway (project_id, name);
+
+CREATE TABLE gateway_default (
+    project_id TEXT PRIMARY KEY,
+    gateway_id TEXT NOT NULL
+);
+
+CREATE INDEX gateway_default_gateway ON gateway_default (gateway_id);
+
+CREATE TABLE import (
+    id         TEXT PRIMARY KEY,
+    export_id  TEXT   NOT NULL,
+    project_id TEXT   NOT NULL, -- the importer
+    created_at BIGINT NOT NULL
+);
+
+CREATE UNIQUE INDEX import_export_project ON import (export_id, project_id);
+
+CREATE INDEX import_project ON import (project_id);
 
 CREATE TABLE instance (
     id          TEXT PRIMARY KEY,
@@ -242,30 +293,16 @@ CREATE TABLE log_chunk (
 
 CREATE UNIQUE INDEX log_chunk_at ON log_chunk (job_id, source, at);
 
-CREATE TABLE log_shipment (
-    job_id        TEXT    NOT NULL,
-    source        TEXT    NOT NULL,
-    shard         INTEGER NOT NULL,
-    name          TEXT    NOT NULL, -- project/run
-    incarnation   TEXT    NOT NULL, -- differs when a deleted stream begins again
-    size          BIGINT  NOT NULL, -- bytes, as in log_stream
-    sent          BIGINT  NOT NULL, -- bytes that the service has taken
-    dropped       BIGINT  NOT NULL, -- bytes that only the service has
-    waiting_since BIGINT  NOT NULL, -- when the first byte behind sent came
-    shipping      BOOLEAN NOT NULL, -- dropped < size: something is to do
-    PRIMARY KEY (job_id, source)
-);
-
-CREATE INDEX log_shipment_shipping ON log_shipment (shard, job_id) WHERE shipping;
-
 CREATE TABLE log_stream (
     job_id     TEXT NOT NULL,
     source     TEXT NOT NULL,
     size       BIGINT NOT NULL, -- bytes
     last_at    BIGINT NOT NULL, -- time of the last chunk
-    written_at BIGINT NOT NULL, -- when the server wrote last; no index: it changes all the time
+    written_at BIGINT NOT NULL, name TEXT NOT NULL DEFAULT '', incarnation TEXT NOT NULL DEFAULT '', shard INTEGER NOT NULL DEFAULT 0, sent BIGINT NOT NULL DEFAULT 0, dropped BIGINT NOT NULL DEFAULT 0, waiting_since BIGINT NOT NULL DEFAULT 0, shipping BOOLEAN NOT NULL DEFAULT FALSE, -- when the server wrote last; no index: it changes all the time
     PRIMARY KEY (job_id, source)
 );
+
+CREATE INDEX log_stream_shipping ON log_stream (shard, job_id) WHERE shipping;
 
 CREATE TABLE member (
     project_id TEXT    NOT NULL,
@@ -368,3 +405,36 @@ CREATE TABLE shard (
     epoch      BIGINT NOT NULL,
     expires_at BIGINT NOT NULL
 );
+
+CREATE TABLE volume (
+    id         TEXT PRIMARY KEY,
+    project_id TEXT    NOT NULL,
+    user_id    TEXT    NOT NULL,
+    name       TEXT    NOT NULL,
+    status     TEXT    NOT NULL,
+    backend    TEXT    NOT NULL,
+    intent_id  TEXT    NOT NULL DEFAULT '', -- the ledger's record of the disk, '' for one that was there before
+    unwanted   BOOLEAN NOT NULL DEFAULT FALSE, -- to be deleted: it cannot be mounted any more
+    deleted    BOOLEAN NOT NULL DEFAULT FALSE,
+    created_at BIGINT  NOT NULL,
+    shard      INTEGER NOT NULL,
+    version    BIGINT  NOT NULL DEFAULT 1,
+    data       TEXT    NOT NULL,
+    CONSTRAINT volume_status CHECK (status IN ('submitted', 'active', 'failed'))
+);
+
+CREATE INDEX volume_live ON volume (shard) WHERE NOT deleted;
+
+CREATE INDEX volume_page ON volume (project_id, created_at DESC, id);
+
+CREATE UNIQUE INDEX volume_project_name ON volume (project_id, name) WHERE NOT deleted;
+
+CREATE TABLE volume_attachment (
+    volume_id   TEXT   NOT NULL,
+    instance_id TEXT   NOT NULL,
+    device      TEXT   NOT NULL DEFAULT '', -- '' when the host has to find it
+    created_at  BIGINT NOT NULL,
+    PRIMARY KEY (volume_id, instance_id)
+);
+
+CREATE INDEX volume_attachment_instance ON volume_attachment (instance_id);

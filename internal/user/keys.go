@@ -44,6 +44,22 @@ SELECT id, added_at, name, type, fingerprint FROM public_key WHERE user_id = $1 
 	return keys, nil
 }
 
+// PublicKeys are the SSH keys that a user added, in the form of authorized_keys.
+func (s *Service) PublicKeys(ctx context.Context, userID string) ([]string, error) {
+	var keys []string
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT key FROM public_key WHERE user_id = $1 ORDER BY added_at, id`, userID)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var key string
+		err := rows.Scan(&key)
+		keys = append(keys, key)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list public keys: %w", err)
+	}
+	return keys, nil
+}
+
 // AddKey adds an SSH key to the caller's.
 func (s *Service) AddKey(ctx context.Context, caller User, r api.AddPublicKeyRequest) (api.PublicKeyInfo, error) {
 	line := strings.TrimSpace(r.Key)

@@ -42,6 +42,7 @@ type Cloud struct {
 	Config
 	mu           sync.Mutex
 	machines     map[string]*machine
+	disks        map[string]*disk
 	next         int
 	faults       []*fault
 	calls        map[string]int
@@ -77,7 +78,7 @@ func New(c Config) *Cloud {
 	if c.Settle == 0 {
 		c.Settle = 2*c.ListLag + time.Minute
 	}
-	return &Cloud{Config: c, machines: map[string]*machine{}, calls: map[string]int{}, injected: map[Kind]int{}}
+	return &Cloud{Config: c, machines: map[string]*machine{}, disks: map[string]*disk{}, calls: map[string]int{}, injected: map[Kind]int{}}
 }
 
 // Offers implements [backend.Backend].
@@ -282,6 +283,9 @@ func (c *Cloud) List(ctx context.Context, serverID string) ([]backend.Owned, err
 				Kind: backend.InstanceResource, Ref: backend.Ref{Region: m.region, ID: m.id}, IntentID: m.tags[backend.TagIntent],
 				Name: m.req.Name, State: state, CreatedAt: m.createdAt, Price: m.price,
 			})
+		}
+		if serverID != "" {
+			all = append(all, c.listDisks(serverID, seen)...)
 		}
 		return nil
 	}, nil)
