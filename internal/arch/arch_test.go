@@ -24,7 +24,8 @@ var never = map[string][]string{
 	"internal/backend":           {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store", "internal/engine", "internal/ledger"}, // clouds know no database
 	"internal/instance":          {"internal/run", "internal/fleet", "internal/server"},
 	"internal/fleet":             {"internal/run", "internal/server"},
-	"internal/run":               {"internal/server", "internal/cli"},
+	"internal/proxy":             {"internal/server", "internal/cli", "internal/host"},
+	"internal/run":               {"internal/server", "internal/cli", "internal/proxy"},
 	"internal/scheduler":         {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
 	"cmd/dstack-agent":           {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config"},
 	"internal/logstore":          {"internal/run", "internal/server", "internal/api"},

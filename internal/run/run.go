@@ -67,6 +67,11 @@ type Data struct {
 	// NextAt is when a scheduled run starts, TriggeredAt when it last did.
 	NextAt      time.Time `json:"next_at,omitzero"`
 	TriggeredAt time.Time `json:"triggered_at,omitzero"`
+	// Service is where a service answers, fixed when it is submitted.
+	Service *api.ServiceSpec `json:"service,omitempty"`
+	// Desired is how many replicas each group of a service shall have, by name; one that is
+	// missing has its least number.
+	Desired map[string]int `json:"desired,omitempty"`
 	// Waiting says what a run that has not started waits for, nil when it does not.
 	Waiting *Waiting `json:"waiting,omitempty"`
 }
@@ -112,6 +117,12 @@ type JobData struct {
 	Abort bool `json:"abort,omitempty"`
 	// WaitFrom is when the time began that the attempt may wait for capacity.
 	WaitFrom time.Time `json:"wait_from,omitzero"`
+	// Streaks count the successes in a row of each of the probes, up to what makes it ready.
+	Streaks []int `json:"streaks,omitempty"`
+	// Ready says that all probes have succeeded; it stays. Registered says that requests may
+	// go to the replica.
+	Ready      bool `json:"ready,omitempty"`
+	Registered bool `json:"registered,omitempty"`
 }
 
 // Finished says that the attempt will not change any more.
@@ -147,6 +158,14 @@ type Config struct {
 	// LostAfter is how long a host may be unreachable before its jobs count as lost and their
 	// retry policy applies, 0: for ever.
 	LostAfter time.Duration
+	// ForbidBare refuses services without a gateway.
+	ForbidBare bool
+	// Probe asks a replica of a service whether it is well; nil is yes.
+	Probe func(ctx context.Context, e Endpoint, spec api.ProbeSpec) error
+	// Serving says that a replica works on requests that came through this server.
+	Serving func(jobID string) bool
+	// Changed is told of runs that are not what they were.
+	Changed func(runID string)
 }
 
 // Service plans, submits and ends runs.
@@ -161,7 +180,7 @@ type Service struct {
 // New checks c and registers the reconcilers with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Instances == nil || c.Fleets == nil || c.Catalog == nil || c.Hosts == nil || c.Projects == nil ||
-		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil {
+		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil || c.Probe == nil || c.Serving == nil || c.Changed == nil {
 		return nil, errors.New("run: every field of Config is required")
 	}
 	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache(), hosts: &hostCache{}, places: &positionCache{}}
@@ -173,7 +192,10 @@ func New(c Config) (*Service, error) {
 		Name: JobKind, Workers: 32, Reconcile: s.reconcileJob, Timeout: 10 * time.Minute,
 		Live: engine.LiveQuery("SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN"),
 	})
-	c.Engine.Hear(watchTopic, s.watch.notify)
+	c.Engine.Hear(watchTopic, func(runID string) {
+		c.Changed(runID)
+		s.watch.notify(runID)
+	})
 	c.Engine.Register(engine.Kind{Name: QueueKind, Workers: 8, Reconcile: s.reconcileQueue, Live: queuesInShards})
 	return s, nil
 }

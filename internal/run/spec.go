@@ -18,7 +18,19 @@ const (
 	defaultRetry = 3600
 )
 
-// jobSpecs derives the jobs of one replica of a run (lifecycle 4.3).
+// replicaSpecs derives the jobs of one replica of a run (lifecycle 4.3).
+func replicaSpecs(spec api.RunSpec, name, group string, replica int) ([]api.JobSpec, error) {
+	specs, err := jobSpecs(ofReplicaGroup(spec, group), name)
+	for i := range specs {
+		specs[i].ReplicaGroup, specs[i].ReplicaNum = group, replica
+		specs[i].JobName = jobName(name, specs[i].JobNum, replica)
+	}
+	return specs, err
+}
+
+func jobName(run string, num, replica int) string { return fmt.Sprintf("%s-%d-%d", run, num, replica) }
+
+// jobSpecs derives the jobs of the first replica of a run without groups of replicas.
 func jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
 	groups := []config.NodeGroup{{Nodes: 1}}
 	t := spec.Configuration.Task
@@ -70,7 +82,7 @@ func jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error)
 	}
 	home := c.HomeDir
 	j := api.JobSpec{
-		JobNum: num, JobName: fmt.Sprintf("%s-%d-%d", name, num, 0), JobsPerReplica: total, ReplicaGroup: "0", AppSpecs: []api.AppSpec{},
+		JobNum: num, JobName: jobName(name, num, 0), JobsPerReplica: total, ReplicaGroup: onlyGroup, AppSpecs: []api.AppSpec{},
 		User: unixUser(c.User), Commands: commands, Env: c.Env.Values(), HomeDir: &home, ImageName: image(c),
 		Privileged: c.Privileged || isTrue(c.Docker), SingleBranch: c.SingleBranch, MaxDuration: seconds(p.MaxDuration, 0),
 		StopDuration: seconds(p.StopDuration, defaultStop), UtilizationPolicy: p.UtilizationPolicy, RegistryAuth: c.RegistryAuth,
@@ -87,6 +99,9 @@ func jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error)
 		j.RepoExistsAction = &c.Repos[0].IfExists
 	} else if spec.RepoDir != nil {
 		j.RepoDir = *spec.RepoDir
+	}
+	if sv := spec.Configuration.Service; sv != nil {
+		j.ServicePort, j.Probes = &sv.Port.ContainerPort, probeSpecs(sv)
 	}
 	for i, m := range ports(spec.Configuration) {
 		if m.ContainerPort >= 10000 && m.ContainerPort <= 10999 {

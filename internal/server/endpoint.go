@@ -17,6 +17,8 @@ type endpoint struct {
 	media  string         // the content type of answers
 	query  []parameter
 	status []int // errors beyond those that its other properties tell
+	// foreign says that requests are passed on, and that answers are not the server's.
+	foreign bool
 }
 
 // parameter is a part of the address after the question mark; none is required.
@@ -54,6 +56,12 @@ func (e endpoint) asks(query ...parameter) endpoint {
 // refused names statuses that the handler has for reasons of its own.
 func (e endpoint) refused(status ...int) endpoint {
 	e.status = status
+	return e
+}
+
+// passedOn says that the answer is not the server's.
+func (e endpoint) passedOn() endpoint {
+	e.foreign = true
 	return e
 }
 

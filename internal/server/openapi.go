@@ -51,13 +51,14 @@ func describe(routes []route) map[string]any {
 // split is the method and the path of a route.
 func (rt route) split() (method, path string) {
 	method, path, _ = strings.Cut(rt.pattern, " ")
-	return method, path
+	return method, strings.Replace(path, "...}", "}", 1)
 }
 
 // pathParameters are the names in the route's path.
 func (rt route) pathParameters() []string {
 	var names []string
-	for _, m := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(rt.pattern, -1) {
+	_, path := rt.split()
+	for _, m := range regexp.MustCompile(`\{(\w+)\}`).FindAllStringSubmatch(path, -1) {
 		names = append(names, m[1])
 	}
 	return names
@@ -67,9 +68,13 @@ func (rt route) inProject() bool { return slices.Contains(rt.pathParameters(), "
 
 // operation describes one route.
 func (rt route) operation(schemas *schemas) map[string]any {
-	_, path := rt.split()
+	method, path := rt.split()
+	id := strings.Trim(strings.NewReplacer("/", "_", "{", "", "}", "", ".", "_").Replace(path), "_")
+	if rt.foreign { // there are several for one path
+		id += "_" + strings.ToLower(method)
+	}
 	op := map[string]any{
-		"operationId":  strings.Trim(strings.NewReplacer("/", "_", "{", "", "}", "", ".", "_").Replace(path), "_"),
+		"operationId":  id,
 		"x-permission": rt.who.String(),
 		"responses":    rt.responses(schemas),
 	}
@@ -106,6 +111,9 @@ func (rt route) requestBody(schemas *schemas) map[string]any {
 
 // responses describes the success and the refusals.
 func (rt route) responses(schemas *schemas) map[string]any {
+	if rt.foreign {
+		return foreignResponses()
+	}
 	forms := make([]any, len(rt.out))
 	for i, t := range rt.out {
 		forms[i] = schemas.answer(t)
@@ -113,6 +121,16 @@ func (rt route) responses(schemas *schemas) map[string]any {
 	all := map[string]any{"200": map[string]any{"description": "Done", "content": content(rt.media, anyOf(forms...))}}
 	for _, status := range rt.errors() {
 		all[strconv.Itoa(status)] = map[string]any{"description": http.StatusText(status), "content": content("application/json", schemas.refusal(status))}
+	}
+	return all
+}
+
+// foreignResponses describes answers of which only the refusals are the server's.
+func foreignResponses() map[string]any {
+	all := map[string]any{"default": map[string]any{"description": "What the service answers"}, "200": map[string]any{"description": "What the service answers"}}
+	refusal := map[string]any{"type": "object", "required": []string{"detail"}, "properties": map[string]any{"detail": map[string]any{}}}
+	for _, status := range []int{400, 401, 403, 404, 405, 413, 422, 502, 503, 504} {
+		all[strconv.Itoa(status)] = map[string]any{"description": http.StatusText(status), "content": content("application/json", refusal)}
 	}
 	return all
 }

@@ -46,14 +46,18 @@ func TestPermissions(t *testing.T) {
 		roles = append(roles, role{name, s.addUser(t, "the-"+name, "user")})
 		s.must(t, "/api/projects/team/add_members", map[string]any{"members": []map[string]string{{"username": "the-" + name, "project_role": name}}}, nil)
 	}
+	unseen := map[string]bool{}
+	for path := range classes {
+		unseen[path] = true
+	}
 	for _, rt := range s.routes() {
-		method, path, _ := strings.Cut(rt.pattern, " ")
+		method, path := rt.split()
 		class, ok := classes[path]
 		if !ok {
 			t.Errorf("%s is not in testdata/permissions.txt", path)
 			continue
 		}
-		delete(classes, path)
+		unseen[path] = false
 		inside := strings.Contains(path, "{project}")
 		path = strings.NewReplacer("{project}", "team", "{run}", "nosuch", "{backend_name}", "aws").Replace(path)
 		for _, r := range roles {
@@ -74,13 +78,16 @@ func TestPermissions(t *testing.T) {
 				}
 			})
 		}
-		if inside {
+		if inside && !strings.HasSuffix(path, "/nosuch") { // a service's path without a slash is sent on
 			if a := s.call(t, method, strings.Replace(path, "/team/", "/nosuch/", 1), adminToken, map[string]any{}); a.Status != http.StatusNotFound {
 				t.Errorf("%s of an unknown project: %d %s, want 404", path, a.Status, a.Body)
 			}
 		}
 	}
 	for path := range classes {
+		if !unseen[path] {
+			continue
+		}
 		t.Errorf("%s is in testdata/permissions.txt, but not served", path)
 	}
 }

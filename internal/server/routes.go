@@ -122,6 +122,22 @@ func (s *Server) routes() []route {
 		{"POST /api/project/{project}/exports/delete", projectAdmin, inProject(s.exports.Delete)},
 		{"POST /api/project/{project}/imports/list", projectMember, inProject(s.exports.Imports)},
 		{"POST /api/project/{project}/imports/delete", projectAdmin, inProject(s.exports.DeleteImport)},
+
+		{"GET /proxy/models/{project}/models", projectMember, typed[struct{}, modelList](listModels)},
+		{"POST /proxy/models/{project}/chat/completions", projectMember, typed[chatRequest, map[string]any](chat).passedOn()},
+		{"GET /proxy/services/{project}/{run}", public, proxied},
+		{"HEAD /proxy/services/{project}/{run}", public, proxied},
+		{"POST /proxy/services/{project}/{run}", public, proxied},
+		{"PUT /proxy/services/{project}/{run}", public, proxied},
+		{"DELETE /proxy/services/{project}/{run}", public, proxied},
+		{"PATCH /proxy/services/{project}/{run}", public, proxied},
+		{"GET /proxy/services/{project}/{run}/{path...}", public, proxied},
+		{"HEAD /proxy/services/{project}/{run}/{path...}", public, proxied},
+		{"POST /proxy/services/{project}/{run}/{path...}", public, proxied},
+		{"PUT /proxy/services/{project}/{run}/{path...}", public, proxied},
+		{"DELETE /proxy/services/{project}/{run}/{path...}", public, proxied},
+		{"PATCH /proxy/services/{project}/{run}/{path...}", public, proxied},
+		{"OPTIONS /proxy/services/{project}/{run}/{path...}", public, proxied},
 	}
 }
 

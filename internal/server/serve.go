@@ -78,7 +78,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 // and closes the database.
 func (s *Server) Work(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "expiry": s.expire, "backends": s.followBackends} {
+	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "expiry": s.expire, "backends": s.followBackends, "proxy": s.proxy.Run} {
 		wg.Go(func() {
 			if err := loop(ctx); err != nil && ctx.Err() == nil {
 				s.Log.Error("a part of the server ended", "part", name, "err", err)
@@ -156,10 +156,14 @@ func (s *Server) observed(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began, rec := time.Now(), &recorder{ResponseWriter: w}
 		defer func() {
-			if v := recover(); v != nil && v != http.ErrAbortHandler {
+			v := recover()
+			if v != nil && v != http.ErrAbortHandler {
 				s.fail(rec, r, fmt.Errorf("handler failed: %v", v))
 			}
 			s.Log.Debug("request", "method", r.Method, "path", r.URL.Path, "status", rec.status, "dur", time.Since(began))
+			if v == http.ErrAbortHandler { // the connection is to break, so that the client sees that the end is missing
+				panic(v)
+			}
 		}()
 		within(rec, bodyTimeout)
 		next.ServeHTTP(rec, r)
@@ -174,10 +178,13 @@ type recorder struct {
 
 // WriteHeader implements [http.ResponseWriter].
 func (r *recorder) WriteHeader(status int) {
-	if r.status == 0 {
-		r.status = status
-		r.ResponseWriter.WriteHeader(status)
+	if r.status != 0 {
+		return
 	}
+	if status >= http.StatusOK || status == http.StatusSwitchingProtocols { // others announce the answer
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
 }
 
 // Write implements [http.ResponseWriter].

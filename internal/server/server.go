@@ -34,6 +34,7 @@ import (
 	"dstack/internal/logstore"
 	"dstack/internal/metrics"
 	"dstack/internal/project"
+	"dstack/internal/proxy"
 	"dstack/internal/repo"
 	"dstack/internal/run"
 	"dstack/internal/secret"
@@ -64,6 +65,10 @@ type Config struct {
 	LogQuota int64
 	// LostAfter is how long a host may be unreachable before its jobs count as lost, 0: for ever.
 	LostAfter time.Duration
+	// ServiceTimeout is how long a service may take to begin an answer, 0: a minute.
+	ServiceTimeout time.Duration
+	// ForbidBareServices refuses services without a gateway.
+	ForbidBareServices bool
 	// EventTTL is how long the audit log is kept, 0: [eventTTL].
 	EventTTL time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
@@ -106,6 +111,7 @@ type Server struct {
 	// templates are those of the web interface.
 	templates template.Repos
 	runs      *run.Service
+	proxy     *proxy.Proxy
 	handler   http.Handler
 	// backendNews holds a token when the stored backends have changed.
 	backendNews chan struct{}
@@ -242,8 +248,15 @@ func (s *Server) assemble(file file) error {
 	}
 	s.runs, err = run.New(run.Config{
 		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: s.catalog, Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
-		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter,
+		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, ForbidBare: s.ForbidBareServices,
+		Probe:   func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
+		Serving: func(jobID string) bool { return s.proxy.Busy(jobID) },
+		Changed: func(runID string) { s.proxy.Changed(runID) },
 	})
+	if err != nil {
+		return err
+	}
+	s.proxy, err = proxy.New(proxy.Config{Services: s.runs, Member: s.isMember, Dial: s.dialReplica, Report: s.runs.CountRequests, Timeout: s.ServiceTimeout, Log: s.Log})
 	return err
 }
 
@@ -316,7 +329,7 @@ func (s *Server) router() http.Handler {
 		w.Header().Set("Allow", "GET, HEAD")
 		encode(w, http.StatusMethodNotAllowed, map[string]string{"detail": "Method Not Allowed"})
 	})
-	return s.observed(mux)
+	return s.observed(s.passServices(mux))
 }
 
 // sink passes on what hosts say.

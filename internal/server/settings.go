@@ -47,6 +47,8 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 		Prometheus:   getenv("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: getenv("DSTACK_PROMETHEUS_AUTH_TOKEN"),
 		SSHProxyToken: getenv("DSTACK_SSHPROXY_API_TOKEN"), TemplatesRepo: getenv("DSTACK_SERVER_TEMPLATES_REPO"),
 	}
+	c.ServiceTimeout = duration("DSTACK_SERVICE_CLIENT_TIMEOUT")
+	c.ForbidBareServices = getenv("DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY") != ""
 	if c.Dir == "" {
 		c.Dir = filepath.Join(home, ".dstack", "server")
 	}

@@ -293,16 +293,30 @@ CREATE TABLE log_chunk (
 
 CREATE UNIQUE INDEX log_chunk_at ON log_chunk (job_id, source, at);
 
+CREATE TABLE log_shipment (
+    job_id        TEXT    NOT NULL,
+    source        TEXT    NOT NULL,
+    shard         INTEGER NOT NULL,
+    name          TEXT    NOT NULL, -- project/run
+    incarnation   TEXT    NOT NULL, -- differs when a deleted stream begins again
+    size          BIGINT  NOT NULL, -- bytes, as in log_stream
+    sent          BIGINT  NOT NULL, -- bytes that the service has taken
+    dropped       BIGINT  NOT NULL, -- bytes that only the service has
+    waiting_since BIGINT  NOT NULL, -- when the first byte behind sent came
+    shipping      BOOLEAN NOT NULL, -- dropped < size: something is to do
+    PRIMARY KEY (job_id, source)
+);
+
+CREATE INDEX log_shipment_shipping ON log_shipment (shard, job_id) WHERE shipping;
+
 CREATE TABLE log_stream (
     job_id     TEXT NOT NULL,
     source     TEXT NOT NULL,
     size       BIGINT NOT NULL, -- bytes
     last_at    BIGINT NOT NULL, -- time of the last chunk
-    written_at BIGINT NOT NULL, name TEXT NOT NULL DEFAULT '', incarnation TEXT NOT NULL DEFAULT '', shard INTEGER NOT NULL DEFAULT 0, sent BIGINT NOT NULL DEFAULT 0, dropped BIGINT NOT NULL DEFAULT 0, waiting_since BIGINT NOT NULL DEFAULT 0, shipping BOOLEAN NOT NULL DEFAULT FALSE, -- when the server wrote last; no index: it changes all the time
+    written_at BIGINT NOT NULL, -- when the server wrote last; no index: it changes all the time
     PRIMARY KEY (job_id, source)
 );
-
-CREATE INDEX log_stream_shipping ON log_stream (shard, job_id) WHERE shipping;
 
 CREATE TABLE member (
     project_id TEXT    NOT NULL,
@@ -393,6 +407,13 @@ CREATE TABLE secret (
 , created_at BIGINT NOT NULL DEFAULT 0);
 
 CREATE UNIQUE INDEX secret_name ON secret (project_id, name);
+
+CREATE TABLE service_request (
+    run_id   TEXT NOT NULL,
+    slot     BIGINT NOT NULL,
+    requests BIGINT NOT NULL,
+    PRIMARY KEY (run_id, slot)
+);
 
 CREATE TABLE setting (
     name  TEXT PRIMARY KEY,

@@ -1,0 +1,105 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"reflect"
+	"strings"
+
+	"dstack/internal/host"
+	"dstack/internal/run"
+	"dstack/internal/sshkey"
+	"dstack/internal/store"
+)
+
+// proxied passes requests on to services. It says no more of them than that there are such
+// routes: see [Server.passServices].
+var proxied = endpoint{foreign: true, in: reflect.TypeFor[struct{}](), handle: func(s *Server, _ caller, w http.ResponseWriter, r *http.Request) error {
+	s.proxy.Service(w, r)
+	return nil
+}}
+
+// passServices takes requests for services out before the routes of the API are looked at:
+// their paths, versions and bodies are the services' own.
+func (s *Server) passServices(api http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.HasPrefix(r.URL.EscapedPath(), "/proxy/services/") {
+			api.ServeHTTP(w, r)
+			return
+		}
+		within(w, 0)
+		s.proxy.Service(w, r)
+	})
+}
+
+// modelList and chatRequest are what the description of the API says of models.
+type (
+	modelList struct {
+		Object string       `json:"object"`
+		Data   []modelEntry `json:"data"`
+	}
+	modelEntry struct {
+		Object  string `json:"object"`
+		ID      string `json:"id"`
+		Created int64  `json:"created"`
+		OwnedBy string `json:"owned_by"`
+	}
+	chatRequest struct {
+		Model    string           `json:"model" cfg:"req"`
+		Messages []map[string]any `json:"messages" cfg:"req"`
+		Stream   bool             `json:"stream"`
+	}
+)
+
+func listModels(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	s.proxy.Models(w, r, c.Project.Name)
+	return nil
+}
+
+func chat(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	s.proxy.Chat(w, r, c.Project.Name)
+	return nil
+}
+
+// isMember says whether the owner of a token may use the services of a project.
+func (s *Server) isMember(ctx context.Context, projectName, token string) (bool, error) {
+	u, err := s.users.ByToken(ctx, token)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil || u.Admin() {
+		return err == nil, err
+	}
+	p, err := s.projects.ByName(ctx, s.db.Read(), projectName)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	role, err := s.projects.Role(ctx, p.ID, u.ID)
+	return projectMember.allowed(role, p.IsPublic), err
+}
+
+// dialReplica connects to where a job answers: on its host, or in its container where that has
+// a network of its own.
+func (s *Server) dialReplica(ctx context.Context, e run.Endpoint) (net.Conn, error) {
+	t, err := s.inst.Target(ctx, e.InstanceID)
+	if err != nil {
+		return nil, err
+	}
+	if e.SSHPort == 0 {
+		return s.pool.Forward(ctx, t, e.Port)
+	}
+	_, private, err := s.projects.ProjectKey(ctx, e.ProjectID)
+	if err != nil {
+		return nil, err
+	}
+	key, err := sshkey.Signer(private)
+	if err != nil {
+		return nil, err
+	}
+	return s.pool.ForwardInto(ctx, host.Container{ID: e.JobID, Host: t, Port: e.SSHPort, User: e.User, Key: key}, e.Port)
+}
