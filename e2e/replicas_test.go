@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
@@ -154,6 +155,17 @@ func (w *world) owned() int {
 	return n
 }
 
+// readiness is the status that a load balancer gets.
+func (w *world) readiness() int {
+	w.t.Helper()
+	resp, err := http.Get(w.url() + "/readyz")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	resp.Body.Close()
+	return resp.StatusCode
+}
+
 func waitOwned(t *testing.T, limit time.Duration, w *world, n int) {
 	t.Helper()
 	eventually(t, limit, fmt.Sprintf("a server owns %d shards", n), func() bool { return w.owned() == n })
@@ -251,6 +263,9 @@ func replicaCut(t *testing.T, a, b *world, machines []*machine, port string) {
 	heal := cut(t, port)
 	waitOwned(t, takeover, a, 64)
 	waitOwned(t, takeover, b, 0)
+	if ra, rb := a.readiness(), b.readiness(); ra != http.StatusOK || rb != http.StatusServiceUnavailable {
+		t.Errorf("ready: %d, and %d of the one that is cut", ra, rb)
+	}
 	a.waitOutput("cut-3", "tick-3-")
 	letGo(t, machines, "cut-1")
 	a.checkSteady("cut-1")

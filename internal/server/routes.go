@@ -21,6 +21,7 @@ import (
 func (s *Server) routes() []route {
 	return []route{
 		{"GET /healthcheck", public, static(map[string]string{"status": "running"})},
+		{"GET /readyz", public, typed[struct{}, map[string]string](ready).refused(http.StatusServiceUnavailable)},
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
 		{"POST /api/server/doctor", globalAdmin, forUser(s.doctor)},
 		{"GET /openapi.json", public, typed[struct{}, map[string]any](s.openapiHandler())},
