@@ -7,6 +7,7 @@ import (
 	"net/http"
 
 	"dstack/internal/config"
+	"dstack/internal/offer"
 )
 
 // Deps is what the server gives to every backend.
@@ -17,8 +18,17 @@ type Deps struct {
 	// Endpoint is the base URL to call instead of the provider's own, without a trailing
 	// slash; "" for that. See [Type.Endpoint].
 	Endpoint string
+	// Prices are for providers that do not tell an account what things cost.
+	Prices Prices
 	// Dir is a directory of the backend's own on the server's machine, which may not exist yet.
 	Dir string
+}
+
+// Prices are the list prices that the server knows, embedded and collected since.
+type Prices interface {
+	// Offers are what a provider publishes, cheapest first. It calls nobody; that somebody asks
+	// is why the server keeps these prices up to date.
+	Offers(backend string, q offer.Query) ([]offer.Offer, error)
 }
 
 // Type is all that the rest of the program knows about a kind of backend.

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"dstack/internal/backend"
+	"dstack/internal/catalog"
+	"dstack/internal/catalog/collect"
 	"dstack/internal/ledger"
 	"dstack/internal/project"
 	"dstack/internal/version"
@@ -26,6 +28,7 @@ type clouds struct {
 	types     map[string]backend.Type
 	endpoints map[string]string // by type: where its API is instead
 	transport http.RoundTripper // that all of them share
+	prices    *catalog.Prices   // for those that need them
 	mu        sync.Mutex
 	accounts  []ledger.Account
 	written   map[ledger.Account]settings
@@ -41,6 +44,10 @@ func newClouds(dir string, log *slog.Logger, env func(string) string, types ...b
 		transport: backend.NewTransport(backend.TransportConfig{Log: log, Version: version.Version}),
 		written:   map[ledger.Account]settings{}, configs: map[ledger.Account]any{}, open: map[ledger.Account]backend.Backend{},
 		sealed: map[ledger.Account]string{},
+	}
+	var err error
+	if c.prices, err = catalog.NewPrices(catalog.PricesConfig{Shelf: collect.Shelf{Dir: filepath.Join(dir, "catalog")}, Transport: c.transport, Env: env, Log: log}); err != nil {
+		return nil, err
 	}
 	for _, t := range types {
 		endpoint, err := t.Endpoint(env)
@@ -100,7 +107,7 @@ func (c *clouds) check(ctx context.Context, written settings, loc ...any) error 
 }
 
 func (c *clouds) start(ctx context.Context, t backend.Type, cfg any) (backend.Backend, error) {
-	return t.Open(ctx, cfg, backend.Deps{Transport: c.transport, Endpoint: c.endpoints[t.Name], Log: c.log, Dir: filepath.Join(c.dir, t.Name)})
+	return t.Open(ctx, cfg, backend.Deps{Transport: c.transport, Endpoint: c.endpoints[t.Name], Prices: c.prices, Log: c.log, Dir: filepath.Join(c.dir, t.Name)})
 }
 
 // add configures a backend of a project. One that this build does not have is left out

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"maps"
 	"slices"
+
+	"dstack/internal/offer"
 )
 
 // Backends are those that the list has prices of, sorted.
@@ -110,4 +112,27 @@ func (l *List) take(o *List, of func(backend string) bool) {
 	for _, n := range dates.values {
 		l.dates = append(l.dates, o.dates[n])
 	}
+}
+
+// Offers are the rows of a backend as backends know offers, cheapest first. Whether there is
+// any capacity is not known. The zones are shared with the list and must not be changed.
+func (l *List) Offers(backend string, q offer.Query) []offer.Offer {
+	if q.Reservation != "" {
+		return nil // is not at list price
+	}
+	var list []offer.Offer
+	c := &l.columns
+	for i, n := range c.shape {
+		s, p := &l.shapes[n], &l.places[c.place[i]]
+		if s.backend != backend || !q.Region(p.region) || q.Spot != nil && *q.Spot != c.spot[i] {
+			continue
+		}
+		list = append(list, offer.Offer{
+			Backend: backend, Region: p.region, Instance: s.instance, Price: c.price[i], Availability: offer.Unknown, Zones: p.zones,
+			Resources: offer.Resources{
+				CPUs: s.cpus, MemoryMiB: s.memoryMiB, GPUs: slices.Repeat([]offer.GPU{s.gpu}, s.gpus), DiskMiB: s.diskMiB, Spot: c.spot[i], Arch: s.arch,
+			},
+		})
+	}
+	return list
 }
