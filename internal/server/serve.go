@@ -78,11 +78,7 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 // and closes the database.
 func (s *Server) Work(ctx context.Context) error {
 	var wg sync.WaitGroup
-<<<<<<< /tmp/tmp.gGyS1uEI8C/work
-	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "expiry": s.expire, "backends": s.followBackends, "prices": s.clouds.prices.Run} {
-=======
-	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "expiry": s.expire, "backends": s.followBackends, "proxy": s.proxy.Run} {
->>>>>>> /tmp/tmp.gGyS1uEI8C/new
+	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "expiry": s.expire, "backends": s.followBackends, "prices": s.clouds.prices.Run, "proxy": s.proxy.Run} {
 		wg.Go(func() {
 			if err := loop(ctx); err != nil && ctx.Err() == nil {
 				s.Log.Error("a part of the server ended", "part", name, "err", err)
