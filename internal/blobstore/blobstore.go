@@ -2,8 +2,8 @@
 // equal content is stored once and never changes.
 //
 // [DB] keeps blobs in the database, where all replicas see them and one backup has it all;
-// [File] keeps them in a directory, for one server with large uploads. Package blobstoretest
-// states what a store must do.
+// [File] keeps them in a directory, for one server with large uploads; [Bucket] keeps them in S3
+// or Google Cloud Storage. Package blobstoretest states what a store must do.
 package blobstore
 
 import (

@@ -3,8 +3,16 @@ package blobstore_test
 import (
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"golang.org/x/oauth2"
+
 	"dstack/internal/blobstore"
 	"dstack/internal/blobstore/blobstoretest"
+	"dstack/internal/gcpclient"
+	"dstack/internal/object/gcs"
+	"dstack/internal/object/gcs/gcstest"
+	"dstack/internal/object/s3"
+	"dstack/internal/object/s3/s3test"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
 )
@@ -27,5 +35,28 @@ func TestDB(t *testing.T) {
 			}
 			return blobstore.NewDB(db, blobstoretest.Limit)
 		})
+	})
+}
+
+func TestS3(t *testing.T) {
+	blobstoretest.Run(t, func(t *testing.T) blobstore.Store {
+		srv := s3test.New(t)
+		b, err := s3.New(t.Context(), s3.Config{Bucket: s3test.Name, Region: s3test.Region, Endpoint: srv.URL,
+			Credentials: credentials.NewStaticCredentialsProvider(s3test.AccessKey, s3test.SecretKey, "")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return blobstore.NewBucket(b, "dstack/blobs/", blobstoretest.Limit)
+	})
+}
+
+func TestGCS(t *testing.T) {
+	blobstoretest.Run(t, func(t *testing.T) blobstore.Store {
+		b, err := gcs.New(t.Context(), gcs.Config{Bucket: gcstest.Name, Config: gcpclient.Config{
+			Endpoint: gcstest.New(t).URL, Tokens: oauth2.StaticTokenSource(&oauth2.Token{AccessToken: gcstest.Token})}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return blobstore.NewBucket(b, "dstack/blobs/", blobstoretest.Limit)
 	})
 }
