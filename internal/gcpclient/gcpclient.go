@@ -90,7 +90,7 @@ type Request struct {
 }
 
 // attempts bounds how often a call is made.
-const attempts = 4
+const attempts = 3
 
 // Do makes a call and returns the answer, whose body is the caller's, or an *Error. A call that
 // may be is repeated a few times.

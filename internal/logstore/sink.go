@@ -12,6 +12,9 @@ type Sink interface {
 	// Name says which service it is, for messages and to know it again: "CloudWatch group/x".
 	Name() string
 	Limits() Limits
+	// Check looks whether the service is there and lets us in. ErrSettings says that it does not,
+	// other errors leave that open.
+	Check(ctx context.Context) error
 	// Write stores records, which go on where those before ended. An error leaves open whether
 	// it did, unless it is ErrNotDone.
 	Write(ctx context.Context, s Stream, records []Record) error
@@ -34,6 +37,8 @@ var (
 	ErrNotDone = errors.New("the log service has not taken it")
 	// ErrWriteOnly says that a service cannot be read.
 	ErrWriteOnly = errors.New("the log service cannot be read")
+	// ErrSettings says that a service cannot be used as it is configured.
+	ErrSettings = errors.New("wrong settings")
 )
 
 // ReadError says that stored output could not be read. Text is for the user.
