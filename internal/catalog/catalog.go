@@ -39,23 +39,29 @@ type Config struct {
 	Log    *slog.Logger
 	// Changed is called when what a project's backends offer is not what it was; optional.
 	Changed func(projectID string)
+	// Failures lists what could not be had since a time; optional.
+	Failures func(ctx context.Context, since time.Time) ([]ledger.Failure, error)
 }
 
 // Catalog answers queries from memory. It is safe for concurrent use.
 type Catalog struct {
 	Config
-	mu    sync.Mutex
-	known map[ledger.Account]*answer
-	ctx   context.Context // of refreshes; ends with Run
-	end   context.CancelFunc
-	wg    sync.WaitGroup
+	memory memory
+	mu     sync.Mutex
+	known  map[ledger.Account]*answer
+	ctx    context.Context // of refreshes; ends with Run
+	end    context.CancelFunc
+	wg     sync.WaitGroup
 }
 
 // answer is what one backend last said.
 type answer struct {
 	offers []offer.Offer
 	begun  time.Time     // when it was first asked
-	at     time.Time     // of the last attempt's end, zero before the first
+	asked  time.Time     // the last attempt's begin
+	at     time.Time     // the last attempt's end, zero before the first
+	heard  time.Time     // when offers came, zero before
+	err    error         // of the last attempt
 	asking bool          // a refresh is under way
 	first  chan struct{} // closed with the first attempt's end
 }
@@ -80,7 +86,8 @@ func (c *Catalog) Close() {
 	c.wg.Wait()
 }
 
-// Offers lists what the project's backends offer, as they last said. Old answers are
+// Offers lists what the project's backends offer, as they last said, and what could not be had
+// lately with a penalty. Old answers are
 // refreshed in the background; only a backend that was never asked is waited for, and not
 // for long. One that fails contributes its last answer.
 func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, error) {
@@ -91,12 +98,18 @@ func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, 
 	if err := c.await(ctx, accounts, coldWait); err != nil {
 		return nil, err
 	}
+	lower := penalties(time.Now(), c.failed(ctx), projectID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []offer.Offer
 	for _, a := range accounts {
 		if k := c.known[a]; k != nil {
 			all = append(all, k.offers...)
+		}
+	}
+	if len(lower) > 0 {
+		for i := range all {
+			all[i].Penalty = lower[all[i].Key()]
 		}
 	}
 	return all, nil
@@ -148,7 +161,7 @@ func (c *Catalog) refreshStale(accounts []ledger.Account) []*answer {
 			c.known[a] = k
 		}
 		if !k.asking && time.Since(k.at) > fresh && c.ctx.Err() == nil {
-			k.asking = true
+			k.asking, k.asked = true, time.Now()
 			c.wg.Go(func() { c.refresh(a, k) })
 		}
 		if k.at.IsZero() && k.asking {
@@ -161,29 +174,45 @@ func (c *Catalog) refreshStale(accounts []ledger.Account) []*answer {
 // refresh asks one backend. The work is nobody's in particular: the first caller to give up
 // must not fail it for the others.
 func (c *Catalog) refresh(a ledger.Account, k *answer) {
-	ctx, cancel := context.WithTimeout(c.ctx, deadline)
+	ctx, cancel := context.WithTimeoutCause(c.ctx, deadline, errSilent)
 	defer cancel()
-	b, err := c.Clouds.Backend(ctx, a.ProjectID, a.Backend)
-	var offers []offer.Offer
-	if err == nil {
-		offers, err = b.Offers(ctx, offer.Query{})
-	}
+	offers, err := c.ask(ctx, a)
 	if err != nil && c.ctx.Err() == nil {
 		c.Log.Warn("a backend does not say what it offers", "backend", a.Backend, "err", err)
 	}
 	c.mu.Lock()
 	changed := err == nil && !same(k.offers, offers)
 	if err == nil {
-		k.offers = offers
+		k.offers, k.heard = offers, time.Now()
 	}
 	if k.at.IsZero() {
 		close(k.first)
 	}
-	k.at, k.asking = time.Now(), false
+	k.at, k.asking, k.err = time.Now(), false, err
 	c.mu.Unlock()
 	if changed {
 		c.Changed(a.ProjectID)
 	}
+}
+
+// errSilent is why a question to a backend ends.
+var errSilent = errors.New("no answer in time")
+
+// ask has one backend list its offers. Those of one that honours reservations can be had in
+// them.
+func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, error) {
+	b, err := c.Clouds.Backend(ctx, a.ProjectID, a.Backend)
+	if err != nil {
+		return nil, err
+	}
+	offers, err := b.Offers(ctx, offer.Query{})
+	if _, reserves := b.(backend.ReservationBackend); reserves && err == nil {
+		offers = slices.Clone(offers)
+		for i := range offers {
+			offers[i].Reserves = true
+		}
+	}
+	return offers, err
 }
 
 // same compares what is looked at when jobs are placed.

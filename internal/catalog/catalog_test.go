@@ -19,6 +19,8 @@ type clouds struct {
 	mu    sync.Mutex
 	asked map[string]int
 	say   func(ctx context.Context, name string) ([]offer.Offer, error)
+	// reserves is the backend that honours reservations, "" for none.
+	reserves string
 }
 
 func (c *clouds) Accounts(context.Context) ([]ledger.Account, error) {
@@ -26,8 +28,17 @@ func (c *clouds) Accounts(context.Context) ([]ledger.Account, error) {
 }
 
 func (c *clouds) Backend(_ context.Context, _, name string) (backend.Backend, error) {
-	return account{c: c, name: name}, nil
+	a := account{c: c, name: name}
+	if name == c.reserves {
+		return reserving{a}, nil
+	}
+	return a, nil
 }
+
+// reserving is an account at a provider with reservations.
+type reserving struct{ account }
+
+func (reserving) Reservations() {}
 
 type account struct {
 	backend.Backend

@@ -254,7 +254,8 @@ func ToAPI(o offer.Offer) api.InstanceOffer {
 		data = map[string]any{}
 	}
 	return api.InstanceOffer{Backend: api.BackendType(o.Backend), Instance: api.InstanceType{Name: o.Instance, Resources: res}, Region: o.Region, Price: o.Price,
-		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1}
+		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1,
+		Reserves: o.Reserves, Penalty: o.Penalty}
 }
 
 // GeneratedName makes adjective-animal.

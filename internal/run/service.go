@@ -58,7 +58,11 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		limit = *r.MaxOffers
 	}
 	dry := Run{ProjectID: sc.Project.ID, Data: Data{Spec: effective}}
+	if plan.BackendProblems, err = s.problems(ctx, sc.Project.ID); err != nil {
+		return plan, err
+	}
 	byGroup := map[int][]api.InstanceOffer{} // the jobs of a node group have the same offers
+	whyNot := map[int]*api.WhyNot{}
 	for _, js := range specs {
 		offers, known := byGroup[js.NodeGroupIndex]
 		if !known {
@@ -66,9 +70,14 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 				return plan, err
 			}
 			byGroup[js.NodeGroupIndex] = offers
+			if len(offers) <= few {
+				if whyNot[js.NodeGroupIndex], err = s.whyNot(ctx, dry, groupOf(specs, js), r.ForOffersOnly); err != nil {
+					return plan, err
+				}
+			}
 		}
 		offers = slices.Clone(offers)
-		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers)}
+		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers), WhyNot: whyNot[js.NodeGroupIndex]}
 		for _, o := range offers {
 			if jp.MaxPrice == nil || o.Price > *jp.MaxPrice {
 				price := o.Price

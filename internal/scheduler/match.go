@@ -101,7 +101,7 @@ func (r requirement) excludes(req *api.Requirements, p *config.ProfileParams, o 
 	case needDisk: // 0 MiB is a size that nobody knows, or that is chosen later
 		return want.Disk != nil && have.Disk.SizeMiB > 0 && !within(want.Disk.Size, have.Disk.SizeMiB)
 	case needReservation: // an instance that exists is what it is, whoever reserved it
-		return req.Reservation != nil && isNew(o) && !reserves(o.Backend)
+		return req.Reservation != nil && isNew(o) && !o.Reserves
 	default:
 		return want.GPU != nil && r.excludesGPUs(want.GPU, have.Gpus)
 	}
@@ -170,9 +170,6 @@ func isNew(o *api.InstanceOffer) bool {
 	return false
 }
 
-// reserves says that a backend can create instances in a reservation (lifecycle 7.4).
-func reserves(b api.BackendType) bool { return b == "aws" || b == "gcp" }
-
 // arch is the architecture of a machine's CPUs; one that does not say has the usual.
 func arch(r *api.Resources) string {
 	if r.CPUArch == nil {
@@ -222,7 +219,8 @@ func Disk(req config.Resources, sizes config.MemoryRange) (mib int, ok bool) {
 	return int(nearest(*r.Min)), true
 }
 
-// Sort orders offers: what can be used first, then by price, what exists before what has to
+// Sort orders offers: what can be used first, then by price, more for what could not be had
+// lately, what exists before what has to
 // be created, then by name, so that equal lists are shown equally. Offers that differ in none
 // of these keep their order.
 func Sort(offers []api.InstanceOffer) {
@@ -232,7 +230,7 @@ func Sort(offers []api.InstanceOffer) {
 func compare(a, b *api.InstanceOffer) int {
 	return cmp.Or(
 		falseFirst(!a.Availability.Usable(), !b.Availability.Usable()),
-		cmp.Compare(a.Price, b.Price),
+		cmp.Compare(rank(a), rank(b)),
 		falseFirst(isNew(a), isNew(b)),
 		cmp.Compare(a.Backend, b.Backend),
 		cmp.Compare(a.Region, b.Region),

@@ -27,7 +27,7 @@ func resources(t testing.TB, text string) config.Resources {
 func h100s(n int) api.InstanceOffer {
 	x86 := api.CPUArchitecture("x86")
 	o := api.InstanceOffer{
-		Backend: "aws", Region: "us-east-1", Price: 10, Availability: api.Available, AvailabilityZones: []string{"us-east-1a", "us-east-1b"},
+		Backend: "aws", Region: "us-east-1", Price: 10, Availability: api.Available, AvailabilityZones: []string{"us-east-1a", "us-east-1b"}, Reserves: true,
 		Instance: api.InstanceType{Name: "p5.48xlarge", Resources: api.Resources{CPUs: 16, MemoryMiB: 64 << 10, Disk: api.Disk{SizeMiB: 200 << 10}, CPUArch: &x86}},
 	}
 	for range n {
@@ -109,7 +109,7 @@ func TestReasons(t *testing.T) {
 			o.Instance.Resources.Gpus[0].Name = "XYZ900"
 		}}, []string{"gpu.compute_capability"}},
 		"reservation where there are some": {change{req: func(r *api.Requirements) { r.Reservation = new("r1") }}, nil},
-		"reservation where there are none": {change{req: func(r *api.Requirements) { r.Reservation = new("r1") }, offer: func(o *api.InstanceOffer) { o.Backend = "lambda" }}, []string{"reservation"}},
+		"reservation where there are none": {change{req: func(r *api.Requirements) { r.Reservation = new("r1") }, offer: func(o *api.InstanceOffer) { o.Reserves = false }}, []string{"reservation"}},
 		"reservation and an idle instance": {change{req: func(r *api.Requirements) { r.Reservation = new("r1") }, offer: func(o *api.InstanceOffer) { o.Backend, o.Availability = "remote", api.Idle }}, nil},
 		"all at once": {
 			change{
@@ -118,7 +118,7 @@ func TestReasons(t *testing.T) {
 					r.MaxPrice, r.Spot, r.Reservation = new(1.0), new(true), new("r1")
 				},
 				profile: config.ProfileParams{Backends: []string{"gcp"}, Regions: []string{"eu"}, InstanceTypes: []string{"x"}, AvailabilityZones: []string{"z"}},
-				offer:   func(o *api.InstanceOffer) { o.Backend = "lambda" },
+				offer:   func(o *api.InstanceOffer) { o.Reserves = false },
 				gpus:    1,
 			},
 			[]string{

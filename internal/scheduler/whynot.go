@@ -35,21 +35,10 @@ func (m Misses) Words() []string {
 	return list
 }
 
-// An Exclusion says how much a requirement narrows what there is.
-type Exclusion struct {
-	Requirement string `json:"requirement"` // a word of [Reasons]
-	Excludes    int    `json:"excludes"`    // offers, alone or together with other requirements
-	// Alone counts the offers that nothing else excludes: they fit without the requirement. It
-	// is 0 for "gpu": machines without any are no answer to who asks for GPUs.
-	Alone int `json:"alone"`
-	// From is the lowest price of those, in US dollars per hour; 0 when there are none.
-	From float64 `json:"from"`
-}
-
 // A Tally counts what excludes offers, to say why few or none fit.
 type Tally struct {
 	offers, fit int
-	missed      [len(requirementWords)]Exclusion
+	missed      [len(requirementWords)]api.Exclusion
 }
 
 // Add counts an offer and what it misses.
@@ -76,15 +65,15 @@ func (t *Tally) Offers() (all, fit int) { return t.offers, t.fit }
 
 // Exclusions are the requirements that exclude anything, first the one without which most
 // would fit, then by how much each excludes.
-func (t *Tally) Exclusions() []Exclusion {
-	var list []Exclusion
+func (t *Tally) Exclusions() []api.Exclusion {
+	var list []api.Exclusion
 	for r, e := range t.missed {
 		if e.Excludes > 0 {
 			e.Requirement = requirementWords[r]
 			list = append(list, e)
 		}
 	}
-	slices.SortStableFunc(list, func(a, b Exclusion) int {
+	slices.SortStableFunc(list, func(a, b api.Exclusion) int {
 		return cmp.Or(cmp.Compare(b.Alone, a.Alone), cmp.Compare(b.Excludes, a.Excludes))
 	})
 	return list

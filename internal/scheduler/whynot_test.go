@@ -9,6 +9,10 @@ import (
 	"dstack/internal/config"
 )
 
+func excluded(requirement string, excludes, alone int, from float64) api.Exclusion {
+	return api.Exclusion{Requirement: requirement, Excludes: excludes, Alone: alone, From: from}
+}
+
 func TestTally(t *testing.T) {
 	offer := func(price float64, change func(*api.InstanceOffer)) api.InstanceOffer {
 		o := h100s(8)
@@ -31,25 +35,25 @@ func TestTally(t *testing.T) {
 	for name, tt := range map[string]struct {
 		offers []api.InstanceOffer
 		fit    int
-		want   []Exclusion
+		want   []api.Exclusion
 	}{
 		"nothing there": {},
 		"all fit":       {offers: []api.InstanceOffer{offer(10, nil), offer(20, nil)}, fit: 2},
 		"the price alone": {
 			offers: []api.InstanceOffer{offer(30, nil), offer(25, nil)},
-			want:   []Exclusion{{"max_price", 2, 2, 25}},
+			want:   []api.Exclusion{excluded("max_price", 2, 2, 25)},
 		},
 		"the one that helps most is first": {
 			offers: []api.InstanceOffer{offer(30, nil), offer(9, far), offer(8, far), offer(30, far)},
-			want:   []Exclusion{{"regions", 3, 2, 8}, {"max_price", 2, 1, 30}},
+			want:   []api.Exclusion{excluded("regions", 3, 2, 8), excluded("max_price", 2, 1, 30)},
 		},
 		"machines without GPUs are no answer": {
 			offers: []api.InstanceOffer{offer(1, bare), offer(30, nil)},
-			want:   []Exclusion{{"max_price", 1, 1, 30}, {"gpu", 1, 0, 0}},
+			want:   []api.Exclusion{excluded("max_price", 1, 1, 30), excluded("gpu", 1, 0, 0)},
 		},
 		"none alone": {
 			offers: []api.InstanceOffer{offer(30, far), offer(31, old), offer(5, func(o *api.InstanceOffer) { far(o); bare(o) })},
-			want:   []Exclusion{{"regions", 2, 0, 0}, {"max_price", 2, 0, 0}, {"gpu", 1, 0, 0}, {"gpu.name", 1, 0, 0}},
+			want:   []api.Exclusion{excluded("regions", 2, 0, 0), excluded("max_price", 2, 0, 0), excluded("gpu", 1, 0, 0), excluded("gpu.name", 1, 0, 0)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

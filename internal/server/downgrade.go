@@ -213,6 +213,12 @@ func planRun(s *Server, c caller, w http.ResponseWriter, r *http.Request) error 
 	if err != nil {
 		return err
 	}
+	if fromPublished(r.Header) { // which do not show what we add
+		out.BackendProblems = nil
+		for i := range out.JobPlans {
+			out.JobPlans[i].WhyNot = nil
+		}
+	}
 	return reply(w, r, out)
 }
 

@@ -22,6 +22,9 @@ import (
 // added are the fields that our answers have beyond the description, with the reason. Published
 // clients and their models ignore what they do not know.
 var added = map[string]string{
+	"backend_problems": "of plans: backends that do not answer, whose offers are missing or old, which the original only logs",
+	"why_not":          "of the jobs of plans: what excludes the other offers where few fit",
+
 	"waiting": "of runs: their place in the queue and why they are not placed, which the original does not tell",
 }
 

@@ -234,6 +234,8 @@ CREATE INDEX intent_live ON intent (project_id, backend) WHERE state <> 'gone';
 
 CREATE INDEX intent_owner ON intent (owner_kind, owner_id);
 
+CREATE INDEX intent_refused ON intent (created_at) WHERE state = 'gone' AND billed_from = 0;
+
 CREATE TABLE job (
     id             TEXT PRIMARY KEY,
     run_id         TEXT    NOT NULL,

@@ -99,6 +99,9 @@ func (l *List) Row(i int) Row {
 	return r
 }
 
+// reserves says that a provider sells reservations in which instances are created (lifecycle 7.4).
+func reserves(backend string) bool { return backend == "aws" || backend == "gcp" }
+
 // offer is the row i. It shares the zones with the list.
 func (l *List) offer(i int) Offer {
 	c := &l.columns
@@ -106,7 +109,7 @@ func (l *List) offer(i int) Offer {
 	arch := api.CPUArchitecture(s.arch)
 	return Offer{AsOf: l.dates[c.date[i]], InstanceOffer: api.InstanceOffer{
 		Backend: api.BackendType(s.backend), Region: p.region, Price: c.price[i], Availability: api.Unknown,
-		AvailabilityZones: p.zones, InstanceRuntime: api.RuntimeShim, Blocks: 1, TotalBlocks: 1,
+		AvailabilityZones: p.zones, InstanceRuntime: api.RuntimeShim, Blocks: 1, TotalBlocks: 1, Reserves: reserves(s.backend),
 		Instance: api.InstanceType{Name: s.instance, Resources: api.Resources{
 			CPUs: s.cpus, MemoryMiB: s.memoryMiB, Gpus: gpuSet{s.gpu, s.gpus}.list(),
 			Spot: c.spot[i], Disk: api.Disk{SizeMiB: s.diskMiB}, CPUArch: &arch,

@@ -78,7 +78,7 @@ func (l *List) misses(req *api.Requirements, p *config.ProfileParams) misses {
 func (l *List) shapeMisses(req *api.Requirements, p *config.ProfileParams) []scheduler.Misses {
 	want := req.Resources
 	backends := ask(l.parts.backends.values, api.Requirements{Reservation: req.Reservation}, config.ProfileParams{Backends: p.Backends},
-		func(o *api.InstanceOffer, v string) { o.Backend = api.BackendType(v) })
+		func(o *api.InstanceOffer, v string) { o.Backend, o.Reserves = api.BackendType(v), reserves(v) })
 	archs := ask(l.parts.archs.values, api.Requirements{Resources: config.Resources{CPU: config.CPU{Arch: want.CPU.Arch}}}, config.ProfileParams{},
 		func(o *api.InstanceOffer, v string) {
 			arch := api.CPUArchitecture(v)

@@ -20,6 +20,7 @@ func (o Options) printRunPlan(plan api.RunPlan, hasFleets func() (bool, error)) 
 	jp := plan.JobPlans[0]
 	if len(jp.Offers) > 0 {
 		offer.Listing{Offers: jp.Offers, Total: jp.TotalOffers, MaxPrice: jp.MaxPrice, Show: o.MaxOffers, Dim: true}.Print(o.IO)
+		offer.PrintPlanNotes(o.IO, plan)
 		return nil
 	}
 	ok, err := hasFleets()
@@ -31,6 +32,7 @@ func (o Options) printRunPlan(plan api.RunPlan, hasFleets func() (bool, error)) 
 	} else {
 		o.Println(o.Paint(term.Error, offer.NoFleets))
 	}
+	offer.PrintPlanNotes(o.IO, plan)
 	o.Println()
 	return nil
 }

@@ -150,11 +150,11 @@ func (o Options) listPrices(q question) error {
 	}
 	if o.JSON {
 		out := struct {
-			Catalog      source                `json:"catalog"`
-			Requirements requirements          `json:"requirements"`
-			Offers       []pricelist.Offer     `json:"offers"`
-			TotalOffers  int                   `json:"total_offers"`
-			Excluded     []scheduler.Exclusion `json:"excluded,omitempty"` // where few or none fit
+			Catalog      source            `json:"catalog"`
+			Requirements requirements      `json:"requirements"`
+			Offers       []pricelist.Offer `json:"offers"`
+			TotalOffers  int               `json:"total_offers"`
+			Excluded     []api.Exclusion   `json:"excluded,omitempty"` // where few or none fit
 		}{q.about, shown(q.want), append([]pricelist.Offer{}, offers...), total, nil}
 		if tally != nil {
 			out.Excluded = tally.Exclusions()
@@ -167,7 +167,7 @@ func (o Options) listPrices(q question) error {
 		o.printPrices(offers, total)
 	}
 	if tally != nil {
-		o.printWhyNot(tally)
+		o.whyNot(tally)
 	}
 	return nil
 }
@@ -200,32 +200,12 @@ func (o Options) printPrices(offers []pricelist.Offer, total int) {
 	o.Println(o.Paint(term.Secondary, "What providers charge where they have it, not what they have now. `dstack offer` asks your backends."))
 }
 
-// printWhyNot says what each requirement excludes, and without which most would fit.
-func (o Options) printWhyNot(tally *scheduler.Tally) {
+func (o Options) whyNot(tally *scheduler.Tally) {
 	all, fit := tally.Offers()
-	list := tally.Exclusions()
-	if len(list) == 0 {
-		return // everything fits
-	}
 	if fit == 0 {
 		o.Println(o.Paint(term.Warning, fmt.Sprintf("None of %d list prices fits.", all)))
 	}
-	o.Println()
-	tb := &term.Table{Columns: term.Columns("REQUIREMENT", "EXCLUDES", "WITHOUT IT")}
-	for _, e := range list {
-		without := "-"
-		if e.Alone > 0 {
-			without = fmt.Sprintf("%d more from %s", e.Alone, format.Price(e.From))
-		}
-		tb.Add(e.Requirement, strconv.Itoa(e.Excludes), without)
-	}
-	o.Print(tb)
-	o.Println()
-	if best := list[0]; best.Alone > 0 {
-		o.Println(fmt.Sprintf("Without `%s` %d more would fit, from %s.", best.Requirement, best.Alone, format.Price(best.From)))
-	} else {
-		o.Println("Leaving out a single one of them is not enough.")
-	}
+	PrintWhyNot(o.IO, tally.Exclusions())
 }
 
 // groupedPrices lists kinds of GPUs instead of offers.
@@ -255,7 +235,7 @@ func (o Options) groupedPrices(q question, group []string) error {
 	))
 	o.Println()
 	if len(gpus) == 0 {
-		o.printWhyNot(q.list.WhyNot(q.want, q.spec.Merged().ProfileParams))
+		o.whyNot(q.list.WhyNot(q.want, q.spec.Merged().ProfileParams))
 		return nil
 	}
 	o.Print(gpuTable(gpus, by))

@@ -181,7 +181,10 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 			Requirements requirements        `json:"requirements"`
 			Offers       []api.InstanceOffer `json:"offers"`
 			TotalOffers  int                 `json:"total_offers"`
-		}{c.Project, plan.User, wanted(spec), append([]api.InstanceOffer{}, jp.Offers...), jp.TotalOffers})
+
+			WhyNot          *api.WhyNot          `json:"why_not,omitempty"`
+			BackendProblems []api.BackendProblem `json:"backend_problems,omitempty"`
+		}{c.Project, plan.User, wanted(spec), append([]api.InstanceOffer{}, jp.Offers...), jp.TotalOffers, jp.WhyNot, plan.BackendProblems})
 	}
 	req := jp.JobSpec.Requirements
 	o.Facts([][2]string{
@@ -193,6 +196,7 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 	o.Println()
 	if len(jp.Offers) == 0 {
 		o.Println(o.Paint(term.Warning, None))
+		PrintPlanNotes(o.IO, plan)
 		return nil
 	}
 	hint := len(spec.Merged().Fleets) == 0
@@ -205,6 +209,7 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 	if hint && !early {
 		o.Println(o.Paint(term.Secondary, text))
 	}
+	PrintPlanNotes(o.IO, plan)
 	return nil
 }
 
