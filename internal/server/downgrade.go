@@ -46,7 +46,7 @@ func fromPublished(h http.Header) bool {
 func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	client, known := clientVersion(r.Header)
 	data, err := json.Marshal(v)
-	if known && err == nil && client.before(0, 20, 27) { // since then nothing changed its form
+	if known && err == nil && client.before(0, 21, 1) { // since then nothing changed its form
 		data, err = downgrade(client, data)
 	}
 	if err == nil && fromPublished(r.Header) && bytes.Contains(data, []byte(`"local"`)) {
@@ -65,6 +65,9 @@ func downgrade(v release, data []byte) ([]byte, error) {
 	return rewrite(data, func(m map[string]any) {
 		if m["type"] == "service" {
 			downgradeService(v, m)
+		}
+		if m["type"] == "gateway" && v.before(0, 21, 1) {
+			orElse(m, "default", false)
 		}
 		if _, ok := m["wildcard_domain"]; ok {
 			downgradeGateway(v, m)
@@ -135,7 +138,7 @@ func downgradeGateway(v release, m map[string]any) {
 		if name, ok := r["hostname"].(string); ok && name != "" {
 			names = append(names, name)
 		}
-		if !v.before(0, 20, 25) {
+		if !v.before(0, 20, 25) && v.before(0, 20, 27) {
 			orElse(r, "hostname", "")
 			orElse(r, "region", "")
 			orElse(r, "backend", config["backend"])
@@ -150,7 +153,7 @@ func downgradeGateway(v release, m map[string]any) {
 
 // orElse replaces a null.
 func orElse(m map[string]any, key string, v any) {
-	if m[key] == nil {
+	if old, has := m[key]; has && old == nil {
 		m[key] = v
 	}
 }

@@ -128,9 +128,10 @@ func (c *Client) DeleteSecrets(ctx context.Context, project string, req api.Dele
 }
 
 // ListExports returns what the project shares.
-func (c *Client) ListExports(ctx context.Context, project string) (out []api.Export, err error) {
-	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/exports/list", nil, &out)
-	return out, err
+func (c *Client) ListExports(ctx context.Context, project string) ([]api.Export, error) {
+	var list warned[api.Export]
+	err := c.post(ctx, "/api/project/"+url.PathEscape(project)+"/exports/list", nil, &list)
+	return list.items, err
 }
 
 // CreateExport shares fleets and gateways with other projects.
@@ -151,9 +152,10 @@ func (c *Client) DeleteExport(ctx context.Context, project string, req api.NameR
 }
 
 // ListImports returns what other projects share with this one.
-func (c *Client) ListImports(ctx context.Context, project string) (out []api.Import, err error) {
-	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/imports/list", nil, &out)
-	return out, err
+func (c *Client) ListImports(ctx context.Context, project string) ([]api.Import, error) {
+	var list warned[api.Import]
+	err := c.post(ctx, "/api/project/"+url.PathEscape(project)+"/imports/list", nil, &list)
+	return list.items, err
 }
 
 // DeleteImport gives an import back.

@@ -1,6 +1,11 @@
 package client
 
-import "dstack/internal/api"
+import (
+	"bytes"
+	"encoding/json"
+
+	"dstack/internal/api"
+)
 
 // RunPlanRequest asks for a plan. Offers are cut down to what is asked for unless FullOffers is set.
 type RunPlanRequest struct {
@@ -36,4 +41,20 @@ type AuthorizeResponse struct {
 type AuthCallbackRequest struct {
 	Code  string `json:"code"`
 	State string `json:"state"`
+}
+
+// warned is a list that some servers wrap in an object, together with warnings.
+type warned[T any] struct{ items []T }
+
+// UnmarshalJSON reads both forms.
+func (l *warned[T]) UnmarshalJSON(data []byte) error {
+	if !bytes.HasPrefix(data, []byte("{")) {
+		return json.Unmarshal(data, &l.items)
+	}
+	var object struct{ Exports, Imports []T }
+	if err := json.Unmarshal(data, &object); err != nil {
+		return err
+	}
+	l.items = append(object.Exports, object.Imports...)
+	return nil
 }

@@ -36,7 +36,7 @@ func NewExport(p *program.Program) *cobra.Command {
 	cmd := &cobra.Command{Use: "export", Short: "Manage exports", Args: cobra.NoArgs, RunE: o.with(o.listExports)}
 	program.ProjectFlag(cmd.PersistentFlags(), &o.project)
 	cmd.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
-	del := &cobra.Command{Use: "delete NAME", Short: "Delete an export", Args: cobra.ExactArgs(1), RunE: o.with(o.deleteExport)}
+	del := &cobra.Command{Use: "delete NAME", Short: "Delete an export", Args: cobra.ExactArgs(1), ValidArgsFunction: p.CompleteExports, RunE: o.with(o.deleteExport)}
 	del.Flags().BoolVarP(&o.yes, "yes", "y", false, "do not ask for confirmation")
 	cmd.AddCommand(
 		&cobra.Command{Use: "list", Short: "List exports", Args: cobra.NoArgs, RunE: o.with(o.listExports)},
@@ -69,7 +69,7 @@ func (o *command) createCommand() *cobra.Command {
 func (o *command) updateCommand() *cobra.Command {
 	req := api.UpdateExportRequest{}
 	cmd := &cobra.Command{
-		Use: "update NAME", Short: "Update an export", Args: cobra.ExactArgs(1),
+		Use: "update NAME", Short: "Update an export", Args: cobra.ExactArgs(1), ValidArgsFunction: o.CompleteExports,
 		RunE: o.with(func(ctx context.Context, c *program.Conn, args []string) error {
 			req.Name = args[0]
 			e, err := c.UpdateExport(ctx, c.Project, req)
@@ -145,7 +145,7 @@ func NewImport(p *program.Program) *cobra.Command {
 	program.ProjectFlag(cmd.PersistentFlags(), &o.project)
 	cmd.PersistentFlags().BoolVar(&o.json, "json", false, "print JSON")
 	del := &cobra.Command{
-		Use: "delete PROJECT/EXPORT", Short: "Delete an import", RunE: o.with(o.deleteImport),
+		Use: "delete PROJECT/EXPORT", Short: "Delete an import", ValidArgsFunction: p.CompleteImports, RunE: o.with(o.deleteImport),
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 || strings.Count(args[0], "/") != 1 || strings.HasPrefix(args[0], "/") || strings.HasSuffix(args[0], "/") {
 				return fmt.Errorf("write one import as PROJECT/EXPORT")

@@ -131,3 +131,33 @@ func (p *Program) CompleteSecrets(cmd *cobra.Command, args []string, s string) (
 		return names
 	})(cmd, args, s)
 }
+
+// CompleteExports completes names of exports.
+func (p *Program) CompleteExports(cmd *cobra.Command, args []string, s string) ([]string, cobra.ShellCompDirective) {
+	return p.names(func(ctx context.Context, c *Conn) []string {
+		es, err := c.ListExports(ctx, c.Project)
+		if err != nil {
+			return nil
+		}
+		names := make([]string, len(es))
+		for i, e := range es {
+			names[i] = e.Name
+		}
+		return names
+	})(cmd, args, s)
+}
+
+// CompleteImports completes imports as PROJECT/EXPORT.
+func (p *Program) CompleteImports(cmd *cobra.Command, args []string, s string) ([]string, cobra.ShellCompDirective) {
+	return p.names(func(ctx context.Context, c *Conn) []string {
+		is, err := c.ListImports(ctx, c.Project)
+		if err != nil {
+			return nil
+		}
+		names := make([]string, len(is))
+		for i, m := range is {
+			names[i] = m.Export.ProjectName + "/" + m.Export.Name
+		}
+		return names
+	})(cmd, args, s)
+}
