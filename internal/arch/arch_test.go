@@ -29,6 +29,9 @@ var never = map[string][]string{
 	"internal/scheduler":         {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
 	"cmd/dstack-agent":           {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config"},
 	"internal/logstore":          {"internal/run", "internal/server", "internal/api"},
+	"internal/object":            {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/blobstore"}, // services know no database
+	"internal/awsclient":         {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/object"},
+	"internal/gcpclient":         {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/object"},
 	"internal/ledger":            {"internal/run", "internal/fleet", "internal/instance", "internal/server"},
 	"internal/host":              {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store"},
 	"internal/blobstore":         {"internal/run", "internal/server"},

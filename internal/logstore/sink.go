@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"dstack/internal/object"
 )
 
 // A Sink is a log service as [Remote] uses it: a place for batches of records. It makes one
@@ -37,8 +39,8 @@ var (
 	ErrNotDone = errors.New("the log service has not taken it")
 	// ErrWriteOnly says that a service cannot be read.
 	ErrWriteOnly = errors.New("the log service cannot be read")
-	// ErrSettings says that a service cannot be used as it is configured.
-	ErrSettings = errors.New("wrong settings")
+	// ErrSettings says that a service cannot be used as it is configured: the same as of a bucket.
+	ErrSettings = object.ErrSettings
 )
 
 // ReadError says that stored output could not be read. Text is for the user.

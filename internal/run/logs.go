@@ -27,9 +27,11 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	if err != nil {
 		return err
 	}
+	var failed error
 	for k, chunks := range logsIn(events, mine) {
 		if err := storeLog(ctx, s.Logs, k, chunks, s.logOf(ctx, instanceID, k)); err != nil {
-			return err
+			failed = errors.Join(failed, err)
+			mine[k.JobID] = false // the others of the host go on
 		}
 	}
 	latest := map[string]agentapi.Task{}
@@ -37,7 +39,8 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	for _, e := range events {
 		switch {
 		case !mine[e.TaskID]:
-			// A left-over of a deleted run, or a host that speaks of the jobs of others.
+			// A left-over of a deleted run, a host that speaks of the jobs of others, or one whose
+			// log could not be stored: the host will tell it again.
 		case e.Task != nil && e.Task.ID == e.TaskID:
 			if _, seen := latest[e.TaskID]; !seen {
 				order = append(order, e.TaskID)
@@ -54,7 +57,7 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			return err
 		}
 	}
-	return nil
+	return failed
 }
 
 // logOf opens the log of a job as its host has it.
@@ -131,13 +134,16 @@ func (s *Service) PollLogs(ctx context.Context, sc project.Scope, r api.PollLogs
 	if r.NextToken != nil {
 		q.Token = *r.NextToken
 	}
-	page, err := s.Logs.Poll(ctx, q)
+	page, err := s.pollLog(ctx, q)
 	var bad *logstore.TokenError
 	if errors.As(err, &bad) {
 		return out, api.Invalid("Invalid next_token: %s. Must be a non-negative integer.", bad.Token)
 	}
 	if err != nil {
 		return out, err
+	}
+	if page.URL != "" {
+		out.ExternalURL = &page.URL
 	}
 	for _, e := range page.Events {
 		out.Logs = append(out.Logs, api.LogEvent{Timestamp: api.At(e.At), LogSource: "stdout", Message: e.Data})
@@ -146,6 +152,16 @@ func (s *Service) PollLogs(ctx context.Context, sc project.Scope, r api.PollLogs
 		out.NextToken = &page.Next
 	}
 	return out, nil
+}
+
+// pollLog reads a page. What a log service answers is for its user to know.
+func (s *Service) pollLog(ctx context.Context, q logstore.Query) (logstore.Page, error) {
+	page, err := s.Logs.Poll(ctx, q)
+	if failed, ok := errors.AsType[*logstore.ReadError](err); ok {
+		s.Log.Warn("a log cannot be read", "job", q.JobID, "err", err)
+		return page, api.Invalid("%s", failed.Text)
+	}
+	return page, err
 }
 
 // StreamLogs sends a submission's log from a byte offset. With Follow it goes on until the
@@ -172,7 +188,7 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 			return err
 		}
 		ended := j.Finished()
-		page, err := s.Logs.Poll(ctx, logstore.Query{JobID: j.ID, Source: src, Token: token, Limit: logstore.MaxEvents})
+		page, err := s.pollLog(ctx, logstore.Query{JobID: j.ID, Source: src, Token: token, Limit: logstore.MaxEvents})
 		if err != nil {
 			return err
 		}

@@ -5,12 +5,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
-	"path/filepath"
 	"time"
 
 	"dstack/internal/ledger"
-	"dstack/internal/logstore"
-	"dstack/internal/store"
 )
 
 // What replicas tell each other beside the wake-ups of objects.
@@ -22,14 +19,6 @@ const (
 // backendSweep is the time between looks for backends that changed without this replica
 // hearing of it.
 const backendSweep = time.Minute
-
-// logStore is in the database where replicas share one, else in files.
-func (s *Server) logStore() logstore.Store {
-	if s.db.Engine() == store.Postgres {
-		return logstore.NewDB(s.db)
-	}
-	return logstore.NewFile(filepath.Join(s.Dir, "logs"))
-}
 
 // hear connects what replicas tell each other with who wants to know.
 func (s *Server) hear() {

@@ -18,6 +18,13 @@ func working(t *testing.T, url string) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	work(t, s)
+	return s
+}
+
+// work lets a server work until the test ends.
+func work(t *testing.T, s *Server) {
+	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- s.Work(ctx) }()
@@ -27,7 +34,6 @@ func working(t *testing.T, url string) *Server {
 			t.Error(err)
 		}
 	})
-	return s
 }
 
 func until(t *testing.T, what string, ok func() bool) {

@@ -21,7 +21,6 @@ import (
 	"dstack/internal/backend"
 	"dstack/internal/backend/all"
 	"dstack/internal/backend/local"
-	"dstack/internal/blobstore"
 	"dstack/internal/catalog"
 	"dstack/internal/crypt"
 	"dstack/internal/engine"
@@ -33,6 +32,7 @@ import (
 	"dstack/internal/ledger"
 	"dstack/internal/logstore"
 	"dstack/internal/metrics"
+	"dstack/internal/object"
 	"dstack/internal/project"
 	"dstack/internal/proxy"
 	"dstack/internal/repo"
@@ -78,6 +78,8 @@ type Config struct {
 	SSHProxyToken string
 	// TemplatesRepo is the git repository with templates for projects without one of their own.
 	TemplatesRepo string
+	// Storage is where uploads and logs are kept; optional.
+	Storage Storage
 	// Backends are the types of backends that there are; optional: those of this build.
 	Backends []backend.Type
 	// Hosts is the way to hosts; optional: SSH.
@@ -95,6 +97,8 @@ type Server struct {
 	ledger   *ledger.Ledger
 	catalog  *catalog.Catalog
 	pool     *host.Pool
+	bucket   object.Bucket // of uploads, or nil
+	sink     logstore.Sink // where logs go, or nil
 	logs     *logstore.Logs
 	metrics  *metrics.Store
 	clouds   *clouds
@@ -140,6 +144,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{Config: c, stopping: make(chan struct{}), backendNews: make(chan struct{}, 1)}
+	if err := s.openStorage(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.openStore(ctx); err != nil {
 		return nil, err
 	}
@@ -194,7 +201,11 @@ func (s *Server) assemble(file file) error {
 	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log}); err != nil {
 		return err
 	}
-	if s.logs, err = logstore.New(logstore.Config{Store: s.logStore(), Log: s.Log, Tell: func(jobID string) { s.engine.Tell(logTopic, jobID) }}); err != nil {
+	logs, err := s.logStore()
+	if err != nil {
+		return err
+	}
+	if s.logs, err = logstore.New(logstore.Config{Store: logs, Log: s.Log, Tell: func(jobID string) { s.engine.Tell(logTopic, jobID) }}); err != nil {
 		return err
 	}
 	s.hear()
@@ -260,18 +271,6 @@ func (s *Server) assemble(file file) error {
 	}
 	s.proxy, err = proxy.New(proxy.Config{Services: s.runs, Member: s.isMember, Dial: s.dialReplica, Report: s.runs.CountRequests, Timeout: s.ServiceTimeout, Log: s.Log})
 	return err
-}
-
-// maxBlob bounds one upload where CodeLimit does not, in bytes.
-const maxBlob = 1 << 30
-
-// blobs are files beside SQLite; replicas, which have no folder in common, share them in
-// Postgres.
-func (s *Server) blobs() blobstore.Store {
-	if s.db.Engine() == store.Postgres {
-		return blobstore.NewDB(s.db, maxBlob)
-	}
-	return blobstore.NewFile(filepath.Join(s.Dir, "blobs"), maxBlob)
 }
 
 func (s *Server) projectName(ctx context.Context, id string) string {

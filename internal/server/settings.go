@@ -49,6 +49,9 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 	}
 	c.ServiceTimeout = duration("DSTACK_SERVICE_CLIENT_TIMEOUT")
 	c.ForbidBareServices = getenv("DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY") != ""
+	var wrong []error
+	c.Storage, wrong = storage(getenv)
+	errs = append(errs, wrong...)
 	if c.Dir == "" {
 		c.Dir = filepath.Join(home, ".dstack", "server")
 	}

@@ -33,13 +33,7 @@ func (s *Sink) Limits() logstore.Limits {
 }
 
 // Check implements [logstore.Sink].
-func (s *Sink) Check(ctx context.Context) error {
-	err := s.bucket.Check(ctx)
-	if errors.Is(err, object.ErrSettings) {
-		return fmt.Errorf("%w: %w", logstore.ErrSettings, err)
-	}
-	return err
-}
+func (s *Sink) Check(ctx context.Context) error { return s.bucket.Check(ctx) }
 
 func (s *Sink) key(st logstore.Stream, offset int64) string {
 	return fmt.Sprintf("%s%s/%020d.log", s.prefix, st.Path(), offset)
