@@ -23,7 +23,11 @@ var never = map[string][]string{
 	"internal/store":             {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/engine", "internal/api"},
 	"internal/backend":           {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store", "internal/engine", "internal/ledger"}, // clouds know no database
 	"internal/instance":          {"internal/run", "internal/fleet", "internal/server"},
-	"internal/fleet":             {"internal/run", "internal/server"},
+	"internal/export":            {"internal/run", "internal/fleet", "internal/instance", "internal/gateway", "internal/volume", "internal/server"}, // the shared ask it
+	"internal/fleet":             {"internal/run", "internal/gateway", "internal/volume", "internal/server"},
+	"internal/gateway":           {"internal/run", "internal/volume", "internal/server"},
+	"internal/volume":            {"internal/run", "internal/gateway", "internal/server"},
+	"internal/template":          {"internal/store", "internal/project", "internal/run", "internal/server"},
 	"internal/proxy":             {"internal/server", "internal/cli", "internal/host"},
 	"internal/run":               {"internal/server", "internal/cli", "internal/proxy"},
 	"internal/scheduler":         {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
