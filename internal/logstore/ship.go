@@ -18,13 +18,15 @@ const Kind = "log"
 const (
 	liveShipments = `SELECT DISTINCT job_id FROM log_shipment WHERE shipping AND shard IN`
 	selectPending = `
-SELECT start, tried_at, layout FROM log_batch WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
+SELECT start, tried_at, tries, layout FROM log_batch WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
 	selectLastLayout = `
 SELECT start, layout FROM log_batch WHERE job_id = $1 AND source = $2 ORDER BY start DESC LIMIT 1`
 	insertBatch = `
-INSERT INTO log_batch (job_id, source, start, size, first_at, last_at, service, tried_at, sent_at, layout)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 0, $9)`
-	touchBatch   = `UPDATE log_batch SET tried_at = $4, service = $5 WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
+INSERT INTO log_batch (job_id, source, start, size, first_at, last_at, service, tried_at, tries, sent_at, layout)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, 1, 0, $9)`
+	touchBatch = `
+UPDATE log_batch SET tried_at = $4, tries = tries + 1, service = $5
+WHERE  job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
 	cancelBatch  = `DELETE FROM log_batch WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
 	markBatch    = `UPDATE log_batch SET sent_at = $4 WHERE job_id = $1 AND source = $2 AND start = $3 AND sent_at = 0`
 	markShipment = `
@@ -101,11 +103,11 @@ func (p *passage) run(ctx context.Context) error {
 
 // step sends the next batch, unless there is none or it is to wait.
 func (p *passage) step(ctx context.Context, s shipment) (sent bool, err error) {
-	b, tried, err := p.pending(ctx, s)
+	b, look, err := p.pending(ctx, s)
 	switch {
 	case err == nil:
-		if at := tried.Add(p.Settle); !p.limits.Once && time.Now().Before(at) {
-			p.again = earliest(p.again, at)
+		if !p.limits.Once && time.Now().Before(look) {
+			p.again = earliest(p.again, look)
 			return false, nil
 		}
 		return p.resend(ctx, s, b)
@@ -124,15 +126,25 @@ func (p *passage) step(ctx context.Context, s shipment) (sent bool, err error) {
 	return p.send(ctx, s, b, events)
 }
 
-// pending is the batch whose outcome is not known; store.ErrNotFound: there is none.
-func (p *passage) pending(ctx context.Context, s shipment) (batch, time.Time, error) {
+// maxSettle bounds how long an unknown outcome is left alone, however often it was tried.
+const maxSettle = 2 * time.Minute
+
+// pending is the batch whose outcome is not known, and when the service should show it, which is
+// later after each attempt; store.ErrNotFound: there is none.
+func (p *passage) pending(ctx context.Context, s shipment) (b batch, look time.Time, err error) {
 	var start, tried int64
+	var tries int
 	var layout []byte
-	if err := p.DB.Read().QueryRowContext(ctx, selectPending, p.jobID, p.src, s.sent).Scan(&start, &tried, &layout); err != nil {
+	err = p.DB.Read().QueryRowContext(ctx, selectPending, p.jobID, p.src, s.sent).Scan(&start, &tried, &tries, &layout)
+	if err != nil {
 		return batch{}, time.Time{}, store.One(err)
 	}
-	b, err := parseLayout(start, layout)
-	return b, store.Time(tried), err
+	b, err = parseLayout(start, layout)
+	wait := maxSettle
+	if n := tries - 1; n < 10 {
+		wait = min(p.Settle<<n, maxSettle)
+	}
+	return b, store.Time(tried).Add(wait), err
 }
 
 // plan cuts the next batch. No events: it is small and waits for more.

@@ -279,6 +279,7 @@ CREATE TABLE log_batch (
     last_at  BIGINT NOT NULL,
     service  TEXT   NOT NULL, -- who has it
     tried_at BIGINT NOT NULL, -- when it was sent last
+    tries    INTEGER NOT NULL, -- how often it was sent
     sent_at  BIGINT NOT NULL, -- when the service said that it has it, 0: not yet
     layout   BYTEA  NOT NULL, -- sizes and times of chunks and of what they are at the service
     PRIMARY KEY (job_id, source, start)
