@@ -2,7 +2,6 @@ package run
 
 import (
 	"context"
-	"math"
 	"strings"
 	"time"
 
@@ -104,19 +103,12 @@ func groupJobs(now time.Time, r Run, jobs []Job, connect bool, limit *int, v *ap
 		job := &v.Jobs[n-1]
 		job.JobSpec = j.Data.Spec
 		job.JobSubmissions = append(job.JobSubmissions, submission(j, r.Data.Spec.Configuration.DevEnvironment != nil))
-		if j.Data.Provisioning != nil {
-			end := now
-			if !j.Data.FinishedAt.IsZero() {
-				end = j.Data.FinishedAt
-			}
-			v.Cost += j.Data.Provisioning.Price * end.Sub(j.SubmittedAt).Hours()
-		}
 		job.JobConnectionInfo = nil
 		if connect && j.Status == api.JobRunning {
 			job.JobConnectionInfo = connection(r, j)
 		}
 	}
-	v.Cost = math.Round(v.Cost*1e4) / 1e4
+	v.Cost = cost(now, jobs)
 	if len(v.Jobs) > 0 {
 		subs := v.Jobs[0].JobSubmissions
 		last := subs[len(subs)-1]

@@ -1,0 +1,38 @@
+package run
+
+import (
+	"testing"
+	"time"
+
+	"dstack/internal/api"
+)
+
+func TestCost(t *testing.T) {
+	now := time.Date(2026, 11, 25, 18, 0, 0, 0, time.UTC)
+	job := func(price float64, submitted, finished time.Duration) Job {
+		j := Job{SubmittedAt: now.Add(-submitted), Data: JobData{Provisioning: &api.JobProvisioningData{Price: price}}}
+		if finished != 0 {
+			j.Data.FinishedAt = now.Add(-finished)
+		}
+		return j
+	}
+	for name, tt := range map[string]struct {
+		jobs []Job
+		want float64
+	}{
+		"none":                             {nil, 0},
+		"one that got no instance":         {[]Job{{SubmittedAt: now.Add(-time.Hour)}}, 0},
+		"running":                          {[]Job{job(2, 30*time.Minute, 0)}, 1},
+		"finished":                         {[]Job{job(2, 3*time.Hour, 2*time.Hour)}, 2},
+		"every attempt, every node":        {[]Job{job(2, 3*time.Hour, 2*time.Hour), {SubmittedAt: now}, job(2, time.Hour, 0), job(4, 15*time.Minute, 0)}, 5},
+		"four digits":                      {[]Job{job(1, 10*time.Second, 0)}, 0.0028},
+		"at no price":                      {[]Job{job(0, time.Hour, 0)}, 0},
+		"finished before it was submitted": {[]Job{job(2, -time.Hour, 0)}, 0}, // by a clock that was set back
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := cost(now, tt.jobs); got != tt.want {
+				t.Errorf("cost is %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
