@@ -29,7 +29,7 @@ func (s *Sink) Name() string { return s.name }
 
 // Limits implements [logstore.Sink]. An object is paid for by the request: it waits for more.
 func (s *Sink) Limits() logstore.Limits {
-	return logstore.Limits{Records: 100_000, BatchBytes: 8 << 20, RecordBytes: 8 << 20, Growth: 1, Precision: time.Microsecond, Linger: 20 * time.Second, Once: true}
+	return logstore.Limits{Records: 1000, BatchBytes: 1 << 20, RecordBytes: 1 << 20, Growth: 1, Precision: time.Microsecond, Linger: 20 * time.Second, Once: true}
 }
 
 // Check implements [logstore.Sink].
