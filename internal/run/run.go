@@ -158,6 +158,8 @@ type Config struct {
 	// LostAfter is how long a host may be unreachable before its jobs count as lost and their
 	// retry policy applies, 0: for ever.
 	LostAfter time.Duration
+	// SSHProxy is shown to users as the way to their jobs.
+	SSHProxy SSHProxy
 	// ForbidBare refuses services without a gateway.
 	ForbidBare bool
 	// Probe asks a replica of a service whether it is well; nil is yes.

@@ -22,6 +22,7 @@ func (s *Service) view(ctx context.Context, r Run, projectName string, connect b
 		return api.Run{}, err
 	}
 	out := []api.Run{render(time.Now(), r, jobs[r.ID], projectName, u.Name, connect, nil)}
+	s.SSHProxy.connect(&out[0])
 	err = s.addWaiting(ctx, []Run{r}, out, false)
 	return out[0], err
 }

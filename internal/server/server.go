@@ -74,7 +74,9 @@ type Config struct {
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
 	PrometheusToken string
-	// SSHProxyToken is what SSH proxies show, "": there are none.
+	// SSHProxy is where users reach their jobs through a proxy, which shows SSHProxyToken to the
+	// server; "": there is none.
+	SSHProxy      run.SSHProxy
 	SSHProxyToken string
 	// TemplatesRepo is the git repository with templates for projects without one of their own.
 	TemplatesRepo string
@@ -261,7 +263,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.runs, err = run.New(run.Config{
 		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: s.catalog, Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
-		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, ForbidBare: s.ForbidBareServices,
+		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, SSHProxy: s.SSHProxy, ForbidBare: s.ForbidBareServices,
 		Probe:   func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
 		Serving: func(jobID string) bool { return s.proxy.Busy(jobID) },
 		Changed: func(runID string) { s.proxy.Changed(runID) },

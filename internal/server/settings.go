@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"dstack/internal/run"
 )
 
 // Settings reads what the environment says about a server; Host, Port, Token and Log are the
@@ -55,6 +57,13 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 	if c.Dir == "" {
 		c.Dir = filepath.Join(home, ".dstack", "server")
 	}
+	if address := getenv("DSTACK_SERVER_SSHPROXY_ADDRESS"); address != "" && c.SSHProxyToken != "" { // both or none
+		proxy, err := sshProxyAddress(address)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("DSTACK_SERVER_SSHPROXY_ADDRESS=%s: %w", address, err))
+		}
+		c.SSHProxy = proxy
+	}
 	if c.CodeLimit == 0 { // off
 		c.CodeLimit = -1
 	}
@@ -64,6 +73,19 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 		}
 	}
 	return c, errors.Join(errs...)
+}
+
+// sshProxyAddress reads HOSTNAME[:PORT].
+func sshProxyAddress(s string) (run.SSHProxy, error) {
+	host, text, has := strings.Cut(s, ":")
+	p := run.SSHProxy{Host: host}
+	if has {
+		p.Port, _ = strconv.Atoi(text) // 0 is refused like what is no number
+	}
+	if strings.Trim(strings.ToLower(host), "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || host == "" || has && (p.Port < 1 || p.Port > 65535) {
+		return run.SSHProxy{}, errors.New("write HOSTNAME or HOSTNAME:PORT")
+	}
+	return p, nil
 }
 
 // seconds reads seconds, or a number with a unit such as 10m; "" is 0.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/run"
 )
 
 func TestSettings(t *testing.T) {
@@ -27,6 +29,13 @@ func TestSettings(t *testing.T) {
 				*c = Config{Dir: "/srv/d", DBURL: "postgres://x", PublicURL: "https://d.example.com", NoFile: true, CodeLimit: 5, ProjectQuota: 7,
 					EventTTL: time.Minute, Prometheus: true, PrometheusToken: "t", LostAfter: 10 * time.Minute}
 			}, ""},
+		"an SSH proxy": {map[string]string{"DSTACK_SSHPROXY_API_TOKEN": "s", "DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com:2222", "DSTACK_SERVER_TEMPLATES_REPO": "https://example.com/t"},
+			func(c *Config) {
+				c.SSHProxyToken, c.SSHProxy, c.TemplatesRepo = "s", run.SSHProxy{Host: "ssh.example.com", Port: 2222}, "https://example.com/t"
+			}, ""},
+		"half an SSH proxy": {map[string]string{"DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com"}, func(*Config) {}, ""},
+		"no port": {map[string]string{"DSTACK_SSHPROXY_API_TOKEN": "s", "DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com:x"}, nil,
+			"DSTACK_SERVER_SSHPROXY_ADDRESS=ssh.example.com:x: write HOSTNAME or HOSTNAME:PORT"},
 		"no limit":     {map[string]string{"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "0"}, func(c *Config) { c.CodeLimit = -1 }, ""},
 		"no number":    {map[string]string{"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "2MB"}, nil, "DSTACK_SERVER_CODE_UPLOAD_LIMIT=2MB: write a whole number, 0 or more"},
 		"negative":     {map[string]string{"DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR": "-1"}, nil, "DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR=-1: write a whole number, 0 or more"},
