@@ -25,15 +25,20 @@ type checker struct {
 	wg      sync.WaitGroup
 	foreign map[string]string // machine by cloud
 
+	// reading holds a token while somebody looks. It guards the fields up to mu. SQLite may wait
+	// for a microsecond of virtual time, which stands still while others wait for a mutex: so
+	// the database is read with the token and without mu.
+	reading chan struct{}
+	reader  *reader // nil before the first server
+	stored  int64   // version of the database, for committed
+	prev    *state
+
 	mu         sync.Mutex
-	reader     *reader              // nil before the first server; used by one look at a time
-	stored     int64                // version of the database, for committed
 	since      map[string]time.Time // when an object came into the state in which it is
 	steps      int
 	violations []violation
 	seen       map[string]bool // violations already told
 	tasks      map[string]*fact
-	prev       *state
 	disturbed  map[*agent]time.Time // when packets last did not pass
 }
 
@@ -61,7 +66,7 @@ type fact struct {
 }
 
 func newChecker(w *world) *checker {
-	c := &checker{w: w, woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string]string{}, seen: map[string]bool{},
+	c := &checker{w: w, reading: make(chan struct{}, 1), woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string]string{}, seen: map[string]bool{},
 		tasks: map[string]*fact{}, disturbed: map[*agent]time.Time{}}
 	c.wg.Go(func() {
 		for {
@@ -88,7 +93,7 @@ func (c *checker) stop() {
 	close(c.done)
 	c.wg.Wait()
 	if c.reader != nil {
-		_ = c.reader.db.Close()
+		c.reader.close()
 	}
 }
 
@@ -168,43 +173,46 @@ func (s *state) busy() bool {
 	return false
 }
 
-// look reads clouds and database; nil before there is one.
+// look reads clouds and database; nil before there is one. It wants the token.
 func (c *checker) look() *state {
 	if c.reader == nil {
 		return nil
 	}
-	s := &state{now: time.Now(), w: c.w, machines: c.w.ours(), stillThere: map[string]bool{}}
+	s := &state{now: time.Now(), w: c.w, machines: c.w.ours()}
 	var err error
-	if s.rows, err = c.reader.read(context.Background()); err != nil {
-		c.violateLocked("I0", "the database cannot be read: "+err.Error())
+	if s.rows, err = c.reader.read(); err != nil {
+		c.violate("I0", "the database cannot be read: "+err.Error())
 		return nil
 	}
 	s.version = c.reader.version
+	return s
+}
+
+// complete adds what is known beside a look. It wants the token and the mutex held.
+func (c *checker) complete(s *state) {
+	s.stillThere = map[string]bool{}
 	for _, m := range c.w.ours() {
 		s.stillThere[m.key()] = true
 	}
 	for _, cloud := range c.w.clouds {
 		s.twins += cloud.Injected()[fake.Twin]
 	}
-	return s
-}
-
-// picture is a look with all that is known beside it. It wants the mutexes held.
-func (c *checker) picture() *state {
-	s := c.look()
-	if s != nil {
-		s.facts, s.prev = c.tasks, c.prev
-		c.note(s)
-	}
-	return s
+	s.facts, s.prev = c.tasks, c.prev
+	c.note(s)
 }
 
 // holds says that nothing breaks an invariant of the list now, and that nothing is on its way.
 func (c *checker) holds(list []invariant) bool {
+	c.reading <- struct{}{}
+	defer func() { <-c.reading }()
+	s := c.look()
+	if s == nil {
+		return false
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.picture()
-	if s == nil || s.busy() {
+	c.complete(s)
+	if s.busy() {
 		return false
 	}
 	for _, inv := range list {
@@ -217,16 +225,15 @@ func (c *checker) holds(list []invariant) bool {
 
 // check looks at the world and keeps what it sees broken.
 func (c *checker) check(list []invariant) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	was := c.prev
-	s := c.picture()
-	if s == nil {
-		return
-	}
-	if was != nil && was.version == s.version && len(list) == len(always) && slices.Equal(was.machines, s.machines) {
+	c.reading <- struct{}{}
+	defer func() { <-c.reading }()
+	s := c.look()
+	if s == nil || c.prev != nil && c.prev.version == s.version && len(list) == len(always) && slices.Equal(c.prev.machines, s.machines) {
 		return // nothing has changed
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.complete(s)
 	c.steps++
 	for _, inv := range list {
 		for _, what := range inv.broken(s) {
@@ -328,6 +335,8 @@ func (c *checker) elsewhere(h *agent) []string {
 
 // terminating is told when a process asks a host to end a task.
 func (c *checker) terminating(p *process, h *agent, id string, how agentapi.Terminate) {
+	var status string
+	err := p.db.Read().QueryRowContext(context.Background(), `SELECT status FROM job WHERE id = $1`, id).Scan(&status)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f := c.tasks[id]
@@ -335,8 +344,6 @@ func (c *checker) terminating(p *process, h *agent, id string, how agentapi.Term
 		return
 	}
 	f.asked = how
-	var status string
-	err := p.db.Read().QueryRowContext(context.Background(), `SELECT status FROM job WHERE id = $1`, id).Scan(&status)
 	if err == nil && (status == "pulling" || status == "running") {
 		c.violateLocked("I8", fmt.Sprintf("%s is asked to end task %s (%s), whose job is %s", h.name, f.name, how.Reason, status))
 	}
@@ -423,18 +430,25 @@ func (w *world) result(withTrace bool) result {
 
 // committed says that something was stored since it was asked last.
 func (c *checker) committed() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.reading <- struct{}{}
+	defer func() { <-c.reading }()
 	was := c.stored
-	if err := c.reader.db.QueryRowContext(context.Background(), `PRAGMA data_version`).Scan(&c.stored); err != nil {
-		c.violateLocked("I0", "the database cannot be read: "+err.Error())
+	var err error
+	if c.stored, err = c.reader.changed(); err != nil {
+		c.violate("I0", "the database cannot be read: "+err.Error())
 	}
 	return was != c.stored
 }
 
 // now is a picture for a test that looks by itself.
 func (c *checker) now() *state {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.picture()
+	c.reading <- struct{}{}
+	defer func() { <-c.reading }()
+	s := c.look()
+	if s != nil {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.complete(s)
+	}
+	return s
 }

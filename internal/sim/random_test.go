@@ -29,13 +29,19 @@ func seconds(rnd *rand.Rand, from, to int) time.Duration {
 	return time.Duration(from*1000+rnd.IntN((to-from)*1000)) * time.Millisecond
 }
 
+// idsFrom takes ids from the seed until the test ends: a failure has the same ids again, and
+// what follows from them, like the jitter of passes. For that, the worlds of one process run
+// one after the other.
+func idsFrom(t *testing.T, seed uint64) {
+	t.Helper()
+	uuid.SetRand(rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%032d", seed))))
+	t.Cleanup(func() { uuid.SetRand(nil) })
+}
+
 // live is the life of the world of a seed, from beginning to end.
 func live(t *testing.T, seed uint64, tp template, spoil func(*world, *process), verbose bool) *world {
 	t.Helper()
-	// Ids come from the seed: a failure has the same ids again. For that, the worlds of one
-	// process run one after the other.
-	uuid.SetRand(rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%032d", seed))))
-	t.Cleanup(func() { uuid.SetRand(nil) })
+	idsFrom(t, seed)
 	w := newWorld(t, seed, tp)
 	w.spoil, w.trace.verbose = spoil, verbose
 	rnd := rand.New(rand.NewPCG(seed, 1))

@@ -2,12 +2,10 @@ package sim
 
 import (
 	"context"
-	"database/sql"
-	"fmt"
-	"slices"
-	"strings"
+	"errors"
+	"runtime"
 
-	"github.com/ncruces/go-sqlite3/driver"
+	"github.com/ncruces/go-sqlite3"
 )
 
 // rows are what the server believes, read in one transaction. They are shared between looks
@@ -64,10 +62,12 @@ type holdRow struct {
 	blocks        int
 }
 
-// reader looks into the database beside the server, also while that is down. What did not
-// change is not read again.
+// reader looks into the database beside the server, also while that is down. It reads only
+// when something was stored since, of jobs and runs only the documents whose version is new,
+// and keeps its statements: half of a simulation would be spent here otherwise.
 type reader struct {
-	db      *sql.DB
+	db      *sqlite3.Conn
+	kept    map[string]*sqlite3.Stmt
 	version int64 // of the database, when last was read
 	last    rows
 	jobs    map[string]jobRow
@@ -75,106 +75,127 @@ type reader struct {
 }
 
 func openReader(path string) (*reader, error) {
-	db, err := driver.Open("file:" + path + "?mode=ro&_pragma=busy_timeout(5000)")
+	db, err := sqlite3.OpenFlags(path, sqlite3.OPEN_READONLY)
 	if err != nil {
 		return nil, err
 	}
-	db.SetMaxOpenConns(1)
-	return &reader{db: db, jobs: map[string]jobRow{}, runs: map[string]runRow{}}, nil
+	// SQLite's own way to wait is virtual time, which stands still while others wait for the
+	// checker's mutex. Who has the lock needs none: a server that opens the database.
+	err = db.BusyHandler(func(_ context.Context, count int) bool {
+		runtime.Gosched()
+		return count < 1<<20
+	})
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return &reader{db: db, kept: map[string]*sqlite3.Stmt{}, jobs: map[string]jobRow{}, runs: map[string]runRow{}}, nil
+}
+
+func (r *reader) close() {
+	for _, s := range r.kept {
+		_ = s.Close() // nothing was written
+	}
+	_ = r.db.Close()
+}
+
+// each runs a query and calls scan for every row.
+func (r *reader) each(scan func(row *sqlite3.Stmt), query string, args ...string) error {
+	s := r.kept[query]
+	if s == nil {
+		var err error
+		if s, _, err = r.db.Prepare(query); err != nil {
+			return err
+		}
+		r.kept[query] = s
+	}
+	for i, arg := range args {
+		if err := s.BindText(i+1, arg); err != nil {
+			return err
+		}
+	}
+	for s.Step() {
+		scan(s)
+	}
+	return s.Reset() // with the error of Step
+}
+
+// changed returns the version of the database, which is another after each commit.
+func (r *reader) changed() (version int64, err error) {
+	err = r.each(func(row *sqlite3.Stmt) { version = row.ColumnInt64(0) }, `PRAGMA data_version`)
+	return version, err
 }
 
 // read returns what is stored now.
-func (r *reader) read(ctx context.Context) (rows, error) {
-	var version int64
-	if err := r.db.QueryRowContext(ctx, `PRAGMA data_version`).Scan(&version); err != nil {
-		return rows{}, err
+func (r *reader) read() (rows, error) {
+	version, err := r.changed()
+	if err != nil || version == r.version {
+		return r.last, err
 	}
-	if version == r.version {
-		return r.last, nil
-	}
-	tx, err := r.db.BeginTx(ctx, &sql.TxOptions{ReadOnly: true})
-	if err != nil {
-		return rows{}, err
-	}
-	defer func() { _ = tx.Rollback() }() // nothing was written
 	now := rows{runs: map[string]runRow{}}
-	if err := r.all(ctx, tx, &now); err != nil {
+	ignore := func(*sqlite3.Stmt) {}
+	if err := r.each(ignore, `BEGIN`); err != nil {
+		return rows{}, err
+	}
+	if err := errors.Join(r.all(&now), r.each(ignore, `COMMIT`)); err != nil {
 		return rows{}, err
 	}
 	r.version, r.last = version, now
 	return now, nil
 }
 
-func (r *reader) all(ctx context.Context, tx *sql.Tx, now *rows) error {
-	each := func(query string, scan func(*sql.Rows) error) error {
-		found, err := tx.QueryContext(ctx, query)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = found.Close() }() // Err says what matters
-		for found.Next() {
-			if err := scan(found); err != nil {
-				return err
-			}
-		}
-		return found.Err()
-	}
-	for _, table := range []struct {
-		query string
-		scan  func(*sql.Rows) error
-	}{
-		{`SELECT id, backend, owner_id, state, wanted, resource_id, price, billed_from, billed_to FROM intent ORDER BY created_at, id`, func(rows *sql.Rows) error {
-			var v intentRow
-			err := rows.Scan(&v.id, &v.backend, &v.owner, &v.state, &v.wanted, &v.resource, &v.price, &v.billedFrom, &v.billedTo)
-			now.intents = append(now.intents, v)
-			return err
-		}},
-		{`SELECT id, name, status, intent_id, deleted, blocks FROM instance ORDER BY created_at, id`, func(rows *sql.Rows) error {
-			var v instanceRow
-			err := rows.Scan(&v.id, &v.name, &v.status, &v.intent, &v.deleted, &v.blocks)
-			now.instances = append(now.instances, v)
-			return err
-		}},
-		{`SELECT job_id, instance_id, blocks FROM assignment`, func(rows *sql.Rows) error {
-			var v holdRow
-			err := rows.Scan(&v.job, &v.instance, &v.blocks)
-			now.holds = append(now.holds, v)
-			return err
-		}},
-		{`SELECT name FROM setting WHERE name LIKE 'stale/%'`, func(rows *sql.Rows) error {
-			var v string
-			err := rows.Scan(&v)
-			now.stale = append(now.stale, v)
-			return err
-		}},
-	} {
-		if err := each(table.query, table.scan); err != nil {
-			return err
-		}
-	}
-	// Of jobs and runs the documents are read where the version is new.
-	var order, stale []string
-	err := each(`SELECT id, version FROM job ORDER BY run_id, replica_num, job_num, submission_num`, func(rows *sql.Rows) error {
-		var id string
-		var version int64
-		err := rows.Scan(&id, &version)
-		order = append(order, id)
-		if r.jobs[id].version != version {
-			stale = append(stale, id)
-		}
-		return err
-	})
+func (r *reader) all(now *rows) error {
+	err := r.each(func(row *sqlite3.Stmt) {
+		now.intents = append(now.intents, intentRow{
+			id: row.ColumnText(0), backend: row.ColumnText(1), owner: row.ColumnText(2), state: row.ColumnText(3), wanted: row.ColumnBool(4),
+			resource: row.ColumnText(5), price: row.ColumnFloat(6), billedFrom: row.ColumnInt64(7), billedTo: row.ColumnInt64(8),
+		})
+	}, `SELECT id, backend, owner_id, state, wanted, resource_id, price, billed_from, billed_to FROM intent ORDER BY created_at, id`)
 	if err != nil {
 		return err
 	}
-	if len(stale) > 0 {
-		err := each(`SELECT id, run_id, status, instance_id, replica_num, job_num, submission_num, version, coalesce(json_extract(data, '$.reason'), ''),
-			json_extract(data, '$.spec.job_name') FROM job WHERE id IN ('`+strings.Join(stale, "', '")+`')`, func(rows *sql.Rows) error {
-			var v jobRow
-			err := rows.Scan(&v.id, &v.run, &v.status, &v.instance, &v.replica, &v.num, &v.attempt, &v.version, &v.reason, &v.name)
-			r.jobs[v.id] = v
-			return err
+	err = r.each(func(row *sqlite3.Stmt) {
+		now.instances = append(now.instances, instanceRow{
+			id: row.ColumnText(0), name: row.ColumnText(1), status: row.ColumnText(2), intent: row.ColumnText(3), deleted: row.ColumnBool(4),
+			blocks: row.ColumnInt(5),
 		})
+	}, `SELECT id, name, status, intent_id, deleted, blocks FROM instance ORDER BY created_at, id`)
+	if err != nil {
+		return err
+	}
+	err = r.each(func(row *sqlite3.Stmt) {
+		now.holds = append(now.holds, holdRow{job: row.ColumnText(0), instance: row.ColumnText(1), blocks: row.ColumnInt(2)})
+	}, `SELECT job_id, instance_id, blocks FROM assignment`)
+	if err != nil {
+		return err
+	}
+	err = r.each(func(row *sqlite3.Stmt) { now.stale = append(now.stale, row.ColumnText(0)) },
+		`SELECT name FROM setting WHERE name >= 'stale/' AND name < 'stale0'`)
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.allJobs(now), r.allRuns(now))
+}
+
+func (r *reader) allJobs(now *rows) error {
+	var order, stale []string
+	err := r.each(func(row *sqlite3.Stmt) {
+		id := row.ColumnText(0)
+		order = append(order, id)
+		if r.jobs[id].version != row.ColumnInt64(1) {
+			stale = append(stale, id)
+		}
+	}, `SELECT id, version FROM job ORDER BY run_id, replica_num, job_num, submission_num`)
+	if err != nil {
+		return err
+	}
+	for _, id := range stale {
+		err := r.each(func(row *sqlite3.Stmt) {
+			r.jobs[id] = jobRow{
+				id: id, run: row.ColumnText(0), status: row.ColumnText(1), instance: row.ColumnText(2), replica: row.ColumnInt(3), num: row.ColumnInt(4),
+				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8),
+			}
+		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name')
+			FROM job WHERE id = ?`, id)
 		if err != nil {
 			return err
 		}
@@ -182,30 +203,32 @@ func (r *reader) all(ctx context.Context, tx *sql.Tx, now *rows) error {
 	for _, id := range order {
 		now.jobs = append(now.jobs, r.jobs[id])
 	}
-	stale = nil
-	err = each(`SELECT id, status, priority, version FROM run`, func(rows *sql.Rows) error {
-		var v runRow
-		err := rows.Scan(&v.id, &v.status, &v.priority, &v.version)
+	return nil
+}
+
+func (r *reader) allRuns(now *rows) error {
+	var fresh []string
+	err := r.each(func(row *sqlite3.Stmt) {
+		v := runRow{id: row.ColumnText(0), status: row.ColumnText(1), priority: row.ColumnInt(2), version: row.ColumnInt64(3)}
 		known, ok := r.runs[v.id]
 		v.name, v.submitted, v.class = known.name, known.submitted, known.class
 		now.runs[v.id] = v
 		if !ok {
-			stale = append(stale, v.id)
+			fresh = append(fresh, v.id)
 		}
-		return err
-	})
-	if err != nil || stale == nil {
+	}, `SELECT id, status, priority, version FROM run`)
+	if err != nil {
 		return err
 	}
-	slices.Sort(stale)
-	return each(fmt.Sprintf(`SELECT id, name, submitted_at, coalesce(json_extract(data, '$.spec.configuration.env.CLASS'), '') FROM run WHERE id IN ('%s')`,
-		strings.Join(stale, "', '")), func(rows *sql.Rows) error {
-		v := runRow{}
-		err := rows.Scan(&v.id, &v.name, &v.submitted, &v.class)
-		r.runs[v.id] = v
-		full := now.runs[v.id]
-		full.name, full.submitted, full.class = v.name, v.submitted, v.class
-		now.runs[v.id] = full
-		return err
-	})
+	for _, id := range fresh {
+		v := now.runs[id]
+		err := r.each(func(row *sqlite3.Stmt) {
+			v.name, v.submitted, v.class = row.ColumnText(0), row.ColumnInt64(1), row.ColumnText(2)
+		}, `SELECT name, submitted_at, json_extract(data, '$.spec.configuration.env.CLASS') FROM run WHERE id = ?`, id)
+		if err != nil {
+			return err
+		}
+		r.runs[id], now.runs[id] = v, v
+	}
+	return nil
 }

@@ -73,6 +73,7 @@ var cloudNames = []string{"crusoe", "nebius"}
 
 func newTemplate(t *testing.T) template {
 	t.Helper()
+	idsFrom(t, 0) // of project, user and server: the same for every process
 	var tp template
 	pair, err := sshkey.Generate("sim")
 	if err != nil {
@@ -195,8 +196,23 @@ func (w *world) start() *process {
 		defer close(p.ended)
 		_ = p.server.Work(ctx) // a killed one complains of its closed database
 	}()
+	go p.stayWarm()
 	w.trace.add("server", fmt.Sprint(p.num), "started")
 	return p
+}
+
+// stayWarm uses a connection of the database's readers before they are closed for being idle:
+// in a world, where a minute takes a millisecond, nearly every look would open one anew.
+func (p *process) stayWarm() {
+	for {
+		select {
+		case <-time.After(14 * time.Second):
+			var one int
+			_ = p.db.Read().QueryRowContext(context.Background(), `SELECT 1`).Scan(&one) // fails once the process is dead
+		case <-p.ended:
+			return
+		}
+	}
 }
 
 // doorOf is the path by which a process opens the database. Each has its own, so that two
