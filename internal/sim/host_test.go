@@ -2,6 +2,8 @@ package sim
 
 import (
 	"fmt"
+	"hash/fnv"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -30,6 +32,7 @@ type agent struct {
 	down      chan struct{} // closed when the machine restarts or is gone
 	cutTill   time.Time     // no packet passes before
 	lag       time.Duration // of events
+	skew      time.Duration // of the host's clock; it does not change
 }
 
 // task is a job on a host.
@@ -47,8 +50,23 @@ type task struct {
 
 func newHost(w *world, name string, num int, installed bool) *agent {
 	return &agent{w: w, name: name, ip: fmt.Sprintf("10.9.%d.%d", num>>8&255, num&255), key: "ssh-ed25519 " + name, boot: 1, installed: installed,
-		tasks: map[string]*task{}, changed: make(chan struct{}), down: make(chan struct{})}
+		tasks: map[string]*task{}, changed: make(chan struct{}), down: make(chan struct{}), skew: skewOf(w.seed, name)}
 }
+
+// skewOf is by how much a host's clock is wrong: up to six hours for one host in three. It is
+// drawn apart from everything else, so that seeds keep their worlds.
+func skewOf(seed uint64, name string) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("clock of " + name)) // a hash takes everything
+	rnd := rand.New(rand.NewPCG(seed, h.Sum64()))
+	if rnd.IntN(3) > 0 {
+		return 0
+	}
+	return seconds(rnd, -6*3600, 6*3600)
+}
+
+// clock is what the host believes the time is, in microseconds.
+func (h *agent) clock() int64 { return time.Now().Add(h.skew).UnixMicro() }
 
 // tell wakes the streams. It wants the mutex held.
 func (h *agent) tell() {
@@ -62,7 +80,7 @@ func (h *agent) info() agentapi.HostInfo {
 	return agentapi.HostInfo{
 		Protocol: agentapi.Version, Version: "sim", BootID: fmt.Sprint(h.name, "/", h.boot), InstanceKey: h.key, Runtime: "docker", Arch: "x86",
 		Hostname: h.name, CPUs: 16, Memory: 128 << 30, DiskSize: 1000 << 30, Addresses: []string{h.ip + "/16"}, DefaultAddress: h.ip + "/16",
-		UnixMicros: time.Now().UnixMicro(), GPUVendor: "none", GPUs: []agentapi.GPU{}, Warnings: []string{},
+		UnixMicros: h.clock(), GPUVendor: "none", GPUs: []agentapi.GPU{}, Warnings: []string{},
 	}
 }
 
@@ -95,7 +113,7 @@ func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
 		return t.state
 	}
 	t := &task{h: h, spec: spec, stop: make(chan struct{}), script: h.w.scriptOf(spec)}
-	t.state = agentapi.Task{ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro()}
+	t.state = agentapi.Task{ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: h.clock()}
 	h.tasks[spec.ID] = t
 	h.order = append(h.order, spec.ID)
 	h.w.checks.arrived(t)
@@ -336,7 +354,7 @@ func (t *task) finish(reason, msg string, exit *int) {
 		return
 	}
 	t.state.State, t.state.Reason, t.state.Message, t.state.ExitStatus = agentapi.Terminated, reason, msg, exit
-	t.state.FinishedAt = time.Now().UnixMicro()
+	t.state.FinishedAt = t.h.clock()
 	t.version++
 	t.h.w.checks.finished(t)
 	if t.ending == nil {

@@ -326,7 +326,7 @@ func (s *stream) Read(p []byte) (int, error) {
 		case <-changed:
 		case <-time.After(agentapi.HeartbeatEvery):
 			if l.h.isOpen() {
-				s.encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()})
+				s.encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: l.h.clock()})
 			}
 		case <-l.down:
 			return 0, errBroken
@@ -395,7 +395,7 @@ func (s *stream) lie() {
 
 func (s *stream) send(e agentapi.Event, offset int64) {
 	s.link.h.seq++
-	e.Seq, e.Micros = s.link.h.seq, time.Now().UnixMicro()
+	e.Seq, e.Micros = s.link.h.seq, s.link.h.clock()
 	s.sent = append(s.sent, position{e.Seq, e.TaskID, offset})
 	s.encode(e)
 }
