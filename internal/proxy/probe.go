@@ -19,6 +19,13 @@ const maxProbeAnswer = 64 << 10
 func (p *Proxy) Probe(ctx context.Context, e run.Endpoint, spec api.ProbeSpec) error {
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, endpointKey{}, e), time.Duration(spec.Timeout)*time.Second)
 	defer cancel()
+	if run.Connects(spec) {
+		c, err := p.Dial(ctx, e)
+		if err != nil {
+			return fmt.Errorf("connect: %w", err)
+		}
+		return c.Close()
+	}
 	var body io.Reader
 	if spec.Body != nil {
 		body = strings.NewReader(*spec.Body)

@@ -31,6 +31,9 @@ func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, 
 			return time.Time{}, err
 		}
 	}
+	if d.Probe {
+		s.Engine.Schedule(ProbeKind, it.ID, time.Now())
+	}
 	again := d.Again
 	for _, e := range d.Effects {
 		at, err := s.act(ctx, it, e, d.Job)
@@ -63,6 +66,8 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 	switch j.Status {
 	case api.JobRunning:
 		return snap, s.loadRunning(ctx, q, &snap)
+	case api.JobTerminating:
+		snap.Serving = s.Serving(j.ID)
 	case api.JobProvisioning:
 		if j.Data.Spec.JobsPerReplica > 1 {
 			return snap, s.loadPeers(ctx, q, &snap)
@@ -361,8 +366,12 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	d := StepRun(time.Now(), RunSnapshot{Run: r, Jobs: jobs[r.ID]})
-	if d.Changed || d.Ends != nil || d.New != nil {
+	snap := RunSnapshot{Run: r, Jobs: jobs[r.ID]}
+	if snap.Load, err = s.load(ctx, r, time.Now()); err != nil {
+		return time.Time{}, err
+	}
+	d := StepRun(time.Now(), snap)
+	if d.Changed || d.Ends != nil || d.New != nil || d.Relabel != nil {
 		if err := s.commitRun(ctx, it, d, jobs[r.ID]); err != nil {
 			return time.Time{}, err
 		}
@@ -401,6 +410,12 @@ func (s *Service) commitRun(ctx context.Context, it engine.Item, d RunDecision, 
 				return err
 			}
 		}
+		for _, j := range d.Relabel {
+			j.Data.Deployment = r.Data.Deployment
+			if err := j.update(ctx, tx); err != nil {
+				return err
+			}
+		}
 		for _, e := range d.Ends {
 			if err := s.endJob(ctx, tx, e.Job, e.Reason, e.Msg); err != nil {
 				return err
@@ -424,19 +439,18 @@ func (s *Service) renew(ctx context.Context, tx *store.Tx, r Run, d RunDecision,
 	if d.New == nil {
 		return nil
 	}
-	if len(jobs) == 0 {
+	if len(jobs) == 0 && d.New[0].Num < 0 {
 		return s.startJobs(ctx, tx, r, d.Origin)
 	}
-	specs, err := jobSpecs(r.Data.Spec, r.Name) // from the run's present spec: it may have been updated
-	if err != nil {
-		return err
-	}
-	for _, n := range d.New {
+	for _, n := range d.New { // from the run's present spec: it may have been updated
+		specs, err := replicaSpecs(r.Data.Spec, r.Name, n.Group, n.Replica)
+		if err != nil {
+			return err
+		}
 		for _, js := range specs {
 			if js.JobNum != n.Num {
 				continue
 			}
-			js.ReplicaNum = n.Replica
 			if err := s.newJob(ctx, tx, r, js, n, d.Origin); err != nil {
 				return err
 			}

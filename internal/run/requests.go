@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"dstack/internal/api"
 	"dstack/internal/store"
 )
 
@@ -49,12 +50,25 @@ func (s *Service) CountRequests(ctx context.Context, counts []Requests) error {
 	})
 }
 
-// requests says how many came for a run within a window that ends now.
-func (s *Service) requests(ctx context.Context, runID string, now time.Time, window time.Duration) (int, error) {
-	var n int
-	err := s.DB.Read().QueryRowContext(ctx, sumRequests, runID, SlotOf(now.Add(-window))).Scan(&n)
-	if err != nil {
-		return 0, fmt.Errorf("read how many requests came: %w", err)
+// load is how many requests came for a service lately, over the windows of its scalers.
+func (s *Service) load(ctx context.Context, r Run, now time.Time) (Load, error) {
+	l := Load{Since: s.started}
+	sv := r.Data.Spec.Configuration.Service
+	if sv == nil || r.Status.Finished() || r.Status == api.RunTerminating {
+		return l, nil
 	}
-	return n, nil
+	for _, g := range replicaGroups(r.Data.Spec.Configuration) {
+		if g.Scaling == nil {
+			continue
+		}
+		w, n := window(g.Scaling), 0
+		if err := s.DB.Read().QueryRowContext(ctx, sumRequests, r.ID, SlotOf(now.Add(-w))).Scan(&n); err != nil {
+			return l, fmt.Errorf("read how many requests came: %w", err)
+		}
+		if l.Requests == nil {
+			l.Requests = map[time.Duration]int{}
+		}
+		l.Requests[w] = n
+	}
+	return l, nil
 }

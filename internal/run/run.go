@@ -72,6 +72,8 @@ type Data struct {
 	// Desired is how many replicas each group of a service shall have, by name; one that is
 	// missing has its least number.
 	Desired map[string]int `json:"desired,omitempty"`
+	// ScaledAt is when these numbers last changed.
+	ScaledAt time.Time `json:"scaled_at,omitzero"`
 	// Waiting says what a run that has not started waits for, nil when it does not.
 	Waiting *Waiting `json:"waiting,omitempty"`
 }
@@ -119,10 +121,8 @@ type JobData struct {
 	WaitFrom time.Time `json:"wait_from,omitzero"`
 	// Streaks count the successes in a row of each of the probes, up to what makes it ready.
 	Streaks []int `json:"streaks,omitempty"`
-	// Ready says that all probes have succeeded; it stays. Registered says that requests may
-	// go to the replica.
-	Ready      bool `json:"ready,omitempty"`
-	Registered bool `json:"registered,omitempty"`
+	// Ready says that all probes have succeeded, so that requests may come; it stays.
+	Ready bool `json:"ready,omitempty"`
 }
 
 // Finished says that the attempt will not change any more.
@@ -162,6 +162,8 @@ type Config struct {
 	SSHProxy SSHProxy
 	// ForbidBare refuses services without a gateway.
 	ForbidBare bool
+	// Gateways lists the gateways that a project may use.
+	Gateways func(ctx context.Context, sc project.Scope) ([]api.Gateway, error)
 	// Probe asks a replica of a service whether it is well; nil is yes.
 	Probe func(ctx context.Context, e Endpoint, spec api.ProbeSpec) error
 	// Serving says that a replica works on requests that came through this server.
@@ -177,15 +179,18 @@ type Service struct {
 	queues *queueCache
 	hosts  *hostCache
 	places *positionCache
+	clock  probeClock
+	// started is when this replica of the server began to count requests.
+	started time.Time
 }
 
 // New checks c and registers the reconcilers with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Instances == nil || c.Fleets == nil || c.Catalog == nil || c.Hosts == nil || c.Projects == nil ||
-		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil || c.Probe == nil || c.Serving == nil || c.Changed == nil {
+		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil || c.Gateways == nil || c.Probe == nil || c.Serving == nil || c.Changed == nil {
 		return nil, errors.New("run: every field of Config is required")
 	}
-	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache(), hosts: &hostCache{}, places: &positionCache{}}
+	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache(), hosts: &hostCache{}, places: &positionCache{}, started: time.Now()}
 	c.Engine.Register(engine.Kind{
 		Name: Kind, Workers: 16, Reconcile: s.reconcileRun,
 		Live: engine.LiveQuery("SELECT id FROM run WHERE status NOT IN ('terminated', 'failed', 'done') AND shard IN"),
@@ -193,6 +198,11 @@ func New(c Config) (*Service, error) {
 	c.Engine.Register(engine.Kind{
 		Name: JobKind, Workers: 32, Reconcile: s.reconcileJob, Timeout: 10 * time.Minute,
 		Live: engine.LiveQuery("SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN"),
+	})
+	c.Engine.Register(engine.Kind{
+		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * maxProbeTimeout * time.Second,
+		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil },
+		Lost: s.clock.forget,
 	})
 	c.Engine.Hear(watchTopic, func(runID string) {
 		c.Changed(runID)

@@ -57,7 +57,7 @@ func endpoint(j Job) (Endpoint, bool) {
 }
 
 // takesRequests says that a job is a replica to which requests may go.
-func takesRequests(j Job) bool { return j.Status == api.JobRunning && j.Data.Registered && j.Num == 0 }
+func takesRequests(j Job) bool { return j.Status == api.JobRunning && j.Data.Ready && j.Num == 0 }
 
 // Served finds a live service by name, store.ErrNotFound when there is none.
 func (s *Service) Served(ctx context.Context, projectName, name string) (Served, error) {

@@ -49,7 +49,7 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			return plan, err
 		}
 	}
-	specs, err := jobSpecs(effective, name)
+	specs, err := plannedSpecs(effective, name)
 	if err != nil {
 		return plan, err
 	}
@@ -61,23 +61,29 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 	if plan.BackendProblems, err = s.problems(ctx, sc.Project.ID); err != nil {
 		return plan, err
 	}
-	byGroup := map[int][]api.InstanceOffer{} // the jobs of a node group have the same offers
-	whyNot := map[int]*api.WhyNot{}
+	type group struct {
+		node    int
+		replica string
+	}
+	byGroup := map[group][]api.InstanceOffer{} // the jobs of a group have the same offers
+	whyNot := map[group]*api.WhyNot{}
 	for _, js := range specs {
-		offers, known := byGroup[js.NodeGroupIndex]
+		key := group{js.NodeGroupIndex, js.ReplicaGroup}
+		offers, known := byGroup[key]
 		if !known {
+			dry.Data.Spec = ofReplicaGroup(effective, js.ReplicaGroup)
 			if offers, err = s.offers(ctx, dry, groupOf(specs, js), r.ForOffersOnly); err != nil {
 				return plan, err
 			}
-			byGroup[js.NodeGroupIndex] = offers
+			byGroup[key] = offers
 			if len(offers) <= few {
-				if whyNot[js.NodeGroupIndex], err = s.whyNot(ctx, dry, groupOf(specs, js), r.ForOffersOnly); err != nil {
+				if whyNot[key], err = s.whyNot(ctx, dry, groupOf(specs, js), r.ForOffersOnly); err != nil {
 					return plan, err
 				}
 			}
 		}
 		offers = slices.Clone(offers)
-		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers), WhyNot: whyNot[js.NodeGroupIndex]}
+		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers), WhyNot: whyNot[key]}
 		for _, o := range offers {
 			if jp.MaxPrice == nil || o.Price > *jp.MaxPrice {
 				price := o.Price
@@ -95,11 +101,24 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 	return plan, nil
 }
 
-// groupOf are the jobs of the node group that a job belongs to.
+// plannedSpecs are the jobs of one replica of each group.
+func plannedSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
+	var all []api.JobSpec
+	for _, g := range replicaGroups(spec.Configuration) {
+		specs, err := replicaSpecs(spec, name, g.Name, 0)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, specs...)
+	}
+	return all, nil
+}
+
+// groupOf are the jobs of the group that a job belongs to.
 func groupOf(specs []api.JobSpec, of api.JobSpec) []api.JobSpec {
 	var list []api.JobSpec
 	for _, js := range specs {
-		if js.NodeGroupIndex == of.NodeGroupIndex {
+		if js.NodeGroupIndex == of.NodeGroupIndex && js.ReplicaGroup == of.ReplicaGroup {
 			list = append(list, js)
 		}
 	}
@@ -126,8 +145,10 @@ func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec
 	if err := normalise(spec, sc.User.PublicKey); err != nil {
 		return err
 	}
-	if spec.Configuration.Service != nil {
-		return api.Invalid("services are not supported yet by this server; use a task with `ports`")
+	if sv := spec.Configuration.Service; sv != nil {
+		if err := s.checkService(ctx, sc, sv); err != nil {
+			return err
+		}
 	}
 	c := spec.Configuration.Common()
 	texts := map[string]string{}
@@ -197,6 +218,11 @@ func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec
 		now := time.Now()
 		r = Run{ID: uuid.NewString(), ProjectID: sc.Project.ID, UserID: sc.User.ID, Name: name, Status: api.RunSubmitted, RepoID: *spec.RepoID,
 			Priority: *spec.Configuration.Common().Priority, SubmittedAt: now, Data: Data{Spec: spec, Published: published, ProcessedAt: now}}
+		if sv := spec.Configuration.Service; sv != nil {
+			if r.Data.Service, err = publication(sc.Project.Name, name, sv); err != nil {
+				return err
+			}
+		}
 		if sched := spec.Merged().Schedule; sched != nil {
 			r.Status, r.Data.NextAt = api.RunPending, sched.Next(now)
 		}
@@ -206,6 +232,11 @@ func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec
 		text := "Run submitted. Status: " + strings.ToUpper(string(r.Status))
 		if err := s.recordRun(ctx, tx, r, sc.Actor(event.Event{Message: text})); err != nil {
 			return err
+		}
+		if r.Data.Service != nil {
+			if err := s.recordRun(ctx, tx, r, sc.Actor(event.Event{Message: "Service assigned to run without a gateway"})); err != nil {
+				return err
+			}
 		}
 		tx.OnCommit(func() { s.Engine.Wake(Kind, r.ID) })
 		if r.Status == api.RunPending {
@@ -238,15 +269,21 @@ func (s *Service) name(ctx context.Context, tx *store.Tx, projectID string, want
 	}
 }
 
-// startJobs stores the first attempts of a run's jobs.
+// startJobs stores the first attempts of a run's jobs: of as many replicas as it begins with.
 func (s *Service) startJobs(ctx context.Context, tx *store.Tx, r Run, origin string) error {
-	specs, err := jobSpecs(r.Data.Spec, r.Name)
-	if err != nil {
-		return err
-	}
-	for _, js := range specs {
-		if err := s.newJob(ctx, tx, r, js, NewJob{Replica: js.ReplicaNum, Num: js.JobNum}, origin); err != nil {
-			return err
+	replica := 0
+	for _, g := range replicaGroups(r.Data.Spec.Configuration) {
+		for range g.Min {
+			specs, err := replicaSpecs(r.Data.Spec, r.Name, g.Name, replica)
+			if err != nil {
+				return err
+			}
+			for _, js := range specs {
+				if err := s.newJob(ctx, tx, r, js, NewJob{Replica: replica, Num: js.JobNum}, origin); err != nil {
+					return err
+				}
+			}
+			replica++
 		}
 	}
 	return nil

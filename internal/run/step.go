@@ -13,6 +13,9 @@ const (
 	// goneGrace is how long the end of a job on a host that cannot be reached is waited for:
 	// the host is cleaned up when it is back.
 	goneGrace = 30 * time.Second
+	// drainFor is how long a replica that is not wanted any more gets to answer what it was asked
+	// before everybody knew, at least.
+	drainFor = 5 * time.Second
 	// utilizationEvery spaces the looks at a job's GPU utilization.
 	utilizationEvery = 30 * time.Second
 )
@@ -41,6 +44,8 @@ type JobSnapshot struct {
 	// LostAfter is how long a host may be unreachable before its jobs count as lost, 0: for
 	// ever, since nothing proves that they do not run.
 	LostAfter time.Duration
+	// Serving says that requests which came through this server are under way there.
+	Serving bool
 	// Peers are the other jobs of the replica, for a provisioning job of several nodes.
 	Peers []Peer
 	// Order is the run's startup order.
@@ -61,6 +66,7 @@ type JobDecision struct {
 	Effects []Effect
 	Events  []string
 	Release bool // give the instance's blocks back in the same transaction
+	Probe   bool // it is to be found out how a replica of a service is
 	Again   time.Time
 }
 
@@ -157,9 +163,23 @@ func (d *JobDecision) onHost(now time.Time, s JobSnapshot) {
 		p := s.Job.Data.Spec.UtilizationPolicy
 		d.end(now, api.JobUtilizationPolicy, fmt.Sprintf("The job GPU utilization below %d%% for %d seconds", p.MinGPUUtilization, int64(p.TimeWindow)))
 	}
+	if d.Job.Status == api.JobRunning && s.Job.Data.Spec.ServicePort != nil {
+		d.readiness()
+	}
 	if d.Job.Status == api.JobRunning && s.Job.Data.Spec.UtilizationPolicy != nil {
 		d.Again = now.Add(utilizationEvery)
 	}
+}
+
+// readiness takes requests for a replica of a service as soon as its probes have succeeded; that
+// they fail later changes nothing (lifecycle 15.3).
+func (d *JobDecision) readiness() {
+	if d.Probe = d.Job.Data.probed(); d.Job.Data.Ready || !d.Job.Data.well() {
+		return
+	}
+	d.Job.Data.Ready = true
+	d.Events = append(d.Events, "Service replica ready to receive requests")
+	d.Changed = true
 }
 
 // runtime takes over what became known in the container.
@@ -258,6 +278,8 @@ func (d *JobDecision) terminating(now time.Time, s JobSnapshot) {
 			d.Effects = append(d.Effects, Forget) // repeated by the host's clean-up when it fails
 		}
 		d.finish(now)
+	case s.Reachable && d.drains(now, s):
+		d.Again = now.Add(time.Second)
 	case s.Reachable:
 		d.Effects = append(d.Effects, Stop)
 		d.Again = now.Add(15 * time.Second)
@@ -266,6 +288,19 @@ func (d *JobDecision) terminating(now time.Time, s JobSnapshot) {
 	default:
 		d.Again = s.Job.Data.StoppingAt.Add(goneGrace)
 	}
+}
+
+// drains says that a replica that is not wanted any more, and gets no more requests, is left to
+// those that it has.
+func (d *JobDecision) drains(now time.Time, s JobSnapshot) bool {
+	if !s.Job.Data.Ready || s.Job.Data.Reason != api.JobScaledDown {
+		return false
+	}
+	waited, grace := now.Sub(s.Job.Data.StoppingAt), int64(defaultStop)
+	if limit := s.Job.Data.Spec.StopDuration; limit != nil {
+		grace = *limit
+	}
+	return waited < min(drainFor, agentapi.Seconds(grace)) || s.Serving && waited < agentapi.Seconds(grace)
 }
 
 // end begins the end of the attempt.

@@ -11,6 +11,7 @@ import (
 type RunSnapshot struct {
 	Run  Run
 	Jobs []Job // every attempt, by replica, number and attempt
+	Load Load  // of a service that scales
 }
 
 // RunDecision is what should happen to a run now.
@@ -20,6 +21,7 @@ type RunDecision struct {
 	Ends    []JobEnd
 	New     []NewJob
 	Origin  string   // what the events of New call them: "retry", "new submission"
+	Relabel []Job    // count to the present deployment: it changes nothing for them
 	Drop    []string // rows of attempts that tell nothing any more
 	Events  []string
 	Again   time.Time
@@ -35,6 +37,7 @@ type JobEnd struct {
 // NewJob is an attempt to be started.
 type NewJob struct {
 	Replica, Num, Attempt int
+	Group                 string // of replicas
 	// WaitFrom is when the time began that the attempt may wait for capacity.
 	WaitFrom time.Time
 }
@@ -48,7 +51,10 @@ func StepRun(now time.Time, s RunSnapshot) RunDecision {
 		d.terminating(now, latestOf(s.Jobs))
 	case s.Run.Status == api.RunPending:
 		d.pending(now, s)
-	case !s.Run.Status.Finished():
+	case s.Run.Status.Finished():
+	case s.Run.Data.Spec.Configuration.Service != nil:
+		d.serve(now, s)
+	default:
 		d.active(now, s)
 	}
 	return d
@@ -77,6 +83,13 @@ func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
 		d.Again = at
 		return
 	}
+	if s.Run.Data.Spec.Configuration.Service != nil {
+		if s.Run.Data.Resubmissions == 0 && !s.Run.Data.NextAt.IsZero() && s.Run.Data.TriggeredAt.Before(s.Run.Data.NextAt) {
+			d.Run.Data.TriggeredAt = now
+		}
+		d.revive(now, s)
+		return
+	}
 	if s.Run.Data.Resubmissions == 0 {
 		d.Run.Data.TriggeredAt = now
 	}
@@ -96,7 +109,10 @@ func (d *RunDecision) again(s RunSnapshot, j Job) {
 	if p := lastPlaced(s.Jobs, j); p != nil {
 		from = p.Data.FinishedAt
 	}
-	d.New = append(d.New, NewJob{Replica: j.Replica, Num: j.Num, Attempt: j.Attempt + 1, WaitFrom: from})
+	if j.Data.WaitFrom.After(from) {
+		from = j.Data.WaitFrom
+	}
+	d.New = append(d.New, NewJob{Replica: j.Replica, Num: j.Num, Attempt: j.Attempt + 1, WaitFrom: from, Group: j.Data.Spec.ReplicaGroup})
 	for _, old := range s.Jobs {
 		if old.Replica == j.Replica && old.Num == j.Num && old.Attempt < j.Attempt && old.Data.Reason == api.JobNoCapacity && old.Data.Provisioning == nil {
 			d.Drop = append(d.Drop, old.ID)
@@ -290,6 +306,9 @@ func (r *replicaState) fail(now time.Time, s RunSnapshot, j Job) {
 	default:
 		r.failed = api.RunJobFailed
 		return
+	}
+	if j.Data.WaitFrom.After(from) { // it was wanted later
+		from = j.Data.WaitFrom
 	}
 	if now.Sub(from) > agentapi.Seconds(retry.Duration) {
 		if r.failed == "" {

@@ -214,11 +214,14 @@ func (r *Run) seen(resource json.RawMessage, userKey string) bool {
 // dev environment needs no other jobs. Those that wait for a place look for it by what is asked
 // for now, the others are woken, since their limits may have changed.
 func (s *Service) relabel(ctx context.Context, tx *store.Tx, r Run) error {
+	if r.Data.Spec.Configuration.Service != nil {
+		return nil // its Step decides which replicas are replaced
+	}
 	all, err := jobsOf(ctx, tx, r.ID)
 	if err != nil {
 		return err
 	}
-	specs, err := jobSpecs(r.Data.Spec, r.Name)
+	specs, err := replicaSpecs(r.Data.Spec, r.Name, onlyGroup, 0)
 	if err != nil {
 		return err
 	}

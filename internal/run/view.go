@@ -62,6 +62,7 @@ func render(now time.Time, r Run, jobs []Job, projectName, userName string, conn
 	v := api.Run{
 		ID: r.ID, ProjectName: projectName, User: userName, SubmittedAt: api.At(r.SubmittedAt), LastProcessedAt: api.At(r.Data.ProcessedAt), Status: r.Status,
 		StatusMessage: string(r.Status), RunSpec: r.Data.Spec, Jobs: []api.Job{}, DeploymentNum: r.Data.Deployment, Deleted: &deleted,
+		Service: r.Data.Service,
 	}
 	if r.Data.FleetID != "" {
 		v.Fleet = &api.RunFleet{ID: r.Data.FleetID, Name: r.Data.FleetName}
@@ -129,6 +130,9 @@ func submission(j Job, dev bool) api.JobSubmission {
 		ID: j.ID, SubmissionNum: j.Attempt, DeploymentNum: j.Data.Deployment, SubmittedAt: api.At(j.SubmittedAt), LastProcessedAt: api.At(j.Data.ProcessedAt),
 		FinishedAt: api.OptTime(j.Data.FinishedAt), Status: j.Status, StatusMessage: jobMessage(j), ExitStatus: j.Data.Exit,
 		JobProvisioningData: j.Data.Provisioning, JobRuntimeData: j.Data.Runtime, Probes: []api.Probe{},
+	}
+	for i := range j.Data.Spec.Probes {
+		v.Probes = append(v.Probes, api.Probe{SuccessStreak: j.Data.streak(i)})
 	}
 	if p := v.JobProvisioningData; p != nil {
 		c := *p

@@ -8,7 +8,9 @@ import (
 	"reflect"
 	"strings"
 
+	"dstack/internal/api"
 	"dstack/internal/host"
+	"dstack/internal/project"
 	"dstack/internal/run"
 	"dstack/internal/sshkey"
 	"dstack/internal/store"
@@ -81,6 +83,11 @@ func (s *Server) isMember(ctx context.Context, projectName, token string) (bool,
 	}
 	role, err := s.projects.Role(ctx, p.ID, u.ID)
 	return projectMember.allowed(role, p.IsPublic), err
+}
+
+// gatewaysOf lists the gateways that a project may use.
+func (s *Server) gatewaysOf(ctx context.Context, sc project.Scope) ([]api.Gateway, error) {
+	return s.gateways.List(ctx, sc, api.ListGatewaysRequest{IncludeImported: true})
 }
 
 // dialReplica connects to where a job answers: on its host, or in its container where that has

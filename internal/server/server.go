@@ -264,9 +264,10 @@ func (s *Server) assemble(file file) error {
 	s.runs, err = run.New(run.Config{
 		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: s.catalog, Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
 		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, SSHProxy: s.SSHProxy, ForbidBare: s.ForbidBareServices,
-		Probe:   func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
-		Serving: func(jobID string) bool { return s.proxy.Busy(jobID) },
-		Changed: func(runID string) { s.proxy.Changed(runID) },
+		Gateways: s.gatewaysOf,
+		Probe:    func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
+		Serving:  func(jobID string) bool { return s.proxy.Busy(jobID) },
+		Changed:  func(runID string) { s.proxy.Changed(runID) },
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,64 @@
+package run
+
+import (
+	"context"
+	"slices"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+	"dstack/internal/project"
+)
+
+// checkService refuses services that this server cannot publish as they ask (lifecycle 14.4).
+func (s *Service) checkService(ctx context.Context, sc project.Scope, sv *config.Service) error {
+	gateways, err := s.Gateways(ctx, sc)
+	if err != nil {
+		return err
+	}
+	if err := checkGateway(sc.Project.Name, sv.Gateway, gateways); err != nil {
+		return err
+	}
+	switch {
+	case s.ForbidBare:
+		return api.Invalid("This dstack-server installation forbids services without a gateway. Please configure a gateway.")
+	case sv.HTTPS != nil && !sv.HTTPS.Enabled && !sv.HTTPS.Auto:
+		return api.Invalid("Setting `https: False` is not allowed without a gateway. Please configure a gateway or remove the `https` property from the service configuration")
+	case len(sv.RateLimits) > 0:
+		return api.Invalid("Rate limits are not supported when running services without a gateway. Please configure a gateway or remove `rate_limits` from the service configuration")
+	case sv.Model != nil && sv.Model.Format != "openai":
+		return api.Invalid("Models of format `%s` are not supported yet by this server. Use `format: openai` with a server that speaks OpenAI's API, as TGI does", sv.Model.Format)
+	case routerOf(sv) != nil:
+		return api.Invalid("Replica groups with `router` are not supported yet by this server")
+	}
+	total := 0
+	for _, g := range replicaGroups(config.AnyRun{Service: sv}) {
+		if g.Max > maxNodes-total {
+			return api.Invalid("A service cannot have more than %d replicas", maxNodes)
+		}
+		total += g.Max
+	}
+	return nil
+}
+
+// checkGateway refuses the gateway that a service asks for, or would get: none runs yet.
+func checkGateway(projectName string, ref *config.GatewayRef, gateways []api.Gateway) error {
+	is := func(g api.Gateway) bool { return g.Default }
+	switch {
+	case ref == nil:
+	case ref.Ref != nil:
+		is = func(g api.Gateway) bool {
+			return g.Name == ref.Ref.Name && (ref.Ref.Project == nil && g.ProjectName == projectName || ref.Ref.Project != nil && g.ProjectName == *ref.Ref.Project)
+		}
+	case !ref.Enabled:
+		return nil
+	}
+	switch found := slices.ContainsFunc(gateways, is); {
+	case found:
+		return api.Invalid("Gateway status is not running")
+	case ref == nil:
+		return nil
+	case ref.Ref != nil:
+		return api.NotExists("Gateway %s does not exist in project %s", ref.Ref.String(), projectName)
+	}
+	return api.NotExists("The service requires a gateway, but there is no default gateway in the project")
+}
