@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -38,6 +39,7 @@ type jarvisMeta struct {
 			VCPUs     number
 			RAM       number `json:"ram_gb"`
 			Price     number
+			PerHour   number `json:"price_per_hour"` // also seen
 			Regions   map[string]bool
 		}
 	} `json:"cpu_meta"`
@@ -89,7 +91,7 @@ func (t *tray) jarvisLabs(meta jarvisMeta) error {
 	}
 	for _, c := range meta.CPU.Combinations {
 		r := pricelist.Row{
-			Instance: fmt.Sprintf("cpu-%dx%d", c.VCPUs.whole(), c.RAM.whole()), CPUs: c.VCPUs.whole(), MemoryMiB: mib(float64(c.RAM)), Price: cents(c.Price, 1),
+			Instance: fmt.Sprintf("cpu-%dx%d", c.VCPUs.whole(), c.RAM.whole()), CPUs: c.VCPUs.whole(), MemoryMiB: mib(float64(c.RAM)), Price: cents(cmp.Or(c.Price, c.PerHour), 1),
 		}
 		for _, r.Region = range slices.Sorted(maps.Keys(c.Regions)) {
 			if !c.Available || !c.Regions[r.Region] || !slices.Contains(jarvisRegions, r.Region) {

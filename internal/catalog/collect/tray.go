@@ -123,7 +123,7 @@ func mib(gib float64) int {
 	return int(f)
 }
 
-// A number is one in JSON, also as a text: 12, "0.5", null (0).
+// A number is one in JSON, also as a text, which may name a unit: 12, "0.5", "141 GB", null (0).
 type number float64
 
 // UnmarshalJSON implements json.Unmarshaler.
@@ -133,7 +133,8 @@ func (n *number) UnmarshalJSON(data []byte) error {
 		*n = 0
 		return nil
 	}
-	f, err := strconv.ParseFloat(strings.TrimSpace(text), 64)
+	text, _, _ = strings.Cut(strings.TrimSpace(text), " ")
+	f, err := strconv.ParseFloat(text, 64)
 	*n = number(f)
 	return err
 }
