@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -40,26 +41,48 @@ type Config struct {
 }
 
 // Service creates, changes and deletes exports and imports.
-type Service struct{ Config }
+type Service struct {
+	Config
+	// news counts the exports that were made, as far as this replica heard; none is its value
+	// when there was no export at all, so that a server without exports asks for them once.
+	news, none atomic.Int64
+}
+
+// newsTopic is what replicas tell each other of new exports.
+const newsTopic = "export created"
 
 // New returns a Service and registers with the engine what tells importers of capacity.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Projects == nil || c.Find == nil || c.Lost == nil || c.Usable == nil {
 		return nil, errors.New("export: every field of Config is required")
 	}
-	s := &Service{c}
+	s := &Service{Config: c}
+	s.none.Store(-1)
+	c.Engine.Hear(newsTopic, func(string) { s.news.Add(1) })
 	c.Engine.Register(engine.Kind{Name: FreedKind, Workers: 2, Reconcile: s.tell,
 		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil }}) // what is missed, the sweep of the queues finds
 	return s, nil
 }
 
 // Freed is told that instances of a project can take jobs: importers may wait for them.
-func (s *Service) Freed(projectID string) { s.Engine.Wake(FreedKind, projectID) }
+func (s *Service) Freed(projectID string) {
+	if s.none.Load() != s.news.Load() {
+		s.Engine.Wake(FreedKind, projectID)
+	}
+}
 
 func (s *Service) tell(ctx context.Context, it engine.Item) (time.Time, error) {
+	heard := s.news.Load()
 	importers, err := ids(ctx, s.DB.Read(), selectProjectsUsing, it.ID)
 	for _, id := range importers {
 		s.Usable(id)
+	}
+	if err != nil || len(importers) > 0 {
+		return time.Time{}, err
+	}
+	exists, err := some(ctx, s.DB.Read(), anyExport)
+	if err == nil && !exists {
+		s.none.Store(heard)
 	}
 	return time.Time{}, err
 }
@@ -106,6 +129,7 @@ func (s *Service) Create(ctx context.Context, sc project.Scope, r api.CreateExpo
 		if err := record(ctx, tx, sc, fmt.Sprintf("Export '%s' created", e.name), sc.Project); err != nil {
 			return err
 		}
+		tx.OnCommit(func() { s.Engine.Tell(newsTopic, e.id) })
 		if r.IsGlobal {
 			return s.makeGlobal(ctx, tx, sc, e)
 		}

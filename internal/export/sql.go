@@ -53,6 +53,8 @@ const countVisits = `
 SELECT count(*) FROM export e JOIN import i ON i.export_id = e.id JOIN member m ON m.project_id = i.project_id
 WHERE  m.user_id = $1 AND e.project_id = $2`
 
+const anyExport = `SELECT count(*) FROM (SELECT 1 FROM export LIMIT 1) AS one`
+
 const selectProjectsUsing = `
 SELECT DISTINCT i.project_id FROM export e JOIN import i ON i.export_id = e.id WHERE e.project_id = $1`
 
@@ -107,7 +109,7 @@ func Forget(ctx context.Context, tx *store.Tx, objectID string) error {
 func some(ctx context.Context, q store.Querier, text string, args ...any) (bool, error) {
 	var n int
 	if err := q.QueryRowContext(ctx, text, args...).Scan(&n); err != nil {
-		return false, fmt.Errorf("look for imports: %w", err)
+		return false, fmt.Errorf("look for exports: %w", err)
 	}
 	return n > 0, nil
 }
