@@ -58,9 +58,6 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		limit = *r.MaxOffers
 	}
 	dry := Run{ProjectID: sc.Project.ID, Data: Data{Spec: effective}}
-	if plan.BackendProblems, err = s.problems(ctx, sc.Project.ID); err != nil {
-		return plan, err
-	}
 	type group struct {
 		node    int
 		replica string
@@ -98,7 +95,8 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		}
 		plan.JobPlans = append(plan.JobPlans, jp)
 	}
-	return plan, nil
+	plan.BackendProblems, err = s.problems(ctx, sc.Project.ID)
+	return plan, err
 }
 
 // plannedSpecs are the jobs of one replica of each group.

@@ -1,0 +1,118 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/backend"
+	"dstack/internal/ledger"
+	"dstack/internal/offer"
+	"dstack/internal/store"
+)
+
+// market is a provider that says what it offers, or that it does not say, and makes nothing.
+type market struct {
+	backend.Backend
+	offers []offer.Offer
+	err    error
+}
+
+func (m market) Offers(context.Context, offer.Query) ([]offer.Offer, error) { return m.offers, m.err }
+
+// sells is an offer of a machine with GPUs.
+func sells(name, region string, price float64, gpus int) offer.Offer {
+	return offer.Offer{
+		Backend: name, Region: region, Instance: "big", Price: price, Availability: offer.Available,
+		Resources: offer.Resources{CPUs: 64, MemoryMiB: 1 << 20, DiskMiB: 1 << 20, Arch: "x86", GPUs: slices.Repeat([]offer.GPU{{Name: "H100", MemoryMiB: 80 << 10, Vendor: "nvidia"}}, gpus)},
+	}
+}
+
+// marketServer is a server at which the project main has backends.
+func marketServer(t *testing.T, markets map[string]market) *Server {
+	t.Helper()
+	dir, file := t.TempDir(), "projects:\n  - name: main\n    backends:\n"
+	var types []backend.Type
+	for name, m := range markets {
+		file += "      - type: " + name + "\n"
+		types = append(types, backend.Define(name, "", func(context.Context, struct{}, backend.Deps) (backend.Backend, error) { return m, nil }))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte(file), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(context.Background(), Config{Dir: dir, Token: adminToken, Backends: types, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		s.pool.Close()
+		s.catalog.Close()
+		if err := s.db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
+// plan asks where a task with 8 H100 could run.
+func (s *Server) plan(t *testing.T, more string, header ...string) api.RunPlan {
+	t.Helper()
+	body := `{"for_offers_only": true, "run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "resources": {"gpu": "H100:8"}` + more + `}}}`
+	a := s.call(t, "POST", "/api/project/main/runs/get_plan", adminToken, []byte(body), header...)
+	var plan api.RunPlan
+	if err := json.Unmarshal(a.Body, &plan); err != nil || a.Status != 200 {
+		t.Fatalf("%d %s, %v", a.Status, short(a.Body), err)
+	}
+	return plan
+}
+
+func TestPlanSaysWhyNot(t *testing.T) {
+	s := marketServer(t, map[string]market{
+		"vultr":  {offers: []offer.Offer{sells("vultr", "ewr", 20, 8), sells("vultr", "ams", 30, 8), sells("vultr", "ewr", 3, 1), sells("vultr", "ewr", 6, 2)}},
+		"lambda": {err: errors.New("the secret is s3cr3t")},
+	})
+	plan := s.plan(t, `, "max_price": 10`)
+	why := plan.JobPlans[0].WhyNot
+	if why == nil || why.Considered != 4 || why.Fit != 0 || len(why.Excluded) != 2 || why.Excluded[0] != (api.Exclusion{Requirement: "max_price", Excludes: 2, Alone: 2, From: 20}) {
+		t.Errorf("why not: %+v", why)
+	}
+	want := []api.BackendProblem{{Backend: "lambda", Message: "cannot say what it offers; its offers are missing"}}
+	if !slices.Equal(plan.BackendProblems, want) {
+		t.Errorf("problems of backends: %+v", plan.BackendProblems)
+	}
+	plan = s.plan(t, `, "max_price": 10`, "X-API-Version", "0.22.5")
+	if plan.JobPlans[0].WhyNot != nil || plan.BackendProblems != nil {
+		t.Errorf("a published client is told %+v, %+v", plan.JobPlans[0].WhyNot, plan.BackendProblems)
+	}
+	if plan := s.plan(t, `, "reservation": "r"`); len(plan.JobPlans[0].Offers) != 0 || plan.JobPlans[0].WhyNot.Excluded[0].Requirement != "reservation" {
+		t.Errorf("backends without reservations offer %+v", plan.JobPlans[0])
+	}
+}
+
+// What was refused lately is offered after what costs more, whichever server asked for it.
+func TestPlanRemembersFailures(t *testing.T) {
+	s := marketServer(t, map[string]market{"vultr": {offers: []offer.Offer{sells("vultr", "ewr", 20, 8), sells("vultr", "ams", 30, 8)}}})
+	doc := ledger.Doc{Outcome: ledger.NoCapacity, Create: &backend.CreateRequest{Offer: sells("vultr", "ewr", 20, 8)}}
+	err := s.db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO intent (id, shard, version, kind, backend, region, project_id, owner_kind, owner_id, state, wanted, idle, price, created_at, doc)
+			VALUES ('i', 0, 1, 'instance', 'vultr', 'ewr', 'other', '', '', 'gone', FALSE, TRUE, 20, $1, $2)`, store.Micros(time.Now()), store.JSON(&doc))
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var regions []string
+	for _, o := range s.plan(t, "").JobPlans[0].Offers {
+		regions = append(regions, o.Region)
+	}
+	if want := []string{"ams", "ewr"}; !slices.Equal(regions, want) {
+		t.Errorf("offers in the order %v, want %v", regions, want)
+	}
+}
