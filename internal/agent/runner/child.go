@@ -3,6 +3,8 @@ package runner
 import (
 	"os"
 	"os/exec"
+	"path/filepath"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -14,9 +16,14 @@ import (
 // child is the job's process, the leader of a session on a terminal of its own.
 type child struct {
 	cmd      *exec.Cmd
+	started  time.Time
 	terminal *os.File // its master side
 	exited   <-chan error
 }
+
+// young is how long shells may take to start. Until then an interrupt can be lost in them: they
+// go on to the command that they were told to run.
+const young = 2 * time.Second
 
 // end asks the process to end as Ctrl+C does, and kills its process group when it does not
 // within grace. More urgent stops shorten the grace.
@@ -34,7 +41,7 @@ func (c *child) end(grace time.Duration, stops <-chan stopRequest) {
 
 // ask reports whether the process ended in time.
 func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
-	c.interrupt()
+	asked := c.interrupt()
 	over := time.NewTimer(grace)
 	defer over.Stop()
 	// Some shells answer an interrupt with a prompt. The end of their input ends them; who
@@ -47,6 +54,7 @@ func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
 			return true
 		case <-hint.C:
 			_, _ = c.terminal.Write([]byte{endOfInput})
+			c.interruptNext(&asked)
 		case <-over.C:
 			return false
 		case s := <-stops:
@@ -61,21 +69,57 @@ func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
 // endOfInput is Ctrl+D, VEOF of a terminal's default settings.
 const endOfInput = 4
 
+// interrupted is who got an interrupt.
+type interrupted struct {
+	program string // of the process, see [program]
+	lost    bool   // perhaps: by a shell that was starting
+}
+
 // interrupt sends SIGINT to the process, and to the command that a shell with job control
 // put into the foreground.
-func (c *child) interrupt() {
+func (c *child) interrupt() interrupted {
+	asked := interrupted{program: program(c.cmd.Process.Pid)}
 	_ = c.cmd.Process.Signal(syscall.SIGINT) // it may have ended
+	if group := c.foreground(); group > 0 {
+		_ = syscall.Kill(-group, syscall.SIGINT)
+	} else {
+		asked.lost = time.Since(c.started) < young
+	}
+	return asked
+}
+
+// interruptNext sends SIGINT to what came after a shell that has lost it: what the shell has
+// become, or the first command that it started. Everybody else gets one only once: many a
+// program takes the second for an order to drop everything.
+func (c *child) interruptNext(asked *interrupted) {
+	if now := program(c.cmd.Process.Pid); now != "" && now != asked.program {
+		asked.program = now
+		_ = c.cmd.Process.Signal(syscall.SIGINT)
+	}
+	if group := c.foreground(); group > 0 && asked.lost {
+		asked.lost = false
+		_ = syscall.Kill(-group, syscall.SIGINT)
+	}
+}
+
+// foreground is the process group that has the terminal, 0 when that is the process's own.
+func (c *child) foreground() int {
 	group := 0
 	if conn, err := c.terminal.SyscallConn(); err == nil {
 		_ = conn.Control(func(fd uintptr) {
-			if n, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil {
+			if n, err := unix.IoctlGetInt(int(fd), unix.TIOCGPGRP); err == nil && n != c.cmd.Process.Pid {
 				group = n
 			}
 		})
 	}
-	if group > 0 && group != c.cmd.Process.Pid {
-		_ = syscall.Kill(-group, syscall.SIGINT)
-	}
+	return group
+}
+
+// program tells what a process executes from what it executed before: exec gives it another
+// auxiliary vector, with addresses of its own. It is "" where that cannot be read.
+func program(pid int) string {
+	vector, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "auxv"))
+	return string(vector)
 }
 
 // kill ends the whole process group of the job.

@@ -278,7 +278,7 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 	}()
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	end := r.await(ctx, &child{cmd: cmd, terminal: master, exited: exited}, quota)
+	end := r.await(ctx, &child{cmd: cmd, started: time.Now(), terminal: master, exited: exited}, quota)
 	// What the job left in the terminal is read; descendants that keep it open are not
 	// waited for.
 	select {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -164,6 +165,8 @@ func TestStop(t *testing.T) {
 	}{
 		{name: "obeyed", script: "trap 'echo bye; exit' INT; echo ready; while :; do sleep 0.1; done", grace: 20, log: "ready\nbye\n", atMost: 10 * time.Second},
 		{name: "ignored", script: "trap '' INT TERM HUP; echo ready; while :; do sleep 0.1; done", grace: 1, log: "ready\n", atMost: 10 * time.Second},
+		{name: "lost to an exec", script: "trap : INT; echo ready; i=0; while [ $i -lt 5 ]; do sleep 0.1; i=$((i+1)); done; exec sleep 60", grace: 50, log: "ready\n", atMost: 20 * time.Second},
+		{name: "asked once", script: "trap 'echo asked' INT; echo ready; i=0; while [ $i -lt 12 ]; do sleep 0.1; i=$((i+1)); done", grace: 50, log: "ready\nasked\n", atMost: 20 * time.Second},
 		{name: "at once", script: "trap 'echo bye; exit' INT; echo ready; while :; do sleep 0.1; done", grace: 0, log: "ready\n", atMost: 5 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -183,6 +186,34 @@ func TestStop(t *testing.T) {
 				t.Errorf("took %v", took)
 			}
 		})
+	}
+}
+
+// TestStopYoung stops jobs while their shells are starting, in whatever they do then.
+func TestStopYoung(t *testing.T) {
+	for _, shell := range []string{"bash", "dash"} {
+		path, err := exec.LookPath(shell)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, script := range []string{"sleep 60", "true; sleep 60; sleep 60"} {
+			for i := range 10 {
+				t.Run(fmt.Sprintf("%s/%s/%d", shell, script, i), func(t *testing.T) {
+					t.Parallel()
+					j := start(t, agentapi.JobSpec{Command: []string{path, "-i", "-c", script}})
+					j.until("the job runs", func() bool {
+						s, err := ReadState(j.dir)
+						return err == nil && s.Phase == Running
+					})
+					begin := time.Now()
+					j.stop(agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
+					j.wait()
+					if took := time.Since(begin); took > 15*time.Second {
+						t.Errorf("took %v", took)
+					}
+				})
+			}
+		}
 	}
 }
 
