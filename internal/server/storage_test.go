@@ -25,6 +25,7 @@ import (
 	"dstack/internal/logstore/gcplog/gcplogtest"
 	"dstack/internal/object/gcs/gcstest"
 	"dstack/internal/object/s3/s3test"
+	"dstack/internal/store/storetest"
 )
 
 func TestStorageSettings(t *testing.T) {
@@ -177,6 +178,20 @@ func TestStoragesInUse(t *testing.T) {
 			amazon(t, s3test.AccessKey, s3test.SecretKey, logs.URL, objects.URL)
 			return storages{map[string]string{varLogGroup: cloudwatchtest.Group, varLogRegion: cloudwatchtest.Region, varS3Bucket: s3test.Name, varS3Region: s3test.Region},
 				objects.Objects, logs.Messages, "https://console.aws.amazon.com/"}
+		},
+		"Fluent Bit, S3 and PostgreSQL": func(t *testing.T) storages {
+			bit, objects := fluenttest.New(t), s3test.New(t)
+			amazon(t, s3test.AccessKey, s3test.SecretKey, "", objects.URL)
+			host, port, _ := strings.Cut(bit.HTTP, ":")
+			lines := func(path string) []string {
+				var all []string
+				for _, r := range bit.Records(path) {
+					all = append(all, r.Message)
+				}
+				return all
+			}
+			return storages{map[string]string{varFluentHost: host, varFluentPort: port, varFluentProtocol: "http", varSearchHost: bit.Search, varSearchKey: fluenttest.APIKey,
+				varOldBucket: s3test.Name, "DSTACK_DATABASE_URL": storetest.PostgresURL(t)}, objects.Objects, lines, ""}
 		},
 		"Google": func(t *testing.T) storages {
 			logs, objects := gcplogtest.New(t), gcstest.New(t)
