@@ -170,9 +170,14 @@ func (s *Server) openStorage(ctx context.Context) (err error) {
 
 // judge names the variable in what is wrong for good, and reports the rest.
 func (s *Server) judge(p place, err error) error {
+	search, isSearch := errors.AsType[*fluent.SearchError](err)
 	switch {
 	case err == nil:
 		return nil
+	case isSearch && search.Denied:
+		return fmt.Errorf("%s: %w: look at %s", varSearchHost, search, varSearchKey)
+	case isSearch:
+		return fmt.Errorf("%s: %w", varSearchHost, search)
 	case errors.Is(err, cloudwatch.ErrNoRegion):
 		return fmt.Errorf("%s=%s: the region is not known: set %s", p.Variable, p.Name, varLogRegion)
 	case errors.Is(err, awsclient.ErrNoCredentials), errors.Is(err, gcpclient.ErrNoCredentials),

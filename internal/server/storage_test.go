@@ -150,7 +150,7 @@ func TestWrongStoragesStopTheStart(t *testing.T) {
 		"no GCS bucket":     {map[string]string{varGCSBucket: "other", varGCSEndpoint: storage.URL}, varGCSBucket + "=other: wrong settings: there is no such bucket"},
 		"another project":   {map[string]string{varLoggingProject: "other", varLoggingEndpoint: logging.URL}, varLoggingProject + "=other: wrong settings: 403 PERMISSION_DENIED: refused"},
 		"no log bucket":     {map[string]string{varS3LogBucket: "other", varS3LogRegion: "eu-west-1"}, varS3LogBucket + "=other: wrong settings: there is no such bucket"},
-		"wrong search key":  {map[string]string{varFluentHost: host, varFluentPort: port, varSearchHost: fluentBit.Search, varSearchKey: "x"}, varFluentHost + "=" + host + ": wrong settings: search: 401 Unauthorized"},
+		"wrong search key":  {map[string]string{varFluentHost: host, varFluentPort: port, varSearchHost: fluentBit.Search, varSearchKey: "x"}, varSearchHost + ": wrong settings: 401 Unauthorized"},
 	} {
 		if s, err := startWith(t, c.env); err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%s: New = %v, %v, want %s", name, s, err, c.want)

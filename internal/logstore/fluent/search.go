@@ -90,6 +90,17 @@ func (s *Search) read(ctx context.Context, st logstore.Stream, want []logstore.R
 	return got, nil
 }
 
+// SearchError says that logs cannot be read back as it is configured. Denied: for want of a key.
+type SearchError struct {
+	Denied bool
+	Err    error
+}
+
+func (e *SearchError) Error() string { return logstore.ErrSettings.Error() + ": " + e.Err.Error() }
+
+// Is makes it a [logstore.ErrSettings].
+func (e *SearchError) Is(target error) bool { return target == logstore.ErrSettings }
+
 // check asks for nothing. An index that is not there comes with the first record.
 func (s *Search) check(ctx context.Context) error {
 	_, err := s.search(ctx, query{Query: map[string]any{"match_none": struct{}{}}, Sort: []map[string]string{}})
@@ -98,7 +109,7 @@ func (s *Search) check(ctx context.Context) error {
 	case ok && e.status == http.StatusNotFound:
 		return nil
 	case ok && e.status < 500 && e.status != http.StatusTooManyRequests:
-		return fmt.Errorf("%w: search: %w", logstore.ErrSettings, err)
+		return &SearchError{Denied: e.status == http.StatusUnauthorized || e.status == http.StatusForbidden, Err: err}
 	case err != nil:
 		return fmt.Errorf("search: %w", err)
 	}

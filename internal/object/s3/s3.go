@@ -52,7 +52,7 @@ func New(ctx context.Context, c Config) (*Bucket, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Bucket{name: c.Bucket, given: cfg.Region != "", region: cmp.Or(cfg.Region, anyRegion)}
+	b := &Bucket{name: c.Bucket, given: c.Region != "", region: cmp.Or(cfg.Region, anyRegion)}
 	b.client = s3.NewFromConfig(cfg, func(o *s3.Options) {
 		o.Region = b.region
 		if c.Endpoint != "" {

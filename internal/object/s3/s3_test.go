@@ -90,7 +90,7 @@ func TestEnvironment(t *testing.T) {
 	t.Setenv("AWS_ACCESS_KEY_ID", s3test.AccessKey)
 	t.Setenv("AWS_SECRET_ACCESS_KEY", s3test.SecretKey)
 	t.Setenv("AWS_ENDPOINT_URL_S3", srv.URL)
-	for _, region := range []string{s3test.Region, ""} { // unknown: it is asked for
+	for _, region := range []string{s3test.Region, "", "us-west-2"} { // the bucket's own is found
 		t.Setenv("AWS_DEFAULT_REGION", region)
 		b, err := s3.New(t.Context(), s3.Config{Bucket: s3test.Name})
 		if err != nil {
