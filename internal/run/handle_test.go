@@ -1,0 +1,71 @@
+package run
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"testing"
+	"time"
+
+	"dstack/internal/agentapi"
+	"dstack/internal/logstore"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+// busyFor is a store that takes no logs of one job.
+type busyFor struct {
+	logstore.Store
+	job string
+}
+
+func (b busyFor) Append(ctx context.Context, jobID string, src logstore.Source, chunks ...logstore.Chunk) (int64, error) {
+	if jobID == b.job {
+		return 0, &logstore.BusyError{Service: "the service"}
+	}
+	return b.Store.Append(ctx, jobID, src, chunks...)
+}
+
+// TestHandleWithABusyLog: what cannot be stored is an error, so that the host tells it again, and
+// holds back the states of its job only.
+func TestHandleWithABusyLog(t *testing.T) {
+	db := storetest.Open(t, storetest.Path(t))
+	err := db.Write(t.Context(), func(tx *store.Tx) error {
+		for _, id := range []string{"job-1", "job-2"} {
+			_, err := tx.ExecContext(t.Context(), `
+INSERT INTO job (id, run_id, project_id, replica_num, job_num, submission_num, status, instance_id, submitted_at, shard, data)
+VALUES ($1, $1, 'p', 0, 0, 0, 'running', 'i', 1, 0, '{}')`, id)
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	logs, err := logstore.New(logstore.Config{Store: busyFor{logstore.NewDB(db), "job-1"}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Service{Config: Config{DB: db, Logs: logs}}
+	event := func(job string, e agentapi.Event) agentapi.Event {
+		e.TaskID, e.Micros = job, time.Now().UnixMicro()
+		return e
+	}
+	err = s.Handle(t.Context(), "i", []agentapi.Event{
+		event("job-1", agentapi.Event{Log: &agentapi.LogData{Source: logstore.Job, Data: []byte("x")}}),
+		event("job-1", agentapi.Event{Task: &agentapi.Task{ID: "job-1", State: agentapi.Terminated}}), // would need a whole Service
+		event("job-2", agentapi.Event{Log: &agentapi.LogData{Source: logstore.Job, Data: []byte("y")}}),
+	})
+	if _, ok := errors.AsType[*logstore.BusyError](err); !ok {
+		t.Errorf("Handle = %v, want a *BusyError", err)
+	}
+	if n, err := logs.Size(t.Context(), "job-2", logstore.Job); n != 1 || err != nil {
+		t.Errorf("the other job's log has %d bytes, %v", n, err)
+	}
+	j, err := getJob(t.Context(), db.Read(), "job-1")
+	if err != nil || j.Status != "running" {
+		t.Errorf("the job is %s, %v", j.Status, err)
+	}
+}
