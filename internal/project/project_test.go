@@ -22,6 +22,10 @@ type world struct {
 	*Service
 	admin user.User
 	busy  string // what forbids deletion
+	mu    sync.Mutex
+	hooks []string // what others were told in transactions, also in those that were repeated
+	// noTemplates is why no repository of templates can be read.
+	noTemplates error
 }
 
 func each(t *testing.T, fn func(t *testing.T, w *world)) {
@@ -38,9 +42,9 @@ func each(t *testing.T, fn func(t *testing.T, w *world)) {
 		w := &world{}
 		w.Service, err = New(Config{DB: db, Box: box, Users: users, Permissions: Permissions{CreateProjects: true, Quota: 3},
 			Busy:           func(context.Context, store.Querier, Project) (string, error) { return w.busy, nil },
-			Created:        func(context.Context, *store.Tx, Project) error { return nil },
-			Deleted:        func(context.Context, *store.Tx, Project) error { return nil },
-			CheckTemplates: func(context.Context, string) error { return nil }})
+			Created:        func(_ context.Context, _ *store.Tx, p Project) error { w.hooked("created", p); return nil },
+			Deleted:        func(_ context.Context, _ *store.Tx, p Project) error { w.hooked("deleted", p); return nil },
+			CheckTemplates: func(context.Context, string) error { return w.noTemplates }})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,6 +53,13 @@ func each(t *testing.T, fn func(t *testing.T, w *world)) {
 		}
 		fn(t, w)
 	})
+}
+
+// hooked notes that others were told of a project.
+func (w *world) hooked(what string, p Project) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hooks = append(w.hooks, what+" "+p.Name)
 }
 
 func (w *world) addUser(t *testing.T, name string) user.User {
@@ -374,6 +385,45 @@ func TestDelete(t *testing.T) {
 		}
 		if again := w.addProject(t, "p"); again.ID == p.ID {
 			t.Error("the name of a deleted project leads to it")
+		}
+	})
+}
+
+// Others hear of projects that are made and deleted, and of no other.
+func TestHooks(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		w.addProject(t, "p")
+		w.busy = "busy"
+		if _, err := w.Delete(t.Context(), w.admin, api.DeleteProjectsRequest{ProjectsNames: []string{"p"}}); err == nil {
+			t.Error("a busy project was deleted")
+		}
+		w.busy = ""
+		if _, err := w.Delete(t.Context(), w.admin, api.DeleteProjectsRequest{ProjectsNames: []string{"p"}}); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff([]string{"created p", "deleted p"}, w.hooks); diff != "" {
+			t.Errorf("told (-want +got):\n%s", diff)
+		}
+	})
+}
+
+// A repository of templates has to be readable when it is set.
+func TestTemplatesRepo(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		ctx, repo, none := t.Context(), "https://example.com/t", ""
+		w.noTemplates = errors.New("no route to host")
+		const want = "Cannot access templates repo: https://example.com/t"
+		if _, err := w.Create(ctx, w.admin, api.CreateProjectRequest{ProjectName: "p", TemplatesRepo: &repo}); err == nil || err.Error() != want {
+			t.Errorf("Create: %v, want %s", err, want)
+		}
+		p := w.addProject(t, "p")
+		if _, err := w.Update(ctx, w.as(t, w.admin, p), api.UpdateProjectRequest{TemplatesRepo: &repo}); err == nil || err.Error() != want {
+			t.Errorf("Update: %v, want %s", err, want)
+		}
+		for _, r := range []api.UpdateProjectRequest{{TemplatesRepo: &none}, {TemplatesRepo: &repo, ResetTemplatesRepo: true}} {
+			if _, err := w.Update(ctx, w.as(t, w.admin, p), r); err != nil {
+				t.Errorf("Update to none: %v", err)
+			}
 		}
 	})
 }
