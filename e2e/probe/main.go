@@ -1,5 +1,6 @@
 // Command probe is the only file in the image "static": it shows that a job needs nothing
-// from its image. It prints its arguments, listens when told to, and exits as told.
+// from its image. It prints its arguments, listens or
+// serves HTTP when told to, and exits as told.
 package main
 
 import (
@@ -23,6 +24,8 @@ func main() {
 			<-time.After(d)
 		case "serve":
 			serve(value)
+		case "web":
+			web(value)
 		case "env":
 			fmt.Println(value + "=" + os.Getenv(value))
 		default:
