@@ -32,6 +32,10 @@ func TestExports(t *testing.T) {
 		}
 	}
 
+	if out := w.must("fleet", "get", "main/boxes", "--json", "--project", "team").Out; !strings.Contains(out, m.Addr) {
+		t.Errorf("the imported fleet as JSON:\n%s", out)
+	}
+
 	r := w.must("apply", "--project", "team", "-y", "-f", w.task("guest", "echo hello from $DSTACK_RUN_NAME", ""))
 	if !strings.Contains(r.both(), "hello from guest") {
 		t.Errorf("an attached run on an imported fleet:\n%s", r.both())
@@ -79,6 +83,7 @@ func TestExports(t *testing.T) {
 	c.expect(0, words("export update again --unset-global"), "team")
 	c.expect(0, words("import --project team list"), "main/again", "boxes")
 	c.expect(0, words("fleet --project team"), "main/boxes", "idle")
+	c.expect(0, words("fleet --project team get main/boxes --json"), m.Addr)
 	c.expect(0, words("import --project team delete main/again -y"), "deleted")
 	c.expect(0, words("export delete again -y"), "deleted")
 	c.expect(1, words("export delete again -y"), "Export 'again' not found in project 'main'")
