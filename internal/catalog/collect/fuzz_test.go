@@ -1,0 +1,58 @@
+package collect
+
+import (
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"testing"
+
+	"dstack/internal/backend"
+)
+
+// Whatever providers answer, a collection ends with a list in order or an error.
+func FuzzAnswers(f *testing.F) {
+	data, err := os.ReadFile("testdata/answers.json")
+	if err != nil {
+		f.Fatal(err)
+	}
+	var all map[string]map[string]json.RawMessage
+	if err := json.Unmarshal(data, &all); err != nil {
+		f.Fatal(err)
+	}
+	sources := Sources()
+	for i, s := range sources {
+		for _, answer := range all[s.Provider] {
+			f.Add(uint8(i), []byte(answer))
+		}
+	}
+	f.Add(uint8(1), []byte(awsHead))
+	f.Fuzz(func(t *testing.T, n uint8, answer []byte) {
+		s := sources[int(n)%len(sources)]
+		if s.OnlyPublished || s.Provider == "lambda" { // whose backend has a fuzz test, and waits between requests
+			return
+		}
+		asked := 0
+		double := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if asked++; asked > 20 { // pages without end are another test
+				w.WriteHeader(http.StatusForbidden)
+				return
+			}
+			_, _ = w.Write(answer)
+		})
+		c := Config{
+			Transport: backend.NewTransport(backend.TransportConfig{Base: inMemory{double}, Log: slog.New(slog.DiscardHandler), Version: "test"}),
+			Env:       credentials, Known: known(t),
+		}
+		got, err := Collect(t.Context(), c, s, today)
+		if (err == nil) != (got.List != nil) {
+			t.Fatalf("%s: a list %v and an error %v", s.Provider, got.List, err)
+		}
+		if err == nil {
+			if err := got.List.Encode(io.Discard); err != nil {
+				t.Errorf("%s: %v", s.Provider, err)
+			}
+		}
+	})
+}
