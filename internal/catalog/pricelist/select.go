@@ -1,7 +1,6 @@
 package pricelist
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 
@@ -63,15 +62,10 @@ func (l *List) Replace(others ...*List) (list *List, replaced []string) {
 		return l, nil
 	}
 	all := &List{}
-	all.take(l, func(backend string) bool { return newer[backend] == nil })
+	order := all.take(l, func(backend string) bool { return newer[backend] == nil })
 	for _, o := range others {
-		all.take(o, func(backend string) bool { return newer[backend] == o })
+		order = all.merge(order, all.take(o, func(backend string) bool { return newer[backend] == o }))
 	}
-	order := make([]int, all.Len())
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(i, j int) int { return cmp.Or(all.before(i, j), cmp.Compare(i, j)) })
 	all.columns = all.columns.pick(order)
 	all.parts = partsOf(all.shapes)
 	return all, slices.Sorted(maps.Keys(newer))
@@ -88,8 +82,24 @@ func (l *List) Size(backend string) (rows int, newest string) {
 	return rows, newest
 }
 
-// take appends the rows of some backends, in no order.
-func (l *List) take(o *List, of func(backend string) bool) {
+// merge are the rows of two lists in order, in order.
+func (l *List) merge(a, b []int) []int {
+	if len(b) == 0 {
+		return a
+	}
+	all := make([]int, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if l.before(b[0], a[0]) < 0 {
+			all, b = append(all, b[0]), b[1:]
+		} else {
+			all, a = append(all, a[0]), a[1:]
+		}
+	}
+	return append(append(all, a...), b...)
+}
+
+// take appends the rows of some backends and returns their numbers, in order.
+func (l *List) take(o *List, of func(backend string) bool) (rows []int) {
 	var shapes, places, dates distinct[int] // of o, as numbers in l from the first on
 	base := [3]int{len(l.shapes), len(l.places), len(l.dates)}
 	c := &o.columns
@@ -97,6 +107,7 @@ func (l *List) take(o *List, of func(backend string) bool) {
 		if !of(o.shapes[s].backend) {
 			continue
 		}
+		rows = append(rows, l.Len())
 		l.columns.price = append(l.columns.price, c.price[i])
 		l.columns.spot = append(l.columns.spot, c.spot[i])
 		l.columns.shape = append(l.columns.shape, uint32(base[0])+shapes.add(int(s)))
@@ -112,6 +123,7 @@ func (l *List) take(o *List, of func(backend string) bool) {
 	for _, n := range dates.values {
 		l.dates = append(l.dates, o.dates[n])
 	}
+	return rows
 }
 
 // Offers are the rows of a backend as backends know offers, cheapest first. Whether there is
