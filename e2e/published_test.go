@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -168,6 +169,7 @@ func TestPublished(t *testing.T) {
 			c := c.at(t)
 			publishedRepo(c, hosts[0])
 			publishedDevEnvironment(c)
+			publishedService(c)
 			publishedAPI(c)
 		})
 		t.Run("Older", func(t *testing.T) {
@@ -344,6 +346,36 @@ func publishedLong(c *published) {
 		c.t.Errorf("a stopped run is %q", got)
 	}
 	c.expect(0, words("ps -a"), "stopped")
+}
+
+// publishedService is the life of a service: published, asked, changed in place, stopped.
+func publishedService(c *published) {
+	service := func(greeting string) string {
+		return c.write("svc.yml", "type: service\nname: svc\nimage: static:1\nentrypoint: /probe web=:8010\nport: 8010\nmodel: parrot\nprobes:\n  - type: http\n    url: /health\n    interval: 1s\nenv:\n  - GREETING="+greeting+"\n"+anyResources)
+	}
+	service("one")
+	p := c.begin("dstack", words("apply -y -f svc.yml")...)
+	p.waitFor("Service is published at:")
+	p.waitFor("/proxy/services/main/svc/")
+	p.waitFor("Model parrot is published at:")
+	p.waitFor("serving") // its log
+	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		c.t.Fatal(err)
+	}
+	p.wait()
+	answers := func(greeting string) func() bool {
+		return func() bool {
+			status, body, err := c.get("/proxy/services/main/svc/hello")
+			return err == nil && status == http.StatusOK && strings.HasPrefix(body, greeting+" ") && strings.HasSuffix(body, " /hello")
+		}
+	}
+	eventually(c.t, 30*time.Second, "the service answers", answers("one"))
+	c.expect(0, words("ps -v"), "svc", "deployment=0", "✓")
+	service("two")
+	c.expect(0, words("apply -y -d -f svc.yml"), "updated in-place", "- env", "updated, detaching")
+	eventually(c.t, 60*time.Second, "the changed service answers", answers("two"))
+	c.expect(0, words("stop -y svc"), "Stopped")
+	c.waitStatus("svc", "terminated")
 }
 
 // publishedAttach follows a run with a port, detaches, attaches again, and aborts it.

@@ -3,23 +3,29 @@ package run
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/project"
 )
 
-// checkService refuses services that this server cannot publish as they ask (lifecycle 14.4).
-func (s *Service) checkService(ctx context.Context, sc project.Scope, sv *config.Service) error {
+// publishable refuses services that this server cannot publish as they ask.
+func (s *Service) publishable(ctx context.Context, sc project.Scope, sv *config.Service) error {
 	gateways, err := s.Gateways(ctx, sc)
 	if err != nil {
 		return err
 	}
-	if err := checkGateway(sc.Project.Name, sv.Gateway, gateways); err != nil {
+	return checkService(sc.Project.Name, sv, gateways, s.ForbidBare)
+}
+
+// checkService is the rules for that (lifecycle 14.4).
+func checkService(projectName string, sv *config.Service, gateways []api.Gateway, forbidBare bool) error {
+	if err := checkGateway(projectName, sv.Gateway, gateways); err != nil {
 		return err
 	}
 	switch {
-	case s.ForbidBare:
+	case forbidBare:
 		return api.Invalid("This dstack-server installation forbids services without a gateway. Please configure a gateway.")
 	case sv.HTTPS != nil && !sv.HTTPS.Enabled && !sv.HTTPS.Auto:
 		return api.Invalid("Setting `https: False` is not allowed without a gateway. Please configure a gateway or remove the `https` property from the service configuration")
@@ -29,6 +35,11 @@ func (s *Service) checkService(ctx context.Context, sc project.Scope, sv *config
 		return api.Invalid("Models of format `%s` are not supported yet by this server. Use `format: openai` with a server that speaks OpenAI's API, as TGI does", sv.Model.Format)
 	case routerOf(sv) != nil:
 		return api.Invalid("Replica groups with `router` are not supported yet by this server")
+	}
+	for _, command := range shellCommands(config.AnyRun{Service: sv}) {
+		if ref := groupRef.FindString(command); ref != "" && !strings.HasPrefix(ref, "$$") {
+			return api.Invalid("Addresses of replicas in `commands`, such as %s, are not supported yet by this server", ref)
+		}
 	}
 	total := 0
 	for _, g := range replicaGroups(config.AnyRun{Service: sv}) {

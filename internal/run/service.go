@@ -144,7 +144,7 @@ func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec
 		return err
 	}
 	if sv := spec.Configuration.Service; sv != nil {
-		if err := s.checkService(ctx, sc, sv); err != nil {
+		if err := s.publishable(ctx, sc, sv); err != nil {
 			return err
 		}
 	}

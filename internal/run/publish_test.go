@@ -1,0 +1,138 @@
+package run
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+func TestCheckService(t *testing.T) {
+	gateways := []api.Gateway{{Name: "gw", ProjectName: "main"}, {Name: "shared", ProjectName: "other"}}
+	byDefault := []api.Gateway{{Name: "gw", ProjectName: "main", Default: true}}
+	for name, tt := range map[string]struct {
+		yaml     string
+		gateways []api.Gateway
+		forbid   bool
+		want     string
+	}{
+		"plain":                     {"", nil, false, ""},
+		"gateway: false":            {"gateway: false", byDefault, false, ""},
+		"gateway: true":             {"gateway: true", gateways, false, "The service requires a gateway, but there is no default gateway in the project"},
+		"a gateway":                 {"gateway: gw", gateways, false, "Gateway status is not running"},
+		"no such gateway":           {"gateway: nosuch", gateways, false, "Gateway nosuch does not exist in project main"},
+		"one of another project":    {"gateway: shared", gateways, false, "Gateway shared does not exist in project main"},
+		"named with it":             {"gateway: other/shared", gateways, false, "Gateway status is not running"},
+		"a default gateway":         {"", byDefault, false, "Gateway status is not running"},
+		"forbidden without":         {"", nil, true, "This dstack-server installation forbids services without a gateway. Please configure a gateway."},
+		"https: auto":               {"https: auto", nil, false, ""},
+		"https: true":               {"https: true", nil, false, ""},
+		"https: false":              {"https: false", nil, false, "Setting `https: False` is not allowed without a gateway. Please configure a gateway or remove the `https` property from the service configuration"},
+		"rate limits":               {"rate_limits: [{rps: 1}]", nil, false, "Rate limits are not supported when running services without a gateway. Please configure a gateway or remove `rate_limits` from the service configuration"},
+		"scaling":                   {"replicas: 0..2\nscaling: {metric: rps, target: 1}", nil, false, ""},
+		"too many":                  {"replicas: 1001", nil, false, "A service cannot have more than 1000 replicas"},
+		"a model of another format": {"model: {format: tgi, name: m}", nil, false, "Models of format `tgi` are not supported yet by this server. Use `format: openai` with a server that speaks OpenAI's API, as TGI does"},
+	} {
+		c, err := config.Parse("x.dstack.yml", []byte("type: service\nname: svc\nport: 80\ncommands: [serve]\n"+tt.yaml))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		err = checkService("main", c.Run.Service, tt.gateways, tt.forbid)
+		refused, _ := errors.AsType[*api.Error](err)
+		if got := err; (got == nil) != (tt.want == "") || refused != nil && refused.Msg != tt.want {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+	}
+	for name, yaml := range map[string]string{
+		"router":    "groups: [{replicas: 1, commands: [route], router: {type: sglang}}, {replicas: 2, commands: [work]}]",
+		"addresses": "groups: [{replicas: 1, commands: [a]}, {replicas: 1, commands: ['b ${{ groups[0].replicas[0].IP_ADDRESS }}']}]",
+	} {
+		c, err := config.Parse("x.dstack.yml", []byte("type: service\nname: svc\nport: 80\n"+yaml))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := checkService("main", c.Run.Service, nil, false); err == nil || !strings.Contains(err.Error(), "not supported yet") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestPublication(t *testing.T) {
+	for name, tt := range map[string]struct {
+		yaml string
+		want api.ServiceSpec
+	}{
+		"plain": {"", api.ServiceSpec{URL: "/proxy/services/main/svc/", Options: []byte(`{}`)}},
+		"model": {"model: {format: openai, name: org/m, prefix: /api/v2}", api.ServiceSpec{URL: "/proxy/services/main/svc/",
+			Model:   &api.ServiceModel{Name: "org/m", BaseURL: "/proxy/services/main/svc/api/v2", Type: "chat"},
+			Options: []byte(`{"openai":{"model":{"type":"chat","name":"org/m","format":"openai","prefix":"/api/v2"}}}`)}},
+	} {
+		spec, err := specOf("type: service\nname: svc\nport: 80\ncommands: [serve]\n" + tt.yaml)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := publication("main", "svc", spec.Configuration.Service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&tt.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// The replicas of groups are what their group says, and the service where it says nothing.
+func TestReplicaSpecs(t *testing.T) {
+	spec, err := specOf(`
+type: service
+name: svc
+port: 8000
+image: common
+env: [A=1]
+probes: [{type: http, url: /health}]
+groups:
+  - replicas: 1
+    commands: [first]
+    spot_policy: spot
+    resources: {gpu: A100}
+  - name: second
+    replicas: 0..4
+    scaling: {metric: rps, target: 1}
+    commands: [second]
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := normalise(&spec, "ssh-rsa AAAA"); err != nil {
+		t.Fatal(err)
+	}
+	type brief struct {
+		Name, Group, Image, Command, GPU string
+		Replica, Port                    int
+		Spot                             bool
+		Probe                            api.ProbeSpec
+	}
+	probe := api.ProbeSpec{Type: "http", URL: "/health", Method: "get", Headers: []config.ProbeHeader{}, Timeout: 10, Interval: 15, ReadyAfter: 1}
+	for _, want := range []brief{
+		{"svc-0-0", "0", "common", "first", "A100", 0, 8000, true, probe},
+		{"svc-0-7", "second", "common", "second", "", 7, 8000, false, probe},
+	} {
+		specs, err := replicaSpecs(spec, "svc", want.Group, want.Replica)
+		if err != nil || len(specs) != 1 {
+			t.Fatalf("%s: %d jobs, %v", want.Group, len(specs), err)
+		}
+		js := specs[0]
+		got := brief{js.JobName, js.ReplicaGroup, js.ImageName, js.Commands[len(js.Commands)-1], strings.Join(js.Requirements.Resources.GPU.Name, ""), js.ReplicaNum, *js.ServicePort, *js.Requirements.Spot, js.Probes[0]}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", want.Group, diff)
+		}
+	}
+	planned, err := plannedSpecs(spec, "svc")
+	if err != nil || len(planned) != 2 || planned[0].ReplicaGroup != "0" || planned[1].ReplicaGroup != "second" {
+		t.Errorf("a plan has the jobs %+v, %v", planned, err)
+	}
+}
