@@ -131,6 +131,8 @@ func TestGCP(t *testing.T) {
 			sku("Compute", "GPU", "OnDemand", "Nvidia Tesla A100 80GB GPU running in Americas", 3.9),
 		},
 		"6F81-5844-456A next": {
+			sku("Compute", "CPU", "OnDemand", "E2 Instance Core running in Americas", 0.022),
+			sku("Compute", "RAM", "OnDemand", "E2 Instance Ram running in Americas", 0.003),
 			sku("Compute", "CPU", "OnDemand", "A2 Instance Core running in Americas", 0.03),
 			sku("Compute", "RAM", "OnDemand", "A2 Instance Ram running in Americas", 0.004),
 			sku("Storage", "LocalSSD", "OnDemand", "SSD backed Local Storage in Iowa", 0.073),
@@ -159,6 +161,7 @@ func TestGCP(t *testing.T) {
 	want := []string{
 		"a2-ultragpu-1g us-central1 12 170GB A100:80GB:1 $4.9775",
 		"a4-highgpu-8g us-central1 224 3968GB B200:180GB:8 spot $48",
+		"e2-medium us-central1 2 4GB $0.034",
 		"g2-standard-4 us-central1 4 16GB L4:24GB:1 $0.708",
 		"n1-standard-4 us-central1 4 15GB T4:16GB:1 $0.53",
 		"n2-standard-2 us-central1 2 8GB $0.092",

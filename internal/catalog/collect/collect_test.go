@@ -162,6 +162,7 @@ func known(t *testing.T) *pricelist.List {
 	add("aws", "g6.xlarge", "us-east-1", 4, 16, 1, "L4", 24, false)
 	add("gcp", "n2-standard-2", "us-central1", 2, 8, 0, "", 0, false)
 	add("gcp", "n2-standard-2", "us-central1", 2, 8, 0, "", 0, true)
+	add("gcp", "e2-medium", "us-central1", 2, 4, 0, "", 0, false)
 	add("gcp", "g2-standard-4", "us-central1", 4, 16, 1, "L4", 24, false)
 	add("gcp", "a2-ultragpu-1g", "us-central1", 12, 170, 1, "A100", 80, false)
 	add("gcp", "n1-standard-4", "us-central1", 4, 15, 1, "T4", 16, false)

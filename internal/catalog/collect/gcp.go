@@ -205,7 +205,11 @@ func (p gcpParts) price(r pricelist.Row) (sum float64, ok bool) {
 	if strings.HasPrefix(r.Instance, "a3-megagpu") {
 		family = "a3-megagpu"
 	}
-	add(float64(r.CPUs), family+" core")
+	cores, shared := gcpSharedCores[r.Instance]
+	if !shared {
+		cores = float64(r.CPUs)
+	}
+	add(cores, family+" core")
 	add(float64(r.MemoryMiB)/1024, family+" ram")
 	if r.GPUs > 0 {
 		names := gcpGPUs[fmt.Sprintf("%s:%d", r.GPU.Name, r.GPU.MemoryMiB>>10)]
@@ -224,6 +228,9 @@ func (p gcpParts) price(r pricelist.Row) (sum float64, ok bool) {
 	add(gcpBundledSSD(r.Instance), "ssd")
 	return sum, ok
 }
+
+// gcpSharedCores is what is billed of types that have parts of cores: less than they show.
+var gcpSharedCores = map[string]float64{"e2-micro": 0.25, "e2-small": 0.5, "e2-medium": 1}
 
 // gcpGPUs are the names that prices have for kinds of GPUs.
 var gcpGPUs = map[string][]string{

@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"strings"
@@ -78,7 +79,7 @@ func (t *tray) verda(types []verdaType, locations []verdaLocation) error {
 		if err := t.addIn(r, regions); err != nil {
 			return err
 		}
-		r.Spot, r.Price = true, float64(typ.SpotPrice+typ.SpotHour) // it is called either
+		r.Spot, r.Price = true, float64(cmp.Or(typ.SpotHour, typ.SpotPrice)) // it is called either
 		if r.Price == 0 {
 			continue
 		}
