@@ -19,17 +19,28 @@ func PrintWhyNot(t *term.IO, list []api.Exclusion) {
 	for _, e := range list {
 		without := "-"
 		if e.Alone > 0 {
-			without = fmt.Sprintf("%d more from %s", e.Alone, format.Price(e.From))
+			without = more(e)
 		}
 		tb.Add(e.Requirement, strconv.Itoa(e.Excludes), without)
 	}
 	t.Print(tb)
 	t.Println()
 	if best := list[0]; best.Alone > 0 {
-		t.Println(fmt.Sprintf("Without `%s` %d more would fit, from %s.", best.Requirement, best.Alone, format.Price(best.From)))
+		t.Println(fmt.Sprintf("Without `%s` %d more would fit%s.", best.Requirement, best.Alone, from(best, ", from ")))
 	} else {
 		t.Println("Leaving out a single one of them is not enough.")
 	}
+}
+
+// more is what leaving out a requirement gives.
+func more(e api.Exclusion) string { return fmt.Sprintf("%d more", e.Alone) + from(e, " from ") }
+
+// from is the lowest price after some words, "" for hosts that cost nothing.
+func from(e api.Exclusion, words string) string {
+	if e.From == 0 {
+		return ""
+	}
+	return words + format.Price(e.From)
 }
 
 // PrintPlanNotes says what a plan's offers leave open: backends that do not answer, and why few
@@ -42,7 +53,11 @@ func PrintPlanNotes(t *term.IO, plan api.RunPlan) {
 		return
 	}
 	why := plan.JobPlans[0].WhyNot
-	if why.Fit == 0 {
+	switch {
+	case why.Fit > 0:
+	case why.Considered == 1:
+		t.Println(t.Paint(term.Warning, "The only offer there is does not fit."))
+	default:
 		t.Println(t.Paint(term.Warning, fmt.Sprintf("None of %d offers fits.", why.Considered)))
 	}
 	PrintWhyNot(t, why.Excluded)

@@ -39,6 +39,14 @@ Without ` + "`max_price`" + ` 3 more would fit, from $19.2.
 Without ` + "`max_price`" + ` 3 more would fit, from $19.2.
 
 `},
+		"a host of one's own": {api.RunPlan{JobPlans: []api.JobPlan{{WhyNot: &api.WhyNot{Considered: 1, Excluded: []api.Exclusion{{Requirement: "cpu", Excludes: 1, Alone: 1}}}}}}, `The only offer there is does not fit.
+
+ REQUIREMENT  EXCLUDES  WITHOUT IT
+ cpu          1         1 more
+
+Without ` + "`cpu`" + ` 1 more would fit.
+
+`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
