@@ -8,6 +8,7 @@ import (
 	"dstack/internal/instance"
 	"dstack/internal/ledger"
 	"dstack/internal/user"
+	"dstack/internal/volume"
 )
 
 // doctor asks all providers what exists and compares it with the ledger.
@@ -42,16 +43,17 @@ func (s *Server) doctor(ctx context.Context, _ user.User, _ struct{}) (api.Docto
 	return out, nil
 }
 
-// owners names the instances that resources are for, by id.
+// owners names the instances and volumes that resources are for, by id.
 func (s *Server) owners(ctx context.Context, found []ledger.Found) (map[string]string, error) {
-	var ids []string
+	ids := map[string][]string{}
 	for _, f := range found {
-		if f.OwnerKind == instance.Kind {
-			ids = append(ids, f.OwnerID)
-		}
+		ids[f.OwnerKind] = append(ids[f.OwnerKind], f.OwnerID)
 	}
-	list, err := instance.ByID(ctx, s.db.Read(), ids)
-	names := map[string]string{}
+	names, err := volume.Names(ctx, s.db.Read(), ids[volume.Kind])
+	if err != nil {
+		return nil, err
+	}
+	list, err := instance.ByID(ctx, s.db.Read(), ids[instance.Kind])
 	for _, inst := range list {
 		names[inst.ID] = inst.Name
 	}

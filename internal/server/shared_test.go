@@ -103,6 +103,11 @@ func TestVolumes(t *testing.T) {
 	if a := s.call(t, "POST", "/api/projects/delete", adminToken, map[string]any{"projects_names": []string{"main"}}); refusal(a) != "Failed to delete project with active volumes: ['data', 'old']" {
 		t.Errorf("delete the project: %d %s", a.Status, a.Body)
 	}
+	var bill api.Doctor
+	s.must(t, "/api/server/doctor", nil, &bill)
+	if len(bill.Resources) != 1 || bill.Resources[0].Name != "data" || bill.Resources[0].Kind != "volume" {
+		t.Errorf("what costs money is %+v", bill.Resources)
+	}
 	token := s.addUser(t, "stranger", "user")
 	if a := s.call(t, "POST", "/api/volumes/list", token, map[string]any{}); string(a.Body) != "[]" {
 		t.Errorf("a stranger sees %s", a.Body)

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"dstack/internal/api"
@@ -90,6 +91,25 @@ func names(ctx context.Context, q store.Querier, cond string, args ...any) ([]st
 		return nil, fmt.Errorf("list volumes: %w", err)
 	}
 	return list, nil
+}
+
+// Names are the names of volumes, also of deleted ones, by their ids.
+func Names(ctx context.Context, q store.Querier, ids []string) (map[string]string, error) {
+	byID := map[string]string{}
+	for batch := range slices.Chunk(ids, 500) {
+		args := make([]any, len(batch))
+		for i, id := range batch {
+			args[i] = id
+		}
+		list, err := query(ctx, q, "WHERE id IN ("+marks(len(args))+")", args...)
+		if err != nil {
+			return nil, err
+		}
+		for _, v := range list {
+			byID[v.ID] = v.Name
+		}
+	}
+	return byID, nil
 }
 
 // attached is how many instances have a volume.
