@@ -98,7 +98,8 @@ func retryable(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.Code == "40001" || e.Code == "40P01" // serialization failure, deadlock
 	}
-	return errors.Is(err, sqlite3.BUSY) // another process, such as the sqlite3 shell
+	// Another process, such as the sqlite3 shell; or another write of the transaction.
+	return errors.Is(err, sqlite3.BUSY) || errors.Is(err, errShared)
 }
 
 // One turns database/sql's answer for no row into [ErrNotFound].

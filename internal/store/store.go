@@ -35,10 +35,6 @@ const (
 // maxAttempts bounds how often a transaction that lost against another one is repeated.
 const maxAttempts = 20
 
-// writerTimeout bounds the wait for the writer. Only a Write inside a Write, or a
-// transaction that waits for something else, makes it that long.
-const writerTimeout = 30 * time.Second
-
 // Config says which database to open.
 type Config struct {
 	// URL is the path of a SQLite file, made when missing (also as sqlite:///path), or
@@ -54,6 +50,7 @@ type DB struct {
 	where    string // for messages: path, or URL without the password
 	reader   *sql.DB
 	writer   *sql.DB // SQLite: one connection; Postgres: the same pool as reader
+	line     line    // of those who write on SQLite
 	serverID string
 	pg       *pgConfig // nil on SQLite
 	unlock   func() error
@@ -144,13 +141,28 @@ func (db *DB) Snapshot(ctx context.Context, fn func(q Querier) error) error {
 }
 
 // Write runs fn in a transaction that is serializable on both engines and commits it when
-// fn returns nil. SQLite runs one at a time. Postgres may find that concurrent transactions
-// have no order; then fn runs again, so it must not do anything but SQL on tx (see
-// [Tx.OnCommit]), and it must return the errors of its statements. There is no I/O to others
-// inside, and no Write inside a Write.
+// fn returns nil. SQLite runs one at a time; those that wait in line share a commit. Postgres
+// may find that concurrent transactions have no order; then fn runs again, so it must not do
+// anything but SQL on tx (see [Tx.OnCommit]), and it must return the errors of its statements.
+// There is no I/O to others inside, and no Write inside a Write.
 func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
+	return db.write(ctx, false, fn)
+}
+
+// WriteFirst is [DB.Write] for one large transaction on which many wait: it goes before what
+// waits in line, though not twice in a row.
+func (db *DB) WriteFirst(ctx context.Context, fn func(tx *Tx) error) error {
+	return db.write(ctx, true, fn)
+}
+
+func (db *DB) write(ctx context.Context, first bool, fn func(tx *Tx) error) error {
 	for attempt := 1; ; attempt++ {
-		err := db.writeOnce(ctx, fn)
+		var err error
+		if db.engine == SQLite {
+			err = db.line.write(ctx, db.writer, place{first: first, alone: attempt > 1}, fn)
+		} else {
+			err = db.writeOnce(ctx, fn)
+		}
 		if err == nil || attempt == maxAttempts || !retryable(err) || ctx.Err() != nil {
 			return explain(err, db.where)
 		}
@@ -163,21 +175,18 @@ func (db *DB) Write(ctx context.Context, fn func(tx *Tx) error) error {
 	}
 }
 
+// writeOnce is Write on Postgres.
 func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) (err error) {
 	conn, err := db.conn(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, conn.Close()) }()
-	opts := &sql.TxOptions{}
-	if db.engine == Postgres {
-		opts.Isolation = sql.LevelSerializable
-	}
-	raw, err := conn.BeginTx(ctx, opts)
+	raw, err := conn.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelSerializable})
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	tx := &Tx{tx: raw, sqlite: db.engine == SQLite}
+	tx := &Tx{tx: raw}
 	defer func() { _ = raw.Rollback() }() // a no-op after Commit; also when fn panics
 	if err := fn(tx); err != nil {
 		return err
@@ -185,9 +194,7 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) (err error) 
 	if err := raw.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	for _, hook := range tx.hooks {
-		hook()
-	}
+	tx.committed()
 	return nil
 }
 
@@ -215,24 +222,39 @@ func (tx *Tx) text(query string) string {
 	return query
 }
 
+// context is that of a statement. On SQLite none is interrupted: it would undo the whole
+// transaction, which others share, and takes no longer than it takes.
+func (tx *Tx) context(ctx context.Context) context.Context {
+	if tx.sqlite && ctx.Err() == nil {
+		return context.WithoutCancel(ctx)
+	}
+	return ctx
+}
+
 // ExecContext runs a statement.
 func (tx *Tx) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
-	return tx.tx.ExecContext(ctx, tx.text(query), args...)
+	return tx.tx.ExecContext(tx.context(ctx), tx.text(query), args...)
 }
 
 // QueryContext runs a query; close the rows before the next statement.
 func (tx *Tx) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
-	return tx.tx.QueryContext(ctx, tx.text(query), args...)
+	return tx.tx.QueryContext(tx.context(ctx), tx.text(query), args...)
 }
 
 // QueryRowContext runs a query of at most one row.
 func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
-	return tx.tx.QueryRowContext(ctx, tx.text(query), args...)
+	return tx.tx.QueryRowContext(tx.context(ctx), tx.text(query), args...)
 }
 
 // OnCommit has fn called once the transaction is committed, before Write returns: the place
 // to wake objects. fn must be quick and must not write.
 func (tx *Tx) OnCommit(fn func()) { tx.hooks = append(tx.hooks, fn) }
+
+func (tx *Tx) committed() {
+	for _, hook := range tx.hooks {
+		hook()
+	}
+}
 
 // Guarded checks a write that is guarded by a version, state or epoch: it turns no changed
 // row into [ErrConflict].
