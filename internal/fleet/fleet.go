@@ -62,7 +62,7 @@ type Config struct {
 // Service plans, applies and deletes fleets.
 type Service struct {
 	Config
-	known known
+	known *known
 }
 
 // New registers the fleets' reconciler with the engine.
@@ -70,7 +70,7 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Offers == nil || c.Freed == nil || c.Log == nil {
 		return nil, errors.New("fleet: every field of Config is required")
 	}
-	s := &Service{Config: c}
+	s := &Service{Config: c, known: newKnown()}
 	c.Engine.Register(engine.Kind{Name: Kind, Workers: 8, Reconcile: s.reconcile,
 		Live: engine.LiveQuery("SELECT id FROM fleet WHERE NOT deleted AND shard IN")})
 	return s, nil
@@ -113,9 +113,9 @@ func query(ctx context.Context, q store.Querier, tail string, args ...any) ([]Fl
 	return list, rows.Err()
 }
 
-// ByID finds a fleet, also a deleted one.
+// ByID finds a fleet, also a deleted one. What its spec points to is shared.
 func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (Fleet, error) {
-	return get(ctx, q, "id = $1", id)
+	return s.known.byID(ctx, q, id)
 }
 
 // Active lists a project's fleets that runs can use, oldest first.

@@ -3,9 +3,9 @@ package fleet
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
-	"sync"
 
 	"dstack/internal/store"
 )
@@ -14,26 +14,52 @@ import (
 const maxKnown = 2_000
 
 // known remembers fleets by their versions: the configuration of one with hundreds of hosts
-// takes a millisecond to read.
+// takes a millisecond to read. They are shared: nobody changes what a fleet's spec points to.
 type known struct {
-	mu   sync.Mutex
-	byID map[string]Fleet
+	rows    store.Cache[Fleet]
+	reading chan struct{} // holds a token while somebody reads what is new: one of the callers at a time
 }
 
-// list reads what follows FROM fleet. What it returns is shared: nobody changes what a fleet's
-// spec points to.
+func newKnown() *known {
+	return &known{rows: store.Cache[Fleet]{Max: maxKnown}, reading: make(chan struct{}, 1)}
+}
+
+// byID reads one fleet.
+func (k *known) byID(ctx context.Context, q store.Querier, id string) (Fleet, error) {
+	if f, version := k.rows.Get(id); version > 0 {
+		var now int64
+		err := q.QueryRowContext(ctx, "SELECT version FROM fleet WHERE id = $1", id).Scan(&now)
+		if err == nil && now == version {
+			return f, nil
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return Fleet{}, fmt.Errorf("read the version of a fleet: %w", err)
+		}
+	}
+	f, err := get(ctx, q, "id = $1", id)
+	if err == nil {
+		k.rows.Read(q, id, f.Version, f)
+	}
+	return f, err
+}
+
+// list reads what follows FROM fleet.
 func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...any) ([]Fleet, error) {
 	var list []Fleet
 	missing := map[string]int{} // where in the list
-	k.mu.Lock()                 // of callers at a time, one reads what is new
-	defer k.mu.Unlock()
+	select {
+	case k.reading <- struct{}{}:
+		defer func() { <-k.reading }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	rows, err := q.QueryContext(ctx, "SELECT id, version FROM fleet "+tail, args...)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id string
 		var version int64
 		err := rows.Scan(&id, &version)
-		f := k.byID[id]
-		if f.Version < version {
+		f, known := k.rows.Get(id)
+		if known < version {
 			missing[id] = len(list)
 		}
 		list = append(list, f)
@@ -53,22 +79,8 @@ func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...
 		}
 		for _, f := range loaded {
 			list[missing[f.ID]] = f
-			k.remember(f)
+			k.rows.Read(q, f.ID, f.Version, f)
 		}
 	}
 	return slices.DeleteFunc(list, func(f Fleet) bool { return f.ID == "" }), nil
-}
-
-// remember wants the mutex held.
-func (k *known) remember(f Fleet) {
-	if k.byID == nil {
-		k.byID = map[string]Fleet{}
-	}
-	if _, there := k.byID[f.ID]; !there && len(k.byID) >= maxKnown {
-		for id := range k.byID { // any
-			delete(k.byID, id)
-			break
-		}
-	}
-	k.byID[f.ID] = f
 }

@@ -13,7 +13,7 @@ import (
 // What is remembered is as good as what would be read.
 func TestKnownFleetsAreAsStored(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		ctx, k := t.Context(), &known{}
+		ctx, k := t.Context(), newKnown()
 		exec := func(text string, args ...any) {
 			t.Helper()
 			err := db.Write(ctx, func(tx *store.Tx) error {

@@ -91,7 +91,7 @@ func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error
 
 // Target is how to connect to an instance.
 func (s *Service) Target(ctx context.Context, id string) (host.Target, error) {
-	inst, err := Get(ctx, s.DB.Read(), id)
+	inst, err := s.Get(ctx, s.DB.Read(), id)
 	if err != nil {
 		return host.Target{}, err
 	}
@@ -189,12 +189,12 @@ func (s *Service) uninstall(ctx context.Context, it engine.Item, inst Instance) 
 // Pinned remembers the host key of a first contact.
 func (s *Service) Pinned(ctx context.Context, id, key string) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		inst, err := Get(ctx, tx, id)
+		inst, err := s.Get(ctx, tx, id)
 		if err != nil || inst.Data.HostKey != "" {
 			return err
 		}
 		inst.Data.HostKey = key
-		return update(ctx, tx, &inst)
+		return s.update(ctx, tx, &inst)
 	})
 }
 

@@ -1,11 +1,15 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 
 	"dstack/internal/store"
@@ -15,10 +19,56 @@ import (
 const maxKnown = 20_000
 
 // known remembers instances by their versions: to read and decode ten thousand rows takes a
-// second, to see that they have not changed some milliseconds.
+// second, to see that they have not changed some milliseconds. A row and its assignments
+// change together with the version. They are shared: nobody changes them.
 type known struct {
-	mu   sync.Mutex
-	byID map[string]*Instance
+	mu    sync.Mutex
+	lists map[string]versions // that were read, by their query
+
+	rows    store.Cache[*Instance]
+	reading chan struct{} // holds a token while somebody reads what is new: one of the callers at a time
+}
+
+// versions are the instances of a list, and the ids and versions by which they were found.
+type versions struct {
+	text string
+	list []*Instance
+}
+
+// maxLists bounds the lists that are remembered.
+const maxLists = 64
+
+func newKnown() *known {
+	return &known{lists: map[string]versions{}, rows: store.Cache[*Instance]{Max: maxKnown}, reading: make(chan struct{}, 1)}
+}
+
+// Get is [Get] for an instance that is probably known.
+func (s *Service) Get(ctx context.Context, q store.Querier, id string) (Instance, error) {
+	if known, version := s.known.rows.Get(id); version > 0 {
+		var now int64
+		err := q.QueryRowContext(ctx, `SELECT version FROM instance WHERE id = $1`, id).Scan(&now)
+		if err == nil && now == version {
+			return *known, nil
+		}
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return Instance{}, fmt.Errorf("read the version of an instance: %w", err)
+		}
+	}
+	i, err := Get(ctx, q, id)
+	if err == nil {
+		s.known.rows.Read(q, id, i.Version, &i)
+	}
+	return i, err
+}
+
+// update stores a row that was read and changed; its assignments are as they are now stored.
+func (s *Service) update(ctx context.Context, tx *store.Tx, i *Instance) error {
+	if err := update(ctx, tx, i); err != nil {
+		return err
+	}
+	written := *i
+	s.known.rows.Written(tx, i.ID, i.Version, &written)
+	return nil
 }
 
 // OfProject returns the instances of a project that are not deleted, by fleet and number. They
@@ -39,9 +89,58 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	return s.live(ctx, q, "fleet_id IN ("+params(1, len(args))+")", args...)
 }
 
+// live reads the ids and versions of all as one text, a third of the work of so many rows. Most
+// often it is the text of the last time.
 func (s *Service) live(ctx context.Context, q store.Querier, where string, args ...any) ([]*Instance, error) {
-	list, err := s.known.list(ctx, q, "NOT deleted AND "+where+" ORDER BY fleet_id, num", args...)
-	return slices.DeleteFunc(list, func(i *Instance) bool { return i.Deleted }), err // since the first look
+	var text string
+	err := q.QueryRowContext(ctx, "SELECT COALESCE(string_agg(id || ' ' || version, ' '), '') FROM instance WHERE NOT deleted AND "+where, args...).Scan(&text)
+	if err != nil {
+		return nil, fmt.Errorf("read the versions of instances: %w", err)
+	}
+	key := fmt.Sprint(where, args)
+	if list, known := s.known.recall(key, text); known {
+		return list, nil
+	}
+	words := strings.Fields(text)
+	order := make([]row, 0, len(words)/2)
+	for pair := range slices.Chunk(words, 2) {
+		version, err := strconv.ParseInt(pair[1], 10, 64)
+		if err != nil {
+			return nil, fmt.Errorf("read the version of instance %s: %w", pair[0], err)
+		}
+		order = append(order, row{pair[0], version})
+	}
+	list, err := s.known.of(ctx, q, order)
+	if err != nil {
+		return nil, err
+	}
+	list = slices.DeleteFunc(list, func(i *Instance) bool { return i.Deleted }) // since the first look
+	slices.SortFunc(list, func(a, b *Instance) int { return cmp.Or(cmp.Compare(a.FleetID, b.FleetID), cmp.Compare(a.Num, b.Num)) })
+	s.known.keep(q, key, versions{text, slices.Clone(list)})
+	return list, nil
+}
+
+// recall returns a list whose text is the same as when it was read.
+func (k *known) recall(key, text string) ([]*Instance, bool) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v, known := k.lists[key]
+	return slices.Clone(v.list), known && v.text == text
+}
+
+func (k *known) keep(q store.Querier, key string, v versions) {
+	if _, undoable := q.(*store.Tx); undoable {
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if _, there := k.lists[key]; !there && len(k.lists) >= maxLists {
+		for other := range k.lists { // any
+			delete(k.lists, other)
+			break
+		}
+	}
+	k.lists[key] = v
 }
 
 // row is what is read of an instance to see whether it is known.
@@ -73,13 +172,21 @@ func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...
 	if err != nil {
 		return nil, fmt.Errorf("list the versions of instances: %w", err)
 	}
-	k.mu.Lock() // of callers at a time, one reads what is new
-	defer k.mu.Unlock()
+	return k.of(ctx, q, order)
+}
+
+// of returns instances in an order, and reads those that are not known.
+func (k *known) of(ctx context.Context, q store.Querier, order []row) ([]*Instance, error) {
+	select {
+	case k.reading <- struct{}{}:
+		defer func() { <-k.reading }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 	list := make([]*Instance, len(order))
 	missing := map[string]int{} // where in the list
 	for n, r := range order {
-		// A row and its assignments change together with the version.
-		if i := k.byID[r.id]; i != nil && i.Version >= r.version {
+		if i, version := k.rows.Get(r.id); version >= r.version {
 			list[n] = i
 		} else {
 			missing[r.id] = n
@@ -91,21 +198,7 @@ func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...
 	}
 	for _, i := range loaded {
 		list[missing[i.ID]] = i
-		k.remember(i)
+		k.rows.Read(q, i.ID, i.Version, i)
 	}
 	return slices.DeleteFunc(list, func(i *Instance) bool { return i == nil }), nil
-}
-
-// remember wants the mutex held.
-func (k *known) remember(i *Instance) {
-	if k.byID == nil {
-		k.byID = map[string]*Instance{}
-	}
-	if k.byID[i.ID] == nil && len(k.byID) >= maxKnown {
-		for id := range k.byID { // any
-			delete(k.byID, id)
-			break
-		}
-	}
-	k.byID[i.ID] = i
 }

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -15,7 +16,7 @@ import (
 // What is remembered is as good as what would be read.
 func TestKnownInstancesAreAsStored(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		ctx, s := t.Context(), &Service{}
+		ctx, s := t.Context(), &Service{known: newKnown()}
 		write := func(fn func(tx *store.Tx) error) {
 			t.Helper()
 			if err := db.Write(ctx, fn); err != nil {
@@ -62,14 +63,37 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 			if err := assign(ctx, tx, &all[1], Assignment{JobID: "j", Blocks: 1}); err != nil {
 				return err
 			}
-			return update(ctx, tx, &all[1])
+			return s.update(ctx, tx, &all[1])
 		})
 		check("assigned")
 		write(func(tx *store.Tx) error {
 			all[2].Deleted = true
-			return update(ctx, tx, &all[2])
+			return s.update(ctx, tx, &all[2])
 		})
 		check("deleted")
+		write(func(tx *store.Tx) error { // by somebody else
+			_, err := tx.ExecContext(ctx, `UPDATE instance SET unreachable = TRUE, version = version + 1 WHERE id = 'i0'`)
+			return err
+		})
+		check("changed by another")
+		write(func(tx *store.Tx) error {
+			all[4].Status = api.InstanceTerminating
+			return s.update(ctx, tx, &all[4])
+		})
+		check("changed")
+		write(func(tx *store.Tx) error {
+			return insert(ctx, tx, &Instance{ID: "i9", ProjectID: "p", FleetID: "f1", Num: 2, Name: "i", Status: api.InstanceIdle, CreatedAt: time.UnixMicro(2).UTC()})
+		})
+		check("one more")
+		undone := errors.New("undone")
+		err := db.Write(ctx, func(tx *store.Tx) error {
+			all[3].Deleted = true
+			return errors.Join(s.update(ctx, tx, &all[3]), undone)
+		})
+		if !errors.Is(err, undone) {
+			t.Fatal(err)
+		}
+		check("undone")
 		if list, err := s.InFleets(ctx, db.Read()); err != nil || list != nil {
 			t.Errorf("of no fleet: %v, %v", list, err)
 		}

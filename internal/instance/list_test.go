@@ -70,7 +70,7 @@ func TestListPages(t *testing.T) {
 
 func ids(t *testing.T, db *store.DB, f Filter) []string {
 	t.Helper()
-	list, err := (&Service{}).List(t.Context(), db.Read(), f)
+	list, err := (&Service{known: newKnown()}).List(t.Context(), db.Read(), f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +87,7 @@ func pages(t *testing.T, db *store.DB, f Filter) []string {
 	var all []string
 	f.Limit = 2
 	for range 20 {
-		list, err := (&Service{}).List(t.Context(), db.Read(), f)
+		list, err := (&Service{known: newKnown()}).List(t.Context(), db.Read(), f)
 		if err != nil {
 			t.Fatal(err)
 		}

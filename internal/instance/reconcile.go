@@ -38,7 +38,7 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 }
 
 func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
-	inst, err := Get(ctx, s.DB.Read(), id)
+	inst, err := s.Get(ctx, s.DB.Read(), id)
 	if err != nil {
 		return Snapshot{}, err
 	}
@@ -67,7 +67,7 @@ func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *D
 			return err
 		}
 		inst := d.Instance
-		if err := update(ctx, tx, &inst); err != nil {
+		if err := s.update(ctx, tx, &inst); err != nil {
 			return err
 		}
 		if err := s.interval(ctx, tx, was, inst); err != nil {
@@ -78,7 +78,7 @@ func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *D
 				return err
 			}
 		}
-		d.Instance = inst
+		tx.OnCommit(func() { d.Instance = inst })
 		return nil
 	})
 	if err != nil {
@@ -196,7 +196,7 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 		if err := s.intend(ctx, tx, &next, o, name); err != nil {
 			return err
 		}
-		return update(ctx, tx, &next)
+		return s.update(ctx, tx, &next)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -70,7 +71,7 @@ type Service struct {
 	mu    sync.Mutex
 	links map[string]Link
 
-	known known
+	known *known
 }
 
 // New checks c and registers the instances' reconciler with the engine.
@@ -79,7 +80,7 @@ func New(c Config) (*Service, error) {
 		c.Keys == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.FleetName == nil || c.Offers == nil || c.ProjectName == nil {
 		return nil, errors.New("instance: every field of Config is required")
 	}
-	s := &Service{Config: c, links: map[string]Link{}}
+	s := &Service{Config: c, links: map[string]Link{}, known: newKnown()}
 	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Timeout: 5 * time.Minute, Live: live, Reconcile: s.reconcile, Lost: s.lost})
 	return s, nil
 }
@@ -147,7 +148,7 @@ func (s *Service) CreateSSH(ctx context.Context, tx *store.Tx, projectID, fleetI
 // Claim gives blocks of a live instance to a job. It is a compare-and-swap on the row:
 // store.ErrConflict means that the instance changed or has no room; load and decide again.
 func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, error) {
-	inst, err := Get(ctx, tx, c.InstanceID)
+	inst, err := s.Get(ctx, tx, c.InstanceID)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -169,13 +170,13 @@ func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, e
 			return Instance{}, err
 		}
 	}
-	return inst, update(ctx, tx, &inst)
+	return inst, s.update(ctx, tx, &inst)
 }
 
 // Release ends a job's hold. It may be repeated. The returned instance is as after the
 // release; its reconciler is woken and decides whether it becomes idle or is given back.
 func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID string) (Instance, error) {
-	inst, err := Get(ctx, tx, instanceID)
+	inst, err := s.Get(ctx, tx, instanceID)
 	if err != nil {
 		return Instance{}, err
 	}
@@ -204,7 +205,7 @@ func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID s
 		s.Engine.Wake(Kind, inst.ID)
 		s.Freed(inst.ProjectID)
 	})
-	return inst, update(ctx, tx, &inst)
+	return inst, s.update(ctx, tx, &inst)
 }
 
 // Terminate asks for the end of an instance. One that has ended stays as it is.
@@ -215,12 +216,12 @@ func (s *Service) Terminate(ctx context.Context, tx *store.Tx, inst Instance, re
 	if inst.Status == api.InstanceTerminated {
 		inst.Deleted = true
 		tx.OnCommit(func() { s.FleetChanged(inst.FleetID) })
-		return update(ctx, tx, &inst)
+		return s.update(ctx, tx, &inst)
 	}
 	was := inst.Status
 	inst.Status = api.InstanceTerminating
 	inst.Data.Reason, inst.Data.Message, inst.Data.Tries = reason, msg, 0
-	if err := update(ctx, tx, &inst); err != nil {
+	if err := s.update(ctx, tx, &inst); err != nil {
 		return err
 	}
 	tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
@@ -232,7 +233,7 @@ func assign(ctx context.Context, tx *store.Tx, inst *Instance, a Assignment) err
 	if err != nil {
 		return fmt.Errorf("assign job %s to instance %s: %w", a.JobID, inst.Name, err)
 	}
-	inst.Assignments = append(inst.Assignments, a)
+	inst.Assignments = append(slices.Clip(inst.Assignments), a) // others may know the row as it was
 	return nil
 }
 
