@@ -178,6 +178,10 @@ func queue(ctx context.Context, o options, w *world, _ *simulator, r *report) er
 	if err := fillQueue(ctx, w.database(), o.Scale.Queued); err != nil {
 		return err
 	}
+	_, busy, err := usage(w.server.Process.Pid)
+	if err != nil {
+		return err
+	}
 	begin := time.Now()
 	done := w.cpuProfile(ctx, "queue", 20*time.Second)
 	if err := submit(ctx, w, "last", "sleep 0.05", queueFleets, 0); err != nil {
@@ -189,6 +193,11 @@ func queue(ctx context.Context, o options, w *world, _ *simulator, r *report) er
 		return err
 	}
 	r.add("queue of runs, all done", "s", time.Since(begin).Seconds())
+	_, after, err := usage(w.server.Process.Pid)
+	if err != nil {
+		return err
+	}
+	r.add("processor time of the server per run, with the requests", "ms", float64((after-busy).Microseconds())/1000/float64(o.Scale.Queued))
 	<-done
 	if err := <-probed; err != nil {
 		return err

@@ -52,12 +52,11 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			}
 		}
 	}
-	for _, id := range order {
-		if err := s.observe(ctx, instanceID, latest[id]); err != nil {
-			return err
-		}
+	tasks := make([]agentapi.Task, len(order))
+	for i, id := range order {
+		tasks[i] = latest[id]
 	}
-	return failed
+	return errors.Join(failed, s.observe(ctx, instanceID, tasks...))
 }
 
 // logOf opens the log of a job as its host has it.

@@ -11,33 +11,72 @@ import (
 	"dstack/internal/store"
 )
 
-// observe believes a host only what concerns jobs that were placed on it, and nothing that is
-// older than what is known: the answer to a command and the event stream overtake each other.
-func (s *Service) observe(ctx context.Context, instanceID string, t agentapi.Task) error {
+// observe takes over what a host says of its tasks. What says nothing new, as answers that the
+// event stream repeats, costs no transaction.
+func (s *Service) observe(ctx context.Context, instanceID string, tasks ...agentapi.Task) error {
+	var news []agentapi.Task
+	for _, t := range tasks {
+		o, err := observationOf(ctx, s.DB.Read(), instanceID, t)
+		if err != nil {
+			return err
+		}
+		if o.fresh {
+			news = append(news, t)
+		}
+	}
+	if news == nil {
+		return nil
+	}
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		var text string
-		err := tx.QueryRowContext(ctx, selectObserved, t.ID, instanceID).Scan(&text)
-		if errors.Is(err, sql.ErrNoRows) {
-			return nil
+		for _, t := range news {
+			if _, err := s.see(ctx, tx, instanceID, t); err != nil {
+				return err
+			}
+			tx.OnCommit(func() { s.Engine.Wake(JobKind, t.ID) })
 		}
-		if err != nil {
-			return fmt.Errorf("read what the host said of job %s: %w", t.ID, err)
-		}
-		now, err := json.Marshal(t)
-		if err != nil {
-			return fmt.Errorf("store what the host says of job %s: %w", t.ID, err)
-		}
-		var was agentapi.Task
-		known := text != "" && json.Unmarshal([]byte(text), &was) == nil // what cannot be read is replaced
-		if text == string(now) || known && older(t, was) {
-			return nil
-		}
-		if _, err := tx.ExecContext(ctx, observeJob, string(now), t.ID); err != nil {
-			return fmt.Errorf("store what the host says of job %s: %w", t.ID, err)
-		}
-		tx.OnCommit(func() { s.Engine.Wake(JobKind, t.ID) })
 		return nil
 	})
+}
+
+// see stores what a host says of a task; last says that nothing later is known.
+func (s *Service) see(ctx context.Context, tx *store.Tx, instanceID string, t agentapi.Task) (last bool, err error) {
+	o, err := observationOf(ctx, tx, instanceID, t)
+	if err != nil || !o.fresh {
+		return o.same, err
+	}
+	if _, err := tx.ExecContext(ctx, observeJob, o.text, t.ID); err != nil {
+		return false, fmt.Errorf("store what the host says of job %s: %w", t.ID, err)
+	}
+	return true, nil
+}
+
+// observation compares what a host says of a task with what is known.
+type observation struct {
+	text  string
+	fresh bool // to be stored
+	same  bool // as is stored
+}
+
+// observationOf believes a host only what concerns jobs that were placed on it, and nothing that
+// is older than what is known: the answer to a command and the event stream overtake each other.
+func observationOf(ctx context.Context, q store.Querier, instanceID string, t agentapi.Task) (observation, error) {
+	var text string
+	err := q.QueryRowContext(ctx, selectObserved, t.ID, instanceID).Scan(&text)
+	if errors.Is(err, sql.ErrNoRows) {
+		return observation{}, nil
+	}
+	if err != nil {
+		return observation{}, fmt.Errorf("read what the host said of job %s: %w", t.ID, err)
+	}
+	now, err := json.Marshal(t)
+	if err != nil {
+		return observation{}, fmt.Errorf("store what the host says of job %s: %w", t.ID, err)
+	}
+	o := observation{text: string(now), same: text == string(now)}
+	var was agentapi.Task
+	known := text != "" && json.Unmarshal([]byte(text), &was) == nil // what cannot be read is replaced
+	o.fresh = !o.same && !(known && older(t, was))
+	return o, nil
 }
 
 // order is that of a task's states, which only move forward.

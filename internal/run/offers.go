@@ -27,11 +27,11 @@ func (s *Service) offers(ctx context.Context, r Run, specs []api.JobSpec, offers
 	case !offersOnly && len(choices) == 0:
 		return []api.InstanceOffer{}, nil
 	case !offersOnly:
-		return append([]api.InstanceOffer{}, choices[0].Offers()...), nil
+		return choices[0].Offers(), nil
 	}
 	out := []api.InstanceOffer{}
 	for _, c := range choices {
-		out = append(out, c.Existing...)
+		out = append(out, c.Existing()...)
 		if ask.Fleets != nil {
 			out = append(out, c.New...)
 		}

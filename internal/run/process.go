@@ -7,14 +7,13 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/config"
-	"dstack/internal/instance"
 )
 
 // onHost adapts a job's command to where it runs: on a host without a container engine
 // there is no default image, so the Python environment that its commands begin with cannot
 // be made and the host's own Python serves.
 func (s *Service) onHost(ctx context.Context, instanceID string, spec api.RunSpec, argv []string) ([]string, error) {
-	inst, err := instance.Get(ctx, s.DB.Read(), instanceID)
+	inst, err := s.Instances.Get(ctx, s.DB.Read(), instanceID)
 	if err != nil || inst.Data.Host == nil || inst.Data.Host.Runtime != "process" {
 		return slices.Clone(argv), err
 	}

@@ -89,9 +89,9 @@ func (s *Service) waits(ctx context.Context, projectID string) (bool, error) {
 // outcome is what becomes of a gang, as something to do in a transaction.
 type outcome func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error
 
-// together is how many outcomes share a transaction: a queue that shares the database with
-// everything that its jobs do gets on faster with few large ones.
-const together = 128
+// together is how many outcomes share a transaction: large enough to get on fast, small enough
+// for what waits behind it.
+const together = 64
 
 // carryOut stores what was decided for each gang and returns when to look again.
 func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict) (time.Time, error) {
@@ -138,7 +138,7 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 // commitOutcomes stores outcomes in one transaction, or one by one when one of them does not
 // fit what has changed meanwhile; conflict says that there was such a one.
 func (s *Service) commitOutcomes(ctx context.Context, it engine.Item, batch []outcome) (conflict bool, err error) {
-	err = s.DB.Write(ctx, func(tx *store.Tx) error {
+	err = s.DB.WriteFirst(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
 		}
@@ -191,7 +191,7 @@ func (s *Service) ask(ctx context.Context, g *gang, fleets []scheduler.Fleet) (s
 
 // beside is where the other nodes of a replica are.
 func (s *Service) beside(ctx context.Context, g *gang) (scheduler.Site, error) {
-	all, err := jobsOf(ctx, s.DB.Read(), g.run.ID)
+	all, err := s.rows.jobsOf(ctx, s.DB.Read(), g.run.ID)
 	if err != nil {
 		return scheduler.Site{}, err
 	}
@@ -261,13 +261,13 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	for _, f := range fleets {
 		byID[f.ID] = f
 	}
-	out.Hosts = make([]scheduler.Host, 0, len(instances))
+	out.Hosts = make([]*scheduler.Host, 0, len(instances))
 	for _, inst := range instances {
 		if inst.Live() {
 			live[inst.FleetID]++
 		}
 		f, active := byID[inst.FleetID]
-		if h, ok := s.hosts.of(inst, f.Name); ok && active {
+		if h := s.hosts.of(inst, f.Name); h != nil && active {
 			out.Hosts = append(out.Hosts, h)
 		}
 	}
@@ -300,35 +300,33 @@ type hostCache struct {
 
 type cachedHost struct {
 	of   *instance.Instance
-	host scheduler.Host
-	ok   bool
+	host *scheduler.Host // nil when jobs can never see it
 }
 
 // maxHosts bounds the cache.
 const maxHosts = 20_000
 
-func (c *hostCache) of(inst *instance.Instance, fleetName string) (scheduler.Host, bool) {
+func (c *hostCache) of(inst *instance.Instance, fleetName string) *scheduler.Host {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if h, known := c.byID[inst.ID]; known && h.of == inst {
-		return h.host, h.ok
+		return h.host
 	}
 	if c.byID == nil || len(c.byID) >= maxHosts {
 		c.byID = map[string]cachedHost{}
 	}
-	h := cachedHost{of: inst}
-	h.host, h.ok = host(inst, fleetName)
+	h := cachedHost{inst, host(inst, fleetName)}
 	c.byID[inst.ID] = h
-	return h.host, h.ok
+	return h.host
 }
 
-// host puts an instance in the scheduler's words, false when jobs can never see it.
-func host(inst *instance.Instance, fleetName string) (scheduler.Host, bool) {
+// host puts an instance in the scheduler's words, nil when jobs can never see it.
+func host(inst *instance.Instance, fleetName string) *scheduler.Host {
 	jpd := inst.Data.Provisioning
 	if !inst.Live() || inst.Blocks == 0 || jpd == nil {
-		return scheduler.Host{}, false
+		return nil
 	}
-	h := scheduler.Host{
+	h := &scheduler.Host{
 		ID: inst.ID, Fleet: inst.FleetID, FleetName: fleetName, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(),
 		Offer: api.InstanceOffer{
 			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
@@ -347,7 +345,7 @@ func host(inst *instance.Instance, fleetName string) (scheduler.Host, bool) {
 		name, _, _ := strings.Cut(inst.SSHHost, ":")
 		h.Hostnames = append(h.Hostnames, name)
 	}
-	return h, true
+	return h
 }
 
 // Offers lists what a project's backends offer in the wire's form, cheapest first.
@@ -414,9 +412,12 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 	}
 	j.Data.Runtime = runtimeData(n, blocks)
 	j.Data.PlacedAt, j.Data.ProcessedAt = time.Now(), time.Now()
+	// A single job on a host that is ready is sent next: recorded here, it needs no transaction
+	// of its own.
+	j.Data.Sent = n.Host != "" && j.Data.Spec.JobsPerReplica <= 1
 	d := JobDecision{Job: j}
 	d.to(api.JobProvisioning)
-	if err := d.Job.update(ctx, tx); err != nil {
+	if err := s.rows.updateJob(ctx, tx, &d.Job); err != nil {
 		return err
 	}
 	for _, t := range append([]string{text}, d.Events...) {
@@ -460,7 +461,7 @@ func (s *Service) chosen(ctx context.Context, tx *store.Tx, r Run, f fleet.Fleet
 	now := r
 	if version != r.Version { // another of its replicas was placed, or it is ending
 		var err error
-		if now, err = getRun(ctx, tx, "id = $1", r.ID); err != nil {
+		if now, err = s.rows.run(ctx, tx, r.ID); err != nil {
 			return err
 		}
 	}
@@ -471,7 +472,7 @@ func (s *Service) chosen(ctx context.Context, tx *store.Tx, r Run, f fleet.Fleet
 		return nil
 	}
 	now.Data.FleetID, now.Data.FleetName, now.Data.Waiting = f.ID, f.Name, nil
-	return now.update(ctx, tx)
+	return s.rows.updateRun(ctx, tx, &now)
 }
 
 // refuse ends the jobs of a gang that cannot be placed and may not wait.
@@ -491,7 +492,7 @@ func (s *Service) wait(ctx context.Context, tx *store.Tx, g *gang, why string) e
 	if old := g.run.Data.Waiting; old != nil {
 		r.Data.Waiting.Since = old.Since
 	}
-	if err := r.update(ctx, tx); err != nil {
+	if err := s.rows.updateRun(ctx, tx, &r); err != nil {
 		return err
 	}
 	tx.OnCommit(func() { s.Engine.Tell(watchTopic, r.ID) })

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	d := StepJob(time.Now(), snap)
+	d := settleJob(time.Now(), snap)
 	if d.Changed {
 		if err := s.commitJob(ctx, it, &d); err != nil {
 			return time.Time{}, err
@@ -35,8 +36,9 @@ func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, 
 		s.Engine.Schedule(ProbeKind, it.ID, time.Now())
 	}
 	again := d.Again
+	snap.Job = d.Job
 	for _, e := range d.Effects {
-		at, err := s.act(ctx, it, e, d.Job)
+		at, err := s.act(ctx, it, e, snap)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -47,15 +49,31 @@ func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, 
 	return again, nil
 }
 
+// settleJob takes steps until something has to be done outside of the database or nothing
+// changes any more, as one decision: each transaction is one in a line.
+func settleJob(now time.Time, s JobSnapshot) JobDecision {
+	d := StepJob(now, s)
+	for d.Effects == nil && d.Job.Status != s.Job.Status {
+		s.Job = d.Job
+		next := StepJob(now, s)
+		if !next.Changed && next.Effects == nil {
+			break
+		}
+		next.Changed, next.Events = true, append(d.Events, next.Events...)
+		d = next
+	}
+	return d
+}
+
 func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 	q := s.DB.Read()
-	j, err := getJob(ctx, q, id)
+	j, err := s.rows.job(ctx, q, id)
 	if err != nil {
 		return JobSnapshot{}, err
 	}
 	snap := JobSnapshot{Job: j, LostAfter: s.LostAfter}
 	if j.InstanceID != "" {
-		inst, err := instance.Get(ctx, q, j.InstanceID)
+		inst, err := s.Instances.Get(ctx, q, j.InstanceID)
 		if err == nil {
 			snap.Instance = &inst
 		} else if !errors.Is(err, store.ErrNotFound) {
@@ -78,7 +96,7 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 
 // loadRunning adds what the policies of a running job look at.
 func (s *Service) loadRunning(ctx context.Context, q store.Querier, snap *JobSnapshot) error {
-	r, err := getRun(ctx, q, "id = $1", snap.Job.RunID)
+	r, err := s.rows.run(ctx, q, snap.Job.RunID)
 	if err != nil {
 		return err
 	}
@@ -120,7 +138,7 @@ func underused(points []metrics.Point, begin time.Time, least int) bool {
 
 // loadPeers adds the other nodes of the job's replica.
 func (s *Service) loadPeers(ctx context.Context, q store.Querier, snap *JobSnapshot) error {
-	r, err := getRun(ctx, q, "id = $1", snap.Job.RunID)
+	r, err := s.rows.run(ctx, q, snap.Job.RunID)
 	if err != nil {
 		return err
 	}
@@ -146,7 +164,7 @@ func (s *Service) loadPeers(ctx context.Context, q store.Querier, snap *JobSnaps
 
 // nodes are the latest attempts of a job's replica by number, with their instances by id.
 func (s *Service) nodes(ctx context.Context, q store.Querier, of Job) ([]Job, map[string]*instance.Instance, error) {
-	all, err := jobsOf(ctx, q, of.RunID)
+	all, err := s.rows.jobsOf(ctx, q, of.RunID)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -168,15 +186,25 @@ func (s *Service) nodes(ctx context.Context, q store.Querier, of Job) ([]Job, ma
 	return peers, byID, err
 }
 
-func (s *Service) commitJob(ctx context.Context, it engine.Item, d *JobDecision) error {
+// commitJob stores a decision and what the host answered meanwhile, on which it rests.
+func (s *Service) commitJob(ctx context.Context, it engine.Item, d *JobDecision, said ...agentapi.Task) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
 		}
 		j := d.Job
 		j.Data.ProcessedAt = time.Now()
-		if err := j.update(ctx, tx); err != nil {
+		if err := s.rows.updateJob(ctx, tx, &j); err != nil {
 			return err
+		}
+		for _, t := range said {
+			last, err := s.see(ctx, tx, j.InstanceID, t)
+			if err != nil {
+				return err
+			}
+			if !last { // more is known than the decision rests on
+				tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
+			}
 		}
 		if d.Release {
 			if err := s.release(ctx, tx, j); err != nil {
@@ -188,8 +216,10 @@ func (s *Service) commitJob(ctx context.Context, it engine.Item, d *JobDecision)
 				return err
 			}
 		}
-		tx.OnCommit(func() { s.changed(j.RunID) })
-		d.Job = j
+		tx.OnCommit(func() {
+			d.Job = j
+			s.changed(j.RunID)
+		})
 		return s.wakePeers(ctx, tx, j)
 	})
 }
@@ -255,14 +285,15 @@ func runEvent(from, to api.RunStatus, data Data) string {
 	return text
 }
 
-func (s *Service) act(ctx context.Context, it engine.Item, e Effect, j Job) (time.Time, error) {
+func (s *Service) act(ctx context.Context, it engine.Item, e Effect, snap JobSnapshot) (time.Time, error) {
+	j := snap.Job
 	client, err := s.Hosts.Client(ctx, j.InstanceID)
 	if err != nil {
 		return time.Time{}, nil // the instance wakes the job when it is back
 	}
 	switch e {
 	case Send:
-		return s.send(ctx, it, client, j)
+		return s.send(ctx, it, client, snap)
 	case Stop:
 		grace := int64(0)
 		if !j.Data.Abort && j.Data.Reason != api.JobAbortedByUser {
@@ -288,7 +319,8 @@ func (s *Service) act(ctx context.Context, it engine.Item, e Effect, j Job) (tim
 }
 
 // send gives the task to the agent. It may be repeated: the agent knows the task by its id.
-func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Client, j Job) (time.Time, error) {
+func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Client, snap JobSnapshot) (time.Time, error) {
+	j := snap.Job
 	spec, err := s.taskSpec(ctx, j)
 	if err != nil {
 		var bad *specError
@@ -309,6 +341,21 @@ func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Cli
 	}
 	d := JobDecision{Job: j}
 	d.to(api.JobPulling)
+	if t.State == agentapi.Terminated { // see Observe
+		return time.Time{}, s.commitJob(ctx, it, &d)
+	}
+	snap.Job = d.Job
+	snap.Job.Observed = &t
+	if next := StepJob(time.Now(), snap); next.Job.Status == api.JobRunning { // it runs already
+		next.Events = append(d.Events, next.Events...)
+		if err := s.commitJob(ctx, it, &next, t); err != nil {
+			return time.Time{}, err
+		}
+		if next.Probe {
+			s.Engine.Schedule(ProbeKind, it.ID, time.Now())
+		}
+		return next.Again, nil
+	}
 	if err := s.commitJob(ctx, it, &d); err != nil {
 		return time.Time{}, err
 	}
@@ -355,14 +402,14 @@ func (s *Service) uploadBlobs(ctx context.Context, client *agentapi.Client, spec
 }
 
 func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, error) {
-	r, err := getRun(ctx, s.DB.Read(), "id = $1", it.ID)
+	r, err := s.rows.run(ctx, s.DB.Read(), it.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return time.Time{}, nil
 	}
 	if err != nil {
 		return time.Time{}, err
 	}
-	jobs, err := jobsOf(ctx, s.DB.Read(), r.ID)
+	jobs, err := s.rows.jobsOf(ctx, s.DB.Read(), r.ID)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -370,13 +417,29 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 	if snap.Load, err = s.load(ctx, r, time.Now()); err != nil {
 		return time.Time{}, err
 	}
-	d := StepRun(time.Now(), snap)
+	d := settleRun(time.Now(), snap)
 	if d.Changed || d.Ends != nil || d.New != nil || d.Relabel != nil {
 		if err := s.commitRun(ctx, it, d, jobs[r.ID]); err != nil {
 			return time.Time{}, err
 		}
 	}
 	return d.Again, nil
+}
+
+// settleRun is StepRun, and one more step when that ends the run: where no job is left, both
+// are one transaction.
+func settleRun(now time.Time, s RunSnapshot) RunDecision {
+	d := StepRun(now, s)
+	if d.Run.Status == s.Run.Status || d.Run.Status != api.RunTerminating || d.Ends != nil || d.New != nil || d.Relabel != nil || d.Drop != nil {
+		return d
+	}
+	s.Run = d.Run
+	next := StepRun(now, s)
+	next.Changed, next.Events = true, append(d.Events, next.Events...)
+	if next.Again.IsZero() && next.Run.Status == api.RunTerminating && next.Ends == nil {
+		next.Again = d.Again
+	}
+	return next
 }
 
 // latestOf keeps the last attempt of each job.
@@ -402,7 +465,7 @@ func (s *Service) commitRun(ctx context.Context, it engine.Item, d RunDecision, 
 		if r.Status != api.RunSubmitted {
 			r.Data.Waiting = nil
 		}
-		if err := r.update(ctx, tx); err != nil {
+		if err := s.rows.updateRun(ctx, tx, &r); err != nil {
 			return err
 		}
 		for _, text := range d.Events {
@@ -479,7 +542,7 @@ func (s *Service) endJob(ctx context.Context, tx *store.Tx, j Job, reason api.Jo
 	}
 	d.Job.Data.Abort = abort
 	d.Job.Data.ProcessedAt = time.Now()
-	if err := d.Job.update(ctx, tx); err != nil {
+	if err := s.rows.updateJob(ctx, tx, &d.Job); err != nil {
 		return err
 	}
 	for _, text := range d.Events {
@@ -495,22 +558,14 @@ func (s *Service) endJob(ctx context.Context, tx *store.Tx, j Job, reason api.Jo
 // to the event stream, where it comes after the end of the log: known earlier, the job could
 // be over, and its task deleted, before its log is here.
 func (s *Service) Observe(ctx context.Context, instanceID string, tasks ...agentapi.Task) error {
-	for _, t := range tasks {
-		if t.State == agentapi.Terminated {
-			continue
-		}
-		if err := s.observe(ctx, instanceID, t); err != nil {
-			return err
-		}
-	}
-	return nil
+	return s.observe(ctx, instanceID, slices.DeleteFunc(slices.Clone(tasks), func(t agentapi.Task) bool { return t.State == agentapi.Terminated })...)
 }
 
 // Dangling lists the tasks of a host that no job of the instance stands for any more.
 func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agentapi.Task) ([]string, error) {
 	var ids []string
 	for _, t := range tasks {
-		j, err := getJob(ctx, s.DB.Read(), t.ID)
+		j, err := s.rows.job(ctx, s.DB.Read(), t.ID)
 		if err != nil && !errors.Is(err, store.ErrNotFound) {
 			return nil, err
 		}

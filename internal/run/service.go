@@ -15,7 +15,6 @@ import (
 	"dstack/internal/config"
 	"dstack/internal/event"
 	"dstack/internal/fleet"
-	"dstack/internal/instance"
 	"dstack/internal/project"
 	"dstack/internal/store"
 	"dstack/internal/user"
@@ -466,7 +465,7 @@ func (s *Service) Busy(ctx context.Context, q store.Querier, projectID string) (
 }
 
 func (s *Service) instanceEnv(ctx context.Context, id string) (map[string]string, error) {
-	inst, err := instance.Get(ctx, s.DB.Read(), id)
+	inst, err := s.Instances.Get(ctx, s.DB.Read(), id)
 	if err != nil || inst.Data.Remote == nil {
 		return nil, err
 	}

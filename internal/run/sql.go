@@ -13,7 +13,12 @@ import (
 	"dstack/internal/store"
 )
 
-const runColumns = `id, project_id, user_id, name, status, priority, repo_id, deleted, submitted_at, version, data`
+// A row is its state and its document, which is read only where it is not known: see [rows].
+const (
+	runState   = `id, project_id, user_id, name, status, priority, repo_id, deleted, submitted_at, version`
+	runColumns = runState + `, data`
+	knownRun   = `SELECT ` + runState + `, CASE WHEN version = $2 THEN NULL ELSE data END FROM run WHERE id = $1`
+)
 
 const insertRun = `
 INSERT INTO run (id, project_id, user_id, name, status, priority, repo_id, submitted_at, shard, data)
@@ -24,7 +29,12 @@ UPDATE run
 SET    status = $1, priority = $2, deleted = $3, data = $4, version = version + 1
 WHERE  id = $5 AND version = $6`
 
-const jobColumns = `id, run_id, project_id, replica_num, job_num, submission_num, status, instance_id, submitted_at, version, data, observed`
+const (
+	jobState   = `id, run_id, project_id, replica_num, job_num, submission_num, status, instance_id, submitted_at, version, observed`
+	jobColumns = jobState + `, data`
+	knownJob   = `SELECT ` + jobState + `, CASE WHEN version = $2 THEN NULL ELSE data END FROM job WHERE id = $1`
+	byAttempt  = `ORDER BY run_id, replica_num, job_num, submission_num`
+)
 
 const insertJob = `
 INSERT INTO job (id, run_id, project_id, replica_num, job_num, submission_num, status, submitted_at, shard, data)
@@ -78,20 +88,21 @@ func getRun(ctx context.Context, q store.Querier, where string, args ...any) (Ru
 }
 
 func listRuns(ctx context.Context, q store.Querier, tail string, args ...any) ([]Run, error) {
-	rows, err := q.QueryContext(ctx, "SELECT "+runColumns+" FROM run "+tail, args...)
+	return readRuns(ctx, q, "SELECT "+runColumns+" FROM run "+tail, args...)
+}
+
+func readRuns(ctx context.Context, q store.Querier, query string, args ...any) ([]Run, error) {
+	var list []Run
+	rows, err := q.QueryContext(ctx, query, args...)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		r, err := scanRun(rows)
+		list = append(list, r)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
 	}
-	defer rows.Close()
-	var list []Run
-	for rows.Next() {
-		r, err := scanRun(rows)
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, r)
-	}
-	return list, rows.Err()
+	return list, nil
 }
 
 func (r *Run) insert(ctx context.Context, tx *store.Tx) error {
@@ -115,7 +126,7 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 	var j Job
 	var at int64
 	var observed string
-	err := row.Scan(&j.ID, &j.RunID, &j.ProjectID, &j.Replica, &j.Num, &j.Attempt, &j.Status, &j.InstanceID, &at, &j.Version, store.JSON(&j.Data), &observed)
+	err := row.Scan(&j.ID, &j.RunID, &j.ProjectID, &j.Replica, &j.Num, &j.Attempt, &j.Status, &j.InstanceID, &at, &j.Version, &observed, store.JSON(&j.Data))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Job{}, store.ErrNotFound
 	}
@@ -139,41 +150,40 @@ func getJob(ctx context.Context, q store.Querier, id string) (Job, error) {
 // jobsOf returns the jobs of runs, by replica, number and attempt.
 func jobsOf(ctx context.Context, q store.Querier, runIDs ...string) (map[string][]Job, error) {
 	byRun := map[string][]Job{}
-	const batch = 500
-	for start := 0; start < len(runIDs); start += batch {
-		part := runIDs[start:min(start+batch, len(runIDs))]
-		rows, err := q.QueryContext(ctx, "SELECT "+jobColumns+" FROM job WHERE run_id IN ("+marks(len(part))+") ORDER BY run_id, replica_num, job_num, submission_num", anys(part)...)
+	for batch := range slices.Chunk(runIDs, 500) {
+		list, err := readJobs(ctx, q, "SELECT "+jobColumns+" FROM job WHERE run_id IN ("+marks(len(batch))+") "+byAttempt, anys(batch)...)
 		if err != nil {
-			return nil, fmt.Errorf("list jobs: %w", err)
+			return nil, err
 		}
-		for rows.Next() {
-			j, err := scanJob(rows)
-			if err != nil {
-				rows.Close()
-				return nil, err
-			}
+		for _, j := range list {
 			byRun[j.RunID] = append(byRun[j.RunID], j)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			return nil, fmt.Errorf("list jobs: %w", err)
 		}
 	}
 	return byRun, nil
 }
 
-// jobsByID and runsByID read at most 500 rows each.
-func jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*Job, error) {
-	rows, err := q.QueryContext(ctx, "SELECT "+jobColumns+" FROM job WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
-	var list []*Job
+func readJobs(ctx context.Context, q store.Querier, query string, args ...any) ([]Job, error) {
+	var list []Job
+	rows, err := q.QueryContext(ctx, query, args...)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		j, err := scanJob(rows)
-		list = append(list, &j)
+		list = append(list, j)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read jobs: %w", err)
+		return nil, fmt.Errorf("list jobs: %w", err)
 	}
 	return list, nil
+}
+
+// jobsByID and runsByID read at most 500 rows each.
+func jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*Job, error) {
+	list, err := readJobs(ctx, q, "SELECT "+jobColumns+" FROM job WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	out := make([]*Job, len(list))
+	for i := range list {
+		out[i] = &list[i]
+	}
+	return out, err
 }
 
 func runsByID(ctx context.Context, q store.Querier, ids []string) ([]*Run, error) {

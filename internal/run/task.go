@@ -24,7 +24,7 @@ const linger = 15
 
 // taskSpec is what the host's agent gets for a job.
 func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error) {
-	r, err := getRun(ctx, s.DB.Read(), "id = $1", j.RunID)
+	r, err := s.rows.run(ctx, s.DB.Read(), j.RunID)
 	if err != nil {
 		return agentapi.TaskSpec{}, err
 	}

@@ -13,7 +13,7 @@ import (
 
 // view is one run as the wire has it.
 func (s *Service) view(ctx context.Context, r Run, projectName string, connect bool) (api.Run, error) {
-	jobs, err := jobsOf(ctx, s.DB.Read(), r.ID)
+	jobs, err := s.rows.jobsOf(ctx, s.DB.Read(), r.ID)
 	if err != nil {
 		return api.Run{}, err
 	}
@@ -36,7 +36,7 @@ func (s *Service) views(ctx context.Context, runs []Run, projects map[string]pro
 	var err error
 	withJobs := req.IncludeJobs == nil || *req.IncludeJobs
 	if withJobs {
-		if jobs, err = jobsOf(ctx, s.DB.Read(), ids...); err != nil {
+		if jobs, err = s.rows.jobsOf(ctx, s.DB.Read(), ids...); err != nil {
 			return nil, err
 		}
 	}

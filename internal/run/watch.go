@@ -90,7 +90,7 @@ func (s *Service) look(ctx context.Context, sc project.Scope, name string) (out 
 		return out, nil, nil, err
 	}
 	changed, stop = s.watch.next(run.ID)
-	if run, err = getRun(ctx, q, "id = $1", run.ID); err != nil {
+	if run, err = s.rows.run(ctx, q, run.ID); err != nil {
 		return out, changed, stop, err
 	}
 	v, err := s.view(ctx, run, sc.Project.Name, true)

@@ -41,8 +41,7 @@ func (s *Service) whyNot(ctx context.Context, r Run, specs []api.JobSpec, offers
 // whyNot asks want of the instances that exist and all of offers.
 func whyNot(supply scheduler.Supply, want, all scheduler.Ask) *api.WhyNot {
 	var t scheduler.Tally
-	for i := range supply.Hosts {
-		h := &supply.Hosts[i]
+	for _, h := range supply.Hosts {
 		t.Add(scheduler.Missed(&want.Requirements, &want.Profile, &h.Offer), h.Offer.Price)
 	}
 	for i := range supply.Offers {

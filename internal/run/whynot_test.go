@@ -21,7 +21,7 @@ func TestWhyNot(t *testing.T) {
 		return o
 	}
 	supply := scheduler.Supply{
-		Hosts: []scheduler.Host{{Offer: offer("remote", "remote", 0, 1, api.Busy)}},
+		Hosts: []*scheduler.Host{{Offer: offer("remote", "remote", 0, 1, api.Busy)}},
 		Offers: []api.InstanceOffer{
 			offer("aws", "us", 30, 8, api.Available), offer("aws", "eu", 40, 8, api.Available), offer("lambda", "eu", 20, 8, api.NotAvailable), offer("lambda", "eu", 3, 1, api.Available),
 		},

@@ -1,9 +1,6 @@
 package scheduler
 
-import (
-	"dstack/internal/api"
-	"dstack/internal/config"
-)
+import "dstack/internal/api"
 
 // Divide says in how many equal parts a machine can be shared: want, or with auto as many
 // as it has GPUs, or CPUs where these are fewer or there are no GPUs. It is false when the
@@ -32,23 +29,4 @@ func Share(r api.Resources, blocks, total int) api.Resources {
 	r.MemoryMiB = r.MemoryMiB / total * blocks
 	r.Gpus = r.Gpus[:len(r.Gpus)/total*blocks]
 	return r
-}
-
-// Blocks is the smallest share of a machine that serves the requirements, 0 when none of
-// the free ones does; why is then the reason of the largest, "busy" when nothing is free.
-// Nodes of a multi-node job get whole machines (lifecycle 7.6).
-func Blocks(req api.Requirements, p config.ProfileParams, o api.InstanceOffer, total, free int) (n int, why string) {
-	from := 1
-	if req.Multinode != nil && *req.Multinode {
-		from = max(total, 1)
-	}
-	why = "busy"
-	for n := from; n <= free; n++ {
-		share := o
-		share.Instance.Resources = Share(o.Instance.Resources, n, total)
-		if why = Fits(req, p, share); why == "" {
-			return n, ""
-		}
-	}
-	return 0, why
 }

@@ -6,7 +6,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/api"
-	"dstack/internal/config"
 )
 
 func TestDivide(t *testing.T) {
@@ -50,28 +49,24 @@ func TestShare(t *testing.T) {
 	}
 }
 
-func TestBlocks(t *testing.T) {
+func TestShareOf(t *testing.T) {
 	for name, tt := range map[string]struct {
-		resources   string
-		multinode   bool
-		total, free int
-		want        int
-		why         string
+		resources string
+		cluster   bool
+		total     int
+		want      int
 	}{
-		"no share serves":                {`{"gpu": "H100:1", "cpu": "3.."}`, false, 8, 8, 0, "gpu.count"},
-		"the smallest share that serves": {`{"gpu": "H100:2..", "cpu": "3.."}`, false, 8, 8, 2, ""},
-		"only the whole":                 {`{"gpu": "H100:8"}`, false, 8, 8, 8, ""},
-		"more than is free":              {`{"gpu": "H100:8"}`, false, 8, 7, 0, "gpu.count"},
-		"nothing free":                   {`{}`, false, 8, 0, 0, "busy"},
-		"undivided":                      {`{"gpu": "H100:8"}`, false, 1, 1, 1, ""},
-		"node of several":                {`{"gpu": "H100:1.."}`, true, 8, 8, 8, ""},
-		"node of several, partly busy":   {`{"gpu": "H100:1.."}`, true, 8, 7, 0, "busy"},
+		"no share serves":                {`{"gpu": "H100:1", "cpu": "3.."}`, false, 8, 0},
+		"the smallest share that serves": {`{"gpu": "H100:2..", "cpu": "3.."}`, false, 8, 2},
+		"only the whole":                 {`{"gpu": "H100:8"}`, false, 8, 8},
+		"undivided":                      {`{"gpu": "H100:8"}`, false, 1, 1},
+		"node of a cluster":              {`{"gpu": "H100:1.."}`, true, 8, 8},
 	} {
 		t.Run(name, func(t *testing.T) {
-			req := api.Requirements{Resources: resources(t, tt.resources), Multinode: &tt.multinode}
-			n, why := Blocks(req, config.ProfileParams{}, h100s(8), tt.total, tt.free)
-			if n != tt.want || why != tt.why {
-				t.Errorf("Blocks = %d, %q, want %d, %q", n, why, tt.want, tt.why)
+			w := Want{Requirements: api.Requirements{Resources: resources(t, tt.resources)}}
+			h := &Host{Offer: h100s(8), Blocks: tt.total}
+			if n := shareOf(&Gang{Cluster: tt.cluster}, w, h); n != tt.want {
+				t.Errorf("%d blocks, want %d", n, tt.want)
 			}
 		})
 	}

@@ -11,23 +11,52 @@ import (
 // Choice is what one fleet could give to a gang's first job: shares of instances that
 // exist, also busy ones, and offers for new ones.
 type Choice struct {
-	Fleet    string // id
-	Existing []api.InstanceOffer
-	New      []api.InstanceOffer
+	Fleet string // id
 	// Pool says that enough of the existing ones are free for all jobs.
 	Pool bool
+	New  []api.InstanceOffer
+
+	hosts  []choiceHost // that fit
+	lowest float64      // price of those that are free, per hour; infinite without any
+}
+
+// choiceHost is a host with the blocks of it that serve the job.
+type choiceHost struct {
+	host   *Host
+	blocks int
+	free   bool
+}
+
+// Existing are the shares of instances, cheapest first.
+func (c Choice) Existing() []api.InstanceOffer {
+	hosts := slices.Clone(c.hosts)
+	slices.SortStableFunc(hosts, func(a, b choiceHost) int { return cmp.Compare(a.host.Offer.Price, b.host.Offer.Price) })
+	list := make([]api.InstanceOffer, len(hosts))
+	for n, h := range hosts {
+		availability := api.Busy
+		if h.free {
+			availability = api.Idle
+		}
+		list[n] = offerOf(h.host, h.blocks, availability)
+	}
+	return list
 }
 
 // Offers lists existing instances before new ones, and what can be used before what cannot.
 func (c Choice) Offers() []api.InstanceOffer {
-	all := append(slices.Clone(c.Existing), c.New...)
-	slices.SortStableFunc(all, func(a, b api.InstanceOffer) int {
-		return cmp.Compare(unusable(a), unusable(b))
-	})
-	return all
+	all := append(c.Existing(), c.New...)
+	usable := make([]api.InstanceOffer, 0, len(all))
+	for want := range 2 {
+		for i := range all {
+			if unusable(&all[i]) == want {
+				usable = append(usable, all[i])
+			}
+		}
+	}
+	return usable
 }
 
-func unusable(o api.InstanceOffer) int {
+func unusable(o *api.InstanceOffer) int {
 	if o.Availability.Usable() {
 		return 0
 	}
@@ -43,27 +72,26 @@ func Choices(g Gang, s Supply) []Choice {
 	shares := p.shares(&g)
 	var list []Choice
 	for _, f := range fleets {
-		c := Choice{Fleet: p.Fleets[f].ID}
+		c := Choice{Fleet: p.Fleets[f].ID, lowest: math.Inf(1)}
 		free := 0
 		for _, i := range p.inFleet[f] {
 			n := shares[0][i]
 			if n == 0 {
 				continue
 			}
-			availability := api.Busy
-			if n <= p.free[i] {
-				availability = api.Idle
+			h := choiceHost{p.Hosts[i], n, n <= p.free[i]}
+			if h.free {
 				free++
+				c.lowest = min(c.lowest, h.host.Offer.Price)
 			}
-			c.Existing = append(c.Existing, offerOf(&p.Hosts[i], n, availability))
+			c.hosts = append(c.hosts, h)
 		}
-		slices.SortStableFunc(c.Existing, func(a, b api.InstanceOffer) int { return cmp.Compare(a.Price, b.Price) })
 		c.Pool = free >= len(g.Jobs)
 		c.New = p.offers(&g, f)
 		list = append(list, c)
 	}
 	slices.SortStableFunc(list, func(a, b Choice) int {
-		return cmp.Or(cmp.Compare(flag(!a.Pool), flag(!b.Pool)), cmp.Compare(firstPrice(a.Existing), firstPrice(b.Existing)), cmp.Compare(firstPrice(a.New), firstPrice(b.New)))
+		return cmp.Or(cmp.Compare(flag(!a.Pool), flag(!b.Pool)), cmp.Compare(a.lowest, b.lowest), cmp.Compare(firstPrice(a.New), firstPrice(b.New)))
 	})
 	return list
 }

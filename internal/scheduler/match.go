@@ -10,8 +10,7 @@ import (
 	"dstack/internal/config"
 )
 
-// Fits says why an offer cannot serve the requirements: the first word of those that
-// [Reasons] lists, "" when it can. The offer's resources are those that the job would get: a
+// Fits says why an offer cannot serve the requirements: the first of [Misses.Words], "" when it can. The offer's resources are those that the job would get: a
 // share, where a machine is divided. Of the profile count backends, regions, instance types
 // and zones, of the requirements everything but multinode and the backends' own options,
 // which concern sets of instances and backends (lifecycle 7.2, 7.4).
@@ -22,12 +21,6 @@ func Fits(req api.Requirements, p config.ProfileParams, o api.InstanceOffer) str
 		}
 	}
 	return ""
-}
-
-// Reasons lists every requirement that excludes an offer, as the words of a path in YAML,
-// nil when none does. An offer without any GPU where one is needed says just that ("gpu").
-func Reasons(req api.Requirements, p config.ProfileParams, o api.InstanceOffer) []string {
-	return Missed(&req, &p, &o).Words()
 }
 
 // requirement is one thing that can exclude an offer.

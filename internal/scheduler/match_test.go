@@ -36,7 +36,7 @@ func h100s(n int) api.InstanceOffer {
 	return o
 }
 
-func TestReasons(t *testing.T) {
+func TestMissed(t *testing.T) {
 	type change struct {
 		resources string
 		req       func(*api.Requirements)
@@ -139,8 +139,8 @@ func TestReasons(t *testing.T) {
 			if tt.offer != nil {
 				tt.offer(&o)
 			}
-			if diff := cmp.Diff(tt.want, Reasons(req, tt.profile, o)); diff != "" {
-				t.Errorf("Reasons (-want +got):\n%s", diff)
+			if diff := cmp.Diff(tt.want, Missed(&req, &tt.profile, &o).Words()); diff != "" {
+				t.Errorf("missed (-want +got):\n%s", diff)
 			}
 			first := ""
 			if tt.want != nil {

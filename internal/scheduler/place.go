@@ -71,7 +71,7 @@ type Fleet struct {
 // Supply is everything that gangs can be placed on.
 type Supply struct {
 	Fleets []Fleet // in the order in which ties are decided
-	Hosts  []Host  // by fleet and number
+	Hosts  []*Host // by fleet and number; nobody changes them
 	// Offers are what backends could provide, cheapest first.
 	Offers []api.InstanceOffer
 	// Multinode are the backends whose instances of one region reach each other.
@@ -152,7 +152,7 @@ func newPlacer(s Supply) *placer {
 		p.room[i], index[f.ID] = f.Room, i
 	}
 	for i := range s.Hosts {
-		h := &s.Hosts[i]
+		h := s.Hosts[i]
 		if h.Ready {
 			p.free[i] = h.Blocks - h.Busy
 		}
@@ -226,7 +226,7 @@ func (p *placer) shares(g *Gang) [][]int {
 		}
 		list := make([]int, len(p.Hosts))
 		for i := range p.Hosts {
-			list[i] = shareOf(g, w, &p.Hosts[i])
+			list[i] = shareOf(g, w, p.Hosts[i])
 		}
 		out[n] = list
 		if key != "" {
@@ -239,7 +239,7 @@ func (p *placer) shares(g *Gang) [][]int {
 // shareOf is how many blocks of one host serve a want, 0 when none do. Nodes of a cluster
 // get whole hosts.
 func shareOf(g *Gang, w Want, h *Host) int {
-	if !Selected(g.Profile.Instances, *h) || !zoned(g.Profile, h.Zone) {
+	if !Selected(g.Profile.Instances, h) || !zoned(g.Profile, h.Zone) {
 		return 0
 	}
 	if g.Beside != (Site{}) && (g.Beside.Backend != string(h.Offer.Backend) || g.Beside.Region != h.Offer.Region) {
@@ -292,7 +292,7 @@ func (p *placer) within(g *Gang, f int, shares [][]int) *plan {
 		ok := true
 		for j, w := range g.Jobs {
 			if i := c.hosts[j]; i >= 0 {
-				o := offerOf(&p.Hosts[i], shares[j][i], api.Idle)
+				o := offerOf(p.Hosts[i], shares[j][i], api.Idle)
 				c.nodes[j] = Node{Job: w.Job, Host: p.Hosts[i].ID, Blocks: o.Blocks, Offer: o}
 				c.price += o.Price
 				continue
@@ -373,7 +373,7 @@ func (p *placer) match(g *Gang, f int, site Site, shares [][]int, free func(host
 		out[j] = -1
 	}
 	usable := func(j, i int) bool {
-		h, n := &p.Hosts[i], shares[j][i]
+		h, n := p.Hosts[i], shares[j][i]
 		return n > 0 && free(i, n) && (site == Site{} || site.Backend == string(h.Offer.Backend) && site.Region == h.Offer.Region)
 	}
 	var try func(j int, seen map[int]bool) bool
@@ -552,7 +552,7 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) stri
 }
 
 // Selected says that a host is among those that were asked for by name.
-func Selected(sel []config.InstanceSelector, h Host) bool {
+func Selected(sel []config.InstanceSelector, h *Host) bool {
 	if len(sel) == 0 {
 		return true
 	}

@@ -24,10 +24,10 @@ func machine(backend, region string, gpus int, price float64) api.InstanceOffer 
 	return o
 }
 
-func hosted(id, fleet string, gpus, blocks, busy int) Host {
+func hosted(id, fleet string, gpus, blocks, busy int) *Host {
 	o := machine("remote", "remote", gpus, 0)
 	o.Availability = api.Idle
-	return Host{ID: id, Name: id, Fleet: fleet, FleetName: fleet, Offer: o, Blocks: blocks, Busy: busy, Ready: true}
+	return &Host{ID: id, Name: id, Fleet: fleet, FleetName: fleet, Offer: o, Blocks: blocks, Busy: busy, Ready: true}
 }
 
 // asks is a gang of so many nodes that need so many GPUs each.
@@ -79,7 +79,7 @@ func told(verdicts []Verdict) string {
 func TestPlace(t *testing.T) {
 	grows := func(f Fleet, room int) Fleet { f.Room = room; return f }
 	impatient := func(g Gang) Gang { g.Patient = false; return g }
-	unready := func(h Host) Host { h.Ready = false; return h }
+	unready := func(h *Host) *Host { h.Ready = false; return h }
 	clouds := []api.InstanceOffer{machine("a", "eu", 1, 1), machine("b", "us", 1, 2), machine("b", "us", 8, 20)}
 	for _, c := range []struct {
 		name  string
@@ -88,58 +88,58 @@ func TestPlace(t *testing.T) {
 		want  string
 	}{
 		{"first come, first served", []Gang{asks("x", 1, 1), asks("y", 1, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0)}}, "x: h:1; y: waits"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0)}}, "x: h:1; y: waits"},
 		{"an instance is shared by blocks", []Gang{asks("x", 1, 2), asks("y", 1, 1), asks("z", 1, 2)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 4, 4, 0)}}, "x: h:2; y: h:1; z: waits"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 4, 4, 0)}}, "x: h:2; y: h:1; z: waits"},
 		{"fuller instances first, so that whole ones stay whole", []Gang{asks("x", 1, 1), asks("y", 1, 4)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 4, 4, 0), hosted("i", "f", 4, 4, 2)}}, "x: i:1; y: h:4"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 4, 4, 0), hosted("i", "f", 4, 4, 2)}}, "x: i:1; y: h:4"},
 		{"a gang is placed as a whole", []Gang{asks("x", 2, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 0)}}, "x: h:1 i:1"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 0)}}, "x: h:1 i:1"},
 		{"or not at all", []Gang{asks("x", 2, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits"},
 		{"what the head waits for is kept for it", []Gang{asks("x", 2, 1), asks("y", 1, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: waits"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: waits"},
 		{"what it has no use for is not", []Gang{asks("x", 2, 8), asks("y", 1, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 8, 1, 0), hosted("i", "f", 8, 1, 1), hosted("j", "f", 1, 1, 0)}}, "x: waits; y: j:1"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 8, 1, 0), hosted("i", "f", 8, 1, 1), hosted("j", "f", 1, 1, 0)}}, "x: waits; y: j:1"},
 		{"a head that can never be placed holds nothing", []Gang{asks("x", 3, 1), asks("y", 1, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: no; y: h:1"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: no; y: h:1"},
 		{"nor does one that may not wait", []Gang{impatient(asks("x", 2, 1)), asks("y", 1, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: h:1"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: h:1"},
 		{"a host that does not answer may come back", []Gang{asks("x", 1, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{unready(hosted("h", "f", 1, 1, 0))}}, "x: waits"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{unready(hosted("h", "f", 1, 1, 0))}}, "x: waits"},
 		{"nodes of a cluster have whole instances", []Gang{asks("x", 2, 1)},
-			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 4, 4, 0), hosted("i", "f", 1, 1, 0), hosted("j", "f", 1, 1, 0)}}, "x: i:1 j:1"},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 4, 4, 0), hosted("i", "f", 1, 1, 0), hosted("j", "f", 1, 1, 0)}}, "x: i:1 j:1"},
 		{"several nodes need a cluster", []Gang{asks("x", 2, 1)},
-			Supply{Fleets: []Fleet{{ID: "f", Name: "f"}}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 0)}}, "x: no fleet"},
+			Supply{Fleets: []Fleet{{ID: "f", Name: "f"}}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 0)}}, "x: no fleet"},
 		{"no fleet at all", []Gang{asks("x", 1, 1)}, Supply{}, "x: no fleet"},
 		{"the cheapest offer, in a fleet that may grow", []Gang{asks("x", 1, 1), asks("y", 1, 8)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"b": true}}, "x: +a/eu/g1; y: +b/us/g8"},
 		{"a fleet grows to its limit", []Gang{asks("x", 1, 1), asks("y", 1, 1)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), 1)}, Offers: clouds}, "x: +a/eu/g1; y: no"},
 		{"instances that exist come first", []Gang{asks("x", 1, 1)},
-			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1"},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1"},
 		{"a cluster is made where instances reach each other", []Gang{asks("x", 2, 1)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"b": true}}, "x: +b/us/g1 +b/us/g1"},
 		{"and grows where it is", []Gang{asks("x", 2, 1)}, Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"a": true, "b": true},
-			Hosts: []Host{{ID: "h", Fleet: "f", Offer: func() api.InstanceOffer { o := machine("b", "us", 1, 2); o.Availability = api.Idle; return o }(), Blocks: 1, Ready: true}}}, "x: h:1 +b/us/g1"},
+			Hosts: []*Host{{ID: "h", Fleet: "f", Offer: func() api.InstanceOffer { o := machine("b", "us", 1, 2); o.Availability = api.Idle; return o }(), Blocks: 1, Ready: true}}}, "x: h:1 +b/us/g1"},
 		{"no new instances where they are not wanted", []Gang{func() Gang { g := asks("x", 1, 1); g.Reuse = true; return g }()},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: no"},
 		{"only the fleets that were named", []Gang{func() Gang { g := asks("x", 1, 1); g.Fleets = []string{"g"}; return g }()},
-			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
+			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
 		{"a fleet with room for the whole gang", []Gang{asks("x", 2, 1)},
-			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0), hosted("j", "g", 1, 1, 0)}}, "x: i:1 j:1"},
+			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0), hosted("j", "g", 1, 1, 0)}}, "x: i:1 j:1"},
 		{"a lost node beside the others", []Gang{func() Gang {
 			g := asks("x", 1, 1)
 			g.Cluster, g.Beside = true, Site{"g", "remote", "remote"}
 			return g
-		}()}, Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
+		}()}, Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
 		{"unlike nodes find their hosts", []Gang{func() Gang {
 			g := asks("x", 2, 1)
 			g.Jobs[0].Requirements.Resources.GPU = &config.GPU{Count: config.Between(1, -1)} // 1 or 8 would do
 			g.Jobs[1].Requirements = asks("y", 1, 1).Jobs[0].Requirements
 			g.Key = "unlike"
 			return g
-		}()}, Supply{Fleets: []Fleet{cluster("f")}, Hosts: []Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 8, 1, 0)}}, "x: i:1 h:1"},
+		}()}, Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 8, 1, 0)}}, "x: i:1 h:1"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if got := told(Place(c.queue, c.s)); got != c.want {

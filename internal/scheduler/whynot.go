@@ -24,7 +24,8 @@ func Missed(req *api.Requirements, p *config.ProfileParams, o *api.InstanceOffer
 	return m
 }
 
-// Words are the requirements as [Reasons] lists them, nil for none.
+// Words are the requirements as paths in YAML, nil for none. An offer without any GPU where one
+// is needed misses just that ("gpu").
 func (m Misses) Words() []string {
 	var list []string
 	for r, word := range requirementWords {
