@@ -76,7 +76,7 @@ func (p *Pool) ForwardInto(ctx context.Context, c Container, port int) (net.Conn
 // the way there is a port that the host's agent has named.
 func (p *Pool) enter(ctx context.Context, c Container) (*opened, error) {
 	e := Endpoint{Addr: "127.0.0.1", Port: c.Port, User: c.User, Keys: []ssh.Signer{c.Key}}
-	s, _, err := handshake(ctx, e, func(ctx context.Context) (net.Conn, error) { return p.Forward(ctx, c.Host, c.Port) })
+	s, _, err := p.gate.handshake(ctx, e, func(ctx context.Context) (net.Conn, error) { return p.Forward(ctx, c.Host, c.Port) })
 	if err != nil {
 		return nil, err
 	}

@@ -83,6 +83,7 @@ type Pool struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	pushes chan struct{} // bounds parallel uploads
+	gate   gate
 
 	mu         sync.Mutex
 	hosts      map[string]*conn
@@ -98,7 +99,7 @@ var ErrNotConnected = errors.New("host: not connected")
 
 // NewPool returns an empty pool.
 func NewPool(c Config) *Pool {
-	p := &Pool{Config: c, hosts: map[string]*conn{}, pushes: make(chan struct{}, maxPushes)}
+	p := &Pool{Config: c, hosts: map[string]*conn{}, pushes: make(chan struct{}, maxPushes), gate: make(gate, maxHandshakes)}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -259,7 +260,7 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 		})
 		return client, client.Close, nil
 	}
-	s, seen, err := connect(ctx, c.target.Endpoint, c.target.Jump)
+	s, seen, err := c.pool.gate.connect(ctx, c.target.Endpoint, c.target.Jump)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -55,15 +55,15 @@ type keys struct{ Host, Jump string }
 
 // connect opens an SSH connection, through a jump host if there is one, and returns the
 // host keys that were seen.
-func connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, keys, error) {
+func (g gate) connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, keys, error) {
 	if jump == nil {
 		d := net.Dialer{Timeout: dialTimeout}
-		client, key, err := handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
+		client, key, err := g.handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
 		})
 		return client, keys{Host: key}, err
 	}
-	via, seen, err := connect(ctx, *jump, nil)
+	via, seen, err := g.connect(ctx, *jump, nil)
 	if err != nil {
 		var refused *OnboardError
 		if errors.As(err, &refused) {
@@ -71,7 +71,7 @@ func connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, keys
 		}
 		return nil, keys{}, fmt.Errorf("jump host: %w", err)
 	}
-	client, key, err := handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
+	client, key, err := g.handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
 		return via.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
 	})
 	if err != nil {
@@ -85,13 +85,41 @@ func connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, keys
 	return client, keys{Host: key, Jump: seen.Host}, nil
 }
 
-func handshake(ctx context.Context, e Endpoint, dial func(context.Context) (net.Conn, error)) (*ssh.Client, string, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	raw, err := dial(ctx)
+// maxHandshakes bounds the key exchanges at a time. Each takes a millisecond of a processor and
+// some kilobytes, so that more would not be faster when thousands of hosts are to be connected
+// again; it takes some round trips too, so that fewer would wait for distant hosts.
+const maxHandshakes = 256
+
+// gate lets key exchanges begin in the order in which they come, so many at a time as it has
+// room for. Their deadlines begin behind it.
+type gate chan struct{}
+
+func (g gate) enter(ctx context.Context) error {
+	select {
+	case g <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (g gate) leave() { <-g }
+
+// handshake connects with dial, and when it is its turn exchanges keys and logs in.
+func (g gate) handshake(ctx context.Context, e Endpoint, dial func(context.Context) (net.Conn, error)) (*ssh.Client, string, error) {
+	dialing, cancel := context.WithTimeout(ctx, dialTimeout)
+	raw, err := dial(dialing)
+	cancel()
 	if err != nil {
 		return nil, "", problem(CodeUnreachable, "cannot connect to %s: %v. Check the address, the port and that sshd runs", e, err)
 	}
+	if err := g.enter(ctx); err != nil {
+		raw.Close()
+		return nil, "", problem(CodeUnreachable, "cannot connect to %s: %v", e, err)
+	}
+	defer g.leave()
+	ctx, cancel = context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
 	stop := context.AfterFunc(ctx, func() { raw.Close() })
 	defer stop()
 	seen := ""
