@@ -17,7 +17,6 @@ import (
 	"dstack/internal/fleet"
 	"dstack/internal/project"
 	"dstack/internal/store"
-	"dstack/internal/user"
 )
 
 // Plan says what apply would do and where the jobs could run.
@@ -389,66 +388,6 @@ func (s *Service) Get(ctx context.Context, sc project.Scope, r api.GetRunRequest
 		return api.Run{}, err
 	}
 	return s.view(ctx, run, sc.Project.Name, true)
-}
-
-// List returns a page of the runs that a user may see.
-func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) ([]api.Run, error) {
-	projects, err := s.Projects.Of(ctx, u)
-	if err != nil {
-		return nil, err
-	}
-	var conds []string
-	var args []any
-	arg := func(v any) string {
-		args = append(args, v)
-		return fmt.Sprintf("$%d", len(args))
-	}
-	var ids []string
-	for id, p := range projects {
-		if r.ProjectName == nil || p.Name == *r.ProjectName {
-			ids = append(ids, arg(id))
-		}
-	}
-	if ids == nil || r.RepoID != nil && r.ProjectName == nil {
-		return []api.Run{}, nil
-	}
-	conds = append(conds, "project_id IN ("+strings.Join(ids, ", ")+")")
-	if r.RepoID != nil {
-		conds = append(conds, "repo_id = "+arg(*r.RepoID))
-	}
-	if r.Username != nil {
-		owner, err := s.Users.ByName(ctx, s.DB.Read(), *r.Username)
-		if errors.Is(err, store.ErrNotFound) {
-			return nil, api.NotExists("User not found")
-		}
-		if err != nil {
-			return nil, err
-		}
-		conds = append(conds, "user_id = "+arg(owner.ID))
-	}
-	if r.OnlyActive {
-		conds = append(conds, "status NOT IN ('terminated', 'failed', 'done')")
-	}
-	cmp, order, tie, tieOrder, limit := "<", "DESC", ">", "ASC", 100
-	if r.Ascending {
-		cmp, order, tie, tieOrder = ">", "ASC", "<", "DESC"
-	}
-	if r.Limit != nil {
-		limit = *r.Limit
-	}
-	if r.PrevSubmittedAt != nil {
-		at := arg(store.Micros(r.PrevSubmittedAt.Time))
-		cond := "submitted_at " + cmp + " " + at
-		if r.PrevRunID != nil {
-			cond = fmt.Sprintf("(%s OR submitted_at = %s AND id %s %s)", cond, at, tie, arg(*r.PrevRunID))
-		}
-		conds = append(conds, cond)
-	}
-	runs, err := listRuns(ctx, s.DB.Read(), fmt.Sprintf("WHERE %s ORDER BY submitted_at %s, id %s LIMIT %d", strings.Join(conds, " AND "), order, tieOrder, limit), args...)
-	if err != nil {
-		return nil, err
-	}
-	return s.views(ctx, runs, projects, r)
 }
 
 // Busy says what forbids deleting a project.

@@ -394,13 +394,15 @@ CREATE TABLE run (
 
 CREATE INDEX run_active ON run (project_id, submitted_at DESC, id) WHERE status NOT IN ('terminated', 'failed', 'done');
 
+CREATE INDEX run_active_order ON run (submitted_at DESC, id) WHERE status NOT IN ('terminated', 'failed', 'done');
+
 CREATE INDEX run_live ON run (shard) WHERE status NOT IN ('terminated', 'failed', 'done');
+
+CREATE INDEX run_order ON run (submitted_at DESC, id);
 
 CREATE INDEX run_page ON run (project_id, submitted_at DESC, id);
 
 CREATE UNIQUE INDEX run_project_id_name_key ON run (project_id, name) WHERE NOT deleted;
-
-CREATE INDEX run_submitted ON run (submitted_at, id);
 
 CREATE TABLE secret (
     id         TEXT PRIMARY KEY,
