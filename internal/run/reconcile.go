@@ -346,7 +346,8 @@ func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Cli
 	}
 	snap.Job = d.Job
 	snap.Job.Observed = &t
-	if next := StepJob(time.Now(), snap); next.Job.Status == api.JobRunning { // it runs already
+	next := StepJob(time.Now(), snap)
+	if next.Job.Status == api.JobPulling || next.Job.Status == api.JobRunning { // one transaction for what comes at once
 		next.Events = append(d.Events, next.Events...)
 		if err := s.commitJob(ctx, it, &next, t); err != nil {
 			return time.Time{}, err
