@@ -31,17 +31,53 @@ func (silent) Onboard(context.Context, host.OnboardRequest) (host.Onboarded, err
 
 func (silent) Uninstall(context.Context, host.UninstallRequest) error { return nil }
 
+// newSilent opens a server on the database at url whose hosts never answer.
+func newSilent(t *testing.T, url string) *Server {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte(empty), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(t.Context(), Config{Dir: dir, DBURL: url, Host: "127.0.0.1", Token: adminToken, Hosts: silent{}, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// eventually polls what the engine does.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); <-time.After(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 20 s: %s", what)
+		}
+	}
+}
+
+// A fleet that is deleted is exported no more.
+func TestDeletedFleetIsNotExported(t *testing.T) {
+	s := newSilent(t, "")
+	w := newSharing(t, s, "lab", "team")
+	w.sshFleet(t, "lab", "rack", "10.0.0.1")
+	s.must(t, "/api/project/lab/exports/create", about("shared", "exported_fleets", of("rack"), "importer_projects", of("team")), nil)
+	r := start(t, s)
+	s.must(t, "/api/project/lab/fleets/delete", map[string]any{"names": of("rack")}, nil)
+	eventually(t, "the export is empty", func() bool { return w.exports(t, "lab", "lab")[0] == "shared false [] [{team}]" })
+	if got := w.fleets(t, "team", "team", true); len(got) != 0 {
+		t.Errorf("team still sees %v", got)
+	}
+	r.stop()
+	if err := <-r.ended; err != nil {
+		t.Error(err)
+	}
+	s.close(t)
+}
+
 // However a run and the end of its project's access meet, no job stays where it may not be.
 func TestAccessEndsWhilePlacing(t *testing.T) {
 	storetest.EachURL(t, func(t *testing.T, url string) {
-		dir := t.TempDir()
-		if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte(empty), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		s, err := New(t.Context(), Config{Dir: dir, DBURL: url, Host: "127.0.0.1", Token: adminToken, Hosts: silent{}, Log: slog.New(slog.DiscardHandler)})
-		if err != nil {
-			t.Fatal(err)
-		}
+		s := newSilent(t, url)
 		w := newSharing(t, s, "lab", "team")
 		w.sshFleet(t, "lab", "rack", "10.0.0.1")
 		r := start(t, s)
@@ -55,18 +91,10 @@ func TestAccessEndsWhilePlacing(t *testing.T) {
 		count := func(statuses string) int {
 			return number(`SELECT count(*) FROM job WHERE status IN (` + statuses + `)`)
 		}
-		until := func(what string, ok func() bool) {
-			t.Helper()
-			for deadline := time.Now().Add(20 * time.Second); !ok(); <-time.After(time.Millisecond) {
-				if time.Now().After(deadline) {
-					t.Fatalf("not within 20 s: %s", what)
-				}
-			}
-		}
 		const placed = `'provisioning', 'pulling', 'running'`
 		const rounds = 15
 		for i := range rounds {
-			until("the host is free", func() bool { return number(`SELECT count(*) FROM assignment`) == 0 })
+			eventually(t, "the host is free", func() bool { return number(`SELECT count(*) FROM assignment`) == 0 })
 			s.must(t, "/api/project/lab/exports/create", about("shared", "exported_fleets", of("rack"), "importer_projects", of("team")), nil)
 			apply := func() {
 				plan := applyPlan(spec(fmt.Sprintf("job-%d", i), `"type": "task", "commands": ["x"], "resources": {"cpu": "1..", "memory": "0..", "disk": "1GB.."}`), nil, false)
@@ -90,10 +118,10 @@ func TestAccessEndsWhilePlacing(t *testing.T) {
 				end()
 			default: // when it has its place
 				apply()
-				until("the job is placed", func() bool { return count(placed) > 0 })
+				eventually(t, "the job is placed", func() bool { return count(placed) > 0 })
 				end()
 			}
-			until("the queue decides", func() bool { return count(`'submitted'`) == 0 })
+			eventually(t, "the queue decides", func() bool { return count(`'submitted'`) == 0 })
 			if n := count(placed); n != 0 {
 				t.Errorf("%d: %d jobs are placed where their project may not be", i, n)
 			}
