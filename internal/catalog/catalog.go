@@ -1,5 +1,6 @@
 // Package catalog holds what the configured backends offer, so that nobody waits for
-// clouds: each backend's last answer is kept and refreshed in the background.
+// clouds: each backend's last answer is kept and refreshed in the background. And it has list
+// prices, for backends whose providers do not tell an account what things cost.
 //
 // Test it with go test ./internal/catalog.
 package catalog

@@ -106,7 +106,7 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %v", limit))
 	defer cancel()
 	t := &tray{provider: s.Provider, asOf: now.UTC().Format("2006-01-02")}
-	err := s.collect(ctx, &session{http: &http.Client{Transport: c.Transport}, base: base, env: c.Env, known: c.Known, now: now}, t)
+	err := s.collect(ctx, &session{http: s.client(c.Transport), base: base, env: c.Env, known: c.Known, now: now}, t)
 	if err == nil {
 		err = context.Cause(ctx)
 	}
@@ -121,6 +121,22 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Provider, err)
 	}
 	return found, nil
+}
+
+// maxRedirects bounds how often a public list may be elsewhere.
+const maxRedirects = 5
+
+// client follows an answer to another host only when it brings no credentials there.
+func (s Source) client(transport http.RoundTripper) *http.Client {
+	return &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
+		switch {
+		case len(s.Needs) > 0 && req.URL.Host != via[0].URL.Host:
+			return fmt.Errorf("it sends us to %s, which gets no credentials: set %s to go there", printable(req.URL.Host), backend.EndpointVariable(s.Provider))
+		case len(via) > maxRedirects:
+			return fmt.Errorf("it sent us elsewhere more than %d times", maxRedirects)
+		}
+		return nil
+	}}
 }
 
 // errStrange means that an answer is not what its provider documents.

@@ -203,6 +203,28 @@ func TestEndpoint(t *testing.T) {
 	}
 }
 
+// Credentials stay with the provider that they are for.
+func TestRedirects(t *testing.T) {
+	var hosts []string
+	c := settings(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		hosts = append(hosts, r.URL.Host)
+		http.Redirect(w, r, "https://elsewhere.example"+r.URL.Path, http.StatusMovedPermanently)
+	}), known(t))
+	for provider, want := range map[string]string{
+		"amddevcloud": "it sends us to elsewhere.example, which gets no credentials: set DSTACK_ENDPOINT_AMDDEVCLOUD to go there",
+		"vultr":       "it sent us elsewhere more than 5 times",
+	} {
+		hosts = nil
+		_, err := Collect(t.Context(), c, source(t, provider), today)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", provider, err, want)
+		}
+		if provider == "amddevcloud" && len(hosts) != 1 {
+			t.Errorf("credentials went to %v", hosts)
+		}
+	}
+}
+
 // archive is a published catalog.
 func archive(t *testing.T, name, text string) []byte {
 	t.Helper()
