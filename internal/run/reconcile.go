@@ -424,6 +424,9 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 			return time.Time{}, err
 		}
 	}
+	if d.Run.Status != r.Status && s.Moved != nil {
+		s.Moved(ctx, d.Run, r.Status)
+	}
 	return d.Again, nil
 }
 

@@ -170,6 +170,8 @@ type Config struct {
 	Serving func(jobID string) bool
 	// Changed is told of runs that are not what they were.
 	Changed func(runID string)
+	// Moved is told of a run's change of status after it was stored; optional.
+	Moved func(ctx context.Context, r Run, from api.RunStatus)
 }
 
 // Service plans, submits and ends runs.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -38,6 +39,9 @@ func prometheusHandler(s *Server, _ caller, w http.ResponseWriter, r *http.Reque
 	reg := prometheus.NewPedanticRegistry()
 	if err := reg.Register(&collector{s, r.Context()}); err != nil {
 		return fmt.Errorf("collect metrics: %w", err)
+	}
+	if err := s.lives.register(reg); err != nil {
+		return err
 	}
 	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 	return nil
@@ -149,6 +153,7 @@ func (c *collector) jobs(ctx context.Context, out chan<- prometheus.Metric) erro
 	usage := gauge("dstack_job_memory_usage_bytes", "Memory used by the job (including cache), bytes")
 	working := gauge("dstack_job_memory_working_set_bytes", "Memory used by the job (not including cache), bytes")
 	gpuUse := gauge("dstack_job_gpu_usage_ratio", "Job GPU usage, percent (as 0.0-1.0)", "dstack_gpu_num")
+	gpuTotal := gauge("dstack_job_gpu_memory_total_bytes", "Total GPU memory allocated for the job, bytes", "dstack_gpu_num")
 	gpuMemory := gauge("dstack_job_gpu_memory_usage_bytes", "GPU memory used by the job, bytes", "dstack_gpu_num")
 	return c.s.runs.EachPlaced(ctx, func(j run.Placed) error {
 		values := []string{j.Project, j.User, j.Run, j.RunID, j.Job.Data.Spec.JobName, j.Job.ID, strconv.Itoa(j.Job.Num), strconv.Itoa(j.Job.Replica), j.Type,
@@ -158,13 +163,17 @@ func (c *collector) jobs(ctx context.Context, out chan<- prometheus.Metric) erro
 		gpus(float64(len(j.Resources.Gpus)), values...)
 		cpus(float64(j.Resources.CPUs), values...)
 		memory(float64(j.Resources.MemoryMiB)*(1<<20), values...)
+		for n, g := range j.Resources.Gpus {
+			gpuTotal(float64(g.MemoryMiB)*(1<<20), append(slices.Clone(values), strconv.Itoa(n))...)
+		}
 		if p := j.Latest; p != nil {
 			processor(float64(p.CPUMicros)/1e6, values...)
 			usage(float64(p.MemoryBytes), values...)
 			working(float64(p.WorkingSetBytes), values...)
 			for n, g := range p.GPUs {
-				gpuUse(float64(g.UtilPercent)/100, append(values, strconv.Itoa(n))...)
-				gpuMemory(float64(g.MemoryBytes), append(values, strconv.Itoa(n))...)
+				one := append(slices.Clone(values), strconv.Itoa(n))
+				gpuUse(float64(g.UtilPercent)/100, one...)
+				gpuMemory(float64(g.MemoryBytes), one...)
 			}
 		}
 		return nil

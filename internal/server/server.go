@@ -103,6 +103,7 @@ type Server struct {
 	sink     logstore.Sink // where logs go, or nil
 	logs     *logstore.Logs
 	metrics  *metrics.Store
+	lives    *lifeMetrics
 	clouds   *clouds
 	box      *crypt.Box
 	users    *user.Service
@@ -211,6 +212,7 @@ func (s *Server) assemble(file file) error {
 		return err
 	}
 	s.hear()
+	s.lives = newLifeMetrics()
 	if s.metrics, err = metrics.New(s.db, s.Log); err != nil {
 		return err
 	}
@@ -268,6 +270,7 @@ func (s *Server) assemble(file file) error {
 		Probe:    func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
 		Serving:  func(jobID string) bool { return s.proxy.Busy(jobID) },
 		Changed:  func(runID string) { s.proxy.Changed(runID) },
+		Moved:    s.runMoved,
 	})
 	if err != nil {
 		return err
