@@ -33,6 +33,8 @@ func TestSettings(t *testing.T) {
 			func(c *Config) {
 				c.SSHProxyToken, c.SSHProxy, c.TemplatesRepo = "s", run.SSHProxy{Host: "ssh.example.com", Port: 2222}, "https://example.com/t"
 			}, ""},
+		"services": {map[string]string{"DSTACK_SERVICE_CLIENT_TIMEOUT": "5m", "DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY": "1"},
+			func(c *Config) { c.ServiceTimeout, c.ForbidBareServices = 5*time.Minute, true }, ""},
 		"half an SSH proxy": {map[string]string{"DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com"}, func(*Config) {}, ""},
 		"no port": {map[string]string{"DSTACK_SSHPROXY_API_TOKEN": "s", "DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com:x"}, nil,
 			"DSTACK_SERVER_SSHPROXY_ADDRESS=ssh.example.com:x: write HOSTNAME or HOSTNAME:PORT"},
