@@ -38,15 +38,8 @@ func (p *Pool) Forward(ctx context.Context, t Target, port int) (net.Conn, error
 		}
 		return dialLoopback(ctx, s, port)
 	}
-	var conn net.Conn
-	err := p.visits.use(ctx, t.ID, func(ctx context.Context) (*opened, error) { return p.call(ctx, t) }, func(n *line) error {
-		c, err := dialLoopback(ctx, n.open.ssh, port)
-		if err == nil {
-			conn = n.stream(c)
-		}
-		return err
-	})
-	return conn, err
+	connect := func(ctx context.Context) (*opened, error) { return p.call(ctx, t) }
+	return p.visits.stream(ctx, t.ID, connect, func(s *ssh.Client) (net.Conn, error) { return dialLoopback(ctx, s, port) })
 }
 
 // Container is where a container's SSH server listens.
@@ -61,15 +54,8 @@ type Container struct {
 // ForwardInto connects to a port of the loopback of a container, which has a network of its
 // own. Its connection is shared, and closes when it is not used for a minute.
 func (p *Pool) ForwardInto(ctx context.Context, c Container, port int) (net.Conn, error) {
-	var conn net.Conn
-	err := p.containers.use(ctx, c.ID, func(ctx context.Context) (*opened, error) { return p.enter(ctx, c) }, func(n *line) error {
-		inner, err := dialLoopback(ctx, n.open.ssh, port)
-		if err == nil {
-			conn = n.stream(inner)
-		}
-		return err
-	})
-	return conn, err
+	connect := func(ctx context.Context) (*opened, error) { return p.enter(ctx, c) }
+	return p.containers.stream(ctx, c.ID, connect, func(s *ssh.Client) (net.Conn, error) { return dialLoopback(ctx, s, port) })
 }
 
 // enter logs in to a container. Its host key is new with each container and is not checked:

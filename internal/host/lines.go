@@ -114,11 +114,15 @@ func (l *lines) rest(id string) {
 	if n == nil {
 		return
 	}
-	if n.streams.Load() > 0 {
+	<-n.turn
+	busy := n.streams.Load() > 0
+	if busy {
 		n.idle.Reset(lineIdle)
-		return
 	}
-	l.leave(id)
+	n.turn <- struct{}{}
+	if !busy {
+		l.leave(id)
+	}
 }
 
 // leave closes a line.
@@ -138,16 +142,32 @@ func (l *lines) leave(id string) {
 	}
 }
 
+// stream opens a forwarding on the line of an id. The turn is not held while it is opened: there
+// may be many at a time.
+func (l *lines) stream(ctx context.Context, id string, connect func(context.Context) (*opened, error), dial func(*ssh.Client) (net.Conn, error)) (net.Conn, error) {
+	var n *line
+	var client *ssh.Client
+	err := l.use(ctx, id, connect, func(taken *line) error {
+		n, client = taken, taken.open.ssh
+		n.streams.Add(1)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	c, err := dial(client)
+	if err != nil {
+		n.streams.Add(-1)
+		return nil, err
+	}
+	return &stream{Conn: c, line: n}, nil
+}
+
 // stream is a forwarding that keeps its line open.
 type stream struct {
 	net.Conn
 	once sync.Once
 	line *line
-}
-
-func (n *line) stream(c net.Conn) net.Conn {
-	n.streams.Add(1)
-	return &stream{Conn: c, line: n}
 }
 
 // Close ends the forwarding.
