@@ -69,6 +69,9 @@ func run(ctx context.Context, o options) error {
 	if err := measureOurs(ctx, o, t); err != nil {
 		return err
 	}
+	if err := oursPages(ctx, o, t); err != nil {
+		return err
+	}
 	if o.Original != "" {
 		if err := measureOriginal(ctx, o, t); err != nil {
 			fmt.Fprintln(os.Stderr, "bench: the original was not measured:", err)
@@ -104,6 +107,11 @@ var published = []row{
 	{Name: "idle memory", Unit: "MB", Target: 60, Original: 213},
 	{Name: "idle load", Unit: "%", Target: 0.1, Original: 2.9},
 	{Name: "20 jobs at once, all done", Unit: "s"},
+	{Name: "page of 100 of 10,000 runs", Unit: "s", Target: 0.005},
+	{Name: "the same, slowest of a hundred", Unit: "s", Target: 0.03},
+	{Name: "plan, 10,000 runs stored", Unit: "s", Target: 0.02},
+	{Name: "memory with 10,000 runs, after pages", Unit: "MB", Target: 100},
+	{Name: "memory that 10,000 such pages leave", Unit: "MB", Target: 10},
 	{Name: "fresh fleet of two hosts", Unit: "s", Target: 3, Original: 14.5},
 }
 

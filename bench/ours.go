@@ -22,7 +22,7 @@ func measureOurs(ctx context.Context, o options, t *table) error {
 		return err
 	}
 	defer w.close()
-	backends, image := "[{type: local}]", ""
+	backends, image := "[{type: local}]", "image: none:1\n" // processes have no image
 	if o.HostTag != "" {
 		backends, image = "[]", "image: job:1\n"
 	}
@@ -267,7 +267,10 @@ func measureOriginal(ctx context.Context, o options, t *table) error {
 	if err := commands(ctx, o, w, t.original); err != nil {
 		return err
 	}
-	return idle(ctx, w, t, func(t *table, name string, values ...float64) { t.original(name, values) })
+	if err := idle(ctx, w, t, func(t *table, name string, values ...float64) { t.original(name, values) }); err != nil {
+		return err
+	}
+	return originalPages(ctx, w, t)
 }
 
 // hosts are machines in containers, as the end-to-end suite has them.
