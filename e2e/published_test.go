@@ -276,12 +276,11 @@ func publishedRefusals(c *published) {
 	}
 	c.expect(1, words("fleet delete nosuch -y"), "does not exist")
 	c.expect(1, words("volume delete nosuch -y"), "does not exist")
-	c.expect(1, words("export list"), "does not support exports yet")
-	c.expect(1, words("import list"), "does not support imports yet")
+	c.expect(1, words("export delete nosuch -y"), "Export 'nosuch' not found in project 'main'")
 	for name, r := range map[string]struct{ yml, words string }{
-		"service": {"type: service\nname: svc\nimage: job:1\nport: 8000\ncommands: [\"true\"]\n", "services are not supported yet"},
-		"volume":  {"type: volume\nname: vol\nbackend: aws\nregion: us-east-1\nsize: 100GB\n", "does not support volumes yet"},
-		"gateway": {"type: gateway\nname: gw\nbackend: aws\nregion: us-east-1\ndomain: example.com\n", "does not support gateways yet"},
+		"service": {"type: service\nname: svc\nimage: job:1\nport: 8000\ngateway: gw\ncommands: [\"true\"]\n", "Gateway gw does not exist in project main"},
+		"volume":  {"type: volume\nname: vol\nbackend: aws\nregion: us-east-1\nsize: 100GB\n", "Backend aws not available. Available backends with volumes support: []"},
+		"gateway": {"type: gateway\nname: gw\nbackend: aws\nregion: us-east-1\ndomain: example.com\n", "Backend aws not available. Available backends with gateways support: []"},
 		"name":    {"type: task\nname: x\nimage: job:1\ncommands: [\"true\"]\n", "^[a-z][a-z0-9-]{1,40}$"},
 		"secret":  {"type: task\nname: needy\nimage: job:1\nenv:\n  - A=${{ secrets.nosuch }}\ncommands: [\"true\"]\n", "nosuch"},
 		"fields":  {"type: task\nname: typo\nimage: job:1\ncomands: [\"true\"]\n", "comands"},
