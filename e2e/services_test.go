@@ -20,14 +20,7 @@ import (
 // host's network, and in some that have one of their own.
 func TestServices(t *testing.T) {
 	w := newWorld(t)
-	whole, shared := w.startHost(hostOptions{}), w.startHost(hostOptions{})
-	w.must("apply", "-y", "-f", w.write("boxes.fleet.dstack.yml", fmt.Sprintf(
-		"type: fleet\nname: boxes\nssh_config:\n  user: root\n  identity_file: %s\n  hosts:\n    - hostname: %s\n    - hostname: %s\n      blocks: 2\n", w.key, whole.Addr, shared.Addr)))
-	eventually(t, 60*time.Second, "the hosts are idle", func() bool {
-		out := w.run("fleet").Out
-		return strings.Contains(out, "idle") && strings.Contains(out, "0/2 busy")
-	})
-
+	whole, shared := w.serviceHosts()
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, *world, ...*machine)
@@ -44,6 +37,54 @@ func TestServices(t *testing.T) {
 			eventually(t, 60*time.Second, "no job container is left", func() bool { return len(whole.containers())+len(shared.containers()) == 0 })
 		})
 	}
+}
+
+// TestServicesThroughReplicas asks services through each of two servers, of which one alone follows
+// a host.
+func TestServicesThroughReplicas(t *testing.T) {
+	a, b, _ := newReplicas(t)
+	a.serviceHosts()
+	a.must("apply", "-y", "-d", "-f", a.service("svc", "replicas: 3\n"))
+	through := a.answering("svc", 3)
+	for id := range b.answering("svc", 3) {
+		if !through[id] {
+			t.Errorf("the second server asks %s, which the first does not know", id)
+		}
+	}
+	b.must("stop", "-y", "svc")
+	for _, w := range []*world{a, b} {
+		eventually(t, 5*time.Second, "the service is gone", func() bool {
+			status, _, err := w.get("/proxy/services/main/svc/")
+			return err == nil && status == http.StatusNotFound
+		})
+	}
+	a.waitStatus("svc", "terminated")
+
+	// Whichever server looks after the run, requests through both wake it up.
+	for _, w := range []*world{a, b} {
+		w.must("apply", "-y", "-d", "-f", w.service("sleepy", "replicas: 0..1\nscaling:\n  metric: rps\n  target: 100\n"))
+		w.waitStatus("sleepy", "pending")
+		if status, body, err := w.get("/proxy/services/main/sleepy/"); err != nil || status != http.StatusServiceUnavailable {
+			t.Errorf("asked while it sleeps: %d %s %v", status, body, err)
+		}
+		w.answering("sleepy", 1)
+		w.must("stop", "-x", "-y", "sleepy")
+		w.waitStatus("sleepy", "terminated")
+	}
+}
+
+// serviceHosts starts a fleet of a host that has one job at a time, in its own network, and one
+// that has up to two, each with a network of its own.
+func (w *world) serviceHosts() (whole, shared *machine) {
+	w.t.Helper()
+	whole, shared = w.startHost(hostOptions{}), w.startHost(hostOptions{})
+	w.must("apply", "-y", "-f", w.write("boxes.fleet.dstack.yml", fmt.Sprintf(
+		"type: fleet\nname: boxes\nssh_config:\n  user: root\n  identity_file: %s\n  hosts:\n    - hostname: %s\n    - hostname: %s\n      blocks: 2\n", w.key, whole.Addr, shared.Addr)))
+	eventually(w.t, 60*time.Second, "the hosts are idle", func() bool {
+		out := w.run("fleet").Out
+		return strings.Contains(out, "idle") && strings.Contains(out, "0/2 busy")
+	})
+	return whole, shared
 }
 
 // service writes the configuration of a service of the probe.
