@@ -33,8 +33,8 @@ func newSharing(t *testing.T, s *Server, projects ...string) *sharing {
 	return w
 }
 
-// sshFleet makes a fleet of one host that can take jobs, and returns its id.
-func (w *sharing) sshFleet(t *testing.T, project, name, host string) string {
+// sshFleet makes a fleet of hosts that can take jobs, and returns its id.
+func (w *sharing) sshFleet(t *testing.T, project, name string, hosts ...string) string {
 	t.Helper()
 	key, err := sshkey.Generate("test")
 	if err != nil {
@@ -42,7 +42,7 @@ func (w *sharing) sshFleet(t *testing.T, project, name, host string) string {
 	}
 	var f api.Fleet
 	w.must(t, "/api/project/"+project+"/fleets/apply", map[string]any{"force": false, "plan": map[string]any{"spec": map[string]any{"profile": map[string]any{"name": "default"},
-		"configuration": map[string]any{"type": "fleet", "name": name, "ssh_config": map[string]any{"user": "u", "hosts": []string{host},
+		"configuration": map[string]any{"type": "fleet", "name": name, "ssh_config": map[string]any{"user": "u", "hosts": hosts,
 			"ssh_key": map[string]any{"public": key.Public, "private": key.Private}}}}}}, &f)
 	groups := map[string]recordings{}
 	for _, g := range readRecordings(t, "testdata/commands.json.gz") {
