@@ -23,7 +23,7 @@ type replicaIs int
 
 const (
 	dropped replicaIs = iota // it has ended, or is about to, and is not missed
-	failing                  // it has failed and is started again: it keeps its place
+	failing                  // it has ended by itself and is started again: it keeps its place
 	waiting
 	starting
 	unready // it runs and takes no requests yet
@@ -264,16 +264,16 @@ func (d *RunDecision) serve(now time.Time, s RunSnapshot) {
 			sum.provisioning += one.provisioning
 			sum.submitted += one.submitted
 			sum.done += one.done
+			if one.done > 0 && !r.stale { // unless all have, which ends the service
+				s.failed(r)
+			}
 		case r.stale: // what replaces it comes anyway
 		case one.failed != "" && (serves == 0 || s.proven(r.Job)):
 			if sum.failed != api.RunJobFailed {
 				sum.failed = one.failed
 			}
 		default: // others take the requests meanwhile, or it may be tried again
-			r.state = failing
-			if r.Finished() {
-				r.retryAt = r.Data.FinishedAt.Add(s.pause(r.Job))
-			}
+			s.failed(r)
 			failed = append(failed, r.Replica)
 		}
 	}
@@ -288,6 +288,14 @@ func (d *RunDecision) serve(now time.Time, s RunSnapshot) {
 		}
 	default:
 		d.shape(now, s, list)
+	}
+}
+
+// failed says when a replica that has ended by itself is started again.
+func (s *RunSnapshot) failed(r *replica) {
+	r.state = failing
+	if r.Finished() {
+		r.retryAt = r.Data.FinishedAt.Add(s.pause(r.Job))
 	}
 }
 

@@ -118,6 +118,7 @@ func TestServe(t *testing.T) {
 		{name: "at the beginning it is the service's failure", service: fixed(2), jobs: "0 pulling, 1 failed: failed_to_start_due_to_no_capacity", status: api.RunTerminating, reason: api.RunJobFailed},
 		{name: "all have ended well", service: fixed(1), jobs: "0 done: done_by_runner", status: api.RunTerminating, reason: api.RunAllJobsDone},
 		{name: "one has ended well: another takes its place", service: fixed(2), jobs: "0 serving, 1 done served: done_by_runner", status: api.RunRunning, fresh: "1.1"},
+		{name: "but not at once when it never worked", service: fixed(2), jobs: "0 serving, 1 done: done_by_runner", status: api.RunRunning, now: time.Second, again: 15 * time.Second},
 
 		{name: "scales up", service: ranged(1, 3), jobs: "0 serving", requests: 150, now: time.Hour, status: api.RunRunning, fresh: "1.0 2.0", again: time.Hour + scaleAgain},
 		{name: "scales down", service: ranged(1, 3), jobs: "0 serving, 1 serving, 2 serving", desired: map[string]int{"0": 3}, now: time.Hour, status: api.RunRunning, ends: "1 2"},
