@@ -189,16 +189,14 @@ func TestAcknowledgementsOfOtherStreams(t *testing.T) {
 	slow.until("the log arrives", func() bool { text, _ := slow.log(s.ID); return len(text) == 100 })
 	other := a.running()
 	e := a.listen()
-	var seq int64
-	e.until("the other task is told", func() bool {
+	e.until("both tasks are told", func() bool { // in any order
+		var log, state bool
 		for _, ev := range e.heard() {
-			if ev.Kind == agentapi.LogEvent {
-				seq = ev.Seq
-			}
+			log = log || ev.Kind == agentapi.LogEvent && ev.TaskID == s.ID
+			state = state || ev.TaskID == other.ID
 		}
-		return seq > 0 && e.last() > seq
+		return log && state
 	})
-	_ = other
 	// An event of slow's that is newer than all of e's.
 	a.print(s.ID, "b")
 	slow.until("the newest arrives", func() bool { text, _ := slow.log(s.ID); return len(text) == 101 })
