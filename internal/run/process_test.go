@@ -7,20 +7,29 @@ import (
 	"dstack/internal/config"
 )
 
+// TestWithoutVenv has jobs made for a default image that then run on a host without one.
 func TestWithoutVenv(t *testing.T) {
-	image := "debian"
-	for name, change := range map[string]func(*config.Task){
-		"default image": func(*config.Task) {},
-		"own image":     func(c *config.Task) { c.Image = &image },
+	image, python, entrypoint := "debian", config.PythonVersion("3.13"), "/bin/sh -c 'echo a'"
+	for name, tt := range map[string]struct {
+		change func(*config.Task)
+		want   string
+	}{
+		"default image":  {func(*config.Task) {}, "echo a && echo b"},
+		"another Python": {func(c *config.Task) { c.Python = &python }, "echo a && echo b"},
+		"own image":      {func(c *config.Task) { c.Image = &image }, "echo a && echo b"},
+		"own entrypoint": {func(c *config.Task) { c.Entrypoint = &entrypoint }, "echo b"},
+		"commands that only begin like it": {func(c *config.Task) {
+			c.Image, c.Commands = &image, []string{"export DSTACK_VENV_DIR=/dstack/venv", "echo a"}
+		}, "export DSTACK_VENV_DIR=/dstack/venv && echo a"},
 	} {
-		spec := taskWith(func(c *config.Task) { c.Commands = []string{"echo a", "echo b"}; change(c) })
+		spec := taskWith(func(c *config.Task) { c.Commands = []string{"echo a", "echo b"}; tt.change(c) })
 		argv, err := jobCommands(spec)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := withoutVenv(spec.Configuration.Common(), argv)
-		if want := "echo a && echo b"; got[len(got)-1] != want || !slices.Equal(got[:3], argv[:3]) {
-			t.Errorf("%s: %q, want the commands alone", name, got)
+		last := len(argv) - 1
+		if got := withoutVenv(argv); got[last] != tt.want || !slices.Equal(got[:last], argv[:last]) {
+			t.Errorf("%s: %q, want %q at the end", name, got, tt.want)
 		}
 	}
 }

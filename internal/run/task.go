@@ -57,7 +57,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 			return agentapi.TaskSpec{}, err
 		}
 	}
-	command, err := s.onHost(ctx, j.InstanceID, ofReplicaGroup(r.Data.Spec, spec.ReplicaGroup), spec.Commands)
+	command, err := s.onHost(ctx, j.InstanceID, spec.Commands)
 	if err != nil {
 		return agentapi.TaskSpec{}, err
 	}
