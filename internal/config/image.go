@@ -13,6 +13,16 @@ type Image struct {
 	Digest   string // "" when absent
 }
 
+// InRegistry puts a reference that names no registry into the one given, as host[:port][/path].
+// It says whether it did; "" changes nothing.
+func InRegistry(ref, registry string) (string, bool) {
+	img, err := ParseImage(ref)
+	if err != nil || img.Registry != "" || registry == "" {
+		return ref, false
+	}
+	return strings.TrimSuffix(registry, "/") + "/" + ref, true
+}
+
 // ParseImage reads [registry/]name[:tag][@digest]. It refuses references without a name,
 // and those that end where a tag or a digest should follow.
 func ParseImage(s string) (Image, error) {

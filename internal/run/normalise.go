@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,21 +11,28 @@ import (
 	"dstack/internal/config"
 )
 
-// Limits of what a configuration may ask for, times in seconds (configurations 5.7). That of
-// nodes is ours: each is a job in every answer about the run.
-const (
-	maxNodes        = 1000
-	maxWindow       = 3600
-	maxProbes       = 10
-	maxProbeTimeout = 300
-)
+// maxNodes bounds the jobs of a run, as each is in every answer about it. The published server
+// has no such limit.
+const maxNodes = 1000
+
+// Limits bound what a configuration may ask for; zero fields are the published ones
+// (configurations 5.7).
+type Limits struct {
+	Probes       int   // of a service, 0: 10
+	ProbeTimeout int64 // seconds, 0: 300
+	Window       int64 // of a utilization policy, seconds, 0: 3600
+}
+
+func (l Limits) probes() int         { return cmp.Or(l.Probes, 10) }
+func (l Limits) probeTimeout() int64 { return cmp.Or(l.ProbeTimeout, 300) }
+func (l Limits) window() int64       { return cmp.Or(l.Window, 3600) }
 
 // normalise refuses what can never run, in the order of lifecycle 4.1, and fills in what the
 // server decides. It changes what spec points to. The result stays as it is when it is
 // normalised again.
-func normalise(spec *api.RunSpec, userKey string) error {
+func (l Limits) normalise(spec *api.RunSpec, userKey string) error {
 	explicit(spec)
-	for _, step := range []func(*api.RunSpec) error{checkNames, checkSize, checkGroupRefs, checkMounts, fillRepo, checkPolicies, fillDefaults, checkAccelerators, checkCPU} {
+	for _, step := range []func(*api.RunSpec) error{checkNames, checkSize, checkGroupRefs, checkMounts, fillRepo, l.checkPolicies, fillDefaults, checkAccelerators, checkCPU} {
 		if err := step(spec); err != nil {
 			return err
 		}
@@ -104,10 +112,10 @@ func fillRepo(spec *api.RunSpec) error {
 }
 
 // checkPolicies looks at what the server does by itself while a run is alive.
-func checkPolicies(spec *api.RunSpec) error {
+func (l Limits) checkPolicies(spec *api.RunSpec) error {
 	p := spec.Merged()
-	if u := p.UtilizationPolicy; u != nil && u.TimeWindow > maxWindow {
-		return api.Invalid("Maximum utilization_policy.time_window is %ds", maxWindow)
+	if u := p.UtilizationPolicy; u != nil && int64(u.TimeWindow) > l.window() {
+		return api.Invalid("Maximum utilization_policy.time_window is %ds", l.window())
 	}
 	sv := spec.Configuration.Service
 	if sv == nil {
@@ -116,12 +124,12 @@ func checkPolicies(spec *api.RunSpec) error {
 	if p.Schedule != nil && !slices.ContainsFunc(groupSizes(spec.Configuration), func(n int) bool { return n > 0 }) {
 		return api.Invalid("Scheduled services with autoscaling to zero are not supported")
 	}
-	if len(sv.Probes) > maxProbes {
-		return api.Invalid("Cannot configure more than %d probes", maxProbes)
+	if len(sv.Probes) > l.probes() {
+		return api.Invalid("Cannot configure more than %d probes", l.probes())
 	}
 	for _, probe := range sv.Probes {
-		if probe.Timeout != nil && *probe.Timeout > maxProbeTimeout {
-			return api.Invalid("Probe timeout cannot be longer than %ds", maxProbeTimeout)
+		if probe.Timeout != nil && int64(*probe.Timeout) > l.probeTimeout() {
+			return api.Invalid("Probe timeout cannot be longer than %ds", l.probeTimeout())
 		}
 	}
 	return nil

@@ -107,7 +107,7 @@ groups:
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := normalise(&spec, "ssh-rsa AAAA"); err != nil {
+	if err := (Limits{}).normalise(&spec, "ssh-rsa AAAA"); err != nil {
 		t.Fatal(err)
 	}
 	type brief struct {
@@ -121,7 +121,7 @@ groups:
 		{"svc-0-0", "0", "common", "first", "A100", 0, 8000, true, probe},
 		{"svc-0-7", "second", "common", "second", "", 7, 8000, false, probe},
 	} {
-		specs, err := replicaSpecs(spec, "svc", want.Group, want.Replica)
+		specs, err := Images{}.replicaSpecs(spec, "svc", want.Group, want.Replica)
 		if err != nil || len(specs) != 1 {
 			t.Fatalf("%s: %d jobs, %v", want.Group, len(specs), err)
 		}
@@ -131,7 +131,7 @@ groups:
 			t.Errorf("%s (-want +got):\n%s", want.Group, diff)
 		}
 	}
-	planned, err := plannedSpecs(spec, "svc")
+	planned, err := Images{}.plannedSpecs(spec, "svc")
 	if err != nil || len(planned) != 2 || planned[0].ReplicaGroup != "0" || planned[1].ReplicaGroup != "second" {
 		t.Errorf("a plan has the jobs %+v, %v", planned, err)
 	}

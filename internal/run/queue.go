@@ -410,7 +410,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 		j.InstanceID = inst.ID
 		text = "Instance created for job. Instance status: PENDING"
 	}
-	j.Data.Runtime = runtimeData(n, blocks)
+	j.Data.Runtime = runtimeData(n, blocks, s.Network.host(j.Data.Spec.JobsPerReplica))
 	j.Data.PlacedAt, j.Data.ProcessedAt = time.Now(), time.Now()
 	// A single job on a host that is ready is sent next: recorded here, it needs no transaction
 	// of its own.
@@ -510,10 +510,30 @@ func idle(a scheduler.Ask) int64 {
 	return 300
 }
 
-// runtimeData says what share the job gets of an instance with so many blocks.
-func runtimeData(n scheduler.Node, blocks int) *api.JobRuntimeData {
+// Network says which of the jobs that have an instance to themselves use its network. Those that
+// share it have one of their own.
+type Network int
+
+// The policies, numbered as users set them; 0 is HostWhole.
+const (
+	HostClusters Network = 1 // those of several nodes
+	HostWhole    Network = 2
+	HostNone     Network = 3
+)
+
+// host is the network of a job that has its instance to itself, one of so many of its replica.
+func (n Network) host(jobs int) api.NetworkMode {
+	if n == HostNone || n == HostClusters && jobs <= 1 {
+		return api.NetworkBridge
+	}
+	return api.NetworkHost
+}
+
+// runtimeData says what share the job gets of an instance with so many blocks, and which network
+// when that is all of it.
+func runtimeData(n scheduler.Node, blocks int, whole api.NetworkMode) *api.JobRuntimeData {
 	o := n.Offer
-	d := &api.JobRuntimeData{NetworkMode: api.NetworkHost, VolumeNames: []string{}, Offer: &o}
+	d := &api.JobRuntimeData{NetworkMode: whole, VolumeNames: []string{}, Offer: &o}
 	if n.Blocks < blocks {
 		res := o.Instance.Resources
 		gpus, cpus, mem := len(res.Gpus), float64(res.CPUs), config.Memory(float64(res.MemoryMiB)/1024)

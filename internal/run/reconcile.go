@@ -414,7 +414,7 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 	if err != nil {
 		return time.Time{}, err
 	}
-	snap := RunSnapshot{Run: r, Jobs: jobs[r.ID]}
+	snap := RunSnapshot{Run: r, Jobs: jobs[r.ID], Images: s.Images}
 	if snap.Load, err = s.load(ctx, r, time.Now()); err != nil {
 		return time.Time{}, err
 	}
@@ -510,7 +510,7 @@ func (s *Service) renew(ctx context.Context, tx *store.Tx, r Run, d RunDecision,
 		return s.startJobs(ctx, tx, r, d.Origin)
 	}
 	for _, n := range d.New { // from the run's present spec: it may have been updated
-		specs, err := replicaSpecs(r.Data.Spec, r.Name, n.Group, n.Replica)
+		specs, err := s.Images.replicaSpecs(r.Data.Spec, r.Name, n.Group, n.Replica)
 		if err != nil {
 			return err
 		}

@@ -65,7 +65,7 @@ func TestNormaliseRecorded(t *testing.T) {
 		t.Run(r.Case, func(t *testing.T) {
 			spec, err := specOf(r.YAML)
 			if why := refused[r.Case]; why != "" {
-				if err == nil && normalise(&spec, "ssh-ed25519 AAAA") == nil {
+				if err == nil && (Limits{}).normalise(&spec, "ssh-ed25519 AAAA") == nil {
 					t.Errorf("accepted, although %s", why)
 				}
 				return
@@ -74,7 +74,7 @@ func TestNormaliseRecorded(t *testing.T) {
 				t.Fatalf("refused when read: %v\n%s", err, r.YAML)
 			}
 			for range 2 { // the second time changes nothing
-				err = normalise(&spec, "ssh-ed25519 AAAA")
+				err = Limits{}.normalise(&spec, "ssh-ed25519 AAAA")
 				if diff := cmp.Diff(text(r.Error), message(err)); diff != "" {
 					t.Fatalf("error (-recorded +got):\n%s\n%s", diff, r.YAML)
 				}
@@ -177,7 +177,7 @@ func normalised(yaml string) (api.RunSpec, error) {
 	if err != nil {
 		return spec, err
 	}
-	return spec, normalise(&spec, "ssh-ed25519 AAAA")
+	return spec, Limits{}.normalise(&spec, "ssh-ed25519 AAAA")
 }
 
 func TestMountableRecorded(t *testing.T) {

@@ -49,7 +49,7 @@ func (d *RunDecision) replicasOf(s RunSnapshot) []replica {
 			r.state = unready
 		}
 		if j.Data.Deployment != s.Run.Data.Deployment {
-			r.stale = !sameJob(s.Run, j)
+			r.stale = !sameJob(s.Images, s.Run, j)
 			if !r.stale && r.active() {
 				d.Relabel = append(d.Relabel, j)
 			}
@@ -60,8 +60,8 @@ func (d *RunDecision) replicasOf(s RunSnapshot) []replica {
 }
 
 // sameJob says that a replica would be started again as it is.
-func sameJob(r Run, j Job) bool {
-	specs, err := replicaSpecs(r.Data.Spec, r.Name, j.Data.Spec.ReplicaGroup, j.Replica)
+func sameJob(im Images, r Run, j Job) bool {
+	specs, err := im.replicaSpecs(r.Data.Spec, r.Name, j.Data.Spec.ReplicaGroup, j.Replica)
 	if err != nil || len(specs) != 1 {
 		return false
 	}

@@ -52,7 +52,7 @@ func serviceJobs(t *testing.T, spec api.RunSpec, text string) []Job {
 				t.Fatal(err)
 			}
 		}
-		specs, err := replicaSpecs(spec, "svc", onlyGroup, j.Replica)
+		specs, err := Images{}.replicaSpecs(spec, "svc", onlyGroup, j.Replica)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -211,7 +211,7 @@ func newTown(t *testing.T, change func(*config.Service)) *town {
 }
 
 func (w *town) add(n NewJob) {
-	specs, err := replicaSpecs(w.run.Data.Spec, "svc", onlyGroup, n.Replica)
+	specs, err := Images{}.replicaSpecs(w.run.Data.Spec, "svc", onlyGroup, n.Replica)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -158,6 +158,12 @@ type Config struct {
 	// LostAfter is how long a host may be unreachable before its jobs count as lost and their
 	// retry policy applies, 0: for ever.
 	LostAfter time.Duration
+	// Images are those of runs that name none; optional.
+	Images Images
+	// Limits bound what configurations may ask for; optional.
+	Limits Limits
+	// Network says which jobs use their host's network; optional: [HostWhole].
+	Network Network
 	// SSHProxy is shown to users as the way to their jobs.
 	SSHProxy SSHProxy
 	// ForbidBare refuses services without a gateway.
@@ -203,7 +209,7 @@ func New(c Config) (*Service, error) {
 		Live: engine.LiveQuery("SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN"),
 	})
 	c.Engine.Register(engine.Kind{
-		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * maxProbeTimeout * time.Second,
+		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * agentapi.Seconds(c.Limits.probeTimeout()),
 		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil },
 		Lost: s.clock.forget,
 	})

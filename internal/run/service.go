@@ -47,7 +47,7 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			return plan, err
 		}
 	}
-	specs, err := plannedSpecs(effective, name)
+	specs, err := s.Images.plannedSpecs(effective, name)
 	if err != nil {
 		return plan, err
 	}
@@ -98,10 +98,10 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 }
 
 // plannedSpecs are the jobs of one replica of each group.
-func plannedSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
+func (im Images) plannedSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
 	var all []api.JobSpec
 	for _, g := range replicaGroups(spec.Configuration) {
-		specs, err := replicaSpecs(spec, name, g.Name, 0)
+		specs, err := im.replicaSpecs(spec, name, g.Name, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -138,7 +138,7 @@ func clone(spec api.RunSpec) (api.RunSpec, error) {
 // check fills defaults in and refuses what can never run: secrets included, so that no
 // host is taken for a run that has to fail.
 func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec) error {
-	if err := normalise(spec, sc.User.PublicKey); err != nil {
+	if err := s.Limits.normalise(spec, sc.User.PublicKey); err != nil {
 		return err
 	}
 	if sv := spec.Configuration.Service; sv != nil {
@@ -270,7 +270,7 @@ func (s *Service) startJobs(ctx context.Context, tx *store.Tx, r Run, origin str
 	replica := 0
 	for _, g := range replicaGroups(r.Data.Spec.Configuration) {
 		for range g.Min {
-			specs, err := replicaSpecs(r.Data.Spec, r.Name, g.Name, replica)
+			specs, err := s.Images.replicaSpecs(r.Data.Spec, r.Name, g.Name, replica)
 			if err != nil {
 				return err
 			}

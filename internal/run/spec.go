@@ -10,17 +10,14 @@ import (
 
 // Defaults of job specs (configurations 5.7).
 const (
-	baseImage    = "dstackai/base:0.15-base-ubuntu24.04"
-	develImage   = "dstackai/base:0.15-devel-ubuntu24.04"
-	dindImage    = "dstackai/dind"
 	workflowDir  = "/workflow"
 	defaultStop  = 300
 	defaultRetry = 3600
 )
 
 // replicaSpecs derives the jobs of one replica of a run (lifecycle 4.3).
-func replicaSpecs(spec api.RunSpec, name, group string, replica int) ([]api.JobSpec, error) {
-	specs, err := jobSpecs(ofReplicaGroup(spec, group), name)
+func (im Images) replicaSpecs(spec api.RunSpec, name, group string, replica int) ([]api.JobSpec, error) {
+	specs, err := im.jobSpecs(ofReplicaGroup(spec, group), name)
 	for i := range specs {
 		specs[i].ReplicaGroup, specs[i].ReplicaNum = group, replica
 		specs[i].JobName = jobName(name, specs[i].JobNum, replica)
@@ -31,7 +28,7 @@ func replicaSpecs(spec api.RunSpec, name, group string, replica int) ([]api.JobS
 func jobName(run string, num, replica int) string { return fmt.Sprintf("%s-%d-%d", run, num, replica) }
 
 // jobSpecs derives the jobs of the first replica of a run without groups of replicas.
-func jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
+func (im Images) jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
 	groups := []config.NodeGroup{{Nodes: 1}}
 	t := spec.Configuration.Task
 	switch {
@@ -51,7 +48,7 @@ func jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
 			one.Configuration = config.AnyRun{Task: ofGroup(t, g)}
 		}
 		for n := range g.Nodes {
-			j, err := jobSpec(one, name, len(specs), total)
+			j, err := im.jobSpec(one, name, len(specs), total)
 			if err != nil {
 				return nil, err
 			}
@@ -73,7 +70,7 @@ func ofGroup(t *config.Task, g config.NodeGroup) *config.Task {
 	return &one
 }
 
-func jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error) {
+func (im Images) jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error) {
 	c := spec.Configuration.Common()
 	p := spec.Merged()
 	commands, err := jobCommands(spec)
@@ -83,7 +80,7 @@ func jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error)
 	home := c.HomeDir
 	j := api.JobSpec{
 		JobNum: num, JobName: jobName(name, num, 0), JobsPerReplica: total, ReplicaGroup: onlyGroup, AppSpecs: []api.AppSpec{},
-		User: unixUser(c.User), Commands: commands, Env: c.Env.Values(), HomeDir: &home, ImageName: image(c),
+		User: unixUser(c.User), Commands: commands, Env: c.Env.Values(), HomeDir: &home, ImageName: im.of(c),
 		Privileged: c.Privileged || isTrue(c.Docker), SingleBranch: c.SingleBranch, MaxDuration: seconds(p.MaxDuration, 0),
 		StopDuration: seconds(p.StopDuration, defaultStop), UtilizationPolicy: p.UtilizationPolicy, RegistryAuth: c.RegistryAuth,
 		Requirements: requirements(c, p, total > 1), Retry: retry(p.Retry), Volumes: c.Volumes, WorkingDir: c.WorkingDir,
@@ -120,18 +117,6 @@ func ports(a config.AnyRun) []config.PortMapping {
 		return a.DevEnvironment.Ports
 	}
 	return nil
-}
-
-func image(c *config.RunCommon) string {
-	switch {
-	case isTrue(c.Docker):
-		return dindImage
-	case c.Image != nil:
-		return *c.Image
-	case isTrue(c.NVCC):
-		return develImage
-	}
-	return baseImage
 }
 
 func unixUser(u *config.UnixUser) *api.UnixUser {

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -30,7 +31,7 @@ func TestSSHProxy(t *testing.T) {
 		"none": {SSHProxy{}, run().Jobs[0].JobConnectionInfo},
 		"on the usual port": {SSHProxy{Host: "ssh.example.com"},
 			proxied([]string{"ssh", hex + "@ssh.example.com"}, "vscode://vscode-remote/ssh-remote+"+hex+"@ssh.example.com/workflow", nil)},
-		"on another port": {SSHProxy{"ssh.example.com", port},
+		"on another port": {SSHProxy{Host: "ssh.example.com", Port: port},
 			proxied([]string{"ssh", hex + "@ssh.example.com", "-p", "2222"}, "vscode://vscode-remote/ssh-remote+"+hex+"@ssh.example.com:2222/workflow", &port)},
 	} {
 		v := run()
@@ -41,5 +42,14 @@ func TestSSHProxy(t *testing.T) {
 		if v.Jobs[1].JobConnectionInfo != nil {
 			t.Errorf("%s: a job that does not run has a connection", name)
 		}
+	}
+}
+
+func TestUserKeys(t *testing.T) {
+	if got := (SSHProxy{Host: "ssh.example.com"}).userKeys("ssh-ed25519 AAAA\n"); !slices.Equal(got, []string{"ssh-ed25519 AAAA"}) {
+		t.Errorf("beside a proxy, hosts let in %q", got)
+	}
+	if got := (SSHProxy{Host: "ssh.example.com", Enforced: true}).userKeys("ssh-ed25519 AAAA"); len(got) != 0 {
+		t.Errorf("behind a proxy, hosts let in %q", got)
 	}
 }

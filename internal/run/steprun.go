@@ -12,6 +12,8 @@ type RunSnapshot struct {
 	Run  Run
 	Jobs []Job // every attempt, by replica, number and attempt
 	Load Load  // of a service that scales
+	// Images are what jobs would get if they began now.
+	Images Images
 }
 
 // RunDecision is what should happen to a run now.

@@ -61,7 +61,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 	if err != nil {
 		return agentapi.TaskSpec{}, err
 	}
-	keys := []string{strings.TrimSpace(*r.Data.Spec.SSHKeyPub)}
+	keys := s.SSHProxy.userKeys(*r.Data.Spec.SSHKeyPub)
 	t := agentapi.TaskSpec{
 		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, GPUs: -1, Network: string(rt.NetworkMode),
 		Job: agentapi.JobSpec{
@@ -102,6 +102,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		}
 		t.RegistryAuth = &agentapi.RegistryAuth{Username: user, Password: password}
 	}
+	t.Image, t.RegistryAuth = s.Images.locate(t.Image, t.RegistryAuth)
 	if rt.GPU != nil {
 		t.GPUs = *rt.GPU
 	}

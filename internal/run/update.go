@@ -162,7 +162,7 @@ func (s *Service) change(ctx context.Context, sc project.Scope, cur Run, spec ap
 		if err != nil {
 			return cannotOverride(err)
 		}
-		if now.Status.Finished() || !r.Force && !now.seen(r.Plan.CurrentResource, sc.User.PublicKey) {
+		if now.Status.Finished() || !r.Force && !s.seen(&now, r.Plan.CurrentResource, sc.User.PublicKey) {
 			return api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
 		}
 		now.Data.Spec, now.Data.Deployment = spec, now.Data.Deployment+1
@@ -199,7 +199,7 @@ func cannotOverride(err error) error {
 }
 
 // seen says that a client has seen the run as it is.
-func (r *Run) seen(resource json.RawMessage, userKey string) bool {
+func (s *Service) seen(r *Run, resource json.RawMessage, userKey string) bool {
 	var v api.Run
 	if len(resource) == 0 || json.Unmarshal(resource, &v) != nil || v.ID != r.ID {
 		return false
@@ -207,7 +207,7 @@ func (r *Run) seen(resource json.RawMessage, userKey string) bool {
 	if v.RunSpec.Configuration.Common() == nil {
 		return false
 	}
-	return normalise(&v.RunSpec, userKey) == nil && same(v.RunSpec, r.Data.Spec)
+	return s.Limits.normalise(&v.RunSpec, userKey) == nil && same(v.RunSpec, r.Data.Spec)
 }
 
 // relabel counts the jobs of a run to its current deployment: what may change of a task or a
@@ -221,7 +221,7 @@ func (s *Service) relabel(ctx context.Context, tx *store.Tx, r Run) error {
 	if err != nil {
 		return err
 	}
-	specs, err := replicaSpecs(r.Data.Spec, r.Name, onlyGroup, 0)
+	specs, err := s.Images.replicaSpecs(r.Data.Spec, r.Name, onlyGroup, 0)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,66 @@
+package run
+
+import (
+	"testing"
+
+	"dstack/internal/api"
+	"dstack/internal/scheduler"
+)
+
+func TestLimits(t *testing.T) {
+	const service = "type: service\nport: 80\nimage: a\ncommands: [b]\nprobes:\n"
+	const probe, another = "- {type: http, timeout: 20}\n", "- {type: http, url: /b, timeout: 20}\n"
+	for name, tt := range map[string]struct {
+		limits     Limits
+		yaml, want string
+	}{
+		"as many probes as allowed": {Limits{Probes: 2}, service + probe + another, ""},
+		"one more":                  {Limits{Probes: 1}, service + probe + another, "Cannot configure more than 1 probes"},
+		"a long timeout":            {Limits{ProbeTimeout: 19}, service + probe, "Probe timeout cannot be longer than 19s"},
+		"longer is allowed":         {Limits{ProbeTimeout: 900}, service + "- {type: http, timeout: 900}\n", ""},
+		"a long window": {Limits{Window: 600}, "type: task\nimage: a\ncommands: [b]\nutilization_policy: {min_gpu_utilization: 1, time_window: 11m}",
+			"Maximum utilization_policy.time_window is 600s"},
+		"a longer window is allowed": {Limits{Window: 7200}, "type: task\nimage: a\ncommands: [b]\nutilization_policy: {min_gpu_utilization: 1, time_window: 2h}", ""},
+	} {
+		spec, err := specOf(tt.yaml)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		got := ""
+		if err := tt.limits.normalise(&spec, "ssh-ed25519 AAAA"); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
+func TestNetwork(t *testing.T) {
+	type wants struct{ alone, cluster api.NetworkMode }
+	for policy, want := range map[Network]wants{
+		0:            {api.NetworkHost, api.NetworkHost},
+		HostWhole:    {api.NetworkHost, api.NetworkHost},
+		HostClusters: {api.NetworkBridge, api.NetworkHost},
+		HostNone:     {api.NetworkBridge, api.NetworkBridge},
+	} {
+		if got := (wants{policy.host(1), policy.host(2)}); got != want {
+			t.Errorf("%d: %v, want %v", policy, got, want)
+		}
+	}
+	for name, tt := range map[string]struct {
+		node   scheduler.Node
+		blocks int
+		whole  api.NetworkMode
+		want   api.NetworkMode
+	}{
+		"all of a host":            {scheduler.Node{Blocks: 2}, 2, api.NetworkHost, api.NetworkHost},
+		"all of a host, but apart": {scheduler.Node{Blocks: 2}, 2, api.NetworkBridge, api.NetworkBridge},
+		"half of it":               {scheduler.Node{Blocks: 1}, 2, api.NetworkHost, api.NetworkBridge},
+		"all of the server's own":  {scheduler.Node{Blocks: 1, Offer: api.InstanceOffer{Backend: "local"}}, 1, api.NetworkHost, api.NetworkBridge},
+	} {
+		if got := runtimeData(tt.node, tt.blocks, tt.whole).NetworkMode; got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
+	}
+}
