@@ -48,6 +48,8 @@ type Config struct {
 
 	// Bus carries wake-ups between replicas; optional: nil is the database's own.
 	Bus Bus
+	// Resting takes no shards: other replicas do the work, and hear what is told and woken here.
+	Resting bool
 	// Lease is how long a replica may be silent before others take its shards; optional: 15 s.
 	Lease time.Duration
 	// Sweep is the time between searches for missed wake-ups; optional: 60 s.
@@ -179,6 +181,10 @@ func (e *Engine) Run(ctx context.Context) error {
 		select {
 		case <-ready:
 		case <-ctx.Done():
+			return nil
+		}
+		if e.Resting {
+			<-ctx.Done()
 			return nil
 		}
 		if err := e.acquire(ctx); err != nil {
