@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
-// postgresConns bounds the connections of one replica; Postgres allows 100 by default.
+// postgresConns bounds the connections of one replica that says nothing else; Postgres allows 100 by default.
 const postgresConns = 20
 
 // connectTimeout is for one address of the server, unless the URL says otherwise.
@@ -45,7 +45,7 @@ const silentOwner = 10 * time.Second
 // pgConfig is how to connect once more, for LISTEN.
 type pgConfig struct{ *pgx.ConnConfig }
 
-func openPostgres(ctx context.Context, rawURL string) (*DB, error) {
+func openPostgres(ctx context.Context, rawURL string, conns int) (*DB, error) {
 	where := "postgres"
 	if u, err := url.Parse(rawURL); err == nil {
 		where = u.Redacted()
@@ -60,8 +60,8 @@ func openPostgres(ctx context.Context, rawURL string) (*DB, error) {
 		config.RuntimeParams["application_name"] = "dstack"
 	}
 	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(boundTransactions))
-	pool.SetMaxOpenConns(postgresConns)
-	pool.SetMaxIdleConns(postgresConns) // pgx checks a connection that was idle before it is used
+	pool.SetMaxOpenConns(conns)
+	pool.SetMaxIdleConns(conns) // pgx checks a connection that was idle before it is used
 	if err := pool.PingContext(ctx); err != nil {
 		_ = pool.Close()
 		return nil, fmt.Errorf("connect to database %s: %w", where, err)

@@ -1,9 +1,13 @@
 package store_test
 
 import (
+	"context"
+	"errors"
+	"log/slog"
 	"testing"
 	"time"
 
+	"dstack/internal/store"
 	"dstack/internal/store/storetest"
 )
 
@@ -19,5 +23,26 @@ func TestSilentTransactionsEnd(t *testing.T) {
 	}
 	if d := time.Duration(ms) * time.Millisecond; d <= 0 || d >= 15*time.Second {
 		t.Errorf("Postgres waits %v for the owner of a transaction, want less than a lease of 15 s", d)
+	}
+}
+
+// TestConns asks for more connections than are allowed: the last one waits.
+func TestConns(t *testing.T) {
+	db, err := store.Open(t.Context(), store.Config{URL: storetest.PostgresURL(t), Conns: 2, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	for range 2 {
+		rows, err := db.Read().QueryContext(t.Context(), `SELECT 1`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer rows.Close()
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := db.Read().QueryContext(ctx, `SELECT 1`); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a third connection: %v, want a wait", err)
 	}
 }

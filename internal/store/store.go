@@ -13,6 +13,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -40,7 +41,9 @@ type Config struct {
 	// URL is the path of a SQLite file, made when missing (also as sqlite:///path), or
 	// postgres://user:password@host/database.
 	URL string
-	Log *slog.Logger
+	// Conns bounds the connections to Postgres, 0: 20.
+	Conns int
+	Log   *slog.Logger
 }
 
 // DB is an open database at the schema version of this program. It is safe for
@@ -68,7 +71,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if c.URL == "" || c.Log == nil {
 		return nil, errors.New("store: URL and Log are required")
 	}
-	db, err := open(ctx, c.URL)
+	db, err := open(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -81,10 +84,10 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	return db, nil
 }
 
-func open(ctx context.Context, url string) (*DB, error) {
-	scheme, rest, ok := strings.Cut(url, "://")
+func open(ctx context.Context, c Config) (*DB, error) {
+	scheme, rest, ok := strings.Cut(c.URL, "://")
 	if !ok {
-		return openSQLite(ctx, url)
+		return openSQLite(ctx, c.URL)
 	}
 	// The original's URLs name a driver: sqlite+aiosqlite, postgresql+asyncpg.
 	scheme, _, _ = strings.Cut(scheme, "+")
@@ -92,7 +95,7 @@ func open(ctx context.Context, url string) (*DB, error) {
 	case "sqlite", "file":
 		return openSQLite(ctx, strings.TrimPrefix(rest, "/")) // sqlite:////absolute, sqlite:///relative
 	case "postgres", "postgresql":
-		return openPostgres(ctx, "postgres://"+rest)
+		return openPostgres(ctx, "postgres://"+rest, cmp.Or(c.Conns, postgresConns))
 	}
 	return nil, fmt.Errorf("database URL starts with %q: use a file path or postgres://…", scheme)
 }
