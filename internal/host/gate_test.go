@@ -93,7 +93,7 @@ func TestGate(t *testing.T) {
 	key := signer(t)
 	synctest.Test(t, func(t *testing.T) {
 		const hosts, room, slow = 12, 2, 6 * time.Second
-		g := make(gate, room)
+		g := newGate(room, dialTimeout)
 		began := time.Now()
 		var mu sync.Mutex
 		var order []int
@@ -144,7 +144,7 @@ func (c *lateConn) Read(b []byte) (int, error) {
 func TestGateIsLeft(t *testing.T) {
 	key := signer(t)
 	synctest.Test(t, func(t *testing.T) {
-		g := make(gate, 1)
+		g := newGate(1, dialTimeout)
 		e := Endpoint{Addr: "h", Port: 22, User: "root", Keys: []ssh.Signer{key}}
 		silent := func(context.Context) (net.Conn, error) {
 			near, far := net.Pipe()
@@ -185,5 +185,20 @@ func TestGateIsLeft(t *testing.T) {
 			c.Close()
 		})
 		all.Wait()
+	})
+}
+
+// A host that does not accept a connection is given up in the time that is set for it.
+func TestConnectTimeout(t *testing.T) {
+	key := signer(t)
+	synctest.Test(t, func(t *testing.T) {
+		g, began := newGate(1, 3*time.Second), time.Now()
+		_, _, err := g.handshake(t.Context(), Endpoint{Addr: "h", Port: 22, User: "root", Keys: []ssh.Signer{key}}, func(ctx context.Context) (net.Conn, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		})
+		if refused, ok := errors.AsType[*OnboardError](err); !ok || refused.Code != CodeUnreachable || time.Since(began) != 3*time.Second {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
 	})
 }

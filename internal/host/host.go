@@ -4,6 +4,7 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Transport replaces SSH and the push of the agent; optional.
 	Transport Transport
+	// ConnectTimeout is how long a host may take to accept a connection, 0: 10 s.
+	ConnectTimeout time.Duration
 }
 
 // Pool keeps connections to hosts. It is safe for concurrent use.
@@ -99,7 +102,7 @@ var ErrNotConnected = errors.New("host: not connected")
 
 // NewPool returns an empty pool.
 func NewPool(c Config) *Pool {
-	p := &Pool{Config: c, hosts: map[string]*conn{}, pushes: make(chan struct{}, maxPushes), gate: make(gate, maxHandshakes)}
+	p := &Pool{Config: c, hosts: map[string]*conn{}, pushes: make(chan struct{}, maxPushes), gate: newGate(maxHandshakes, cmp.Or(c.ConnectTimeout, dialTimeout))}
 	p.ctx, p.cancel = context.WithCancel(context.Background())
 	return p
 }
@@ -260,7 +263,7 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 		})
 		return client, client.Close, nil
 	}
-	s, seen, err := c.pool.gate.connect(ctx, c.target.Endpoint, c.target.Jump)
+	s, seen, err := c.pool.gate.open(ctx, c.target.Endpoint, c.target.Jump)
 	if err != nil {
 		return nil, nil, err
 	}

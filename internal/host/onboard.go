@@ -51,7 +51,7 @@ func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
 	if p.Transport != nil {
 		return p.Transport.Onboard(ctx, r)
 	}
-	s, seen, err := p.gate.connect(ctx, r.Endpoint, r.Jump)
+	s, seen, err := p.gate.open(ctx, r.Endpoint, r.Jump)
 	if err != nil {
 		return Onboarded{}, err
 	}
@@ -233,7 +233,7 @@ func (p *Pool) Uninstall(ctx context.Context, r UninstallRequest) error {
 	if p.Transport != nil {
 		return p.Transport.Uninstall(ctx, r)
 	}
-	s, _, err := p.gate.connect(ctx, r.Endpoint, r.Jump)
+	s, _, err := p.gate.open(ctx, r.Endpoint, r.Jump)
 	if err != nil {
 		return err
 	}

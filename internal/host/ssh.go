@@ -53,17 +53,17 @@ func problem(code, format string, args ...any) error {
 // keys are the host keys that were seen, lines of authorized_keys; Jump is "" without one.
 type keys struct{ Host, Jump string }
 
-// connect opens an SSH connection, through a jump host if there is one, and returns the
+// open opens an SSH connection, through a jump host if there is one, and returns the
 // host keys that were seen.
-func (g gate) connect(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, keys, error) {
+func (g gate) open(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client, keys, error) {
 	if jump == nil {
-		d := net.Dialer{Timeout: dialTimeout}
+		var d net.Dialer
 		client, key, err := g.handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
 			return d.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
 		})
 		return client, keys{Host: key}, err
 	}
-	via, seen, err := g.connect(ctx, *jump, nil)
+	via, seen, err := g.open(ctx, *jump, nil)
 	if err != nil {
 		var refused *OnboardError
 		if errors.As(err, &refused) {
@@ -92,22 +92,27 @@ const maxHandshakes = 256
 
 // gate lets key exchanges begin in the order in which they come, so many at a time as it has
 // room for. Their deadlines begin behind it.
-type gate chan struct{}
+type gate struct {
+	room    chan struct{}
+	connect time.Duration // how long it may take until there is something to exchange keys on
+}
+
+func newGate(room int, connect time.Duration) gate { return gate{make(chan struct{}, room), connect} }
 
 func (g gate) enter(ctx context.Context) error {
 	select {
-	case g <- struct{}{}:
+	case g.room <- struct{}{}:
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-func (g gate) leave() { <-g }
+func (g gate) leave() { <-g.room }
 
 // handshake connects with dial, and when it is its turn exchanges keys and logs in.
 func (g gate) handshake(ctx context.Context, e Endpoint, dial func(context.Context) (net.Conn, error)) (*ssh.Client, string, error) {
-	dialing, cancel := context.WithTimeout(ctx, dialTimeout)
+	dialing, cancel := context.WithTimeout(ctx, g.connect)
 	raw, err := dial(dialing)
 	cancel()
 	if err != nil {

@@ -41,7 +41,7 @@ func (p *Pool) call(ctx context.Context, t Target) (*opened, error) {
 	case t.Endpoint.HostKey == "":
 		return nil, ErrNotConnected
 	}
-	s, _, err := p.gate.connect(ctx, t.Endpoint, t.Jump)
+	s, _, err := p.gate.open(ctx, t.Endpoint, t.Jump)
 	if err != nil {
 		return nil, err
 	}
