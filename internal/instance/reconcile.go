@@ -42,7 +42,7 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
-	snap := Snapshot{Instance: inst, Link: s.linkOf(id)}
+	snap := Snapshot{Instance: inst, Link: s.linkOf(id), MaxOffers: s.MaxOffers}
 	if inst.IntentID != "" {
 		if snap.Machine, err = s.machine(ctx, s.DB.Read(), inst); err != nil {
 			return Snapshot{}, err
@@ -183,7 +183,7 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 	o, ok := scheduler.Next(ask, offers, inst.Data.Tried)
 	d := Decision{Instance: inst}
 	if !ok {
-		d.noOffers(time.Now())
+		d.noOffers(time.Now(), Snapshot{Instance: inst, MaxOffers: s.MaxOffers}.triedAll())
 		return time.Time{}, s.commit(ctx, it, inst, &d)
 	}
 	o.Blocks, o.TotalBlocks = 1, max(1, inst.Blocks)

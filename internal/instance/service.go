@@ -61,6 +61,8 @@ type Config struct {
 	FleetName func(ctx context.Context, fleetID string) string
 	// Offers lists what a project's backends offer, cheapest first.
 	Offers func(ctx context.Context, projectID string) ([]api.InstanceOffer, error)
+	// MaxOffers bounds the offers that are tried for one instance, 0: 25.
+	MaxOffers int
 	// ProjectName names a project in the cloud's tags.
 	ProjectName func(ctx context.Context, projectID string) string
 }

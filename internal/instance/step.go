@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,10 +56,16 @@ type Snapshot struct {
 	Link     Link
 	// SpareNodes says that the fleet has more live instances than its minimum.
 	SpareNodes bool
+	// MaxOffers bounds the offers that are tried for one instance, 0: [maxOffers].
+	MaxOffers int
 }
 
-// maxTried bounds the offers that are tried for one instance (lifecycle 9.2.5).
-const maxTried = 25
+func (s Snapshot) triedAll() bool {
+	return len(s.Instance.Data.Tried) >= cmp.Or(s.MaxOffers, maxOffers)
+}
+
+// maxOffers is the published server's bound (lifecycle 9.2.5).
+const maxOffers = 25
 
 // Effect is something to do outside the database, after the decision is stored.
 type Effect int
@@ -140,12 +147,12 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 	case d.unneeded(now, s):
 	case s.Instance.IntentID == "":
 		d.Effects = append(d.Effects, Provision)
-	case s.Machine.Refused && len(s.Instance.Data.Tried) < maxTried:
+	case s.Machine.Refused && !s.triedAll():
 		d.refused(s)
 		d.Effects = append(d.Effects, Provision)
 	case s.Machine.Refused:
 		d.refused(s)
-		d.noOffers(now)
+		d.noOffers(now, s.triedAll())
 	case s.Machine.Created:
 		d.to(now, api.InstanceProvisioning)
 		d.Instance.Data.StartedAt = now
@@ -182,7 +189,7 @@ func short(s string) string {
 }
 
 // noOffers ends an instance that no backend gives (the texts of lifecycle 9.2.5).
-func (d *Decision) noOffers(now time.Time) {
+func (d *Decision) noOffers(now time.Time, limited bool) {
 	const help = "\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails"
 	fleet := fleetOf(d.Instance.Name)
 	tried, errs := len(d.Instance.Data.Tried), d.Instance.Data.Errors
@@ -191,7 +198,7 @@ func (d *Decision) noOffers(now time.Time) {
 		return
 	}
 	limit := ""
-	if tried >= maxTried {
+	if limited {
 		limit = " (attempt limit reached)"
 	}
 	more := ""

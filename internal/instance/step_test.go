@@ -70,8 +70,14 @@ func TestStep(t *testing.T) {
 		{name: "a refused machine is looked for elsewhere", s: with(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Refused: true, Message: "no capacity"} }),
 			status: api.InstancePending, effects: []Effect{Provision}},
 		{name: "not for ever", s: with(paid(api.InstancePending), func(s *Snapshot) {
-			s.Machine, s.Instance.Data.Tried = Machine{Refused: true}, make([]string, maxTried)
+			s.Machine, s.Instance.Data.Tried = Machine{Refused: true}, make([]string, maxOffers)
 		}), status: api.InstanceTerminated, reason: api.InstanceNoOffers},
+		{name: "nor longer than is set", s: with(paid(api.InstancePending), func(s *Snapshot) {
+			s.Machine, s.Instance.Data.Tried, s.MaxOffers = Machine{Refused: true}, make([]string, 2), 2
+		}), status: api.InstanceTerminated, reason: api.InstanceNoOffers},
+		{name: "but as long", s: with(paid(api.InstancePending), func(s *Snapshot) {
+			s.Machine, s.Instance.Data.Tried, s.MaxOffers = Machine{Refused: true}, make([]string, 30), 31
+		}), status: api.InstancePending, effects: []Effect{Provision}},
 		{name: "a machine for a job that is over is not made", s: with(paid(api.InstancePending), func(s *Snapshot) { s.Instance.Data.ForJob, s.Machine = "j", Machine{} }),
 			status: api.InstanceTerminating, reason: api.InstanceJobFinished, again: atOnce},
 		{name: "nor kept while it boots", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Data.ForJob, s.Link = "j", Link{} }),
