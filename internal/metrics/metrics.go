@@ -3,6 +3,7 @@
 package metrics
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -14,12 +15,10 @@ import (
 	"dstack/internal/store"
 )
 
-// How long samples are kept.
+// How long samples are kept when nothing else is configured.
 const (
-	// KeepRunning is for jobs that still send: the oldest go as new ones come.
-	KeepRunning = time.Hour
-	// KeepFinished is for the last samples of jobs that ended, and for health.
-	KeepFinished = 7 * 24 * time.Hour
+	keepRunning  = time.Hour
+	keepFinished = 7 * 24 * time.Hour
 )
 
 // expireEvery is the time between two removals of what is too old.
@@ -39,18 +38,29 @@ type Health struct {
 	agentapi.Health
 }
 
-// Store keeps samples. It is safe for concurrent use.
-type Store struct {
-	db  *store.DB
-	log *slog.Logger
+// Config is what New needs; the times are optional.
+type Config struct {
+	DB  *store.DB
+	Log *slog.Logger
+	// KeepRunning is for samples of jobs that still send: the oldest go as new ones come. 0: an hour.
+	KeepRunning time.Duration
+	// KeepFinished is for the last samples of jobs that ended, KeepHealth for the health of
+	// instances. 0: a week.
+	KeepFinished, KeepHealth time.Duration
 }
 
+// Store keeps samples. It is safe for concurrent use.
+type Store struct{ Config }
+
 // New returns a Store.
-func New(db *store.DB, log *slog.Logger) (*Store, error) {
-	if db == nil || log == nil {
-		return nil, errors.New("metrics: database and log are required")
+func New(c Config) (*Store, error) {
+	if c.DB == nil || c.Log == nil {
+		return nil, errors.New("metrics: DB and Log are required")
 	}
-	return &Store{db, log}, nil
+	c.KeepRunning = cmp.Or(c.KeepRunning, keepRunning)
+	c.KeepFinished = cmp.Or(c.KeepFinished, keepFinished)
+	c.KeepHealth = cmp.Or(c.KeepHealth, keepFinished)
+	return &Store{c}, nil
 }
 
 // Add stores points in one transaction; those that are there already are skipped.
@@ -58,7 +68,7 @@ func (s *Store) Add(ctx context.Context, points ...Point) error {
 	if len(points) == 0 {
 		return nil
 	}
-	err := s.db.Write(ctx, func(tx *store.Tx) error {
+	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, p := range points {
 			if p.GPUs == nil {
 				p.GPUs = []agentapi.GPUMetrics{}
@@ -67,7 +77,7 @@ func (s *Store) Add(ctx context.Context, points ...Point) error {
 			if err != nil {
 				return err
 			}
-			if _, err := tx.ExecContext(ctx, prunePoints, p.JobID, store.Micros(p.At.Add(-KeepRunning))); err != nil {
+			if _, err := tx.ExecContext(ctx, prunePoints, p.JobID, store.Micros(p.At.Add(-s.KeepRunning))); err != nil {
 				return err
 			}
 		}
@@ -111,10 +121,10 @@ func (s *Store) Points(ctx context.Context, q store.Querier, jobID string, r Ran
 	return all, nil
 }
 
-// Latest returns the newest point of every job that sent one within [KeepRunning].
+// Latest returns the newest point of every job that sent one within KeepRunning.
 func (s *Store) Latest(ctx context.Context, q store.Querier) (map[string]Point, error) {
 	all := map[string]Point{}
-	rows, err := q.QueryContext(ctx, latestPoints, store.Micros(time.Now().Add(-KeepRunning)))
+	rows, err := q.QueryContext(ctx, latestPoints, store.Micros(time.Now().Add(-s.KeepRunning)))
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var p Point
 		var at int64
@@ -139,7 +149,7 @@ func (s *Store) Forget(ctx context.Context, tx *store.Tx, jobID string) error {
 
 // AddHealth stores a check of an instance.
 func (s *Store) AddHealth(ctx context.Context, h Health) error {
-	err := s.db.Write(ctx, func(tx *store.Tx) error {
+	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		_, err := tx.ExecContext(ctx, insertHealth, h.InstanceID, store.Micros(h.At), h.Status, h.Message, string(h.Response))
 		return err
 	})
@@ -178,8 +188,8 @@ func (s *Store) Run(ctx context.Context) error {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
 	for {
-		if err := s.expire(ctx, time.Now().Add(-KeepFinished)); err != nil && ctx.Err() == nil {
-			s.log.Warn("old metrics not removed", "err", err)
+		if err := s.expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
+			s.Log.Warn("old metrics not removed", "err", err)
 		}
 		select {
 		case <-tick.C:
@@ -189,10 +199,10 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Store) expire(ctx context.Context, before time.Time) error {
-	return s.db.Write(ctx, func(tx *store.Tx) error {
-		for _, statement := range []string{expirePoints, expireHealth} {
-			if _, err := tx.ExecContext(ctx, statement, store.Micros(before)); err != nil {
+func (s *Store) expire(ctx context.Context, now time.Time) error {
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		for statement, keep := range map[string]time.Duration{expirePoints: s.KeepFinished, expireHealth: s.KeepHealth} {
+			if _, err := tx.ExecContext(ctx, statement, store.Micros(now.Add(-keep))); err != nil {
 				return err
 			}
 		}

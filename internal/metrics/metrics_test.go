@@ -16,7 +16,7 @@ import (
 
 func newStore(t *testing.T, db *store.DB) *metrics.Store {
 	t.Helper()
-	s, err := metrics.New(db, slog.New(slog.DiscardHandler))
+	s, err := metrics.New(metrics.Config{DB: db, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,6 +113,51 @@ func TestHealth(t *testing.T) {
 		got, err := s.HealthChecks(t.Context(), db.Read(), "i", metrics.Range{}, 10)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("HealthChecks (-want +got), %v:\n%s", err, diff)
+		}
+	})
+}
+
+// TestConfiguredExpiry has jobs and health kept for as long as an operator wants.
+func TestConfiguredExpiry(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		s, err := metrics.New(metrics.Config{DB: db, Log: slog.New(slog.DiscardHandler), KeepRunning: 10 * time.Minute, KeepFinished: 2 * time.Hour, KeepHealth: 4 * time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- s.Run(ctx) }()
+		type counts struct{ Points, Health int }
+		count := func(when string, want counts) {
+			t.Helper()
+			points, err := s.Points(ctx, db.Read(), "job", metrics.Range{}, 10_000)
+			if err != nil {
+				t.Fatal(err)
+			}
+			health, err := s.HealthChecks(ctx, db.Read(), "i", metrics.Range{}, 10_000)
+			if got := (counts{len(points), len(health)}); err != nil || got != want {
+				t.Errorf("%s: %+v, %v, want %+v", when, got, err, want)
+			}
+		}
+		if err := s.AddHealth(ctx, metrics.Health{InstanceID: "i", At: time.Now(), Health: agentapi.Health{Status: "healthy"}}); err != nil {
+			t.Fatal(err)
+		}
+		for range 30 {
+			if err := s.Add(ctx, sample(time.Now(), 1)); err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(time.Minute)
+		}
+		count("while it sends", counts{11, 1})
+		time.Sleep(90 * time.Minute)
+		count("an hour and a half later", counts{11, 1})
+		time.Sleep(time.Hour)
+		count("an hour later", counts{0, 1})
+		time.Sleep(2 * time.Hour)
+		count("two hours later", counts{0, 0})
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
 		}
 	})
 }

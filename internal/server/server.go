@@ -213,7 +213,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.hear()
 	s.lives = newLifeMetrics()
-	if s.metrics, err = metrics.New(s.db, s.Log); err != nil {
+	if s.metrics, err = metrics.New(metrics.Config{DB: s.db, Log: s.Log}); err != nil {
 		return err
 	}
 	perms := permissions(file.DefaultPermissions, cmp.Or(s.ProjectQuota, projectQuota))
