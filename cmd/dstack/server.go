@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 
 	"dstack/internal/backend/local"
 	"dstack/internal/cli/clientconfig"
@@ -19,6 +20,9 @@ func startServer(ctx context.Context, p *program.Program, f servercmd.Flags) err
 	}
 	if c.Log, err = server.NewLog(p.IO.Err, f.LogLevel, p.Env("DSTACK_SERVER_LOG_FORMAT")); err != nil {
 		return err
+	}
+	for _, w := range server.Warnings(os.Environ()) {
+		c.Log.Warn(w)
 	}
 	c.Host, c.Port, c.Token = f.Host, f.Port, f.Token
 	if addr := p.Env("DSTACK_SERVER_PROFILE"); addr != "" {

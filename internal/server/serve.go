@@ -78,7 +78,11 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 // and closes the database.
 func (s *Server) Work(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for name, loop := range map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "metrics": s.metrics.Run, "expiry": s.expire, "backends": s.followBackends, "prices": s.clouds.prices.Run, "proxy": s.proxy.Run} {
+	loops := map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "backends": s.followBackends, "prices": s.clouds.prices.Run, "proxy": s.proxy.Run}
+	if !s.Resting {
+		loops["metrics"], loops["expiry"] = s.metrics.Run, s.expire
+	}
+	for name, loop := range loops {
 		wg.Go(func() {
 			if err := loop(ctx); err != nil && ctx.Err() == nil {
 				s.Log.Error("a part of the server ended", "part", name, "err", err)

@@ -69,6 +69,21 @@ type Config struct {
 	ServiceTimeout time.Duration
 	// ForbidBareServices refuses services without a gateway.
 	ForbidBareServices bool
+	// Resting leaves all work on runs and machines to other servers on the same database.
+	Resting bool
+	// DBConns bounds the connections to PostgreSQL, 0: 20.
+	DBConns int
+	// ConnectTimeout is how long a host may take to accept a connection, 0: 10 s.
+	ConnectTimeout time.Duration
+	// MaxOffers bounds the offers that are tried for one instance, 0: 25.
+	MaxOffers int
+	// Images, Limits and Network are what runs get and may ask for; optional.
+	Images  run.Images
+	Limits  run.Limits
+	Network run.Network
+	// KeepMetrics is for samples of running jobs, KeepFinishedMetrics for those of ended ones,
+	// KeepHealth for checks of instances. 0: an hour, a week, a week.
+	KeepMetrics, KeepFinishedMetrics, KeepHealth time.Duration
 	// EventTTL is how long the audit log is kept, 0: [eventTTL].
 	EventTTL time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
@@ -178,7 +193,7 @@ func (s *Server) openStore(ctx context.Context) error {
 		url = filepath.Join(dir, "dstack.db")
 	}
 	var err error
-	s.db, err = store.Open(ctx, store.Config{URL: url, Log: s.Log})
+	s.db, err = store.Open(ctx, store.Config{URL: url, Conns: s.DBConns, Log: s.Log})
 	return err
 }
 
@@ -191,7 +206,7 @@ func (s *Server) assemble(file file) error {
 	s.box = box
 	agents := agentbin.New()
 	blobs := s.blobs()
-	if s.engine, err = engine.New(engine.Config{DB: s.db, Log: s.Log, Owner: uuid.NewString()}); err != nil {
+	if s.engine, err = engine.New(engine.Config{DB: s.db, Log: s.Log, Owner: uuid.NewString(), Resting: s.Resting}); err != nil {
 		return err
 	}
 	types := s.Backends
@@ -213,7 +228,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.hear()
 	s.lives = newLifeMetrics()
-	if s.metrics, err = metrics.New(metrics.Config{DB: s.db, Log: s.Log}); err != nil {
+	if s.metrics, err = metrics.New(metrics.Config{DB: s.db, Log: s.Log, KeepRunning: s.KeepMetrics, KeepFinished: s.KeepFinishedMetrics, KeepHealth: s.KeepHealth}); err != nil {
 		return err
 	}
 	perms := permissions(file.DefaultPermissions, cmp.Or(s.ProjectQuota, projectQuota))
@@ -228,7 +243,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.secrets = &secret.Service{DB: s.db, Box: box}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
-	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts})
+	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts, ConnectTimeout: s.ConnectTimeout})
 	s.pool.SetSink(&sink{s})
 	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
 		return s.runs.Offers(ctx, projectID)
@@ -254,6 +269,7 @@ func (s *Server) assemble(file file) error {
 		FleetName:    s.fleets.NameOf,
 		Offers:       offers,
 		ProjectName:  s.projectName,
+		MaxOffers:    s.MaxOffers,
 	})
 	if err != nil {
 		return err
@@ -266,6 +282,7 @@ func (s *Server) assemble(file file) error {
 	s.runs, err = run.New(run.Config{
 		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: s.catalog, Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
 		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, SSHProxy: s.SSHProxy, ForbidBare: s.ForbidBareServices,
+		Images: s.Images, Limits: s.Limits, Network: s.Network,
 		Gateways: s.gatewaysOf,
 		Probe:    func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
 		Serving:  func(jobID string) bool { return s.proxy.Busy(jobID) },

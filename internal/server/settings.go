@@ -17,62 +17,45 @@ import (
 // Settings reads what the environment says about a server; Host, Port, Token and Log are the
 // command line's. home is the user's home directory. All that is wrong is reported at once.
 func Settings(getenv func(string) string, home string) (Config, error) {
-	var errs []error
-	number := func(name string, def int64) int64 {
-		v := getenv(name)
-		if v == "" {
-			return def
-		}
-		n, err := strconv.ParseInt(v, 10, 64)
-		if err != nil || n < 0 {
-			errs = append(errs, fmt.Errorf("%s=%s: write a whole number, 0 or more", name, v))
-			return def
-		}
-		return n
-	}
-	duration := func(name string) time.Duration {
-		d, err := seconds(getenv(name))
-		if err != nil {
-			errs = append(errs, fmt.Errorf("%s=%s: %w", name, getenv(name), err))
-		}
-		return d
-	}
+	env := environment{get: getenv}
 	c := Config{
 		Env: getenv,
 		Dir: getenv("DSTACK_SERVER_DIR"), DBURL: getenv("DSTACK_DATABASE_URL"), PublicURL: strings.TrimRight(getenv("DSTACK_SERVER_URL"), "/"),
 		NoFile:       getenv("DSTACK_SERVER_CONFIG_DISABLED") != "",
-		CodeLimit:    number("DSTACK_SERVER_CODE_UPLOAD_LIMIT", codeLimit),
-		LogQuota:     number("DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR", 50<<20),
-		ProjectQuota: int(min(number("DSTACK_USER_PROJECT_DEFAULT_QUOTA", projectQuota), 1<<30)),
-		EventTTL:     time.Duration(min(number("DSTACK_SERVER_EVENTS_TTL_SECONDS", int64(eventTTL/time.Second)), 1<<32)) * time.Second,
-		LostAfter:    duration("DSTACK_SERVER_UNREACHABLE_GRACE"),
+		CodeLimit:    env.number("DSTACK_SERVER_CODE_UPLOAD_LIMIT", codeLimit),
+		LogQuota:     env.number("DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR", 50<<20),
+		ProjectQuota: int(min(env.number("DSTACK_USER_PROJECT_DEFAULT_QUOTA", projectQuota), 1<<30)),
+		EventTTL:     time.Duration(min(env.number("DSTACK_SERVER_EVENTS_TTL_SECONDS", int64(eventTTL/time.Second)), 1<<32)) * time.Second,
+		LostAfter:    env.duration("DSTACK_SERVER_UNREACHABLE_GRACE"),
 		Prometheus:   getenv("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: getenv("DSTACK_PROMETHEUS_AUTH_TOKEN"),
 		SSHProxyToken: getenv("DSTACK_SSHPROXY_API_TOKEN"), TemplatesRepo: getenv("DSTACK_SERVER_TEMPLATES_REPO"),
 	}
-	c.ServiceTimeout = duration("DSTACK_SERVICE_CLIENT_TIMEOUT")
+	c.ServiceTimeout = env.duration("DSTACK_SERVICE_CLIENT_TIMEOUT")
 	c.ForbidBareServices = getenv("DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY") != ""
+	env.published(&c)
 	var wrong []error
 	c.Storage, wrong = storage(getenv)
-	errs = append(errs, wrong...)
+	env.wrong = append(env.wrong, wrong...)
 	if c.Dir == "" {
 		c.Dir = filepath.Join(home, ".dstack", "server")
 	}
 	if address := getenv("DSTACK_SERVER_SSHPROXY_ADDRESS"); address != "" && c.SSHProxyToken != "" { // both or none
 		proxy, err := sshProxyAddress(address)
 		if err != nil {
-			errs = append(errs, fmt.Errorf("DSTACK_SERVER_SSHPROXY_ADDRESS=%s: %w", address, err))
+			env.wrong = append(env.wrong, fmt.Errorf("DSTACK_SERVER_SSHPROXY_ADDRESS=%s: %w", address, err))
 		}
 		c.SSHProxy = proxy
+		c.SSHProxy.Enforced = getenv("DSTACK_SERVER_SSHPROXY_ENFORCED") != ""
 	}
 	if c.CodeLimit == 0 { // off
 		c.CodeLimit = -1
 	}
 	if c.PublicURL != "" {
 		if u, err := url.Parse(c.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			errs = append(errs, fmt.Errorf("DSTACK_SERVER_URL=%s: write http://host:port or https://host", c.PublicURL))
+			env.wrong = append(env.wrong, fmt.Errorf("DSTACK_SERVER_URL=%s: write http://host:port or https://host", c.PublicURL))
 		}
 	}
-	return c, errors.Join(errs...)
+	return c, errors.Join(env.wrong...)
 }
 
 // sshProxyAddress reads HOSTNAME[:PORT].

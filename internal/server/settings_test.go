@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/run"
 )
 
@@ -35,17 +36,44 @@ func TestSettings(t *testing.T) {
 			}, ""},
 		"services": {map[string]string{"DSTACK_SERVICE_CLIENT_TIMEOUT": "5m", "DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY": "1"},
 			func(c *Config) { c.ServiceTimeout, c.ForbidBareServices = 5*time.Minute, true }, ""},
-		"half an SSH proxy": {map[string]string{"DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com"}, func(*Config) {}, ""},
+		"an SSH proxy without a way around it": {map[string]string{"DSTACK_SSHPROXY_API_TOKEN": "s", "DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com", "DSTACK_SERVER_SSHPROXY_ENFORCED": "1"},
+			func(c *Config) {
+				c.SSHProxyToken, c.SSHProxy = "s", run.SSHProxy{Host: "ssh.example.com", Enforced: true}
+			}, ""},
+		"no SSH proxy to enforce": {map[string]string{"DSTACK_SERVER_SSHPROXY_ENFORCED": "1"}, func(*Config) {}, ""},
+		"images": {map[string]string{"DSTACK_DOCKER_BASE_IMAGE": "b", "DSTACK_DOCKER_BASE_IMAGE_VERSION": "1", "DSTACK_DOCKER_BASE_IMAGE_UBUNTU_VERSION": "26.04", "DSTACK_DIND_IMAGE": "d",
+			"DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY": "r.example.com", "DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY_USERNAME": "u", "DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY_PASSWORD": "p"},
+			func(c *Config) {
+				c.Images = run.Images{Base: "b", Version: "1", Ubuntu: "26.04", DinD: "d", Registry: "r.example.com", Login: &agentapi.RegistryAuth{Username: "u", Password: "p"}}
+			}, ""},
+		"half a login": {map[string]string{"DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY_USERNAME": "u"}, func(*Config) {}, ""},
+		"metrics": {map[string]string{"DSTACK_SERVER_METRICS_RUNNING_TTL_SECONDS": "7200", "DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS": "60", "DSTACK_SERVER_INSTANCE_HEALTH_TTL_SECONDS": "30"},
+			func(c *Config) {
+				c.KeepMetrics, c.KeepFinishedMetrics, c.KeepHealth, c.Limits.Window = 2*time.Hour, time.Minute, 30*time.Second, 7200
+			}, ""},
+		"bounds": {map[string]string{"DSTACK_SERVER_MAX_PROBES_PER_JOB": "3", "DSTACK_SERVER_MAX_PROBE_TIMEOUT": "20", "DSTACK_SERVER_MAX_OFFERS_TRIED": "4", "DSTACK_SERVER_SSH_CONNECT_TIMEOUT": "5"},
+			func(c *Config) {
+				c.Limits, c.MaxOffers, c.ConnectTimeout = run.Limits{Probes: 3, ProbeTimeout: 20}, 4, 5*time.Second
+			}, ""},
+		"no offers":               {map[string]string{"DSTACK_SERVER_MAX_OFFERS_TRIED": "0"}, nil, "DSTACK_SERVER_MAX_OFFERS_TRIED=0: write a whole number, 1 or more"},
+		"connections":             {map[string]string{"DSTACK_DB_POOL_SIZE": "3", "DSTACK_DB_MAX_OVERFLOW": "4"}, func(c *Config) { c.DBConns = 7 }, ""},
+		"half of the connections": {map[string]string{"DSTACK_DB_MAX_OVERFLOW": "0"}, func(c *Config) { c.DBConns = 20 }, ""},
+		"no work":                 {map[string]string{"DSTACK_SERVER_BACKGROUND_PROCESSING_DISABLED": "0"}, func(c *Config) { c.Resting = true }, ""},
+		"networks":                {map[string]string{"DSTACK_SERVER_JOB_NETWORK_MODE": "3"}, func(c *Config) { c.Network = run.HostNone }, ""},
+		"no such network": {map[string]string{"DSTACK_SERVER_JOB_NETWORK_MODE": "4"}, nil,
+			"DSTACK_SERVER_JOB_NETWORK_MODE=4: write 1 (jobs of several nodes use the host's network), 2 (so do all that have a host to themselves) or 3 (none does)"},
+		"no number of a network": {map[string]string{"DSTACK_SERVER_JOB_NETWORK_MODE": "host"}, nil, "Invalid int value: DSTACK_SERVER_JOB_NETWORK_MODE=host. Write a whole number, 1 or more"},
+		"half an SSH proxy":      {map[string]string{"DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com"}, func(*Config) {}, ""},
 		"no port": {map[string]string{"DSTACK_SSHPROXY_API_TOKEN": "s", "DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com:x"}, nil,
 			"DSTACK_SERVER_SSHPROXY_ADDRESS=ssh.example.com:x: write HOSTNAME or HOSTNAME:PORT"},
 		"no limit":     {map[string]string{"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "0"}, func(c *Config) { c.CodeLimit = -1 }, ""},
-		"no number":    {map[string]string{"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "2MB"}, nil, "DSTACK_SERVER_CODE_UPLOAD_LIMIT=2MB: write a whole number, 0 or more"},
+		"no number":    {map[string]string{"DSTACK_SERVER_CODE_UPLOAD_LIMIT": "2MB"}, nil, "Invalid int value: DSTACK_SERVER_CODE_UPLOAD_LIMIT=2MB. Write a whole number, 0 or more"},
 		"negative":     {map[string]string{"DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR": "-1"}, nil, "DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR=-1: write a whole number, 0 or more"},
 		"no URL":       {map[string]string{"DSTACK_SERVER_URL": "d.example.com"}, nil, "DSTACK_SERVER_URL=d.example.com: write http://host:port or https://host"},
 		"bare seconds": {map[string]string{"DSTACK_SERVER_UNREACHABLE_GRACE": "90"}, func(c *Config) { c.LostAfter = 90 * time.Second }, ""},
 		"no duration":  {map[string]string{"DSTACK_SERVER_UNREACHABLE_GRACE": "soon"}, nil, "DSTACK_SERVER_UNREACHABLE_GRACE=soon: write seconds, or a number with a unit such as 10m"},
 		"two at once": {map[string]string{"DSTACK_SERVER_URL": "x", "DSTACK_SERVER_EVENTS_TTL_SECONDS": "y"}, nil,
-			"DSTACK_SERVER_EVENTS_TTL_SECONDS=y: write a whole number, 0 or more\nDSTACK_SERVER_URL=x: write http://host:port or https://host"},
+			"Invalid int value: DSTACK_SERVER_EVENTS_TTL_SECONDS=y. Write a whole number, 0 or more\nDSTACK_SERVER_URL=x: write http://host:port or https://host"},
 	} {
 		got, err := Settings(func(k string) string { return c.env[k] }, "/home/me")
 		if c.err != "" {
