@@ -116,6 +116,9 @@ func rewrite(data []byte, f func(map[string]any)) ([]byte, error) {
 }
 
 func downgradeService(v release, m map[string]any) {
+	if r, has := m["replicas"]; has && r == nil && v.before(0, 20, 0) { // the published server has the default too late for them
+		m["replicas"] = map[string]any{"min": 1, "max": 1}
+	}
 	if p, has := m["probes"]; has && p == nil && v.before(0, 20, 8) {
 		m["probes"] = []any{}
 	}

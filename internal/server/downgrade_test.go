@@ -53,13 +53,14 @@ func TestDowngrade(t *testing.T) {
 }
 
 func TestDowngradeService(t *testing.T) {
-	const now = `{"id": 12345678901234567890, "run_spec": {"configuration": {"type": "service", "probes": null, "https": null, "gateway": {"name": "g", "project": "p"}}, "profile": {"fleets": [{"name": "f", "project": null}]}}}`
+	const now = `{"id": 12345678901234567890, "run_spec": {"configuration": {"type": "service", "probes": null, "https": null, "replicas": null, "gateway": {"name": "g", "project": "p"}}, "profile": {"fleets": [{"name": "f", "project": null}]}}}`
 	for v, want := range map[release]string{
-		{0, 20, 7}:  `{"probes":[],"https":true,"gateway":"p/g","fleets":["f"]}`,
-		{0, 20, 8}:  `{"probes":null,"https":true,"gateway":"p/g","fleets":["f"]}`,
-		{0, 20, 12}: `{"probes":null,"https":null,"gateway":"p/g","fleets":["f"]}`,
-		{0, 20, 14}: `{"probes":null,"https":null,"gateway":"p/g","fleets":[{"name":"f","project":null}]}`,
-		{0, 20, 20}: `{"probes":null,"https":null,"gateway":{"name":"g","project":"p"},"fleets":[{"name":"f","project":null}]}`,
+		{0, 19, 40}: `{"probes":[],"https":true,"replicas":{"min":1,"max":1},"gateway":"p/g","fleets":["f"]}`,
+		{0, 20, 7}:  `{"probes":[],"https":true,"replicas":null,"gateway":"p/g","fleets":["f"]}`,
+		{0, 20, 8}:  `{"probes":null,"https":true,"replicas":null,"gateway":"p/g","fleets":["f"]}`,
+		{0, 20, 12}: `{"probes":null,"https":null,"replicas":null,"gateway":"p/g","fleets":["f"]}`,
+		{0, 20, 14}: `{"probes":null,"https":null,"replicas":null,"gateway":"p/g","fleets":[{"name":"f","project":null}]}`,
+		{0, 20, 20}: `{"probes":null,"https":null,"replicas":null,"gateway":{"name":"g","project":"p"},"fleets":[{"name":"f","project":null}]}`,
 	} {
 		t.Run(fmt.Sprint(v), func(t *testing.T) {
 			data, err := downgrade(v, []byte(now))
@@ -79,7 +80,7 @@ func TestDowngradeService(t *testing.T) {
 				t.Errorf("a number became %s", got.ID)
 			}
 			c := got.RunSpec.Configuration
-			have := marshal(map[string]any{"probes": c["probes"], "https": c["https"], "gateway": c["gateway"], "fleets": got.RunSpec.Profile["fleets"]})
+			have := marshal(map[string]any{"probes": c["probes"], "https": c["https"], "replicas": c["replicas"], "gateway": c["gateway"], "fleets": got.RunSpec.Profile["fleets"]})
 			var a, b any
 			_, _ = json.Unmarshal(have, &a), json.Unmarshal([]byte(want), &b) // both are written here
 			if diff := cmp.Diff(b, a); diff != "" {
