@@ -24,7 +24,7 @@ func (r *runner) setupFiles(dir string) error {
 }
 
 func (r *runner) setupFile(f agentapi.FileArchive, dir string) error {
-	target, err := r.acct.expand(f.Path, dir)
+	target, err := r.place(f.Path, dir)
 	if err != nil {
 		return err
 	}

@@ -26,7 +26,7 @@ func (r *runner) setupRepo(ctx context.Context, dir string) error {
 	if repo == nil || repo.Type != "remote" && repo.Blob == "" {
 		return nil
 	}
-	target, err := r.acct.expand(repo.Dir, dir)
+	target, err := r.place(repo.Dir, dir)
 	if err != nil {
 		return err
 	}

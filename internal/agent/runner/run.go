@@ -91,17 +91,32 @@ func failed(reason, format string, args ...any) ending {
 	return ending{reason: reason, message: fmt.Sprintf(format, args...)}
 }
 
+// workflow is where code goes when nothing else is said: a folder of the container's own.
+const workflow = "/workflow"
+
+// place is where a path of the specification lies, relative ones below base. A plain process has
+// no container, and its working directory stands for /workflow.
+func (r *runner) place(path, base string) (string, error) {
+	if rest, ok := strings.CutPrefix(filepath.Clean(path)+"/", workflow+"/"); ok && !r.Container {
+		return filepath.Join(r.ownDir(), rest), nil
+	}
+	return r.acct.expand(path, base)
+}
+
+// ownDir is the working directory of a plain process, if nothing else is said.
+func (r *runner) ownDir() string { return filepath.Join(r.Dir, "work") }
+
 func (r *runner) workingDir() (string, error) {
 	base, err := os.Getwd()
 	if err != nil {
 		base = "/"
 	}
 	if !r.Container {
-		base = filepath.Join(r.Dir, "work")
+		base = r.ownDir()
 	}
 	dir := base
 	if r.spec.WorkingDir != "" {
-		if dir, err = r.acct.expand(r.spec.WorkingDir, base); err != nil {
+		if dir, err = r.place(r.spec.WorkingDir, base); err != nil {
 			return "", err
 		}
 	}
@@ -118,7 +133,7 @@ func (r *runner) environment(dir string) map[string]string {
 	c := r.spec.Cluster
 	repoDir := dir
 	if r.spec.Repo != nil {
-		if p, err := r.acct.expand(r.spec.Repo.Dir, dir); err == nil {
+		if p, err := r.place(r.spec.Repo.Dir, dir); err == nil {
 			repoDir = p
 		}
 	}
