@@ -203,19 +203,3 @@ type SetSecretRequest struct {
 type DeleteSecretsRequest struct {
 	SecretsNames []string `json:"secrets_names" cfg:"req"`
 }
-
-// DeleteBackendsRequest deletes backends by type.
-type DeleteBackendsRequest struct {
-	BackendsNames []string `json:"backends_names" cfg:"req"`
-}
-
-// BackendYAMLRequest is a backend's configuration as YAML.
-type BackendYAMLRequest struct {
-	ConfigYAML string `json:"config_yaml" cfg:"req"`
-}
-
-// BackendYAML is a backend's configuration as YAML with its name.
-type BackendYAML struct {
-	Name       string `json:"name"`
-	ConfigYAML string `json:"config_yaml"`
-}

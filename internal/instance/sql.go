@@ -266,23 +266,6 @@ func params(from, n int) string {
 	return b.String()
 }
 
-// Cost is what an instance has cost so far, from its interval; now closes an open one.
-func Cost(ctx context.Context, q store.Querier, id string, now time.Time) (float64, error) {
-	var price float64
-	var start, end int64
-	err := q.QueryRowContext(ctx, `SELECT price, started_at, ended_at FROM instance_interval WHERE instance_id = $1`, id).Scan(&price, &start, &end)
-	if err == sql.ErrNoRows {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read the interval of instance %s: %w", id, err)
-	}
-	if end == 0 {
-		end = store.Micros(now)
-	}
-	return price * store.Time(end).Sub(store.Time(start)).Hours(), nil
-}
-
 // Filter chooses instances of a list.
 type Filter struct {
 	Projects []string

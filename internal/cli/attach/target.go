@@ -12,11 +12,8 @@ import (
 	"dstack/internal/cli/sshuser"
 )
 
-// RunnerPort and SSHPort are the system's ports in a job, if nothing else is said.
-const (
-	RunnerPort = 10999
-	SSHPort    = 10022
-)
+// SSHPort is where the SSH server of a job answers, if nothing else is said.
+const SSHPort = 10022
 
 // hostSuffix and jumpSuffix make the names of the hops before the job.
 const (

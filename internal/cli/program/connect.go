@@ -54,11 +54,3 @@ func (c *Conn) SplitName(ref string) (project, name string) {
 	}
 	return c.Project, ref
 }
-
-// Qualified is the name of an object as seen from the current project.
-func (c *Conn) Qualified(project, name string) string {
-	if project == c.Project {
-		return name
-	}
-	return project + "/" + name
-}
