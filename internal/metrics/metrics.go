@@ -44,9 +44,8 @@ type Config struct {
 	Log *slog.Logger
 	// KeepRunning is for samples of jobs that still send: the oldest go as new ones come. 0: an hour.
 	KeepRunning time.Duration
-	// KeepFinished is for the last samples of jobs that ended, KeepHealth for the health of
-	// instances. 0: a week.
-	KeepFinished, KeepHealth time.Duration
+	// KeepFinished is for the last samples of jobs that ended, and for health. 0: a week.
+	KeepFinished time.Duration
 }
 
 // Store keeps samples. It is safe for concurrent use.
@@ -59,7 +58,6 @@ func New(c Config) (*Store, error) {
 	}
 	c.KeepRunning = cmp.Or(c.KeepRunning, keepRunning)
 	c.KeepFinished = cmp.Or(c.KeepFinished, keepFinished)
-	c.KeepHealth = cmp.Or(c.KeepHealth, keepFinished)
 	return &Store{c}, nil
 }
 
@@ -188,7 +186,7 @@ func (s *Store) Run(ctx context.Context) error {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
 	for {
-		if err := s.expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
+		if err := s.expire(ctx, time.Now().Add(-s.KeepFinished)); err != nil && ctx.Err() == nil {
 			s.Log.Warn("old metrics not removed", "err", err)
 		}
 		select {
@@ -199,10 +197,10 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Store) expire(ctx context.Context, now time.Time) error {
+func (s *Store) expire(ctx context.Context, before time.Time) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		for statement, keep := range map[string]time.Duration{expirePoints: s.KeepFinished, expireHealth: s.KeepHealth} {
-			if _, err := tx.ExecContext(ctx, statement, store.Micros(now.Add(-keep))); err != nil {
+		for _, statement := range []string{expirePoints, expireHealth} {
+			if _, err := tx.ExecContext(ctx, statement, store.Micros(before)); err != nil {
 				return err
 			}
 		}

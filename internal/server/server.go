@@ -81,9 +81,9 @@ type Config struct {
 	Images  run.Images
 	Limits  run.Limits
 	Network run.Network
-	// KeepMetrics is for samples of running jobs, KeepFinishedMetrics for those of ended ones,
-	// KeepHealth for checks of instances. 0: an hour, a week, a week.
-	KeepMetrics, KeepFinishedMetrics, KeepHealth time.Duration
+	// KeepMetrics is for samples of running jobs, KeepFinishedMetrics for those of ended ones. 0: an
+	// hour, a week.
+	KeepMetrics, KeepFinishedMetrics time.Duration
 	// EventTTL is how long the audit log is kept, 0: [eventTTL].
 	EventTTL time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
@@ -228,7 +228,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.hear()
 	s.lives = newLifeMetrics()
-	if s.metrics, err = metrics.New(metrics.Config{DB: s.db, Log: s.Log, KeepRunning: s.KeepMetrics, KeepFinished: s.KeepFinishedMetrics, KeepHealth: s.KeepHealth}); err != nil {
+	if s.metrics, err = metrics.New(metrics.Config{DB: s.db, Log: s.Log, KeepRunning: s.KeepMetrics, KeepFinished: s.KeepFinishedMetrics}); err != nil {
 		return err
 	}
 	perms := permissions(file.DefaultPermissions, cmp.Or(s.ProjectQuota, projectQuota))

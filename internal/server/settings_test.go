@@ -47,9 +47,9 @@ func TestSettings(t *testing.T) {
 				c.Images = run.Images{Base: "b", Version: "1", Ubuntu: "26.04", DinD: "d", Registry: "r.example.com", Login: &agentapi.RegistryAuth{Username: "u", Password: "p"}}
 			}, ""},
 		"half a login": {map[string]string{"DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY_USERNAME": "u"}, func(*Config) {}, ""},
-		"metrics": {map[string]string{"DSTACK_SERVER_METRICS_RUNNING_TTL_SECONDS": "7200", "DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS": "60", "DSTACK_SERVER_INSTANCE_HEALTH_TTL_SECONDS": "30"},
+		"metrics": {map[string]string{"DSTACK_SERVER_METRICS_RUNNING_TTL_SECONDS": "7200", "DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS": "60"},
 			func(c *Config) {
-				c.KeepMetrics, c.KeepFinishedMetrics, c.KeepHealth, c.Limits.Window = 2*time.Hour, time.Minute, 30*time.Second, 7200
+				c.KeepMetrics, c.KeepFinishedMetrics, c.Limits.Window = 2*time.Hour, time.Minute, 7200
 			}, ""},
 		"bounds": {map[string]string{"DSTACK_SERVER_MAX_PROBES_PER_JOB": "3", "DSTACK_SERVER_MAX_PROBE_TIMEOUT": "20", "DSTACK_SERVER_MAX_OFFERS_TRIED": "4", "DSTACK_SERVER_SSH_CONNECT_TIMEOUT": "5"},
 			func(c *Config) {
