@@ -13,6 +13,8 @@
 //	POST   /v1/tasks/{id}/terminate       Terminate → Task
 //	DELETE /v1/tasks/{id}                 forget a terminated task and its files
 //	GET    /v1/tasks/{id}/logs?source=job&offset=0   raw bytes from offset (recovery)
+//	POST   /v1/tasks/{id}/accept          held until the task calls the server, then 101 and
+//	                                      that connection ([Client.Accept])
 //	HEAD   /v1/blobs/{sha256}             200 when the agent holds it
 //	PUT    /v1/blobs/{sha256}             content; the hash is checked
 //	GET    /v1/events?after=<seq>         NDJSON of Event, held open; idle streams carry a

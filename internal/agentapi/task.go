@@ -87,6 +87,9 @@ type JobSpec struct {
 	// its connections do not count as activity.
 	AuthorizedKeys []string `json:"authorized_keys"`
 	ServerKey      string   `json:"server_key"`
+
+	// ServerAccess gives the job the server's API at [ServerSocket], before its command starts.
+	ServerAccess bool `json:"server_access,omitempty"`
 }
 
 // User names the job's user; UID or Username is set.
@@ -181,8 +184,10 @@ type Task struct {
 	RunnerLog int64 `json:"runner_log"`
 	// IdleSeconds is how long no user was connected over SSH (dev environments).
 	IdleSeconds int64 `json:"idle_seconds"`
-	CreatedAt   int64 `json:"created_at"`  // Unix microseconds
-	FinishedAt  int64 `json:"finished_at"` // Unix microseconds, 0 while it lives
+	// ServerAccess says that the agent lets the server [Client.Accept] the task's calls.
+	ServerAccess bool  `json:"server_access,omitempty"`
+	CreatedAt    int64 `json:"created_at"`  // Unix microseconds
+	FinishedAt   int64 `json:"finished_at"` // Unix microseconds, 0 while it lives
 }
 
 // PullProgress sums up the layers of an image pull, in bytes.

@@ -55,6 +55,12 @@ func (r *runner) setup(ctx context.Context) setup {
 		s.failed = &end
 		return s
 	}
+	if r.spec.ServerAccess {
+		if err := r.openAccess(ctx); err != nil {
+			r.Log.Error("give the job access to the server", "err", err)
+			return fail(agentapi.TerminatedByServer, noAccess)
+		}
+	}
 	passwd, _ := os.ReadFile("/etc/passwd") // an image may have none
 	group, _ := os.ReadFile("/etc/group")
 	var err error
@@ -156,6 +162,9 @@ func (r *runner) environment(dir string) map[string]string {
 	}
 	for k, v := range r.spec.Env {
 		env[k] = v
+	}
+	if r.spec.ServerAccess && env["DSTACK_SERVER_URL"] == agentapi.ServerURL {
+		env["DSTACK_SERVER_URL"] = r.serverURL()
 	}
 	for k := range env {
 		if strings.HasPrefix(k, "BASH_FUNC_") {

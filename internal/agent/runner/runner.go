@@ -49,6 +49,7 @@ type runner struct {
 	output *output
 	stop   chan stopRequest
 	ssh    *sshd.Server
+	access *access // of the job to the server
 }
 
 type stopRequest struct {
@@ -67,7 +68,7 @@ func Main(ctx context.Context, c Config) int {
 	}
 	defer own.Close()
 	c.Log = slog.New(slog.NewTextHandler(own, nil))
-	r := &runner{Config: c, changed: make(chan struct{}), stop: make(chan stopRequest, 1), state: State{Phase: Setup}}
+	r := &runner{Config: c, changed: make(chan struct{}), stop: make(chan stopRequest, 1), access: newAccess(), state: State{Phase: Setup}}
 	if err := r.load(); err != nil {
 		c.Log.Error("start", "err", err)
 		return 1
@@ -288,6 +289,7 @@ func (r *runner) controlHandler() http.Handler {
 		default: // one is under way
 		}
 	})
+	mux.HandleFunc("POST /accept", r.access.accept)
 	mux.HandleFunc("GET /state", func(w http.ResponseWriter, req *http.Request) {
 		after, _ := strconv.ParseInt(req.URL.Query().Get("after"), 10, 64)
 		deadline := time.After(30 * time.Second)

@@ -32,6 +32,12 @@ type job struct {
 func start(t *testing.T, spec agentapi.JobSpec) *job {
 	t.Helper()
 	dir := t.TempDir()
+	writeSpec(t, dir, spec)
+	return startIn(t, dir)
+}
+
+func writeSpec(t *testing.T, dir string, spec agentapi.JobSpec) {
+	t.Helper()
 	data, err := json.Marshal(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -39,7 +45,6 @@ func start(t *testing.T, spec agentapi.JobSpec) *job {
 	if err := os.WriteFile(filepath.Join(dir, SpecFile), data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return startIn(t, dir)
 }
 
 func startIn(t *testing.T, dir string) *job {

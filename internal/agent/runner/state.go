@@ -9,7 +9,8 @@
 //	raw.log        the output as it was printed, for clients that attach
 //	runner.log     the runner's own lines
 //	metrics.json   the latest sample
-//	control.sock   POST /stop, GET /state?after=N
+//	control.sock   POST /stop, GET /state?after=N, POST /accept
+//	server.sock    the server's API, for a plain process that may call it
 //
 // Uploaded code and archives lie in another directory, which containers cannot change:
 // several tasks share them. Whoever is root in a container may do anything to the task
@@ -63,6 +64,7 @@ const (
 	OwnLogFile  = "runner.log"
 	MetricsFile = "metrics.json"
 	ControlFile = "control.sock"
+	ServerFile  = "server.sock"
 )
 
 // ReadState reads the state of a task directory; os.ErrNotExist before the first.

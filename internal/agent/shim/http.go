@@ -23,6 +23,7 @@ func (s *Shim) handler() http.Handler {
 	mux.HandleFunc("GET /v1/tasks", s.getTasks)
 	mux.HandleFunc("PUT /v1/tasks/{id}", s.putTask)
 	mux.HandleFunc("POST /v1/tasks/{id}/terminate", s.terminateTask)
+	mux.HandleFunc("POST /v1/tasks/{id}/accept", s.acceptCall)
 	mux.HandleFunc("DELETE /v1/tasks/{id}", s.deleteTask)
 	mux.HandleFunc("GET /v1/tasks/{id}/logs", s.getLogs)
 	mux.HandleFunc("HEAD /v1/blobs/{sum}", s.headBlob)

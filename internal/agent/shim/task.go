@@ -43,7 +43,7 @@ type stored struct {
 
 func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
 	return &task{shim: s, spec: spec, ended: make(chan struct{}), state: agentapi.Task{
-		ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro(),
+		ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro(), ServerAccess: spec.Job.ServerAccess,
 	}}
 }
 
@@ -416,18 +416,7 @@ func (t *task) tell(ctx context.Context, req agentapi.Terminate) error {
 	if err != nil {
 		return err
 	}
-	c := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		path := filepath.Join(t.jobDir(), runner.ControlFile)
-		if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
-			return nil, errors.New("the runner's socket is not there")
-		}
-		short, done, err := runner.ShortPath(path)
-		if err != nil {
-			return nil, err
-		}
-		defer done()
-		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", short)
-	}}}
+	c := &http.Client{Transport: t.toRunner()}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://runner/stop", bytes.NewReader(body))
@@ -443,4 +432,20 @@ func (t *task) tell(ctx context.Context, req agentapi.Terminate) error {
 		return fmt.Errorf("tell the runner: %s", resp.Status)
 	}
 	return nil
+}
+
+// toRunner carries requests to the runner's control socket.
+func (t *task) toRunner() http.RoundTripper {
+	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		path := filepath.Join(t.jobDir(), runner.ControlFile)
+		if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
+			return nil, errors.New("the runner's socket is not there")
+		}
+		short, done, err := runner.ShortPath(path)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		return (&net.Dialer{Timeout: 2 * time.Second}).DialContext(ctx, "unix", short)
+	}}
 }
