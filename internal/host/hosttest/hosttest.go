@@ -3,6 +3,7 @@
 package hosttest
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/json"
@@ -214,10 +215,11 @@ type Agent struct {
 	acked   int64
 	streams int
 	events  chan agentapi.Event
+	calls   chan net.Conn
 }
 
 func newAgent() *Agent {
-	return &Agent{info: agentapi.HostInfo{Protocol: agentapi.Version, Arch: "x86", Hash: "old"}, events: make(chan agentapi.Event, 1000)}
+	return &Agent{info: agentapi.HostInfo{Protocol: agentapi.Version, Arch: "x86", Hash: "old"}, events: make(chan agentapi.Event, 1000), calls: make(chan net.Conn)}
 }
 
 // Set changes what the agent says about its host.
@@ -229,6 +231,42 @@ func (a *Agent) Set(change func(*agentapi.HostInfo)) {
 
 // Emit puts an event into the stream.
 func (a *Agent) Emit(e agentapi.Event) { a.events <- e }
+
+// Call connects to the server as the job "job" does, nil when nobody waits until ctx ends.
+func (a *Agent) Call(ctx context.Context) net.Conn {
+	near, far := net.Pipe()
+	select {
+	case a.calls <- far:
+		return near
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// accept waits for a call.
+func (a *Agent) accept(w http.ResponseWriter, r *http.Request) {
+	if r.PathValue("id") != "job" {
+		w.WriteHeader(http.StatusConflict)
+		_ = json.NewEncoder(w).Encode(agentapi.Error{Code: agentapi.CodeConflict, Message: "the task has ended"})
+		return
+	}
+	select {
+	case call := <-a.calls:
+		server, buffered, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			a.calls <- call
+			return
+		}
+		fmt.Fprintf(server, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\n\r\n", agentapi.Joined)
+		go func() {
+			_, _ = io.Copy(call, buffered)
+			call.Close()
+		}()
+		_, _ = io.Copy(server, call)
+		server.Close()
+	case <-r.Context().Done():
+	}
+}
 
 // Acked is the last acknowledgement.
 func (a *Agent) Acked() int64 {
@@ -261,6 +299,7 @@ func (a *Agent) handler() http.Handler {
 		answer(w, a.info)
 	})
 	mux.HandleFunc("GET /v1/tasks", func(w http.ResponseWriter, _ *http.Request) { answer(w, []agentapi.Task{}) })
+	mux.HandleFunc("POST /v1/tasks/{id}/accept", a.accept)
 	mux.HandleFunc("POST /v1/events/ack", func(w http.ResponseWriter, r *http.Request) {
 		var ack agentapi.Ack
 		_ = json.NewDecoder(r.Body).Decode(&ack)
