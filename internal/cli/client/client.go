@@ -14,6 +14,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -65,9 +67,25 @@ func newUnix(address, token, version string) (*Client, error) {
 		return nil, err
 	}
 	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return new(net.Dialer).DialContext(ctx, "unix", socket)
+		return dialSocket(ctx, socket)
 	}}
 	return c, nil
+}
+
+// maxSocketPath is how long the path of a socket may be for the kernel, in bytes.
+const maxSocketPath = 107
+
+// dialSocket connects to a socket, that of a job in a deep folder included.
+func dialSocket(ctx context.Context, path string) (net.Conn, error) {
+	if len(path) > maxSocketPath {
+		dir, err := os.Open(filepath.Dir(path))
+		if err != nil {
+			return nil, err
+		}
+		defer dir.Close()
+		path = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(path))
+	}
+	return new(net.Dialer).DialContext(ctx, "unix", path)
 }
 
 // stay does not follow redirects: they would turn a POST into a GET.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -122,12 +123,18 @@ func TestUnixSocket(t *testing.T) {
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "[]") })}
 	go func() { _ = srv.Serve(l) }()
 	t.Cleanup(func() { _ = srv.Close() })
-	c, err := New("http+unix://"+url.PathEscape(path), "t", "")
-	if err != nil {
+	long := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
+	if err := os.Symlink(filepath.Dir(path), long); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.ListSecrets(t.Context(), "main"); err != nil {
-		t.Error(err)
+	for _, path := range []string{path, filepath.Join(long, "s")} {
+		c, err := New("http+unix://"+url.PathEscape(path), "t", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.ListSecrets(t.Context(), "main"); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
