@@ -339,6 +339,9 @@ func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Cli
 		}
 		return time.Time{}, err
 	}
+	if spec.Job.ServerAccess && !t.ServerAccess { // an older agent, which could not be replaced
+		return time.Time{}, s.failJob(ctx, it, j, api.JobTerminatedByServer, noAccess)
+	}
 	d := JobDecision{Job: j}
 	d.to(api.JobPulling)
 	if t.State == agentapi.Terminated { // see Observe

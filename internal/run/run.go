@@ -168,6 +168,8 @@ type Config struct {
 	SSHProxy SSHProxy
 	// ForbidBare refuses services without a gateway.
 	ForbidBare bool
+	// ForbidAccess refuses runs that want to call the server.
+	ForbidAccess bool
 	// Gateways lists the gateways that a project may use.
 	Gateways func(ctx context.Context, sc project.Scope) ([]api.Gateway, error)
 	// Probe asks a replica of a service whether it is well; nil is yes.

@@ -141,6 +141,9 @@ func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec
 	if err := s.Limits.normalise(spec, sc.User.PublicKey); err != nil {
 		return err
 	}
+	if err := checkServerAccess(*spec, s.ForbidAccess); err != nil {
+		return err
+	}
 	if sv := spec.Configuration.Service; sv != nil {
 		if err := s.publishable(ctx, sc, sv); err != nil {
 			return err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
 )
@@ -86,6 +87,9 @@ func (im Images) jobSpec(spec api.RunSpec, name string, num, total int) (api.Job
 		Requirements: requirements(c, p, total > 1), Retry: retry(p.Retry), Volumes: c.Volumes, WorkingDir: c.WorkingDir,
 		RepoData: spec.RepoData, RepoCodeHash: spec.RepoCodeHash, RepoDir: workflowDir, FileArchives: spec.FileArchives,
 		Probes: []api.ProbeSpec{}, NodeGroupName: "0",
+	}
+	if _, own := j.Env["DSTACK_SERVER_URL"]; serverAccess(spec) && !own {
+		j.Env["DSTACK_SERVER_URL"] = agentapi.ServerURL
 	}
 	if j.SingleBranch == nil {
 		single := spec.Configuration.DevEnvironment == nil

@@ -73,6 +73,9 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 	if r.Data.Published && j.Replica == 0 && j.Num == 0 { // the one that published clients attach to
 		t.Job.Linger = linger
 	}
+	if serverAccess(r.Data.Spec) {
+		giveAccess(&t)
+	}
 	if u := spec.User; u != nil {
 		t.Job.User = &agentapi.User{UID: u.UID, GID: u.GID}
 		if u.Username != nil {

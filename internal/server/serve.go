@@ -57,11 +57,12 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	worked := make(chan error, 1)
-	go func() { worked <- s.Work(work) }()
 	srv := &http.Server{
 		Handler: s.handler, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
 		BaseContext: func(net.Listener) context.Context { return work }, ErrorLog: slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 	}
+	s.access.http = srv
+	go func() { worked <- s.Work(work) }()
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(l) }()
 	ready()

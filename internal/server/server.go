@@ -69,6 +69,8 @@ type Config struct {
 	ServiceTimeout time.Duration
 	// ForbidBareServices refuses services without a gateway.
 	ForbidBareServices bool
+	// ForbidJobAccess refuses runs whose jobs want to call this server.
+	ForbidJobAccess bool
 	// Resting leaves all work on runs and machines to other servers on the same database.
 	Resting bool
 	// DBConns bounds the connections to PostgreSQL, 0: 20.
@@ -135,6 +137,7 @@ type Server struct {
 	runs      *run.Service
 	proxy     *proxy.Proxy
 	handler   http.Handler
+	access    *jobAccess
 	// backendNews holds a token when the stored backends have changed.
 	backendNews chan struct{}
 	stopping    chan struct{} // closed when streams shall end
@@ -243,6 +246,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.secrets = &secret.Service{DB: s.db, Box: box}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
+	s.access = &jobAccess{server: s}
 	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts, ConnectTimeout: s.ConnectTimeout})
 	s.pool.SetSink(&sink{s})
 	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
@@ -281,7 +285,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.runs, err = run.New(run.Config{
 		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: s.catalog, Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
-		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, SSHProxy: s.SSHProxy, ForbidBare: s.ForbidBareServices,
+		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, SSHProxy: s.SSHProxy, ForbidBare: s.ForbidBareServices, ForbidAccess: s.ForbidJobAccess,
 		Images: s.Images, Limits: s.Limits, Network: s.Network,
 		Gateways: s.gatewaysOf,
 		Probe:    func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
@@ -373,6 +377,9 @@ func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo,
 	}
 	k.s.inst.Connected(id, info)
 	k.s.runs.Reconnected(ctx, id)
+	for _, t := range tasks {
+		k.s.access.saw(ctx, id, t)
+	}
 	dangling, err := k.s.runs.Dangling(ctx, id, tasks)
 	if err != nil {
 		k.s.Log.Error("look for left-over tasks", "instance", id, "err", err)
@@ -393,5 +400,10 @@ func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo,
 func (k *sink) Disconnected(id string, err error) { k.s.inst.Disconnected(id, err) }
 
 func (k *sink) Handle(ctx context.Context, id string, events []agentapi.Event) error {
+	for _, e := range events {
+		if e.Task != nil {
+			k.s.access.saw(ctx, id, *e.Task)
+		}
+	}
 	return k.s.runs.Handle(ctx, id, events)
 }

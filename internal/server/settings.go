@@ -32,6 +32,7 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 	}
 	c.ServiceTimeout = env.duration("DSTACK_SERVICE_CLIENT_TIMEOUT")
 	c.ForbidBareServices = getenv("DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY") != ""
+	c.ForbidJobAccess = getenv("DSTACK_FORBID_DSTACK_IN_RUNS") != ""
 	env.published(&c)
 	var wrong []error
 	c.Storage, wrong = storage(getenv)
