@@ -86,7 +86,7 @@ func TestServerAccess(t *testing.T) {
 	if s, err := ReadState(j.dir); err != nil || s.Phase != Setup {
 		t.Errorf("without a server: %+v, %v", s, err)
 	}
-	j.offer().answers(early) // a call that came before the server
+	j.offer().answers(early)                                               // a call that came before the server
 	j.printed("url http+unix://" + strings.ReplaceAll(socket, "/", "%2F")) // the command has started
 	if st, err := os.Stat(socket); err != nil || st.Mode().Perm() != 0o666 {
 		t.Errorf("the socket: %v, %v", st.Mode(), err)
