@@ -1,6 +1,6 @@
 // Command probe is the only file in the image "static": it shows that a job needs nothing
-// from its image. It prints its arguments, listens or
-// serves HTTP when told to, and exits as told.
+// from its image. It prints its arguments, listens, serves HTTP or calls dstack's server when told
+// to, and exits as told.
 package main
 
 import (
@@ -26,6 +26,8 @@ func main() {
 			serve(value)
 		case "web":
 			web(value)
+		case "call":
+			call(value)
 		case "env":
 			fmt.Println(value + "=" + os.Getenv(value))
 		default:
