@@ -7,12 +7,20 @@ import (
 	"dstack/internal/scheduler"
 )
 
-// offers lists where the jobs of a replica could run, for a plan. For offers only,
-// backends count without a fleet.
-func (s *Service) offers(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) ([]api.InstanceOffer, error) {
+// survey is what there is for a replica of a run, and what its jobs ask of it.
+type survey struct {
+	supply  scheduler.Supply
+	ask     scheduler.Gang
+	choices []scheduler.Choice
+	specs   []api.JobSpec
+	// offersOnly has backends count without a fleet.
+	offersOnly bool
+}
+
+func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) (survey, error) {
 	supply, err := s.supply(ctx, r.ProjectID)
 	if err != nil {
-		return nil, err
+		return survey{}, err
 	}
 	g := gang{run: &r}
 	for _, spec := range specs {
@@ -20,29 +28,33 @@ func (s *Service) offers(ctx context.Context, r Run, specs []api.JobSpec, offers
 	}
 	ask, err := s.ask(ctx, &g, supply.Fleets)
 	if err != nil {
-		return nil, err
+		return survey{}, err
 	}
-	choices := scheduler.Choices(ask, supply)
+	return survey{supply, ask, scheduler.Choices(ask, supply), specs, offersOnly}, nil
+}
+
+// offers lists where the jobs could run, for a plan.
+func (v survey) offers() []api.InstanceOffer {
 	switch {
-	case !offersOnly && len(choices) == 0:
-		return []api.InstanceOffer{}, nil
-	case !offersOnly:
-		return choices[0].Offers(), nil
+	case !v.offersOnly && len(v.choices) == 0:
+		return []api.InstanceOffer{}
+	case !v.offersOnly:
+		return v.choices[0].Offers()
 	}
 	out := []api.InstanceOffer{}
-	for _, c := range choices {
+	for _, c := range v.choices {
 		out = append(out, c.Existing()...)
-		if ask.Fleets != nil {
+		if v.ask.Fleets != nil {
 			out = append(out, c.New...)
 		}
 	}
-	if ask.Fleets == nil && !ask.Reuse && len(ask.Profile.Instances) == 0 {
-		for _, o := range supply.Offers {
-			if scheduler.Fits(specs[0].Requirements, ask.Profile, o) == "" {
+	if v.ask.Fleets == nil && !v.ask.Reuse && len(v.ask.Profile.Instances) == 0 {
+		for _, o := range v.supply.Offers {
+			if scheduler.Fits(v.specs[0].Requirements, v.ask.Profile, o) == "" {
 				out = append(out, o)
 			}
 		}
 	}
 	scheduler.Sort(out)
-	return out, nil
+	return out
 }

@@ -67,14 +67,14 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		offers, known := byGroup[key]
 		if !known {
 			dry.Data.Spec = ofReplicaGroup(effective, js.ReplicaGroup)
-			if offers, err = s.offers(ctx, dry, groupOf(specs, js), r.ForOffersOnly); err != nil {
+			found, err := s.survey(ctx, dry, groupOf(specs, js), r.ForOffersOnly)
+			if err != nil {
 				return plan, err
 			}
+			offers = found.offers()
 			byGroup[key] = offers
 			if len(offers) <= few {
-				if whyNot[key], err = s.whyNot(ctx, dry, groupOf(specs, js), r.ForOffersOnly); err != nil {
-					return plan, err
-				}
+				whyNot[key] = found.whyNot()
 			}
 		}
 		offers = slices.Clone(offers)

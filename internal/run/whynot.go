@@ -14,28 +14,16 @@ const few = 2
 // whyNot counts what excludes the others of the instances and offers that jobs could have: by
 // the wishes of the run and, with fleets, of the one that would be chosen. It is nil where
 // requirements are not the reason: nothing is excluded, or enough fits that is busy, say.
-func (s *Service) whyNot(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) (*api.WhyNot, error) {
-	supply, err := s.supply(ctx, r.ProjectID)
-	if err != nil {
-		return nil, err
-	}
-	g := gang{run: &r}
-	for _, spec := range specs {
-		g.jobs = append(g.jobs, &Job{Data: JobData{Spec: spec}})
-	}
-	ask, err := s.ask(ctx, &g, supply.Fleets)
-	if err != nil {
-		return nil, err
-	}
-	want := scheduler.Ask{Profile: ask.Profile, Requirements: specs[0].Requirements}
+func (v survey) whyNot() *api.WhyNot {
+	want := scheduler.Ask{Profile: v.ask.Profile, Requirements: v.specs[0].Requirements}
 	all := want // what new instances are asked for
-	if choices := scheduler.Choices(ask, supply); len(choices) > 0 && (!offersOnly || ask.Fleets != nil) {
-		i := slices.IndexFunc(supply.Fleets, func(f scheduler.Fleet) bool { return f.ID == choices[0].Fleet })
-		if both, ok := scheduler.Combine(supply.Fleets[i].Ask, want); ok {
+	if len(v.choices) > 0 && (!v.offersOnly || v.ask.Fleets != nil) {
+		i := slices.IndexFunc(v.supply.Fleets, func(f scheduler.Fleet) bool { return f.ID == v.choices[0].Fleet })
+		if both, ok := scheduler.Combine(v.supply.Fleets[i].Ask, want); ok {
 			all = both
 		}
 	}
-	return whyNot(supply, want, all), nil
+	return whyNot(v.supply, want, all)
 }
 
 // whyNot asks want of the instances that exist and all of offers.
