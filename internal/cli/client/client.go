@@ -34,7 +34,8 @@ var ErrConnect = errors.New("no connection")
 
 // Client is a connection to a server. Methods may be called at the same time.
 type Client struct {
-	base    string
+	base    string // as the user knows it
+	origin  string // of requests
 	token   string
 	version string
 	http    *http.Client
@@ -54,7 +55,7 @@ func New(address, token, version string) (*Client, error) {
 	if version == "" {
 		version = api.Version
 	}
-	return &Client{base: address, token: token, version: version, http: &http.Client{CheckRedirect: stay}}, nil
+	return &Client{base: address, origin: address, token: token, version: version, http: &http.Client{CheckRedirect: stay}}, nil
 }
 
 func newUnix(address, token, version string) (*Client, error) {
@@ -66,6 +67,7 @@ func newUnix(address, token, version string) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	c.base = address
 	c.http.Transport = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dialSocket(ctx, socket)
 	}}
@@ -131,7 +133,7 @@ func (c *Client) call(ctx context.Context, method, path, kind string, body []byt
 // send returns the response if its status is 200. A server that cannot be reached is tried again.
 func (c *Client) send(ctx context.Context, method, path, kind string, body []byte) (*http.Response, error) {
 	for n := 1; ; n++ {
-		req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+		req, err := http.NewRequestWithContext(ctx, method, c.origin+path, bytes.NewReader(body))
 		if err != nil {
 			return nil, fmt.Errorf("prepare request %s: %w", path, err)
 		}

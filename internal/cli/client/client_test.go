@@ -136,6 +136,13 @@ func TestUnixSocket(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	c, err := New("http+unix://%2Fno%2Fsocket", "t", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.base != "http+unix://%2Fno%2Fsocket" { // what messages name
+		t.Errorf("the server is called %s", c.base)
+	}
 }
 
 func TestNoServer(t *testing.T) {
