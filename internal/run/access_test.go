@@ -8,6 +8,8 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
 )
 
 func TestServerAccess(t *testing.T) {
@@ -53,6 +55,48 @@ func TestServerAccess(t *testing.T) {
 		refused, _ := errors.AsType[*api.Error](checkServerAccess(spec, true))
 		if got := refused; (got == nil) != (tt.refusal == "") || got != nil && got.Msg != tt.refusal {
 			t.Errorf("%s: where it is forbidden: %v, want %q", name, got, tt.refusal)
+		}
+	}
+}
+
+// TestMayCall: a host gets no access to the server but for jobs of its own that asked for it.
+func TestMayCall(t *testing.T) {
+	db := storetest.Open(t, storetest.Path(t))
+	err := db.Write(t.Context(), func(tx *store.Tx) error {
+		for run, dstack := range map[string]string{"asked": "true", "silent": "false"} {
+			_, err := tx.ExecContext(t.Context(), `
+INSERT INTO run (id, project_id, user_id, name, status, submitted_at, shard, data) VALUES ($1, 'p', 'u', $1, 'running', 1, 0, $2)`,
+				run, `{"spec": {"configuration": {"type": "task", "commands": ["true"], "dstack": `+dstack+`}}}`)
+			if err != nil {
+				return err
+			}
+			for i, status := range []string{"running", "done"} {
+				_, err := tx.ExecContext(t.Context(), `
+INSERT INTO job (id, run_id, project_id, replica_num, job_num, submission_num, status, instance_id, submitted_at, shard, data)
+VALUES ($1, $2, 'p', 0, 0, $3, $4, 'its-host', 1, 0, '{}')`, run+"-"+status, run, i, status)
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Service{Config: Config{DB: db}, rows: newRows()}
+	for _, tt := range []struct {
+		host, job string
+		want      bool
+	}{
+		{"its-host", "asked-running", true},
+		{"another", "asked-running", false},
+		{"its-host", "asked-done", false},
+		{"its-host", "silent-running", false},
+		{"its-host", "nosuch", false},
+	} {
+		if got, err := s.MayCall(t.Context(), tt.host, tt.job); got != tt.want || err != nil {
+			t.Errorf("%s on %s: %v, %v", tt.job, tt.host, got, err)
 		}
 	}
 }
