@@ -59,14 +59,21 @@ func openPostgres(ctx context.Context, rawURL string, conns int) (*DB, error) {
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "dstack"
 	}
-	pool := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(boundTransactions))
-	pool.SetMaxOpenConns(conns)
-	pool.SetMaxIdleConns(conns) // pgx checks a connection that was idle before it is used
-	if err := pool.PingContext(ctx); err != nil {
-		_ = pool.Close()
+	// Whoever reads inside of a transaction must not wait for the connections of those who do the
+	// same: reads and transactions have their own.
+	pool := func(conns int) *sql.DB {
+		p := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(boundTransactions))
+		p.SetMaxOpenConns(conns)
+		p.SetMaxIdleConns(conns) // pgx checks a connection that was idle before it is used
+		return p
+	}
+	readers := max(1, conns/2)
+	db := &DB{engine: Postgres, where: where, reader: pool(readers), writer: pool(max(1, conns-readers)), pg: &pgConfig{config}}
+	if err := db.writer.PingContext(ctx); err != nil {
+		_ = db.Close()
 		return nil, fmt.Errorf("connect to database %s: %w", where, err)
 	}
-	return &DB{engine: Postgres, where: where, reader: pool, writer: pool, pg: &pgConfig{config}}, nil
+	return db, nil
 }
 
 // advisoryLock makes replicas migrate one after the other. It is per schema.

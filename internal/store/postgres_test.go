@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,23 +27,42 @@ func TestSilentTransactionsEnd(t *testing.T) {
 	}
 }
 
-// TestConns asks for more connections than are allowed: the last one waits.
+// TestConns has all transactions that are allowed read beside themselves, as some do for rows that
+// they do not change: none waits for another.
 func TestConns(t *testing.T) {
-	db, err := store.Open(t.Context(), store.Config{URL: storetest.PostgresURL(t), Conns: 2, Log: slog.New(slog.DiscardHandler)})
+	db, err := store.Open(t.Context(), store.Config{URL: storetest.PostgresURL(t), Conns: 4, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer db.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	var begun, all sync.WaitGroup
+	begun.Add(2)
 	for range 2 {
-		rows, err := db.Read().QueryContext(t.Context(), `SELECT 1`)
+		all.Go(func() {
+			err := db.Write(ctx, func(tx *store.Tx) error {
+				begun.Done()
+				begun.Wait()
+				var one int
+				return db.Read().QueryRowContext(ctx, `SELECT 1`).Scan(&one)
+			})
+			if err != nil {
+				t.Errorf("read inside of a transaction: %v", err)
+			}
+		})
+	}
+	all.Wait()
+	for range 2 {
+		rows, err := db.Read().QueryContext(ctx, `SELECT 1`)
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer rows.Close()
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	waiting, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
 	defer cancel()
-	if _, err := db.Read().QueryContext(ctx, `SELECT 1`); !errors.Is(err, context.DeadlineExceeded) {
-		t.Errorf("a third connection: %v, want a wait", err)
+	if _, err := db.Read().QueryContext(waiting, `SELECT 1`); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a third read: %v, want a wait", err)
 	}
 }

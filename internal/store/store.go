@@ -41,7 +41,8 @@ type Config struct {
 	// URL is the path of a SQLite file, made when missing (also as sqlite:///path), or
 	// postgres://user:password@host/database.
 	URL string
-	// Conns bounds the connections to Postgres, 0: 20.
+	// Conns bounds the connections to Postgres, of which half are for transactions, 0: 20; there
+	// are two at least.
 	Conns int
 	Log   *slog.Logger
 }
@@ -52,7 +53,7 @@ type DB struct {
 	engine   Engine
 	where    string // for messages: path, or URL without the password
 	reader   *sql.DB
-	writer   *sql.DB // SQLite: one connection; Postgres: the same pool as reader
+	writer   *sql.DB // SQLite: one connection
 	line     line    // of those who write on SQLite
 	serverID string
 	pg       *pgConfig // nil on SQLite
