@@ -80,6 +80,9 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 func (s *Server) Work(ctx context.Context) error {
 	var wg sync.WaitGroup
 	loops := map[string]func(context.Context) error{"engine": s.engine.Run, "logs": s.logs.Run, "backends": s.followBackends, "prices": s.clouds.prices.Run, "proxy": s.proxy.Run}
+	if s.Resting && s.db.Engine() == store.SQLite {
+		s.Log.Warn("nobody works on runs and machines: this server is told not to, and no other can share a SQLite database")
+	}
 	if !s.Resting {
 		loops["metrics"], loops["expiry"] = s.metrics.Run, s.expire
 	}
