@@ -17,6 +17,7 @@ func TestServerAccess(t *testing.T) {
 	t.Parallel()
 	t.Run("Container", accessFromContainer)
 	t.Run("Process", accessFromProcess)
+	t.Run("Replicas", accessAfterTakeover)
 }
 
 func accessFromContainer(t *testing.T) {
@@ -88,6 +89,30 @@ func accessFromProcess(t *testing.T) {
 	})
 }
 
+// accessAfterTakeover kills one of two servers, then the other: each time somebody serves the job,
+// whoever held the connection to its host.
+func accessAfterTakeover(t *testing.T) {
+	a, b, _ := newReplicas(t)
+	m := a.startHost(hostOptions{})
+	a.fleet("boxes", m)
+	m.out("mkdir", "/opt/cli")
+	docker(t, "cp", a.dstack, m.ID+":/opt/cli/dstack")
+	submitCaller(a, "caller", "image: job:1\nvolumes: ['/opt/cli:/opt/cli']\n", "/opt/cli", "/opt/cli/dstack")
+	a.waitOutput("caller", "call-1 0")
+	for i, w := range [][2]*world{{a, b}, {b, a}} {
+		ends, stays := w[0], w[1]
+		waitShared(t, a, b)
+		ends.stopServer(syscall.SIGKILL)
+		waitOwned(t, takeover, stays, 64)
+		call := fmt.Sprint(i + 2)
+		m.out("touch", "/opt/cli/go-"+call)
+		stays.waitOutput("caller", "call-"+call+" 0")
+		ends.startServer()
+	}
+	checkCaller(a, "caller")
+	noContainers(t, []*machine{m})
+}
+
 // submitCaller submits a task that calls the server three times with its command line: at once,
 // and when the files go-2 and go-3 are in a folder.
 func submitCaller(w *world, name, yaml, folder, dstack string) {
@@ -113,7 +138,7 @@ func checkCaller(w *world, name string) {
 		w.t.Errorf("status %q, want done", got)
 	}
 	logs := w.must("logs", name).Out
-	if n := strings.Count(logs, " running"); n != 3 {
+	if n := strings.Count(logs, " caller  "); n != 3 {
 		w.t.Errorf("%d of 3 calls have listed the task:\n%s", n, logs)
 	}
 }
