@@ -75,6 +75,13 @@ func accessFromProcess(t *testing.T) {
 	w.extra = []string{"DOCKER_HOST=unix:///nowhere.sock"}
 	w.startServer()
 	w.login()
+	defer func() { // the agent would outlive the server
+		w.must("fleet", "delete", "local", "-y")
+		eventually(t, 30*time.Second, "the local agent is gone", func() bool {
+			left, err := filepath.Glob(filepath.Join(w.dir, "server/local/*/meta.json"))
+			return err == nil && len(left) == 0
+		})
+	}()
 	submitCaller(w, "caller", "", w.dir, w.dstack)
 	w.waitOutput("caller", "call-1 0")
 	w.stopServer(syscall.SIGKILL)
