@@ -91,7 +91,8 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 	}
 	deadline := s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance))
 	switch {
-	case s.Reachable && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending:
+	// What the host is like has to be known: a task depends on it.
+	case s.Reachable && s.Instance.Data.Host != nil && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending:
 		if d.Job.Data.Provisioning == nil || s.Job.Data.Provisioning.Hostname == nil {
 			d.Job.Data.Provisioning = s.Instance.Data.Provisioning
 			d.Changed = true

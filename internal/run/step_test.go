@@ -24,7 +24,7 @@ func placed(status api.JobStatus) JobSnapshot {
 			ID: "j", Status: status, InstanceID: "i", SubmittedAt: start,
 			Data: JobData{PlacedAt: start, StoppingAt: start, Sent: status != api.JobProvisioning, Runtime: &api.JobRuntimeData{}, Provisioning: &api.JobProvisioningData{Dockerized: true}},
 		},
-		Instance:  &instance.Instance{ID: "i", Status: api.InstanceBusy, Data: instance.Data{Provisioning: &api.JobProvisioningData{Hostname: ptr("192.0.2.1")}}},
+		Instance:  &instance.Instance{ID: "i", Status: api.InstanceBusy, Data: instance.Data{Host: &agentapi.HostInfo{}, Provisioning: &api.JobProvisioningData{Hostname: ptr("192.0.2.1")}}},
 		Reachable: true,
 	}
 }
@@ -83,6 +83,7 @@ func TestStepJob(t *testing.T) {
 		}), now: time.Second, status: api.JobTerminating, reason: api.JobUtilizationPolicy, again: time.Second},
 		{name: "a placed job is sent and that is recorded before", s: placed(api.JobProvisioning), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
 		{name: "a job waits for its machine", s: job(placed(api.JobProvisioning), unreachable), status: api.JobProvisioning, again: 10 * time.Minute},
+		{name: "and for what it is like", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Instance.Data.Host = nil }), status: api.JobProvisioning, again: 10 * time.Minute},
 		{name: "a machine that never comes", s: job(placed(api.JobProvisioning), unreachable), now: 10 * time.Minute,
 			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
 		{name: "a spot instance that was taken back", s: job(placed(api.JobRunning), func(s *JobSnapshot) {
