@@ -10,10 +10,12 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -45,13 +47,13 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// createNetwork tries some subnets: others may be in use. The upper half is for desks.
+// createNetwork tries some subnets: others may be in use.
 func createNetwork() error {
 	var out []byte
 	var err error
 	for n := range 20 {
-		subnet := fmt.Sprintf("10.%d.%d.0", 200+n, os.Getpid()%250)
-		out, err = exec.Command("docker", "network", "create", "--subnet", subnet+"/24", "--ip-range", subnet+"/25", network).CombinedOutput()
+		subnet := fmt.Sprintf("10.%d.%d.0/24", 200+n, os.Getpid()%250)
+		out, err = exec.Command("docker", "network", "create", "--subnet", subnet, network).CombinedOutput()
 		if err == nil {
 			return nil
 		}
@@ -73,11 +75,30 @@ type hostOptions struct {
 	SmallDisk bool // a file system in memory for the agent, which can be made small
 }
 
+// hosts counts the machines of this process, for their addresses.
+var hosts atomic.Uint32
+
+// hostAddress is one that no other machine has had. One that the engine gives goes to another
+// container while a machine restarts.
+func hostAddress(t *testing.T) string {
+	t.Helper()
+	n := 1 + hosts.Add(1) // the first is the test's own
+	if n > lastHost {
+		t.Fatalf("more than %d hosts", lastHost)
+	}
+	a := hostsSubnet(t).Addr().As4()
+	a[3] = byte(n)
+	return netip.AddrFrom4(a).String()
+}
+
+// lastHost is the last byte of the highest address of a machine; those above are for desks.
+const lastHost = 200
+
 // startHost starts a machine that accepts w's key, loads the job images into it, and
 // removes it at the end of the test.
 func (w *world) startHost(o hostOptions) *machine {
 	w.t.Helper()
-	args := []string{"run", "-d", "--network", network, "-e", "AUTHORIZED_KEY=" + w.publicKey}
+	args := []string{"run", "-d", "--network", network, "--ip", hostAddress(w.t), "-e", "AUTHORIZED_KEY=" + w.publicKey}
 	if o.NoDocker {
 		args = append(args, "-e", "NO_DOCKER=1")
 	}
