@@ -50,8 +50,12 @@ func endpoint(j Job) (Endpoint, bool) {
 	if rt.Username != nil && *rt.Username != "" {
 		e.User = *rt.Username
 	}
-	if jpd.Dockerized && rt.NetworkMode != api.NetworkHost {
+	// Of a plain process the host's own ports are the only ones. A container behind an address
+	// of its own must not get what listens on its host: that belongs to somebody else.
+	_, process := rt.Ports[agentapi.RunnerHTTPPort]
+	if (jpd.Dockerized || !process) && rt.NetworkMode != api.NetworkHost {
 		e.SSHPort = rt.Ports[agentapi.RunnerSSHPort]
+		return e, e.SSHPort != 0
 	}
 	return e, true
 }
