@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // maxExcerpt is how much of an answer goes into an error, in bytes.
@@ -25,6 +26,17 @@ func (e *StatusError) Error() string {
 	return fmt.Sprintf("status %d: %s", e.Status, e.Body)
 }
 
+// Printable is a text of a provider as it may stand in a message: without what a terminal or a
+// log would take for more than text.
+func Printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(s, "\uFFFD"))
+}
+
 // CheckResponse returns nil for a 2xx answer and otherwise the contract's error for its
 // status: 401 and 403 ErrAuth, 404 and 410 ErrNotFound, 429 *RateLimitedError, 400, 409 and
 // 422 *InvalidError, the others *StatusError. Backends handle first what their provider
@@ -34,7 +46,7 @@ func CheckResponse(resp *http.Response) error {
 		return nil
 	}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxExcerpt)) // what was read is better than nothing
-	body := strings.TrimSpace(strings.ToValidUTF8(string(b), "\uFFFD"))
+	body := strings.TrimSpace(Printable(string(b)))
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Errorf("%w: %s", ErrAuth, body)

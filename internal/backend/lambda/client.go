@@ -50,12 +50,15 @@ type client struct {
 
 func newClient(c Config, endpoint string, transport http.RoundTripper) *client {
 	api := &client{
-		http: &http.Client{Transport: transport}, endpoint: endpoint, key: c.Creds.APIKey,
+		http: &http.Client{Transport: transport, CheckRedirect: stay}, endpoint: endpoint, key: c.Creds.APIKey,
 		requests: &pace{every: requestEvery}, turn: make(chan struct{}, 1),
 	}
 	api.turn <- struct{}{}
 	return api
 }
+
+// stay follows no redirect: the API has none, and the key is for nobody else.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // named is a reference by name, with a description that nobody needs.
 type named struct {

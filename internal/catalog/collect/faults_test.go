@@ -241,25 +241,32 @@ func archive(t *testing.T, name, text string) []byte {
 }
 
 func TestPublished(t *testing.T) {
-	const rows = "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size\ngpu_1x_a10,us-west-1,1.29,30,200,1,A10,24,False,1400\n"
+	const rows = "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot,disk_size\n" +
+		"gpu_1x_a10,us-west-1,1.29,30,200,1,A10,24,False,1400\ngpu_1x_a100,us-west-1,1.99,30,200,1,A100,40,False,1400\ngpu_1x_h100,us-west-1,3.29,30,200,1,H100,80,False,1400\n"
 	for name, tt := range map[string]struct {
 		version, file string
 		want, asOf    string // the error, or the date
+		rows          string // "": those above
 	}{
-		"as published":       {"20261101-77\n", "lambdalabs.csv", "", "2026-11-01"},
-		"an undated version": {"nightly", "lambdalabs.csv", "", "2026-11-25"},
-		"a path":             {"../../secret", "lambdalabs.csv", `"../../secret" is not a version`, ""},
-		"another provider's": {"20261101-77", "vultr.csv", "they are of vultr", ""},
+		"cut down":           {version: "20261101-77", file: "lambdalabs.csv", want: "there is no", rows: rows[:strings.Index(rows, "gpu_1x_a100")]},
+		"as published":       {version: "20261101-77\n", file: "lambdalabs.csv", asOf: "2026-11-01"},
+		"an undated version": {version: "nightly", file: "lambdalabs.csv", asOf: "2026-11-25"},
+		"a path":             {version: "../../secret", file: "lambdalabs.csv", want: `"../../secret" is not a version`},
+		"another provider's": {version: "20261101-77", file: "vultr.csv", want: "they are of vultr"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := known(t)
+			text := rows
+			if tt.rows != "" {
+				text = tt.rows
+			}
 			synctest.Test(t, func(t *testing.T) {
 				c := settings(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					switch r.URL.Path {
 					case "/v3/lambdalabs/version":
 						_, _ = io.WriteString(w, tt.version)
 					case "/v3/lambdalabs/" + strings.TrimSpace(tt.version) + "/catalog.zip":
-						_, _ = w.Write(archive(t, tt.file, rows))
+						_, _ = w.Write(archive(t, tt.file, text))
 					default:
 						t.Errorf("asked for %s", r.URL)
 					}
@@ -272,8 +279,8 @@ func TestPublished(t *testing.T) {
 				if err != nil {
 					return
 				}
-				if _, newest := got.List.Dates(); newest != tt.asOf || got.List.Len() != 1 {
-					t.Errorf("%d rows of %s, want one of %s", got.List.Len(), newest, tt.asOf)
+				if _, newest := got.List.Dates(); newest != tt.asOf || got.List.Len() != 3 {
+					t.Errorf("%d rows of %s, want three of %s", got.List.Len(), newest, tt.asOf)
 				}
 			})
 		})

@@ -25,7 +25,11 @@ func theirName(provider string) string {
 // published is the catalog of a source in the original's layout at a base URL (catalog 5.1):
 // <provider>/version says which version is the newest, <provider>/<version>/catalog.zip is it.
 func published(s Source, base string) Source {
-	return Source{Provider: s.Provider, base: strings.TrimRight(base, "/"), collect: func(ctx context.Context, c *session, t *tray) error {
+	expect := s.expect
+	expect.spot, expect.noSpot = false, false // as the publisher sees it
+	return Source{Provider: s.Provider, base: strings.TrimRight(base, "/"), expect: expect, collect: func(ctx context.Context, c *session, t *tray) error {
+		ctx, cancel := context.WithTimeoutCause(ctx, archiveLimit, fmt.Errorf("not whole after %v", archiveLimit))
+		defer cancel()
 		name := theirName(s.Provider)
 		version, err := c.small(ctx, "/"+name+"/version")
 		if err != nil {
@@ -50,8 +54,13 @@ func published(s Source, base string) Source {
 	}}
 }
 
+// archiveLimit is how long a whole catalog may take: some have ten megabytes.
+const archiveLimit = 5 * time.Minute
+
 // small reads a text of a few bytes.
 func (s *session) small(ctx context.Context, path string) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer in %v", answerLimit))
+	defer cancel()
 	text := ""
 	err := s.stream(ctx, path, func(r io.Reader) error {
 		data, err := io.ReadAll(io.LimitReader(r, 1<<10))

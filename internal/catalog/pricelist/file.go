@@ -15,18 +15,18 @@ import (
 // AddFile adds a catalog file: <provider>.csv, or a zip archive that has just that. The date of
 // its prices is the day on which the file was last changed.
 func (b *Builder) AddFile(name string) error {
+	info, err := os.Stat(name)
+	if err != nil {
+		return fmt.Errorf("read a catalog: %w", err)
+	}
+	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+		return fmt.Errorf("read a catalog: %s is not a file", name)
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("read a catalog: %w", err)
 	}
 	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("read a catalog: %w", err)
-	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("read a catalog: %s is not a file", name)
-	}
 	asOf := info.ModTime().UTC().Format("2006-01-02")
 	head := make([]byte, 4)
 	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {

@@ -193,7 +193,7 @@ func TestCatalogErrors(t *testing.T) {
 		env  map[string]string
 		args []string
 	}{
-		"read a catalog: open ":            {nil, []string{"--catalog", "none.csv"}},
+		"read a catalog: stat ":            {nil, []string{"--catalog", "none.csv"}},
 		"<provider>.csv, in that direct":   {map[string]string{"GPUHUNT_CATALOG_DIR": "nowhere"}, []string{"--catalog"}},
 		"if any flags in the group [cat":   {nil, []string{"--catalog", "--fleet", "f"}},
 		"without also grouping by 'back":   {nil, []string{"--catalog", "--group-by", "gpu,region"}},

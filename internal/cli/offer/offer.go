@@ -61,7 +61,7 @@ func New(p *program.Program) *cobra.Command {
 	f.IntVar(&o.MaxOffers, "max-offers", 50, "the most offers to list")
 	f.BoolVar(&o.FullOffers, "full-offers", false, "show offers with all the resources of their instances")
 	f.BoolVar(&o.Unallocated, "unallocated", false, "show only resources that are not allocated yet")
-	f.BoolVar(&o.Catalog, "catalog", false, "search list prices: those that come with this program or that `dstack catalog refresh` has collected, or of the catalogs given as <provider>.csv or zip files or by $GPUHUNT_CATALOG_DIR")
+	f.BoolVar(&o.Catalog, "catalog", false, "search list prices: those that come with this program or that dstack catalog refresh has collected, or of the catalogs given as <provider>.csv or zip files or by $GPUHUNT_CATALOG_DIR")
 	o.Override.AddResources(f)
 	o.Override.AddProfile(cmd)
 	for _, name := range []string{"project", "fleet", "reuse", "full-offers", "unallocated"} { // of a server
