@@ -9,6 +9,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"time"
 )
 
@@ -23,8 +24,12 @@ const ExtensionsHeader = "X-Dstack-Extensions"
 // Time is a moment on the wire: microseconds, UTC, "Z".
 type Time struct{ time.Time }
 
-// maxSeconds bounds moments that are written as numbers: about the year 9999.
-const maxSeconds = 250_000_000_000
+const (
+	// maxSeconds is where numbers stop to be seconds, in the year 2603, and become milliseconds.
+	maxSeconds = 20_000_000_000
+	// maxNumber bounds moments that are written as numbers.
+	maxNumber = maxSeconds * 1_000_000
+)
 
 const timeFormat = "2006-01-02T15:04:05.000000Z"
 
@@ -49,26 +54,39 @@ func (t Time) MarshalJSON() ([]byte, error) {
 	return []byte(`"` + u.Format(timeFormat) + `"`), nil
 }
 
-// UnmarshalJSON reads ISO 8601 with or without zone, UTC without one, and seconds since 1970
-// as a number.
+// UnmarshalJSON reads ISO 8601 with or without zone, UTC without one, and a number, also as a
+// text: seconds since 1970 or, where those would be in another age, milli- or microseconds.
 func (t *Time) UnmarshalJSON(data []byte) error {
 	var seconds float64
 	if err := json.Unmarshal(data, &seconds); err == nil && string(data) != "null" {
-		if math.Abs(seconds) > maxSeconds {
-			return fmt.Errorf("Input should be a valid datetime: %s is in another age", data)
-		}
-		t.Time = time.UnixMicro(int64(math.Round(seconds * 1e6))).UTC()
-		return nil
+		return t.since(seconds)
 	}
 	var s string
 	if err := json.Unmarshal(data, &s); err != nil {
 		return fmt.Errorf("Input should be a valid datetime")
 	}
-	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999", "2006-01-02"} {
+	if seconds, err := strconv.ParseFloat(s, 64); err == nil {
+		return t.since(seconds)
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02T15:04:05.999999999", "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999",
+		"2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04Z07:00", "2006-01-02 15:04", "2006-01-02"} {
 		if v, err := time.Parse(layout, s); err == nil {
 			t.Time = v.UTC()
 			return nil
 		}
 	}
 	return fmt.Errorf("Input should be a valid datetime: %q", s)
+}
+
+// since takes a number for milliseconds, and so on, where it is too large for the unit before,
+// as the published server does.
+func (t *Time) since(n float64) error {
+	if !(math.Abs(n) <= maxNumber) { // also no number at all
+		return fmt.Errorf("Input should be a valid datetime: %v is in another age", n)
+	}
+	for math.Abs(n) > maxSeconds {
+		n /= 1000
+	}
+	t.Time = time.UnixMicro(int64(math.Round(n * 1e6))).UTC()
+	return nil
 }

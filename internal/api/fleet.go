@@ -137,7 +137,7 @@ type ListInstancesRequest struct {
 	IncludeImported bool     `json:"include_imported"`
 	PrevCreatedAt   *Time    `json:"prev_created_at"`
 	PrevID          *string  `json:"prev_id" cfg:"uuid"`
-	Limit           *int     `json:"limit" cfg:"min=0,max=1000"`
+	Limit           *int     `json:"limit" cfg:"min=0"`
 	Ascending       bool     `json:"ascending"`
 }
 

@@ -13,8 +13,8 @@ import (
 	"dstack/internal/user"
 )
 
-// defaultInstances is how many instances a list has when nothing is asked for.
-const defaultInstances = 1000
+// maxInstances is how many instances a list has at most, and when nothing is asked for.
+const maxInstances = 1000
 
 // ListInstances returns the instances of the projects that a user may see.
 func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInstancesRequest) ([]api.Instance, error) {
@@ -50,9 +50,9 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 			names[p.ID] = p.Name
 		}
 	}
-	f := instance.Filter{Projects: ids, Shared: shared, Fleets: r.FleetIDs, Active: r.OnlyActive, Ascending: r.Ascending, Limit: defaultInstances}
+	f := instance.Filter{Projects: ids, Shared: shared, Fleets: r.FleetIDs, Active: r.OnlyActive, Ascending: r.Ascending, Limit: maxInstances}
 	if r.Limit != nil {
-		f.Limit = *r.Limit
+		f.Limit = min(*r.Limit, maxInstances)
 	}
 	if f.Limit == 0 {
 		return []api.Instance{}, nil

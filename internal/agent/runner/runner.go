@@ -333,7 +333,7 @@ func (r *runner) watch(ctx context.Context) {
 		if s := r.current(); s.Phase == Running && idle/10 != s.IdleSeconds/10 {
 			r.update(func(s *State) { s.IdleSeconds = idle })
 		}
-		if n%2 == 1 {
+		if n%2 == 1 && r.Container { // a plain process shares its cgroup with all there is
 			if m, ok := sampler.sample(); ok {
 				if data, err := json.Marshal(m); err == nil {
 					_ = WriteFile(filepath.Join(r.Dir, MetricsFile), data, 0o644) // the next sample tries again
