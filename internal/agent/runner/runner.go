@@ -198,6 +198,7 @@ func (r *runner) serve(ctx context.Context) (func(), error) {
 	r.ssh, err = sshd.New(sshd.Config{
 		Keys: r.spec.AuthorizedKeys, ServerKey: r.spec.ServerKey, Log: r.Log, Container: r.Container,
 		Env: func() []string { return r.sessionEnv() }, Dir: func() string { return r.current().WorkingDir },
+		Moved: map[int]int{agentapi.RunnerHTTPPort: logs.Addr().(*net.TCPAddr).Port},
 	})
 	if err != nil {
 		cancel()

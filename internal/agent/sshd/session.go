@@ -357,7 +357,7 @@ func ServeSFTP(rw io.ReadWriteCloser, dir string) error {
 
 // directTCP forwards to an address as seen from the container. "localhost" is both loopback
 // addresses, since servers listen on either.
-func directTCP(_ *ssh.Server, _ *gossh.ServerConn, ch gossh.NewChannel, ctx ssh.Context) {
+func (s *Server) directTCP(_ *ssh.Server, _ *gossh.ServerConn, ch gossh.NewChannel, ctx ssh.Context) {
 	var req struct {
 		Host       string
 		Port       uint32
@@ -371,6 +371,9 @@ func directTCP(_ *ssh.Server, _ *gossh.ServerConn, ch gossh.NewChannel, ctx ssh.
 	hosts := []string{req.Host}
 	if req.Host == "localhost" {
 		hosts = []string{"127.0.0.1", "::1"}
+	}
+	if to, ok := s.Moved[int(req.Port)]; ok && (req.Host == "localhost" || req.Host == "127.0.0.1") {
+		req.Port = uint32(to)
 	}
 	var conn net.Conn
 	var err error

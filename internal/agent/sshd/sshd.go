@@ -37,6 +37,9 @@ type Config struct {
 	Env       func() []string // of the job, for every session
 	Dir       func() string   // where sessions start, "" for the home directory
 	Log       *slog.Logger
+	// Moved are ports of the loopback that are somewhere else: who asks for a key gets its
+	// value. Where jobs share ports, a service of one cannot have the port that clients know.
+	Moved map[int]int
 }
 
 // Server is an SSH server. It is safe for concurrent use.
@@ -78,7 +81,7 @@ func New(c Config) (*Server, error) {
 		SubsystemHandlers: map[string]ssh.SubsystemHandler{"sftp": s.sftp},
 		ChannelHandlers: map[string]ssh.ChannelHandler{
 			"session":                        ssh.DefaultSessionHandler,
-			"direct-tcpip":                   directTCP,
+			"direct-tcpip":                   s.directTCP,
 			"direct-streamlocal@openssh.com": directUnix,
 		},
 		RequestHandlers: map[string]ssh.RequestHandler{

@@ -327,9 +327,11 @@ func TestForwards(t *testing.T) {
 	unix := filepath.Join(r.dir, "echo.sock")
 	echo(t, "unix", unix)
 	v6 := echo(t, "tcp", "[::1]:0").Addr().(*net.TCPAddr).Port
+	r.server.Moved = map[int]int{1: tcp}
 	for _, c := range []struct{ name, flag, from, to string }{
 		{"local", "-L", "tcp", fmt.Sprintf("127.0.0.1:%d", tcp)},
 		{"local to a server on either loopback", "-L", "tcp", fmt.Sprintf("localhost:%d", v6)},
+		{"local to a port that moved", "-L", "tcp", "localhost:1"},
 		{"local to a socket", "-L", "tcp", unix},
 		{"local from a socket", "-L", "unix", fmt.Sprintf("127.0.0.1:%d", tcp)},
 		{"remote", "-R", "tcp", fmt.Sprintf("127.0.0.1:%d", tcp)},
@@ -373,7 +375,7 @@ func TestForwards(t *testing.T) {
 			}
 		})
 	}
-	if _, err := r.ssh("-W", "127.0.0.1:1", "@"); err == nil {
+	if _, err := r.ssh("-W", "127.0.0.1:2", "@"); err == nil {
 		t.Error("a connection to nobody went through")
 	}
 }
