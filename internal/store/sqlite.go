@@ -57,7 +57,7 @@ func (db *DB) connectSQLite(ctx context.Context, path string) error {
 		}
 	}
 	var err error
-	db.writer, err = sqlitePool(path, 1, "journal_mode(wal)", "synchronous(normal)", "foreign_keys(on)", "journal_size_limit(67108864)", "temp_store(memory)", "wal_autocheckpoint(4000)")
+	db.writer, err = sqlitePool(path, 1, "journal_mode(wal)", "synchronous(normal)", "foreign_keys(on)", "journal_size_limit(67108864)", "wal_autocheckpoint(4000)")
 	if err != nil {
 		return err
 	}
