@@ -48,7 +48,7 @@ func carry(to, from net.Conn, delay time.Duration) {
 	go func() {
 		defer to.Close()
 		for p := range way {
-			time.Sleep(time.Until(p.due))
+			time.Sleep(time.Until(p.due)) // the distance itself: real programs are measured in real time
 			if _, err := to.Write(p.data); err != nil {
 				break
 			}
