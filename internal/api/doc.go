@@ -11,6 +11,8 @@ import (
 	"math"
 	"strconv"
 	"time"
+
+	"dstack/internal/config"
 )
 
 // Version is the API version that the server speaks and reports: clients of this minor
@@ -63,7 +65,7 @@ func (t *Time) UnmarshalJSON(data []byte) error {
 	}
 	var s string
 	if err := json.Unmarshal(data, &s); err != nil {
-		return fmt.Errorf("Input should be a valid datetime")
+		return badTime("")
 	}
 	if seconds, err := strconv.ParseFloat(s, 64); err == nil {
 		return t.since(seconds)
@@ -75,14 +77,18 @@ func (t *Time) UnmarshalJSON(data []byte) error {
 			return nil
 		}
 	}
-	return fmt.Errorf("Input should be a valid datetime: %q", s)
+	return badTime(fmt.Sprintf(": %q", s))
+}
+
+func badTime(why string) error {
+	return &config.Problem{Type: "datetime_from_date_parsing", Msg: "Input should be a valid datetime" + why}
 }
 
 // since takes a number for milliseconds, and so on, where it is too large for the unit before,
 // as the published server does.
 func (t *Time) since(n float64) error {
 	if !(math.Abs(n) <= maxNumber) { // also no number at all
-		return fmt.Errorf("Input should be a valid datetime: %v is in another age", n)
+		return badTime(fmt.Sprintf(": %v is in another age", n))
 	}
 	for math.Abs(n) > maxSeconds {
 		n /= 1000

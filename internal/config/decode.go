@@ -2,6 +2,7 @@ package config
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"reflect"
 	"slices"
@@ -118,7 +119,9 @@ func (d *decoder) foreign(n *node, loc []any, u any) {
 	if err == nil {
 		err = json.Unmarshal(data, u)
 	}
-	if err != nil {
+	if p, ok := errors.AsType[*Problem](err); ok {
+		d.add(n, loc, p.Type, "%s", p.Msg)
+	} else if err != nil {
 		d.reject(n, loc, "%v", err)
 	}
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -51,6 +52,9 @@ func (p Problem) String() string {
 	return b.String()
 }
 
+// Error makes a Problem what a type that reads itself may answer: Type and Msg count.
+func (p *Problem) Error() string { return p.String() }
+
 // Errors is everything that is wrong with a document, in document order.
 type Errors struct{ Problems []Problem }
 
@@ -60,6 +64,25 @@ func (e *Errors) Error() string {
 		lines[i] = p.String()
 	}
 	return strings.Join(lines, "\n")
+}
+
+// Join puts the problems of several parts of one document together. An error of another kind, which
+// says that a part could not be read at all, comes before them.
+func Join(errs ...error) error {
+	var all Errors
+	for _, err := range errs {
+		problems, ok := errors.AsType[*Errors](err)
+		if err != nil && !ok {
+			return err
+		}
+		if ok {
+			all.Problems = append(all.Problems, problems.Problems...)
+		}
+	}
+	if len(all.Problems) == 0 {
+		return nil
+	}
+	return &all
 }
 
 // clip bounds a text that quotes what it complains about.

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"io"
 	"math/big"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -17,7 +19,7 @@ import (
 // unknown fields refused, every problem reported at once with its location. prefix
 // starts the locations ("body").
 func DecodeJSON(data []byte, v any, prefix ...any) error {
-	n, err := parseJSON(data)
+	n, broken, err := parseJSON(data)
 	if err != nil {
 		p := Problem{Loc: at(prefix, len(data)), Type: "json_invalid", Msg: "JSON decode error", Reason: strings.TrimPrefix(err.Error(), "JSON decode error: "), Input: map[string]any{}}
 		var syntax *json.SyntaxError
@@ -27,49 +29,124 @@ func DecodeJSON(data []byte, v any, prefix ...any) error {
 		return &Errors{[]Problem{p}}
 	}
 	d := &decoder{}
-	d.value(n, prefix, reflect.ValueOf(v).Elem(), "")
+	if broken {
+		d.halves(n, prefix)
+	} else {
+		d.value(n, prefix, reflect.ValueOf(v).Elem(), "")
+	}
+	return d.result()
+}
+
+// DecodeQuery reads the parameters of an address into v with the rules of [DecodeJSON]. Of one that
+// is there more than once the last counts; those that v does not name are for others.
+func DecodeQuery(values url.Values, v any) error {
+	n := newMap()
+	for name, list := range values {
+		n.set(name, &node{kind: stringKind, text: list[len(list)-1]})
+	}
+	d := &decoder{lenient: true}
+	d.value(n, []any{"query"}, reflect.ValueOf(v).Elem(), "")
+	for i, p := range d.problems {
+		if p.Type == "missing" {
+			d.problems[i].Input = nil // there is no object around it
+		}
+	}
+	return d.result()
+}
+
+func (d *decoder) result() error {
 	if len(d.problems) > 0 {
 		return &Errors{d.problems}
 	}
 	return nil
+}
+
+// halves reports the texts with half a surrogate pair, which no UTF-8 text can hold.
+func (d *decoder) halves(n *node, loc []any) {
+	if n.broken {
+		d.add(nil, loc, "string_unicode", "Input should be a valid string: half of a surrogate pair is no character")
+	}
+	for i, item := range n.list {
+		d.halves(item, at(loc, i))
+	}
+	for _, k := range n.keys {
+		d.halves(n.values[k], at(loc, k))
+	}
 }
 
 // decodeStored reads a document that was checked when it was stored or sent by a peer:
 // unknown fields are dropped. It is what UnmarshalJSON of our types does.
 func decodeStored(data []byte, v any) error {
-	n, err := parseJSON(data)
+	n, _, err := parseJSON(data)
 	if err != nil {
 		return err
 	}
 	d := &decoder{lenient: true}
 	d.value(n, nil, reflect.ValueOf(v).Elem(), "")
-	if len(d.problems) > 0 {
-		return &Errors{d.problems}
-	}
-	return nil
+	return d.result()
 }
 
-// parseJSON reads one JSON document.
-func parseJSON(data []byte) (*node, error) {
+// parseJSON reads one JSON document. broken says that some of its texts were not read as they are:
+// see [decoder.halves].
+func parseJSON(data []byte) (n *node, broken bool, err error) {
 	if !utf8.Valid(data) {
-		return nil, errors.New("JSON decode error: the document is not UTF-8 text")
+		return nil, false, errors.New("JSON decode error: the document is not UTF-8 text")
 	}
 	dec := json.NewDecoder(bytes.NewReader(data))
 	dec.UseNumber()
-	p := jsonParser{dec: dec}
-	n, err := p.value(0)
-	if err != nil {
-		return nil, err
+	p := jsonParser{dec: dec, data: data}
+	if n, err = p.value(0); err != nil {
+		return nil, false, err
 	}
 	if _, err := dec.Token(); err != io.EOF {
-		return nil, fmt.Errorf("JSON decode error: extra data after the document at byte %d", dec.InputOffset())
+		return nil, false, fmt.Errorf("JSON decode error: extra data after the document at byte %d", dec.InputOffset())
 	}
-	return n, nil
+	return n, p.broken, nil
 }
 
 type jsonParser struct {
-	dec   *json.Decoder
-	nodes int
+	dec    *json.Decoder
+	data   []byte
+	nodes  int
+	broken bool
+}
+
+// half says that a text which was read from from on has half of a surrogate pair: the decoder
+// replaces it without a word.
+func (p *jsonParser) half(from int64, text string) bool {
+	if !strings.ContainsRune(text, utf8.RuneError) {
+		return false
+	}
+	escaped := p.data[from:p.dec.InputOffset()]
+	for {
+		i := bytes.IndexByte(escaped, '\\')
+		if i < 0 {
+			return false
+		}
+		first, second := escapedUnit(escaped[i:]), escapedUnit(escaped[min(i+6, len(escaped)):])
+		switch {
+		case !utf16.IsSurrogate(first):
+			i += 2
+		case utf16.DecodeRune(first, second) == utf8.RuneError:
+			p.broken = true
+			return true
+		default:
+			i += 12
+		}
+		escaped = escaped[i:]
+	}
+}
+
+// escapedUnit is the UTF-16 unit that text begins with as \uXXXX, 0 if it does not.
+func escapedUnit(text []byte) rune {
+	if len(text) < 6 || text[0] != '\\' || text[1] != 'u' {
+		return 0
+	}
+	unit, err := strconv.ParseUint(string(text[2:6]), 16, 16)
+	if err != nil {
+		return 0
+	}
+	return rune(unit)
 }
 
 func (p *jsonParser) value(depth int) (*node, error) {
@@ -79,6 +156,7 @@ func (p *jsonParser) value(depth int) (*node, error) {
 	if p.nodes++; p.nodes > maxNodes {
 		return nil, fmt.Errorf("JSON decode error: more than %d values", maxNodes)
 	}
+	from := p.dec.InputOffset()
 	tok, err := p.dec.Token()
 	if err != nil {
 		return nil, fmt.Errorf("JSON decode error: %w", err)
@@ -89,7 +167,7 @@ func (p *jsonParser) value(depth int) (*node, error) {
 	case bool:
 		return &node{kind: boolKind, bool: v}, nil
 	case string:
-		return &node{kind: stringKind, text: v}, nil
+		return &node{kind: stringKind, text: v, broken: p.half(from, v)}, nil
 	case json.Number:
 		if len(v) > maxDigits {
 			return nil, fmt.Errorf("JSON decode error: a number of more than %d digits", maxDigits)
@@ -123,6 +201,7 @@ func (p *jsonParser) list(depth int) (*node, error) {
 func (p *jsonParser) object(depth int) (*node, error) {
 	n := newMap()
 	for p.dec.More() {
+		from := p.dec.InputOffset()
 		tok, err := p.dec.Token()
 		if err != nil {
 			return nil, fmt.Errorf("JSON decode error: %w", err)
@@ -131,10 +210,12 @@ func (p *jsonParser) object(depth int) (*node, error) {
 		if !ok {
 			return nil, fmt.Errorf("JSON decode error: a key must be a string")
 		}
+		broken := p.half(from, key)
 		value, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
+		value.broken = value.broken || broken
 		n.set(key, value)
 	}
 	_, err := p.dec.Token()

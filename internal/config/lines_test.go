@@ -216,7 +216,7 @@ func beyond64Bits(data []byte) bool {
 // decodeFloats decodes as a request does; {"$float": "inf"} stands for such a number of YAML.
 func decodeFloats(t *testing.T, doc string, v reflect.Value) error {
 	t.Helper()
-	n, err := parseJSON([]byte(doc))
+	n, _, err := parseJSON([]byte(doc))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,7 @@ type node struct {
 	col    int
 
 	repeated []string // keys of a map that are there more than once
+	broken   bool     // a text of JSON, or its key, that was not read as it is
 }
 
 const (
