@@ -146,13 +146,14 @@ type GetInstanceRequest struct {
 	ID string `json:"id" cfg:"req,uuid"`
 }
 
-// HealthChecksRequest asks for the health checks of an instance, newest first.
+// HealthChecksRequest asks for the health checks of an instance, newest first; 1000 at most, however
+// many are asked for.
 type HealthChecksRequest struct {
 	FleetName   string `json:"fleet_name" cfg:"req"`
 	InstanceNum int    `json:"instance_num" cfg:"req"`
 	After       *Time  `json:"after"`
 	Before      *Time  `json:"before"`
-	Limit       *int   `json:"limit" cfg:"min=0,max=1000"`
+	Limit       *int   `json:"limit" cfg:"min=0"`
 }
 
 // HealthChecks are the checks of an instance's accelerators.

@@ -15,6 +15,11 @@ import (
 //go:embed docs.html
 var docsHTML string
 
+// homeHTML tells who opens the server's address in a browser what it is.
+//
+//go:embed home.html
+var homeHTML string
+
 // schemaFile serves the JSON Schemas of configurations, so that editors can load them.
 func schemaFile(_ *Server, _ caller, w http.ResponseWriter, r *http.Request) error {
 	kind, _ := strings.CutSuffix(r.PathValue("file"), ".json")
@@ -27,9 +32,12 @@ func schemaFile(_ *Server, _ caller, w http.ResponseWriter, r *http.Request) err
 	return nil
 }
 
-func docsPage(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Content-Security-Policy", "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'")
-	_, _ = io.WriteString(w, docsHTML) // the client is gone
-	return nil
+// page serves one of the two pages.
+func page(html string) handler {
+	return func(_ *Server, _ caller, w http.ResponseWriter, _ *http.Request) error {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		w.Header().Set("Content-Security-Policy", "default-src 'self'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'")
+		_, _ = io.WriteString(w, html) // the client is gone
+		return nil
+	}
 }

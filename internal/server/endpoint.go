@@ -15,16 +15,10 @@ type endpoint struct {
 	in     reflect.Type   // of the body; struct{} for none, upload for a form with a file
 	out    []reflect.Type // of the answer's body, one of them
 	media  string         // the content type of answers
-	query  []parameter
-	status []int // errors beyond those that its other properties tell
+	query  reflect.Type   // a struct of what is read of the address after the question mark; nil for none
+	status []int          // errors beyond those that its other properties tell
 	// foreign says that requests are passed on, and that answers are not the server's.
 	foreign bool
-}
-
-// parameter is a part of the address after the question mark; none is required.
-type parameter struct {
-	name string
-	typ  reflect.Type
 }
 
 // upload stands for a multipart form with one file, see [part].
@@ -32,7 +26,11 @@ type upload struct{}
 
 // typed is an endpoint that reads In and answers Out, both as JSON.
 func typed[In, Out any](h handler) endpoint {
-	return endpoint{handle: h, in: reflect.TypeFor[In](), out: []reflect.Type{reflect.TypeFor[Out]()}, media: "application/json"}
+	out := reflect.TypeFor[Out]()
+	if e, ok := any(*new(Out)).(interface{ Type() reflect.Type }); ok { // encoded already
+		out = e.Type()
+	}
+	return endpoint{handle: h, in: reflect.TypeFor[In](), out: []reflect.Type{out}, media: "application/json"}
 }
 
 // answers says which types an answer has whose Go type is open.
@@ -47,8 +45,8 @@ func (e endpoint) written(media string) endpoint {
 	return e
 }
 
-// asks says which parameters the handler reads.
-func (e endpoint) asks(query ...parameter) endpoint {
+// asks says which struct of parameters the handler reads, see [config.DecodeQuery].
+func (e endpoint) asks(query reflect.Type) endpoint {
 	e.query = query
 	return e
 }
@@ -77,7 +75,7 @@ func (rt route) errors() []int {
 	if rt.inProject() {
 		list = append(list, http.StatusNotFound)
 	}
-	if rt.hasBody() || len(rt.query) > 0 || len(rt.pathParameters()) > 0 {
+	if rt.hasBody() || rt.query != nil || len(rt.pathParameters()) > 0 {
 		list = append(list, http.StatusUnprocessableEntity)
 	}
 	if rt.hasBody() && rt.in != reflect.TypeFor[upload]() {

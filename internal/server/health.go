@@ -19,7 +19,7 @@ func (s *Server) healthChecks(ctx context.Context, sc project.Scope, r api.Healt
 	}
 	limit := 100
 	if r.Limit != nil {
-		limit = *r.Limit
+		limit = min(*r.Limit, maxSamples)
 	}
 	list, err := s.metrics.HealthChecks(ctx, s.db.Read(), inst.ID, span(r.After, r.Before), limit)
 	if err != nil {

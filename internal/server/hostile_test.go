@@ -74,6 +74,7 @@ func TestBadBodies(t *testing.T) {
 		"an odd field":   []byte(`{"no-such-field": 1}`),
 		"deeply nested":  []byte(strings.Repeat(`{"a":`, 5000) + "1" + strings.Repeat("}", 5000)),
 		"a deep list":    []byte(strings.Repeat("[", 100000)),
+		"half a pair":    []byte(`{"name": "\ud800", "\udfff": 1}`),
 		"a NUL":          []byte(`{"name": "\u0000", "run_name": "\u0000", "username": "\u0000"}`),
 		"a huge number":  []byte(`{"limit": 1e999, "instance_num": 99999999999999999999999}`),
 		"too many bytes": bytes.Repeat([]byte(" "), maxBody+1),
@@ -259,7 +260,7 @@ func TestBadAddresses(t *testing.T) {
 			{"GET", "/api/project/main/metrics/job/x?after=never", 422},
 			{"GET", "/api/project/main/metrics/job/x?after=2026-13-01T00:00:00Z", 422},
 			{"GET", "/api/project/main/metrics/job/x?after=0001-01-01T00:00:00Z&before=9999-12-31T23:59:59Z&limit=1", 400}, // no such job
-			{"GET", "/api/project/main/metrics/job/x?replica_num=-1", 422},
+			{"GET", "/api/project/main/metrics/job/x?replica_num=-1", 400},                                                 // no such job,
 			{"POST", "/api/project/main/repos/upload_code?repo_id=%00", 400},
 			{"POST", "/api/project/main/repos/upload_code?repo_id=" + strings.Repeat("x", 5000), 400},
 		} {

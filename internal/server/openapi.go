@@ -51,7 +51,7 @@ func describe(routes []route) map[string]any {
 // split is the method and the path of a route.
 func (rt route) split() (method, path string) {
 	method, path, _ = strings.Cut(rt.pattern, " ")
-	return method, strings.Replace(path, "...}", "}", 1)
+	return method, strings.Replace(strings.TrimSuffix(path, "{$}"), "...}", "}", 1)
 }
 
 // pathParameters are the names in the route's path.
@@ -82,8 +82,8 @@ func (rt route) operation(schemas *schemas) map[string]any {
 	for _, name := range rt.pathParameters() {
 		list = append(list, map[string]any{"name": name, "in": "path", "required": true, "schema": map[string]any{"type": "string"}})
 	}
-	for _, p := range rt.query {
-		list = append(list, map[string]any{"name": p.name, "in": "query", "schema": schemas.answer(p.typ)})
+	if rt.query != nil {
+		list = append(list, schemas.parameters(rt.query)...)
 	}
 	if list != nil {
 		op["parameters"] = list

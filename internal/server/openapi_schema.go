@@ -178,6 +178,20 @@ func (s *schemas) addFields(t reflect.Type, d direction, partial bool, props map
 	}
 }
 
+// parameters describes the fields of a struct as what stands in an address.
+func (s *schemas) parameters(t reflect.Type) []any {
+	var list []any
+	for f := range t.Fields() {
+		tag, typ := f.Tag.Get("cfg"), f.Type
+		if typ.Kind() == reflect.Pointer {
+			typ = typ.Elem() // an address has no null
+		}
+		_, required := rules(tag)["req"]
+		list = append(list, map[string]any{"name": f.Tag.Get("json"), "in": "query", "required": required, "schema": s.of(typ, tag, ofRequest)})
+	}
+	return list
+}
+
 // components are all the schemas that were referred to.
 func (s *schemas) components() map[string]any {
 	all := maps.Clone(s.named)

@@ -25,7 +25,9 @@ func (s *Server) routes() []route {
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
 		{"POST /api/server/doctor", globalAdmin, forUser(s.doctor)},
 		{"GET /openapi.json", public, typed[struct{}, map[string]any](s.openapiHandler())},
-		{"GET /api/docs", public, typed[struct{}, string](docsPage).written("text/html")},
+		{"GET /{$}", public, typed[struct{}, string](page(homeHTML)).written("text/html")},
+		{"GET /redoc", public, typed[struct{}, string](page(docsHTML)).written("text/html")},
+		{"GET /api/docs", public, typed[struct{}, string](page(docsHTML)).written("text/html")},
 		{"GET /schemas/{file}", public, typed[struct{}, map[string]any](schemaFile).refused(http.StatusNotFound)},
 		{"GET /metrics", public, typed[struct{}, string](prometheusHandler).written("text/plain").refused(http.StatusForbidden, http.StatusNotFound)},
 
@@ -78,7 +80,7 @@ func (s *Server) routes() []route {
 		{"POST /api/project/{project}/repos/get", projectMember, inProject(s.repos.Get)},
 		{"POST /api/project/{project}/repos/init", projectMember, inProject(s.repos.Init)},
 		{"POST /api/project/{project}/repos/delete", projectMember, inProject(s.repos.Delete)},
-		{"POST /api/project/{project}/repos/upload_code", projectMember, typed[upload, *struct{}](uploadCode).asks(parameter{"repo_id", reflect.TypeFor[string]()})},
+		{"POST /api/project/{project}/repos/upload_code", projectMember, typed[upload, *struct{}](uploadCode).asks(reflect.TypeFor[uploadQuery]())},
 		{"POST /api/files/get_archive_by_hash", anyUser, forUser(s.repos.ArchiveByHash)},
 		{"POST /api/files/upload_archive", anyUser, typed[upload, api.FileArchive](uploadArchive)},
 
@@ -100,7 +102,7 @@ func (s *Server) routes() []route {
 		{"POST /api/events/list", anyUser, forUser(s.listEvents)},
 
 		{"POST /api/project/{project}/gpus/list", projectMember, inProject(s.runs.GPUs)},
-		{"GET /api/project/{project}/metrics/job/{run}", projectMember, typed[struct{}, api.JobMetrics](jobMetrics).asks(metricsParameters()...)},
+		{"GET /api/project/{project}/metrics/job/{run}", projectMember, typed[struct{}, api.JobMetrics](jobMetrics).asks(reflect.TypeFor[metricsQuery]())},
 		{"POST /api/project/{project}/templates/list", projectMember, inProject(s.listTemplates)},
 
 		{"POST /api/sshproxy/get_upstream", sshProxy, typed[upstreamRequest, upstream](sshUpstream)},
@@ -169,7 +171,8 @@ func (s *Server) listEvents(ctx context.Context, u user.User, r api.ListEventsRe
 // codeLimit bounds uploads, in bytes (DSTACK_SERVER_CODE_UPLOAD_LIMIT).
 const codeLimit = 2 << 20
 
-// part finds the one file of a multipart upload; its name is the content's hash.
+// part finds the one file of a multipart upload; its name is the content's hash. What is no form has
+// no file.
 func part(w http.ResponseWriter, r *http.Request, limit int64, what string) (name string, body io.Reader, err error) {
 	if limit > 0 && r.ContentLength > limit {
 		return "", nil, api.Invalid("%s size is %s, which exceeds the limit of %s. Use .gitignore/.dstackignore to exclude large files. This limit can be modified by setting the DSTACK_SERVER_CODE_UPLOAD_LIMIT environment variable.", what, size(r.ContentLength), size(limit))
@@ -179,18 +182,27 @@ func part(w http.ResponseWriter, r *http.Request, limit int64, what string) (nam
 	}
 	within(w, uploadTimeout)
 	mr, err := r.MultipartReader()
+	if errors.Is(err, http.ErrMissingBoundary) {
+		return "", nil, api.Invalid("Missing boundary in multipart.")
+	}
 	if err != nil {
-		return "", nil, api.Invalid("A multipart form with one file is expected")
+		return "", nil, noFile("missing", "Field required")
 	}
 	for {
 		p, err := mr.NextPart()
-		if err != nil {
-			return "", nil, &config.Errors{Problems: []config.Problem{{Loc: []any{"body", "file"}, Type: "missing", Msg: "Field required"}}}
-		}
-		if p.FormName() == "file" {
+		switch {
+		case err != nil:
+			return "", nil, noFile("missing", "Field required")
+		case p.FormName() == "file" && p.FileName() == "":
+			return "", nil, noFile("value_error", "Value error, the part named file is no file: it has no file name")
+		case p.FormName() == "file":
 			return p.FileName(), p, nil
 		}
 	}
+}
+
+func noFile(kind, msg string) error {
+	return &config.Errors{Problems: []config.Problem{{Loc: []any{"body", "file"}, Type: kind, Msg: msg}}}
 }
 
 func size(n int64) string {
@@ -216,10 +228,18 @@ func uploadError(err error) error {
 	return err
 }
 
+// uploadQuery is what the address says of an upload.
+type uploadQuery struct {
+	RepoID string `json:"repo_id" cfg:"req"`
+}
+
 func uploadCode(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
+	var q uploadQuery
+	wrong := config.DecodeQuery(r.URL.Query(), &q)
 	name, body, err := part(w, r, s.CodeLimit, "Repo diff")
+	err = config.Join(wrong, err)
 	if err == nil {
-		err = uploadError(s.repos.UploadCode(r.Context(), c.Scope, r.URL.Query().Get("repo_id"), name, body))
+		err = uploadError(s.repos.UploadCode(r.Context(), c.Scope, q.RepoID, name, body))
 	}
 	if err == nil {
 		encode(w, http.StatusOK, nil)
