@@ -34,7 +34,7 @@ type Backend interface {
 	List(ctx context.Context, serverID string) ([]Owned, error)
 }
 
-// ResourceKind is a kind of thing that costs money.
+// ResourceKind is a kind of thing that costs money, or would pile up where it costs none.
 type ResourceKind string
 
 // The kinds.

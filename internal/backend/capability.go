@@ -90,18 +90,41 @@ type Volume struct {
 // GatewayBackend makes instances that everybody reaches at the ports of gateways, 80 and 443.
 type GatewayBackend interface{ Gateways() }
 
-// PlacementBackend makes groups whose instances are close to each other.
+// PlacementBackend makes groups whose instances are close to each other. The ledger makes one
+// for a fleet that is a cluster, in each region where it has instances, has every instance
+// join it ([CreateRequest].Placement), and deletes it when the last one is gone. List shows
+// groups too.
 type PlacementBackend interface {
-	CreatePlacement(ctx context.Context, req PlacementRequest) (Ref, error)
+	// CreatePlacement must be idempotent in req.Token, like Create. An error for which [Refused]
+	// is true excludes the offer.
+	CreatePlacement(ctx context.Context, req PlacementRequest) (Placement, error)
+	// DescribePlacement returns ErrNotFound when the provider says that there is none.
+	DescribePlacement(ctx context.Context, ref Ref) (Placement, error)
+	// DeletePlacement asks for deletion like Terminate. It returns ErrInUse, and does nothing,
+	// while instances are in the group.
 	DeletePlacement(ctx context.Context, ref Ref) error
-	// Placeable reports whether instances of the offer can join a group. It calls nobody.
-	Placeable(o Offer) bool
+	// Placeable reports whether instances of an offer can join a group; for the zero Ref,
+	// whether there are groups for them at all. It calls nobody.
+	Placeable(o Offer, group Ref) bool
+	// PlacesReserved reports whether instances in reservations join groups too. Where not, the
+	// reservation alone says how close they are.
+	PlacesReserved() bool
 }
 
 // PlacementRequest describes a group to be made.
 type PlacementRequest struct {
 	Token  string            `json:"token"`
-	Name   string            `json:"name"`
+	Name   string            `json:"name"` // like [CreateRequest].Name
 	Region string            `json:"region"`
+	Offer  Offer             `json:"offer"` // of the first instance that will join
 	Tags   map[string]string `json:"tags"`
+}
+
+// Placement is what a provider knows about a group. What is needed to tell whose instances can
+// join (a zone, a kind of network) belongs into Ref.Data.
+type Placement struct {
+	Ref       Ref       `json:"ref"`
+	State     State     `json:"state"` // StateRunning: instances can join
+	CreatedAt time.Time `json:"created_at,omitzero"`
+	GoneAt    time.Time `json:"gone_at,omitzero"`
 }

@@ -12,6 +12,7 @@ var (
 	ErrQuota      = errors.New("quota exceeded")
 	ErrAuth       = errors.New("credentials rejected")
 	ErrNotFound   = errors.New("not found")
+	ErrInUse      = errors.New("in use") // of DeletePlacement: instances are in the group
 )
 
 // A RateLimitedError says that nothing was done and when to ask again.

@@ -127,8 +127,15 @@ func applicable(t *testing.T, open Open) []test {
 		}
 		all = append(all, test{"TidyLeavesNothing", tidyLeavesNothing})
 	}
+	_, groups := sub.Backend.(backend.PlacementBackend)
+	if groups {
+		all = append(all, placement...)
+	}
 	if sub.Transport {
 		all = append(all, wire...)
+	}
+	if sub.Transport && groups {
+		all = append(all, placementWire...)
 	}
 	return all
 }

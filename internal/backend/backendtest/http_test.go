@@ -100,6 +100,36 @@ func (b *remote) List(ctx context.Context, serverID string) (all []backend.Owned
 	return all, err
 }
 
+func (b *remote) CreatePlacement(ctx context.Context, req backend.PlacementRequest) (backend.Placement, error) {
+	return b.group(ctx, "POST", "/groups/create", req)
+}
+
+func (b *remote) DescribePlacement(ctx context.Context, ref backend.Ref) (backend.Placement, error) {
+	return b.group(ctx, "GET", "/groups/describe", ref)
+}
+
+func (b *remote) group(ctx context.Context, method, path string, in any) (p backend.Placement, err error) {
+	if err = b.call(ctx, method, path, in, &p); err == nil && p.Ref.ID == "" {
+		err = errors.New("the answer has no group")
+	}
+	return p, err
+}
+
+func (b *remote) DeletePlacement(ctx context.Context, ref backend.Ref) error {
+	var none struct{}
+	err := b.call(ctx, "POST", "/groups/delete", ref, &none)
+	if status, ok := errors.AsType[*backend.StatusError](err); ok && status.Status == http.StatusLocked {
+		return backend.ErrInUse
+	}
+	return err
+}
+
+func (b *remote) Placeable(o backend.Offer, group backend.Ref) bool {
+	return group.ID == "" || group.Region == o.Region
+}
+
+func (b *remote) PlacesReserved() bool { return true }
+
 func serve(c *fake.Cloud) http.Handler {
 	mux := http.NewServeMux()
 	handle(mux, "GET /offers", c.Offers)
@@ -107,6 +137,11 @@ func serve(c *fake.Cloud) http.Handler {
 	handle(mux, "GET /describe", c.Describe)
 	handle(mux, "POST /terminate", func(ctx context.Context, ref backend.Ref) (struct{}, error) { return struct{}{}, c.Terminate(ctx, ref) })
 	handle(mux, "GET /list", c.List)
+	handle(mux, "POST /groups/create", c.CreatePlacement)
+	handle(mux, "GET /groups/describe", c.DescribePlacement)
+	handle(mux, "POST /groups/delete", func(ctx context.Context, ref backend.Ref) (struct{}, error) {
+		return struct{}{}, c.DeletePlacement(ctx, ref)
+	})
 	return mux
 }
 
@@ -125,6 +160,8 @@ func handle[In, Out any](mux *http.ServeMux, pattern string, f func(context.Cont
 		switch {
 		case errors.Is(err, backend.ErrNotFound):
 			http.Error(w, err.Error(), http.StatusNotFound)
+		case errors.Is(err, backend.ErrInUse):
+			http.Error(w, err.Error(), http.StatusLocked)
 		case backend.Refused(err):
 			http.Error(w, err.Error(), http.StatusUnprocessableEntity)
 		case err != nil:

@@ -149,5 +149,5 @@ func (e *endless) Read(p []byte) (int, error) {
 
 // proves reports whether err claims to know what happened.
 func proves(err error) bool {
-	return err == nil || backend.Refused(err) || errors.Is(err, backend.ErrNotFound)
+	return err == nil || backend.Refused(err) || errors.Is(err, backend.ErrNotFound) || errors.Is(err, backend.ErrInUse)
 }

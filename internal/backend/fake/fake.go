@@ -30,6 +30,10 @@ type Config struct {
 	Deletion time.Duration // from Terminate to gone
 	// Capacity bounds the machines of an instance type in a region, none when it is missing.
 	Capacity map[offer.Key]int
+	// Ungrouped are the instance types that cannot join placement groups.
+	Ungrouped []string
+	// ReservedApart says that instances in reservations join no placement groups.
+	ReservedApart bool
 	// Settle is what the backend reports; 0 means twice the ListLag and a minute.
 	Settle time.Duration
 	// Ended is called once for each machine that is gone, when it is, for whatever reason and
@@ -43,6 +47,7 @@ type Cloud struct {
 	mu           sync.Mutex
 	machines     map[string]*machine
 	disks        map[string]*disk
+	groups       map[string]*group
 	next         int
 	faults       []*fault
 	calls        map[string]int
@@ -78,7 +83,7 @@ func New(c Config) *Cloud {
 	if c.Settle == 0 {
 		c.Settle = 2*c.ListLag + time.Minute
 	}
-	return &Cloud{Config: c, machines: map[string]*machine{}, disks: map[string]*disk{}, calls: map[string]int{}, injected: map[Kind]int{}}
+	return &Cloud{Config: c, machines: map[string]*machine{}, disks: map[string]*disk{}, groups: map[string]*group{}, calls: map[string]int{}, injected: map[Kind]int{}}
 }
 
 // Offers implements [backend.Backend].
@@ -169,10 +174,14 @@ func (c *Cloud) check(req backend.CreateRequest) error {
 	if req.Token == "" || req.Name == "" || req.Offer.Region == "" {
 		return &backend.InvalidError{Path: "token", Msg: "token, name and region are required"}
 	}
-	if !slices.ContainsFunc(c.Config.Offers, func(o offer.Offer) bool { return o.Region == req.Offer.Region }) {
+	if !c.hasRegion(req.Offer.Region) {
 		return &backend.InvalidError{Path: "offer.region", Msg: fmt.Sprintf("there is no region %s", req.Offer.Region)}
 	}
-	return nil
+	return c.admit(req)
+}
+
+func (c *Cloud) hasRegion(name string) bool {
+	return slices.ContainsFunc(c.Config.Offers, func(o offer.Offer) bool { return o.Region == name })
 }
 
 // add makes a machine that nothing happens to. Ids grow in the order of creation.
@@ -286,6 +295,7 @@ func (c *Cloud) List(ctx context.Context, serverID string) ([]backend.Owned, err
 		}
 		if serverID != "" {
 			all = append(all, c.listDisks(serverID, seen)...)
+			all = append(all, c.listGroups(serverID, seen)...)
 		}
 		return nil
 	}, nil)

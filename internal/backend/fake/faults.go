@@ -21,7 +21,7 @@ var (
 
 // Fault makes chosen calls fail.
 type Fault struct {
-	Op     string // "Create", "Describe", "Terminate", "List", "Offers"; "" is any
+	Op     string // the name of a method, "Create"; "" is any
 	Nth    int    // which call of those that match, from 1; 0 is every one
 	Before error  // returned instead of doing anything
 	After  error  // returned although it was done
@@ -40,8 +40,8 @@ const (
 	HangBefore  Kind = "hang before effect"  // no answer until the caller gives up; nothing was done
 	HangAfter   Kind = "hang after effect"   // no answer until the caller gives up; it was done
 	Throttle    Kind = "throttle"            // refused for some seconds
-	Redelivery  Kind = "redelivery"          // Create or Terminate arrives once more, or after all, within half the settle time
-	Twin        Kind = "twin"                // Create makes two machines, as if there were no tokens
+	Redelivery  Kind = "redelivery"          // Create or Terminate, of machines and groups, arrives once more, or after all, within half the settle time
+	Twin        Kind = "twin"                // Create makes two machines or groups, as if there were no tokens
 	StaleList   Kind = "stale list"          // List shows what was up to half the settle time ago
 	PartialList Kind = "partial list"        // List lacks machines made within half the settle time
 	NoCapacity  Kind = "no capacity"         // Create is refused: of a gang, some are and some are not
@@ -179,9 +179,9 @@ func (b *misbehaviour) fateOf(op, subject string) fate {
 		f.hang = HangAfter
 	}
 	switch op {
-	case "Create":
+	case "Create", "CreatePlacement":
 		f.kinds[NoCapacity], f.kinds[Twin], f.kinds[Redelivery] = hit[NoCapacity], hit[Twin], hit[Redelivery]
-	case "Terminate":
+	case "Terminate", "DeletePlacement":
 		f.kinds[Redelivery] = hit[Redelivery]
 	case "List":
 		f.kinds[StaleList], f.kinds[PartialList] = hit[StaleList], hit[PartialList]

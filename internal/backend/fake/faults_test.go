@@ -14,6 +14,7 @@ import (
 
 	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
+	"dstack/internal/offer"
 )
 
 func request(n int, spot bool) backend.CreateRequest {
@@ -315,6 +316,64 @@ func TestEnded(t *testing.T) {
 		want := []string{"machine-token-1 10s 10s", "machine-token-2 1m0s 1m0s"}
 		if len(ends) != 3 || !cmp.Equal(want, ends[:2]) {
 			t.Errorf("Ended was called for %q, want %q and the third", ends, want)
+		}
+	})
+}
+
+// TestGroupFaults has groups go wrong as machines do.
+func TestGroupFaults(t *testing.T) {
+	req := backend.PlacementRequest{Token: "token-1", Name: "group-1", Region: "north", Offer: fake.SomeOffers()[1], Tags: map[string]string{backend.TagServer: "s", backend.TagIntent: "token-1"}}
+	for kind, tt := range map[fake.Kind]struct {
+		refused bool
+		groups  int // at once
+		later   int // after half the settle time
+	}{
+		fake.ErrorBefore: {false, 0, 0},
+		fake.ErrorAfter:  {false, 1, 1},
+		fake.NoCapacity:  {true, 0, 0},
+		fake.Twin:        {false, 2, 2},
+		fake.Redelivery:  {false, 1, 1},
+	} {
+		t.Run(string(kind), func(t *testing.T) {
+			bubble(t, func(t *testing.T, c *fake.Cloud) {
+				c.Misbehave(1, only(kind))
+				_, err := c.CreatePlacement(t.Context(), req)
+				if backend.Refused(err) != tt.refused || len(c.Groups()) != tt.groups || len(c.Doubles()) != 0 {
+					t.Errorf("CreatePlacement = %v, groups %v, doubles %v", err, c.Groups(), c.Doubles())
+				}
+				time.Sleep(time.Minute)
+				if n := len(c.Groups()); n != tt.later {
+					t.Errorf("%d groups later, want %d", n, tt.later)
+				}
+				if n := c.Injected(); n[kind] == 0 {
+					t.Errorf("Injected = %v, want %s", n, kind)
+				}
+			})
+		})
+	}
+}
+
+// TestUngrouped refuses what cannot join.
+func TestUngrouped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		offers := fake.SomeOffers()
+		c := fake.New(fake.Config{Offers: offers, Ungrouped: []string{"cpu.small"}})
+		create := func(token string, o offer.Offer) (backend.Placement, error) {
+			return c.CreatePlacement(t.Context(), backend.PlacementRequest{Token: token, Name: token, Region: o.Region, Offer: o})
+		}
+		if _, err := create("a", offers[0]); !backend.Refused(err) {
+			t.Errorf("a group for cpu.small: %v, want a refusal", err)
+		}
+		north, err := create("b", offers[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n, o := range map[int]offer.Offer{1: offers[0], 2: offers[5]} { // no groups for it; another region
+			req := request(n, false)
+			req.Offer, req.Placement = o, &north.Ref
+			if _, err := c.Create(t.Context(), req); !backend.Refused(err) {
+				t.Errorf("%s in %s joined a group in north: %v", o.Instance, o.Region, err)
+			}
 		}
 	})
 }

@@ -94,8 +94,8 @@ func (c *Cloud) Bill(serverID string) float64 {
 	return sum
 }
 
-// Doubles lists the tokens for which more than one machine was ever made, twins of our own
-// making aside.
+// Doubles lists the tokens for which more than one machine or group was ever made, twins of our
+// own making aside.
 func (c *Cloud) Doubles() []string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -103,6 +103,11 @@ func (c *Cloud) Doubles() []string {
 	for _, m := range c.machines {
 		if m.req.Token != "" && !m.twin {
 			count[m.req.Token]++
+		}
+	}
+	for _, g := range c.groups {
+		if g.req.Token != "" && !g.twin {
+			count[g.req.Token]++
 		}
 	}
 	var all []string
