@@ -171,11 +171,11 @@ func (w *world) hostsOff() {
 	}
 }
 
-// addLink notes a connection so that it can be broken when its process is overtaken.
-func (w *world) addLink(l *link) {
-	l.p.mu.Lock()
-	defer l.p.mu.Unlock()
-	l.p.links = append(l.p.links, l)
+// addLink notes how to break a connection when its process is overtaken.
+func (w *world) addLink(p *process, closes func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.links = append(p.links, closes)
 }
 
 func (w *world) closeLinks(p *process) {
@@ -183,8 +183,8 @@ func (w *world) closeLinks(p *process) {
 	links := p.links
 	p.links = nil
 	p.mu.Unlock()
-	for _, l := range links {
-		l.close()
+	for _, closes := range links {
+		closes()
 	}
 }
 
@@ -237,6 +237,9 @@ type script struct {
 	Exit      int
 	Fails     int // attempts that exit with 1 before one exits with Exit
 	Lines     int
+
+	Serves bool          // it answers requests
+	Ready  time.Duration // until it answers well
 }
 
 const scriptEnv = "SIM"
@@ -258,6 +261,9 @@ func (w *world) scriptOf(spec agentapi.TaskSpec) script {
 	w.scripts[name]++
 	if w.scripts[name] <= s.Fails {
 		s.Exit = 1
+		if s.Serves {
+			s.Run = time.Minute
+		}
 	}
 	return s
 }

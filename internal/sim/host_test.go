@@ -23,11 +23,13 @@ type agent struct {
 	mu        sync.Mutex
 	key       string // host key
 	boot      int
-	off       atomic.Bool // gone for good
-	installed bool        // installed
+	off       atomic.Bool   // gone for good
+	gone      chan struct{} // closed then
+	installed bool          // installed
 	seq       int64
 	tasks     map[string]*task
 	order     []string      // of tasks, by arrival
+	count     int           // of tasks, ever
 	changed   chan struct{} // closed when there is something to tell
 	down      chan struct{} // closed when the machine restarts or is gone
 	cutTill   time.Time     // no packet passes before
@@ -38,6 +40,7 @@ type agent struct {
 // task is a job on a host.
 type task struct {
 	h       *agent
+	num     int // of the host's tasks
 	spec    agentapi.TaskSpec
 	script  script
 	stop    chan struct{} // closed when its end is asked for
@@ -45,12 +48,13 @@ type task struct {
 	state   agentapi.Task
 	version int64
 	log     []byte
-	acked   int64 // of the log
+	acked   int64     // of the log
+	ready   time.Time // of a service
 }
 
 func newHost(w *world, name string, num int, installed bool) *agent {
 	return &agent{w: w, name: name, ip: fmt.Sprintf("10.9.%d.%d", num>>8&255, num&255), key: "ssh-ed25519 " + name, boot: 1, installed: installed,
-		tasks: map[string]*task{}, changed: make(chan struct{}), down: make(chan struct{}), skew: skewOf(w.seed, name)}
+		tasks: map[string]*task{}, changed: make(chan struct{}), down: make(chan struct{}), gone: make(chan struct{}), skew: skewOf(w.seed, name)}
 }
 
 // skewOf is by how much a host's clock is wrong: up to six hours for one host in three. It is
@@ -112,7 +116,8 @@ func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
 	if t := h.tasks[spec.ID]; t != nil {
 		return t.state
 	}
-	t := &task{h: h, spec: spec, stop: make(chan struct{}), script: h.w.scriptOf(spec)}
+	h.count++
+	t := &task{h: h, num: h.count, spec: spec, stop: make(chan struct{}), script: h.w.scriptOf(spec)}
 	t.state = agentapi.Task{ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: h.clock()}
 	h.tasks[spec.ID] = t
 	h.order = append(h.order, spec.ID)
@@ -212,6 +217,7 @@ func (h *agent) die() {
 		return
 	}
 	h.off.Store(true)
+	close(h.gone)
 	close(h.down)
 	h.tell()
 }
@@ -266,6 +272,10 @@ func (t *task) live() {
 	if !t.set(func(v *agentapi.Task) {
 		v.Started, v.Username, v.WorkingDir = true, "root", "/workflow"
 		v.Ports = map[int]int{agentapi.RunnerSSHPort: agentapi.RunnerSSHPort}
+		if t.spec.Network != "host" {
+			v.Ports[agentapi.RunnerSSHPort] = 20_000 + t.num
+		}
+		t.ready = time.Now().Add(s.Ready)
 	}) {
 		return
 	}
@@ -296,7 +306,7 @@ func (t *task) live() {
 	}
 }
 
-// sleep waits; false when the task is asked to end, or has ended.
+// sleep waits; false when the task is asked to end, or has ended, or its machine is gone.
 func (t *task) sleep(d time.Duration) bool {
 	if d <= 0 {
 		d = time.Microsecond
@@ -306,12 +316,18 @@ func (t *task) sleep(d time.Duration) bool {
 		return true
 	case <-t.stop:
 		return false
+	case <-t.h.gone:
+		return false
 	}
 }
 
 // stopped ends a task as asked, after the time that the job takes for it.
 func (t *task) stopped(takes time.Duration) {
 	t.h.mu.Lock()
+	if t.ending == nil { // the machine is gone
+		t.h.mu.Unlock()
+		return
+	}
 	how := *t.ending
 	t.h.mu.Unlock()
 	if takes = min(takes, time.Duration(how.Grace)*time.Second); takes > 0 {

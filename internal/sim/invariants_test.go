@@ -27,7 +27,7 @@ var always = []invariant{
 
 // settled are the invariants of the time when the faults have stopped and everything had
 // time to settle.
-var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}}
+var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}, {"I13", servicesWhole}}
 
 // over are the invariants of the time when the user has ended everything and all had time to
 // go.

@@ -128,12 +128,16 @@ type deed struct {
 // chaos draws what users do and what goes wrong, and lets it happen.
 func (w *world) chaos(rnd *rand.Rand) {
 	var deeds []deed
-	add := func(from, to time.Duration, do func()) {
-		deeds = append(deeds, deed{from + time.Duration(rnd.Int64N(int64(to-from))), do})
+	add := func(rnd *rand.Rand) plan {
+		return func(from, to time.Duration, do func()) {
+			deeds = append(deeds, deed{from + time.Duration(rnd.Int64N(int64(to-from))), do})
+		}
 	}
-	w.planFleets(rnd, add)
-	w.planRuns(rnd, add)
-	w.planTrouble(rnd, add)
+	own := rand.New(rand.NewPCG(w.seed, 2)) // of what was added later: other things stay as they were
+	w.planFleets(rnd, add(rnd))
+	w.planRuns(rnd, add(rnd))
+	w.planServices(own, add(own))
+	w.planTrouble(rnd, add(rnd))
 	slices.SortStableFunc(deeds, func(a, b deed) int { return int(a.at - b.at) })
 	begin := time.Now()
 	for _, d := range deeds {

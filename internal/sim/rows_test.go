@@ -34,7 +34,7 @@ type instanceRow struct {
 
 type jobRow struct {
 	id, run, name, status, instance, reason string
-	replica, num, attempt                   int
+	replica, num, attempt, deployment       int
 	version                                 int64
 }
 
@@ -55,6 +55,7 @@ type runRow struct {
 	submitted        int64
 	version          int64
 	class            string // equal for runs that ask for the same
+	deployment       int
 }
 
 type holdRow struct {
@@ -192,9 +193,9 @@ func (r *reader) allJobs(now *rows) error {
 		err := r.each(func(row *sqlite3.Stmt) {
 			r.jobs[id] = jobRow{
 				id: id, run: row.ColumnText(0), status: row.ColumnText(1), instance: row.ColumnText(2), replica: row.ColumnInt(3), num: row.ColumnInt(4),
-				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8),
+				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8), deployment: row.ColumnInt(9),
 			}
-		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name')
+		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment')
 			FROM job WHERE id = ?`, id)
 		if err != nil {
 			return err
@@ -211,9 +212,9 @@ func (r *reader) allRuns(now *rows) error {
 	err := r.each(func(row *sqlite3.Stmt) {
 		v := runRow{id: row.ColumnText(0), status: row.ColumnText(1), priority: row.ColumnInt(2), version: row.ColumnInt64(3)}
 		known, ok := r.runs[v.id]
-		v.name, v.submitted, v.class = known.name, known.submitted, known.class
+		v.name, v.submitted, v.class, v.deployment = known.name, known.submitted, known.class, known.deployment
 		now.runs[v.id] = v
-		if !ok {
+		if !ok || v.version != known.version {
 			fresh = append(fresh, v.id)
 		}
 	}, `SELECT id, status, priority, version FROM run`)
@@ -223,8 +224,8 @@ func (r *reader) allRuns(now *rows) error {
 	for _, id := range fresh {
 		v := now.runs[id]
 		err := r.each(func(row *sqlite3.Stmt) {
-			v.name, v.submitted, v.class = row.ColumnText(0), row.ColumnInt64(1), row.ColumnText(2)
-		}, `SELECT name, submitted_at, json_extract(data, '$.spec.configuration.env.CLASS') FROM run WHERE id = ?`, id)
+			v.name, v.submitted, v.class, v.deployment = row.ColumnText(0), row.ColumnInt64(1), row.ColumnText(2), row.ColumnInt(3)
+		}, `SELECT name, submitted_at, json_extract(data, '$.spec.configuration.env.CLASS'), json_extract(data, '$.deployment') FROM run WHERE id = ?`, id)
 		if err != nil {
 			return err
 		}

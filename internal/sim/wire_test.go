@@ -71,7 +71,7 @@ func (x *wire) Open(ctx context.Context, t host.Target) (*agentapi.Client, strin
 		return nil, "", nil, &host.OnboardError{Code: host.CodeHostKey, Message: "the host key changed"}
 	}
 	l := &link{p: x.p, h: h, down: h.down, done: make(chan struct{})}
-	x.p.w.addLink(l)
+	x.p.w.addLink(x.p, l.close)
 	return agentapi.NewClientOver(l), h.key, l.close, nil
 }
 

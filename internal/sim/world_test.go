@@ -19,6 +19,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/crypto/ssh"
+
 	"dstack/internal/backend/fake"
 	"dstack/internal/crypt"
 	"dstack/internal/server"
@@ -33,8 +35,9 @@ type world struct {
 	t      testing.TB
 	seed   uint64
 	dir    string
-	public string // a user's key
-	keys   object // of SSH hosts
+	public string            // a user's key
+	keys   object            // of SSH hosts
+	sshd   *ssh.ServerConfig // of tasks
 	began  time.Time
 	clouds map[string]*fake.Cloud
 	hosts  map[string]*agent // of the user, by address
@@ -56,8 +59,10 @@ type world struct {
 	asked      map[string]uint64
 	netFaults  float64 // share of calls to hosts that go wrong
 	injected   map[string]int
-	calm       bool // no faults any more
-	overtakes  bool // servers are overtaken in every world
+	replicas   map[string]int // of services, when nobody asks them
+	requests   sync.WaitGroup // of services
+	calm       bool           // no faults any more
+	overtakes  bool           // servers are overtaken in every world
 }
 
 // template is the database of a server that was started once, and its configuration: what
@@ -66,6 +71,7 @@ type template struct {
 	db, config []byte
 	public     string
 	private    string
+	sshd       *ssh.ServerConfig
 }
 
 // cloudNames are the backends of every world: names that the configuration knows.
@@ -80,6 +86,12 @@ func newTemplate(t *testing.T) template {
 		t.Fatal(err)
 	}
 	tp.public, tp.private = pair.Public, pair.Private
+	key, err := sshkey.Signer(pair.Private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tp.sshd = &ssh.ServerConfig{NoClientAuth: true}
+	tp.sshd.AddHostKey(key)
 	tp.config = fmt.Appendf(nil, "projects:\n  - name: main\n    backends:\n      - type: crusoe\n      - type: nebius\nencryption:\n  keys:\n    - type: aes\n      name: key1\n      secret: %s\n", crypt.NewSecret())
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0, template{config: tp.config})
@@ -99,7 +111,7 @@ func newWorld(t *testing.T, seed uint64, tp template) *world {
 	w := &world{
 		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, hosts: map[string]*agent{},
 		machines: map[string]*agent{}, scripts: map[string]int{}, crashed: make(chan struct{}, 1),
-		asked: map[string]uint64{}, injected: map[string]int{},
+		asked: map[string]uint64{}, injected: map[string]int{}, replicas: map[string]int{}, sshd: tp.sshd,
 	}
 	w.trace = &trace{began: w.began}
 	w.checks = newChecker(w)
@@ -146,8 +158,8 @@ type process struct {
 
 	mu     sync.Mutex
 	dead   bool
-	cutOff bool // no way to hosts: it was overtaken
-	links  []*link
+	cutOff bool     // no way to hosts: it was overtaken
+	links  []func() // close its connections to hosts
 
 	// Defects that are planted.
 	retries, unfenced bool
@@ -298,6 +310,7 @@ func (w *world) end() {
 		p.kill("at the end")
 		<-p.ended
 	}
+	w.requests.Wait()
 	w.hostsOff()
 	w.checks.stop()
 }
