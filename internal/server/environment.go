@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"math"
 	"strconv"
 	"time"
 
@@ -29,7 +30,11 @@ func (e *environment) atLeast(least int64, name string, def int64) int64 {
 	}
 	n, err := strconv.ParseInt(v, 10, 64)
 	if err != nil {
-		e.wrong = append(e.wrong, fmt.Errorf("Invalid int value: %s=%s. Write a whole number, %d or more", name, v, least))
+		rule := "Write a whole number"
+		if least > math.MinInt64 {
+			rule = fmt.Sprintf("%s, %d or more", rule, least)
+		}
+		e.wrong = append(e.wrong, fmt.Errorf("Invalid int value: %s=%s. %s", name, v, rule))
 		return def
 	}
 	if n < least {
@@ -42,6 +47,15 @@ func (e *environment) atLeast(least int64, name string, def int64) int64 {
 // seconds reads a number of seconds, 1 or more; unset is 0.
 func (e *environment) seconds(name string) time.Duration {
 	return agentapi.Seconds(min(e.atLeast(1, name, 0), maxNumber))
+}
+
+// eventTTL reads a number of seconds; 0 and less is -1, which is no log at all.
+func (e *environment) eventTTL(name string) time.Duration {
+	n := min(e.atLeast(math.MinInt64, name, int64(eventTTL/time.Second)), maxNumber)
+	if n <= 0 {
+		return -1
+	}
+	return agentapi.Seconds(n)
 }
 
 // duration reads seconds, or a number with a unit; unset is 0.

@@ -86,7 +86,7 @@ type Config struct {
 	// KeepMetrics is for samples of running jobs, KeepFinishedMetrics for those of ended ones. 0: an
 	// hour, a week.
 	KeepMetrics, KeepFinishedMetrics time.Duration
-	// EventTTL is how long the audit log is kept, 0: [eventTTL].
+	// EventTTL is how long the audit log is kept, 0: [eventTTL], negative: nothing is written into it.
 	EventTTL time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
@@ -196,7 +196,7 @@ func (s *Server) openStore(ctx context.Context) error {
 		url = filepath.Join(dir, "dstack.db")
 	}
 	var err error
-	s.db, err = store.Open(ctx, store.Config{URL: url, Conns: s.DBConns, Log: s.Log})
+	s.db, err = store.Open(ctx, store.Config{URL: url, Conns: s.DBConns, NoEvents: s.EventTTL < 0, Log: s.Log})
 	return err
 }
 

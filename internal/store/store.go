@@ -44,7 +44,9 @@ type Config struct {
 	// Conns bounds the connections to Postgres, of which half are for transactions, 0: 20; there
 	// are two at least.
 	Conns int
-	Log   *slog.Logger
+	// NoEvents leaves the audit log as it is, see [Tx.NoEvents].
+	NoEvents bool
+	Log      *slog.Logger
 }
 
 // DB is an open database at the schema version of this program. It is safe for
@@ -58,6 +60,7 @@ type DB struct {
 	serverID string
 	pg       *pgConfig // nil on SQLite
 	unlock   func() error
+	noEvents bool
 }
 
 // Querier reads. *Tx is one too.
@@ -76,6 +79,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.noEvents = c.NoEvents
 	if err := db.migrate(ctx, c.Log); err != nil {
 		return nil, errors.Join(explain(err, db.where), db.Close())
 	}
@@ -159,7 +163,11 @@ func (db *DB) WriteFirst(ctx context.Context, fn func(tx *Tx) error) error {
 	return db.write(ctx, true, fn)
 }
 
-func (db *DB) write(ctx context.Context, first bool, fn func(tx *Tx) error) error {
+func (db *DB) write(ctx context.Context, first bool, do func(tx *Tx) error) error {
+	fn := func(tx *Tx) error {
+		tx.noEvents = db.noEvents
+		return do(tx)
+	}
 	for attempt := 1; ; attempt++ {
 		var err error
 		if db.engine == SQLite {
@@ -217,7 +225,12 @@ type Tx struct {
 	tx     *sql.Tx
 	sqlite bool
 	hooks  []func()
+
+	noEvents bool
 }
+
+// NoEvents says that nothing is to be written into the audit log.
+func (tx *Tx) NoEvents() bool { return tx.noEvents }
 
 func (tx *Tx) text(query string) string {
 	if tx.sqlite {
