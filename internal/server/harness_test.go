@@ -42,14 +42,18 @@ func newServerAt(t testing.TB, url string) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		s.pool.Close()
-		s.catalog.Close()
-		if err := s.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { s.shut(t) })
 	return s
+}
+
+// shut closes what New opened.
+func (s *Server) shut(t testing.TB) {
+	t.Helper()
+	s.pool.Close()
+	s.catalog.Close()
+	if err := s.db.Close(); err != nil {
+		t.Error(err)
+	}
 }
 
 // answer is a response read to its end.

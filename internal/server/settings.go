@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,7 +24,7 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 		CodeLimit:    env.number("DSTACK_SERVER_CODE_UPLOAD_LIMIT", codeLimit),
 		LogQuota:     env.number("DSTACK_SERVER_LOG_QUOTA_PER_JOB_HOUR", 50<<20),
 		ProjectQuota: int(min(env.number("DSTACK_USER_PROJECT_DEFAULT_QUOTA", projectQuota), 1<<30)),
-		EventTTL:     time.Duration(min(env.number("DSTACK_SERVER_EVENTS_TTL_SECONDS", int64(eventTTL/time.Second)), 1<<32)) * time.Second,
+		EventTTL:     env.eventTTL("DSTACK_SERVER_EVENTS_TTL_SECONDS"),
 		LostAfter:    env.duration("DSTACK_SERVER_UNREACHABLE_GRACE"),
 		Prometheus:   getenv("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: getenv("DSTACK_PROMETHEUS_AUTH_TOKEN"),
 		SSHProxyToken: getenv("DSTACK_SSHPROXY_API_TOKEN"), TemplatesRepo: getenv("DSTACK_SERVER_TEMPLATES_REPO"),
@@ -51,10 +50,8 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 	if c.CodeLimit == 0 { // off
 		c.CodeLimit = -1
 	}
-	if c.PublicURL != "" {
-		if u, err := url.Parse(c.PublicURL); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			env.wrong = append(env.wrong, fmt.Errorf("DSTACK_SERVER_URL=%s: write http://host:port or https://host", c.PublicURL))
-		}
+	if c.PublicURL != "" && !isURL(c.PublicURL) {
+		env.wrong = append(env.wrong, fmt.Errorf("DSTACK_SERVER_URL=%s: write http://host:port or https://host", c.PublicURL))
 	}
 	return c, errors.Join(env.wrong...)
 }

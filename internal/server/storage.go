@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -101,24 +100,12 @@ func storage(env func(string) string) (s Storage, errs []error) {
 			wrong("%s is of no use without %s: set both or neither", need[0], need[1])
 		}
 	}
-	for name, to := range map[string]*string{varGCSEndpoint: &s.GCSEndpoint, varLoggingEndpoint: &s.LoggingEndpoint} {
-		if *to = strings.TrimRight(env(name), "/"); *to != "" && !isURL(*to) {
-			wrong("%s=%s: write http://host:port or https://host", name, env(name))
-		}
-	}
-	return s, errs
-}
-
-func isURL(text string) bool {
-	u, err := url.Parse(text)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+	s.GCSEndpoint, s.LoggingEndpoint = strings.TrimRight(env(varGCSEndpoint), "/"), strings.TrimRight(env(varLoggingEndpoint), "/")
+	return s, append(errs, checkForms(env)...)
 }
 
 func fluentBit(env func(string) string) (c fluent.Config, errs []error) {
 	c = fluent.Config{Host: env(varFluentHost), Protocol: fluent.Protocol(env(varFluentProtocol)), TagPrefix: env(varFluentTagPrefix)}
-	if strings.ContainsAny(c.Host, "/ ") {
-		errs = append(errs, fmt.Errorf("%s=%s: write a host name or an address, without a scheme", varFluentHost, c.Host))
-	}
 	if p := env(varFluentPort); p != "" {
 		n, err := strconv.ParseUint(p, 10, 16)
 		if err != nil || n == 0 {
@@ -130,9 +117,6 @@ func fluentBit(env func(string) string) (c fluent.Config, errs []error) {
 		errs = append(errs, fmt.Errorf("%s=%s: write forward or http", varFluentProtocol, p))
 	}
 	if host := env(varSearchHost); host != "" {
-		if !isURL(host) {
-			errs = append(errs, fmt.Errorf("%s=%s: write http://host:port or https://host", varSearchHost, host))
-		}
 		c.Search = &fluent.Search{URL: host, Index: env(varSearchIndex), APIKey: env(varSearchKey)}
 	}
 	return c, errs

@@ -35,17 +35,17 @@ func TestStorageSettings(t *testing.T) {
 		errs []string
 	}{
 		"nothing": {},
-		"S3": {env: map[string]string{varS3Bucket: "b", varS3Region: "eu-west-1"},
-			want: Storage{Blobs: place{varS3Bucket, "b", "eu-west-1"}}},
-		"S3, as it was called": {env: map[string]string{varOldBucket: "b", varOldRegion: "eu-west-1"},
-			want: Storage{Blobs: place{varOldBucket, "b", "eu-west-1"}}},
-		"S3, both names": {env: map[string]string{varOldBucket: "old", varOldRegion: "us-east-1", varS3Bucket: "b"},
-			want: Storage{Blobs: place{varS3Bucket, "b", ""}}},
-		"GCS":          {env: map[string]string{varGCSBucket: "b"}, want: Storage{Blobs: place{varGCSBucket, "b", ""}}},
-		"two buckets":  {env: map[string]string{varGCSBucket: "b", varS3Bucket: "c"}, errs: []string{varS3Bucket + " and " + varGCSBucket + " are both set: uploads have one place"}},
+		"S3": {env: map[string]string{varS3Bucket: "bucket", varS3Region: "eu-west-1"},
+			want: Storage{Blobs: place{varS3Bucket, "bucket", "eu-west-1"}}},
+		"S3, as it was called": {env: map[string]string{varOldBucket: "bucket", varOldRegion: "eu-west-1"},
+			want: Storage{Blobs: place{varOldBucket, "bucket", "eu-west-1"}}},
+		"S3, both names": {env: map[string]string{varOldBucket: "old", varOldRegion: "us-east-1", varS3Bucket: "bucket"},
+			want: Storage{Blobs: place{varS3Bucket, "bucket", ""}}},
+		"GCS":          {env: map[string]string{varGCSBucket: "bucket"}, want: Storage{Blobs: place{varGCSBucket, "bucket", ""}}},
+		"two buckets":  {env: map[string]string{varGCSBucket: "bucket", varS3Bucket: "other"}, errs: []string{varS3Bucket + " and " + varGCSBucket + " are both set: uploads have one place"}},
 		"only regions": {env: map[string]string{varS3Region: "r", varLogRegion: "r"}, errs: []string{varS3Region + " is of no use without " + varS3Bucket + ": set both or neither", varLogRegion + " is of no use without " + varLogGroup + ": set both or neither"}},
 		"CloudWatch":   {env: map[string]string{varLogGroup: "g", varLogRegion: "eu-west-1"}, want: Storage{Logs: place{varLogGroup, "g", "eu-west-1"}}},
-		"all of them": {env: map[string]string{varLogGroup: "g", varLoggingProject: "p", varFluentHost: "h", varS3LogBucket: "b"},
+		"all of them": {env: map[string]string{varLogGroup: "g", varLoggingProject: "p", varFluentHost: "h", varS3LogBucket: "bucket"},
 			want: Storage{Logs: place{varLogGroup, "g", ""}}},
 		"GCP before Fluent Bit": {env: map[string]string{varLoggingProject: "p", varFluentHost: "h"}, want: Storage{Logs: place{varLoggingProject, "p", ""}}},
 		"Fluent Bit":            {env: map[string]string{varFluentHost: "h"}, want: Storage{Logs: place{varFluentHost, "h", ""}, Fluent: fluent.Config{Host: "h"}}},
@@ -55,13 +55,13 @@ func TestStorageSettings(t *testing.T) {
 			want: Storage{Logs: place{varFluentHost, "h", ""}, Fluent: fluent.Config{Host: "h", Port: 9880, Protocol: fluent.HTTP, TagPrefix: "ml",
 				Search: &fluent.Search{URL: "https://e:9200", Index: "i", APIKey: "k"}}}},
 		"wrong Fluent Bit": {env: map[string]string{varFluentHost: "http://h", varFluentPort: "0", varFluentProtocol: "udp", varSearchHost: "e:9200"}, errs: []string{
-			varFluentHost + "=http://h: write a host name or an address, without a scheme",
 			varFluentPort + "=0: write a port, 1 to 65535",
 			varFluentProtocol + "=udp: write forward or http",
+			varFluentHost + "=http://h: write a host name or an address, without a scheme and a port",
 			varSearchHost + "=e:9200: write http://host:port or https://host"}},
 		"Elasticsearch alone": {env: map[string]string{varSearchHost: "http://e:9200"}, errs: []string{varSearchHost + " is of no use without " + varFluentHost + ": set both or neither"}},
-		"S3 for logs":         {env: map[string]string{varS3LogBucket: "b", varS3LogRegion: "eu-west-1"}, want: Storage{Logs: place{varS3LogBucket, "b", "eu-west-1"}}},
-		"GCS for logs":        {env: map[string]string{varGCSLogBucket: "b", varGCSEndpoint: "http://127.0.0.1:1/"}, want: Storage{Logs: place{varGCSLogBucket, "b", ""}, GCSEndpoint: "http://127.0.0.1:1"}},
+		"S3 for logs":         {env: map[string]string{varS3LogBucket: "bucket", varS3LogRegion: "eu-west-1"}, want: Storage{Logs: place{varS3LogBucket, "bucket", "eu-west-1"}}},
+		"GCS for logs":        {env: map[string]string{varGCSLogBucket: "bucket", varGCSEndpoint: "http://127.0.0.1:1/"}, want: Storage{Logs: place{varGCSLogBucket, "bucket", ""}, GCSEndpoint: "http://127.0.0.1:1"}},
 		"no endpoint":         {env: map[string]string{varGCSEndpoint: "x"}, errs: []string{varGCSEndpoint + "=x: write http://host:port or https://host"}},
 	} {
 		got, errs := storage(func(k string) string { return c.env[k] })
@@ -74,6 +74,41 @@ func TestStorageSettings(t *testing.T) {
 		}
 		if diff := cmp.Diff(c.want, got); c.errs == nil && diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// TestStorageForms has values that no service can ever take, and odd ones that some do.
+func TestStorageForms(t *testing.T) {
+	need := map[string]string{varS3Bucket: "bucket", varS3LogBucket: "bucket", varLogGroup: "group", varFluentHost: "host", varSearchHost: "http://e"}
+	for name, values := range map[string]struct{ good, bad []string }{
+		varS3Bucket:           {[]string{"my.bucket-1", "Old_Bucket", "arn:aws:s3:eu-west-1:123456789012:accesspoint/x"}, []string{"a", "my bucket", "s3://bucket", "bucket/logs", "-bucket", "Ä" + "bucket", strings.Repeat("b", 300)}},
+		varGCSLogBucket:       {[]string{"my_bucket.example.com"}, []string{"Bucket", "gs://bucket", "b"}},
+		varS3Region:           {[]string{"eu-west-1", "auto"}, []string{"eu west 1", "https://eu", "eu_west"}},
+		varLogGroup:           {[]string{"/dstack/logs#1"}, []string{"a b", "*", "arn:aws:logs"}},
+		varLogRegion:          {[]string{"eu-west-1"}, []string{"?"}},
+		varLoggingProject:     {[]string{"my-project", "example.com:my-project", "123456789012"}, []string{"My Project", "projects/x", "-"}},
+		varFluentHost:         {[]string{"fluent_bit", "10.0.0.1", "::1", "f.example.com."}, []string{"tcp://h", "h:24224", "a b", "h/x", "[::1]"}},
+		varFluentTagPrefix:    {[]string{"ml.prod"}, []string{"my tag", "a\nb"}},
+		varSearchIndex:        {[]string{"logs-*,other"}, []string{"Logs", "a/b", "a b"}},
+		varSearchHost:         {[]string{"https://e:9200/path", "http://user:secret@e", "http://[::1]:9200"}, []string{"e", "ftp://e", "http://", "http://:9200", "http://e:99999", "http://a b", "http://e:0"}},
+		varGCSEndpoint:        {[]string{"http://127.0.0.1:1/"}, []string{"nonsense"}},
+		"AWS_ENDPOINT_URL_S3": {[]string{"http://minio:9000"}, []string{"minio:9000", "minio"}},
+	} {
+		for _, v := range append(slices.Clone(values.good), values.bad...) {
+			_, errs := storage(func(k string) string {
+				if k == name {
+					return v
+				}
+				return need[k]
+			})
+			want := 0
+			if slices.Contains(values.bad, v) {
+				want = 1
+			}
+			if len(errs) != want || want == 1 && !strings.HasPrefix(errs[0].Error(), name+"="+v+": write ") {
+				t.Errorf("%s=%s: %v", name, v, errs)
+			}
 		}
 	}
 }
