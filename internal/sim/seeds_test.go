@@ -21,7 +21,7 @@ import (
 var (
 	seeds  = flag.Int("seeds", 50, "how many seeds TestSeeds runs")
 	from   = flag.Uint64("from", 1, "the first seed of TestSeeds")
-	traced = flag.Bool("trace", false, "tell the whole story of each seed")
+	traced = flag.Bool("story", false, "tell the whole story of each seed")
 )
 
 // childEnv makes TestSeeds run a share of the seeds and write results as lines of JSON.
@@ -82,7 +82,7 @@ func TestSeeds(t *testing.T) {
 func startShare(t *testing.T, n, step int, take func(result)) error {
 	args := []string{"-test.run=^TestSeeds$", "-test.timeout=0", "-seeds", strconv.Itoa(*seeds), "-from", strconv.FormatUint(*from, 10)}
 	if *traced {
-		args = append(args, "-trace")
+		args = append(args, "-story")
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], args...)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d/%d", childEnv, n, step), "GOMAXPROCS=1", "GODEBUG=asyncpreemptoff=1")

@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"time"
 
@@ -206,7 +207,10 @@ func (t *task) serve(c net.Conn) {
 
 // login is the SSH server of a task whose network is its own: it leads to the service.
 func (t *task) login(c net.Conn) {
-	conn, channels, requests, err := ssh.NewServerConn(c, t.h.w.sshd)
+	out := &outbox{Conn: c, wait: make(chan []byte, 64), over: make(chan struct{})}
+	defer close(out.over)
+	go out.send()
+	conn, channels, requests, err := ssh.NewServerConn(out, t.h.w.sshd)
 	if err != nil {
 		return
 	}
@@ -226,6 +230,37 @@ func (t *task) login(c net.Conn) {
 			defer ch.Close()
 			t.serve(channel{ch, c})
 		}()
+	}
+}
+
+// outbox is a connection whose writes do not wait for the other side to read: in SSH both sides
+// write first, which [net.Pipe] does not allow.
+type outbox struct {
+	net.Conn
+	wait chan []byte
+	over chan struct{} // closed when nobody sends any more
+}
+
+func (o *outbox) Write(p []byte) (int, error) {
+	select {
+	case o.wait <- slices.Clone(p):
+		return len(p), nil
+	case <-o.over:
+		return 0, net.ErrClosed
+	}
+}
+
+// send writes what waits.
+func (o *outbox) send() {
+	for {
+		select {
+		case p := <-o.wait:
+			if _, err := o.Conn.Write(p); err != nil {
+				o.Conn.Close()
+			}
+		case <-o.over:
+			return
+		}
 	}
 }
 

@@ -7,7 +7,7 @@
 //
 //	go test ./internal/sim                                    the seeds of CI
 //	make simulate SEEDS=100000 FROM=1                         more of them
-//	go test ./internal/sim -run TestSeeds -seeds 1 -from 42 -trace   one, told
+//	go test ./internal/sim -run TestSeeds -seeds 1 -from 42 -story   one, told
 //
 // docs/dev/simulation.md says what is simulated and how to read a failure.
 package sim
