@@ -34,6 +34,11 @@ func TestPlantedDefects(t *testing.T) {
 			w.overtakes = true
 			p.unfenced = true
 		},
+		// A service's replica that is to go is put back on its feet by its next change.
+		"never end what is scaled down": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF status ON main.job WHEN NEW.status = 'terminating' AND json_extract(NEW.data, '$.reason') = 'scaled_down'
+			       BEGIN UPDATE job SET status = OLD.status, data = OLD.data WHERE id = NEW.id; END`)
+		},
 		// When a job gives blocks back, another job of the instance loses its own.
 		"release capacity twice": func(w *world, p *process) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER DELETE ON main.assignment
