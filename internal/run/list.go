@@ -9,12 +9,13 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/encoded"
 	"dstack/internal/store"
 	"dstack/internal/user"
 )
 
 // List returns a page of the runs that a user may see.
-func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) ([]api.Run, error) {
+func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) (encoded.JSON[[]api.Run], error) {
 	projects, err := s.Projects.Of(ctx, u)
 	if err != nil {
 		return nil, err
@@ -26,7 +27,7 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) 
 		}
 	}
 	if p.projects == nil || r.RepoID != nil && r.ProjectName == nil {
-		return []api.Run{}, nil
+		return encoded.List[api.Run](nil), nil
 	}
 	slices.Sort(p.projects)
 	if r.RepoID != nil {
@@ -56,7 +57,7 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListRunsRequest) 
 	if err != nil {
 		return nil, err
 	}
-	return s.views(ctx, runs, projects, r)
+	return s.listed(ctx, runs, projects, r)
 }
 
 // page says which runs a list shows.

@@ -193,6 +193,7 @@ type Service struct {
 	// started is when this replica of the server began to count requests.
 	started time.Time
 	rows    *rows
+	texts   *texts
 }
 
 // New checks c and registers the reconcilers with the engine.
@@ -201,7 +202,7 @@ func New(c Config) (*Service, error) {
 		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil || c.Gateways == nil || c.Probe == nil || c.Serving == nil || c.Changed == nil {
 		return nil, errors.New("run: every field of Config is required")
 	}
-	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache(), hosts: &hostCache{}, places: &positionCache{}, rows: newRows(), started: time.Now()}
+	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache(), hosts: &hostCache{}, places: &positionCache{}, rows: newRows(), texts: newTexts(), started: time.Now()}
 	c.Engine.Register(engine.Kind{
 		Name: Kind, Workers: 16, Reconcile: s.reconcileRun,
 		Live: engine.LiveQuery("SELECT id FROM run WHERE status NOT IN ('terminated', 'failed', 'done') AND shard IN"),

@@ -7,7 +7,6 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
-	"dstack/internal/project"
 	"dstack/internal/scheduler"
 )
 
@@ -21,48 +20,27 @@ func (s *Service) view(ctx context.Context, r Run, projectName string, connect b
 	if err != nil {
 		return api.Run{}, err
 	}
-	out := []api.Run{render(time.Now(), r, jobs[r.ID], projectName, u.Name, connect, nil)}
-	s.SSHProxy.connect(&out[0])
-	err = s.addWaiting(ctx, []Run{r}, out, false)
-	return out[0], err
+	w, err := s.waiting(ctx, []Run{r}, false)
+	if err != nil {
+		return api.Run{}, err
+	}
+	out := render(time.Now(), r, jobs[r.ID], names{projectName, u.Name}, w[0] != nil, connect, nil)
+	out.Waiting = w[0]
+	s.SSHProxy.connect(&out)
+	return out, nil
 }
 
-func (s *Service) views(ctx context.Context, runs []Run, projects map[string]project.Project, req api.ListRunsRequest) ([]api.Run, error) {
-	ids := make([]string, len(runs))
-	for i, r := range runs {
-		ids[i] = r.ID
-	}
-	var jobs map[string][]Job
-	var err error
-	withJobs := req.IncludeJobs == nil || *req.IncludeJobs
-	if withJobs {
-		if jobs, err = s.rows.jobsOf(ctx, s.DB.Read(), ids...); err != nil {
-			return nil, err
-		}
-	}
-	names := map[string]string{}
-	out := make([]api.Run, 0, len(runs))
-	for _, r := range runs {
-		if names[r.UserID] == "" {
-			u, err := s.Users.ByID(ctx, s.DB.Read(), r.UserID)
-			if err != nil {
-				return nil, err
-			}
-			names[r.UserID] = u.Name
-		}
-		v := render(time.Now(), r, jobs[r.ID], projects[r.ProjectID].Name, names[r.UserID], false, req.JobSubmissionsLimit)
-		out = append(out, v)
-	}
-	return out, s.addWaiting(ctx, runs, out, true)
-}
+// names are those of what a run belongs to.
+type names struct{ project, user string }
 
-// render is pure: rows in, wire form out (http-api 7.5).
-func render(now time.Time, r Run, jobs []Job, projectName, userName string, connect bool, limit *int) api.Run {
+// render is pure: rows in, wire form out (http-api 7.5), but for what a run waits for: queued
+// says that it does.
+func render(now time.Time, r Run, jobs []Job, of names, queued, connect bool, limit *int) api.Run {
 	deleted := r.Deleted
 	v := api.Run{
-		ID: r.ID, ProjectName: projectName, User: userName, SubmittedAt: api.At(r.SubmittedAt), LastProcessedAt: api.At(r.Data.ProcessedAt), Status: r.Status,
+		ID: r.ID, ProjectName: of.project, User: of.user, SubmittedAt: api.At(r.SubmittedAt), LastProcessedAt: api.At(r.Data.ProcessedAt), Status: r.Status,
 		StatusMessage: string(r.Status), RunSpec: r.Data.Spec, Jobs: []api.Job{}, DeploymentNum: r.Data.Deployment, Deleted: &deleted,
-		Service: r.Data.Service,
+		Service: r.Data.Service, NextTriggeredAt: api.OptTime(r.next(now)),
 	}
 	if r.Data.FleetID != "" {
 		v.Fleet = &api.RunFleet{ID: r.Data.FleetID, Name: r.Data.FleetName}
@@ -74,9 +52,6 @@ func render(now time.Time, r Run, jobs []Job, projectName, userName string, conn
 			v.Error = &text
 		}
 	}
-	if sched := r.Data.Spec.Merged().Schedule; sched != nil && !r.Status.Finished() {
-		v.NextTriggeredAt = api.OptTime(sched.Next(now))
-	}
 	groupJobs(now, r, jobs, connect, limit, &v)
 	latest := latestOf(jobs)
 	pulling, retrying := len(latest) > 0, false
@@ -87,12 +62,26 @@ func render(now time.Time, r Run, jobs []Job, projectName, userName string, conn
 		}
 	}
 	switch {
+	case queued:
+		v.StatusMessage = "retrying" // the word that published clients know for it
 	case pulling:
 		v.StatusMessage = "pulling"
 	case retrying && (r.Status == api.RunSubmitted || r.Status == api.RunPending):
 		v.StatusMessage = "retrying"
 	}
 	return v
+}
+
+// next is when the run's schedule starts it, zero without one.
+func (r *Run) next(now time.Time) time.Time {
+	if r.Status.Finished() {
+		return time.Time{}
+	}
+	sched := r.Data.Spec.Merged().Schedule
+	if sched == nil {
+		return time.Time{}
+	}
+	return sched.Next(now)
 }
 
 func groupJobs(now time.Time, r Run, jobs []Job, connect bool, limit *int, v *api.Run) {

@@ -11,11 +11,12 @@ import (
 	"dstack/internal/store"
 )
 
-// addWaiting tells of the runs that wait in a queue where they stand and what for. It costs
-// a query for each project with such runs, at most one a second where the positions may be
-// as old as that.
-func (s *Service) addWaiting(ctx context.Context, runs []Run, views []api.Run, old bool) error {
+// waiting tells of runs where they stand in their queue and what for, nil for those that are
+// in none. It costs a query for each project with such runs, at most one a second where the
+// positions may be as old as that.
+func (s *Service) waiting(ctx context.Context, runs []Run, old bool) ([]*api.RunWaiting, error) {
 	positions := map[string]map[string]int{} // by project and run
+	out := make([]*api.RunWaiting, len(runs))
 	for i, r := range runs {
 		w := r.Data.Waiting
 		if w == nil || r.Status.Finished() || r.Status == api.RunTerminating {
@@ -28,16 +29,15 @@ func (s *Service) addWaiting(ctx context.Context, runs []Run, views []api.Run, o
 			}
 			p, err := look(ctx, r.ProjectID)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			positions[r.ProjectID] = p
 		}
 		if n := positions[r.ProjectID][r.ID]; n > 0 {
-			views[i].Waiting = &api.RunWaiting{Position: n, Reason: w.Why, Since: api.At(w.Since)}
-			views[i].StatusMessage = "retrying" // the word that published clients know for it
+			out[i] = &api.RunWaiting{Position: n, Reason: w.Why, Since: api.At(w.Since)}
 		}
 	}
-	return nil
+	return out, nil
 }
 
 // positionCache remembers positions for a moment: whoever looks at a list of runs looks at

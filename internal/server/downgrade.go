@@ -45,7 +45,7 @@ func fromPublished(h http.Header) bool {
 // reply sends v to the client of r, in the form that its version reads (http-api 3.3).
 func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	client, known := clientVersion(r.Header)
-	data, err := json.Marshal(v)
+	data, err := text(v)
 	if known && err == nil && client.before(0, 21, 1) { // since then nothing changed its form
 		data, err = downgrade(client, data)
 	}
@@ -55,8 +55,16 @@ func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	if err != nil {
 		return fmt.Errorf("encode a response: %w", err)
 	}
-	encode(w, http.StatusOK, json.RawMessage(data))
+	send(w, http.StatusOK, data)
 	return nil
+}
+
+// text is the JSON of an answer, in the form that the newest clients read.
+func text(v any) ([]byte, error) {
+	if e, ok := v.(interface{ Encoded() []byte }); ok {
+		return e.Encoded(), nil
+	}
+	return json.Marshal(v)
 }
 
 // downgrade rewrites the configurations in a response, wherever they are. Tasks need no such

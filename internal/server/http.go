@@ -157,6 +157,11 @@ func encode(w http.ResponseWriter, status int, v any) {
 	if err != nil {
 		status, data = http.StatusInternalServerError, []byte(`{"detail":"Internal Server Error"}`)
 	}
+	send(w, status, data)
+}
+
+// send writes an answer that is encoded.
+func send(w http.ResponseWriter, status int, data []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
 	_, _ = w.Write(data) // the client is gone
