@@ -99,6 +99,9 @@ type Intent struct {
 	// Create describes an instance; Volume a volume. Token, Name and our tags are filled in.
 	Create *backend.CreateRequest
 	Volume *backend.VolumeRequest
+	// Cluster is the fleet whose instances have to be close to each other, "" for none: where
+	// the backend has placement groups, an instance joins the fleet's before it is created.
+	Cluster string
 }
 
 // Intend records a wish in the transaction of the object that wants it and returns the
@@ -114,7 +117,7 @@ func (l *Ledger) Intend(ctx context.Context, tx *store.Tx, in Intent) (string, e
 		req := *in.Create
 		req.Token, req.Name = r.ID, resourceName(req.Project, in.Name, r.ID)
 		req.Tags = l.tags(req.Tags, r.ID, req.Project, req.Fleet, in.Name)
-		r.Doc.Create = &req
+		r.Doc.Create, r.Doc.Cluster = &req, in.Cluster
 	case in.Kind == backend.VolumeResource && in.Volume != nil:
 		req := *in.Volume
 		req.Token, req.Name, req.Region = r.ID, resourceName("", in.Name, r.ID), in.Region

@@ -317,6 +317,21 @@ func TestSweep(t *testing.T) {
 }
 
 // TestLateArrival has a machine turn up after its intent was given up as lost.
+// TestSweepKnowsWhatItFound has one record, and one cost, of a machine that nobody explains and
+// that cannot be deleted.
+func TestSweepKnowsWhatItFound(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Terminate", Before: fake.ErrTimeout})
+		w.cloud.Plant("north", 1, map[string]string{backend.TagServer: w.db.ServerID(), backend.TagIntent: "lost"})
+		time.Sleep(3 * time.Hour)
+		debts, err := w.ledger.Debts(context.Background(), w.db.Read())
+		if err != nil || len(debts) != 1 {
+			t.Errorf("%d debts for one machine, %v: %+v", len(debts), err, debts)
+		}
+		w.billEqual()
+	})
+}
+
 func TestLateArrival(t *testing.T) {
 	each(t, plain, func(w *world) {
 		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrTimeout})

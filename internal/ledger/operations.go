@@ -28,6 +28,10 @@ func operations(b backend.Backend, kind backend.ResourceKind) (ops, error) {
 		if v, ok := b.(backend.VolumeBackend); ok {
 			return volumeOperations(v), nil
 		}
+	case backend.PlacementResource:
+		if p, ok := b.(backend.PlacementBackend); ok {
+			return placementOperations(p), nil
+		}
 	}
 	return ops{}, &backend.InvalidError{Msg: fmt.Sprintf("this backend has no resources of kind %s", kind)}
 }
@@ -46,5 +50,20 @@ func volumeOperations(b backend.VolumeBackend) ops {
 			return seen(b.DescribeVolume(ctx, ref))
 		},
 		terminate: b.DeleteVolume,
+	}
+}
+
+func placementOperations(b backend.PlacementBackend) ops {
+	seen := func(p backend.Placement, err error) (backend.Instance, error) {
+		return backend.Instance{Ref: p.Ref, State: p.State, CreatedAt: p.CreatedAt, GoneAt: p.GoneAt}, err
+	}
+	return ops{
+		create: func(ctx context.Context, r Record) (backend.Instance, error) {
+			return seen(b.CreatePlacement(ctx, *r.Doc.Placement))
+		},
+		describe: func(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
+			return seen(b.DescribePlacement(ctx, ref))
+		},
+		terminate: b.DeletePlacement,
 	}
 }

@@ -28,7 +28,7 @@ var errNoAnswer = errors.New("the provider did not answer in time")
 const maxOpenTries = 3
 
 func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, error) {
-	r, err := Get(ctx, l.DB.Read(), it.ID)
+	r, err := load(ctx, l.DB.Read(), it.ID)
 	if errors.Is(err, store.ErrNotFound) {
 		return time.Time{}, nil
 	}
@@ -40,9 +40,11 @@ func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, erro
 	case none:
 		return at, l.markIdle(ctx, it, r, at)
 	case cancel:
-		return l.save(ctx, it, func(r *Record) time.Time { r.gone(time.Now(), Cancelled); return time.Time{} }, Intended)
+		return l.still(ctx, it, cancel, func(r *Record) { r.gone(time.Now(), Cancelled) }, Intended)
+	case refuse:
+		return l.still(ctx, it, refuse, func(r *Record) { r.unplaceable(time.Now(), r.group.Doc.Message) }, Intended)
 	case pass:
-		return l.save(ctx, it, func(r *Record) time.Time { r.unwanted(time.Now()); return time.Now() }, Created)
+		return l.still(ctx, it, pass, func(r *Record) { r.unwanted(time.Now()) }, Created)
 	}
 	b, err := l.Clouds.Backend(ctx, r.ProjectID, r.Backend)
 	if err != nil {
@@ -54,6 +56,13 @@ func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, erro
 	}
 	switch what {
 	case create:
+		p, grouped := groups(b, r)
+		switch {
+		case grouped && r.group == nil:
+			return l.join(ctx, it, p)
+		case grouped && !p.Placeable(r.Doc.Create.Offer, r.group.Doc.Instance.Ref):
+			return l.save(ctx, it, func(r *Record) time.Time { r.unplaceable(time.Now(), ""); return time.Time{} }, Intended)
+		}
 		return l.create(ctx, it, ops)
 	case lookup:
 		return l.lookup(ctx, it, r, b)
@@ -81,7 +90,8 @@ func (l *Ledger) create(ctx context.Context, it engine.Item, ops ops) (time.Time
 	var r Record
 	asked := false
 	_, err := l.save(ctx, it, func(now *Record) time.Time {
-		if asked = now.Wanted; asked {
+		what, _ := step(time.Now(), *now)
+		if asked = what == create; asked {
 			now.asking(time.Now())
 			r = *now
 		}
@@ -130,6 +140,8 @@ func find(owned []backend.Owned, r Record) *backend.Owned {
 		name = r.Doc.Create.Name
 	case r.Doc.Volume != nil:
 		name = r.Doc.Volume.Name
+	case r.Doc.Placement != nil:
+		name = r.Doc.Placement.Name
 	}
 	var found *backend.Owned
 	for i, o := range owned {
@@ -192,14 +204,31 @@ func (l *Ledger) store(ctx context.Context, it engine.Item, change func(*Record)
 	return l.save(ctx, it, change, from)
 }
 
+// still is save of what was decided, if that would be decided now as well: somebody may have
+// joined a group meanwhile.
+func (l *Ledger) still(ctx context.Context, it engine.Item, decided effect, change func(*Record), from State) (time.Time, error) {
+	return l.save(ctx, it, func(r *Record) time.Time {
+		if what, at := step(time.Now(), *r); what != decided {
+			return at
+		}
+		change(r)
+		return time.Time{}
+	}, from)
+}
+
 // save applies change to the record as it is now and returns when to look again. It does
 // nothing when the record left the state from. The owner hears of what it can see.
-func (l *Ledger) save(ctx context.Context, it engine.Item, change func(*Record) time.Time, from State) (at time.Time, err error) {
+func (l *Ledger) save(ctx context.Context, it engine.Item, change func(*Record) time.Time, from State) (time.Time, error) {
+	return l.transact(ctx, it, func(_ *store.Tx, r *Record) (time.Time, error) { return change(r), nil }, from)
+}
+
+// transact is save with a change that takes more than the record.
+func (l *Ledger) transact(ctx context.Context, it engine.Item, change func(*store.Tx, *Record) (time.Time, error), from State) (at time.Time, err error) {
 	err = l.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
 		}
-		r, err := Get(ctx, tx, it.ID)
+		r, err := load(ctx, tx, it.ID)
 		if err != nil {
 			return err
 		}
@@ -208,7 +237,9 @@ func (l *Ledger) save(ctx context.Context, it engine.Item, change func(*Record) 
 			return nil
 		}
 		before := r
-		at = change(&r)
+		if at, err = change(tx, &r); err != nil {
+			return err
+		}
 		what, next := step(time.Now(), r)
 		r.idle = what == none && next.IsZero()
 		if what != none && at.IsZero() {
@@ -218,7 +249,7 @@ func (l *Ledger) save(ctx context.Context, it engine.Item, change func(*Record) 
 			return err
 		}
 		l.changed(tx, before, r)
-		return nil
+		return l.spread(ctx, tx, before, r)
 	})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("store intent %s: %w", it.ID, err)

@@ -22,7 +22,7 @@ const (
 // Outcome says why an intent is gone.
 type Outcome string
 
-// The outcomes. The first five mean that the resource never existed.
+// The outcomes. Those up to Lost mean that the resource never existed.
 const (
 	NoCapacity  Outcome = "no_capacity"
 	NoQuota     Outcome = "no_quota"
@@ -30,9 +30,10 @@ const (
 	Invalid     Outcome = "invalid"   // the provider will never accept the request
 	Cancelled   Outcome = "cancelled" // released before anything was asked for
 	RateLimited Outcome = "rate_limited"
-	Lost        Outcome = "lost"     // asked for, never answered, never found
-	Vanished    Outcome = "vanished" // ended without us: preempted, or deleted by somebody
-	Deleted     Outcome = "deleted"  // because we asked
+	NoPlacement Outcome = "no_placement" // it cannot be where its cluster is
+	Lost        Outcome = "lost"         // asked for, never answered, never found
+	Vanished    Outcome = "vanished"     // ended without us: preempted, or deleted by somebody
+	Deleted     Outcome = "deleted"      // because we asked
 )
 
 // Record is an intent with all that is known about its resource.
@@ -53,16 +54,27 @@ type Record struct {
 	// for, zero while unknown.
 	CreatedAt, BilledFrom, BilledTo time.Time
 
+	// GroupID is the intent of the placement group that an instance joins, "" for none.
+	GroupID string
+
 	Doc Doc
 
-	checkAt time.Time
-	idle    bool
+	checkAt  time.Time
+	memberAt time.Time // of a group: when somebody last joined or left it
+	idle     bool
+	// Filled in by load.
+	group   *Record // that an instance which was not asked for joins; nil for none
+	members int     // of a group
 }
 
 // Doc is the part of a record that no query looks into.
 type Doc struct {
 	Create *backend.CreateRequest `json:"create,omitempty"`
 	Volume *backend.VolumeRequest `json:"volume,omitempty"`
+	// Placement describes a group, Cluster whose group an instance has to be in where its
+	// backend has groups.
+	Placement *backend.PlacementRequest `json:"placement,omitempty"`
+	Cluster   string                    `json:"cluster,omitempty"`
 
 	// Instance is the provider's latest answer; Ref is set once the resource is known.
 	Instance backend.Instance `json:"instance"`

@@ -10,16 +10,16 @@ import (
 )
 
 const columns = `id, version, kind, backend, region, project_id, owner_kind, owner_id, state, wanted, idle,
-       resource_id, price, created_at, check_at, billed_from, billed_to, doc`
+       resource_id, group_id, member_at, price, created_at, check_at, billed_from, billed_to, doc`
 
 const insertIntent = `
 INSERT INTO intent (` + columns + `, shard)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)`
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`
 
 const updateIntent = `
 UPDATE intent
 SET    version = version + 1, state = $2, wanted = $3, idle = $4, resource_id = $5, price = $6,
-       billed_from = $7, billed_to = $8, doc = $9
+       billed_from = $7, billed_to = $8, doc = $9, group_id = $11
 WHERE  id = $1 AND version = $10`
 
 const releaseIntent = `
@@ -56,9 +56,14 @@ WHERE  ($1 = '' OR project_id = $1) AND billed_from > 0 AND billed_from < $3 AND
 ORDER BY owner_kind, owner_id, billed_from`
 
 func insert(ctx context.Context, tx *store.Tx, r Record) error {
-	_, err := tx.ExecContext(ctx, insertIntent,
+	return insertBy(ctx, tx, insertIntent, r)
+}
+
+// insertBy is insert with a statement that begins like insertIntent.
+func insertBy(ctx context.Context, tx *store.Tx, statement string, r Record) error {
+	_, err := tx.ExecContext(ctx, statement,
 		r.ID, r.Version, string(r.Kind), r.Backend, r.Region, r.ProjectID, r.OwnerKind, r.OwnerID, string(r.State), r.Wanted, r.idle,
-		r.Doc.Instance.Ref.ID, r.Price, store.Micros(r.CreatedAt), store.Micros(r.checkAt),
+		r.Doc.Instance.Ref.ID, r.GroupID, store.Micros(r.memberAt), r.Price, store.Micros(r.CreatedAt), store.Micros(r.checkAt),
 		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), engine.Shard(r.ID))
 	return err
 }
@@ -66,16 +71,17 @@ func insert(ctx context.Context, tx *store.Tx, r Record) error {
 func update(ctx context.Context, tx *store.Tx, r Record) error {
 	return store.Guarded(tx.ExecContext(ctx, updateIntent,
 		r.ID, string(r.State), r.Wanted, r.idle, r.Doc.Instance.Ref.ID, r.Price,
-		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), r.Version))
+		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), r.Version, r.GroupID))
 }
 
 func scan(row interface{ Scan(...any) error }) (Record, error) {
 	var r Record
 	var kind, state, resource string
-	var created, check, from, to int64
+	var member, created, check, from, to int64
 	err := row.Scan(&r.ID, &r.Version, &kind, &r.Backend, &r.Region, &r.ProjectID, &r.OwnerKind, &r.OwnerID, &state, &r.Wanted, &r.idle,
-		&resource, &r.Price, &created, &check, &from, &to, store.JSON(&r.Doc))
+		&resource, &r.GroupID, &member, &r.Price, &created, &check, &from, &to, store.JSON(&r.Doc))
 	r.Kind, r.State = backend.ResourceKind(kind), State(state)
+	r.memberAt = store.Time(member)
 	r.CreatedAt, r.checkAt = store.Time(created), store.Time(check)
 	r.BilledFrom, r.BilledTo = store.Time(from), store.Time(to)
 	return r, err

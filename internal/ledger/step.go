@@ -17,6 +17,7 @@ const (
 	describe         // ask for its state
 	terminate        // ask for its deletion, then for its state
 	cancel           // end the intent; nothing was asked for
+	refuse           // end the intent; the instance cannot join its group
 	pass             // begin to delete
 )
 
@@ -34,8 +35,13 @@ const (
 func step(now time.Time, r Record) (effect, time.Time) {
 	switch r.State {
 	case Intended:
-		if !r.Wanted {
+		switch {
+		case !r.Wanted, r.Kind == backend.PlacementResource && r.members == 0:
 			return cancel, time.Time{}
+		case r.group != nil && r.group.shut():
+			return refuse, time.Time{}
+		case r.group != nil && !r.group.open():
+			return none, now.Add(groupPause)
 		}
 		if r.Doc.TriedAt.After(now) { // rate limited until then
 			return none, r.Doc.TriedAt
@@ -44,17 +50,30 @@ func step(now time.Time, r Record) (effect, time.Time) {
 	case Unknown:
 		return lookup, time.Time{}
 	case Created:
-		if !r.Wanted {
+		unwanted, at := r.empty(now)
+		if (unwanted || !r.Wanted) && r.members == 0 {
 			return pass, time.Time{}
 		}
 		if r.settled() && !r.checkAt.After(r.Doc.DescribedAt) {
-			return none, time.Time{}
+			return none, at
 		}
 		return describe, time.Time{}
 	case Deleting:
+		if r.members > 0 { // found alive after they were thought to be gone
+			return none, now.Add(groupPause)
+		}
 		return terminate, time.Time{}
 	}
 	return none, time.Time{}
+}
+
+// empty says that nobody has been in a group for long enough, or when that will be.
+func (r Record) empty(now time.Time) (bool, time.Time) {
+	if r.Kind != backend.PlacementResource || r.members > 0 {
+		return false, time.Time{}
+	}
+	end := r.memberAt.Add(emptyFor)
+	return !now.Before(end), end
 }
 
 // settled reports whether nothing is expected to change by itself.
@@ -74,6 +93,9 @@ func (r Record) settled() bool {
 // asking is stored before the request is sent.
 func (r *Record) asking(now time.Time) {
 	r.State, r.Doc.TriedAt = Unknown, now
+	if r.group != nil { // known, and part of the request from now on
+		r.Doc.Create.Placement = &r.group.Doc.Instance.Ref
+	}
 }
 
 // answered stores the answer to a create request.
@@ -199,7 +221,7 @@ func (r *Record) missing(now time.Time, settle time.Duration) bool {
 
 // unwanted begins the deletion.
 func (r *Record) unwanted(now time.Time) {
-	r.State = Deleting
+	r.State, r.Wanted = Deleting, false
 	r.Doc.DeletingAt, r.Doc.Taken, r.Doc.Tries, r.Doc.MissingAt = now, false, 0, time.Time{}
 }
 
@@ -227,7 +249,7 @@ func (r *Record) terminated(now time.Time, asked error, inst backend.Instance, d
 	case described == nil:
 		r.see(now, inst)
 	}
-	return now.Add(deletePause(r.Doc.Tries, known))
+	return now.Add(deletePause(r.Doc.Tries, known || errors.Is(asked, backend.ErrInUse)))
 }
 
 // gone ends the intent.
@@ -248,7 +270,6 @@ func (r *Record) gone(now time.Time, why Outcome) {
 
 // revived undoes gone: the sweep found the resource alive.
 func (r *Record) revived(now time.Time, found backend.Owned) {
-	r.Wanted = false
 	r.BilledTo = time.Time{}
 	r.exists(now, backend.Instance{Ref: found.Ref, State: found.State, Price: found.Price, CreatedAt: found.CreatedAt})
 	r.unwanted(now)

@@ -43,6 +43,45 @@ func TestStep(t *testing.T) {
 	}
 }
 
+// TestStepOfGroups is what groups and their members wait for.
+func TestStepOfGroups(t *testing.T) {
+	const kind = backend.PlacementResource
+	running := Doc{Instance: backend.Instance{State: backend.StateRunning}}
+	member := func(g Record) Record {
+		return Record{State: Intended, Wanted: true, Kind: backend.InstanceResource, GroupID: "g", group: &g}
+	}
+	for name, tt := range map[string]struct {
+		r    Record
+		want effect
+		at   time.Time
+	}{
+		"its group is recorded":       {member(Record{State: Intended, Wanted: true}), none, now.Add(groupPause)},
+		"its group is asked for":      {member(Record{State: Unknown, Wanted: true}), none, now.Add(groupPause)},
+		"its group is being made":     {member(Record{State: Created, Wanted: true, Doc: Doc{Instance: backend.Instance{State: backend.StatePending}}}), none, now.Add(groupPause)},
+		"its group is there":          {member(Record{State: Created, Wanted: true, Doc: running}), create, time.Time{}},
+		"its group is refused":        {member(Record{State: Gone, Wanted: true}), refuse, time.Time{}},
+		"its group is being deleted":  {member(Record{State: Deleting}), refuse, time.Time{}},
+		"its group is not wanted":     {member(Record{State: Created, Doc: running}), refuse, time.Time{}},
+		"its group failed":            {member(Record{State: Created, Wanted: true, Doc: Doc{Instance: backend.Instance{State: backend.StateFailed}}}), refuse, time.Time{}},
+		"released while it waits":     {Record{State: Intended, GroupID: "g", group: &Record{State: Unknown, Wanted: true}}, cancel, time.Time{}},
+		"group with a member":         {Record{State: Intended, Wanted: true, Kind: kind, members: 1}, create, time.Time{}},
+		"group that nobody waits for": {Record{State: Intended, Wanted: true, Kind: kind}, cancel, time.Time{}},
+		"in use":                      {Record{State: Created, Wanted: true, Kind: kind, Doc: running, members: 2, memberAt: ago(time.Hour)}, none, time.Time{}},
+		"just left":                   {Record{State: Created, Wanted: true, Kind: kind, Doc: running, memberAt: ago(time.Second)}, none, now.Add(emptyFor - time.Second)},
+		"left":                        {Record{State: Created, Wanted: true, Kind: kind, Doc: running, memberAt: ago(emptyFor)}, pass, time.Time{}},
+		"not wanted":                  {Record{State: Created, Kind: kind, Doc: running, memberAt: now}, pass, time.Time{}},
+		"not wanted, in use":          {Record{State: Created, Kind: kind, Doc: running, members: 1}, none, time.Time{}},
+		"deleting":                    {Record{State: Deleting, Kind: kind}, terminate, time.Time{}},
+		"deleting, found in use":      {Record{State: Deleting, Kind: kind, members: 1}, none, now.Add(groupPause)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got, at := step(now, tt.r); got != tt.want || !at.Equal(tt.at) {
+				t.Errorf("step = %v at %v, want %v at %v", got, at, tt.want, tt.at)
+			}
+		})
+	}
+}
+
 func TestTerminated(t *testing.T) {
 	const settle = time.Minute
 	boom := errors.New("internal error")

@@ -117,29 +117,23 @@ func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, o backe
 			}
 			l.changed(tx, before, r)
 			tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
-		case (r.State == Created || r.State == Deleting) && r.Doc.Instance.Ref.ID != o.Ref.ID:
-			return l.duplicate(ctx, tx, a, o) // the provider made two for one request
 		}
 		return nil
 	})
 }
 
-// owner finds the intent of a resource, by its tag, else by the provider's id.
+// owner finds the intent of a resource: by its tag, else by the provider's id, which those have
+// that an earlier sweep found. The tag is no answer when the provider made two for one request.
 func (l *Ledger) owner(ctx context.Context, q store.Querier, a Account, o backend.Owned) (Record, error) {
 	if o.IntentID != "" {
-		return Get(ctx, q, o.IntentID)
+		r, err := Get(ctx, q, o.IntentID)
+		another := (r.State == Created || r.State == Deleting) && r.Doc.Instance.Ref.ID != o.Ref.ID
+		if err == nil && !another || err != nil && !errors.Is(err, store.ErrNotFound) {
+			return r, err
+		}
 	}
 	r, err := scan(q.QueryRowContext(ctx, selectByResource, a.Backend, o.Ref.ID, string(o.Kind)))
 	return r, store.One(err)
-}
-
-// duplicate reaps a second resource of one intent, unless a record for it exists already.
-func (l *Ledger) duplicate(ctx context.Context, tx *store.Tx, a Account, o backend.Owned) error {
-	_, err := scan(tx.QueryRowContext(ctx, selectByResource, a.Backend, o.Ref.ID, string(o.Kind)))
-	if !errors.Is(store.One(err), store.ErrNotFound) {
-		return err
-	}
-	return l.reap(ctx, tx, a, o)
 }
 
 // reap records a resource of ours that nothing explains, for deletion.

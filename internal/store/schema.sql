@@ -222,7 +222,7 @@ CREATE TABLE intent (
     check_at    BIGINT NOT NULL DEFAULT 0, -- when somebody last asked whether it still exists
     billed_from BIGINT NOT NULL DEFAULT 0,
     billed_to   BIGINT NOT NULL DEFAULT 0,
-    doc         TEXT NOT NULL,
+    doc         TEXT NOT NULL, group_id TEXT NOT NULL DEFAULT '', member_at BIGINT NOT NULL DEFAULT 0,
     CONSTRAINT intent_state CHECK (state IN ('intended', 'unknown', 'created', 'deleting', 'gone'))
 );
 
@@ -230,7 +230,11 @@ CREATE INDEX intent_billed ON intent (project_id, billed_to, billed_from);
 
 CREATE INDEX intent_busy ON intent (shard) WHERE NOT idle;
 
+CREATE UNIQUE INDEX intent_group ON intent (owner_id, backend, region) WHERE kind = 'placement' AND wanted AND state <> 'gone';
+
 CREATE INDEX intent_live ON intent (project_id, backend) WHERE state <> 'gone';
+
+CREATE INDEX intent_member ON intent (group_id) WHERE group_id <> '';
 
 CREATE INDEX intent_owner ON intent (owner_kind, owner_id);
 
