@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dstack/internal/catalog/collect"
@@ -16,12 +17,18 @@ import (
 )
 
 const (
-	// pricesFor is how long collected prices are good for, and hugeFor those that are
-	// gigabytes.
+	// pricesFor is how long collected prices are good for, hugeFor those that are gigabytes,
+	// and spotFor those of spot instances where they have a list of their own.
 	pricesFor = 24 * time.Hour
 	hugeFor   = 7 * 24 * time.Hour
+	spotFor   = time.Hour
 	// pricesRetry spaces attempts to collect what could not be collected.
 	pricesRetry = time.Hour
+	// pricesAtOnce is how many providers are asked at a time, beside those whose lists are
+	// gigabytes, which take hours. Each has its own deadline.
+	pricesAtOnce = 4
+	// pricesReport is how often it is said that a collection is still under way.
+	pricesReport = time.Minute
 )
 
 // PricesConfig is what NewPrices needs.
@@ -38,10 +45,12 @@ type PricesConfig struct {
 type Prices struct {
 	PricesConfig
 	mu       sync.Mutex
-	embedded *pricelist.List // nil before the first question
-	list     *pricelist.List // with what was collected
-	due      map[string]time.Time
-	news     chan struct{} // holds a token when due has changed
+	embedded *pricelist.List            // nil before the first question
+	kept     map[string]*pricelist.List // what was collected, by source
+	list     *pricelist.List            // the embedded one with what was collected
+	due      map[string]time.Time       // by source that is wanted, zero for never
+	asking   map[string]bool            // sources that are being asked
+	news     chan struct{}              // holds a token when due or asking has changed
 }
 
 // NewPrices checks c. It reads nothing yet.
@@ -49,7 +58,7 @@ func NewPrices(c PricesConfig) (*Prices, error) {
 	if c.Shelf.Dir == "" || c.Transport == nil || c.Env == nil || c.Log == nil {
 		return nil, errors.New("catalog: Shelf, Transport, Env and Log are required")
 	}
-	return &Prices{PricesConfig: c, due: map[string]time.Time{}, news: make(chan struct{}, 1)}, nil
+	return &Prices{PricesConfig: c, due: map[string]time.Time{}, asking: map[string]bool{}, news: make(chan struct{}, 1)}, nil
 }
 
 // Offers are the list prices of a provider, cheapest first, of whatever age.
@@ -59,14 +68,21 @@ func (p *Prices) Offers(provider string, q offer.Query) ([]offer.Offer, error) {
 	if err := p.load(); err != nil {
 		return nil, err
 	}
-	if _, wanted := p.due[provider]; !wanted {
-		p.due[provider] = p.expiry(provider)
-		select {
-		case p.news <- struct{}{}:
-		default: // there is one already
+	for _, s := range collect.Sources() {
+		if _, wanted := p.due[s.Name()]; !wanted && s.Provider == provider {
+			p.due[s.Name()] = p.expiry(s)
+			p.tell()
 		}
 	}
 	return p.list.Offers(provider, q), nil
+}
+
+// tell wakes Run.
+func (p *Prices) tell() {
+	select {
+	case p.news <- struct{}{}:
+	default: // it has yet to wake up
+	}
 }
 
 // load reads the lists, once.
@@ -78,49 +94,60 @@ func (p *Prices) load() error {
 	if err != nil {
 		return err
 	}
-	kept, err := p.Shelf.Lists()
+	kept, err := p.Shelf.Lists(time.Now())
 	if err != nil {
 		p.Log.Warn("some collected prices cannot be read", "err", err)
 	}
-	p.embedded = embedded
-	p.list, _ = embedded.Replace(slices.Collect(maps.Values(kept))...)
+	p.embedded, p.kept = embedded, kept
+	p.combine()
 	return nil
 }
 
-// expiry is when the prices of a provider have to be collected again, zero for never.
-func (p *Prices) expiry(provider string) time.Time {
-	i := slices.IndexFunc(collect.Sources(), func(s collect.Source) bool { return s.Provider == provider })
-	if i < 0 {
-		return time.Time{}
-	}
-	s := collect.Sources()[i]
+func (p *Prices) combine() { p.list, _ = p.embedded.Replace(slices.Collect(maps.Values(p.kept))...) }
+
+// expiry is when the prices of a source have to be collected again, zero for never.
+func (p *Prices) expiry(s collect.Source) time.Time {
 	published := p.Env(collect.CatalogsVariable) != ""
-	if !published && (s.OnlyPublished || len(s.Missing(p.Env)) > 0) {
+	if s.Pointless(published) || !published && len(s.Missing(p.Env)) > 0 {
 		return time.Time{}
 	}
 	life := pricesFor
-	if s.Huge && !published {
+	switch {
+	case s.Spot:
+		life = spotFor
+	case s.Huge && !published:
 		life = hugeFor
 	}
-	_, newest := p.list.Size(provider)
+	newest := ""
+	if l := p.kept[s.Name()]; l != nil {
+		_, newest = l.Dates()
+	}
+	if !s.Spot {
+		_, embedded := p.embedded.Size(s.Provider)
+		newest = max(newest, embedded)
+	}
 	day, err := time.Parse("2006-01-02", newest)
 	if err != nil {
-		return time.Now() // of a month or a year: old
+		return time.Now() // of a month or a year, or none: old
 	}
 	return day.Add(life)
 }
 
-// Run collects the prices that backends want, when they have grown old, until ctx ends.
+// Run collects the prices that backends want, when they have grown old, until ctx ends. One
+// provider's silence delays no other's prices.
 func (p *Prices) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
 	for {
-		provider, at := p.next()
+		s, at, some := p.next()
 		var timer <-chan time.Time
-		if provider != "" {
+		if some {
 			timer = time.After(time.Until(at))
 		}
 		select {
 		case <-timer:
-			p.refresh(ctx, provider)
+			p.begin(s)
+			wg.Go(func() { p.refresh(ctx, s) })
 		case <-p.news:
 		case <-ctx.Done():
 			return ctx.Err()
@@ -128,38 +155,85 @@ func (p *Prices) Run(ctx context.Context) error {
 	}
 }
 
-// next is whose prices are due first, "" for nobody's.
-func (p *Prices) next() (provider string, at time.Time) {
+// next is whose prices are due first of those for which there is room; some is false for nobody.
+func (p *Prices) next() (next collect.Source, at time.Time, some bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for name, due := range p.due {
-		if !due.IsZero() && (provider == "" || due.Before(at)) {
-			provider, at = name, due
+	usual := 0
+	for _, s := range collect.Sources() {
+		if p.asking[s.Name()] && !s.Huge {
+			usual++
 		}
 	}
-	return provider, at
+	for _, s := range collect.Sources() {
+		due := p.due[s.Name()]
+		if due.IsZero() || p.asking[s.Name()] || !s.Huge && usual >= pricesAtOnce {
+			continue
+		}
+		if !some || due.Before(at) {
+			next, at, some = s, due, true
+		}
+	}
+	return next, at, some
 }
 
-// refresh collects the prices of one provider. What fails is tried again later.
-func (p *Prices) refresh(ctx context.Context, provider string) {
-	i := slices.IndexFunc(collect.Sources(), func(s collect.Source) bool { return s.Provider == provider })
-	c := collect.Config{Transport: p.Transport, Env: p.Env, Known: p.embedded, Catalogs: p.Env(collect.CatalogsVariable)}
-	found, err := collect.Collect(ctx, c, collect.Sources()[i], time.Now())
+func (p *Prices) begin(s collect.Source) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asking[s.Name()] = true
+}
+
+// refresh collects the prices of one source. What fails is tried again later.
+func (p *Prices) refresh(ctx context.Context, s collect.Source) {
+	log := p.Log.With("prices_of", s.Name())
+	log.Info("collecting list prices", "limit", s.Limit())
+	began := time.Now()
+	var received atomic.Int64
+	stop := every(pricesReport, func() {
+		log.Info("still collecting list prices", "since", time.Since(began).Round(time.Second), "received_bytes", received.Load())
+	})
+	c := collect.Config{Transport: p.Transport, Env: p.Env, Known: p.embedded, Catalogs: p.Env(collect.CatalogsVariable), Received: &received}
+	found, err := collect.Collect(ctx, c, s, began)
+	stop()
 	if err == nil {
-		err = p.Shelf.Put(provider, found.List)
+		err = p.Shelf.Put(s.Name(), found.List)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	defer p.tell()
+	delete(p.asking, s.Name())
 	if err != nil {
-		p.due[provider] = time.Now().Add(pricesRetry)
+		p.due[s.Name()] = time.Now().Add(pricesRetry)
 		if ctx.Err() == nil {
-			p.Log.Warn("present list prices could not be collected; those before stay", "backend", provider, "err", err, "retry_in", pricesRetry)
+			log.Warn("present list prices could not be collected; those before stay", "err", err, "took", time.Since(began).Round(time.Second), "retry_in", pricesRetry)
 		}
 		return
 	}
-	p.list, _ = p.list.Replace(found.List)
-	p.due[provider] = later(p.expiry(provider), time.Now().Add(pricesRetry))
-	p.Log.Info("list prices collected", "backend", provider, "rows", found.List.Len(), "left_out", len(found.LeftOut))
+	p.kept[s.Name()] = found.List
+	p.combine()
+	p.due[s.Name()] = later(p.expiry(s), time.Now().Add(pricesRetry))
+	log.Info("list prices collected", "rows", found.List.Len(), "left_out", found.LeftOut.Len(), "free", found.Free, "took", time.Since(began).Round(time.Second))
+}
+
+// every calls f again and again after so long each, until the returned function is called.
+func every(d time.Duration, f func()) (stop func()) {
+	tick, done := time.NewTicker(d), make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for {
+			select {
+			case <-tick.C:
+				f()
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		tick.Stop()
+		close(done)
+		wg.Wait()
+	}
 }
 
 func later(a, b time.Time) time.Time {

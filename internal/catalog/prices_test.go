@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -103,6 +104,98 @@ func TestPrices(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "vultr.prices")); err != nil {
 		t.Error(err)
 	}
+}
+
+// hanging answers for vultr, for aws with a byte every half minute, and for no other provider
+// until the question is given up.
+type hanging struct {
+	vultr
+	silent atomic.Int32 // questions that wait
+}
+
+func (h *hanging) RoundTrip(r *http.Request) (*http.Response, error) {
+	switch {
+	case strings.Contains(r.URL.Host, "vultr"):
+		return h.vultr.RoundTrip(r)
+	case strings.Contains(r.URL.Host, "aws"):
+		return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(drip{r.Context()})}, nil
+	}
+	h.silent.Add(1)
+	defer h.silent.Add(-1)
+	<-r.Context().Done()
+	return nil, context.Cause(r.Context())
+}
+
+// drip is a body that comes slowly.
+type drip struct{ ctx context.Context }
+
+func (d drip) Read(p []byte) (int, error) {
+	select {
+	case <-time.After(30 * time.Second):
+		return copy(p, "x"), nil
+	case <-d.ctx.Done():
+		return 0, context.Cause(d.ctx)
+	}
+}
+
+// Providers that hang, and one whose list takes hours, delay nobody.
+func TestPricesOfOthersAreCollectedWhileSomeHang(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(30 * 365 * 24 * time.Hour)
+		cloud := &hanging{}
+		var said bytes.Buffer
+		p, err := NewPrices(PricesConfig{Shelf: collect.Shelf{Dir: dir}, Transport: cloud, Env: func(string) string { return "" }, Log: slog.New(slog.NewTextHandler(&said, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		price := func(provider string) float64 {
+			offers, err := p.Offers(provider, offer.Query{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+			if len(offers) == 0 {
+				return 0
+			}
+			return offers[0].Price
+		}
+		for _, provider := range []string{"aws", "oci", "azure", "runpod"} {
+			price(provider)
+		}
+		if n := cloud.silent.Load(); n != 1+8+1 { // Azure is asked for eight regions at once
+			t.Errorf("%d questions are under way", n)
+		}
+		price("vultr")
+		if got := price("vultr"); got != 1 {
+			t.Errorf("while others hang the price of vultr is %v, not the collected 1", got)
+		}
+		price("cloudrift")
+		price("vastai") // the fifth of the usual ones that are asked waits until one of them ends
+		synctest.Wait()
+		if n := cloud.silent.Load(); n != 1+8+1+1 {
+			t.Errorf("%d questions are under way", n)
+		}
+		time.Sleep(40 * time.Second) // longer than an answer may take
+		synctest.Wait()
+		if n := cloud.silent.Load(); n != 1 {
+			t.Errorf("%d questions are under way, want that of vastai", n)
+		}
+		time.Sleep(10 * time.Minute)
+		stop()
+		<-done
+		if n := cloud.silent.Load(); n != 0 {
+			t.Errorf("%d questions are under way after the end", n)
+		}
+		for _, want := range []string{`msg="still collecting list prices" prices_of=aws since=10m0s received_bytes=20`, `msg="list prices collected" prices_of=vultr rows=2`, "prices_of=oci err="} {
+			if !strings.Contains(said.String(), want) {
+				t.Errorf("the log lacks %q", want)
+			}
+		}
+	})
 }
 
 func TestPricesNarrow(t *testing.T) {

@@ -160,9 +160,13 @@ func GPUComputeCapability(name string) (capability [2]int, ok bool) {
 }
 
 // GPUMemoryMiB corrects what a driver or a provider reports: it is a little below the size
-// that the GPU is sold with. Of GPUs that are not known it rounds to whole GiB.
+// that the GPU is sold with, or for MI325X what the original's table says. Of GPUs that are not
+// known it rounds to whole GiB.
 func GPUMemoryMiB(name string, mib int) int {
 	gib := float64(mib) / 1024
+	if name == "MI325X" && mib == 288<<10 {
+		return 256 << 10
+	}
 	best := 0
 	for _, a := range accelerators() {
 		if a.Name != name {

@@ -96,14 +96,16 @@ func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, 
 	}
 	r, known := types[cell("Instance Type")]
 	if !known {
-		return nil // hundreds of types of older or special families
+		t.leaveOut(cell("Instance Type"))
+		return nil
 	}
 	var err error
 	if r.Price, err = strconv.ParseFloat(cell("PricePerUnit"), 64); err != nil {
 		return &pricelist.FieldError{Column: "price", Problem: fmt.Sprintf("%.40q is not a number", cell("PricePerUnit"))}
 	}
-	if r.Price == 0 {
-		return nil // billed otherwise
+	if r.Price == 0 { // billed otherwise
+		t.free++
+		return nil
 	}
 	if r.CPUs, err = strconv.Atoi(cell("vCPU")); err != nil {
 		return &pricelist.FieldError{Column: "cpu", Problem: fmt.Sprintf("%.40q is not a whole number", cell("vCPU"))}

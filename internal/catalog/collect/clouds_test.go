@@ -1,15 +1,22 @@
 package collect
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/awsclient/awssig"
 )
 
 // gather collects from a double, in virtual time.
@@ -63,7 +70,7 @@ func TestAzure(t *testing.T) {
 	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
 		t.Errorf("the list differs (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"Standard_Z1"}, got.LeftOut); diff != "" {
+	if diff := cmp.Diff([]string{"Standard_Z1"}, got.LeftOut.Names); diff != "" {
 		t.Errorf("left out (-want +got):\n%s", diff)
 	}
 }
@@ -78,8 +85,9 @@ const awsHead = `"FormatVersion","v1.0"
 
 func TestAWS(t *testing.T) {
 	const plain = `"a","OnDemand","Hrs","0.8048","USD","g6.xlarge","4","16 GiB","Shared","Linux","NA","Used","OnDemand","us-east-1","1"` + "\n"
+	var tr *tray
 	read := func(text string) ([]string, error) {
-		tr := &tray{provider: "aws", asOf: "2026-11-25"}
+		tr = &tray{provider: "aws", asOf: "2026-11-25"}
 		err := tr.aws(strings.NewReader(text), known(t).Types("aws"))
 		return listed(tr.list.List()), err
 	}
@@ -95,12 +103,15 @@ func TestAWS(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("the list differs (-want +got):\n%s", diff)
 	}
+	if diff := cmp.Diff([]string{"m1.small"}, tr.leftOut().Names); diff != "" || tr.free != 1 {
+		t.Errorf("%d rows without a price, left out (-want +got):\n%s", tr.free, diff)
+	}
 	for name, tt := range map[string]struct{ text, want string }{
 		"cut off in the head":    {awsHead[:100], "unexpected EOF"},
 		"cut off in a row":       {awsHead + plain + plain[:40], "aws: row 2: "},
 		"another price":          {awsHead + plain + strings.Replace(plain, "0.8048", "0.9", 1), `aws: row 2: instance_name: g6.xlarge in "us-east-1" is there twice`},
-		"a negative price":       {awsHead + strings.Replace(plain, "0.8048", "-1", 1), "price: -1 is not above 0"},
-		"no number":              {awsHead + strings.Replace(plain, "0.8048", "NaN", 1), "price: NaN is not above 0"},
+		"a negative price":       {awsHead + strings.Replace(plain, "0.8048", "-1", 1), "price: -1 is not 0.0001 to"},
+		"no number":              {awsHead + strings.Replace(plain, "0.8048", "NaN", 1), "price: NaN is not 0.0001 to"},
 		"a size without measure": {awsHead + strings.Replace(plain, "16 GiB", "much", 1), `memory: "much" is not a size`},
 		"other columns":          {strings.ReplaceAll(awsHead, "Region Code", "Place"), `there is no column "Region Code"`},
 	} {
@@ -111,6 +122,127 @@ func TestAWS(t *testing.T) {
 		})
 	}
 }
+
+// ec2 is a double of the API of EC2 in all regions, which checks signatures.
+type ec2 struct {
+	t     *testing.T
+	zones map[string]map[string]string // by region: zones with prices, "type=price ..." each
+	down  string                       // a region that does not answer
+}
+
+func (e ec2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	region := strings.TrimSuffix(strings.TrimPrefix(r.URL.Host, "ec2."), ".amazonaws.com")
+	signer := awssig.Signer{AccessKey: "key", SecretKey: "secret", Region: region, Service: "ec2"}
+	if err := signer.Verify(r, nil); err != nil {
+		e.t.Errorf("%s: %v", r.URL, err)
+	}
+	q := r.URL.Query()
+	switch {
+	case region == e.down:
+		http.Error(w, `<Response><Errors><Error><Code>AuthFailure</Code></Error></Errors></Response>`, http.StatusUnauthorized)
+	case q.Get("Action") == "DescribeRegions":
+		_, _ = io.WriteString(w, `<DescribeRegionsResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><regionInfo>`)
+		for name := range e.zones {
+			fmt.Fprintf(w, `<item><regionName>%s</regionName><optInStatus>opted-in</optInStatus></item>`, name)
+		}
+		_, _ = io.WriteString(w, `</regionInfo></DescribeRegionsResponse>`)
+	case q.Get("Action") == "DescribeSpotPriceHistory" && q.Get("ProductDescription.1") == "Linux/UNIX" && q.Get("StartTime") == "2026-11-25T18:00:00Z":
+		zones := slices.Sorted(maps.Keys(e.zones[region])) // one to a page
+		at, _ := strconv.Atoi(q.Get("NextToken"))
+		next := ""
+		if at+1 < len(zones) {
+			next = strconv.Itoa(at + 1)
+		}
+		_, _ = io.WriteString(w, `<DescribeSpotPriceHistoryResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><spotPriceHistorySet>`)
+		for _, priced := range strings.Fields(e.zones[region][zones[at]]) {
+			name, price, _ := strings.Cut(priced, "=")
+			if slices.Contains([]string{q.Get("InstanceType.1"), q.Get("InstanceType.2")}, name) {
+				fmt.Fprintf(w, `<item><instanceType>%s</instanceType><spotPrice>%s</spotPrice><availabilityZone>%s</availabilityZone></item>`, name, price, zones[at])
+			}
+		}
+		fmt.Fprintf(w, `</spotPriceHistorySet><nextToken>%s</nextToken></DescribeSpotPriceHistoryResponse>`, next)
+	default:
+		e.t.Errorf("asked for %s", r.URL)
+	}
+}
+
+func TestAWSSpot(t *testing.T) {
+	double := ec2{t: t, down: "me-south-1", zones: map[string]map[string]string{
+		"us-east-1":  {"us-east-1a": "g6.xlarge=0.41 m5.large=0.0371", "us-east-1b": "g6.xlarge=0.352"},
+		"eu-west-1":  {"eu-west-1a": "m5.large=0.05 x9.large=1"},
+		"me-south-1": {"me-south-1a": "m5.large=0.01"},
+	}}
+	collect := func(double ec2) (got Collection, err error) {
+		k := known(t)
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Until(today)) // signatures are dated
+			double.t = t
+			got, err = Collect(t.Context(), settings(double, k), small(source(t, "aws-spot")), today)
+		})
+		return got, err
+	}
+	got, err := collect(double)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"g6.xlarge us-east-1 4 16GB L4:24GB:1 spot $0.352", "m5.large eu-west-1 2 8GB spot $0.05", "m5.large us-east-1 2 8GB spot $0.0371"}
+	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
+		t.Errorf("the list differs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"region me-south-1"}, got.LeftOut.Names); diff != "" {
+		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+	for want, change := range map[string]func(){
+		"is not a number":            func() { double.zones["us-east-1"] = map[string]string{"us-east-1a": "m5.large=cheap"} },
+		"price: -1 is not 0.0001 to": func() { double.zones["us-east-1"] = map[string]string{"us-east-1a": "m5.large=-1"} },
+		"is not a region":            func() { double.zones = map[string]map[string]string{"evil.example/": {}} },
+		"credentials rejected":       func() { double.down = "us-east-1" },
+		"DescribeSpotPriceHistory ":  func() { double.zones = map[string]map[string]string{"me-south-1": {"a": ""}} },
+	} {
+		old := double
+		double.zones = maps.Clone(double.zones)
+		change()
+		if _, err := collect(double); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+		double = old
+	}
+}
+
+// What is left out is named up to a limit, and counted beyond.
+func TestManyAreLeftOut(t *testing.T) {
+	tr := &tray{provider: "aws", asOf: "2026-11-25"}
+	for n := range maxLeftOut + 5 {
+		tr.leaveOut(fmt.Sprintf("x%05d.large", n))
+	}
+	got := tr.leftOut()
+	if len(got.Names) != maxNamed || got.Len() != maxLeftOut || got.Names[99] != "x00099.large" {
+		t.Errorf("%d names, %d in all", len(got.Names), got.Len())
+	}
+}
+
+// A provider that stops in the middle of a long answer is given up.
+func TestStalledStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read, write := io.Pipe()
+		go func() { _, _ = io.WriteString(write, awsHead) }()
+		c := settings(nil, known(t))
+		c.Transport = answer(func(r *http.Request) *http.Response {
+			context.AfterFunc(r.Context(), func() { _ = read.CloseWithError(context.Cause(r.Context())) })
+			return &http.Response{StatusCode: http.StatusOK, Body: read, Request: r}
+		})
+		began := time.Now()
+		_, err := Collect(t.Context(), c, source(t, "aws"), today)
+		if err == nil || !strings.HasSuffix(err.Error(), "nothing came for 1m0s") || time.Since(began) != stallLimit {
+			t.Errorf("%v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// answer is a transport.
+type answer func(*http.Request) *http.Response
+
+func (a answer) RoundTrip(r *http.Request) (*http.Response, error) { return a(r), nil }
 
 func TestGCP(t *testing.T) {
 	sku := func(family, group, usage, description string, usd float64) string {
@@ -171,7 +303,7 @@ func TestGCP(t *testing.T) {
 	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
 		t.Errorf("the list differs (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"a3-ultragpu-8g"}, got.LeftOut); diff != "" {
+	if diff := cmp.Diff([]string{"a3-ultragpu-8g"}, got.LeftOut.Names); diff != "" {
 		t.Errorf("left out (-want +got):\n%s", diff)
 	}
 }
@@ -226,7 +358,7 @@ func TestRunpod(t *testing.T) {
 	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
 		t.Errorf("the list differs (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"AMD Mystery"}, got.LeftOut); diff != "" {
+	if diff := cmp.Diff([]string{"AMD Mystery"}, got.LeftOut.Names); diff != "" {
 		t.Errorf("left out (-want +got):\n%s", diff)
 	}
 }

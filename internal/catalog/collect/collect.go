@@ -8,12 +8,14 @@
 package collect
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"dstack/internal/backend"
@@ -22,7 +24,9 @@ import (
 
 // A Source is where the prices of one provider are.
 type Source struct {
-	Provider string // name of the backend type
+	Provider string // as lists of prices call it
+	// Spot sources have the prices of spot instances alone; those on demand come from another.
+	Spot bool
 	// Needs are environment variables with credentials, nil where prices are public.
 	Needs []string
 	// Huge sources are gigabytes and take many minutes: they are for who asks for them by name.
@@ -37,10 +41,27 @@ type Source struct {
 	collect func(context.Context, *session, *tray) error
 }
 
-// Sources lists the providers whose prices can be collected, by name.
+// Name names the source: its provider, or what of it.
+func (s Source) Name() string {
+	if s.Spot {
+		return s.Provider + "-spot"
+	}
+	return s.Provider
+}
+
+// Limit is how long a collection may take.
+func (s Source) Limit() time.Duration { return cmp.Or(s.limit, usualLimit) }
+
+// Pointless says that there is nothing to ask: where published catalogs are taken instead, they
+// have spot prices too.
+func (s Source) Pointless(published bool) bool {
+	return published && s.Spot || !published && s.OnlyPublished
+}
+
+// Sources lists where prices can be collected, by name.
 func Sources() []Source {
 	return []Source{
-		amdDevCloud(), aws(), azure(), cloudRift(), crusoe(), digitalOcean(), gcp(), hotAisle(), jarvisLabs(), lambdaCloud(), nebius(), oci(),
+		amdDevCloud(), aws(), awsSpot(), azure(), cloudRift(), crusoe(), digitalOcean(), gcp(), hotAisle(), jarvisLabs(), lambdaCloud(), nebius(), oci(),
 		runpod(), vastAI(), verda(), vultr(),
 	}
 }
@@ -56,6 +77,7 @@ type Config struct {
 	Env       func(string) string // credentials, and DSTACK_ENDPOINT_<PROVIDER>
 	Known     *pricelist.List     // what instance types have, for price lists that do not say
 	Catalogs  string              // optional: base URL of published catalogs to take instead
+	Received  *atomic.Int64       // optional: counts the bytes of answers as they come
 }
 
 // CatalogsVariable is the environment variable of [Config.Catalogs], as for the original's
@@ -65,9 +87,10 @@ const CatalogsVariable = "GPUHUNT_CATALOG_URL"
 // A Collection is what a source gave.
 type Collection struct {
 	List *pricelist.List
-	// LeftOut are names of accelerators, and of types that nobody here knows, whose rows are
-	// not in the list. There are at most [maxLeftOut].
-	LeftOut []string
+	// LeftOut are accelerators and types that nobody here knows, whose rows are not in the list.
+	LeftOut LeftOut
+	// Free counts rows of known types without a price: what is billed otherwise, or not sold.
+	Free int
 }
 
 const (
@@ -75,19 +98,27 @@ const (
 	usualLimit = 15 * time.Minute
 	// answerLimit bounds one answer.
 	answerLimit = 30 * time.Second
+	// stallLimit bounds the time in which nothing comes of an answer that takes longer.
+	stallLimit = time.Minute
 )
 
 // Collect asks a provider for its prices, which are then of the day of now. An error leaves
 // everything as it was.
 func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection, error) {
 	if c.Catalogs != "" {
+		if s.Spot {
+			return Collection{}, fmt.Errorf("collect the prices of %s: published catalogs have them under %s", s.Name(), s.Provider)
+		}
 		s = published(s, c.Catalogs)
 	}
-	if s.OnlyPublished && s.collect == nil {
-		return Collection{}, fmt.Errorf("collect the prices of %s: they come from published catalogs only: set %s", s.Provider, CatalogsVariable)
+	if c.Received == nil {
+		c.Received = new(atomic.Int64)
+	}
+	if s.collect == nil {
+		return Collection{}, fmt.Errorf("collect the prices of %s: they come from published catalogs only: set %s", s.Name(), CatalogsVariable)
 	}
 	if names := s.Missing(c.Env); len(names) > 0 {
-		return Collection{}, fmt.Errorf("collect the prices of %s: set %s", s.Provider, strings.Join(names, " and "))
+		return Collection{}, fmt.Errorf("collect the prices of %s: set %s", s.Name(), strings.Join(names, " and "))
 	}
 	base := s.base
 	if c.Catalogs == "" {
@@ -99,26 +130,22 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 			base = endpoint
 		}
 	}
-	limit := s.limit
-	if limit == 0 {
-		limit = usualLimit
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("it took longer than %v", limit))
+	ctx, cancel := context.WithTimeoutCause(ctx, s.Limit(), fmt.Errorf("it took longer than %v", s.Limit()))
 	defer cancel()
 	t := &tray{provider: s.Provider, asOf: now.UTC().Format("2006-01-02")}
-	err := s.collect(ctx, &session{http: s.client(c.Transport), base: base, env: c.Env, known: c.Known, now: now}, t)
+	err := s.collect(ctx, &session{http: s.client(c.Transport), base: base, env: c.Env, known: c.Known, now: now, received: c.Received}, t)
 	if err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Provider, err)
+		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), err)
 	}
-	found := Collection{List: t.list.List(), LeftOut: t.leftOut()}
+	found := Collection{List: t.list.List(), LeftOut: t.leftOut(), Free: t.free}
 	if got := found.List.Backends(); len(got) > 1 || len(got) == 1 && got[0] != s.Provider {
-		return Collection{}, fmt.Errorf("collect the prices of %s: they are of %s", s.Provider, strings.Join(got, ", "))
+		return Collection{}, fmt.Errorf("collect the prices of %s: they are of %s", s.Name(), strings.Join(got, ", "))
 	}
 	if err := s.expect.check(found.List); err != nil {
-		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Provider, err)
+		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), err)
 	}
 	return found, nil
 }

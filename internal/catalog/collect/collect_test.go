@@ -82,6 +82,7 @@ func credentials(name string) string {
 		"HOTAISLE_TEAM_HANDLE": "acme", "CRUSOE_PROJECT_ID": "project-1", "CRUSOE_SECRET_KEY": "c2VjcmV0",
 		"DIGITAL_OCEAN_API_KEY": "key", "AMD_DEVELOPER_CLOUD_API_KEY": "key", "LAMBDA_API_KEY": "key", "VERDA_CLIENT_ID": "id",
 		"VERDA_CLIENT_SECRET": "secret", "HOTAISLE_API_KEY": "key", "CRUSOE_ACCESS_KEY": "key", "JL_API_KEY": "key", "GCP_API_KEY": "key",
+		"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
 	}[name]
 }
 
@@ -92,11 +93,11 @@ func settings(handler http.Handler, known *pricelist.List) Config {
 	}
 }
 
-func source(t *testing.T, provider string) Source {
+func source(t *testing.T, name string) Source {
 	t.Helper()
-	i := slices.IndexFunc(Sources(), func(s Source) bool { return s.Provider == provider })
+	i := slices.IndexFunc(Sources(), func(s Source) bool { return s.Name() == name })
 	if i < 0 {
-		t.Fatalf("there is no source of %s", provider)
+		t.Fatalf("there is no source %s", name)
 	}
 	return Sources()[i]
 }
@@ -104,7 +105,9 @@ func source(t *testing.T, provider string) Source {
 // small is a source that is content with the few rows of a test.
 func small(s Source) Source {
 	s.expect.rows = 0
-	s.expect.regions = nil
+	if !s.Spot {
+		s.expect.regions = nil
+	}
 	return s
 }
 
@@ -263,7 +266,7 @@ func TestCollect(t *testing.T) {
 				if diff := cmp.Diff(tt.want, listed(got.List)); diff != "" {
 					t.Errorf("the list differs (-want +got):\n%s", diff)
 				}
-				if diff := cmp.Diff(tt.left, got.LeftOut); diff != "" {
+				if diff := cmp.Diff(tt.left, got.LeftOut.Names); diff != "" {
 					t.Errorf("left out (-want +got):\n%s", diff)
 				}
 				if oldest, newest := got.List.Dates(); oldest != "2026-11-25" || newest != oldest {

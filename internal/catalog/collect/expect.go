@@ -16,6 +16,7 @@ type expectation struct {
 	cpuOnly bool     // types without GPUs too
 	spot    bool     // prices of spot instances too
 	noSpot  bool     // none of those
+	noOther bool     // none but those
 	regions []string // these places
 }
 
@@ -44,7 +45,9 @@ func (e expectation) check(l *pricelist.List) error {
 		return errors.New("there are no prices of spot instances")
 	case e.noSpot && spot:
 		return errors.New("there are prices of spot instances, which the provider does not sell")
-	case !onDemand:
+	case e.noOther && onDemand:
+		return errors.New("there are prices that are not of spot instances")
+	case !e.noOther && !onDemand:
 		return errors.New("there are no prices on demand")
 	}
 	return nil

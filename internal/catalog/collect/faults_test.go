@@ -35,9 +35,9 @@ const aGPU = `{"id": "vcg-a100", "vcpu_count": 12, "ram": 122880, "disk": 1400, 
 // What is not in order is refused, with the row where it is one.
 func TestHostileAnswers(t *testing.T) {
 	for name, tt := range map[string]struct{ body, want string }{
-		"a negative price":          {`{"plans": [` + plan("a", "1") + "," + plan("b", "-1") + `]}`, "vultr: row 2: price: -1 is not above 0"},
-		"no number":                 {`{"plans": [` + plan("a", `"NaN"`) + `]}`, "vultr: row 1: price: NaN is not above 0"},
-		"an infinite price":         {`{"plans": [` + plan("a", `"Inf"`) + `]}`, "vultr: row 1: price: +Inf is not above 0"},
+		"a negative price":          {`{"plans": [` + plan("a", "1") + "," + plan("b", "-1") + `]}`, "vultr: row 2: price: -1 is not 0.0001 to 100000"},
+		"no number":                 {`{"plans": [` + plan("a", `"NaN"`) + `]}`, "vultr: row 1: price: NaN is not 0.0001 to 100000"},
+		"an infinite price":         {`{"plans": [` + plan("a", `"Inf"`) + `]}`, "vultr: row 1: price: +Inf is not 0.0001 to 100000"},
 		"twice the same":            {`{"plans": [` + plan("a", "1") + "," + plan("a", "2") + `]}`, `vultr: row 2: instance_name: a in "ewr" is there twice`},
 		"a name that moves cursors": {`{"plans": [` + plan("a\x1b[2J", "1") + `]}`, `vultr: row 1: instance_name: "a\x1b[2J" is not a name`},
 		"a name without end":        {`{"plans": [` + plan(strings.Repeat("a", 1000), "1") + `]}`, "is not a name of 1 to 200 bytes"},
@@ -288,15 +288,16 @@ func TestPublished(t *testing.T) {
 }
 
 func TestShelf(t *testing.T) {
-	list := func(backend string, price float64) *pricelist.List {
+	dated := func(backend string, price float64, asOf string) *pricelist.List {
 		var b pricelist.Builder
-		if err := b.Add(pricelist.Row{Backend: backend, Instance: "a", Region: "r", CPUs: 1, MemoryMiB: 1024, Arch: "x86", Price: price, AsOf: "2026-11-25"}); err != nil {
+		if err := b.Add(pricelist.Row{Backend: backend, Instance: "a", Region: "r", CPUs: 1, MemoryMiB: 1024, Arch: "x86", Price: price, AsOf: asOf}); err != nil {
 			t.Fatal(err)
 		}
 		return b.List()
 	}
+	list := func(backend string, price float64) *pricelist.List { return dated(backend, price, "2026-11-25") }
 	s := Shelf{filepath.Join(t.TempDir(), "new", "catalog")}
-	if lists, err := s.Lists(); err != nil || len(lists) != 0 {
+	if lists, err := s.Lists(today); err != nil || len(lists) != 0 {
 		t.Fatalf("before anything is kept: %v, %v", lists, err)
 	}
 	for _, price := range []float64{1, 2} {
@@ -307,18 +308,28 @@ func TestShelf(t *testing.T) {
 	if err := s.Put("oci", list("aws", 1)); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Put("aws-spot", list("aws", 1)); err != nil { // on demand
+		t.Fatal(err)
+	}
+	if err := s.Put("verda", dated("verda", 1, "2099-01-01")); err != nil { // a clock was wrong
+		t.Fatal(err)
+	}
+	if err := s.Put("runpod", dated("runpod", 3, "2026-11-26")); err != nil { // in another time zone
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(filepath.Join(s.Dir, "lambda.prices"), []byte("garbage"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	lists, err := s.Lists()
+	lists, err := s.Lists(today)
 	got := map[string][]string{}
 	for name, l := range lists {
 		got[name] = listed(l)
 	}
-	if diff := cmp.Diff(map[string][]string{"vultr": {"a r 1 1GB $2"}}, got); diff != "" {
+	if diff := cmp.Diff(map[string][]string{"vultr": {"a r 1 1GB $2"}, "runpod": {"a r 1 1GB $3"}}, got); diff != "" {
 		t.Errorf("kept (-want +got):\n%s", diff)
 	}
-	for _, want := range []string{"read the prices of lambda: the list of prices is damaged", "read the prices of oci: it has prices of others"} {
+	for _, want := range []string{"read the prices of lambda: the list of prices is damaged", "read the prices of oci: it has prices of others",
+		"read the prices of aws-spot: it has prices of others", "read the prices of verda: it is of 2099-01-01, a day to come"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v does not say %q", err, want)
 		}

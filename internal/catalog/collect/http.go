@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -29,6 +30,8 @@ type session struct {
 	env   func(string) string
 	known *pricelist.List
 	now   time.Time
+
+	received *atomic.Int64 // bytes of answers
 }
 
 // get reads a JSON document.
@@ -63,14 +66,37 @@ func (s *session) call(ctx context.Context, method, path string, header http.Hea
 	return nil
 }
 
-// stream reads a document of any size with read.
+// stream reads a document of any size with read. It gives up when nothing comes for long.
 func (s *session) stream(ctx context.Context, path string, read func(io.Reader) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("nothing came for %v", stallLimit)) })
+	defer stalled.Stop()
 	resp, err := s.send(ctx, http.MethodGet, path, nil, nil)
 	if err != nil {
 		return err
 	}
 	defer resp.Body.Close()
-	return read(resp.Body)
+	err = read(heard{resp.Body, func(int) { stalled.Reset(stallLimit) }})
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return cause
+	}
+	return err
+}
+
+// heard is a body that tells how many bytes come.
+type heard struct {
+	io.ReadCloser
+	tell func(n int)
+}
+
+// Read implements io.Reader.
+func (h heard) Read(p []byte) (int, error) {
+	n, err := h.ReadCloser.Read(p)
+	if n > 0 {
+		h.tell(n)
+	}
+	return n, err
 }
 
 // send returns an answer that is in order; the caller closes it.
@@ -87,13 +113,23 @@ func (s *session) send(ctx context.Context, method, path string, header http.Hea
 		req.Header.Set("Content-Type", "application/json")
 		req.Header.Set("Idempotency-Key", uuid.NewString()) // so that the transport may repeat it
 	}
-	resp, err := s.http.Do(req)
+	resp, err := s.do(req)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
+	return resp, nil
+}
+
+// do sends a request and returns an answer that is in order; the caller closes it.
+func (s *session) do(req *http.Request) (*http.Response, error) {
+	resp, err := s.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Body = heard{resp.Body, func(n int) { s.received.Add(int64(n)) }}
 	if err := backend.CheckResponse(resp); err != nil {
 		_ = resp.Body.Close() // what it says is in the error
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return nil, err
 	}
 	return resp, nil
 }

@@ -7,23 +7,24 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"dstack/internal/catalog/pricelist"
 )
 
-// A Shelf is the directory in which the last good list of each provider is kept.
+// A Shelf is the directory in which the last good list of each source is kept.
 type Shelf struct{ Dir string }
 
 const suffix = ".prices"
 
-// Put replaces the list of a provider at once: a reader has the old one or the new one.
-func (s Shelf) Put(provider string, l *pricelist.List) error {
+// Put replaces the list of a source at once: a reader has the old one or the new one.
+func (s Shelf) Put(source string, l *pricelist.List) error {
 	var packed bytes.Buffer
 	if err := l.Encode(&packed); err != nil {
-		return fmt.Errorf("keep the prices of %s: %w", provider, err)
+		return fmt.Errorf("keep the prices of %s: %w", source, err)
 	}
-	if err := s.write(filepath.Join(s.Dir, provider+suffix), packed.Bytes()); err != nil {
-		return fmt.Errorf("keep the prices of %s: %w", provider, err)
+	if err := s.write(filepath.Join(s.Dir, source+suffix), packed.Bytes()); err != nil {
+		return fmt.Errorf("keep the prices of %s: %w", source, err)
 	}
 	return nil
 }
@@ -47,29 +48,42 @@ func (s Shelf) write(path string, data []byte) error {
 	return err
 }
 
-// Lists reads what is kept, by provider. Lists that cannot be read are missing and named in
-// the error.
-func (s Shelf) Lists() (map[string]*pricelist.List, error) {
+// Lists reads what is kept, by source. Lists that cannot be read are missing and named in the
+// error, and so are those of a day after now: no newer list would ever replace them.
+func (s Shelf) Lists(now time.Time) (map[string]*pricelist.List, error) {
 	lists := map[string]*pricelist.List{}
 	var broken error
 	for _, source := range Sources() {
-		f, err := os.Open(filepath.Join(s.Dir, source.Provider+suffix))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		l, err := s.read(source, now)
+		switch {
+		case err != nil:
+			broken = errors.Join(broken, fmt.Errorf("read the prices of %s: %w", source.Name(), err))
+		case l != nil:
+			lists[source.Name()] = l
 		}
-		var l *pricelist.List
-		if err == nil {
-			l, err = pricelist.Decode(f)
-			_ = f.Close() // it was only read
-		}
-		if err == nil && (len(l.Backends()) != 1 || l.Backends()[0] != source.Provider) {
-			err = errors.New("it has prices of others")
-		}
-		if err != nil {
-			broken = errors.Join(broken, fmt.Errorf("read the prices of %s: %w", source.Provider, err))
-			continue
-		}
-		lists[source.Provider] = l
 	}
 	return lists, broken
+}
+
+// read is the list of a source, nil when none is kept.
+func (s Shelf) read(source Source, now time.Time) (*pricelist.List, error) {
+	f, err := os.Open(filepath.Join(s.Dir, source.Name()+suffix))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	defer f.Close()
+	l, err := pricelist.Decode(f)
+	if err != nil {
+		return nil, err
+	}
+	if names := l.Backends(); len(names) != 1 || names[0] != source.Provider || source.Spot && !l.OnlySpot() {
+		return nil, errors.New("it has prices of others")
+	}
+	if _, newest := l.Dates(); pricelist.Ahead(newest, now) {
+		return nil, fmt.Errorf("it is of %s, a day to come", newest)
+	}
+	return l, nil
 }

@@ -18,11 +18,9 @@ type tray struct {
 	provider, asOf string
 	list           pricelist.Builder
 	rows           int
+	free           int // rows without a price
 	left           map[string]bool
 }
-
-// maxLeftOut bounds the names of what was left out.
-const maxLeftOut = 100
 
 // add checks a row and takes it. Backend and date are the tray's.
 func (t *tray) add(r pricelist.Row) error {
@@ -58,11 +56,28 @@ func (t *tray) leaveOut(name string) {
 	}
 }
 
-func (t *tray) leftOut() []string {
-	names := slices.Concat(slices.Collect(maps.Keys(t.left)), t.list.Unknown())
-	slices.Sort(names)
-	return names
+func (t *tray) leftOut() LeftOut {
+	for _, name := range t.list.Unknown() {
+		t.leaveOut(name)
+	}
+	names := slices.Sorted(maps.Keys(t.left))
+	return LeftOut{Names: names[:min(len(names), maxNamed)], More: max(0, len(names)-maxNamed)}
 }
+
+const (
+	// maxNamed bounds the names of what was left out, and maxLeftOut what is counted at all.
+	maxNamed   = 100
+	maxLeftOut = 10_000
+)
+
+// LeftOut are the names of what was left out, in order.
+type LeftOut struct {
+	Names []string
+	More  int // how many there are beyond those named
+}
+
+// Len counts them all.
+func (l LeftOut) Len() int { return len(l.Names) + l.More }
 
 // printable is a name that is safe to show.
 func printable(s string) string {

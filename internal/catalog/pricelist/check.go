@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
+	"time"
 	"unicode/utf8"
 
-	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/offer"
 )
@@ -16,9 +17,10 @@ type FieldError struct{ Column, Problem string }
 
 func (e *FieldError) Error() string { return e.Column + ": " + e.Problem }
 
-// The most that a row may say. Nothing that is sold comes near.
+// What a row may say. Nothing that is sold comes near.
 const (
 	maxName  = 200 // bytes
+	minPrice = 0.0001
 	maxPrice = 100_000
 	maxCPUs  = 100_000
 	maxMiB   = 1 << 40 // an exbibyte
@@ -31,16 +33,16 @@ func check(r Row) error {
 		return &FieldError{column, fmt.Sprintf(format, args...)}
 	}
 	switch {
-	case !slices.Contains(api.BackendTypes(), api.BackendType(r.Backend)):
-		return bad("provider", "%.40q is not a backend", r.Backend)
+	case !slices.Contains(Providers(), r.Backend):
+		return bad("provider", "%.40q is not one of %s", r.Backend, strings.Join(Providers(), ", "))
 	case !isName(r.Instance):
 		return bad("instance_name", "%.40q is not a name of 1 to %d bytes", r.Instance, maxName)
 	case r.Region != "" && !isName(r.Region):
 		return bad("location", "%.40q is not a name of 1 to %d bytes", r.Region, maxName)
 	case r.Zone != "" && (!isName(r.Zone) || r.Region == ""):
 		return bad("location", "%.40q is not a zone", r.Zone)
-	case math.IsNaN(r.Price) || r.Price <= 0 || r.Price > maxPrice:
-		return bad("price", "%v is not above 0 and at most %d US dollars per hour", r.Price, maxPrice)
+	case math.IsNaN(r.Price) || r.Price < minPrice || r.Price > maxPrice:
+		return bad("price", "%v is not %v to %d US dollars per hour", r.Price, minPrice, maxPrice)
 	case r.CPUs <= 0 || r.CPUs > maxCPUs:
 		return bad("cpu", "%d is not 1 to %d", r.CPUs, maxCPUs)
 	case r.MemoryMiB <= 0 || r.MemoryMiB > maxMiB:
@@ -78,17 +80,22 @@ func isName(s string) bool {
 	return true
 }
 
-// isDate tells whether s has the form of a date of [Row].
+// dateForms are those of dates of [Row], by their length.
+var dateForms = map[int]string{4: "2006", 7: "2006-01", 10: "2006-01-02"}
+
+// isDate tells whether s is a date of [Row].
 func isDate(s string) bool {
-	const form = "0000-00-00"
-	if len(s) != 4 && len(s) != 7 && len(s) != 10 {
+	form, known := dateForms[len(s)]
+	if !known {
 		return false
 	}
-	for i := range len(s) {
-		digit := s[i] >= '0' && s[i] <= '9'
-		if digit != (form[i] == '0') || !digit && s[i] != '-' {
-			return false
-		}
-	}
-	return true
+	_, err := time.Parse(form, s)
+	return err == nil
+}
+
+// Ahead tells whether a date of [Row] lies more than a day after now: of two clocks, one may be in
+// another time zone.
+func Ahead(date string, now time.Time) bool {
+	tomorrow := now.UTC().AddDate(0, 0, 1).Format("2006-01-02")
+	return date > tomorrow[:min(len(date), len(tomorrow))]
 }

@@ -1,12 +1,14 @@
 package pricelist
 
 import (
+	"bufio"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -45,16 +47,29 @@ func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
 	return b.readCSV(r, name, asOf, limits{maxCSV, MaxRows})
 }
 
-func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
-	backend, ok := strings.CutSuffix(name, ".csv")
+// byteOrderMark is what some editors begin a file in UTF-8 with.
+const byteOrderMark = "\ufeff"
+
+// ProviderOf is the provider whose catalog a file is, by its name.
+func ProviderOf(file string) (provider string, ok bool) {
+	name, ok := strings.CutSuffix(file, ".csv")
 	if !ok {
-		return fmt.Errorf("%.200s: the file of a catalog is named <provider>.csv", name)
+		return "", false
 	}
-	if ours, renamed := map[string]string{"lambdalabs": "lambda", "datacrunch": "verda"}[backend]; renamed {
-		backend = ours
+	return FindProvider(name)
+}
+
+func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
+	backend, ok := ProviderOf(name)
+	if !ok {
+		return fmt.Errorf("%.200q: the file of a catalog is named <provider>.csv, with one of %s", name, strings.Join(Providers(), ", "))
 	}
 	limited := &io.LimitedReader{R: r, N: most.bytes + 1}
-	rows := csv.NewReader(limited)
+	text := bufio.NewReader(limited)
+	if mark, err := text.Peek(len(byteOrderMark)); err == nil && string(mark) == byteOrderMark {
+		_, _ = text.Discard(len(mark)) // it is there
+	}
+	rows := csv.NewReader(text)
 	rows.ReuseRecord = true
 	rows.FieldsPerRecord = -1 // columns may be missing at the end
 	header, err := rows.Read()
@@ -126,6 +141,9 @@ func columnsOf(header []string) (csvColumns, error) {
 	var cols csvColumns
 	for i, name := range columnNames {
 		cols[i] = slices.Index(header, name)
+		if cols[i] >= 0 && slices.Contains(header[cols[i]+1:], name) {
+			return cols, &FieldError{name, "the file has two such columns"}
+		}
 		if cols[i] < 0 && slices.Contains([]int{colInstance, colLocation, colPrice, colCPU, colMemory, colGPUs, colSpot}, i) {
 			return cols, &FieldError{name, "the file lacks this column"}
 		}
@@ -154,15 +172,27 @@ func (cols *csvColumns) row(cells []string, backend string) (r Row, shown bool, 
 	if backend == "gcp" {
 		r.Region, r.Zone = zoneOf(r.Region)
 	}
-	if r.GPUs > 0 {
-		r.GPU = p.gpu()
-	} else if p.text(colGPUName)+p.text(colGPUMemory)+p.text(colVendor) != "" {
+	switch {
+	case r.GPUs < 0 || r.GPUs > maxGPUs:
+		p.fail(colGPUs, fmt.Sprintf("%d is not 0 to %d", r.GPUs, maxGPUs))
+	case r.GPUs > 0:
+		r.GPU = p.gpu(r.GPUs)
+	case p.text(colGPUName)+p.text(colGPUMemory)+p.text(colVendor) != "":
 		p.fail(colGPUs, "is 0, but a GPU is described")
 	}
 	if data := p.text(colData); data != "" && !json.Valid([]byte(data)) {
 		p.fail(colData, "is not JSON")
 	}
-	return r, !hidden(strings.Fields(p.text(colFlags))), p.err
+	return r, !hidden(strings.Fields(p.text(colFlags))) && !bare(r), p.err
+}
+
+// gpuFamilies are the types of AWS that have GPUs, by their names.
+var gpuFamilies = regexp.MustCompile(`^(p|g|gr)\d`)
+
+// bare tells whether a row lacks the GPUs that its type has: published catalogs show types of AWS
+// so whose GPUs they could not find out (catalog 11 #2).
+func bare(r Row) bool {
+	return r.Backend == "aws" && r.GPUs == 0 && gpuFamilies.MatchString(r.Instance)
 }
 
 // hidden tells of a row's flags whether a plain request for an instance cannot have it: flags
@@ -210,7 +240,7 @@ func (p *cellParser) text(col int) string {
 
 func (p *cellParser) whole(col int) int {
 	n, err := strconv.ParseInt(p.text(col), 10, 32)
-	if err != nil {
+	if err != nil || !isDecimal(p.text(col)) {
 		p.fail(col, fmt.Sprintf("%.40q is not a whole number", p.text(col)))
 	}
 	return int(n)
@@ -218,11 +248,17 @@ func (p *cellParser) whole(col int) int {
 
 func (p *cellParser) number(col int) float64 {
 	f, err := strconv.ParseFloat(p.text(col), 64)
-	if err != nil || math.IsInf(f, 0) || math.IsNaN(f) {
+	if err != nil || !isDecimal(p.text(col)) {
 		p.fail(col, fmt.Sprintf("%.40q is not a number", p.text(col)))
 		return 0
 	}
 	return f
+}
+
+// isDecimal tells a number as catalogs write it from the others that strconv knows: hexadecimal,
+// with underscores or a plus sign, infinite, or none.
+func isDecimal(s string) bool {
+	return strings.Trim(s, "0123456789.eE+-") == "" && !strings.HasPrefix(s, "+")
 }
 
 // mib reads a size in GiB.
@@ -248,12 +284,18 @@ func (p *cellParser) bool(col int) bool {
 
 // gpu reads the GPU of a row that has some. What is published is corrected by the table of
 // accelerators: a vendor, which older files leave out and Azure's has wrong, a memory that is
-// the driver's figure, and that of one chip for a slice of TPUs.
-func (p *cellParser) gpu() offer.GPU {
+// the driver's figure or of all count GPUs together, and that of one chip for a slice of TPUs.
+func (p *cellParser) gpu(count int) offer.GPU {
+	if v := p.text(colVendor); v != "" && !slices.Contains([]string{"nvidia", "amd", "google", "intel", "tenstorrent"}, strings.ToLower(v)) {
+		p.fail(colVendor, fmt.Sprintf("%.40q is not nvidia, amd, google, intel or tenstorrent", v))
+	}
 	name, _ := strings.CutPrefix(p.text(colGPUName), "tpu-")
 	g := offer.GPU{Name: name, Vendor: config.GPUVendorOf(name), MemoryMiB: p.mib(colGPUMemory)}
 	if a, ok := config.FindAccelerator(name); ok {
 		g.Name = a.Name
+		if most := slices.Max(a.Memory) << 10; g.MemoryMiB > most+most/10 && slices.Contains(a.Memory, g.MemoryMiB/count>>10) {
+			g.MemoryMiB /= count
+		}
 		if mib := config.GPUMemoryMiB(a.Name, g.MemoryMiB); mib > 0 {
 			g.MemoryMiB = mib
 		}

@@ -41,6 +41,13 @@ func TestReadCSV(t *testing.T) {
 		"a name in another case":  {"", "x,r,0.526,4,16.0,1,rtx6000ADA,48,False,,nvidia,,x86,{}", with(gpu(1, "RTX6000Ada", 48, "nvidia"))},
 		"the vendor is wrong":     {"", "x,r,0.526,4,16.0,1,MI25,16,False,,nvidia,,x86,{}", with(gpu(1, "MI25", 16, "amd"))},
 		"TPUs with a chip's size": {"", "x,r,0.526,4,16.0,1,tpu-v5p-8,95,False,,,,x86,{}", with(gpu(1, "v5p-8", 380, "google"))},
+		"TPUs that are whole":     {"", "x,r,0.526,4,16.0,1,v6e-4,128,False,,google,,x86,{}", with(gpu(1, "v6e-4", 128, "google"))},
+		"MI325X of the original":  {"", "x,r,0.526,4,16.0,8,MI325X,288,False,,amd,,x86,{}", with(gpu(8, "MI325X", 256, "amd"))},
+		"MI355X has that much":    {"", "x,r,0.526,4,16.0,8,MI355X,288,False,,amd,,x86,{}", with(gpu(8, "MI355X", 288, "amd"))},
+		"memory of all GPUs":      {"digitalocean.csv", "x,r,0.526,4,16.0,8,H100,640,False,,nvidia,,x86,{}", with(func(r *Row) { gpu(8, "H100", 80, "nvidia")(r); r.Backend = "digitalocean" })},
+		"GPUs not found out":      {"", "x,r,0.526,4,16.0,0,,,False,,,,,{}\np5.48xlarge,r,55,192,2048,0,,,False,,,,,{}\ngr6.4xlarge,r,1,16,128,0,,,False,,,,,{}", []Row{base}},
+		"a mark of UTF-8":         {"MARK", "x,r,0.526,4,16.0,0,,,False,,,,,{}", []Row{base}},
+		"a small number":          {"", "x,r,5.26e-01,4,16.0,0,,,False,,,,,{}", []Row{base}},
 		"a known flag":            {"", "x,r,0.526,4,16.0,0,,,False,,,oci-spot gcp-g4,x86,{}", []Row{base}},
 		"flags that hide":         {"", "x,r,0.526,4,16.0,0,,,False,,,,,{}\nx,r,9,4,16.0,0,,,False,,,gcp-g4 secret,,{}\nx,r,9,4,16.0,0,,,False,,,runpod-cluster,,{}", []Row{base}},
 		"another provider's name": {"lambdalabs.csv", "x,r,0.526,4,16.0,0,,,False,,,,,{}", with(func(r *Row) { r.Backend = "lambda" })},
@@ -48,10 +55,14 @@ func TestReadCSV(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var b Builder
-			if tt.file == "" {
+			mark := ""
+			switch tt.file {
+			case "":
 				tt.file = "aws.csv"
+			case "MARK":
+				tt.file, mark = "aws.csv", "\ufeff"
 			}
-			if err := b.ReadCSV(strings.NewReader(csvHeader+tt.text+"\n"), tt.file, "2026-08-01"); err != nil {
+			if err := b.ReadCSV(strings.NewReader(mark+csvHeader+tt.text+"\n"), tt.file, "2026-08-01"); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(tt.want, rowsOf(b.List())); diff != "" {
@@ -77,7 +88,20 @@ func TestReadCSVRefuses(t *testing.T) {
 	for want, row := range map[string]string{
 		`price: "NaN" is not a number`:                                              "y,r,NaN,4,16.0,0,,,False,,,,,{}",
 		`price: "1e999" is not a number`:                                            "y,r,1e999,4,16.0,0,,,False,,,,,{}",
-		`price: -3 is not above 0 and at most 100000 US dollars per hour`:           "y,r,-3,4,16.0,0,,,False,,,,,{}",
+		`price: "0x1p-2" is not a number`:                                           "y,r,0x1p-2,4,16.0,0,,,False,,,,,{}",
+		`price: "0x_1p-2" is not a number`:                                          "y,r,0x_1p-2,4,16.0,0,,,False,,,,,{}",
+		`price: "1_0" is not a number`:                                              "y,r,1_0,4,16.0,0,,,False,,,,,{}",
+		`price: "Infinity" is not a number`:                                         "y,r,Infinity,4,16.0,0,,,False,,,,,{}",
+		`price: "+1" is not a number`:                                               "y,r,+1,4,16.0,0,,,False,,,,,{}",
+		`price: 1e-300 is not 0.0001 to 100000 US dollars per hour`:                 "y,r,1e-300,4,16.0,0,,,False,,,,,{}",
+		`price: 0 is not 0.0001 to 100000 US dollars per hour`:                      "y,r,0,4,16.0,0,,,False,,,,,{}",
+		`cpu: "0x4" is not a whole number`:                                          "y,r,1,0x4,16.0,0,,,False,,,,,{}",
+		`cpu: "1_6" is not a whole number`:                                          "y,r,1,1_6,16.0,0,,,False,,,,,{}",
+		`memory: "0x10" is not a number`:                                            "y,r,1,4,0x10,0,,,False,,,,,{}",
+		`gpu_count: -1 is not 0 to 128`:                                             "y,r,1,4,16,-1,T4,16,False,,nvidia,,,{}",
+		`gpu_count: 129 is not 0 to 128`:                                            "y,r,1,4,16,129,T4,16,False,,nvidia,,,{}",
+		`gpu_vendor: "acme" is not nvidia, amd, google, intel or tenstorrent`:       "y,r,1,4,16,1,T4,16,False,,acme,,,{}",
+		`price: -3 is not 0.0001 to 100000 US dollars per hour`:                     "y,r,-3,4,16.0,0,,,False,,,,,{}",
 		`price: "" is not a number`:                                                 "y,r,,4,16.0,0,,,False,,,,,{}",
 		`instance_name: "" is not a name of 1 to 200 bytes`:                         ",r,1,4,16.0,0,,,False,,,,,{}",
 		`location: is empty`:                                                        "y,,1,4,16.0,0,,,False,,,,,{}",
@@ -88,7 +112,6 @@ func TestReadCSVRefuses(t *testing.T) {
 		`disk_size: is not above 0`:                                                 "y,r,1,4,16,0,,,False,0,,,,{}",
 		`spot: "yes" is not True or False`:                                          "y,r,1,4,16,0,,,yes,,,,,{}",
 		`gpu_count: is 0, but a GPU is described`:                                   "y,r,1,4,16,0,T4,16,False,,,,,{}",
-		`gpu_count: -1 is not 0 to 128`:                                             "y,r,1,4,16,-1,,,False,,,,,{}",
 		`gpu_name: "" is not a known accelerator`:                                   "y,r,1,4,16,1,,16,False,,nvidia,,,{}",
 		`gpu_memory: "" is not a number`:                                            "y,r,1,4,16,1,T4,,False,,nvidia,,,{}",
 		`cpu_arch: "mips" is not x86 or arm`:                                        "y,r,1,4,16,0,,,False,,,,mips,{}",
@@ -108,6 +131,7 @@ func TestReadCSVRefuses(t *testing.T) {
 		"aws.csv: has no rows to show":                  csvHeader,
 		"aws.csv: price: the file lacks this column":    "instance_name,location\nx,r\n",
 		`aws.csv: instance_name: the file lacks this c`: "\x00\xff\n",
+		"aws.csv: price: the file has two such columns": "price," + csvHeader,
 	} {
 		var b Builder
 		if err := b.ReadCSV(strings.NewReader(text), "aws.csv", "2026"); err == nil || !strings.HasPrefix(err.Error(), want) {
@@ -162,14 +186,14 @@ func TestReadCSVIsBounded(t *testing.T) {
 	}
 }
 
-func TestAddFile(t *testing.T) {
+func TestReadFile(t *testing.T) {
 	dir := t.TempDir()
+	day := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 	write := func(name string, data []byte) string {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		day := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)
 		if err := os.Chtimes(path, day, day); err != nil {
 			t.Fatal(err)
 		}
@@ -194,11 +218,11 @@ func TestAddFile(t *testing.T) {
 	}
 	const text = csvHeader + "x,r,0.526,4,16.0,0,,,False,,,,,{}\n"
 	for _, path := range []string{write("aws.csv", []byte(text)), write("catalog.zip", archive(map[string]string{"aws.csv": text}))} {
-		var b Builder
-		if err := b.AddFile(path); err != nil {
+		l, _, err := ReadFile(path, day)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if rows := rowsOf(b.List()); len(rows) != 1 || rows[0].AsOf != "2026-08-01" || rows[0].Backend != "aws" {
+		if rows := rowsOf(l); len(rows) != 1 || rows[0].AsOf != "2026-08-01" || rows[0].Backend != "aws" {
 			t.Errorf("%s has %+v", path, rows)
 		}
 	}
@@ -214,17 +238,24 @@ func TestAddFile(t *testing.T) {
 		return out.Bytes()
 	}
 	zipped := archive(map[string]string{"aws.csv": text})
+	flipped := bytes.Clone(zipped)
+	flipped[bytes.Index(flipped, []byte("PK\x07\x08"))-8] ^= 0xff // at the end of the compressed rows
+	late := write("gcp.csv", []byte(text))
+	if err := os.Chtimes(late, time.Time{}, time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)); err != nil {
+		t.Fatal(err)
+	}
 	for want, path := range map[string]string{
-		"no such file":                    filepath.Join(dir, "none.csv"),
-		"is not a file":                   dir,
+		"no such file":               filepath.Join(dir, "none.csv"),
+		"is not a file":              dir,
+		"aws.csv: read the header: ": write("flipped.zip", flipped),
+		"gcp.csv was last changed on 2099-01-01, a day to come": late,
 		"not a valid zip file":            write("cut.zip", zipped[:len(zipped)-9]),
 		"two.zip: the archive of a cat":   write("two.zip", archive(map[string]string{"aws.csv": text, "gcp.csv": text})),
 		"up.zip: the archive of a catal":  write("up.zip", archive(map[string]string{"../aws.csv": text})),
 		"the file of a catalog is named":  write("catalog.txt", []byte(text)),
 		"bomb.zip: the archive unpacks t": write("bomb.zip", bomb()),
 	} {
-		var b Builder
-		if err := b.AddFile(path); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := ReadFile(path, day); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %s", path, err, want)
 		}
 	}

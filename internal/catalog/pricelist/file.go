@@ -10,11 +10,21 @@ import (
 	"path"
 	"path/filepath"
 	"strings"
+	"time"
 )
 
-// AddFile adds a catalog file: <provider>.csv, or a zip archive that has just that. The date of
-// its prices is the day on which the file was last changed.
-func (b *Builder) AddFile(name string) error {
+// ReadFile reads a catalog file: <provider>.csv, or a zip archive that has just that. The date of
+// its prices is the day on which the file was last changed. It also returns the names of
+// accelerators that are not known, whose rows it left out.
+func ReadFile(name string, now time.Time) (list *List, unknown []string, err error) {
+	var b Builder
+	if err := b.readFile(name, now); err != nil {
+		return nil, nil, err
+	}
+	return b.List(), b.Unknown(), nil
+}
+
+func (b *Builder) readFile(name string, now time.Time) error {
 	info, err := os.Stat(name)
 	if err != nil {
 		return fmt.Errorf("read a catalog: %w", err)
@@ -28,6 +38,9 @@ func (b *Builder) AddFile(name string) error {
 	}
 	defer f.Close()
 	asOf := info.ModTime().UTC().Format("2006-01-02")
+	if Ahead(asOf, now) {
+		return fmt.Errorf("read a catalog: %s was last changed on %s, a day to come: set its date, from which its prices are", name, asOf)
+	}
 	head := make([]byte, 4)
 	if _, err := f.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
 		return fmt.Errorf("read a catalog: %w", err)

@@ -218,13 +218,13 @@ func TestZonesOfOnePriceAreOneOffer(t *testing.T) {
 
 func TestAddRefuses(t *testing.T) {
 	for want, change := range map[string]func(*Row){
-		`provider: "acme" is not a backend`:                                 func(r *Row) { r.Backend = "acme" },
+		`provider: "acme" is not one of amddevcloud, aws, azure, cloudrift, crusoe, digitalocean, gcp, hotaisle, jarvislabs, lambda, nebius, oci, runpod, seeweb, vastai, verda, vultr`:                                 func(r *Row) { r.Backend = "acme" },
 		`instance_name: "" is not a name of 1 to 200 bytes`:                 func(r *Row) { r.Instance = "" },
 		`instance_name: "a\x1b[31m" is not a name of 1 to 200 bytes`:        func(r *Row) { r.Instance = "a\x1b[31m" },
-		`price: NaN is not above 0 and at most 100000 US dollars per hour`:  func(r *Row) { r.Price = math.NaN() },
-		`price: -1 is not above 0 and at most 100000 US dollars per hour`:   func(r *Row) { r.Price = -1 },
-		`price: 0 is not above 0 and at most 100000 US dollars per hour`:    func(r *Row) { r.Price = 0 },
-		`price: +Inf is not above 0 and at most 100000 US dollars per hour`: func(r *Row) { r.Price = math.Inf(1) },
+		`price: NaN is not 0.0001 to 100000 US dollars per hour`:  func(r *Row) { r.Price = math.NaN() },
+		`price: -1 is not 0.0001 to 100000 US dollars per hour`:   func(r *Row) { r.Price = -1 },
+		`price: 0 is not 0.0001 to 100000 US dollars per hour`:    func(r *Row) { r.Price = 0 },
+		`price: +Inf is not 0.0001 to 100000 US dollars per hour`: func(r *Row) { r.Price = math.Inf(1) },
 		`cpu: 0 is not 1 to 100000`:                                         func(r *Row) { r.CPUs = 0 },
 		`memory: -5 MiB is not 1 to 1099511627776`:                          func(r *Row) { r.MemoryMiB = -5 },
 		`disk_size: -5 MiB is not 0 to 1099511627776`:                       func(r *Row) { r.DiskMiB = -5 },

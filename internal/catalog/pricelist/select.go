@@ -47,13 +47,31 @@ func (l *List) Types(backend string) map[string]Row {
 }
 
 // Replace returns a list in which the prices of some backends are those of other lists, each of
-// one backend, and the names of these. An older list than what is there replaces nothing.
+// one backend, and the names of these. A list of spot instances alone replaces the prices of
+// spot instances. An older list than what is there replaces nothing.
 func (l *List) Replace(others ...*List) (list *List, replaced []string) {
+	var whole, spot []*List
+	for _, o := range others {
+		if o.OnlySpot() {
+			spot = append(spot, o)
+		} else {
+			whole = append(whole, o)
+		}
+	}
+	list, replaced = l.replace(whole, func(bool) bool { return true })
+	list, more := list.replace(spot, func(spot bool) bool { return spot })
+	replaced = append(replaced, more...)
+	slices.Sort(replaced)
+	return list, slices.Compact(replaced)
+}
+
+// replace is Replace of the rows that are part of what the others have.
+func (l *List) replace(others []*List, part func(spot bool) bool) (list *List, replaced []string) {
 	newer := map[string]*List{}
 	for _, o := range others {
 		for _, name := range o.Backends() {
-			_, theirs := o.Size(name)
-			if _, ours := l.Size(name); theirs >= ours {
+			_, theirs := o.size(name, part)
+			if _, ours := l.size(name, part); theirs >= ours {
 				newer[name] = o
 			}
 		}
@@ -62,19 +80,33 @@ func (l *List) Replace(others ...*List) (list *List, replaced []string) {
 		return l, nil
 	}
 	all := &List{}
-	order := all.take(l, func(backend string) bool { return newer[backend] == nil })
+	order := all.take(l, func(backend string, spot bool) bool { return newer[backend] == nil || !part(spot) })
 	for _, o := range others {
-		order = all.merge(order, all.take(o, func(backend string) bool { return newer[backend] == o }))
+		order = all.merge(order, all.take(o, func(backend string, _ bool) bool { return newer[backend] == o }))
 	}
 	all.columns = all.columns.pick(order)
 	all.parts = partsOf(all.shapes)
-	return all, slices.Sorted(maps.Keys(newer))
+	return all, slices.Collect(maps.Keys(newer))
+}
+
+// OnlySpot says that the list has prices, and none of instances on demand.
+func (l *List) OnlySpot() bool {
+	return l.Len() > 0 && !slices.Contains(l.columns.spot, false)
 }
 
 // Size is how many rows the list has of a backend, and the latest date of them, "" without any.
 func (l *List) Size(backend string) (rows int, newest string) {
+	return l.size(backend, func(bool) bool { return true })
+}
+
+// SpotSize is Size of spot instances.
+func (l *List) SpotSize(backend string) (rows int, newest string) {
+	return l.size(backend, func(spot bool) bool { return spot })
+}
+
+func (l *List) size(backend string, part func(spot bool) bool) (rows int, newest string) {
 	for i, s := range l.columns.shape {
-		if l.shapes[s].backend == backend {
+		if l.shapes[s].backend == backend && part(l.columns.spot[i]) {
 			rows++
 			newest = max(newest, l.dates[l.columns.date[i]])
 		}
@@ -98,13 +130,13 @@ func (l *List) merge(a, b []int) []int {
 	return append(append(all, a...), b...)
 }
 
-// take appends the rows of some backends and returns their numbers, in order.
-func (l *List) take(o *List, of func(backend string) bool) (rows []int) {
+// take appends some rows of another list and returns their numbers, in order.
+func (l *List) take(o *List, of func(backend string, spot bool) bool) (rows []int) {
 	var shapes, places, dates distinct[int] // of o, as numbers in l from the first on
 	base := [3]int{len(l.shapes), len(l.places), len(l.dates)}
 	c := &o.columns
 	for i, s := range c.shape {
-		if !of(o.shapes[s].backend) {
+		if !of(o.shapes[s].backend, c.spot[i]) {
 			continue
 		}
 		rows = append(rows, l.Len())

@@ -11,6 +11,16 @@ import (
 	"dstack/internal/config"
 )
 
+// spot is a list of spot instances alone, otherwise as priced.
+func spot(t *testing.T, rows ...[5]any) *List {
+	t.Helper()
+	l := priced(t, rows...)
+	for i := range l.columns.spot {
+		l.columns.spot[i] = true
+	}
+	return l
+}
+
 // priced is a list of rows "backend instance region price date".
 func priced(t *testing.T, rows ...[5]any) *List {
 	t.Helper()
@@ -24,11 +34,29 @@ func priced(t *testing.T, rows ...[5]any) *List {
 	return b.List()
 }
 
+// both is one list of two.
+func both(t *testing.T, a, b *List) *List {
+	t.Helper()
+	var all Builder
+	for _, l := range []*List{a, b} {
+		for i := range l.Len() {
+			if err := all.Add(l.Row(i)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return all.List()
+}
+
 func lines(l *List) []string {
 	var list []string
 	for i := range l.Len() {
 		r := l.Row(i)
-		list = append(list, fmt.Sprint(r.Backend, " ", r.Instance, " ", r.Region, " ", r.Price, " ", r.AsOf))
+		line := fmt.Sprint(r.Backend, " ", r.Instance, " ", r.Region, " ", r.Price, " ", r.AsOf)
+		if r.Spot {
+			line += " spot"
+		}
+		list = append(list, line)
 	}
 	return list
 }
@@ -44,6 +72,10 @@ func TestReplace(t *testing.T) {
 			[]string{"oci c r 2 2026", "aws a r1 2.5 2026-11-25", "vultr v r 4 2026-11-01"}},
 		"of two, one of them new": {[]*List{priced(t, [5]any{"lambda", "l", "r", 0.5, "2026-11-25"}), priced(t, [5]any{"oci", "d", "r", 9.0, "2026-08"})},
 			[]string{"lambda l r 0.5 2026-11-25", "aws b r2 1 2026-07-01", "aws a r1 3 2026-07-20", "vultr v r 4 2026-11-01", "oci d r 9 2026-08"}},
+		"spot prices beside those on demand": {[]*List{spot(t, [5]any{"aws", "a", "r1", 0.5, "2026-07-02"}, [5]any{"aws", "a", "r2", 5.0, "2026-07-02"})},
+			[]string{"aws a r1 0.5 2026-07-02 spot", "aws b r2 1 2026-07-01", "oci c r 2 2026", "aws a r1 3 2026-07-20", "vultr v r 4 2026-11-01", "aws a r2 5 2026-07-02 spot"}},
+		"both, and the newer spot prices": {[]*List{spot(t, [5]any{"oci", "c", "r", 0.5, "2026-11-02"}), both(t, priced(t, [5]any{"oci", "c", "r", 2.5, "2026-11-01"}), spot(t, [5]any{"oci", "c", "r", 0.7, "2026-11-01"}))},
+			[]string{"oci c r 0.5 2026-11-02 spot", "aws b r2 1 2026-07-01", "oci c r 2.5 2026-11-01", "aws a r1 3 2026-07-20", "vultr v r 4 2026-11-01"}},
 		"older than what is there": {[]*List{priced(t, [5]any{"vultr", "v", "r", 9.0, "2026-10-31"})}, lines(base)},
 	} {
 		t.Run(name, func(t *testing.T) {

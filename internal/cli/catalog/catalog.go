@@ -44,7 +44,14 @@ type options struct {
 func newRefresh(p *program.Program) *cobra.Command {
 	o := options{Program: p}
 	cmd := &cobra.Command{
-		Use: "refresh", Short: "Ask providers for their present prices", Args: cobra.NoArgs,
+		Use: "refresh", Short: "Ask providers for their present prices",
+		Args: func(cmd *cobra.Command, args []string) error { // so that an unknown name is an error of usage
+			if err := cobra.NoArgs(cmd, args); err != nil {
+				return err
+			}
+			_, err := o.sources()
+			return err
+		},
 		Long: "Collect the price lists of providers, for `dstack offer --catalog` on this machine. Most are public; others need\n" +
 			"credentials in the environment, and are passed over without. A list that cannot be read whole, or that lacks\n" +
 			"what it must have, is refused, and the last good one stays. With GPUHUNT_CATALOG_URL, published catalogs at that\n" +
@@ -63,6 +70,8 @@ type outcome struct {
 	Rows     int      `json:"rows"`             // that are used now
 	AsOf     string   `json:"as_of"`            // their date, "" without any
 	LeftOut  []string `json:"left_out"`         // types and accelerators that are not known
+	More     int      `json:"left_out_more"`    // how many of those are not named
+	Free     int      `json:"free"`             // rows that say no price, left out too
 	Reason   string   `json:"reason,omitempty"` // of a failure, or why it was passed over
 }
 
@@ -97,7 +106,7 @@ func refresh(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	o.addUsed(list, known)
+	o.addUsed(list, sources, known)
 	return o.print(list)
 }
 
@@ -106,19 +115,19 @@ func (o options) sources() ([]collect.Source, error) {
 	all := collect.Sources()
 	published := o.Env(collect.CatalogsVariable) != ""
 	if len(o.providers) == 0 {
-		return slices.DeleteFunc(all, func(s collect.Source) bool { return !published && (s.Huge || s.OnlyPublished) }), nil
+		return slices.DeleteFunc(all, func(s collect.Source) bool { return s.Pointless(published) || !published && s.Huge }), nil
 	}
 	var chosen []collect.Source
 	for _, name := range o.providers {
-		i := slices.IndexFunc(all, func(s collect.Source) bool { return strings.EqualFold(s.Provider, name) })
+		i := slices.IndexFunc(all, func(s collect.Source) bool { return strings.EqualFold(s.Name(), name) })
 		if i < 0 {
 			var names []string
 			for _, s := range all {
-				names = append(names, s.Provider)
+				names = append(names, s.Name())
 			}
 			return nil, fmt.Errorf("there is no provider %q: use one of %s", name, strings.Join(names, ", "))
 		}
-		if !slices.ContainsFunc(chosen, func(s collect.Source) bool { return s.Provider == all[i].Provider }) {
+		if !slices.ContainsFunc(chosen, func(s collect.Source) bool { return s.Name() == all[i].Name() }) {
 			chosen = append(chosen, all[i])
 		}
 	}
@@ -127,32 +136,37 @@ func (o options) sources() ([]collect.Source, error) {
 
 // one collects and keeps the prices of a provider.
 func (o options) one(ctx context.Context, c collect.Config, s collect.Source) outcome {
-	out := outcome{Provider: s.Provider, Status: "refreshed", LeftOut: []string{}}
+	out := outcome{Provider: s.Name(), Status: "refreshed", LeftOut: []string{}}
 	if missing := s.Missing(o.Env); len(missing) > 0 && len(o.providers) == 0 && c.Catalogs == "" {
 		out.Status, out.Reason = "skipped", "set "+strings.Join(missing, " and ")
 		return out
 	}
 	found, err := collect.Collect(ctx, c, s, o.Time())
 	if err == nil {
-		err = Shelf(o.Program).Put(s.Provider, found.List)
+		err = Shelf(o.Program).Put(s.Name(), found.List)
 	}
 	if err != nil {
 		out.Status, out.Reason = "failed", err.Error()
 		return out
 	}
-	out.LeftOut = append(out.LeftOut, found.LeftOut...)
+	out.LeftOut = append(out.LeftOut, found.LeftOut.Names...)
+	out.More, out.Free = found.LeftOut.More, found.Free
 	return out
 }
 
 // addUsed says what is searched from now on: new prices, or those that stayed.
-func (o options) addUsed(list []outcome, embedded *pricelist.List) {
-	kept, err := Shelf(o.Program).Lists()
+func (o options) addUsed(list []outcome, sources []collect.Source, embedded *pricelist.List) {
+	kept, err := Shelf(o.Program).Lists(o.Time())
 	if err != nil {
 		o.Say(o.Paint(term.Warning, err.Error()))
 	}
 	used, _ := embedded.Replace(slices.Collect(maps.Values(kept))...)
-	for i := range list {
-		list[i].Rows, list[i].AsOf = used.Size(list[i].Provider)
+	for i, s := range sources {
+		size := used.Size
+		if s.Spot {
+			size = used.SpotSize
+		}
+		list[i].Rows, list[i].AsOf = size(s.Provider)
 	}
 }
 
@@ -170,14 +184,7 @@ func (o options) print(list []outcome) error {
 	} else {
 		tb := &term.Table{Columns: term.Columns("PROVIDER", "STATUS", "PRICES", "AS OF", ""), Expand: true}
 		for _, out := range list {
-			more := out.Reason
-			if n := len(out.LeftOut); n > 0 {
-				more = fmt.Sprintf("not known, left out: %s", strings.Join(out.LeftOut[:min(n, maxNames)], ", "))
-				if n > maxNames {
-					more += fmt.Sprintf(" and %d more", n-maxNames)
-				}
-			}
-			tb.Add(out.Provider, out.Status, strconv.Itoa(out.Rows), cmp.Or(out.AsOf, "-"), more)
+			tb.Add(out.Provider, out.Status, strconv.Itoa(out.Rows), cmp.Or(out.AsOf, "-"), out.remark())
 		}
 		o.Print(tb)
 	}
@@ -187,5 +194,24 @@ func (o options) print(list []outcome) error {
 	return nil
 }
 
-// maxNames is how many of the things that were left out are named.
+// maxNames is how many of the things that were left out are named in the table.
 const maxNames = 5
+
+// remark is what else there is to say about a provider.
+func (out outcome) remark() string {
+	var parts []string
+	if out.Reason != "" {
+		parts = append(parts, out.Reason)
+	}
+	if n := len(out.LeftOut); n > 0 {
+		text := "not known, left out: " + strings.Join(out.LeftOut[:min(n, maxNames)], ", ")
+		if rest := n + out.More - maxNames; rest > 0 {
+			text += fmt.Sprintf(" and %d more", rest)
+		}
+		parts = append(parts, text)
+	}
+	if out.Free > 0 {
+		parts = append(parts, fmt.Sprintf("without a price: %d rows", out.Free))
+	}
+	return strings.Join(parts, "; ")
+}

@@ -97,7 +97,7 @@ func TestRefresh(t *testing.T) {
 	if err == nil || err.Error() != "the prices of 1 of 1 providers could not be collected; those before stay" {
 		t.Errorf("%v", err)
 	}
-	for _, want := range []string{"failed", "2099-11-25", "row 2", "price: -1 is not above 0"} {
+	for _, want := range []string{"failed", "2099-11-25", "row 2", "price: -1 is not 0.0001 to 100000"} {
 		if !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out)
 		}
@@ -109,7 +109,7 @@ func TestRefresh(t *testing.T) {
 
 func TestRefreshWhat(t *testing.T) {
 	c := client{t, t.TempDir(), nil}
-	if _, _, err := c.run("catalog", "refresh", "--provider", "acme"); err == nil || !strings.HasPrefix(err.Error(), `there is no provider "acme": use one of amddevcloud, aws, azure`) {
+	if _, _, err := c.run("catalog", "refresh", "--provider", "acme"); err == nil || !strings.HasPrefix(err.Error(), `there is no provider "acme": use one of amddevcloud, aws, aws-spot, azure`) {
 		t.Errorf("%v", err)
 	}
 	out, _, err := c.run("catalog", "refresh", "--provider", "verda", "--json")

@@ -3,6 +3,7 @@ package offer
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -11,10 +12,12 @@ import (
 	"strings"
 
 	"dstack/internal/api"
+	"dstack/internal/catalog/collect"
 	"dstack/internal/catalog/pricelist"
 	"dstack/internal/cli/catalog"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/term"
+	"dstack/internal/config"
 	"dstack/internal/scheduler"
 )
 
@@ -24,13 +27,43 @@ const catalogDir = "GPUHUNT_CATALOG_DIR"
 // few is the number of offers up to which it is said what would give more.
 const few = 2
 
+// takeProviders checks what only a search of list prices takes: how many offers to show, and names
+// of providers in place of backends.
+func (o *Options) takeProviders() error {
+	if o.MaxOffers < 1 {
+		return fmt.Errorf("argument --max-offers: invalid value %d, it is at least 1", o.MaxOffers)
+	}
+	for _, name := range o.Override.TakeBackends() {
+		provider, ok := pricelist.FindProvider(name)
+		if !ok {
+			return fmt.Errorf("argument --backend: there are no list prices of %q: use one of %s", name, strings.Join(pricelist.Providers(), ", "))
+		}
+		if !strings.EqualFold(name, provider) {
+			o.Sayf("%s is called %s now.\n", name, provider)
+		}
+		if !slices.Contains(o.Providers, provider) {
+			o.Providers = append(o.Providers, provider)
+		}
+	}
+	return nil
+}
+
 // catalog lists or groups list prices. It asks no server and no cloud.
 func (o Options) catalog(ctx context.Context, spec api.RunSpec, group []string) error {
 	list, about, err := o.prices(ctx)
 	if err != nil {
 		return err
 	}
-	q := question{list: list, about: about, spec: spec, want: effective(spec)}
+	q := question{list: list, about: about, want: effective(spec), params: spec.Merged().ProfileParams}
+	if len(o.Providers) > 0 {
+		q.params.Backends = o.Providers
+	}
+	for _, name := range q.params.Backends {
+		provider, ok := pricelist.FindProvider(name)
+		if rows, _ := list.Size(provider); ok && rows == 0 {
+			q.missing = append(q.missing, missing{provider, o.whyMissing(provider)})
+		}
+	}
 	if len(group) > 0 {
 		return o.groupedPrices(q, group)
 	}
@@ -39,10 +72,37 @@ func (o Options) catalog(ctx context.Context, spec api.RunSpec, group []string) 
 
 // question is what to look for and where.
 type question struct {
-	list  *pricelist.List
-	about source
-	spec  api.RunSpec
-	want  api.Requirements
+	list    *pricelist.List
+	about   source
+	want    api.Requirements
+	params  config.ProfileParams
+	missing []missing
+}
+
+// missing is a provider that is asked for and of which there are no prices, also as JSON.
+type missing struct {
+	Provider string `json:"provider"`
+	Reason   string `json:"reason"`
+}
+
+// whyMissing says why there are no prices of a provider, and what to do.
+func (o Options) whyMissing(provider string) string {
+	if len(o.Files) > 0 || o.Env(catalogDir) != "" {
+		return "none of the catalogs is of this provider"
+	}
+	i := slices.IndexFunc(collect.Sources(), func(s collect.Source) bool { return s.Name() == provider })
+	if i < 0 {
+		return "its prices or its machines are told to accounts only"
+	}
+	refresh := "dstack catalog refresh --provider " + provider
+	s := collect.Sources()[i]
+	switch {
+	case s.OnlyPublished:
+		return fmt.Sprintf("they come from published catalogs: set %s and run `%s`", collect.CatalogsVariable, refresh)
+	case len(s.Needs) > 0:
+		return fmt.Sprintf("its prices or its machines are told to accounts only: set %s and run `%s`", strings.Join(s.Needs, " and "), refresh)
+	}
+	return fmt.Sprintf("they change too often to come with the program: run `%s`", refresh)
 }
 
 // source describes a list of prices, also as JSON.
@@ -87,20 +147,18 @@ func (o Options) prices(ctx context.Context) (*pricelist.List, source, error) {
 	for _, f := range o.Files {
 		files = append(files, o.Path(wd, f))
 	}
-	name := strings.Join(o.Files, ", ")
-	if dir := o.Env(catalogDir); dir != "" && len(files) == 0 {
-		name = dir
-		if files, err = filepath.Glob(filepath.Join(o.Path(wd, dir), "*.csv")); err != nil || len(files) == 0 {
-			return nil, source{}, fmt.Errorf("%s=%s: there are no catalogs, <provider>.csv, in that directory", catalogDir, dir)
-		}
-	}
 	var list *pricelist.List
 	var refreshed []string
-	if len(files) == 0 {
+	name := strings.Join(o.Files, ", ")
+	switch dir := o.Env(catalogDir); {
+	case len(files) > 0:
+		list, err = o.readFiles(ctx, files, func(err error) error { return err })
+	case dir != "":
+		name = dir
+		list, err = o.readDir(ctx, o.Path(wd, dir))
+	default:
 		name = "embedded"
 		list, refreshed, err = o.present()
-	} else {
-		list, err = o.readFiles(ctx, files)
 	}
 	if err != nil {
 		return nil, source{}, err
@@ -115,7 +173,7 @@ func (o Options) present() (list *pricelist.List, refreshed []string, err error)
 	if list, err = pricelist.Embedded(); err != nil {
 		return nil, nil, err
 	}
-	kept, err := catalog.Shelf(o.Program).Lists()
+	kept, err := catalog.Shelf(o.Program).Lists(o.Time())
 	if err != nil {
 		o.Say(o.Paint(term.Warning, err.Error()+": run `dstack catalog refresh`"))
 	}
@@ -126,27 +184,68 @@ func (o Options) present() (list *pricelist.List, refreshed []string, err error)
 // maxNames is how many accelerators that are not known are named.
 const maxNames = 10
 
-func (o Options) readFiles(ctx context.Context, files []string) (*pricelist.List, error) {
-	var b pricelist.Builder
+// readFiles reads catalogs, each of another provider. One that is refused ends it, unless refused
+// returns nil.
+func (o Options) readFiles(ctx context.Context, files []string, refused func(error) error) (*pricelist.List, error) {
+	var lists []*pricelist.List
+	var unknown []string
+	of := map[string]string{}
 	for _, f := range files {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		if err := b.AddFile(f); err != nil {
-			return nil, err
+		l, names, err := pricelist.ReadFile(f, o.Time())
+		if err == nil && of[l.Backends()[0]] != "" {
+			err = fmt.Errorf("%s and %s are both catalogs of %s", of[l.Backends()[0]], f, l.Backends()[0])
 		}
+		if err != nil {
+			if err := refused(err); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		of[l.Backends()[0]] = f
+		lists, unknown = append(lists, l), append(unknown, names...)
 	}
-	if names := b.Unknown(); len(names) > 0 {
-		o.Sayf("Left out, since these accelerators are not known: %s\n", strings.Join(names[:min(len(names), maxNames)], ", "))
+	o.sayUnknown(unknown)
+	if len(lists) == 0 {
+		return nil, errors.New("none of the catalogs can be read")
 	}
-	return b.List(), nil
+	all, _ := new(pricelist.List).Replace(lists...)
+	return all, nil
+}
+
+func (o Options) sayUnknown(names []string) {
+	if len(names) == 0 {
+		return
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	text := strings.Join(names[:min(len(names), maxNames)], ", ")
+	if rest := len(names) - maxNames; rest > 0 {
+		text += fmt.Sprintf(" and %d more", rest)
+	}
+	o.Sayf("Left out, since these accelerators are not known: %s\n", text)
+}
+
+// readDir reads the catalogs in a directory. What is none is passed over and said, so that one bad
+// file does not hide all others.
+func (o Options) readDir(ctx context.Context, dir string) (*pricelist.List, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*.csv"))
+	if err != nil || len(files) == 0 {
+		return nil, fmt.Errorf("%s=%s: there are no catalogs, <provider>.csv, in that directory", catalogDir, dir)
+	}
+	return o.readFiles(ctx, files, func(err error) error {
+		o.Say(o.Paint(term.Warning, "Passed over "+err.Error()))
+		return nil
+	})
 }
 
 func (o Options) listPrices(q question) error {
-	offers, total := q.list.Search(q.want, q.spec.Merged().ProfileParams, o.MaxOffers)
+	offers, total := q.list.Search(q.want, q.params, o.MaxOffers)
 	var tally *scheduler.Tally
 	if total <= few {
-		tally = q.list.WhyNot(q.want, q.spec.Merged().ProfileParams)
+		tally = q.list.WhyNot(q.want, q.params)
 	}
 	if o.JSON {
 		out := struct {
@@ -155,7 +254,8 @@ func (o Options) listPrices(q question) error {
 			Offers       []pricelist.Offer `json:"offers"`
 			TotalOffers  int               `json:"total_offers"`
 			Excluded     []api.Exclusion   `json:"excluded,omitempty"` // where few or none fit
-		}{q.about, shown(q.want), append([]pricelist.Offer{}, offers...), total, nil}
+			Missing      []missing         `json:"missing,omitempty"`
+		}{q.about, shown(q.want), append([]pricelist.Offer{}, offers...), total, nil, q.missing}
 		if tally != nil {
 			out.Excluded = tally.Exclusions()
 		}
@@ -166,10 +266,17 @@ func (o Options) listPrices(q question) error {
 	if total > 0 {
 		o.printPrices(offers, total)
 	}
+	o.sayMissing(q.missing)
 	if tally != nil {
 		o.whyNot(tally)
 	}
 	return nil
+}
+
+func (o Options) sayMissing(list []missing) {
+	for _, m := range list {
+		o.Println(o.Paint(term.Warning, fmt.Sprintf("There are no list prices of %s: %s.", m.Provider, m.Reason)))
+	}
 }
 
 func (q question) facts() [][2]string {
@@ -215,7 +322,7 @@ func (o Options) groupedPrices(q question, group []string) error {
 	if how.Region && !how.Backend {
 		return fmt.Errorf("Cannot group by 'region' without also grouping by 'backend'")
 	}
-	found, _ := q.list.Search(q.want, q.spec.Merged().ProfileParams, -1)
+	found, _ := q.list.Search(q.want, q.params, -1)
 	offers := make([]api.InstanceOffer, len(found))
 	for i, p := range found {
 		offers[i] = p.InstanceOffer
@@ -227,15 +334,17 @@ func (o Options) groupedPrices(q question, group []string) error {
 			Requirements requirements   `json:"requirements"`
 			GroupBy      []string       `json:"group_by"`
 			Gpus         []api.GpuGroup `json:"gpus"`
-		}{q.about, shown(q.want), group, gpus})
+			Missing      []missing      `json:"missing,omitempty"`
+		}{q.about, shown(q.want), group, gpus, q.missing})
 	}
 	o.Facts(append(q.facts(),
 		[2]string{"Reservation", cmp.Or(deref(q.want.Reservation), "-")},
 		[2]string{"Group by", strings.Join(group, ", ")},
 	))
 	o.Println()
+	o.sayMissing(q.missing)
 	if len(gpus) == 0 {
-		o.whyNot(q.list.WhyNot(q.want, q.spec.Merged().ProfileParams))
+		o.whyNot(q.list.WhyNot(q.want, q.params))
 		return nil
 	}
 	o.Print(gpuTable(gpus, by))

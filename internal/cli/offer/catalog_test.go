@@ -3,6 +3,7 @@ package offer
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -41,6 +42,12 @@ func offerCommand(t *testing.T, env map[string]string, args ...string) (out, sai
 		if err := os.Chtimes(path, day, day); err != nil {
 			t.Fatal(err)
 		}
+	}
+	if err := os.Mkdir(filepath.Join(dir, ".dstack"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, ".dstack", "profiles.yml"), []byte("profiles:\n- name: p\n  backends: [lambda]\n  spot_policy: auto\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
 	streams := term.New(strings.NewReader(""), &stdout, &stderr)
@@ -198,7 +205,9 @@ func TestCatalogErrors(t *testing.T) {
 		"if any flags in the group [cat":   {nil, []string{"--catalog", "--fleet", "f"}},
 		"without also grouping by 'back":   {nil, []string{"--catalog", "--group-by", "gpu,region"}},
 		"unknown command \"aws.csv\" for":  {nil, []string{"aws.csv"}},
-		"p5.48xlarge in \"us-east-1\" is ": {nil, []string{"--catalog", "aws.csv", "aws.csv"}},
+		"are both catalogs of aws":         {nil, []string{"--catalog", "aws.csv", "aws.csv"}},
+		"argument --max-offers: invalid v": {nil, []string{"--catalog", "--max-offers", "0"}},
+		"argument --backend: there are no list prices of \"acme\": use one of amddevcloud, aws, ": {nil, []string{"--catalog", "-b", "acme"}},
 	} {
 		if _, _, err := offerCommand(t, tt.env, tt.args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: error %v, want %s", tt.args, err, want)
@@ -210,6 +219,66 @@ func TestCatalogNamesWhatItLeavesOut(t *testing.T) {
 	out, said, err := offerCommand(t, nil, "--catalog", "verda.csv")
 	if err != nil || !strings.Contains(out, " verda.csv, 1 list prices ") || said != "Left out, since these accelerators are not known: X1\n" {
 		t.Errorf("error %v, output\n%s%s", err, said, out)
+	}
+}
+
+// In a directory, what is no catalog hides no other.
+func TestCatalogDirectory(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"lambda.csv": prices["lambdalabs.csv"], "lambdalabs.csv": prices["lambdalabs.csv"], "notes.csv": "a,b\n",
+		"verda.csv": strings.Replace(prices["verda.csv"], "0.0279", "-1", 1), "aws.csv": prices["aws.csv"],
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	env := map[string]string{"GPUHUNT_CATALOG_DIR": dir}
+	out, said, err := offerCommand(t, env, "--catalog")
+	if err != nil || !strings.Contains(out, ", 5 list prices of ") {
+		t.Errorf("error %v, output\n%s", err, out)
+	}
+	for _, want := range []string{"verda.csv: row 2: price: -1 is not", `"notes.csv": the file of a catalog is named`, "lambdalabs.csv are both catalogs of lambda"} {
+		if !strings.Contains(strings.Join(strings.Fields(said), " "), want) {
+			t.Errorf("it lacks %q:\n%s", want, said)
+		}
+	}
+	for _, name := range []string{"aws.csv", "lambda.csv", "lambdalabs.csv"} {
+		if err := os.Remove(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := offerCommand(t, env, "--catalog"); err == nil || err.Error() != "none of the catalogs can be read" {
+		t.Errorf("error %v without a good one", err)
+	}
+}
+
+// Providers are found by any name that they have or had; one without prices has a reason.
+func TestCatalogProviders(t *testing.T) {
+	for name, tt := range map[string]struct {
+		env       map[string]string
+		args      []string
+		out, said string
+	}{
+		"in another case":         {args: []string{"-b", "AWS", "--max-offers", "1"}, out: "aws (us-east-1)"},
+		"by its name before":      {args: []string{"-b", "datacrunch", "-b", "verda", "--max-offers", "1"}, out: "verda (FIN-01)", said: "datacrunch is called verda now.\n"},
+		"told to accounts":        {args: []string{"-b", "crusoe"}, out: "There are no list prices of crusoe: its prices or its machines are told to accounts only: set CRUSOE_ACCESS_KEY"},
+		"to be asked":             {args: []string{"-b", "vastai", "-b", "lambda"}, out: "run `dstack catalog refresh --provider vastai`."},
+		"in groups":               {args: []string{"-b", "hotaisle", "--group-by", "gpu"}, out: "There are no list prices of hotaisle: "},
+		"not in that file":        {args: []string{"aws.csv", "-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider."},
+		"not in that directory":   {env: map[string]string{"GPUHUNT_CATALOG_DIR": "."}, args: []string{"-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider.", said: "Left out, since these accelerators are not known: X1\n"},
+		"as JSON":                 {args: []string{"-b", "crusoe", "--json"}, out: `"missing":[{"provider":"crusoe","reason":"its prices`},
+		"as JSON, with prices":    {args: []string{"-b", "lambda", "--json"}, out: `"total_offers":`},
+		"backends of the profile": {args: []string{"--profile", "p"}, out: "lambda (us-west-1)"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			env := map[string]string{"COLUMNS": "300"}
+			maps.Copy(env, tt.env)
+			out, said, err := offerCommand(t, env, append([]string{"--catalog"}, tt.args...)...)
+			if err != nil || !strings.Contains(out, tt.out) || said != tt.said {
+				t.Errorf("error %v, output lacks %q:\n%s%s", err, tt.out, said, out)
+			}
+		})
 	}
 }
 

@@ -31,6 +31,7 @@ type Options struct {
 	Unallocated bool
 	Catalog     bool     // list prices instead of a server
 	Files       []string // catalogs to read them from
+	Providers   []string // whose list prices, all without any
 	Override    override.Flags
 }
 
@@ -46,7 +47,7 @@ func New(p *program.Program) *cobra.Command {
 			if !o.Catalog {
 				return cobra.NoArgs(cmd, args)
 			}
-			return nil
+			return o.takeProviders()
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Files = args

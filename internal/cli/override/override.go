@@ -103,6 +103,14 @@ func (o *Flags) Resources(r *config.Resources) error {
 	return nil
 }
 
+// TakeBackends returns the backends that were named and forgets them, for who looks at them
+// otherwise than a server does.
+func (o *Flags) TakeBackends() []string {
+	names := o.backends
+	o.backends = nil
+	return names
+}
+
 // Params replaces what was given in the parameters of a configuration.
 func (o *Flags) Params(p *config.ProfileParams) error {
 	given := map[string]any{}
