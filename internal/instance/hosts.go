@@ -212,10 +212,14 @@ func (s *Service) intend(ctx context.Context, tx *store.Tx, inst *Instance, o ap
 	if a := inst.Data.Ask; a != nil && a.Profile.Reservation != nil {
 		req.Reservation = *a.Profile.Reservation
 	}
-	inst.IntentID, err = s.Ledger.Intend(ctx, tx, ledger.Intent{
+	intent := ledger.Intent{
 		Kind: backend.InstanceResource, Backend: string(o.Backend), Region: o.Region, ProjectID: inst.ProjectID,
 		OwnerKind: Kind, OwnerID: inst.ID, Price: o.Price, Name: inst.Name, Create: req,
-	})
+	}
+	if inst.Data.Cluster {
+		intent.Cluster = inst.FleetID
+	}
+	inst.IntentID, err = s.Ledger.Intend(ctx, tx, intent)
 	if err != nil {
 		return err
 	}
@@ -240,7 +244,7 @@ func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (
 	if err != nil {
 		return Machine{}, err
 	}
-	m := Machine{Refused: r.Refused(), Message: r.Message(), Gone: r.State == ledger.Gone && !r.Refused()}
+	m := Machine{Refused: r.Refused(), Apart: r.Doc.Outcome == ledger.NoPlacement, Message: r.Message(), Gone: r.State == ledger.Gone && !r.Refused()}
 	got := r.Instance()
 	m.Created = r.State == ledger.Created
 	m.Failed = m.Created && got.State == backend.StateFailed
@@ -260,6 +264,9 @@ func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (
 	}
 	if got.InternalIP != "" {
 		jpd.InternalIP = &got.InternalIP
+	}
+	if got.Zone != "" {
+		jpd.AvailabilityZone = &got.Zone
 	}
 	if got.SSHPort != 0 {
 		jpd.SSHPort = &got.SSHPort

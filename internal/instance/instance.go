@@ -78,6 +78,9 @@ type Data struct {
 	Cluster bool           `json:"cluster,omitempty"`
 	Tried   []string       `json:"tried,omitempty"`
 	Errors  []string       `json:"errors,omitempty"`
+	// Skipped is how many of Tried could not be asked for, Skips says why.
+	Skipped int      `json:"skipped,omitempty"`
+	Skips   []string `json:"skips,omitempty"`
 }
 
 // RemoteHost is how to reach an SSH host of the user. Private keys are sealed.
@@ -142,7 +145,8 @@ type Want struct {
 	FleetName string
 	Ask       scheduler.Ask      // what the instance must be like
 	First     *api.InstanceOffer // the offer to try first, nil for the cheapest that fits
-	// Cluster puts the instance where the fleet's first one is.
+	// Cluster puts the instance where the fleet's first one is, close to it where the backend has
+	// placement groups.
 	Cluster     bool
 	JobID       string // "" for a fleet node; otherwise the job holds the whole instance
 	Blocks      int    // in how many parts it may be shared, 0 for "auto"

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,7 +43,7 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
-	snap := Snapshot{Instance: inst, Link: s.linkOf(id), MaxOffers: s.MaxOffers}
+	snap := Snapshot{Instance: inst, Link: s.linkOf(id)}
 	if inst.IntentID != "" {
 		if snap.Machine, err = s.machine(ctx, s.DB.Read(), inst); err != nil {
 			return Snapshot{}, err
@@ -159,7 +160,7 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 		ask = *inst.Data.Ask
 	}
 	if inst.Data.Cluster {
-		first, err := s.firstOf(ctx, inst)
+		first, err := firstOf(ctx, s.DB.Read(), inst)
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -180,10 +181,9 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 			return err != nil
 		})
 	}
-	o, ok := scheduler.Next(ask, offers, inst.Data.Tried)
 	d := Decision{Instance: inst}
+	o, ok := d.next(time.Now(), ask, offers, s.MaxOffers)
 	if !ok {
-		d.noOffers(time.Now(), Snapshot{Instance: inst, MaxOffers: s.MaxOffers}.triedAll())
 		return time.Time{}, s.commit(ctx, it, inst, &d)
 	}
 	o.Blocks, o.TotalBlocks = 1, max(1, inst.Blocks)
@@ -191,6 +191,9 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 	return time.Time{}, s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
+		}
+		if together, err := together(ctx, tx, inst, o); err != nil || !together {
+			return cmp.Or(err, store.ErrConflict)
 		}
 		next := inst
 		if err := s.intend(ctx, tx, &next, o, name); err != nil {
@@ -200,9 +203,22 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 	})
 }
 
+// together says that an instance made of the offer would be where its cluster is.
+func together(ctx context.Context, q store.Querier, inst Instance, o api.InstanceOffer) (bool, error) {
+	if !inst.Data.Cluster {
+		return true, nil
+	}
+	first, err := firstOf(ctx, q, inst)
+	if err != nil || first == nil {
+		return true, err
+	}
+	at := first.Data.Offer
+	return at != nil && at.Backend == o.Backend && at.Region == o.Region, nil
+}
+
 // firstOf is the live instance with the lowest number of a cluster, nil when it is inst.
-func (s *Service) firstOf(ctx context.Context, inst Instance) (*Instance, error) {
-	all, err := OfFleets(ctx, s.DB.Read(), inst.FleetID)
+func firstOf(ctx context.Context, q store.Querier, inst Instance) (*Instance, error) {
+	all, err := OfFleets(ctx, q, inst.FleetID)
 	if err != nil {
 		return nil, err
 	}

@@ -87,9 +87,9 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// Create stores an instance that a paid machine will be made for. With a first offer the
-// ledger's intent is written in the same transaction, so that neither exists without the
-// other; else the reconciler looks for one.
+// Create stores an instance that a paid machine will be made for. With a first offer, which is
+// not elsewhere than its cluster, the ledger's intent is written in the same transaction, so that
+// neither exists without the other; else the reconciler looks for one.
 func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, error) {
 	nums, err := nextNumbers(ctx, tx, n.FleetID, 1)
 	if err != nil {
@@ -100,6 +100,15 @@ func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, e
 		Num: nums[0], Name: fmt.Sprintf("%s-%d", n.FleetName, nums[0]),
 		Status: api.InstancePending, CreatedAt: time.Now(), Blocks: n.Blocks,
 		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0},
+	}
+	if n.First != nil {
+		together, err := together(ctx, tx, inst, *n.First)
+		if err != nil {
+			return Instance{}, err
+		}
+		if !together { // the reconciler looks for one that is
+			n.First = nil
+		}
 	}
 	if n.First != nil {
 		if err := s.intend(ctx, tx, &inst, *n.First, n.FleetName); err != nil {

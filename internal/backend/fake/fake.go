@@ -30,8 +30,9 @@ type Config struct {
 	Deletion time.Duration // from Terminate to gone
 	// Capacity bounds the machines of an instance type in a region, none when it is missing.
 	Capacity map[offer.Key]int
-	// Ungrouped are the instance types that cannot join placement groups.
-	Ungrouped []string
+	// Fabrics are the networks of instance types, "" when it is missing: those of one share a
+	// placement group, those of [NoFabric] have none.
+	Fabrics map[string]string
 	// ReservedApart says that instances in reservations join no placement groups.
 	ReservedApart bool
 	// Settle is what the backend reports; 0 means twice the ListLag and a minute.

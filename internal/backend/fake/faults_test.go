@@ -353,11 +353,11 @@ func TestGroupFaults(t *testing.T) {
 	}
 }
 
-// TestUngrouped refuses what cannot join.
-func TestUngrouped(t *testing.T) {
+// TestFabrics refuses what cannot join.
+func TestFabrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		offers := fake.SomeOffers()
-		c := fake.New(fake.Config{Offers: offers, Ungrouped: []string{"cpu.small"}})
+		c := fake.New(fake.Config{Offers: offers, Fabrics: map[string]string{"cpu.small": fake.NoFabric, "gpu.eight": "ib"}})
 		create := func(token string, o offer.Offer) (backend.Placement, error) {
 			return c.CreatePlacement(t.Context(), backend.PlacementRequest{Token: token, Name: token, Region: o.Region, Offer: o})
 		}
@@ -368,7 +368,7 @@ func TestUngrouped(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for n, o := range map[int]offer.Offer{1: offers[0], 2: offers[5]} { // no groups for it; another region
+		for n, o := range []offer.Offer{offers[0], offers[3], offers[5]} { // no groups for it; another network; another region
 			req := request(n, false)
 			req.Offer, req.Placement = o, &north.Ref
 			if _, err := c.Create(t.Context(), req); !backend.Refused(err) {

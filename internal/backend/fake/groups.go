@@ -58,8 +58,19 @@ func (c *Cloud) sortedGroups() []*group {
 	return slices.SortedFunc(maps.Values(c.groups), func(a, b *group) int { return strings.Compare(a.id, b.id) })
 }
 
-func viewGroup(g *group) backend.Placement {
-	p := backend.Placement{Ref: backend.Ref{Region: g.req.Region, ID: g.id}, State: backend.StateRunning, CreatedAt: g.createdAt, GoneAt: g.goneAt}
+// NoFabric is that of instance types which cannot be in placement groups.
+const NoFabric = "none"
+
+func (c *Cloud) refOf(g *group) backend.Ref {
+	ref := backend.Ref{Region: g.req.Region, ID: g.id}
+	if f := c.Fabrics[g.req.Offer.Instance]; f != "" {
+		ref.Data = map[string]string{"fabric": f}
+	}
+	return ref
+}
+
+func (c *Cloud) viewGroup(g *group) backend.Placement {
+	p := backend.Placement{Ref: c.refOf(g), State: backend.StateRunning, CreatedAt: g.createdAt, GoneAt: g.goneAt}
 	if !g.goneAt.IsZero() {
 		p.State = backend.StateGone
 	}
@@ -71,7 +82,7 @@ func (c *Cloud) CreatePlacement(ctx context.Context, req backend.PlacementReques
 	err = c.call(ctx, "CreatePlacement", req.Token, func(f fate) error {
 		g, err := c.createGroup(req, f)
 		if err == nil {
-			p = viewGroup(g)
+			p = c.viewGroup(g)
 		}
 		return err
 	}, func() { _, _ = c.createGroup(req, fate{}) }) // nobody reads that answer
@@ -148,7 +159,7 @@ func (c *Cloud) DescribePlacement(ctx context.Context, ref backend.Ref) (p backe
 	err = c.call(ctx, "DescribePlacement", ref.ID, func(fate) error {
 		g, err := c.existingGroup(ref)
 		if err == nil {
-			p = viewGroup(g)
+			p = c.viewGroup(g)
 		}
 		return err
 	}, nil)
@@ -174,10 +185,10 @@ func (c *Cloud) deleteGroup(ref backend.Ref) error {
 	return nil
 }
 
-// Placeable implements [backend.PlacementBackend]: a group belongs to its region, and
-// Config.Ungrouped instance types have none.
+// Placeable implements [backend.PlacementBackend]: a group has its region and its fabric.
 func (c *Cloud) Placeable(o backend.Offer, group backend.Ref) bool {
-	return !slices.Contains(c.Config.Ungrouped, o.Instance) && (group.ID == "" || group.Region == o.Region)
+	fabric := c.Fabrics[o.Instance]
+	return fabric != NoFabric && (group.ID == "" || group.Region == o.Region && group.Data["fabric"] == fabric)
 }
 
 // PlacesReserved implements [backend.PlacementBackend].
@@ -191,7 +202,7 @@ func (c *Cloud) listGroups(serverID string, seen time.Time) []backend.Owned {
 			continue
 		}
 		// One that is gone is listed as of then: the list is stale.
-		all = append(all, backend.Owned{Kind: backend.PlacementResource, Ref: backend.Ref{Region: g.req.Region, ID: g.id},
+		all = append(all, backend.Owned{Kind: backend.PlacementResource, Ref: c.refOf(g),
 			IntentID: g.req.Tags[backend.TagIntent], Name: g.req.Name, State: backend.StateRunning, CreatedAt: g.createdAt})
 	}
 	return all
