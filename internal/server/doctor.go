@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/fleet"
 	"dstack/internal/instance"
 	"dstack/internal/ledger"
 	"dstack/internal/user"
@@ -43,7 +44,7 @@ func (s *Server) doctor(ctx context.Context, _ user.User, _ struct{}) (api.Docto
 	return out, nil
 }
 
-// owners names the instances and volumes that resources are for, by id.
+// owners names the instances, volumes and fleets that resources are for, by id.
 func (s *Server) owners(ctx context.Context, found []ledger.Found) (map[string]string, error) {
 	ids := map[string][]string{}
 	for _, f := range found {
@@ -52,6 +53,9 @@ func (s *Server) owners(ctx context.Context, found []ledger.Found) (map[string]s
 	names, err := volume.Names(ctx, s.db.Read(), ids[volume.Kind])
 	if err != nil {
 		return nil, err
+	}
+	for _, id := range ids[fleet.Kind] {
+		names[id] = s.fleets.NameOf(ctx, id)
 	}
 	list, err := instance.ByID(ctx, s.db.Read(), ids[instance.Kind])
 	for _, inst := range list {

@@ -23,6 +23,8 @@ func TestDoctor(t *testing.T) {
 	}
 	stray := machine
 	stray.ID, stray.Name, stray.Verdict = "i-2", "", "unexplained"
+	group := machine
+	group.Kind, group.Name, group.ID, group.HourlyUSD, group.CostUSD = "placement", "gpu", "pg-1", 0, 0
 	for name, tt := range map[string]struct {
 		doctor api.Doctor
 		want   string
@@ -33,6 +35,15 @@ func TestDoctor(t *testing.T) {
 			doctor: api.Doctor{Resources: []api.DoctorResource{machine}, HourlyUSD: 2.5},
 			want: ` PROJECT  FOR    KIND      BACKEND             RESOURCE  STATE      PRICE/H  COST  CREATED  REMARK
  main     gpu-0  instance  lambda (us-west-1)  i-1       confirmed  $2.5     $5    now
+
+In all $2.5 per hour, of which $0 could not be confirmed.
+`,
+		},
+		"a placement group costs nothing": {
+			doctor: api.Doctor{Resources: []api.DoctorResource{machine, group}, HourlyUSD: 2.5},
+			want: ` PROJECT  FOR    KIND       BACKEND             RESOURCE  STATE      PRICE/H  COST  CREATED  REMARK
+ main     gpu-0  instance   lambda (us-west-1)  i-1       confirmed  $2.5     $5    now
+ main     gpu    placement  lambda (us-west-1)  pg-1      confirmed  $0       $0    now
 
 In all $2.5 per hour, of which $0 could not be confirmed.
 `,
