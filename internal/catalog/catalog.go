@@ -29,8 +29,9 @@ const (
 	deadline = 2 * time.Minute // for one backend's answer
 	// coldWait and firstWait are how long after the first question a backend's answer is
 	// waited for: by somebody in front of a screen, and by what decides for good. One that
-	// takes longer is missing until it has answered, and Changed tells.
-	coldWait  = time.Second
+	// takes longer is missing until it has answered, and Changed tells. Lambda takes more than
+	// a second: it lets nobody ask two questions in one.
+	coldWait  = 3 * time.Second
 	firstWait = 10 * time.Second
 )
 

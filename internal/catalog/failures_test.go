@@ -137,7 +137,7 @@ func TestProblems(t *testing.T) {
 				t.Errorf("%s: %q, want %q", when, got, want)
 			}
 		}
-		expect("cold", "b has not answered for 1s; its offers are missing")
+		expect("cold", "b was asked for the first time 3s ago and has not answered yet; its offers are missing, look again soon")
 		time.Sleep(deadline)
 		expect("silent", "b did not answer within 2m0s; its offers are missing")
 		close(hang)

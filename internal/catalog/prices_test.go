@@ -106,7 +106,7 @@ func TestPrices(t *testing.T) {
 	}
 }
 
-// hanging answers for vultr, for aws with a byte every half minute, and for no other provider
+// hanging answers for vultr, for aws with a byte every 35 s, and for no other provider
 // until the question is given up.
 type hanging struct {
 	vultr
@@ -131,7 +131,7 @@ type drip struct{ ctx context.Context }
 
 func (d drip) Read(p []byte) (int, error) {
 	select {
-	case <-time.After(30 * time.Second):
+	case <-time.After(35 * time.Second):
 		return copy(p, "x"), nil
 	case <-d.ctx.Done():
 		return 0, context.Cause(d.ctx)
@@ -190,7 +190,7 @@ func TestPricesOfOthersAreCollectedWhileSomeHang(t *testing.T) {
 		if n := cloud.silent.Load(); n != 0 {
 			t.Errorf("%d questions are under way after the end", n)
 		}
-		for _, want := range []string{`msg="still collecting list prices" prices_of=aws since=10m0s received_bytes=20`, `msg="list prices collected" prices_of=vultr rows=2`, "prices_of=oci err="} {
+		for _, want := range []string{`msg="still collecting list prices" prices_of=aws since=10m0s received_bytes=17`, `msg="list prices collected" prices_of=vultr rows=2`, "prices_of=oci err="} {
 			if !strings.Contains(said.String(), want) {
 				t.Errorf("the log lacks %q", want)
 			}

@@ -47,6 +47,8 @@ func (k *answer) problem(now time.Time) string {
 	switch {
 	case k.err != nil:
 		why = reason(k.err)
+	case k.asking && k.at.IsZero():
+		return fmt.Sprintf("was asked for the first time %v ago and has not answered yet; its offers are missing, look again soon", silent.Round(time.Second))
 	case k.asking && (silent > slow || k.heard.IsZero() && silent >= coldWait):
 		why = fmt.Sprintf("has not answered for %v", silent.Round(time.Second))
 	default:

@@ -87,3 +87,39 @@ func TestBackendsHavePresentPrices(t *testing.T) {
 		t.Errorf("after a restart the cheapest is %s, not what was collected", got)
 	}
 }
+
+// told is a backend that tells that it is asked.
+type told struct {
+	backend.Backend
+	asked chan struct{}
+}
+
+func (b told) Offers(context.Context, offer.Query) ([]offer.Offer, error) {
+	b.asked <- struct{}{}
+	return nil, nil
+}
+
+// The first question of a user need not wait for clouds: they are asked when the server starts.
+func TestBackendsAreAskedBeforeAnybodyWantsToKnow(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte("projects:\n  - name: main\n    backends:\n      - type: lambda\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	asked := make(chan struct{}, 10)
+	kind := backend.Define("lambda", "", func(context.Context, struct{}, backend.Deps) (backend.Backend, error) { return told{asked: asked}, nil })
+	s, err := New(t.Context(), Config{Dir: dir, Token: adminToken, Backends: []backend.Type{kind}, Log: slog.New(slog.DiscardHandler), Env: func(string) string { return "" }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- s.followBackends(ctx) }()
+	<-asked
+	stop()
+	<-done
+	s.pool.Close()
+	s.catalog.Close()
+	if err := s.db.Close(); err != nil {
+		t.Error(err)
+	}
+}

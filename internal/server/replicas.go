@@ -31,11 +31,15 @@ func (s *Server) hear() {
 	})
 }
 
-// followBackends takes over what other replicas save and delete, until ctx ends.
+// followBackends takes over what other replicas save and delete, until ctx ends, and has new
+// backends asked what they offer before anybody wants to know.
 func (s *Server) followBackends(ctx context.Context) error {
 	tick := time.NewTicker(backendSweep)
 	defer tick.Stop()
 	for {
+		if err := s.catalog.Warm(ctx); err != nil {
+			s.Log.Warn("backends not asked for their first offers", "err", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil
