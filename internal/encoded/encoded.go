@@ -61,6 +61,15 @@ func With[T, V any](j JSON[T], name string, value JSON[V]) JSON[T] {
 	return append(out, '}')
 }
 
+// Fill is an object that ends with an empty list, with another list in its place.
+func Fill[T, V any](j JSON[T], list JSON[[]V]) JSON[T] {
+	const end = "[]}"
+	out := make([]byte, 0, len(j)+len(list))
+	out = append(out, j[:len(j)-len(end)]...)
+	out = append(out, list...)
+	return append(out, '}')
+}
+
 // Cache remembers documents by id, each for as long as the state is the same of all that it
 // shows. The zero value of everything but MaxBytes is ready; it is safe for concurrent use.
 type Cache[ID, State comparable, T any] struct {

@@ -33,6 +33,7 @@ func TestSameAsMarshal(t *testing.T) {
 	}
 	for want, got := range map[string]JSON[item]{
 		`{"name":"b","parts":[1]}`: With(JSON[item](`{"name":"b"}`), "parts", JSON[[]int](`[1]`)),
+		`{"name":"","parts":[3]}`:  Fill(JSON[item](`{"name":"","parts":[]}`), JSON[[]int](`[3]`)),
 		`{"parts":[]}`:             With(JSON[item](`{}`), "parts", List[int](nil)),
 	} {
 		if string(got) != want {

@@ -63,6 +63,7 @@ type Config struct {
 type Service struct {
 	Config
 	known *known
+	texts *texts
 }
 
 // New registers the fleets' reconciler with the engine.
@@ -70,7 +71,7 @@ func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Offers == nil || c.Freed == nil || c.Log == nil {
 		return nil, errors.New("fleet: every field of Config is required")
 	}
-	s := &Service{Config: c, known: newKnown()}
+	s := &Service{Config: c, known: newKnown(), texts: newTexts()}
 	c.Engine.Register(engine.Kind{Name: Kind, Workers: 8, Reconcile: s.reconcile,
 		Live: engine.LiveQuery("SELECT id FROM fleet WHERE NOT deleted AND shard IN")})
 	return s, nil

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"dstack/internal/api"
+	"dstack/internal/encoded"
 	"dstack/internal/instance"
 	"dstack/internal/project"
 	"dstack/internal/store"
@@ -17,7 +18,7 @@ import (
 const maxInstances = 1000
 
 // ListInstances returns the instances of the projects that a user may see.
-func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInstancesRequest) ([]api.Instance, error) {
+func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInstancesRequest) (encoded.JSON[[]api.Instance], error) {
 	projects, err := s.Projects.Of(ctx, u)
 	if err != nil {
 		return nil, err
@@ -55,7 +56,7 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 		f.Limit = min(*r.Limit, maxInstances)
 	}
 	if f.Limit == 0 {
-		return []api.Instance{}, nil
+		return encoded.List[api.Instance](nil), nil
 	}
 	if r.PrevCreatedAt != nil {
 		f.After = &instance.Cursor{At: r.PrevCreatedAt.Time}
@@ -71,11 +72,13 @@ func (s *Service) ListInstances(ctx context.Context, u user.User, r api.ListInst
 	if err != nil {
 		return nil, err
 	}
-	out := make([]api.Instance, len(list))
-	for i := range list {
-		out[i] = instance.View(list[i], names[list[i].ProjectID], fleets[list[i].FleetID])
+	out := make([]encoded.JSON[api.Instance], len(list))
+	for n, i := range list {
+		if out[n], err = s.texts.instance(i, names[i.ProjectID], fleets[i.FleetID]); err != nil {
+			return nil, err
+		}
 	}
-	return out, nil
+	return encoded.List(out), nil
 }
 
 // names maps the fleets of instances to their names.

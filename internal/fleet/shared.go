@@ -11,27 +11,24 @@ import (
 	"dstack/internal/store"
 )
 
-// Usable lists the active fleets that a project's runs can use, and their instances: its own
-// fleets first, oldest first, then those that it imports.
-func (s *Service) Usable(ctx context.Context, q store.Querier, projectID string) ([]Fleet, []*instance.Instance, error) {
+// Usable lists the active fleets that a project's runs can use: its own fleets first, oldest
+// first, then those that it imports. The instances are those of [instance.Service.InFleets].
+func (s *Service) Usable(ctx context.Context, q store.Querier, projectID string) ([]Fleet, map[string][]*instance.Instance, error) {
 	fleets, err := s.Active(ctx, q, projectID)
 	if err != nil {
 		return nil, nil, err
 	}
-	instances, err := s.Instances().OfProject(ctx, q, projectID)
+	imported, err := s.imported(ctx, q, "NOT deleted AND status = 'active' AND", projectID)
 	if err != nil {
 		return nil, nil, err
 	}
-	imported, err := s.imported(ctx, q, "NOT deleted AND status = 'active' AND", projectID)
-	if err != nil || len(imported) == 0 {
-		return fleets, instances, err
-	}
-	ids := make([]string, len(imported))
-	for i, f := range imported {
+	fleets = append(fleets, imported...)
+	ids := make([]string, len(fleets))
+	for i, f := range fleets {
 		ids[i] = f.ID
 	}
-	more, err := s.Instances().InFleets(ctx, q, ids...)
-	return append(fleets, imported...), append(instances, more...), err
+	instances, err := s.Instances().InFleets(ctx, q, ids...)
+	return fleets, instances, err
 }
 
 // imported lists the fleets of others that projects use, oldest first. cond begins the

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"dstack/internal/api"
+	"dstack/internal/encoded"
 	"dstack/internal/event"
 	"dstack/internal/instance"
 	"dstack/internal/project"
@@ -17,17 +18,27 @@ import (
 
 // view is the fleet as the wire has it.
 func (s *Service) view(ctx context.Context, f Fleet) (api.Fleet, error) {
-	list, err := s.views(ctx, []Fleet{f})
+	parts, err := s.parts(ctx, []Fleet{f})
 	if err != nil {
 		return api.Fleet{}, err
 	}
-	return list[0], nil
+	p := parts[0]
+	v := p.render()
+	for _, i := range p.instances {
+		v.Instances = append(v.Instances, instance.View(i, p.project, f.Name))
+	}
+	return v, nil
 }
 
-func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error) {
-	out := make([]api.Fleet, 0, len(fleets))
+// parts are what the wire shows of a fleet.
+type parts struct {
+	Fleet
+	project   string // name
+	instances []*instance.Instance
+}
+
+func (s *Service) parts(ctx context.Context, fleets []Fleet) ([]parts, error) {
 	ids := make([]string, len(fleets))
-	names := map[string]string{}
 	for i, f := range fleets {
 		ids[i] = f.ID
 	}
@@ -35,7 +46,9 @@ func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range fleets {
+	names := map[string]string{}
+	out := make([]parts, len(fleets))
+	for i, f := range fleets {
 		if names[f.ProjectID] == "" {
 			p, err := s.Projects.ByID(ctx, s.DB.Read(), f.ProjectID)
 			if err != nil {
@@ -43,28 +56,33 @@ func (s *Service) views(ctx context.Context, fleets []Fleet) ([]api.Fleet, error
 			}
 			names[f.ProjectID] = p.Name
 		}
-		v := api.Fleet{ID: f.ID, Name: f.Name, ProjectName: names[f.ProjectID], Spec: f.Spec, CreatedAt: api.At(f.CreatedAt), Status: f.Status, Instances: []api.Instance{}}
-		var problems []string
-		for i := range instances {
-			if instances[i].FleetID != f.ID {
-				continue
-			}
-			v.Instances = append(v.Instances, instance.View(instances[i], names[f.ProjectID], f.Name))
-			if p := instances[i].Data.Problem; p != "" {
-				problems = append(problems, instances[i].Name+": "+p)
-			}
-		}
-		if problems != nil {
-			text := strings.Join(problems, "\n")
-			v.StatusMessage = &text
-		}
-		out = append(out, v)
+		out[i] = parts{f, names[f.ProjectID], instances[f.ID]}
 	}
 	return out, nil
 }
 
+// render is all but the instances.
+func (p *parts) render() api.Fleet {
+	v := api.Fleet{ID: p.ID, Name: p.Name, ProjectName: p.project, Spec: p.Spec, CreatedAt: api.At(p.CreatedAt), Status: p.Status, Instances: []api.Instance{}}
+	if text := p.problems(); text != "" {
+		v.StatusMessage = &text
+	}
+	return v
+}
+
+// problems tells what is wrong with instances, a line each.
+func (p *parts) problems() string {
+	var list []string
+	for _, i := range p.instances {
+		if i.Data.Problem != "" {
+			list = append(list, i.Name+": "+i.Data.Problem)
+		}
+	}
+	return strings.Join(list, "\n")
+}
+
 // ListProject returns a project's fleets, newest first, and those of others that it uses.
-func (s *Service) ListProject(ctx context.Context, sc project.Scope, r api.ListProjectFleetsRequest) ([]api.Fleet, error) {
+func (s *Service) ListProject(ctx context.Context, sc project.Scope, r api.ListProjectFleetsRequest) (encoded.JSON[[]api.Fleet], error) {
 	fleets, err := s.known.list(ctx, s.DB.Read(), "WHERE NOT deleted AND project_id = $1 ORDER BY created_at DESC, id", sc.Project.ID)
 	if err != nil {
 		return nil, err
@@ -77,11 +95,11 @@ func (s *Service) ListProject(ctx context.Context, sc project.Scope, r api.ListP
 		fleets = append(fleets, imported...)
 		slices.SortStableFunc(fleets, func(a, b Fleet) int { return b.CreatedAt.Compare(a.CreatedAt) })
 	}
-	return s.views(ctx, fleets)
+	return s.listed(ctx, fleets)
 }
 
 // List returns the fleets that a user may see.
-func (s *Service) List(ctx context.Context, u user.User, r api.ListFleetsRequest) ([]api.Fleet, error) {
+func (s *Service) List(ctx context.Context, u user.User, r api.ListFleetsRequest) (encoded.JSON[[]api.Fleet], error) {
 	projects, err := s.Projects.Of(ctx, u)
 	if err != nil {
 		return nil, err
@@ -122,7 +140,7 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListFleetsRequest
 		at := api.At(f.CreatedAt)
 		return &at, f.ID
 	})
-	return s.views(ctx, seen)
+	return s.listed(ctx, seen)
 }
 
 // Get returns one fleet.

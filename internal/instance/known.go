@@ -22,24 +22,24 @@ const maxKnown = 20_000
 // second, to see that they have not changed some milliseconds. A row and its assignments
 // change together with the version. They are shared: nobody changes them.
 type known struct {
-	mu    sync.Mutex
-	lists map[string]versions // that were read, by their query
+	mu     sync.Mutex
+	fleets map[string]versions // by id
 
 	rows    store.Cache[*Instance]
 	reading chan struct{} // holds a token while somebody reads what is new: one of the callers at a time
 }
 
-// versions are the instances of a list, and the ids and versions by which they were found.
+// versions are the instances of a fleet, and the ids and versions by which they were found.
 type versions struct {
 	text string
 	list []*Instance
 }
 
-// maxLists bounds the lists that are remembered.
-const maxLists = 64
+// maxFleets bounds the fleets whose lists are remembered.
+const maxFleets = 2_000
 
 func newKnown() *known {
-	return &known{lists: map[string]versions{}, rows: store.Cache[*Instance]{Max: maxKnown}, reading: make(chan struct{}, 1)}
+	return &known{fleets: map[string]versions{}, rows: store.Cache[*Instance]{Max: maxKnown}, reading: make(chan struct{}, 1)}
 }
 
 // Get is [Get] for an instance that is probably known.
@@ -71,76 +71,85 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, i *Instance) error {
 	return nil
 }
 
-// OfProject returns the instances of a project that are not deleted, by fleet and number. They
-// are shared: nobody changes them.
-func (s *Service) OfProject(ctx context.Context, q store.Querier, projectID string) ([]*Instance, error) {
-	return s.live(ctx, q, "project_id = $1", projectID)
-}
-
-// InFleets is [Service.OfProject] for fleets.
-func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...string) ([]*Instance, error) {
-	if len(fleetIDs) == 0 {
-		return nil, nil
-	}
-	args := make([]any, len(fleetIDs))
-	for i, id := range fleetIDs {
-		args[i] = id
-	}
-	return s.live(ctx, q, "fleet_id IN ("+params(1, len(args))+")", args...)
-}
-
-// live reads the ids and versions of all as one text, a third of the work of so many rows. Most
-// often it is the text of the last time.
-func (s *Service) live(ctx context.Context, q store.Querier, where string, args ...any) ([]*Instance, error) {
-	var text string
-	err := q.QueryRowContext(ctx, "SELECT COALESCE(string_agg(id || ' ' || version, ' '), '') FROM instance WHERE NOT deleted AND "+where, args...).Scan(&text)
-	if err != nil {
-		return nil, fmt.Errorf("read the versions of instances: %w", err)
-	}
-	key := fmt.Sprint(where, args)
-	if list, known := s.known.recall(key, text); known {
-		return list, nil
-	}
-	words := strings.Fields(text)
-	order := make([]row, 0, len(words)/2)
-	for pair := range slices.Chunk(words, 2) {
-		version, err := strconv.ParseInt(pair[1], 10, 64)
-		if err != nil {
-			return nil, fmt.Errorf("read the version of instance %s: %w", pair[0], err)
+// InFleets returns the instances of fleets that are not deleted, by fleet and in the order of
+// their numbers. They are shared, and so are the lists: nobody changes them. The list of a
+// fleet is the same one for as long as nothing in it changes.
+//
+// It reads the ids and versions of a fleet's instances as one text, which is a third of the
+// work of so many rows. Most often it is the text of the last time.
+func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...string) (map[string][]*Instance, error) {
+	found := map[string][]*Instance{}
+	changed := map[string]string{} // their texts
+	for batch := range slices.Chunk(fleetIDs, 500) {
+		args := make([]any, len(batch))
+		for i, id := range batch {
+			args[i] = id
 		}
-		order = append(order, row{pair[0], version})
+		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || version, ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+params(1, len(args))+") GROUP BY fleet_id", args...)
+		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+			var id, text string
+			err := rows.Scan(&id, &text)
+			if list, known := s.known.recall(id, text); known {
+				found[id] = list
+			} else {
+				changed[id] = text
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read the versions of instances: %w", err)
+		}
+	}
+	if len(changed) == 0 {
+		return found, nil
+	}
+	var order []row
+	for _, text := range changed {
+		for pair := range slices.Chunk(strings.Fields(text), 2) {
+			version, err := strconv.ParseInt(pair[1], 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("read the version of instance %s: %w", pair[0], err)
+			}
+			order = append(order, row{pair[0], version})
+		}
 	}
 	list, err := s.known.of(ctx, q, order)
 	if err != nil {
 		return nil, err
 	}
-	list = slices.DeleteFunc(list, func(i *Instance) bool { return i.Deleted }) // since the first look
-	slices.SortFunc(list, func(a, b *Instance) int { return cmp.Or(cmp.Compare(a.FleetID, b.FleetID), cmp.Compare(a.Num, b.Num)) })
-	s.known.keep(q, key, versions{text, slices.Clone(list)})
-	return list, nil
+	for _, i := range list {
+		if !i.Deleted { // since the first look
+			found[i.FleetID] = append(found[i.FleetID], i)
+		}
+	}
+	for id, text := range changed {
+		slices.SortFunc(found[id], func(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) })
+		s.known.keep(q, id, versions{text, found[id]})
+	}
+	return found, nil
 }
 
-// recall returns a list whose text is the same as when it was read.
-func (k *known) recall(key, text string) ([]*Instance, bool) {
+// recall returns a fleet's list whose text is the same as when it was read.
+func (k *known) recall(fleetID, text string) ([]*Instance, bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	v, known := k.lists[key]
-	return slices.Clone(v.list), known && v.text == text
+	v, known := k.fleets[fleetID]
+	return v.list, known && v.text == text
 }
 
-func (k *known) keep(q store.Querier, key string, v versions) {
+func (k *known) keep(q store.Querier, fleetID string, v versions) {
 	if _, undoable := q.(*store.Tx); undoable {
 		return
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, there := k.lists[key]; !there && len(k.lists) >= maxLists {
-		for other := range k.lists { // any
-			delete(k.lists, other)
+	if _, there := k.fleets[fleetID]; !there && len(k.fleets) >= maxFleets {
+		for other := range k.fleets { // any
+			delete(k.fleets, other)
 			break
 		}
 	}
-	k.lists[key] = v
+	k.fleets[fleetID] = v
 }
 
 // row is what is read of an instance to see whether it is known.

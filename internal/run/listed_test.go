@@ -26,14 +26,22 @@ type living struct {
 
 // steps are what can happen to a run.
 var steps = map[string]func(l *living){
-	"time passes":            func(l *living) { l.now = l.now.Add(time.Duration(l.IntN(1e12))) },
-	"the run moves":          func(l *living) { l.run.Status = pick(l, api.RunSubmitted, api.RunPending, api.RunRunning, api.RunDone, api.RunFailed); l.changed() },
-	"it says why":            func(l *living) { l.run.Data.Reason = pick(l, "", api.RunStoppedByUser, api.RunServerError); l.changed() },
+	"time passes": func(l *living) { l.now = l.now.Add(time.Duration(l.IntN(1e12))) },
+	"the run moves": func(l *living) {
+		l.run.Status = pick(l, api.RunSubmitted, api.RunPending, api.RunRunning, api.RunDone, api.RunFailed)
+		l.changed()
+	},
+	"it says why": func(l *living) {
+		l.run.Data.Reason = pick(l, "", api.RunStoppedByUser, api.RunServerError)
+		l.changed()
+	},
 	"it gets a fleet":        func(l *living) { l.run.Data.FleetID, l.run.Data.FleetName = "f", pick(l, "a", "b"); l.changed() },
 	"it is deployed anew":    func(l *living) { l.run.Data.Deployment++; l.changed() },
 	"its name is taken over": func(l *living) { l.run.Deleted = true },
-	"it waits":               func(l *living) { l.wait = &api.RunWaiting{Position: 1 + l.IntN(3), Reason: pick(l, "<no> host", "quota"), Since: api.At(l.now)} },
-	"it waits no longer":     func(l *living) { l.wait = nil },
+	"it waits": func(l *living) {
+		l.wait = &api.RunWaiting{Position: 1 + l.IntN(3), Reason: pick(l, "<no> host", "quota"), Since: api.At(l.now)}
+	},
+	"it waits no longer": func(l *living) { l.wait = nil },
 	"another attempt": func(l *living) {
 		j := Job{ID: fmt.Sprint("j", l.Uint64()), Version: 1, Replica: l.IntN(2), Attempt: len(l.jobs), Status: api.JobSubmitted, SubmittedAt: l.now}
 		j.Data.Spec.JobName = "a & b"

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -257,19 +256,11 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	if out.Multinode, err = s.Catalog.Multinode(ctx, projectID); err != nil {
 		return out, err
 	}
-	byID, live := map[string]fleet.Fleet{}, map[string]int{}
+	live := map[string]int{}
 	for _, f := range fleets {
-		byID[f.ID] = f
-	}
-	out.Hosts = make([]*scheduler.Host, 0, len(instances))
-	for _, inst := range instances {
-		if inst.Live() {
-			live[inst.FleetID]++
-		}
-		f, active := byID[inst.FleetID]
-		if h := s.hosts.of(inst, f.Name); h != nil && active {
-			out.Hosts = append(out.Hosts, h)
-		}
+		h := s.hosts.of(f.ID, f.Name, instances[f.ID])
+		live[f.ID] = h.live
+		out.Hosts = append(out.Hosts, h.list...)
 	}
 	for _, f := range fleets {
 		if projects[f.ProjectID] == "" {
@@ -289,63 +280,6 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 		return min(live[b.ID], 1) - min(live[a.ID], 1)
 	})
 	return out, nil
-}
-
-// hostCache remembers instances in the scheduler's words: they are made anew only for rows
-// that have changed.
-type hostCache struct {
-	mu   sync.Mutex
-	byID map[string]cachedHost
-}
-
-type cachedHost struct {
-	of   *instance.Instance
-	host *scheduler.Host // nil when jobs can never see it
-}
-
-// maxHosts bounds the cache.
-const maxHosts = 20_000
-
-func (c *hostCache) of(inst *instance.Instance, fleetName string) *scheduler.Host {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if h, known := c.byID[inst.ID]; known && h.of == inst {
-		return h.host
-	}
-	if c.byID == nil || len(c.byID) >= maxHosts {
-		c.byID = map[string]cachedHost{}
-	}
-	h := cachedHost{inst, host(inst, fleetName)}
-	c.byID[inst.ID] = h
-	return h.host
-}
-
-// host puts an instance in the scheduler's words, nil when jobs can never see it.
-func host(inst *instance.Instance, fleetName string) *scheduler.Host {
-	jpd := inst.Data.Provisioning
-	if !inst.Live() || inst.Blocks == 0 || jpd == nil {
-		return nil
-	}
-	h := &scheduler.Host{
-		ID: inst.ID, Fleet: inst.FleetID, FleetName: fleetName, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(),
-		Offer: api.InstanceOffer{
-			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
-			Availability: api.Idle, InstanceRuntime: api.RuntimeShim, TotalBlocks: inst.Blocks,
-		},
-	}
-	if jpd.AvailabilityZone != nil {
-		h.Zone = *jpd.AvailabilityZone
-	}
-	for _, name := range []*string{jpd.Hostname, jpd.InternalIP} {
-		if name != nil {
-			h.Hostnames = append(h.Hostnames, *name)
-		}
-	}
-	if inst.SSHHost != "" {
-		name, _, _ := strings.Cut(inst.SSHHost, ":")
-		h.Hostnames = append(h.Hostnames, name)
-	}
-	return h
 }
 
 // Offers lists what a project's backends offer in the wire's form, cheapest first.

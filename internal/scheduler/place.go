@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unique"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -46,6 +47,9 @@ type Site struct {
 type Host struct {
 	ID    string
 	Fleet string // id
+	// Key is equal for hosts with the same Offer, Blocks and Zone, of which rules are asked
+	// once; its zero value is like no other.
+	Key unique.Handle[string]
 	// Name, Hostnames (and addresses), FleetName and Num are what people select it by.
 	Name      string
 	Hostnames []string
@@ -151,12 +155,16 @@ func newPlacer(s Supply) *placer {
 	for i, f := range s.Fleets {
 		p.room[i], index[f.ID] = f.Room, i
 	}
-	for i := range s.Hosts {
-		h := s.Hosts[i]
+	f, ok, last := 0, false, ""
+	for i, h := range s.Hosts {
 		if h.Ready {
 			p.free[i] = h.Blocks - h.Busy
 		}
-		if f, ok := index[h.Fleet]; ok {
+		if i == 0 || h.Fleet != last { // they come by fleet
+			f, ok = index[h.Fleet]
+			last = h.Fleet
+		}
+		if ok {
 			p.inFleet[f] = append(p.inFleet[f], i)
 		}
 	}
@@ -225,8 +233,17 @@ func (p *placer) shares(g *Gang) [][]int {
 			}
 		}
 		list := make([]int, len(p.Hosts))
-		for i := range p.Hosts {
-			list[i] = shareOf(g, w, p.Hosts[i])
+		byHost := map[unique.Handle[string]]int{}
+		for i, h := range p.Hosts {
+			if !Selected(g.Profile.Instances, h) {
+				continue
+			}
+			blocks, known := byHost[h.Key]
+			if !known || h.Key == (unique.Handle[string]{}) {
+				blocks = shareOf(g, w, h)
+				byHost[h.Key] = blocks
+			}
+			list[i] = blocks
 		}
 		out[n] = list
 		if key != "" {
@@ -236,10 +253,10 @@ func (p *placer) shares(g *Gang) [][]int {
 	return out
 }
 
-// shareOf is how many blocks of one host serve a want, 0 when none do. Nodes of a cluster
-// get whole hosts.
+// shareOf is how many blocks of one host serve a want, 0 when none do, whether it is selected or
+// not. Nodes of a cluster get whole hosts.
 func shareOf(g *Gang, w Want, h *Host) int {
-	if !Selected(g.Profile.Instances, h) || !zoned(g.Profile, h.Zone) {
+	if !zoned(g.Profile, h.Zone) {
 		return 0
 	}
 	if g.Beside != (Site{}) && (g.Beside.Backend != string(h.Offer.Backend) || g.Beside.Region != h.Offer.Region) {

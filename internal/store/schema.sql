@@ -183,7 +183,7 @@ CREATE INDEX instance_page ON instance (project_id, created_at DESC, id);
 
 CREATE UNIQUE INDEX instance_ssh_host ON instance (ssh_host) WHERE ssh_host <> '' AND NOT deleted;
 
-CREATE INDEX instance_versions ON instance (project_id, fleet_id, num, id, version, deleted) WHERE NOT deleted;
+CREATE INDEX instance_versions ON instance (fleet_id, num, id, version, deleted) WHERE NOT deleted;
 
 CREATE TABLE instance_health (
     instance_id TEXT NOT NULL,

@@ -1,0 +1,105 @@
+package run
+
+import (
+	"encoding/json"
+	"strings"
+	"sync"
+	"unique"
+
+	"dstack/internal/api"
+	"dstack/internal/instance"
+	"dstack/internal/scheduler"
+)
+
+// hostCache remembers instances in the scheduler's words, by fleet: they are made anew only
+// for rows that have changed, and nothing is looked at where no row has.
+type hostCache struct {
+	mu     sync.Mutex
+	fleets map[string]fleetHosts
+}
+
+// fleetHosts are the hosts of a fleet.
+type fleetHosts struct {
+	name string
+	of   []*instance.Instance
+	made map[*instance.Instance]*scheduler.Host // nil for those that jobs can never see
+	list []*scheduler.Host                      // the others, by number
+	live int                                    // instances that count for the fleet's size
+}
+
+// maxFleetHosts bounds the fleets that are remembered.
+const maxFleetHosts = 2_000
+
+// of returns the hosts of a fleet with these instances, see [instance.Service.InFleets].
+func (c *hostCache) of(fleetID, name string, list []*instance.Instance) fleetHosts {
+	c.mu.Lock()
+	old := c.fleets[fleetID]
+	c.mu.Unlock()
+	if old.name == name && sameList(old.of, list) {
+		return old
+	}
+	now := fleetHosts{name: name, of: list, made: make(map[*instance.Instance]*scheduler.Host, len(list))}
+	for _, inst := range list {
+		h, known := old.made[inst]
+		if !known || old.name != name {
+			h = host(inst, name)
+		}
+		now.made[inst] = h
+		if h != nil {
+			now.list = append(now.list, h)
+		}
+		if inst.Live() {
+			now.live++
+		}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fleets == nil || len(c.fleets) >= maxFleetHosts {
+		c.fleets = map[string]fleetHosts{}
+	}
+	c.fleets[fleetID] = now
+	return now
+}
+
+// sameList says that two lists are one and the same.
+func sameList[T any](a, b []T) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
+}
+
+// host puts an instance in the scheduler's words, nil when jobs can never see it.
+func host(inst *instance.Instance, fleetName string) *scheduler.Host {
+	jpd := inst.Data.Provisioning
+	if !inst.Live() || inst.Blocks == 0 || jpd == nil {
+		return nil
+	}
+	h := &scheduler.Host{
+		ID: inst.ID, Fleet: inst.FleetID, FleetName: fleetName, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(),
+		Offer: api.InstanceOffer{
+			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
+			Availability: api.Idle, InstanceRuntime: api.RuntimeShim, TotalBlocks: inst.Blocks,
+		},
+	}
+	if jpd.AvailabilityZone != nil {
+		h.Zone = *jpd.AvailabilityZone
+	}
+	h.Key = alike(h)
+	for _, name := range []*string{jpd.Hostname, jpd.InternalIP} {
+		if name != nil {
+			h.Hostnames = append(h.Hostnames, *name)
+		}
+	}
+	if inst.SSHHost != "" {
+		name, _, _ := strings.Cut(inst.SSHHost, ":")
+		h.Hostnames = append(h.Hostnames, name)
+	}
+	return h
+}
+
+// alike is equal for hosts that could give the same, see [scheduler.Host].
+func alike(h *scheduler.Host) unique.Handle[string] {
+	text, err := json.Marshal([]any{h.Offer, h.Blocks, h.Zone})
+	if err != nil { // a price that is no number: like no other
+		return unique.Handle[string]{}
+	}
+	return unique.Make(string(text))
+}

@@ -1,0 +1,72 @@
+package scheduler
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"unique"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"dstack/internal/config"
+)
+
+// Rules that are asked once of hosts that are alike give what they give for each.
+func TestAlikeHosts(t *testing.T) {
+	for seed := range uint64(500) {
+		r := rand.New(rand.NewPCG(seed, 2))
+		queue, s := randomWorld(r)
+		for i := range queue {
+			if r.IntN(4) == 0 {
+				queue[i].Profile.AvailabilityZones = []string{"a"}
+			}
+			if len(s.Hosts) > 0 && r.IntN(4) == 0 {
+				queue[i].Profile.Instances = []config.InstanceSelector{{Name: &s.Hosts[r.IntN(len(s.Hosts))].Name}}
+			}
+			queue[i].Key = "" // they ask for something else now
+		}
+		keyed := s
+		keyed.Hosts = slices.Clone(s.Hosts)
+		for i := range s.Hosts {
+			s.Hosts[i].Zone = []string{"", "a", "b"}[r.IntN(3)]
+			h := *s.Hosts[i]
+			h.Key = unique.Make(fmt.Sprint(len(h.Offer.Instance.Resources.Gpus), h.Blocks, h.Zone))
+			keyed.Hosts[i] = &h
+		}
+		if got, want := Place(queue, keyed), Place(queue, s); !cmp.Equal(want, got) {
+			t.Fatalf("seed %d: keys of hosts change the outcome (-without +with):\n%s", seed, cmp.Diff(want, got))
+		}
+		keys := cmpopts.IgnoreFields(Host{}, "Key")
+		for _, g := range queue {
+			if got, want := Choices(g, keyed), Choices(g, s); !cmp.Equal(want, got, cmp.AllowUnexported(Choice{}, choiceHost{}), keys) {
+				t.Fatalf("seed %d: keys of hosts change the choices (-without +with):\n%s", seed, cmp.Diff(want, got, cmp.AllowUnexported(Choice{}, choiceHost{}), keys))
+			}
+		}
+	}
+}
+
+// BenchmarkChoices is a plan's look at 10,000 hosts in 20 fleets.
+func BenchmarkChoices(b *testing.B) {
+	for _, keys := range []string{"alike", "each its own"} {
+		b.Run(keys, func(b *testing.B) {
+			var s Supply
+			for f := range 20 {
+				s.Fleets = append(s.Fleets, cluster(fmt.Sprint("fleet", f)))
+				for n := range 500 {
+					h := hosted(fmt.Sprint(f, "-", n), fmt.Sprint("fleet", f), 1+n%8, 1, n/8%2)
+					if keys == "alike" {
+						h.Key = unique.Make(fmt.Sprint(n % 8))
+					}
+					s.Hosts = append(s.Hosts, h)
+				}
+			}
+			g := asks("g", 1, 2)
+			b.ReportAllocs()
+			for b.Loop() {
+				Choices(g, s)
+			}
+		})
+	}
+}
