@@ -50,6 +50,9 @@ type FleetPlan struct {
 	TotalOffers     int             `json:"total_offers"`
 	MaxOfferPrice   *float64        `json:"max_offer_price"`
 	Action          *ApplyAction    `json:"action"`
+	// WhyNot is an addition of ours: what excludes the others, where few or none fit.
+	WhyNot *WhyNot `json:"why_not,omitempty"`
+	PlanNotes
 }
 
 // Instance is one machine of a fleet.

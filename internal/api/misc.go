@@ -220,4 +220,7 @@ type PriceRange struct {
 // ListGpusResponse holds the groups.
 type ListGpusResponse struct {
 	Gpus []GpuGroup `json:"gpus"`
+	// WhyNot is an addition of ours: what excludes the others, where few or none fit.
+	WhyNot *WhyNot `json:"why_not,omitempty"`
+	PlanNotes
 }

@@ -329,11 +329,12 @@ type InstanceOffer struct {
 	InstanceRuntime   InstanceRuntime      `json:"instance_runtime"`
 	Blocks            int                  `json:"blocks"`
 	TotalBlocks       int                  `json:"total_blocks"`
-	// Reserves says that the instance can be created in a reservation, Penalty lowers the place of
-	// what could not be had lately. They are for the server alone; instances that exist have
-	// neither.
-	Reserves bool    `json:"-"`
-	Penalty  float64 `json:"-"`
+	// Reserves says that the instance can be created in a reservation, Multinode that instances
+	// of this backend and region reach each other; Penalty lowers the place of what could not be
+	// had lately. They are for the server alone; instances that exist have none of them.
+	Reserves  bool    `json:"-"`
+	Multinode bool    `json:"-"`
+	Penalty   float64 `json:"-"`
 }
 
 // InstanceType is a kind of machine.
@@ -374,8 +375,7 @@ type RunPlan struct {
 	JobPlans         []JobPlan   `json:"job_plans"`
 	CurrentResource  *Run        `json:"current_resource"`
 	Action           ApplyAction `json:"action"`
-	// BackendProblems is an addition of ours: backends that do not answer, or with errors.
-	BackendProblems []BackendProblem `json:"backend_problems,omitempty"`
+	PlanNotes
 }
 
 // JobPlan is where one job could run.
@@ -386,33 +386,6 @@ type JobPlan struct {
 	MaxPrice    *float64        `json:"max_price"`
 	// WhyNot is an addition of ours: what excludes the others, where few or none fit.
 	WhyNot *WhyNot `json:"why_not,omitempty"`
-}
-
-// WhyNot says why few offers fit.
-type WhyNot struct {
-	Considered int `json:"considered"` // instances and offers that there are
-	Fit        int `json:"fit"`        // of them, if there are free blocks and a fleet may grow
-	// Excluded are the requirements that exclude any, first the one without which most would
-	// fit.
-	Excluded []Exclusion `json:"excluded"`
-}
-
-// An Exclusion says how much a requirement narrows what there is.
-type Exclusion struct {
-	Requirement string `json:"requirement"` // as a path in YAML: "gpu.name"
-	Excludes    int    `json:"excludes"`    // offers, alone or together with other requirements
-	// Alone counts the offers that nothing else excludes: they fit without the requirement. It
-	// is 0 for "gpu": machines without any are no answer to who asks for GPUs.
-	Alone int `json:"alone"`
-	// From is the lowest price of those, in US dollars per hour; 0 when there are none.
-	From float64 `json:"from"`
-}
-
-// A BackendProblem is a backend whose offers are missing or old.
-type BackendProblem struct {
-	Backend  BackendType `json:"backend"`
-	Message  string      `json:"message"`
-	OffersAt *Time       `json:"offers_at"` // when those were heard that stand
 }
 
 // GetRunPlanRequest asks for a plan. MaxOffers bounds the offers of each job.

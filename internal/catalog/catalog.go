@@ -200,21 +200,23 @@ func (c *Catalog) refresh(a ledger.Account, k *answer) {
 // errSilent is why a question to a backend ends.
 var errSilent = errors.New("no answer in time")
 
-// ask has one backend list its offers. Those of one that honours reservations can be had in
-// them.
+// ask has one backend list its offers, and adds what its kind of backend can do with them.
 func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, error) {
 	b, err := c.Clouds.Backend(ctx, a.ProjectID, a.Backend)
 	if err != nil {
 		return nil, err
 	}
 	offers, err := b.Offers(ctx, offer.Query{})
-	if _, reserves := b.(backend.ReservationBackend); reserves && err == nil {
-		offers = slices.Clone(offers)
-		for i := range offers {
-			offers[i].Reserves = true
-		}
+	if err != nil {
+		return nil, err
 	}
-	return offers, err
+	_, reserves := b.(backend.ReservationBackend)
+	_, multinode := b.(backend.MultinodeBackend)
+	offers = slices.Clone(offers)
+	for i := range offers {
+		offers[i].Reserves, offers[i].Multinode = reserves, multinode
+	}
+	return offers, nil
 }
 
 // same compares what is looked at when jobs are placed.
@@ -224,19 +226,8 @@ func same(a, b []offer.Offer) bool {
 	})
 }
 
-// Multinode are the project's backends whose instances of one region reach each other.
-func (c *Catalog) Multinode(ctx context.Context, projectID string) (map[string]bool, error) {
+// Backends is how many backends a project has, whether they answer or not.
+func (c *Catalog) Backends(ctx context.Context, projectID string) (int, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
-	if err != nil {
-		return nil, err
-	}
-	can := map[string]bool{}
-	for _, a := range accounts {
-		b, err := c.Clouds.Backend(ctx, projectID, a.Backend)
-		if err != nil {
-			continue // it has no offers either
-		}
-		_, can[a.Backend] = b.(backend.MultinodeBackend)
-	}
-	return can, nil
+	return len(accounts), err
 }

@@ -19,7 +19,7 @@ type clouds struct {
 	mu    sync.Mutex
 	asked map[string]int
 	say   func(ctx context.Context, name string) ([]offer.Offer, error)
-	// reserves is the backend that honours reservations, "" for none.
+	// reserves is the backend that honours reservations and makes clusters, "" for none.
 	reserves string
 }
 
@@ -35,10 +35,11 @@ func (c *clouds) Backend(_ context.Context, _, name string) (backend.Backend, er
 	return a, nil
 }
 
-// reserving is an account at a provider with reservations.
+// reserving is an account at a provider with reservations and networks.
 type reserving struct{ account }
 
 func (reserving) Reservations() {}
+func (reserving) Multinode()    {}
 
 type account struct {
 	backend.Backend

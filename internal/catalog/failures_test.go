@@ -91,14 +91,14 @@ func TestOffersAreLowered(t *testing.T) {
 	})
 }
 
-// A backend that honours reservations has offers that say so.
-func TestReserves(t *testing.T) {
+// Offers say what their backend can do with them.
+func TestCapabilitiesOfOffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, cl, _ := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) { return one(name), nil })
 		cl.reserves = "b"
 		offers, err := c.Offers(t.Context(), "p")
-		if err != nil || len(offers) != 2 || offers[0].Reserves || !offers[1].Reserves {
-			t.Errorf("offers %+v, %v, want that those of b can be reserved", offers, err)
+		if err != nil || len(offers) != 2 || offers[0].Reserves || offers[0].Multinode || !offers[1].Reserves || !offers[1].Multinode {
+			t.Errorf("offers %+v, %v, want that only those of b can be reserved and reach each other", offers, err)
 		}
 	})
 }

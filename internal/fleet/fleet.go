@@ -52,11 +52,18 @@ type Config struct {
 	Box       *crypt.Box
 	Projects  *project.Service
 	Instances func() *instance.Service
-	// Offers lists what a project's backends offer, cheapest first.
-	Offers func(ctx context.Context, projectID string) ([]api.InstanceOffer, error)
+	// Market is what a project's backends say now.
+	Market func(ctx context.Context, projectID string) (Market, error)
 	// Freed is called after a commit that lets the instances of a project become more.
 	Freed func(projectID string)
 	Log   *slog.Logger
+}
+
+// Market is what the backends of a project say.
+type Market struct {
+	Offers   []api.InstanceOffer // cheapest first
+	Backends int                 // how many there are, answering or not
+	Problems []api.BackendProblem
 }
 
 // Service plans, applies and deletes fleets.
@@ -68,7 +75,7 @@ type Service struct {
 
 // New registers the fleets' reconciler with the engine.
 func New(c Config) (*Service, error) {
-	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Offers == nil || c.Freed == nil || c.Log == nil {
+	if c.DB == nil || c.Engine == nil || c.Box == nil || c.Projects == nil || c.Instances == nil || c.Market == nil || c.Freed == nil || c.Log == nil {
 		return nil, errors.New("fleet: every field of Config is required")
 	}
 	s := &Service{Config: c, known: newKnown(), texts: newTexts()}
@@ -256,7 +263,7 @@ func ToAPI(o offer.Offer) api.InstanceOffer {
 	}
 	return api.InstanceOffer{Backend: api.BackendType(o.Backend), Instance: api.InstanceType{Name: o.Instance, Resources: res}, Region: o.Region, Price: o.Price,
 		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1,
-		Reserves: o.Reserves, Penalty: o.Penalty}
+		Reserves: o.Reserves, Multinode: o.Multinode, Penalty: o.Penalty}
 }
 
 // GeneratedName makes adjective-animal.

@@ -140,28 +140,31 @@ const maxPlanOffers = 50
 // errChanged is the answer to a plan for what is not there any more.
 var errChanged = api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
 
-// planOffers lists of what the nodes of a cloud fleet could be made.
+// planOffers lists of what the nodes of a cloud fleet could be made. A fleet that begins with
+// none lists none, as published.
 func (s *Service) planOffers(ctx context.Context, sc project.Scope, plan *api.FleetPlan) error {
-	nodes := plan.EffectiveSpec.Configuration.Nodes
-	if nodes == nil || nodes.Target == 0 {
+	c := plan.EffectiveSpec.Configuration
+	if c.Nodes == nil {
 		return nil
 	}
-	offers, err := s.Offers(ctx, sc.Project.ID)
+	market, err := s.Market(ctx, sc.Project.ID)
 	if err != nil {
 		return err
 	}
-	ask := Fleet{Spec: *plan.EffectiveSpec}.Ask()
+	plan.BackendProblems = market.Problems
+	offers, why := scheduler.Nodes(Fleet{Spec: *plan.EffectiveSpec}.Ask(), c.Blocks.N, c.Blocks.Auto, scheduler.Supply{Offers: market.Offers, Backends: market.Backends})
+	plan.WhyNot = why.Worth(scheduler.Few)
+	if c.Nodes.Target == 0 {
+		return nil
+	}
+	plan.TotalOffers = len(offers)
 	for _, o := range offers {
-		if scheduler.Fits(ask.Requirements, ask.Profile, o) != "" {
-			continue
-		}
-		if plan.TotalOffers++; plan.TotalOffers <= maxPlanOffers {
-			plan.Offers = append(plan.Offers, o)
-		}
 		if plan.MaxOfferPrice == nil || o.Price > *plan.MaxOfferPrice {
 			plan.MaxOfferPrice = &o.Price
 		}
 	}
+	plan.Offers = append(plan.Offers, offers[:min(len(offers), maxPlanOffers)]...)
+	plan.LoweredOffers = scheduler.Lowered(plan.Offers)
 	return nil
 }
 

@@ -143,8 +143,9 @@ func mismatch(f Fleet, inst instance.Instance) bool {
 	if len(inst.Assignments) > 0 || inst.Data.Offer == nil || inst.Status != api.InstanceIdle && inst.Status != api.InstanceProvisioning {
 		return false
 	}
-	ask := f.Ask()
-	return scheduler.Fits(ask.Requirements, ask.Profile, *inst.Data.Offer) != ""
+	ask, o := f.Ask(), *inst.Data.Offer
+	o.Availability = api.Idle // it exists: what its backend could do with offers is not stored
+	return scheduler.Fits(ask.Requirements, ask.Profile, o) != ""
 }
 
 // Cluster says that the fleet's instances are to reach each other.
@@ -186,7 +187,7 @@ func unconstrained(r *config.Resources) config.Resources {
 
 // Supply is the fleet in the scheduler's words; live is how many instances it has.
 func (f Fleet) Supply(project string, live int) scheduler.Fleet {
-	out := scheduler.Fleet{ID: f.ID, Name: f.Name, Project: project, Cluster: f.Cluster(), Ask: f.Ask()}
+	out := scheduler.Fleet{ID: f.ID, Name: f.Name, Project: project, Cluster: f.Cluster(), Hosts: f.SSH(), Ask: f.Ask()}
 	if nodes := f.Spec.Configuration.Nodes; nodes != nil {
 		out.Room = -1
 		if nodes.Max != nil {

@@ -35,7 +35,7 @@ func nodes(statuses ...api.InstanceStatus) []instance.Instance {
 	list := make([]instance.Instance, len(statuses))
 	for i, s := range statuses {
 		list[i] = instance.Instance{ID: string(rune('a' + i)), Num: i, Status: s, Data: instance.Data{Offer: &api.InstanceOffer{
-			Region: "eu", Instance: api.InstanceType{Resources: api.Resources{CPUs: 4, MemoryMiB: 16384}}}}}
+			Region: "eu", Availability: api.Available, Instance: api.InstanceType{Resources: api.Resources{CPUs: 4, MemoryMiB: 16384}}}}}
 	}
 	return list
 }
@@ -84,6 +84,7 @@ func TestStep(t *testing.T) {
 			terminate: map[string]api.InstanceTerminationReason{"a": api.InstanceFleetSpecMismatch}},
 		{name: "and is replaced", f: cloud(1, -1, inRegion("us")), instances: nodes(idle), attempts: 1, create: 1,
 			terminate: map[string]api.InstanceTerminationReason{"a": api.InstanceFleetSpecMismatch}},
+		{name: "what its backend can do is not asked of an instance", f: cloud(1, -1, clustered, func(f *Fleet) { f.Spec.Configuration.Reservation = new("r") }), instances: nodes(idle)},
 		{name: "not while it has a job", f: cloud(0, -1, inRegion("us")), instances: withJob(nodes(idle))},
 		{name: "a cluster whose first instance has no offer is given up", f: cloud(0, -1, clustered), instances: noOffers(nodes(gone, pending)), remove: 1, attempts: 1,
 			terminate: map[string]api.InstanceTerminationReason{"b": api.InstanceMasterFailed}},

@@ -23,9 +23,11 @@ type Offer struct {
 	// Runtime says what runs on the instance: "shim" (a machine that we put the agent on) or
 	// "runner" (the provider starts the container itself). "" is "shim".
 	Runtime string
-	// Reserves says that an instance can be created in a reservation. Backends leave it to the
-	// catalog, which knows what they declare.
-	Reserves bool `json:"-"`
+	// Reserves says that an instance can be created in a reservation, Multinode that the
+	// backend's instances of one region reach each other. Backends leave both to the catalog,
+	// which knows what they declare.
+	Reserves  bool `json:"-"`
+	Multinode bool `json:"-"`
 	// Penalty lowers the place of what could not be had lately: offers are ordered by their
 	// price times one plus it. The catalog sets it.
 	Penalty float64 `json:"-"`

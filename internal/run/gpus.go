@@ -20,11 +20,15 @@ func (s *Service) GPUs(ctx context.Context, sc project.Scope, r api.ListGpusRequ
 	if err != nil {
 		return api.ListGpusResponse{}, err
 	}
+	out := api.ListGpusResponse{PlanNotes: api.PlanNotes{BackendProblems: plan.BackendProblems}}
 	var offers []api.InstanceOffer
 	for _, jp := range plan.JobPlans {
 		offers = append(offers, jp.Offers...)
+		if out.WhyNot == nil {
+			out.WhyNot = jp.WhyNot
+		}
 	}
-	out := api.ListGpusResponse{Gpus: scheduler.GroupGPUs(offers, by)}
+	out.Gpus = scheduler.GroupGPUs(offers, by)
 	if r.Reverse {
 		slices.Reverse(out.Gpus)
 	}

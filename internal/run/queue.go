@@ -217,7 +217,7 @@ func named(refs []config.EntityRef, fleets []scheduler.Fleet) []string {
 	ids := []string{}
 	for _, ref := range refs {
 		for _, f := range fleets {
-			if f.Name == ref.String() || ref.Project != nil && *ref.Project == f.Project && f.Name == ref.Name {
+			if f.Is(ref) {
 				ids = append(ids, f.ID)
 			}
 		}
@@ -253,7 +253,7 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	if out.Offers, err = s.Offers(ctx, projectID); err != nil {
 		return out, err
 	}
-	if out.Multinode, err = s.Catalog.Multinode(ctx, projectID); err != nil {
+	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
 		return out, err
 	}
 	live := map[string]int{}

@@ -16,6 +16,7 @@ import (
 	"dstack/internal/event"
 	"dstack/internal/fleet"
 	"dstack/internal/project"
+	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
 
@@ -73,9 +74,7 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			}
 			offers = found.offers()
 			byGroup[key] = offers
-			if len(offers) <= few {
-				whyNot[key] = found.whyNot()
-			}
+			whyNot[key] = found.whyNot(offers)
 		}
 		offers = slices.Clone(offers)
 		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers), WhyNot: whyNot[key]}
@@ -90,6 +89,11 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		}
 		if len(offers) > limit {
 			jp.Offers = offers[:limit]
+		}
+		for _, o := range scheduler.Lowered(jp.Offers[:min(len(jp.Offers), 50)]) {
+			if !slices.Contains(plan.LoweredOffers, o) {
+				plan.LoweredOffers = append(plan.LoweredOffers, o)
+			}
 		}
 		plan.JobPlans = append(plan.JobPlans, jp)
 	}

@@ -68,7 +68,7 @@ func unusable(o *api.InstanceOffer) int {
 // then the cheapest offer.
 func Choices(g Gang, s Supply) []Choice {
 	p := newPlacer(s)
-	fleets, _ := p.fleetsOf(&g)
+	fleets := p.fleetsOf(&g)
 	shares := p.shares(&g)
 	var list []Choice
 	for _, f := range fleets {

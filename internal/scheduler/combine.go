@@ -21,19 +21,25 @@ type Ask struct {
 // keeps what concerns offers and the instance; the rest is the run's or the fleet's alone.
 // The result may share memory with the arguments.
 func Combine(fleet, run Ask) (Ask, bool) {
-	var c combiner
-	a := Ask{
-		Profile:      c.profile(fleet.Profile, run.Profile),
-		Requirements: c.requirements(fleet.Requirements, run.Requirements),
-	}
-	if c.conflict {
+	a, conflicts := combine(fleet, run)
+	if conflicts != 0 {
 		return Ask{}, false
 	}
 	return a, true
 }
 
-// combiner remembers whether any two values excluded each other.
-type combiner struct{ conflict bool }
+// combine also says what excludes each other. The result is of use beside it.
+func combine(fleet, run Ask) (both Ask, conflicts Misses) {
+	var c combiner
+	both = Ask{
+		Profile:      c.profile(fleet.Profile, run.Profile),
+		Requirements: c.requirements(fleet.Requirements, run.Requirements),
+	}
+	return both, c.conflicts
+}
+
+// combiner remembers which values excluded each other.
+type combiner struct{ conflicts Misses }
 
 func (c *combiner) profile(fleet, run config.ProfileParams) config.ProfileParams {
 	return config.ProfileParams{
@@ -41,7 +47,7 @@ func (c *combiner) profile(fleet, run config.ProfileParams) config.ProfileParams
 		Regions:           common(fleet.Regions, run.Regions),
 		AvailabilityZones: common(fleet.AvailabilityZones, run.AvailabilityZones),
 		InstanceTypes:     common(fleet.InstanceTypes, run.InstanceTypes),
-		Reservation:       same(c, fleet.Reservation, run.Reservation),
+		Reservation:       same(c, needReservation, fleet.Reservation, run.Reservation),
 		SpotPolicy:        c.spotPolicy(fleet.SpotPolicy, run.SpotPolicy),
 		MaxPrice:          smaller(fleet.MaxPrice, run.MaxPrice),
 		IdleDuration:      shorter(fleet.IdleDuration, run.IdleDuration),
@@ -54,8 +60,8 @@ func (c *combiner) requirements(fleet, run api.Requirements) api.Requirements {
 	return api.Requirements{
 		Resources:      c.resources(fleet.Resources, run.Resources),
 		MaxPrice:       smaller(fleet.MaxPrice, run.MaxPrice),
-		Spot:           same(c, fleet.Spot, run.Spot),
-		Reservation:    same(c, fleet.Reservation, run.Reservation),
+		Spot:           same(c, needSpot, fleet.Spot, run.Spot),
+		Reservation:    same(c, needReservation, fleet.Reservation, run.Reservation),
 		Multinode:      either(fleet.Multinode, run.Multinode),
 		BackendOptions: c.backendOptions(fleet.BackendOptions, run.BackendOptions),
 	}
@@ -63,8 +69,8 @@ func (c *combiner) requirements(fleet, run api.Requirements) api.Requirements {
 
 func (c *combiner) resources(fleet, run config.Resources) config.Resources {
 	r := config.Resources{
-		CPU:     config.CPU{Arch: same(c, fleet.CPU.Arch, run.CPU.Arch), Count: c.counts(fleet.CPU.Count, run.CPU.Count)},
-		Memory:  c.sizes(fleet.Memory, run.Memory),
+		CPU:     config.CPU{Arch: same(c, needArch, fleet.CPU.Arch, run.CPU.Arch), Count: c.counts(needCPU, fleet.CPU.Count, run.CPU.Count)},
+		Memory:  c.sizes(needMemory, fleet.Memory, run.Memory),
 		ShmSize: smaller(fleet.ShmSize, run.ShmSize),
 		GPU:     cmp.Or(run.GPU, fleet.GPU),
 		Disk:    cmp.Or(run.Disk, fleet.Disk),
@@ -73,51 +79,70 @@ func (c *combiner) resources(fleet, run config.Resources) config.Resources {
 		r.GPU = c.gpu(fleet.GPU, run.GPU)
 	}
 	if fleet.Disk != nil && run.Disk != nil {
-		r.Disk = &config.Disk{Size: c.sizes(fleet.Disk.Size, run.Disk.Size)}
+		r.Disk = &config.Disk{Size: c.sizes(needDisk, fleet.Disk.Size, run.Disk.Size)}
 	}
 	return r
 }
 
 func (c *combiner) gpu(fleet, run *config.GPU) *config.GPU {
 	g := &config.GPU{
-		Vendor:      same(c, fleet.Vendor, run.Vendor),
+		Vendor:      same(c, needGPUVendor, fleet.Vendor, run.Vendor),
 		Name:        common(fleet.Name, run.Name),
-		Count:       c.counts(fleet.Count, run.Count),
-		Memory:      c.optionalSizes(fleet.Memory, run.Memory),
-		TotalMemory: c.optionalSizes(fleet.TotalMemory, run.TotalMemory),
+		Count:       c.counts(needGPUCount, fleet.Count, run.Count),
+		Memory:      c.optionalSizes(needGPUMemory, fleet.Memory, run.Memory),
+		TotalMemory: c.optionalSizes(needGPUTotalMemory, fleet.TotalMemory, run.TotalMemory),
 		// The higher one, as recorded: lifecycle 7.9 has the lower, which a GPU could meet
 		// without meeting the other side's.
 		ComputeCapability: later(fleet.ComputeCapability, run.ComputeCapability),
 	}
-	// A lower end of 0 lets machines without GPUs pass whatever else is asked of GPUs, an
-	// open one does not (lifecycle 7.2 #6): where one side is open, the result must be too.
-	if (fleet.Count.Min == nil || run.Count.Min == nil) && g.Count.Min != nil && *g.Count.Min == 0 {
+	if opens(fleet, g) || opens(run, g) {
 		g.Count.Min = nil
 	}
 	return g
 }
 
+// opens says that beside one side's wish the lower end of another is open. One of 0 lets
+// machines without GPUs pass whatever else is asked of GPUs, an open one does not (lifecycle
+// 7.2 #6): where one side is open, both are.
+func opens(side, other *config.GPU) bool {
+	return side.Count.Min == nil && other.Count.Min != nil && *other.Count.Min == 0
+}
+
+// beside is an ask as it reads together with another: see [opens].
+func (a Ask) beside(b Ask) (_ Ask, changed bool) {
+	mine, other := a.Requirements.Resources.GPU, b.Requirements.Resources.GPU
+	if mine == nil || other == nil || !opens(other, mine) {
+		return a, false
+	}
+	g := *mine
+	g.Count.Min = nil
+	a.Requirements.Resources.GPU = &g
+	return a, true
+}
+
 // counts are the numbers in both ranges.
-func (c *combiner) counts(a, b config.IntRange) config.IntRange {
+func (c *combiner) counts(of requirement, a, b config.IntRange) config.IntRange {
 	r := config.IntRange{Min: larger(a.Min, b.Min), Max: smaller(a.Max, b.Max)}
 	if r.Min != nil && r.Max != nil && *r.Min > *r.Max {
-		c.conflict = true
+		c.conflicts |= 1 << of
 	}
 	return r
 }
 
 // sizes are the sizes in both ranges.
-func (c *combiner) sizes(a, b config.MemoryRange) config.MemoryRange {
+func (c *combiner) sizes(of requirement, a, b config.MemoryRange) config.MemoryRange {
 	r, ok := commonSizes(a, b)
-	c.conflict = c.conflict || !ok
+	if !ok {
+		c.conflicts |= 1 << of
+	}
 	return r
 }
 
-func (c *combiner) optionalSizes(a, b *config.MemoryRange) *config.MemoryRange {
+func (c *combiner) optionalSizes(of requirement, a, b *config.MemoryRange) *config.MemoryRange {
 	if a == nil || b == nil {
 		return cmp.Or(a, b)
 	}
-	r := c.sizes(*a, *b)
+	r := c.sizes(of, *a, *b)
 	return &r
 }
 
@@ -134,7 +159,7 @@ func (c *combiner) spotPolicy(a, b *string) *string {
 	case b != nil && *b == "auto" && a != nil:
 		return a
 	}
-	return same(c, a, b)
+	return same(c, needSpot, a, b)
 }
 
 // backendOptions merges the options of each backend.
@@ -154,7 +179,7 @@ func (c *combiner) backendOptions(fleet, run []config.BackendOptions) []config.B
 		}
 		list[i] = config.BackendOptions{
 			Type:           o.Type,
-			OfferOrder:     same(c, list[i].OfferOrder, o.OfferOrder),
+			OfferOrder:     same(c, backendOptions, list[i].OfferOrder, o.OfferOrder),
 			MinReliability: larger(list[i].MinReliability, o.MinReliability),
 			MinScore:       larger(list[i].MinScore, o.MinScore),
 		}
@@ -163,9 +188,9 @@ func (c *combiner) backendOptions(fleet, run []config.BackendOptions) []config.B
 }
 
 // same is the value of both sides, or of the one that has one.
-func same[T comparable](c *combiner, a, b *T) *T {
+func same[T comparable](c *combiner, of requirement, a, b *T) *T {
 	if a != nil && b != nil && *a != *b {
-		c.conflict = true
+		c.conflicts |= 1 << of
 	}
 	return cmp.Or(a, b)
 }

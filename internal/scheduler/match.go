@@ -12,8 +12,7 @@ import (
 
 // Fits says why an offer cannot serve the requirements: the first of [Misses.Words], "" when it can. The offer's resources are those that the job would get: a
 // share, where a machine is divided. Of the profile count backends, regions, instance types
-// and zones, of the requirements everything but multinode and the backends' own options,
-// which concern sets of instances and backends (lifecycle 7.2, 7.4).
+// and zones, of the requirements everything but the backends' own options (lifecycle 7.2, 7.4).
 func Fits(req api.Requirements, p config.ProfileParams, o api.InstanceOffer) string {
 	for r := range requirement(len(requirementWords)) {
 		if r.excludes(&req, &p, &o) {
@@ -45,6 +44,7 @@ const (
 	needGPUTotalMemory
 	needCapability
 	needReservation
+	needMultinode
 )
 
 var requirementWords = [...]string{
@@ -66,6 +66,7 @@ var requirementWords = [...]string{
 	needGPUTotalMemory: "gpu.total_memory",
 	needCapability:     "gpu.compute_capability",
 	needReservation:    "reservation",
+	needMultinode:      "nodes",
 }
 
 // excludes is the rule of one requirement. Nil lists and ranges ask for nothing, an empty
@@ -95,6 +96,8 @@ func (r requirement) excludes(req *api.Requirements, p *config.ProfileParams, o 
 		return want.Disk != nil && have.Disk.SizeMiB > 0 && !within(want.Disk.Size, have.Disk.SizeMiB)
 	case needReservation: // an instance that exists is what it is, whoever reserved it
 		return req.Reservation != nil && isNew(o) && !o.Reserves
+	case needMultinode: // where those are that exist, whoever places several looks at himself
+		return req.Multinode != nil && *req.Multinode && isNew(o) && !o.Multinode
 	default:
 		return want.GPU != nil && r.excludesGPUs(want.GPU, have.Gpus)
 	}

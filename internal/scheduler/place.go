@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 	"unique"
 
 	"dstack/internal/api"
@@ -67,6 +66,8 @@ type Host struct {
 type Fleet struct {
 	ID, Name, Project string
 	Cluster           bool
+	// Hosts says that the instances are the user's own: no new ones.
+	Hosts bool
 	// Room is how many instances may be added, -1 without limit.
 	Room int
 	Ask  Ask
@@ -78,8 +79,8 @@ type Supply struct {
 	Hosts  []*Host // by fleet and number; nobody changes them
 	// Offers are what backends could provide, cheapest first.
 	Offers []api.InstanceOffer
-	// Multinode are the backends whose instances of one region reach each other.
-	Multinode map[string]bool
+	// Backends is how many there are that could provide any.
+	Backends int
 }
 
 // A Node is one job's place: Blocks of a host, or a new instance of an offer.
@@ -103,6 +104,8 @@ type Verdict struct {
 	NoFleet bool
 	// Later says that hosts which exist would do if they were free.
 	Later bool
+
+	reasons []string // the sentences of Why, but for what may help
 }
 
 // Place goes through the queue in its order and places each gang as a whole or not at
@@ -172,9 +175,9 @@ func newPlacer(s Supply) *placer {
 }
 
 func (p *placer) place(g *Gang) Verdict {
-	fleets, why := p.fleetsOf(g)
+	fleets := p.fleetsOf(g)
 	if len(fleets) == 0 {
-		return Verdict{Gang: g.ID, Why: why, NoFleet: true}
+		return p.noFleet(g)
 	}
 	shares := p.shares(g)
 	var best *plan
@@ -185,39 +188,22 @@ func (p *placer) place(g *Gang) Verdict {
 	}
 	if best == nil {
 		later := slices.ContainsFunc(fleets, func(f int) bool { return p.possible(g, f, shares) })
-		return Verdict{Gang: g.ID, Why: p.missing(g, fleets, shares, later), Later: later}
+		return p.missing(g, fleets, shares, later)
 	}
 	return p.take(g, best)
 }
 
-// fleetsOf are the indexes of the fleets that a gang may use, with the reason when there
-// are none.
-func (p *placer) fleetsOf(g *Gang) ([]int, string) {
+// fleetsOf are the indexes of the fleets that a gang may use.
+func (p *placer) fleetsOf(g *Gang) []int {
 	var list []int
-	named := 0
-	for i, f := range p.Fleets {
-		if g.Fleets != nil && !slices.Contains(g.Fleets, f.ID) {
-			continue
+	for i := range p.Fleets {
+		f := &p.Fleets[i]
+		if g.uses(f) && (g.Beside.Fleet == "" || g.Beside.Fleet == f.ID) && (!g.Cluster || f.Cluster) {
+			list = append(list, i)
 		}
-		named++
-		if g.Beside.Fleet != "" && g.Beside.Fleet != f.ID || g.Cluster && !f.Cluster {
-			continue
-		}
-		list = append(list, i)
 	}
-	switch {
-	case list != nil:
-		return list, ""
-	case named > 0:
-		return nil, NoFleet + ". A task with several nodes needs a fleet with `placement: cluster`"
-	case g.Fleets != nil:
-		return nil, "Failed to use specified fleets"
-	}
-	return nil, NoFleet
+	return list
 }
-
-// NoFleet is what people see when no fleet could ever serve a run.
-const NoFleet = "No matching fleet found. Possible reasons: https://dstack.ai/docs/guides/troubleshooting/#no-fleets"
 
 // shares finds for each job of the gang how many blocks of every host would serve it,
 // regardless of what is busy; 0 where none do.
@@ -372,7 +358,7 @@ func (p *placer) sites(g *Gang, f int) []Site {
 	}
 	if !occupied { // a cluster fleet stays where its first instance is
 		for _, o := range p.Offers {
-			if p.Multinode[string(o.Backend)] && Fits(g.Jobs[0].Requirements, g.Profile, o) == "" {
+			if o.Multinode && Fits(g.Jobs[0].Requirements, g.Profile, o) == "" {
 				add(o)
 			}
 		}
@@ -508,7 +494,7 @@ func (p *placer) possible(g *Gang, f int, shares [][]int) bool {
 
 // hold keeps everything that a gang could use from those behind it.
 func (p *placer) hold(g *Gang) {
-	fleets, _ := p.fleetsOf(g)
+	fleets := p.fleetsOf(g)
 	shares := p.shares(g)
 	for _, f := range fleets {
 		if !p.possible(g, f, shares) {
@@ -527,45 +513,6 @@ func (p *placer) hold(g *Gang) {
 			}
 		}
 	}
-}
-
-// missing tells what a gang that was not placed lacks. The words change only when the
-// reason does, not with every instance that comes and goes.
-func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) string {
-	names := make([]string, len(fleets))
-	for i, f := range fleets {
-		names[i] = "'" + p.Fleets[f].Name + "'"
-	}
-	where := "fleet " + strings.Join(names, " or ")
-	fits := 0
-	for _, f := range fleets {
-		for _, i := range p.inFleet[f] {
-			if shares[0][i] > 0 {
-				fits++
-			}
-		}
-	}
-	full := false
-	for _, f := range fleets {
-		full = full || p.room[f] == 0 && p.Fleets[f].Room > 0
-	}
-	switch {
-	case later && !g.Patient:
-		return fmt.Sprintf("The instances of %s that fit are in use. With `retry` the run waits for them", where)
-	case later && len(g.Jobs) > 1:
-		return fmt.Sprintf("Waits until %d instances of %s are free at the same time", len(g.Jobs), where)
-	case later:
-		return fmt.Sprintf("Waits until an instance of %s is free", where)
-	case len(g.Profile.Instances) > 0:
-		return "Failed to use specified instances"
-	case fits > 0:
-		return fmt.Sprintf("%d instances that fit are needed, %s has %d", len(g.Jobs), where, fits)
-	case full:
-		return "Fleet is at capacity"
-	case g.Reuse:
-		return "Could not reuse any instance for this job"
-	}
-	return fmt.Sprintf("No offers matching the run requirements in %s.\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails", where)
 }
 
 // Selected says that a host is among those that were asked for by name.

@@ -15,7 +15,7 @@ import (
 func machine(backend, region string, gpus int, price float64) api.InstanceOffer {
 	arch := api.CPUArchitecture("x86")
 	o := api.InstanceOffer{
-		Backend: api.BackendType(backend), Region: region, Price: price, Availability: api.Available,
+		Backend: api.BackendType(backend), Region: region, Price: price, Availability: api.Available, Multinode: backend == "b",
 		Instance: api.InstanceType{Name: fmt.Sprintf("g%d", gpus), Resources: api.Resources{CPUs: 8 * max(1, gpus), MemoryMiB: 65536 * max(1, gpus), CPUArch: &arch, Disk: api.Disk{SizeMiB: 512000}}},
 	}
 	for range gpus {
@@ -113,14 +113,14 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{{ID: "f", Name: "f"}}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 0)}}, "x: no fleet"},
 		{"no fleet at all", []Gang{asks("x", 1, 1)}, Supply{}, "x: no fleet"},
 		{"the cheapest offer, in a fleet that may grow", []Gang{asks("x", 1, 1), asks("y", 1, 8)},
-			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"b": true}}, "x: +a/eu/g1; y: +b/us/g8"},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: +a/eu/g1; y: +b/us/g8"},
 		{"a fleet grows to its limit", []Gang{asks("x", 1, 1), asks("y", 1, 1)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), 1)}, Offers: clouds}, "x: +a/eu/g1; y: no"},
 		{"instances that exist come first", []Gang{asks("x", 1, 1)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1"},
 		{"a cluster is made where instances reach each other", []Gang{asks("x", 2, 1)},
-			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"b": true}}, "x: +b/us/g1 +b/us/g1"},
-		{"and grows where it is", []Gang{asks("x", 2, 1)}, Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Multinode: map[string]bool{"a": true, "b": true},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: +b/us/g1 +b/us/g1"},
+		{"and grows where it is", []Gang{asks("x", 2, 1)}, Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds,
 			Hosts: []*Host{{ID: "h", Fleet: "f", Offer: func() api.InstanceOffer { o := machine("b", "us", 1, 2); o.Availability = api.Idle; return o }(), Blocks: 1, Ready: true}}}, "x: h:1 +b/us/g1"},
 		{"no new instances where they are not wanted", []Gang{func() Gang { g := asks("x", 1, 1); g.Reuse = true; return g }()},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: no"},
@@ -210,7 +210,7 @@ func TestPlaceInvariants(t *testing.T) {
 func passedOver(g *Gang, s Supply, later []Verdict) string {
 	p := newPlacer(s)
 	shares := p.shares(g)
-	fleets, _ := p.fleetsOf(g)
+	fleets := p.fleetsOf(g)
 	for _, f := range fleets {
 		if !p.possible(g, f, shares) {
 			continue
@@ -229,7 +229,7 @@ func passedOver(g *Gang, s Supply, later []Verdict) string {
 }
 
 func randomWorld(r *rand.Rand) ([]Gang, Supply) {
-	s := Supply{Multinode: map[string]bool{"b": true}}
+	var s Supply
 	for n := range 1 + r.IntN(3) {
 		f := cluster(fmt.Sprintf("f%d", n))
 		f.Cluster = r.IntN(2) == 0

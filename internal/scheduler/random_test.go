@@ -36,7 +36,7 @@ func some(r *rand.Rand, words ...string) []string {
 
 func randomOffer(r *rand.Rand) api.InstanceOffer {
 	o := api.InstanceOffer{
-		Backend: pick[api.BackendType](r, "aws", "gcp", "lambda"), Region: pick(r, "eu", "us"), Price: float64(r.IntN(4)), Reserves: r.IntN(3) > 0,
+		Backend: pick[api.BackendType](r, "aws", "gcp", "lambda"), Region: pick(r, "eu", "us"), Price: float64(r.IntN(4)), Reserves: r.IntN(3) > 0, Multinode: r.IntN(3) > 0,
 		Availability: pick(r, api.Available, api.Unknown, api.NoQuota, api.Idle, api.Busy), AvailabilityZones: some(r, "a", "b"),
 		Instance: api.InstanceType{Name: pick(r, "small", "big"), Resources: api.Resources{
 			CPUs: r.IntN(9), MemoryMiB: r.IntN(9) * 4 << 10, Spot: r.IntN(2) == 0, Disk: api.Disk{SizeMiB: r.IntN(3) * 100 << 10},
@@ -56,7 +56,7 @@ func randomAsk(r *rand.Rand) Ask {
 			Backends: some(r, "AWS", "gcp", "lambda"), Regions: some(r, "EU", "us"), InstanceTypes: some(r, "small", "Big"), AvailabilityZones: some(r, "a", "B"),
 			Reservation: maybe(r, "r1"), SpotPolicy: maybe(r, "spot", "on-demand", "auto"), MaxPrice: maybe(r, 1.0, 2, 3),
 			IdleDuration: maybe[config.IdleDuration](r, -1, 0, 300), Tags: pick(r, nil, config.Tags{"a": "1"}, config.Tags{"a": "2", "b": "1"}),
-			BackendOptions: pick(r, nil, []config.BackendOptions{{Type: "vastai", MinScore: new(r.IntN(9)), OfferOrder: maybe(r, "score")}}),
+			BackendOptions: pick(r, nil, []config.BackendOptions{{Type: "vastai", MinScore: new(r.IntN(9)), OfferOrder: maybe(r, "score", "price")}}),
 		},
 		Requirements: api.Requirements{
 			MaxPrice: maybe(r, 1.0, 2, 3), Spot: maybe(r, true, false), Reservation: maybe(r, "r1"), Multinode: maybe(r, true, false),
@@ -134,5 +134,60 @@ func tightened(r *rand.Rand, a Ask) Ask {
 		)
 	}
 	pick(r, changes...)()
+	return a
+}
+
+// relaxed is an ask without one requirement, and all the others.
+func relaxed(a Ask, word string) Ask {
+	p, req := &a.Profile, &a.Requirements
+	var g config.GPU
+	if old := req.Resources.GPU; old != nil {
+		g = *old
+		req.Resources.GPU = &g
+	}
+	switch word {
+	case "backends":
+		p.Backends = nil
+	case "regions":
+		p.Regions = nil
+	case "instance_types":
+		p.InstanceTypes = nil
+	case "availability_zones":
+		p.AvailabilityZones = nil
+	case "max_price":
+		req.MaxPrice, p.MaxPrice = nil, nil
+	case "spot_policy":
+		req.Spot, p.SpotPolicy = nil, nil
+	case "reservation":
+		req.Reservation, p.Reservation = nil, nil
+	case "backend_options":
+		req.BackendOptions, p.BackendOptions = nil, nil
+	case "nodes", "placement":
+		req.Multinode = nil
+	case "cpu":
+		req.Resources.CPU.Count = config.IntRange{}
+	case "cpu.arch":
+		req.Resources.CPU.Arch = nil
+	case "memory":
+		req.Resources.Memory = config.MemoryRange{}
+	case "disk":
+		req.Resources.Disk = nil
+	case "gpu.count": // any number, but GPUs where there have to be some
+		least := g.Count.Min
+		if least != nil {
+			least = new(min(*least, 1))
+		}
+		g.Count = config.IntRange{Min: least}
+	case "gpu.vendor":
+		g.Vendor = nil
+	case "gpu.name":
+		g.Name = nil
+	case "gpu.memory":
+		g.Memory = nil
+	case "gpu.total_memory":
+		g.TotalMemory = nil
+	case "gpu.compute_capability":
+		g.ComputeCapability = nil
+	}
 	return a
 }

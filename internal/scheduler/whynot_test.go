@@ -9,7 +9,7 @@ import (
 	"dstack/internal/config"
 )
 
-func excluded(requirement string, excludes, alone int, from float64) api.Exclusion {
+func excludes(requirement string, excludes, alone int, from float64) api.Exclusion {
 	return api.Exclusion{Requirement: requirement, Excludes: excludes, Alone: alone, From: from}
 }
 
@@ -41,19 +41,19 @@ func TestTally(t *testing.T) {
 		"all fit":       {offers: []api.InstanceOffer{offer(10, nil), offer(20, nil)}, fit: 2},
 		"the price alone": {
 			offers: []api.InstanceOffer{offer(30, nil), offer(25, nil)},
-			want:   []api.Exclusion{excluded("max_price", 2, 2, 25)},
+			want:   []api.Exclusion{excludes("max_price", 2, 2, 25)},
 		},
 		"the one that helps most is first": {
 			offers: []api.InstanceOffer{offer(30, nil), offer(9, far), offer(8, far), offer(30, far)},
-			want:   []api.Exclusion{excluded("regions", 3, 2, 8), excluded("max_price", 2, 1, 30)},
+			want:   []api.Exclusion{excludes("regions", 3, 2, 8), excludes("max_price", 2, 1, 30)},
 		},
 		"machines without GPUs are no answer": {
 			offers: []api.InstanceOffer{offer(1, bare), offer(30, nil)},
-			want:   []api.Exclusion{excluded("max_price", 1, 1, 30), excluded("gpu", 1, 0, 0)},
+			want:   []api.Exclusion{excludes("max_price", 1, 1, 30), excludes("gpu", 1, 0, 0)},
 		},
 		"none alone": {
 			offers: []api.InstanceOffer{offer(30, far), offer(31, old), offer(5, func(o *api.InstanceOffer) { far(o); bare(o) })},
-			want:   []api.Exclusion{excluded("regions", 2, 0, 0), excluded("max_price", 2, 0, 0), excluded("gpu", 1, 0, 0), excluded("gpu.name", 1, 0, 0)},
+			want:   []api.Exclusion{excludes("regions", 2, 0, 0), excludes("max_price", 2, 0, 0), excludes("gpu", 1, 0, 0), excludes("gpu.name", 1, 0, 0)},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

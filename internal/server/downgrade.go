@@ -45,6 +45,9 @@ func fromPublished(h http.Header) bool {
 // reply sends v to the client of r, in the form that its version reads (http-api 3.3).
 func reply(w http.ResponseWriter, r *http.Request, v any) error {
 	client, known := clientVersion(r.Header)
+	if p, ours := v.(interface{ Published() any }); ours && fromPublished(r.Header) { // which do not show what we add
+		v = p.Published()
+	}
 	data, err := text(v)
 	if known && err == nil && client.before(0, 21, 1) { // since then nothing changed its form
 		data, err = downgrade(client, data)
@@ -226,12 +229,6 @@ func planRun(s *Server, c caller, w http.ResponseWriter, r *http.Request) error 
 	out, err := s.runs.Plan(r.Context(), c.Scope, in)
 	if err != nil {
 		return err
-	}
-	if fromPublished(r.Header) { // which do not show what we add
-		out.BackendProblems = nil
-		for i := range out.JobPlans {
-			out.JobPlans[i].WhyNot = nil
-		}
 	}
 	return reply(w, r, out)
 }

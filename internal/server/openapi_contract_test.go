@@ -23,7 +23,8 @@ import (
 // clients and their models ignore what they do not know.
 var added = map[string]string{
 	"backend_problems": "of plans: backends that do not answer, whose offers are missing or old, which the original only logs",
-	"why_not":          "of the jobs of plans: what excludes the other offers where few fit",
+	"why_not":          "of plans: what excludes the other offers where few fit",
+	"lowered_offers":   "of plans: offers that could not be had lately and so come later than their price would have it",
 
 	"waiting": "of runs: their place in the queue and why they are not placed, which the original does not tell",
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"dstack/internal/api"
 	"dstack/internal/backend"
 	"dstack/internal/ledger"
@@ -88,7 +90,7 @@ func TestPlanSaysWhyNot(t *testing.T) {
 		t.Errorf("problems of backends: %+v", plan.BackendProblems)
 	}
 	plan = s.plan(t, `, "max_price": 10`, "X-API-Version", "0.22.5")
-	if plan.JobPlans[0].WhyNot != nil || plan.BackendProblems != nil {
+	if plan.JobPlans[0].WhyNot != nil || plan.BackendProblems != nil || plan.LoweredOffers != nil {
 		t.Errorf("a published client is told %+v, %+v", plan.JobPlans[0].WhyNot, plan.BackendProblems)
 	}
 	if plan := s.plan(t, `, "reservation": "r"`); len(plan.JobPlans[0].Offers) != 0 || plan.JobPlans[0].WhyNot.Excluded[0].Requirement != "reservation" {
@@ -109,10 +111,83 @@ func TestPlanRemembersFailures(t *testing.T) {
 		t.Fatal(err)
 	}
 	var regions []string
-	for _, o := range s.plan(t, "").JobPlans[0].Offers {
+	plan := s.plan(t, "")
+	for _, o := range plan.JobPlans[0].Offers {
 		regions = append(regions, o.Region)
 	}
 	if want := []string{"ams", "ewr"}; !slices.Equal(regions, want) {
 		t.Errorf("offers in the order %v, want %v", regions, want)
+	}
+	var fleet api.FleetPlan
+	s.ask(t, "fleets/get_plan", `{"spec": {"configuration": {"type": "fleet", "nodes": 1}, "profile": {}}}`, &fleet)
+	for what, list := range map[string][]api.LoweredOffer{"a run": plan.LoweredOffers, "a fleet": fleet.LoweredOffers} {
+		if len(list) != 1 || list[0].Region != "ewr" || list[0].Instance != "big" || list[0].Penalty < 0.99 || list[0].Penalty > 1 {
+			t.Errorf("the plan of %s says that these are lowered: %+v", what, list)
+		}
+	}
+}
+
+// ask posts a body to a path of the project main and reads the answer.
+func (s *Server) ask(t *testing.T, path, body string, answer any, header ...string) {
+	t.Helper()
+	a := s.call(t, "POST", "/api/project/main/"+path, adminToken, []byte(body), header...)
+	if err := json.Unmarshal(a.Body, answer); err != nil || a.Status != 200 {
+		t.Fatalf("%s: %d %s, %v", path, a.Status, short(a.Body), err)
+	}
+}
+
+// Plans of fleets and groups of GPUs say the same as plans of runs, but not to published clients.
+func TestFleetPlanAndGroupsSayWhyNot(t *testing.T) {
+	s := marketServer(t, map[string]market{
+		"vultr":  {offers: []offer.Offer{sells("vultr", "ewr", 20, 8), sells("vultr", "ams", 30, 8), sells("vultr", "ewr", 3, 1)}},
+		"lambda": {err: errors.New("down")},
+	})
+	const (
+		fleetSpec = `{"spec": {"configuration": {"type": "fleet", "nodes": 1, "resources": {"gpu": "H100:8"}, "max_price": 10}, "profile": {}}}`
+		runSpec   = `{"group_by": ["backend"], "run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "resources": {"gpu": "H100:8"}, "max_price": 10}}}`
+	)
+	want := &api.WhyNot{Considered: 3, Excluded: []api.Exclusion{
+		{Requirement: "max_price", Excludes: 2, Alone: 2, From: 20}, {Requirement: "gpu.count", Excludes: 1, Alone: 1, From: 3},
+	}}
+	problems := []api.BackendProblem{{Backend: "lambda", Message: "cannot say what it offers; its offers are missing"}}
+	check := func(what string, why *api.WhyNot, notes api.PlanNotes) {
+		t.Helper()
+		if diff := cmp.Diff(want, why); diff != "" {
+			t.Errorf("%s: why not (-want +got):\n%s", what, diff)
+		}
+		if diff := cmp.Diff(problems, notes.BackendProblems); diff != "" {
+			t.Errorf("%s: problems (-want +got):\n%s", what, diff)
+		}
+	}
+	var fleet api.FleetPlan
+	s.ask(t, "fleets/get_plan", fleetSpec, &fleet)
+	check("fleet", fleet.WhyNot, fleet.PlanNotes)
+	var gpus api.ListGpusResponse
+	s.ask(t, "gpus/list", runSpec, &gpus)
+	check("groups", gpus.WhyNot, gpus.PlanNotes)
+
+	want, problems = nil, nil
+	fleet, gpus = api.FleetPlan{}, api.ListGpusResponse{}
+	s.ask(t, "fleets/get_plan", fleetSpec, &fleet, "X-API-Version", "0.22.5")
+	check("fleet, published", fleet.WhyNot, fleet.PlanNotes)
+	s.ask(t, "gpus/list", runSpec, &gpus, "X-API-Version", "0.22.5")
+	check("groups, published", gpus.WhyNot, gpus.PlanNotes)
+}
+
+// What a fleet says is told as the fleet's.
+func TestPlanNamesTheFleet(t *testing.T) {
+	s := marketServer(t, map[string]market{"vultr": {offers: []offer.Offer{sells("vultr", "ewr", 20, 8), sells("vultr", "ams", 30, 8)}}})
+	var fleet api.Fleet
+	s.ask(t, "fleets/apply", `{"plan": {"spec": {"configuration": {"type": "fleet", "name": "here", "nodes": "0..2", "regions": ["jp"]}, "profile": {}}}, "force": false}`, &fleet)
+	plan := s.plan(t, "")
+	if plan.JobPlans[0].WhyNot != nil {
+		t.Errorf("for offers alone: %+v", plan.JobPlans[0].WhyNot)
+	}
+	body := `{"run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "resources": {"gpu": "H100:8"}}}}`
+	s.ask(t, "runs/get_plan", body, &plan)
+	want := &api.WhyNot{Considered: 2, Reasons: []string{"No offers matching the run requirements in fleet 'here'"},
+		Excluded: []api.Exclusion{{Requirement: "regions", Fleet: "here", Excludes: 2, Alone: 2, From: 20}}}
+	if diff := cmp.Diff(want, plan.JobPlans[0].WhyNot); diff != "" {
+		t.Errorf("why not (-want +got):\n%s", diff)
 	}
 }

@@ -152,6 +152,9 @@ func New(ctx context.Context, c Config) (*Server, error) {
 	if c.Dir == "" || c.Log == nil {
 		return nil, errors.New("server: Dir and Log are required")
 	}
+	if !isToken(c.Token) {
+		return nil, errors.New("the administrator's token must be of letters, digits and other visible characters of ASCII, without spaces: no header could carry it")
+	}
 	c.CodeLimit = cmp.Or(c.CodeLimit, codeLimit)
 	c.EventTTL = cmp.Or(c.EventTTL, eventTTL)
 	if c.Env == nil {
@@ -257,7 +260,10 @@ func (s *Server) assemble(file file) error {
 		s.exports.Freed(projectID)
 	}
 	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
-		Instances: func() *instance.Service { return s.inst }, Offers: offers, Freed: freed})
+		Instances: func() *instance.Service { return s.inst }, Freed: freed,
+		Market: func(ctx context.Context, projectID string) (fleet.Market, error) {
+			return s.runs.Market(ctx, projectID)
+		}})
 	if err != nil {
 		return err
 	}
