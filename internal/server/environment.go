@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -28,7 +29,7 @@ func (e *environment) atLeast(least int64, name string, def int64) int64 {
 	if v == "" {
 		return def
 	}
-	n, err := strconv.ParseInt(v, 10, 64)
+	n, err := strconv.ParseInt(strings.TrimSpace(v), 10, 64)
 	if err != nil {
 		rule := "Write a whole number"
 		if least > math.MinInt64 {

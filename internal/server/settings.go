@@ -36,6 +36,7 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 	var wrong []error
 	c.Storage, wrong = storage(getenv)
 	env.wrong = append(env.wrong, wrong...)
+	env.wrong = append(env.wrong, checkForms(getenv, runForms)...)
 	if c.Dir == "" {
 		c.Dir = filepath.Join(home, ".dstack", "server")
 	}

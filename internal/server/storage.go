@@ -101,7 +101,7 @@ func storage(env func(string) string) (s Storage, errs []error) {
 		}
 	}
 	s.GCSEndpoint, s.LoggingEndpoint = strings.TrimRight(env(varGCSEndpoint), "/"), strings.TrimRight(env(varLoggingEndpoint), "/")
-	return s, append(errs, checkForms(env)...)
+	return s, append(errs, checkForms(env, storageForms)...)
 }
 
 func fluentBit(env func(string) string) (c fluent.Config, errs []error) {
