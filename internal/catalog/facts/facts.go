@@ -15,6 +15,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 
 	"dstack/internal/catalog/pricelist"
 	"dstack/internal/config"
@@ -31,11 +32,13 @@ type Report struct {
 	NotSold   map[string]int // prices at which nobody can buy
 	Unpriced  map[string]int // types with a shape and without any price
 	NoRegions map[string]int // rows of which the list does not say where
+	// Unshaped are the types that NoShape is about.
+	Unshaped map[string]map[string]bool
 }
 
 // Build makes the list from the files in dir.
 func Build(dir fs.FS) (*pricelist.List, Report, error) {
-	b := builder{report: Report{map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}}}
+	b := builder{report: Report{map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]int{}, map[string]map[string]bool{}}}
 	err := errors.Join(
 		b.read(dir, "shapes.csv", []string{"backend", "instance", "cpus", "memory_gib", "gpus", "gpu", "gpu_memory_gib", "arch", "disk_gib", "sold"}, b.shape),
 		b.read(dir, "regions.csv", []string{"backend", "region"}, b.region),
@@ -191,6 +194,10 @@ func (b *builder) add(t instanceType, region, usd string, units int, spot, asOf 
 		return nil
 	case s == nil || !s.known:
 		b.report.NoShape[t.backend]++
+		if b.report.Unshaped[t.backend] == nil {
+			b.report.Unshaped[t.backend] = map[string]bool{}
+		}
+		b.report.Unshaped[t.backend][t.instance] = true
 		return nil
 	case s.spot && spot == "false":
 		b.report.NotSold[t.backend]++
@@ -243,7 +250,10 @@ func (p *numbers) scaled(s string, unit float64) float64 {
 	return f
 }
 
-// String is a table of the counts.
+// maxNames is how many of the types that are left out String names for each backend.
+const maxNames = 12
+
+// String is a table of the counts, and names of what is left out.
 func (r Report) String() string {
 	backends := map[string]int{}
 	columns := []struct {
@@ -269,6 +279,14 @@ func (r Report) String() string {
 				}
 			}
 			text += fmt.Sprintf("  %*d", len(c.title), n)
+		}
+		text += "\n"
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Unshaped)) {
+		types := slices.Sorted(maps.Keys(r.Unshaped[name]))
+		text += fmt.Sprintf("%s: %d types whose shape is not known: %s", name, len(types), strings.Join(types[:min(len(types), maxNames)], ", "))
+		if rest := len(types) - maxNames; rest > 0 {
+			text += fmt.Sprintf(" and %d more", rest)
 		}
 		text += "\n"
 	}

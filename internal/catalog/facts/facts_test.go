@@ -33,7 +33,7 @@ func TestEmbeddedListIsMadeOfTheFacts(t *testing.T) {
 		t.Errorf("run make catalog (-facts +embedded):\n%.2000s", diff)
 	}
 	// Facts do not go missing unnoticed: what is left out is what is known to be.
-	if want := map[string]int{"aws": 2418, "azure": 9501, "gcp": 15736, "amddevcloud": 1, "crusoe": 8}; !cmp.Equal(want, report.NoShape) {
+	if want := map[string]int{"aws": 2418, "azure": 9501, "gcp": 15736, "amddevcloud": 1, "crusoe": 8, "seeweb": 9}; !cmp.Equal(want, report.NoShape) {
 		t.Errorf("left out without shape: %v, want %v", report.NoShape, want)
 	}
 }
@@ -81,6 +81,7 @@ func TestBuild(t *testing.T) {
 	counts := Report{
 		Rows: map[string]int{"aws": 1, "gcp": 2, "lambda": 2}, NoShape: map[string]int{"aws": 2}, NoPrice: map[string]int{"lambda": 1},
 		NotSold: map[string]int{"gcp": 1}, Unpriced: map[string]int{"aws": 1}, NoRegions: map[string]int{},
+		Unshaped: map[string]map[string]bool{"aws": {"p9": true, "x": true}},
 	}
 	if diff := cmp.Diff(counts, report); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)

@@ -218,24 +218,24 @@ func TestZonesOfOnePriceAreOneOffer(t *testing.T) {
 
 func TestAddRefuses(t *testing.T) {
 	for want, change := range map[string]func(*Row){
-		`provider: "acme" is not one of amddevcloud, aws, azure, cloudrift, crusoe, digitalocean, gcp, hotaisle, jarvislabs, lambda, nebius, oci, runpod, seeweb, vastai, verda, vultr`:                                 func(r *Row) { r.Backend = "acme" },
-		`instance_name: "" is not a name of 1 to 200 bytes`:                 func(r *Row) { r.Instance = "" },
-		`instance_name: "a\x1b[31m" is not a name of 1 to 200 bytes`:        func(r *Row) { r.Instance = "a\x1b[31m" },
-		`price: NaN is not 0.0001 to 100000 US dollars per hour`:  func(r *Row) { r.Price = math.NaN() },
-		`price: -1 is not 0.0001 to 100000 US dollars per hour`:   func(r *Row) { r.Price = -1 },
-		`price: 0 is not 0.0001 to 100000 US dollars per hour`:    func(r *Row) { r.Price = 0 },
-		`price: +Inf is not 0.0001 to 100000 US dollars per hour`: func(r *Row) { r.Price = math.Inf(1) },
-		`cpu: 0 is not 1 to 100000`:                                         func(r *Row) { r.CPUs = 0 },
-		`memory: -5 MiB is not 1 to 1099511627776`:                          func(r *Row) { r.MemoryMiB = -5 },
-		`disk_size: -5 MiB is not 0 to 1099511627776`:                       func(r *Row) { r.DiskMiB = -5 },
-		`cpu_arch: "riscv" is not x86 or arm`:                               func(r *Row) { r.Arch = "riscv" },
-		`gpu_count: 129 is not 0 to 128`:                                    func(r *Row) { r.GPUs = 129 },
-		`gpu_count: is 0, but there is a GPU "H100"`:                        func(r *Row) { r.GPUs = 0 },
-		`gpu_name: "H1000" is not a known accelerator`:                      func(r *Row) { r.GPU.Name = "H1000" },
-		`gpu_vendor: "amd" does not make H100`:                              func(r *Row) { r.GPU.Vendor = "amd" },
-		`gpu_memory: 0 MiB is not 1 to 1099511627776`:                       func(r *Row) { r.GPU.MemoryMiB = 0 },
-		`as_of: "today" is not a day, month or year as in 2026-08-03`:       func(r *Row) { r.AsOf = "today" },
-		`instance_name: p5.48xlarge in "us-east-1" is there twice`:          func(r *Row) { r.Price = 3 },
+		`provider: "acme" is not one of amddevcloud, aws, azure, cloudrift, crusoe, digitalocean, gcp, hotaisle, jarvislabs, lambda, nebius, oci, runpod, seeweb, vastai, verda, vultr`: func(r *Row) { r.Backend = "acme" },
+		`instance_name: "" is not a name of 1 to 200 bytes`:           func(r *Row) { r.Instance = "" },
+		`instance_name: "a\x1b[31m" is not a name of 1 to 200 bytes`:  func(r *Row) { r.Instance = "a\x1b[31m" },
+		`price: NaN is not 0.0001 to 100000 US dollars per hour`:      func(r *Row) { r.Price = math.NaN() },
+		`price: -1 is not 0.0001 to 100000 US dollars per hour`:       func(r *Row) { r.Price = -1 },
+		`price: 0 is not 0.0001 to 100000 US dollars per hour`:        func(r *Row) { r.Price = 0 },
+		`price: +Inf is not 0.0001 to 100000 US dollars per hour`:     func(r *Row) { r.Price = math.Inf(1) },
+		`cpu: 0 is not 1 to 100000`:                                   func(r *Row) { r.CPUs = 0 },
+		`memory: -5 MiB is not 1 to 1099511627776`:                    func(r *Row) { r.MemoryMiB = -5 },
+		`disk_size: -5 MiB is not 0 to 1099511627776`:                 func(r *Row) { r.DiskMiB = -5 },
+		`cpu_arch: "riscv" is not x86 or arm`:                         func(r *Row) { r.Arch = "riscv" },
+		`gpu_count: 129 is not 0 to 128`:                              func(r *Row) { r.GPUs = 129 },
+		`gpu_count: is 0, but there is a GPU "H100"`:                  func(r *Row) { r.GPUs = 0 },
+		`gpu_name: "H1000" is not a known accelerator`:                func(r *Row) { r.GPU.Name = "H1000" },
+		`gpu_vendor: "amd" does not make H100`:                        func(r *Row) { r.GPU.Vendor = "amd" },
+		`gpu_memory: 0 MiB is not 1 to 1099511627776`:                 func(r *Row) { r.GPU.MemoryMiB = 0 },
+		`as_of: "today" is not a day, month or year as in 2026-08-03`: func(r *Row) { r.AsOf = "today" },
+		`instance_name: p5.48xlarge in "us-east-1" is there twice`:    func(r *Row) { r.Price = 3 },
 	} {
 		var b Builder
 		if err := b.Add(h100()); err != nil {
@@ -284,6 +284,7 @@ func TestEmbedded(t *testing.T) {
 		"vultr":        {"A100", "H100", "MI300X"},
 		"digitalocean": {"", "H100"},
 		"jarvislabs":   {""},
+		"seeweb":       {"RTX6000", "A6000", "A100", "L4", "L40S", "H100", "H200", "RTXPRO6000"},
 	} {
 		for _, name := range names {
 			if !gpus[backend][name] {
