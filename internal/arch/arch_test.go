@@ -29,7 +29,8 @@ var never = map[string][]string{
 	"internal/volume":            {"internal/run", "internal/gateway", "internal/server"},
 	"internal/template":          {"internal/store", "internal/project", "internal/run", "internal/server"},
 	"internal/proxy":             {"internal/server", "internal/cli", "internal/host"},
-	"internal/run":               {"internal/server", "internal/cli", "internal/proxy"},
+	"internal/hub":               {"internal/server", "internal/store", "internal/proxy"},
+	"internal/run":               {"internal/server", "internal/cli", "internal/proxy", "internal/hub"},
 	"internal/scheduler":         {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
 	"cmd/dstack-agent":           {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config"},
 	"internal/logstore":          {"internal/run", "internal/server", "internal/api"},

@@ -27,7 +27,7 @@ const (
 // forward passes a request on to one of a service's replicas, as it is but for the path, and
 // passes the answer back as it comes.
 func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, s *served, path string) {
-	body := &body{ReadCloser: r.Body}
+	body := &input{ReadCloser: r.Body}
 	unescaped, err := url.PathUnescape(path)
 	if err != nil {
 		p.fail(w, r, err) // it was read as a path before
@@ -58,7 +58,7 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request, s *served, path 
 }
 
 // explain is the answer to a request that no replica has answered.
-func explain(err error, b *body) error {
+func explain(err error, b *input) error {
 	no, known := errors.AsType[*refusal](err)
 	wait, slow := errors.AsType[net.Error](err)
 	switch {
@@ -76,7 +76,7 @@ func explain(err error, b *body) error {
 type sender struct {
 	p    *Proxy
 	s    *served
-	body *body
+	body *input
 }
 
 // RoundTrip implements [http.RoundTripper].
@@ -188,9 +188,9 @@ func (p *Proxy) transport() http.RoundTripper {
 	}
 }
 
-// body is what a client sends. It stays open for a second attempt, and remembers what became
+// input is what a client sends. It stays open for a second attempt, and remembers what became
 // of it.
-type body struct {
+type input struct {
 	io.ReadCloser
 	mu    sync.Mutex
 	begun bool
@@ -198,7 +198,7 @@ type body struct {
 }
 
 // Read implements [io.Reader].
-func (b *body) Read(p []byte) (int, error) {
+func (b *input) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -210,15 +210,15 @@ func (b *body) Read(p []byte) (int, error) {
 }
 
 // Close leaves the body to the server, which closes it.
-func (b *body) Close() error { return nil }
+func (b *input) Close() error { return nil }
 
-func (b *body) read() bool {
+func (b *input) read() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.begun
 }
 
-func (b *body) broken() bool {
+func (b *input) broken() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.err != nil

@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,9 +34,9 @@ type modelList struct {
 	Data   []model `json:"data"`
 }
 
-// Models lists the models of a project, whose member the caller is.
+// Models lists the models of a project to its members.
 func (p *Proxy) Models(w http.ResponseWriter, r *http.Request, project string) {
-	list, err := p.models(r.Context(), project)
+	list, err := p.models(r, project)
 	if err != nil {
 		p.fail(w, r, err)
 		return
@@ -51,18 +50,21 @@ func (p *Proxy) Models(w http.ResponseWriter, r *http.Request, project string) {
 	answer(w, http.StatusOK, out)
 }
 
-func (p *Proxy) models(ctx context.Context, project string) ([]run.Served, error) {
-	list, err := p.Services.Models(ctx, project)
+func (p *Proxy) models(r *http.Request, project string) ([]run.Served, error) {
+	if err := p.authorize(r, project); err != nil {
+		return nil, err
+	}
+	list, err := p.Services.Models(r.Context(), project)
 	if errors.Is(err, store.ErrNotFound) {
-		return nil, nil
+		return nil, &refusal{http.StatusNotFound, "Project " + project + " not found"}
 	}
 	return list, err
 }
 
-// Chat asks a model of a project, whose member the caller is: what the client sent goes to the
-// newest service with the model as it is, and the answer comes back so.
+// Chat asks a model of a project for one of its members. To one that speaks OpenAI's API, what the
+// client sent goes as it is, and the answer comes back so.
 func (p *Proxy) Chat(w http.ResponseWriter, r *http.Request, project string) {
-	list, err := p.models(r.Context(), project)
+	list, err := p.models(r, project)
 	if err != nil {
 		p.fail(w, r, err)
 		return
@@ -81,7 +83,11 @@ func (p *Proxy) Chat(w http.ResponseWriter, r *http.Request, project string) {
 		p.fail(w, r, &refusal{http.StatusNotFound, fmt.Sprintf("Model %s not found in project %s", chat.Model, project)})
 		return
 	}
-	res, err := p.complete(r, s, chat)
+	if s.Service.Model.Format == "tgi" {
+		p.generate(w, r, s, chat)
+		return
+	}
+	res, err := p.ask(r, s, strings.TrimSuffix(s.Service.Model.Prefix, "/")+"/chat/completions", chat.body, chat.Stream)
 	if err != nil {
 		p.fail(w, r, err)
 		return
@@ -112,28 +118,29 @@ func newest(list []run.Served, name string) (run.Served, bool) {
 	return *waiting, true
 }
 
-// complete asks a model. An answer other than 200 is an error with the same status.
-func (p *Proxy) complete(r *http.Request, s run.Served, c chat) (*http.Response, error) {
-	a := address{rest: strings.TrimSuffix(s.Service.Model.Prefix, "/") + "/chat/completions"}
+// ask asks a model at a path of its service. An answer other than 200 is an error with the same
+// status.
+func (p *Proxy) ask(r *http.Request, s run.Served, at string, body []byte, stream bool) (*http.Response, error) {
+	a := address{rest: at}
 	a.whole = prefix + url.PathEscape(s.Project) + "/" + url.PathEscape(s.Name) + a.rest
 	path, err := a.upstream(s.Service.StripPrefix, s.Routed())
 	if err != nil {
 		return nil, err
 	}
 	p.traffic.count(&s)
-	req, err := http.NewRequestWithContext(r.Context(), http.MethodPost, "http://"+s.RunID+path, bytes.NewReader(c.body))
+	req, err := http.NewRequestWithContext(r.Context(), http.MethodPost, "http://"+s.RunID+path, bytes.NewReader(body))
 	if err != nil {
 		return nil, &refusal{http.StatusBadGateway, "Error requesting model: " + err.Error()}
 	}
 	req.Header.Set("Content-Type", "application/json")
-	if c.Stream {
+	if stream {
 		req.Header.Set("Accept", "text/event-stream")
 	}
 	known, err := p.known.find(r.Context(), s.Project, s.Name, p.Services.Served) // for its turn
 	if err != nil {
 		return nil, err
 	}
-	res, err := (&sender{p, known, &body{ReadCloser: req.Body}}).RoundTrip(req)
+	res, err := (&sender{p, known, &input{ReadCloser: req.Body}}).RoundTrip(req)
 	if no, ok := errors.AsType[*refusal](err); ok {
 		return nil, no
 	}

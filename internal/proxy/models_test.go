@@ -44,6 +44,12 @@ func (w *world) serveModel(name, model string, at time.Time, c config.Service, h
 	w.services[name] = s
 }
 
+// ask sends a request of a member.
+func (w *world) ask(method, path, body string) reply {
+	w.t.Helper()
+	return w.do(method, path, body, "Authorization", "Bearer "+goodToken)
+}
+
 func TestModels(t *testing.T) {
 	w := newWorld(t, 0)
 	at := time.Unix(1_700_000_000, 0)
@@ -55,21 +61,22 @@ func TestModels(t *testing.T) {
 	w.serveModel("kept", "other", at, kept, chatModel("kept"))
 	w.serve("plain", open(), echo)
 
-	w.want(w.do("GET", "/proxy/models/main/models", ""), http.StatusOK,
+	w.want(w.ask("GET", "/proxy/models/main/models", ""), http.StatusOK,
 		`{"object":"list","data":[{"object":"model","id":"llm","created":1700003600,"owned_by":"main"},{"object":"model","id":"other","created":1700000000,"owned_by":"main"},{"object":"model","id":"llm","created":1700000000,"owned_by":"main"}]}`)
-	w.want(w.do("GET", "/proxy/models/empty/models", ""), http.StatusOK, `{"object":"list","data":[]}`)
+	w.want(w.do("GET", "/proxy/models/main/models", ""), http.StatusForbidden, `{"detail":"Unauthenticated or unauthorized to access project main"}`)
+	w.want(w.ask("GET", "/proxy/models/other/models", ""), http.StatusForbidden, `{"detail":"Unauthenticated or unauthorized to access project other"}`)
 
 	const path = "/proxy/models/main/chat/completions"
 	const ask = `{"model":"%s","messages":[{"role":"user","content":[{"type":"text"}]}],"top_k":5%s}`
-	w.want(w.do("POST", path, fmt.Sprintf(ask, "llm", "")), http.StatusOK, `{"of":"new","path":"/v1/chat/completions","got":`+fmt.Sprintf(ask, "llm", "")+`}`)
-	w.want(w.do("POST", path, fmt.Sprintf(ask, "other", "")), http.StatusOK, `{"of":"kept","path":"/proxy/services/main/kept/v1/chat/completions","got":`+fmt.Sprintf(ask, "other", "")+`}`)
-	streamed := w.do("POST", path, fmt.Sprintf(ask, "llm", `,"stream":true`))
+	w.want(w.ask("POST", path, fmt.Sprintf(ask, "llm", "")), http.StatusOK, `{"of":"new","path":"/v1/chat/completions","got":`+fmt.Sprintf(ask, "llm", "")+`}`)
+	w.want(w.ask("POST", path, fmt.Sprintf(ask, "other", "")), http.StatusOK, `{"of":"kept","path":"/proxy/services/main/kept/v1/chat/completions","got":`+fmt.Sprintf(ask, "other", "")+`}`)
+	streamed := w.ask("POST", path, fmt.Sprintf(ask, "llm", `,"stream":true`))
 	w.want(streamed, http.StatusOK, "data: {\"n\":0}\n\ndata: {\"n\":1}\n\ndata: {\"n\":2}\n\ndata: [DONE]\n\n")
 	if streamed.header.Get("Content-Type") != "text/event-stream; charset=utf-8" || streamed.header.Get("X-Accel-Buffering") != "no" {
 		t.Errorf("headers of a stream: %v", streamed.header)
 	}
-	w.want(w.do("POST", path, fmt.Sprintf(ask, "nosuch", "")), http.StatusNotFound, `{"detail":"Model nosuch not found in project main"}`)
-	w.want(w.do("POST", path, fmt.Sprintf(ask, "llm", `,"user":"refuse"`)), http.StatusTooManyRequests, `{"detail":"too much"}`)
+	w.want(w.ask("POST", path, fmt.Sprintf(ask, "nosuch", "")), http.StatusNotFound, `{"detail":"Model nosuch not found in project main"}`)
+	w.want(w.ask("POST", path, fmt.Sprintf(ask, "llm", `,"user":"refuse"`)), http.StatusTooManyRequests, `{"detail":"too much"}`)
 	for body, want := range map[string]string{
 		`{`:                            `{"detail":[{"type":"json_invalid","loc":["body",0],"msg":"JSON decode error","input":{}}]}`,
 		`[]`:                           `{"detail":[{"type":"json_invalid","loc":["body",0],"msg":"JSON decode error","input":{}}]}`,
@@ -77,7 +84,7 @@ func TestModels(t *testing.T) {
 		`{"messages":7}`:               `{"detail":[{"type":"list_type","loc":["body","messages"],"msg":"Input should be a valid list","input":7},{"type":"missing","loc":["body","model"],"msg":"Field required","input":{}}]}`,
 		`{"model":null,"messages":[]}`: `{"detail":[{"type":"string_type","loc":["body","model"],"msg":"Input should be a valid string","input":null}]}`,
 	} {
-		w.want(w.do("POST", path, body), http.StatusUnprocessableEntity, want)
+		w.want(w.ask("POST", path, body), http.StatusUnprocessableEntity, want)
 	}
 }
 
@@ -87,7 +94,7 @@ func TestModelThatIsGone(t *testing.T) {
 	w.mu.Lock()
 	delete(w.addrs, "svc-0")
 	w.mu.Unlock()
-	r := w.do("POST", "/proxy/models/main/chat/completions", `{"model":"llm","messages":[]}`)
+	r := w.ask("POST", "/proxy/models/main/chat/completions", `{"model":"llm","messages":[]}`)
 	if r.status != http.StatusBadGateway || !strings.Contains(r.body, "Error requesting model: ") {
 		t.Errorf("%d %s", r.status, r.body)
 	}

@@ -65,6 +65,9 @@ func New(c Config) (*Proxy, error) {
 // Changed is told that a run is not what it was.
 func (p *Proxy) Changed(runID string) { p.known.forget(runID) }
 
+// AccessChanged is told that users, or members of projects, are not what they were.
+func (p *Proxy) AccessChanged() { p.members.forget() }
+
 // Service answers requests below /proxy/services.
 func (p *Proxy) Service(w http.ResponseWriter, r *http.Request) {
 	a, ok := parse(r.URL.EscapedPath())

@@ -31,10 +31,11 @@ func checkService(projectName string, sv *config.Service, gateways []api.Gateway
 		return api.Invalid("Setting `https: False` is not allowed without a gateway. Please configure a gateway or remove the `https` property from the service configuration")
 	case len(sv.RateLimits) > 0:
 		return api.Invalid("Rate limits are not supported when running services without a gateway. Please configure a gateway or remove `rate_limits` from the service configuration")
-	case sv.Model != nil && sv.Model.Format != "openai":
-		return api.Invalid("Models of format `%s` are not supported yet by this server. Use `format: openai` with a server that speaks OpenAI's API, as TGI does", sv.Model.Format)
 	case routerOf(sv) != nil:
 		return api.Invalid("Replica groups with `router` are not supported yet by this server")
+	}
+	if err := checkModel(sv.Model); err != nil {
+		return err
 	}
 	for _, command := range shellCommands(config.AnyRun{Service: sv}) {
 		if ref := groupRef.FindString(command); ref != "" && !strings.HasPrefix(ref, "$$") {

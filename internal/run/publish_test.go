@@ -35,7 +35,9 @@ func TestCheckService(t *testing.T) {
 		"rate limits":               {"rate_limits: [{rps: 1}]", nil, false, "Rate limits are not supported when running services without a gateway. Please configure a gateway or remove `rate_limits` from the service configuration"},
 		"scaling":                   {"replicas: 0..2\nscaling: {metric: rps, target: 1}", nil, false, ""},
 		"too many":                  {"replicas: 1001", nil, false, "A service cannot have more than 1000 replicas"},
-		"a model of another format": {"model: {format: tgi, name: m}", nil, false, "Models of format `tgi` are not supported yet by this server. Use `format: openai` with a server that speaks OpenAI's API, as TGI does"},
+		"a model of format tgi":     {"model: {format: tgi, name: m}", nil, false, ""},
+		"a chat template":           {"model: {format: tgi, name: m, chat_template: '{{ messages }}', eos_token: x}", nil, false, ""},
+		"one that is none":          {"model: {format: tgi, name: m, chat_template: '{{ messages'}", nil, false, "Failed to compile chat template: line 1: a tag does not end"},
 	} {
 		c, err := config.Parse("x.dstack.yml", []byte("type: service\nname: svc\nport: 80\ncommands: [serve]\n"+tt.yaml))
 		if err != nil {
@@ -70,12 +72,15 @@ func TestPublication(t *testing.T) {
 		"model": {"model: {format: openai, name: org/m, prefix: /api/v2}", api.ServiceSpec{URL: "/proxy/services/main/svc/",
 			Model:   &api.ServiceModel{Name: "org/m", BaseURL: "/proxy/services/main/svc/api/v2", Type: "chat"},
 			Options: []byte(`{"openai":{"model":{"type":"chat","name":"org/m","format":"openai","prefix":"/api/v2"}}}`)}},
+		"tgi": {"model: {format: tgi, name: org/m, chat_template: t, eos_token: e}", api.ServiceSpec{URL: "/proxy/services/main/svc/",
+			Model:   &api.ServiceModel{Name: "org/m", BaseURL: "/proxy/models/main/", Type: "chat"},
+			Options: []byte(`{"openai":{"model":{"type":"chat","name":"org/m","format":"tgi","chat_template":"t","eos_token":"e"}}}`)}},
 	} {
 		spec, err := specOf("type: service\nname: svc\nport: 80\ncommands: [serve]\n" + tt.yaml)
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := publication("main", "svc", spec.Configuration.Service)
+		got, err := publication("main", "svc", spec.Configuration.Service.Model)
 		if err != nil {
 			t.Fatal(err)
 		}

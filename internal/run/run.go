@@ -172,6 +172,8 @@ type Config struct {
 	ForbidAccess bool
 	// Gateways lists the gateways that a project may use.
 	Gateways func(ctx context.Context, sc project.Scope) ([]api.Gateway, error)
+	// Tokenizer asks the hub of models how to talk to one, with the token of a user, "" for none.
+	Tokenizer func(ctx context.Context, model, token string) (Tokenizer, error)
 	// Probe asks a replica of a service whether it is well; nil is yes.
 	Probe func(ctx context.Context, e Endpoint, spec api.ProbeSpec) error
 	// Serving says that a replica works on requests that came through this server.

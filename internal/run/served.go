@@ -20,6 +20,8 @@ type Served struct {
 	RunID, Project, Name string
 	SubmittedAt          time.Time
 	Service              *config.Service // not to be changed
+	// ChatTemplate and EOSToken are those of a model of format tgi.
+	ChatTemplate, EOSToken string
 	// Replicas take requests, by their number.
 	Replicas []Endpoint
 }
@@ -100,12 +102,15 @@ func (s *Service) Models(ctx context.Context, projectName string) ([]Served, err
 }
 
 // served are those of runs that are live services.
-func (s *Service) served(ctx context.Context, p project.Project, runs ...Run) ([]Served, error) {
-	var list []Served
+func (s *Service) served(ctx context.Context, p project.Project, runs ...Run) (list []Served, err error) {
 	var ids []string
 	for _, r := range runs {
 		if sv := r.Data.Spec.Configuration.Service; sv != nil && !r.Status.Finished() && r.Status != api.RunTerminating {
-			list = append(list, Served{RunID: r.ID, Project: p.Name, Name: r.Name, SubmittedAt: r.SubmittedAt, Service: sv})
+			one := Served{RunID: r.ID, Project: p.Name, Name: r.Name, SubmittedAt: r.SubmittedAt, Service: sv}
+			if one.ChatTemplate, one.EOSToken, err = promptOf(r); err != nil {
+				return nil, err
+			}
+			list = append(list, one)
 			ids = append(ids, r.ID)
 		}
 	}
@@ -123,10 +128,10 @@ func (s *Service) served(ctx context.Context, p project.Project, runs ...Run) ([
 	return list, nil
 }
 
-// publication is where a service without a gateway will answer (lifecycle 14.4).
-func publication(projectName, runName string, sv *config.Service) (*api.ServiceSpec, error) {
+// publication is where a service without a gateway will answer (lifecycle 14.4); m is its model
+// with all that the configuration leaves open, nil for none.
+func publication(projectName, runName string, m *config.Model) (*api.ServiceSpec, error) {
 	spec := &api.ServiceSpec{URL: fmt.Sprintf("/proxy/services/%s/%s/", projectName, runName), Options: []byte("{}")}
-	m := sv.Model
 	if m == nil {
 		return spec, nil
 	}
@@ -135,15 +140,10 @@ func publication(projectName, runName string, sv *config.Service) (*api.ServiceS
 		base = strings.TrimSuffix(spec.URL, "/") + m.Prefix
 	}
 	spec.Model = &api.ServiceModel{Name: m.Name, BaseURL: base, Type: m.Type}
-	options, err := modelOptions(m)
-	spec.Options = options
-	return spec, err
-}
-
-func modelOptions(m *config.Model) (json.RawMessage, error) {
-	data, err := json.Marshal(map[string]any{"openai": map[string]any{"model": m}})
+	options, err := json.Marshal(map[string]any{"openai": map[string]any{"model": m}})
 	if err != nil {
 		return nil, fmt.Errorf("describe model %s: %w", m.Name, err)
 	}
-	return data, nil
+	spec.Options = options
+	return spec, nil
 }

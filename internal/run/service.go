@@ -209,7 +209,11 @@ func (s *Service) Apply(ctx context.Context, sc project.Scope, r api.ApplyRunPla
 // submit stores a new run with its jobs in one transaction.
 func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec, published bool) (Run, error) {
 	var r Run
-	err := s.DB.Write(ctx, func(tx *store.Tx) error {
+	model, err := s.model(ctx, sc, spec)
+	if err != nil {
+		return r, err
+	}
+	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		name, err := s.name(ctx, tx, sc.Project.ID, spec.RunName)
 		if err != nil {
 			return err
@@ -221,8 +225,8 @@ func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec
 		now := time.Now()
 		r = Run{ID: uuid.NewString(), ProjectID: sc.Project.ID, UserID: sc.User.ID, Name: name, Status: api.RunSubmitted, RepoID: *spec.RepoID,
 			Priority: *spec.Configuration.Common().Priority, SubmittedAt: now, Data: Data{Spec: spec, Published: published, ProcessedAt: now}}
-		if sv := spec.Configuration.Service; sv != nil {
-			if r.Data.Service, err = publication(sc.Project.Name, name, sv); err != nil {
+		if spec.Configuration.Service != nil {
+			if r.Data.Service, err = publication(sc.Project.Name, name, model); err != nil {
 				return err
 			}
 		}

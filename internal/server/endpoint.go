@@ -19,6 +19,8 @@ type endpoint struct {
 	status []int          // errors beyond those that its other properties tell
 	// foreign says that requests are passed on, and that answers are not the server's.
 	foreign bool
+	// proxy says that the proxy knows the callers, and refuses in a form of its own.
+	proxy bool
 }
 
 // upload stands for a multipart form with one file, see [part].
@@ -63,12 +65,21 @@ func (e endpoint) passedOn() endpoint {
 	return e
 }
 
+// byProxy says that the proxy answers.
+func (e endpoint) byProxy() endpoint {
+	e.proxy = true
+	return e
+}
+
 // hasBody says that requests carry something.
 func (e endpoint) hasBody() bool { return e.in != reflect.TypeFor[struct{}]() }
 
 // errors are the statuses of refusals, ascending.
 func (rt route) errors() []int {
 	list := append([]int{http.StatusBadRequest}, rt.status...)
+	if rt.proxy {
+		list = append(list, http.StatusForbidden)
+	}
 	if rt.who != public {
 		list = append(list, http.StatusUnauthorized, http.StatusForbidden)
 	}

@@ -91,7 +91,7 @@ func (rt route) operation(schemas *schemas) map[string]any {
 	if rt.hasBody() {
 		op["requestBody"] = rt.requestBody(schemas)
 	}
-	if rt.who != public {
+	if rt.who != public || rt.proxy {
 		op["security"] = []any{map[string]any{"HTTPBearer": []any{}}}
 	}
 	return op
@@ -120,17 +120,23 @@ func (rt route) responses(schemas *schemas) map[string]any {
 	}
 	all := map[string]any{"200": map[string]any{"description": "Done", "content": content(rt.media, anyOf(forms...))}}
 	for _, status := range rt.errors() {
+		if rt.proxy {
+			all[strconv.Itoa(status)] = map[string]any{"description": http.StatusText(status), "content": content("application/json", proxyRefusal)}
+			continue
+		}
 		all[strconv.Itoa(status)] = map[string]any{"description": http.StatusText(status), "content": content("application/json", schemas.refusal(status))}
 	}
 	return all
 }
 
+// proxyRefusal is what the proxy refuses with: a text, or what is wrong with which fields.
+var proxyRefusal = map[string]any{"type": "object", "required": []string{"detail"}, "properties": map[string]any{"detail": map[string]any{}}}
+
 // foreignResponses describes answers of which only the refusals are the server's.
 func foreignResponses() map[string]any {
 	all := map[string]any{"default": map[string]any{"description": "What the service answers"}, "200": map[string]any{"description": "What the service answers"}}
-	refusal := map[string]any{"type": "object", "required": []string{"detail"}, "properties": map[string]any{"detail": map[string]any{}}}
 	for _, status := range []int{400, 401, 403, 404, 405, 413, 422, 502, 503, 504} {
-		all[strconv.Itoa(status)] = map[string]any{"description": http.StatusText(status), "content": content("application/json", refusal)}
+		all[strconv.Itoa(status)] = map[string]any{"description": http.StatusText(status), "content": content("application/json", proxyRefusal)}
 	}
 	return all
 }

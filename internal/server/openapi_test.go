@@ -141,7 +141,7 @@ func TestOpenAPIOperations(t *testing.T) {
 			t.Errorf("%s and %s are both %s", rt.pattern, ids[id], id)
 		}
 		ids[id] = rt.pattern
-		if _, secured := op["security"]; secured != (rt.who != public) {
+		if _, secured := op["security"]; secured != (rt.who != public || rt.proxy) {
 			t.Errorf("%s: security described: %v", rt.pattern, secured)
 		}
 		responses := op["responses"].(map[string]any)

@@ -32,6 +32,7 @@ var pass = map[string]string{
 	"instance-access":   "user manager admin global",
 	"manages-secrets":   "admin global", // default_permissions may add managers
 	"sshproxy-token":    "-",            // no such token is configured
+	"model-caller":      "user manager admin global",
 	"service-token":     "nobody wrong stranger user manager admin global",
 }
 
@@ -71,9 +72,9 @@ func TestPermissions(t *testing.T) {
 				case allowed && a.Status >= 500:
 					t.Errorf("%d %s", a.Status, a.Body)
 				case allowed:
-				case r.name == "nobody" && class != "sshproxy-token" && a.Status != http.StatusUnauthorized:
+				case r.name == "nobody" && class != "sshproxy-token" && class != "model-caller" && a.Status != http.StatusUnauthorized:
 					t.Errorf("%s: %d %s, want 401", class, a.Status, a.Body)
-				case (r.name != "nobody" || class == "sshproxy-token") && a.Status != http.StatusForbidden:
+				case (r.name != "nobody" || class == "sshproxy-token" || class == "model-caller") && a.Status != http.StatusForbidden:
 					t.Errorf("%s: %d %s, want 403", class, a.Status, a.Body)
 				}
 			})

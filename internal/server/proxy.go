@@ -23,12 +23,16 @@ var proxied = endpoint{foreign: true, in: reflect.TypeFor[struct{}](), handle: f
 	return nil
 }}
 
-// passServices takes requests for services out before the routes of the API are looked at:
-// their paths, versions and bodies are the services' own.
+// passServices takes requests for services out before the routes of the API are looked at: their
+// paths and bodies are the services' own. A version that is none is refused as everywhere.
 func (s *Server) passServices(api http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.URL.EscapedPath(), "/proxy/services/") {
 			api.ServeHTTP(w, r)
+			return
+		}
+		if err := checkVersion(r.Header, r.URL.Path); err != nil {
+			s.fail(w, r, err)
 			return
 		}
 		within(w, 0)
@@ -55,14 +59,23 @@ type (
 	}
 )
 
-func listModels(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
-	s.proxy.Models(w, r, c.Project.Name)
+func listModels(s *Server, _ caller, w http.ResponseWriter, r *http.Request) error {
+	s.proxy.Models(w, r, r.PathValue("project"))
 	return nil
 }
 
-func chat(s *Server, c caller, w http.ResponseWriter, r *http.Request) error {
-	s.proxy.Chat(w, r, c.Project.Name)
+func chat(s *Server, _ caller, w http.ResponseWriter, r *http.Request) error {
+	s.proxy.Chat(w, r, r.PathValue("project"))
 	return nil
+}
+
+// locksOut adapts a function that may end somebody's access to services: the proxy must not go by
+// what it remembers, at this replica and at the others.
+func locksOut[Caller, In, Out any](s *Server, f func(context.Context, Caller, In) (Out, error)) func(context.Context, Caller, In) (Out, error) {
+	return func(ctx context.Context, c Caller, in In) (Out, error) {
+		defer s.engine.Tell(accessTopic, "") // also after an error: some of it may be done
+		return f(ctx, c, in)
+	}
 }
 
 // isMember says whether the owner of a token may use the services of a project.

@@ -14,6 +14,7 @@ import (
 const (
 	logTopic     = "log"     // output of a job was stored
 	backendTopic = "backend" // the backends of a project changed
+	accessTopic  = "access"  // users, or members of projects, changed
 )
 
 // backendSweep is the time between looks for backends that changed without this replica
@@ -23,6 +24,7 @@ const backendSweep = time.Minute
 // hear connects what replicas tell each other with who wants to know.
 func (s *Server) hear() {
 	s.engine.Hear(logTopic, s.logs.Wake)
+	s.engine.Hear(accessTopic, func(string) { s.proxy.AccessChanged() })
 	s.engine.Hear(backendTopic, func(string) {
 		select {
 		case s.backendNews <- struct{}{}:

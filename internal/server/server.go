@@ -28,6 +28,7 @@ import (
 	"dstack/internal/fleet"
 	"dstack/internal/gateway"
 	"dstack/internal/host"
+	"dstack/internal/hub"
 	"dstack/internal/instance"
 	"dstack/internal/ledger"
 	"dstack/internal/logstore"
@@ -97,6 +98,8 @@ type Config struct {
 	SSHProxyToken string
 	// TemplatesRepo is the git repository with templates for projects without one of their own.
 	TemplatesRepo string
+	// HubURL is where the hub of models is, "": Hugging Face's.
+	HubURL string
 	// Storage is where uploads and logs are kept; optional.
 	Storage Storage
 	// Backends are the types of backends that there are; optional: those of this build.
@@ -293,11 +296,11 @@ func (s *Server) assemble(file file) error {
 		DB: s.db, Engine: s.engine, Instances: s.inst, Fleets: s.fleets, Catalog: s.catalog, Hosts: hosts{s.pool, func() *instance.Service { return s.inst }}, Projects: s.projects,
 		Users: s.users, Secrets: s.secrets, Repos: s.repos, Blobs: blobs, Logs: s.logs, Metrics: s.metrics, Log: s.Log, LogQuota: s.LogQuota, LostAfter: s.LostAfter, SSHProxy: s.SSHProxy, ForbidBare: s.ForbidBareServices, ForbidAccess: s.ForbidJobAccess,
 		Images: s.Images, Limits: s.Limits, Network: s.Network,
-		Gateways: s.gatewaysOf,
-		Probe:    func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
-		Serving:  func(jobID string) bool { return s.proxy.Busy(jobID) },
-		Changed:  func(runID string) { s.proxy.Changed(runID) },
-		Moved:    s.runMoved,
+		Gateways: s.gatewaysOf, Tokenizer: hub.Client{Base: s.HubURL}.Tokenizer,
+		Probe:   func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
+		Serving: func(jobID string) bool { return s.proxy.Busy(jobID) },
+		Changed: func(runID string) { s.proxy.Changed(runID) },
+		Moved:   s.runMoved,
 	})
 	if err != nil {
 		return err

@@ -13,6 +13,9 @@ import (
 	"dstack/internal/run"
 )
 
+// varHub says where the hub of models is instead.
+const varHub = "DSTACK_ENDPOINT_HUGGINGFACE"
+
 // Settings reads what the environment says about a server; Host, Port, Token and Log are the
 // command line's. home is the user's home directory. All that is wrong is reported at once.
 func Settings(getenv func(string) string, home string) (Config, error) {
@@ -28,6 +31,10 @@ func Settings(getenv func(string) string, home string) (Config, error) {
 		LostAfter:    env.duration("DSTACK_SERVER_UNREACHABLE_GRACE"),
 		Prometheus:   getenv("DSTACK_ENABLE_PROMETHEUS_METRICS") != "", PrometheusToken: getenv("DSTACK_PROMETHEUS_AUTH_TOKEN"),
 		SSHProxyToken: getenv("DSTACK_SSHPROXY_API_TOKEN"), TemplatesRepo: getenv("DSTACK_SERVER_TEMPLATES_REPO"),
+	}
+	c.HubURL = strings.TrimRight(getenv(varHub), "/")
+	if c.HubURL != "" && !isURL(c.HubURL) {
+		env.wrong = append(env.wrong, fmt.Errorf("%s=%s: write http://host:port or https://host", varHub, c.HubURL))
 	}
 	c.ServiceTimeout = env.duration("DSTACK_SERVICE_CLIENT_TIMEOUT")
 	c.ForbidBareServices = getenv("DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY") != ""

@@ -36,6 +36,8 @@ func TestSettings(t *testing.T) {
 			}, ""},
 		"services": {map[string]string{"DSTACK_SERVICE_CLIENT_TIMEOUT": "5m", "DSTACK_FORBID_SERVICES_WITHOUT_GATEWAY": "1"},
 			func(c *Config) { c.ServiceTimeout, c.ForbidBareServices = 5*time.Minute, true }, ""},
+		"a hub":            {map[string]string{"DSTACK_ENDPOINT_HUGGINGFACE": "http://127.0.0.1:1/"}, func(c *Config) { c.HubURL = "http://127.0.0.1:1" }, ""},
+		"no hub":           {map[string]string{"DSTACK_ENDPOINT_HUGGINGFACE": "hub"}, nil, "DSTACK_ENDPOINT_HUGGINGFACE=hub: write http://host:port or https://host"},
 		"no calls of jobs": {map[string]string{"DSTACK_FORBID_DSTACK_IN_RUNS": "1"}, func(c *Config) { c.ForbidJobAccess = true }, ""},
 		"an SSH proxy without a way around it": {map[string]string{"DSTACK_SSHPROXY_API_TOKEN": "s", "DSTACK_SERVER_SSHPROXY_ADDRESS": "ssh.example.com", "DSTACK_SERVER_SSHPROXY_ENFORCED": "1"},
 			func(c *Config) {
