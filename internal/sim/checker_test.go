@@ -23,7 +23,7 @@ type checker struct {
 	woken   chan struct{}
 	done    chan struct{}
 	wg      sync.WaitGroup
-	foreign map[string]string // machine by cloud
+	foreign map[string][]string // ids of a machine and a group, by cloud
 
 	// reading holds a token while somebody looks. It guards the fields up to mu. SQLite may wait
 	// for a microsecond of virtual time, which stands still while others wait for a mutex: so
@@ -66,7 +66,7 @@ type fact struct {
 }
 
 func newChecker(w *world) *checker {
-	c := &checker{w: w, reading: make(chan struct{}, 1), woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string]string{}, seen: map[string]bool{},
+	c := &checker{w: w, reading: make(chan struct{}, 1), woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string][]string{}, seen: map[string]bool{},
 		tasks: map[string]*fact{}, disturbed: map[*agent]time.Time{}}
 	c.wg.Go(func() {
 		for {
@@ -119,8 +119,9 @@ type state struct {
 	w          *world
 	facts      map[string]*fact
 	machines   []machine       // that cost money and carry our tag
-	rows                       // read after machines were looked at
-	stillThere map[string]bool // machines that cost money after the rows were read
+	groups     []placement     // of ours
+	rows                       // read after clouds were looked at
+	stillThere map[string]bool // machines and groups that exist after the rows were read
 	prev       *state
 	twins      int
 	version    int64 // of the database
@@ -178,7 +179,7 @@ func (c *checker) look() *state {
 	if c.reader == nil {
 		return nil
 	}
-	s := &state{now: time.Now(), w: c.w, machines: c.w.ours()}
+	s := &state{now: time.Now(), w: c.w, machines: c.w.ours(), groups: c.w.groups()}
 	var err error
 	if s.rows, err = c.reader.read(); err != nil {
 		c.violate("I0", "the database cannot be read: "+err.Error())
@@ -193,6 +194,9 @@ func (c *checker) complete(s *state) {
 	s.stillThere = map[string]bool{}
 	for _, m := range c.w.ours() {
 		s.stillThere[m.key()] = true
+	}
+	for _, g := range c.w.groups() {
+		s.stillThere[g.key()] = true
 	}
 	for _, cloud := range c.w.clouds {
 		s.twins += cloud.Injected()[fake.Twin]
@@ -228,7 +232,7 @@ func (c *checker) check(list []invariant) {
 	c.reading <- struct{}{}
 	defer func() { <-c.reading }()
 	s := c.look()
-	if s == nil || c.prev != nil && c.prev.version == s.version && len(list) == len(always) && slices.Equal(c.prev.machines, s.machines) {
+	if s == nil || c.prev != nil && c.prev.version == s.version && len(list) == len(always) && slices.Equal(c.prev.machines, s.machines) && sameGroups(c.prev.groups, s.groups) {
 		return // nothing has changed
 	}
 	c.mu.Lock()
@@ -266,6 +270,11 @@ func (c *checker) note(s *state) {
 	}
 	for _, v := range s.runs {
 		keep("run", v.id, v.status)
+	}
+	for _, g := range s.groups {
+		if len(g.members) == 0 {
+			keep("group", g.key(), "empty")
+		}
 	}
 	c.since, s.since = now, now
 }
@@ -349,10 +358,10 @@ func (c *checker) terminating(p *process, h *agent, id string, how agentapi.Term
 	}
 }
 
-// asked is told when a process asks a cloud to end a machine.
+// asked is told when a process asks a cloud to end a machine or a group.
 func (c *checker) asked(cloud, id string) {
-	if c.foreign[cloud] == id {
-		c.violate("I12", fmt.Sprintf("the foreign machine %s/%s was asked to end", cloud, id))
+	if slices.Contains(c.foreign[cloud], id) {
+		c.violate("I12", fmt.Sprintf("the foreign %s/%s was asked to end", cloud, id))
 	}
 }
 

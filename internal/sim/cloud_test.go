@@ -22,7 +22,11 @@ func (p *process) backends() []backend.Type {
 	var types []backend.Type
 	for _, name := range cloudNames {
 		types = append(types, backend.Define(name, "", func(context.Context, cloudConfig, backend.Deps) (backend.Backend, error) {
-			return &account{Cloud: p.w.clouds[name], p: p, name: name}, nil
+			a := &account{cloud: p.w.clouds[name], p: p, name: name}
+			if p.w.plain[name] {
+				return a, nil
+			}
+			return grouped{a}, nil
 		}))
 	}
 	return types
@@ -31,10 +35,19 @@ func (p *process) backends() []backend.Type {
 // account is a cloud that a dead process reaches no more. Where calls begin and end are
 // effects: the process may die there.
 type account struct {
-	*fake.Cloud
-	p    *process
-	name string
+	cloud *fake.Cloud
+	p     *process
+	name  string
 }
+
+// Settle implements backend.SettleBackend.
+func (a *account) Settle() time.Duration { return a.cloud.Settle() }
+
+// Privileged implements backend.PrivilegedBackend.
+func (a *account) Privileged() {}
+
+// Multinode implements backend.MultinodeBackend.
+func (a *account) Multinode() {}
 
 func (a *account) call(what string, do func() error) error {
 	if err := a.p.effect("before " + a.name + " " + what); err != nil {
@@ -53,7 +66,7 @@ func (a *account) Offers(ctx context.Context, q offer.Query) ([]offer.Offer, err
 	if !a.p.alive() {
 		return nil, errDead
 	}
-	return a.Cloud.Offers(ctx, q)
+	return a.cloud.Offers(ctx, q)
 }
 
 // Create implements backend.Backend.
@@ -66,7 +79,7 @@ func (a *account) Create(ctx context.Context, req backend.CreateRequest) (backen
 
 func (a *account) create(ctx context.Context, req backend.CreateRequest) (inst backend.Instance, err error) {
 	err = a.call("Create "+req.Name, func() (err error) {
-		inst, err = a.Cloud.Create(ctx, req)
+		inst, err = a.cloud.Create(ctx, req)
 		return err
 	})
 	return a.named(inst), err
@@ -75,7 +88,7 @@ func (a *account) create(ctx context.Context, req backend.CreateRequest) (inst b
 // Describe implements backend.Backend.
 func (a *account) Describe(ctx context.Context, ref backend.Ref) (inst backend.Instance, err error) {
 	err = a.call("Describe "+ref.ID, func() (err error) {
-		inst, err = a.Cloud.Describe(ctx, ref)
+		inst, err = a.cloud.Describe(ctx, ref)
 		return err
 	})
 	return a.named(inst), err
@@ -84,13 +97,13 @@ func (a *account) Describe(ctx context.Context, ref backend.Ref) (inst backend.I
 // Terminate implements backend.Backend.
 func (a *account) Terminate(ctx context.Context, ref backend.Ref) error {
 	a.p.w.checks.asked(a.name, ref.ID)
-	return a.call("Terminate "+ref.ID, func() error { return a.Cloud.Terminate(ctx, ref) })
+	return a.call("Terminate "+ref.ID, func() error { return a.cloud.Terminate(ctx, ref) })
 }
 
 // List implements backend.Backend.
 func (a *account) List(ctx context.Context, serverID string) (owned []backend.Owned, err error) {
 	err = a.call("List", func() (err error) {
-		owned, err = a.Cloud.List(ctx, serverID)
+		owned, err = a.cloud.List(ctx, serverID)
 		return err
 	})
 	return owned, err
@@ -105,12 +118,13 @@ func (a *account) named(inst backend.Instance) backend.Instance {
 	return inst
 }
 
-// addCloud makes a cloud with a stranger's machine in it.
+// addCloud makes a cloud with a stranger's machine and group in it.
 func (w *world) addCloud(c fake.Config) *fake.Cloud {
 	c.Ended = func(m fake.Machine) { w.machineEnded(c.Name, m.ID) }
 	cloud := fake.New(c)
 	w.clouds[c.Name] = cloud
-	w.checks.foreign[c.Name] = cloud.Plant("north", 1, map[string]string{"owner": "somebody", backend.TagServer: "another-server"})
+	others := map[string]string{"owner": "somebody", backend.TagServer: "another-server"}
+	w.checks.foreign[c.Name] = []string{cloud.Plant("north", 1, others), cloud.PlantGroup("north", others)}
 	return cloud
 }
 

@@ -14,18 +14,19 @@ import (
 type life struct {
 	fleet object
 	run   object // nil for none
-	nodes int    // jobs of the run
+	nodes int    // jobs of the run; machines of the fleet when there is none
 }
 
 // TestCrashEverywhere kills the server before and after every call to a cloud or a host and
-// after every pass that stored something, one at a time, in the life of an instance, of a run and of a gang. Each
-// time the story must end as without the crash.
+// after every pass that stored something, one at a time, in the life of an instance, of a cluster with its
+// placement group, of a run and of a gang. Each time the story must end as without the crash.
 func TestCrashEverywhere(t *testing.T) {
 	tp := newTemplate(t)
 	parts := runtime.GOMAXPROCS(0) // that run beside each other
 	small := object{"cpu": "1..", "memory": "1GB.."}
 	for name, l := range map[string]life{
-		"instance": {fleet: object{"nodes": object{"min": 1, "max": 1}}},
+		"instance": {fleet: object{"nodes": object{"min": 1, "max": 1}}, nodes: 1},
+		"cluster":  {fleet: object{"nodes": object{"min": 2, "max": 2}, "placement": "cluster"}, nodes: 2},
 		"run": {
 			fleet: object{"nodes": object{"min": 0, "max": 1}, "idle_duration": 30},
 			run:   object{"type": "task", "commands": []string{"work"}, "resources": small}, nodes: 1,
@@ -98,9 +99,16 @@ func (w *world) insist(do func() int) {
 func (l life) judge(w *world) {
 	s := w.checks.now()
 	if l.run == nil {
-		if len(s.machines) != 1 || s.instances[len(s.instances)-1].status != "idle" {
-			w.checks.violate("story", fmt.Sprintf("%d machines, instances %v, want one idle", len(s.machines), s.instances))
+		idle := 0
+		for _, inst := range s.instances {
+			if inst.status == "idle" {
+				idle++
+			}
 		}
+		if len(s.machines) != l.nodes || idle != l.nodes {
+			w.checks.violate("story", fmt.Sprintf("%d machines, instances %v, want %d idle", len(s.machines), s.instances, l.nodes))
+		}
+		l.judgeGroups(w, s)
 		return
 	}
 	for _, r := range s.runs {
@@ -110,5 +118,16 @@ func (l life) judge(w *world) {
 	}
 	if len(s.jobs) != l.nodes {
 		w.checks.violate("story", fmt.Sprintf("%d jobs, want each once: %v", len(s.jobs), s.jobs))
+	}
+}
+
+// judgeGroups says whether all machines of a cluster are in one group.
+func (l life) judgeGroups(w *world, s *state) {
+	want := 0
+	if l.fleet["placement"] == "cluster" {
+		want = 1
+	}
+	if len(s.groups) != want || want > 0 && len(s.groups[0].members) != l.nodes {
+		w.checks.violate("story", fmt.Sprintf("groups %v, want %d with all machines", s.groups, want))
 	}
 }

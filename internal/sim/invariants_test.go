@@ -23,11 +23,12 @@ type invariant struct {
 var always = []invariant{
 	{"I1", recordedFirst}, {"I2", noDoubleCreate}, {"I3", noFalseDeath}, {"I4", staleOwnersHarmless}, {"I6", occupancyIsAssignments},
 	{"I7", gangsAllOrNothing}, {"I8", outageKillsNoJob}, {"I10", noInversion}, {"I11", logsWhole}, {"I12", foreignUntouched},
+	{"I14", groupsRight},
 }
 
 // settled are the invariants of the time when the faults have stopped and everything had
 // time to settle.
-var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}, {"I13", servicesWhole}}
+var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}, {"I13", servicesWhole}, {"I14", groupsUsed}}
 
 // over are the invariants of the time when the user has ended everything and all had time to
 // go.
@@ -49,13 +50,18 @@ func (s *state) instancesByID() map[string]instanceRow {
 	return m
 }
 
-// recordedFirst is I1 at every moment: a machine that costs money was recorded before it was
-// asked for.
+// recordedFirst is I1 at every moment: a machine that costs money, and a group, was recorded
+// before it was asked for.
 func recordedFirst(s *state) (bad []string) {
 	intents := s.intentsByID()
 	for _, m := range s.machines {
 		if in, ok := intents[m.intent]; !ok || in.state == "intended" {
 			bad = append(bad, fmt.Sprintf("machine %s costs money and its intent %.8s is not recorded as asked for", m.key(), m.intent))
+		}
+	}
+	for _, g := range s.groups {
+		if in, ok := intents[g.intent]; !ok || in.state == "intended" {
+			bad = append(bad, fmt.Sprintf("group %s exists and its intent %.8s is not recorded as asked for", g.key(), g.intent))
 		}
 	}
 	return bad
@@ -96,7 +102,7 @@ func noDoubleCreate(s *state) (bad []string) {
 	}
 	open := map[string]string{}
 	for _, in := range s.intents {
-		if in.owner == "" || !in.wanted || in.state == "gone" {
+		if in.kind != "instance" || in.owner == "" || !in.wanted || in.state == "gone" {
 			continue
 		}
 		if other, twice := open[in.owner]; twice {
@@ -120,6 +126,11 @@ func noFalseDeath(s *state) (bad []string) {
 		m, there := byIntent[in.id]
 		if in.state == "gone" && there && in.resource == m.id {
 			bad = append(bad, fmt.Sprintf("intent %.8s is gone, its machine %s costs money", in.id, m.key()))
+		}
+	}
+	for _, g := range s.groups {
+		if in := s.intentsByID()[g.intent]; in.state == "gone" && in.resource == g.id && s.stillThere[g.key()] {
+			bad = append(bad, fmt.Sprintf("intent %.8s is gone, its group %s exists", in.id, g.key()))
 		}
 	}
 	for _, inst := range s.instances {
@@ -223,6 +234,9 @@ func nothingInBetween(s *state) (bad []string) {
 func nothingLeft(s *state) (bad []string) {
 	for _, m := range s.machines {
 		bad = append(bad, fmt.Sprintf("machine %s is left", m.key()))
+	}
+	for _, g := range s.groups {
+		bad = append(bad, fmt.Sprintf("group %s is left", g.key()))
 	}
 	for _, inst := range s.instances {
 		if !inst.deleted {
@@ -394,15 +408,21 @@ func logsWhole(s *state) (bad []string) {
 	return bad
 }
 
-// foreignUntouched is I12: machines of others live on. (See also asked in the checker.)
+// foreignUntouched is I12: machines and groups of others live on. (See also asked in the
+// checker.)
 func foreignUntouched(s *state) (bad []string) {
-	for name, id := range s.w.checks.foreign {
-		alive := false
+	for name, ids := range s.w.checks.foreign {
+		alive := map[string]bool{}
 		for _, m := range s.w.clouds[name].Live() {
-			alive = alive || m.ID == id
+			alive[m.ID] = true
 		}
-		if !alive {
-			bad = append(bad, fmt.Sprintf("the foreign machine %s/%s is gone", name, id))
+		for _, g := range s.w.clouds[name].Groups() {
+			alive[g.ID] = true
+		}
+		for _, id := range ids {
+			if !alive[id] {
+				bad = append(bad, fmt.Sprintf("the foreign %s/%s is gone", name, id))
+			}
 		}
 	}
 	return bad
@@ -425,7 +445,7 @@ func costsEqualBill(s *state) (bad []string) {
 	paid := map[string]intentRow{}
 	sum := 0.0
 	for _, in := range s.intents {
-		if in.billedFrom == 0 {
+		if in.billedFrom == 0 || in.kind != "instance" {
 			continue
 		}
 		paid[in.backend+"/"+in.resource] = in

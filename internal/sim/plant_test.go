@@ -39,6 +39,21 @@ func TestPlantedDefects(t *testing.T) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF status ON main.job WHEN NEW.status = 'terminating' AND json_extract(NEW.data, '$.reason') = 'scaled_down'
 			       BEGIN UPDATE job SET status = OLD.status, data = OLD.data WHERE id = NEW.id; END`)
 		},
+		// The record of a placement group is not there while the provider is asked.
+		"make a group without a record": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF state ON main.intent WHEN NEW.kind = 'placement' AND NEW.state = 'unknown' AND OLD.state = 'intended'
+			       BEGIN DELETE FROM main.intent WHERE id = NEW.id; END`)
+		},
+		// Who is in a group is forgotten as soon as it is there.
+		"delete a group with instances in it": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF state ON main.intent WHEN NEW.kind = 'instance' AND NEW.state = 'created'
+			       BEGIN UPDATE intent SET group_id = '' WHERE id = NEW.id; END`)
+		},
+		// A group that is not wanted any more is taken for deleted.
+		"leave a group behind": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF state ON main.intent WHEN NEW.kind = 'placement' AND NEW.state = 'deleting'
+			       BEGIN UPDATE intent SET state = 'gone', idle = TRUE WHERE id = NEW.id; END`)
+		},
 		// When a job gives blocks back, another job of the instance loses its own.
 		"release capacity twice": func(w *world, p *process) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER DELETE ON main.assignment

@@ -74,9 +74,12 @@ func (w *world) settle(list []invariant, looks int) {
 
 // populate draws clouds and hosts.
 func (w *world) populate(rnd *rand.Rand) {
+	own := rand.New(rand.NewPCG(w.seed, 3)) // of what was added later: other things stay as they were
 	for _, name := range cloudNames {
+		w.plain[name] = own.IntN(4) == 0
 		c := fake.Config{
-			Name: name, Offers: offersOf(rnd), Boot: seconds(rnd, 5, 60), Latency: seconds(rnd, 0, 1), Deletion: seconds(rnd, 0, 20),
+			Fabrics: map[string]string{"cpu.small": choose(own, "", "", "", fake.NoFabric), "gpu.eight": choose(own, "", "fast")},
+			Name:    name, Offers: offersOf(rnd), Boot: seconds(rnd, 5, 60), Latency: seconds(rnd, 0, 1), Deletion: seconds(rnd, 0, 20),
 			ListLag: time.Duration(rnd.IntN(3)) * seconds(rnd, 0, 20), Capacity: map[offer.Key]int{},
 		}
 		for _, o := range c.Offers {

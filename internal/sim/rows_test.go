@@ -20,10 +20,11 @@ type rows struct {
 }
 
 type intentRow struct {
-	id, backend, owner, state, resource string
-	wanted                              bool
-	price                               float64
-	billedFrom, billedTo                int64 // microseconds, 0: not yet
+	id, kind, backend, region, owner, state, resource string
+	group, cluster                                    string // that an instance joins, "" for none
+	wanted                                            bool
+	price                                             float64
+	billedFrom, billedTo                              int64 // microseconds, 0: not yet
 }
 
 type instanceRow struct {
@@ -73,6 +74,7 @@ type reader struct {
 	last    rows
 	jobs    map[string]jobRow
 	runs    map[string]runRow
+	cluster map[string]string // of intents, which stays
 }
 
 func openReader(path string) (*reader, error) {
@@ -89,7 +91,7 @@ func openReader(path string) (*reader, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &reader{db: db, kept: map[string]*sqlite3.Stmt{}, jobs: map[string]jobRow{}, runs: map[string]runRow{}}, nil
+	return &reader{db: db, kept: map[string]*sqlite3.Stmt{}, jobs: map[string]jobRow{}, runs: map[string]runRow{}, cluster: map[string]string{}}, nil
 }
 
 func (r *reader) close() {
@@ -149,9 +151,13 @@ func (r *reader) all(now *rows) error {
 		now.intents = append(now.intents, intentRow{
 			id: row.ColumnText(0), backend: row.ColumnText(1), owner: row.ColumnText(2), state: row.ColumnText(3), wanted: row.ColumnBool(4),
 			resource: row.ColumnText(5), price: row.ColumnFloat(6), billedFrom: row.ColumnInt64(7), billedTo: row.ColumnInt64(8),
+			kind: row.ColumnText(9), region: row.ColumnText(10), group: row.ColumnText(11),
 		})
-	}, `SELECT id, backend, owner_id, state, wanted, resource_id, price, billed_from, billed_to FROM intent ORDER BY created_at, id`)
+	}, `SELECT id, backend, owner_id, state, wanted, resource_id, price, billed_from, billed_to, kind, region, group_id FROM intent ORDER BY created_at, id`)
 	if err != nil {
+		return err
+	}
+	if err := r.allClusters(now); err != nil {
 		return err
 	}
 	err = r.each(func(row *sqlite3.Stmt) {
@@ -175,6 +181,19 @@ func (r *reader) all(now *rows) error {
 		return err
 	}
 	return errors.Join(r.allJobs(now), r.allRuns(now))
+}
+
+func (r *reader) allClusters(now *rows) error {
+	for i, in := range now.intents {
+		if _, known := r.cluster[in.id]; !known {
+			err := r.each(func(row *sqlite3.Stmt) { r.cluster[in.id] = row.ColumnText(0) }, `SELECT json_extract(doc, '$.cluster') FROM intent WHERE id = ?`, in.id)
+			if err != nil {
+				return err
+			}
+		}
+		now.intents[i].cluster = r.cluster[in.id]
+	}
+	return nil
 }
 
 func (r *reader) allJobs(now *rows) error {

@@ -40,6 +40,7 @@ type world struct {
 	sshd   *ssh.ServerConfig // of tasks
 	began  time.Time
 	clouds map[string]*fake.Cloud
+	plain  map[string]bool   // clouds without placement groups
 	hosts  map[string]*agent // of the user, by address
 	trace  *trace
 	checks *checker
@@ -109,7 +110,7 @@ func newTemplate(t *testing.T) template {
 func newWorld(t *testing.T, seed uint64, tp template) *world {
 	t.Helper()
 	w := &world{
-		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, hosts: map[string]*agent{},
+		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, plain: map[string]bool{}, hosts: map[string]*agent{},
 		machines: map[string]*agent{}, scripts: map[string]int{}, crashed: make(chan struct{}, 1),
 		asked: map[string]uint64{}, injected: map[string]int{}, replicas: map[string]int{}, sshd: tp.sshd,
 	}
