@@ -62,7 +62,7 @@ func (s Source) Pointless(published bool) bool {
 func Sources() []Source {
 	return []Source{
 		amdDevCloud(), aws(), awsSpot(), azure(), cloudRift(), crusoe(), digitalOcean(), gcp(), hotAisle(), jarvisLabs(), lambdaCloud(), nebius(), oci(),
-		runpod(), vastAI(), verda(), vultr(),
+		runpod(), seeweb(), vastAI(), verda(), vultr(),
 	}
 }
 

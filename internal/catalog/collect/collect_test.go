@@ -82,7 +82,7 @@ func credentials(name string) string {
 		"HOTAISLE_TEAM_HANDLE": "acme", "CRUSOE_PROJECT_ID": "project-1", "CRUSOE_SECRET_KEY": "c2VjcmV0",
 		"DIGITAL_OCEAN_API_KEY": "key", "AMD_DEVELOPER_CLOUD_API_KEY": "key", "LAMBDA_API_KEY": "key", "VERDA_CLIENT_ID": "id",
 		"VERDA_CLIENT_SECRET": "secret", "HOTAISLE_API_KEY": "key", "CRUSOE_ACCESS_KEY": "key", "JL_API_KEY": "key", "GCP_API_KEY": "key",
-		"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
+		"SEEWEB_API_TOKEN": "key", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret",
 	}[name]
 }
 
@@ -232,6 +232,15 @@ func TestCollect(t *testing.T) {
 			"RTXPRO6000-1x europe-01 16 128GB RTXPRO6000:96GB:1 $1.89",
 			"cpu-4x16 europe-01 4 16GB $0.0992",
 		}, nil},
+		"seeweb": {false, []string{
+			"ECS1GPU it-fr2 8 32GB disk=500GB RTX6000:24GB:1 $0.29",
+			"ECS1GPU3 it-fr2 16 120GB disk=500GB A100:80GB:1 $0.99",
+			"ECS1GPU6 it-fr2 4 32GB disk=500GB L4:24GB:1 $0.38",
+			"ECS1GPU7 it-fr2 8 32GB disk=500GB L40S:48GB:1 $0.85",
+			"ECS1GPU8 it-fr2 16 256GB disk=500GB H100:80GB:1 $1.89",
+			"ECS4GPU2 it-fr2 32 128GB disk=500GB A6000:48GB:4 $2.96",
+			"ECS4GPU2 it-mi2 32 128GB disk=500GB A6000:48GB:4 $2.96",
+		}, []string{"Grayskull"}},
 		"oci": {false, []string{
 			"BM.GPU.MI300X.8 uk-london-1 224 2048GB MI300X:192GB:8 $48",
 			"BM.GPU.MI300X.8 us-ashburn-1 224 2048GB MI300X:192GB:8 $48",
