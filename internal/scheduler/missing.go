@@ -10,7 +10,9 @@ import (
 )
 
 // NoFleet is what people see when no fleet could ever serve a run.
-const NoFleet = "No matching fleet found. Possible reasons: https://dstack.ai/docs/guides/troubleshooting/#no-fleets"
+const NoFleet = noFleetFits + ". Possible reasons: https://dstack.ai/docs/guides/troubleshooting/#no-fleets"
+
+const noFleetFits = "No matching fleet found"
 
 // maxExclusions bounds what is told of many fleets.
 const maxExclusions = 20
@@ -26,7 +28,7 @@ func WhyNot(g Gang, s Supply, anyway bool) api.WhyNot {
 	if anyway {
 		why.Reasons = p.facts(&g, anyway)
 	} else {
-		why.Reasons = p.place(&g).reasons
+		why.Reasons = p.place(&g).Reasons
 	}
 	return why
 }
@@ -212,18 +214,20 @@ func (f *grower) way(o *api.InstanceOffer, run Misses) way {
 
 // noFleet is the verdict on a gang that no fleet could ever serve.
 func (p *placer) noFleet(g *Gang) Verdict {
-	why := NoFleet
+	why := noFleetFits
 	if g.Fleets != nil && !slices.ContainsFunc(p.Fleets, func(f Fleet) bool { return g.uses(&f) }) {
 		why = "Failed to use specified fleets"
 	}
 	v := refusal(g, append([]string{why}, p.facts(g, false)...))
-	v.NoFleet = true
+	if v.NoFleet = true; why == noFleetFits {
+		v.Why = strings.Replace(v.Why, noFleetFits, NoFleet, 1)
+	}
 	return v
 }
 
 // refusal is a verdict with reasons.
 func refusal(g *Gang, reasons []string) Verdict {
-	return Verdict{Gang: g.ID, Why: strings.Join(reasons, ". "), reasons: reasons}
+	return Verdict{Gang: g.ID, Why: strings.Join(reasons, ". "), Reasons: reasons}
 }
 
 // missing is the verdict on a gang that was not placed; later says that hosts which exist would

@@ -104,8 +104,8 @@ type Verdict struct {
 	NoFleet bool
 	// Later says that hosts which exist would do if they were free.
 	Later bool
-
-	reasons []string // the sentences of Why, but for what may help
+	// Reasons are the sentences of Why, but for what may help.
+	Reasons []string
 }
 
 // Place goes through the queue in its order and places each gang as a whole or not at

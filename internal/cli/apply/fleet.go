@@ -186,6 +186,7 @@ func (fa *fleetApply) print() {
 		fa.Println(fa.Paint(term.Warning, offer.None))
 		fa.Println()
 	}
+	offer.PrintNotes(fa.IO, fa.plan.PlanNotes, fa.plan.WhyNot)
 }
 
 func (fa *fleetApply) printOffers() {
@@ -197,7 +198,7 @@ func (fa *fleetApply) printOffers() {
 			spot = "yes"
 		}
 		tb.Add(strconv.Itoa(i+1), format.Backend(string(of.Backend), ""), of.Region, of.Instance.Name,
-			format.Resources(of.Instance.Resources), spot, format.Price(of.Price), format.Availability(string(of.Availability)))
+			format.Resources(of.Instance.Resources), spot, format.Price(of.Price), offer.State(of, fa.plan.LoweredOffers))
 	}
 	if fa.plan.TotalOffers > len(shown) {
 		tb.Add("", "...")

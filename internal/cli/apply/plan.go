@@ -19,7 +19,7 @@ func (o Options) printRunPlan(plan api.RunPlan, hasFleets func() (bool, error)) 
 	o.Println()
 	jp := plan.JobPlans[0]
 	if len(jp.Offers) > 0 {
-		offer.Listing{Offers: jp.Offers, Total: jp.TotalOffers, MaxPrice: jp.MaxPrice, Show: o.MaxOffers, Dim: true}.Print(o.IO)
+		offer.Listing{Offers: jp.Offers, Total: jp.TotalOffers, MaxPrice: jp.MaxPrice, Show: o.MaxOffers, Dim: true, Lowered: plan.LoweredOffers}.Print(o.IO)
 		offer.PrintPlanNotes(o.IO, plan)
 		return nil
 	}
@@ -29,10 +29,10 @@ func (o Options) printRunPlan(plan api.RunPlan, hasFleets func() (bool, error)) 
 	}
 	if ok {
 		o.Println(o.Paint(term.Warning, offer.None))
-	} else {
+		offer.PrintPlanNotes(o.IO, plan)
+	} else { // nothing else matters
 		o.Println(o.Paint(term.Error, offer.NoFleets))
 	}
-	offer.PrintPlanNotes(o.IO, plan)
 	o.Println()
 	return nil
 }

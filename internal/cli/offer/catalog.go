@@ -311,6 +311,8 @@ func (o Options) whyNot(tally *scheduler.Tally) {
 	all, fit := tally.Offers()
 	if fit == 0 {
 		o.Println(o.Paint(term.Warning, fmt.Sprintf("None of %d list prices fits.", all)))
+	} else {
+		o.Println()
 	}
 	PrintWhyNot(o.IO, tally.Exclusions())
 }

@@ -86,12 +86,12 @@ func TestCatalog(t *testing.T) {
  2  aws (us-east-1)     cpu=x86:192 mem=2048GB gpu=H100:80GB:8            p5.48xlarge    $55.04      2026-08-01
 
 ` + note + `
+Without ` + "`" + `spot_policy` + "`" + ` 1 more would fit, from $21.5: try ` + "`--spot-auto`" + `.
+
  REQUIREMENT  EXCLUDES  WITHOUT IT
  spot_policy  1         1 more from $21.5
  gpu.name     1         1 more from $21.96
  gpu          1         -
-
-Without ` + "`" + `spot_policy` + "`" + ` 1 more would fit, from $21.5.
 `},
 		"enough fits": {[]string{"aws.csv", "--spot-auto", "--max-offers", "1"}, `
  Catalog      aws.csv, 4 list prices of 2026-08-01
@@ -111,13 +111,12 @@ Without ` + "`" + `spot_policy` + "`" + ` 1 more would fit, from $21.5.
  Max price    $20
 
 None of 4 list prices fits.
+Without ` + "`" + `max_price` + "`" + ` 2 more would fit, from $21.5: try ` + "`--max-price 21.5`" + `.
 
  REQUIREMENT  EXCLUDES  WITHOUT IT
  max_price    3         2 more from $21.5
  gpu          1         -
  gpu.name     1         -
-
-Without ` + "`" + `max_price` + "`" + ` 2 more would fit, from $21.5.
 `},
 		"two things are in the way": {[]string{"aws.csv", "--gpu", "A100:8", "--max-price", "20", "-r", "eu-west-1"}, `
  Catalog      aws.csv, 4 list prices of 2026-08-01
@@ -126,6 +125,7 @@ Without ` + "`" + `max_price` + "`" + ` 2 more would fit, from $21.5.
  Max price    $20
 
 None of 4 list prices fits.
+Leaving out a single one of them is not enough:
 
  REQUIREMENT  EXCLUDES  WITHOUT IT
  regions      3         -
@@ -133,8 +133,6 @@ None of 4 list prices fits.
  gpu.name     2         -
  spot_policy  1         -
  gpu          1         -
-
-Leaving out a single one of them is not enough.
 `},
 		"by kind of GPU": {[]string{"aws.csv", "lambdalabs.csv", "--group-by", "gpu,backend", "--spot-auto"}, `
  Catalog      aws.csv, lambdalabs.csv, 5 list prices of 2026-08-01

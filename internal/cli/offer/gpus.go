@@ -36,7 +36,10 @@ func (o Options) grouped(ctx context.Context, c *program.Conn, spec api.RunSpec,
 			Requirements requirements   `json:"requirements"`
 			GroupBy      []string       `json:"group_by"`
 			Gpus         []api.GpuGroup `json:"gpus"`
-		}{c.Project, want, group, append([]api.GpuGroup{}, res.Gpus...)})
+
+			WhyNot *api.WhyNot `json:"why_not,omitempty"`
+			api.PlanNotes
+		}{c.Project, want, group, append([]api.GpuGroup{}, res.Gpus...), res.WhyNot, res.PlanNotes})
 	}
 	price, reservation := "-", "-"
 	if want.MaxPrice != nil {
@@ -56,6 +59,7 @@ func (o Options) grouped(ctx context.Context, c *program.Conn, spec api.RunSpec,
 	o.Println()
 	o.Print(gpuTable(res.Gpus, by))
 	o.Println()
+	PrintNotes(o.IO, res.PlanNotes, res.WhyNot)
 	return nil
 }
 

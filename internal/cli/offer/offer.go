@@ -183,9 +183,9 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 			Offers       []api.InstanceOffer `json:"offers"`
 			TotalOffers  int                 `json:"total_offers"`
 
-			WhyNot          *api.WhyNot          `json:"why_not,omitempty"`
-			BackendProblems []api.BackendProblem `json:"backend_problems,omitempty"`
-		}{c.Project, plan.User, wanted(spec), append([]api.InstanceOffer{}, jp.Offers...), jp.TotalOffers, jp.WhyNot, plan.BackendProblems})
+			WhyNot *api.WhyNot `json:"why_not,omitempty"`
+			api.PlanNotes
+		}{c.Project, plan.User, wanted(spec), append([]api.InstanceOffer{}, jp.Offers...), jp.TotalOffers, jp.WhyNot, plan.PlanNotes})
 	}
 	req := jp.JobSpec.Requirements
 	o.Facts([][2]string{
@@ -206,7 +206,7 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 	if early {
 		o.Println(o.Paint(term.Secondary, text) + "\n")
 	}
-	Listing{Offers: jp.Offers, Total: jp.TotalOffers, MaxPrice: jp.MaxPrice}.Print(o.IO)
+	Listing{Offers: jp.Offers, Total: jp.TotalOffers, MaxPrice: jp.MaxPrice, Lowered: plan.LoweredOffers}.Print(o.IO)
 	if hint && !early {
 		o.Println(o.Paint(term.Secondary, text))
 	}

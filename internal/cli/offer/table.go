@@ -2,6 +2,7 @@ package offer
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 
 	"dstack/internal/api"
@@ -16,6 +17,8 @@ type Listing struct {
 	MaxPrice *float64 // over all offers
 	Show     int      // at most as many rows; 0 means all
 	Dim      bool     // all but the first, which will be tried first
+	// Lowered are those that could not be had lately.
+	Lowered []api.LoweredOffer
 }
 
 // Print writes the table of offers, and beneath it how many were left out.
@@ -32,7 +35,7 @@ func (l Listing) Print(t *term.IO) {
 		}
 		tb.Add(strconv.Itoa(i+1), format.Backend(string(o.Backend), o.Region),
 			format.Resources(o.Instance.Resources)+format.Spot(o.Instance.Resources.Spot),
-			name, format.Price(o.Price), format.Availability(string(o.Availability)))
+			name, format.Price(o.Price), State(o, l.Lowered))
 		if l.Dim && i > 0 {
 			tb.Rows[i].Style = term.Secondary
 		}
@@ -50,6 +53,20 @@ func (l Listing) Print(t *term.IO) {
 		t.Println(t.Paint(term.Secondary, fmt.Sprintf(" Shown %d of %d offers%s", len(shown), l.Total, limit)))
 	}
 	t.Println()
+}
+
+// State is what there is to say of an offer beside its price: that it is not available, or was
+// refused lately and so comes after others that cost more.
+func State(o api.InstanceOffer, lowered []api.LoweredOffer) string {
+	if s := format.Availability(string(o.Availability)); s != "" {
+		return s
+	}
+	if slices.ContainsFunc(lowered, func(l api.LoweredOffer) bool {
+		return l.Backend == o.Backend && l.Region == o.Region && l.Instance == o.Instance.Name && l.Spot == o.Instance.Resources.Spot
+	}) {
+		return "refused lately"
+	}
+	return ""
 }
 
 // None is what to say when there is no offer at all.

@@ -3,37 +3,82 @@ package offer
 import (
 	"fmt"
 	"strconv"
+	"strings"
 
 	"dstack/internal/api"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/term"
 )
 
-// PrintWhyNot says what each requirement excludes, and without which most would fit.
+// maxExclusions is how many rows say what excludes offers.
+const maxExclusions = 5
+
+// PrintWhyNot says without what most would fit, and what each requirement excludes.
 func PrintWhyNot(t *term.IO, list []api.Exclusion) {
 	if len(list) == 0 {
 		return // everything fits
 	}
+	t.Println(best(list[0]))
+	if len(list) == 1 && list[0].Alone > 0 && list[0].Unavailable == 0 {
+		return // nothing else to say
+	}
 	t.Println()
 	tb := &term.Table{Columns: term.Columns("REQUIREMENT", "EXCLUDES", "WITHOUT IT")}
-	for _, e := range list {
-		without := "-"
-		if e.Alone > 0 {
-			without = more(e)
-		}
-		tb.Add(e.Requirement, strconv.Itoa(e.Excludes), without)
+	for _, e := range list[:min(len(list), maxExclusions)] {
+		tb.Add(requirement(e), strconv.Itoa(e.Excludes), without(e))
+	}
+	if len(list) > maxExclusions {
+		tb.Add("...")
 	}
 	t.Print(tb)
-	t.Println()
-	if best := list[0]; best.Alone > 0 {
-		t.Println(fmt.Sprintf("Without `%s` %d more would fit%s.", best.Requirement, best.Alone, from(best, ", from ")))
-	} else {
-		t.Println("Leaving out a single one of them is not enough.")
-	}
 }
 
-// more is what leaving out a requirement gives.
-func more(e api.Exclusion) string { return fmt.Sprintf("%d more", e.Alone) + from(e, " from ") }
+// best is what helps most, and what to do for it.
+func best(e api.Exclusion) string {
+	name := "`" + e.Requirement + "`"
+	if e.Fleet != "" {
+		name += " of fleet " + e.Fleet
+	}
+	if e.Alone == 0 {
+		return "Leaving out a single one of them is not enough:"
+	}
+	return fmt.Sprintf("Without %s %d more would fit%s%s", name, e.Alone, from(e, ", from "), next(e))
+}
+
+// next is what to do about a requirement.
+func next(e api.Exclusion) string {
+	switch {
+	case e.Fleet != "":
+		return ": change the fleet's configuration and apply it."
+	case e.Requirement == "max_price" && e.From > 0:
+		return fmt.Sprintf(": try `--max-price %s`.", strconv.FormatFloat(e.From, 'f', -1, 64)) // not rounded: it has to fit
+	case e.Requirement == "spot_policy":
+		return ": try `--spot-auto`."
+	}
+	return "."
+}
+
+func requirement(e api.Exclusion) string {
+	if e.Fleet != "" {
+		return "fleet " + e.Fleet + ": " + e.Requirement
+	}
+	return e.Requirement
+}
+
+// without is what leaving out a requirement gives.
+func without(e api.Exclusion) string {
+	var parts []string
+	if e.Alone > 0 {
+		parts = append(parts, fmt.Sprintf("%d more", e.Alone)+from(e, " from "))
+	}
+	if e.Unavailable > 0 {
+		parts = append(parts, fmt.Sprintf("%d not available now", e.Unavailable))
+	}
+	if parts == nil {
+		return "-"
+	}
+	return strings.Join(parts, ", ")
+}
 
 // from is the lowest price after some words, "" for hosts that cost nothing.
 func from(e api.Exclusion, words string) string {
@@ -43,23 +88,63 @@ func from(e api.Exclusion, words string) string {
 	return words + format.Price(e.From)
 }
 
-// PrintPlanNotes says what a plan's offers leave open: backends that do not answer, and why few
-// of the others fit.
+// PrintPlanNotes says what the offers of a run's plan leave open, of the first of its jobs of
+// which there is something to say.
 func PrintPlanNotes(t *term.IO, plan api.RunPlan) {
-	for _, p := range plan.BackendProblems {
-		t.Println(t.Paint(term.Warning, fmt.Sprintf("Backend %s %s.", format.Backend(string(p.Backend), ""), p.Message)))
-	}
-	if len(plan.JobPlans) == 0 || plan.JobPlans[0].WhyNot == nil {
+	for i, jp := range plan.JobPlans {
+		if jp.WhyNot == nil {
+			continue
+		}
+		if i > 0 {
+			t.Println(fmt.Sprintf("Job %s:", jp.JobSpec.JobName))
+		}
+		PrintNotes(t, plan.PlanNotes, jp.WhyNot)
 		return
 	}
-	why := plan.JobPlans[0].WhyNot
-	switch {
-	case why.Fit > 0:
-	case why.Considered == 1:
-		t.Println(t.Paint(term.Warning, "The only offer there is does not fit."))
-	default:
-		t.Println(t.Paint(term.Warning, fmt.Sprintf("None of %d offers fits.", why.Considered)))
+	PrintNotes(t, plan.PlanNotes, nil)
+}
+
+// PrintNotes says what a plan's offers leave open: backends that do not answer, and why few of
+// the others fit.
+func PrintNotes(t *term.IO, notes api.PlanNotes, why *api.WhyNot) {
+	for _, p := range notes.BackendProblems {
+		t.Println(t.Paint(term.Warning, fmt.Sprintf("Backend %s %s.", format.Backend(string(p.Backend), ""), p.Message)))
+	}
+	if why == nil {
+		return
+	}
+	if why.Fit == 0 {
+		t.Println(t.Paint(term.Warning, noneFit(*why)))
+	}
+	for _, r := range why.Reasons {
+		t.Println(t.Paint(term.Warning, r+"."))
 	}
 	PrintWhyNot(t, why.Excluded)
 	t.Println()
+}
+
+// noneFit counts what there is and what of it is away.
+func noneFit(why api.WhyNot) string {
+	var away []string
+	n := 0
+	for _, u := range why.Unavailable {
+		n += u.Count
+		away = append(away, fmt.Sprintf("%d %s", u.Count, format.Availability(string(u.Availability))))
+	}
+	switch {
+	case n > 0:
+		return fmt.Sprintf("Of %s %d would fit but cannot be had now: %s.", counted(why.Considered), n, strings.Join(away, ", "))
+	case why.Considered == 0:
+		return "There are no offers."
+	case why.Considered == 1:
+		return "The only offer there is does not fit."
+	}
+	return fmt.Sprintf("None of %s fits.", counted(why.Considered))
+}
+
+func counted(n int) string {
+	if n == 1 {
+		return "1 offer"
+	}
+	return fmt.Sprintf("%d offers", n)
 }
