@@ -22,8 +22,11 @@ import (
 
 // Config describes a cloud. The zero value is a cloud without offers that does all at once.
 type Config struct {
-	Name     string // of the backend; "" is "fake"
-	Offers   []offer.Offer
+	Name   string // of the backend; "" is "fake"
+	Offers []offer.Offer
+	// Prices are what it sells instead of Offers, under its name, as providers that do not tell an
+	// account what things cost; optional.
+	Prices   backend.Prices
 	Boot     time.Duration // from Create to StateRunning
 	Latency  time.Duration // of every call
 	ListLag  time.Duration // how long List does not see what was created or deleted
@@ -91,10 +94,11 @@ func New(c Config) *Cloud {
 func (c *Cloud) Offers(ctx context.Context, q offer.Query) ([]offer.Offer, error) {
 	var all []offer.Offer
 	err := c.call(ctx, "Offers", "", func(fate) error {
-		for _, o := range c.Config.Offers {
-			if !q.Region(o.Region) || q.Spot != nil && *q.Spot != o.Resources.Spot {
-				continue
-			}
+		sold, err := c.sold(q)
+		if err != nil {
+			return err
+		}
+		for _, o := range sold {
 			o.Backend = c.Name
 			if limit, ok := c.Capacity[c.key(o)]; ok && c.used(c.key(o)) >= limit {
 				o.Availability = offer.NotAvailable
@@ -107,6 +111,24 @@ func (c *Cloud) Offers(ctx context.Context, q offer.Query) ([]offer.Offer, error
 		return nil, err
 	}
 	return all, nil
+}
+
+// sold is what the cloud has at all, whether there is capacity or not.
+func (c *Cloud) sold(q offer.Query) ([]offer.Offer, error) {
+	if c.Prices != nil {
+		listed, err := c.Prices.Offers(c.Name, q)
+		for i := range listed {
+			listed[i].Availability = offer.Available // as far as a list can tell
+		}
+		return listed, err
+	}
+	var sold []offer.Offer
+	for _, o := range c.Config.Offers {
+		if q.Region(o.Region) && (q.Spot == nil || *q.Spot == o.Resources.Spot) {
+			sold = append(sold, o)
+		}
+	}
+	return sold, nil
 }
 
 func (c *Cloud) key(o offer.Offer) offer.Key {
