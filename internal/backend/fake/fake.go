@@ -204,7 +204,8 @@ func (c *Cloud) check(req backend.CreateRequest) error {
 }
 
 func (c *Cloud) hasRegion(name string) bool {
-	return slices.ContainsFunc(c.Config.Offers, func(o offer.Offer) bool { return o.Region == name })
+	sold, err := c.sold(offer.Query{Regions: []string{name}})
+	return err == nil && len(sold) > 0
 }
 
 // add makes a machine that nothing happens to. Ids grow in the order of creation.
