@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/bits"
 	"slices"
+	"strings"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -225,7 +226,8 @@ func Lowered(offers []api.InstanceOffer) []api.LoweredOffer {
 }
 
 // Exclusions are the requirements that exclude anything, first the one without which most
-// would fit, then by how much each excludes.
+// would fit, what one might like otherwise before what the work needs, then by how much each
+// excludes.
 func (t *Tally) Exclusions() []api.Exclusion { return t.exclusions(nil) }
 
 // exclusions are also the settings of fleets.
@@ -244,7 +246,13 @@ func (t *Tally) exclusions(fleets []Fleet) []api.Exclusion {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b api.Exclusion) int {
-		return cmp.Or(cmp.Compare(b.Alone, a.Alone), cmp.Compare(b.Excludes, a.Excludes))
+		return cmp.Or(cmp.Compare(b.Alone, a.Alone), falseFirst(a.Alone > 0 && needed(a), b.Alone > 0 && needed(b)), cmp.Compare(b.Excludes, a.Excludes))
 	})
 	return list
+}
+
+// needed says that a requirement is of the resources that the work needs.
+func needed(e api.Exclusion) bool {
+	thing, _, _ := strings.Cut(e.Requirement, ".")
+	return slices.Contains([]string{"cpu", "memory", "disk", "gpu"}, thing)
 }

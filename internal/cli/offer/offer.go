@@ -209,6 +209,9 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 	Listing{Offers: jp.Offers, Total: jp.TotalOffers, MaxPrice: jp.MaxPrice, Lowered: plan.LoweredOffers}.Print(o.IO)
 	if hint && !early {
 		o.Println(o.Paint(term.Secondary, text))
+		if slices.ContainsFunc(plan.JobPlans, func(jp api.JobPlan) bool { return jp.WhyNot != nil }) {
+			o.Println()
+		}
 	}
 	PrintPlanNotes(o.IO, plan)
 	return nil

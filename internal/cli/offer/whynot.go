@@ -133,7 +133,7 @@ func noneFit(why api.WhyNot) string {
 	}
 	switch {
 	case n > 0:
-		return fmt.Sprintf("Of %s %d would fit but cannot be had now: %s.", counted(why.Considered), n, strings.Join(away, ", "))
+		return fmt.Sprintf("%d of %s would do, but not now: %s.", n, counted(why.Considered), strings.Join(away, ", "))
 	case why.Considered == 0:
 		return "There are no offers."
 	case why.Considered == 1:

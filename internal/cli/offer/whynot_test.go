@@ -29,7 +29,7 @@ func TestPrintPlanNotes(t *testing.T) {
 	}{
 		"all is well":            {api.RunPlan{JobPlans: []api.JobPlan{{TotalOffers: 50}}}, ""},
 		"nothing fits":           {of(why), "None of 12 offers fits.\n" + best + table},
-		"some fit, but are away": {of(&away), "Of 12 offers 3 would fit but cannot be had now: 2 no quota, 1 busy.\n" + best + table},
+		"some fit, but are away": {of(&away), "3 of 12 offers would do, but not now: 2 no quota, 1 busy.\n" + best + table},
 		"little fits, a backend is silent": {api.RunPlan{
 			PlanNotes: api.PlanNotes{BackendProblems: []api.BackendProblem{{Backend: "lambda", Message: "has not answered for 9s; its offers are missing"}}},
 			JobPlans:  []api.JobPlan{{TotalOffers: 1, WhyNot: &fits}},
