@@ -43,7 +43,9 @@ func TestListedAsRendered(t *testing.T) {
 			func() { change(func(i *instance.Instance) { i.Unreachable = !i.Unreachable }) },
 			func() { change(func(i *instance.Instance) { i.Data.Problem = []string{"", "no & route"}[r.IntN(2)] }) },
 			func() {
-				change(func(i *instance.Instance) { i.Assignments = append(slices.Clip(i.Assignments), instance.Assignment{JobID: "j", Blocks: 1}) })
+				change(func(i *instance.Instance) {
+					i.Assignments = append(slices.Clip(i.Assignments), instance.Assignment{JobID: "j", Blocks: 1})
+				})
 			},
 		}
 		texts := newTexts()

@@ -26,8 +26,8 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 	for _, spec := range specs {
 		g.jobs = append(g.jobs, &Job{Data: JobData{Spec: spec}})
 	}
-	ask, err := s.ask(ctx, &g, supply.Fleets)
-	if err != nil {
+	ask := wish(&g)
+	if err := s.relate(ctx, &ask, &g, supply.Fleets); err != nil {
 		return survey{}, err
 	}
 	return survey{supply, ask, scheduler.Choices(ask, supply), specs, offersOnly}, nil

@@ -66,9 +66,9 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil {
 		return time.Time{}, err
 	}
-	asks := make([]scheduler.Gang, len(gangs))
-	for i := range gangs {
-		if asks[i], err = s.ask(ctx, &gangs[i], supply.Fleets); err != nil {
+	asks := c.recall(gangs)
+	for i := range asks {
+		if err := s.relate(ctx, &asks[i], &gangs[i], supply.Fleets); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -166,26 +166,32 @@ func (s *Service) commitOutcomes(ctx context.Context, it engine.Item, batch []ou
 // fleetsOnce are the fleets that a transaction has read: that of many hosts is large.
 type fleetsOnce map[string]fleet.Fleet
 
-// ask puts a gang in the scheduler's words.
-func (s *Service) ask(ctx context.Context, g *gang, fleets []scheduler.Fleet) (scheduler.Gang, error) {
-	spec := &g.run.Data.Spec
-	p := spec.Merged()
-	first := g.jobs[0].Data.Spec
+// wish is what a gang asks for by itself, in the scheduler's words: it is the same for as long
+// as its rows are.
+func wish(g *gang) scheduler.Gang {
+	p := g.run.Data.Spec.Merged()
 	a := scheduler.Gang{
-		ID: g.jobs[0].ID, Profile: p.ProfileParams, Cluster: first.JobsPerReplica > 1, Patient: !g.until().IsZero(),
-		Reuse: p.CreationPolicy != nil && *p.CreationPolicy == "reuse", Fleets: named(p.Fleets, fleets),
+		ID: g.jobs[0].ID, Profile: p.ProfileParams, Cluster: g.jobs[0].Data.Spec.JobsPerReplica > 1, Patient: !g.until().IsZero(),
+		Reuse: p.CreationPolicy != nil && *p.CreationPolicy == "reuse",
 	}
 	for _, j := range g.jobs {
 		a.Jobs = append(a.Jobs, scheduler.Want{Job: j.ID, Requirements: j.Data.Spec.Requirements})
 	}
-	if len(g.jobs) < first.JobsPerReplica {
-		var err error
-		if a.Beside, err = s.beside(ctx, g); err != nil {
-			return a, err
-		}
-	}
 	a.Key = key(a)
-	return a, nil
+	return a
+}
+
+// relate adds to a wish what depends on others: the fleets that it names, and where the other
+// nodes of the gang's replica are.
+func (s *Service) relate(ctx context.Context, a *scheduler.Gang, g *gang, fleets []scheduler.Fleet) error {
+	a.Fleets = named(a.Profile.Fleets, fleets) // equal for equal keys, which have the names
+	if len(g.jobs) >= g.jobs[0].Data.Spec.JobsPerReplica {
+		return nil
+	}
+	var err error
+	a.Beside, err = s.beside(ctx, g)
+	a.Key += fmt.Sprint(a.Beside)
+	return err
 }
 
 // beside is where the other nodes of a replica are.
@@ -490,6 +496,29 @@ type projectQueue struct {
 	mu   sync.Mutex
 	jobs map[string]*Job
 	runs map[string]*Run
+	// wishes are those of the gangs of the last pass, by their first job.
+	wishes map[string]wished
+}
+
+// wished is a gang with its wish.
+type wished struct {
+	gang
+	wish scheduler.Gang
+}
+
+// recall returns the wishes of a pass's gangs, which are made only of those that have changed.
+func (q *projectQueue) recall(gangs []gang) []scheduler.Gang {
+	list, now := make([]scheduler.Gang, len(gangs)), make(map[string]wished, len(gangs))
+	for i, g := range gangs {
+		id := g.jobs[0].ID
+		w := q.wishes[id]
+		if w.run != g.run || !slices.Equal(w.jobs, g.jobs) {
+			w = wished{g, wish(&g)}
+		}
+		list[i], now[id] = w.wish, w
+	}
+	q.wishes = now
+	return list
 }
 
 func newQueueCache() *queueCache { return &queueCache{projects: map[string]*projectQueue{}} }
@@ -523,11 +552,11 @@ func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID s
 		return nil, fmt.Errorf("list waiting jobs: %w", err)
 	}
 	q := s.DB.Read()
-	c.jobs, err = refresh(c.jobs, jobs, func(j *Job) (string, int64) { return j.ID, j.Version }, func(ids []string) ([]*Job, error) { return jobsByID(ctx, q, ids) })
+	c.jobs, err = refresh(c.jobs, jobs, func(j *Job) (string, int64) { return j.ID, j.Version }, func(ids []string) ([]*Job, error) { return s.rows.jobsByID(ctx, q, ids) })
 	if err != nil {
 		return nil, err
 	}
-	c.runs, err = refresh(c.runs, runs, func(r *Run) (string, int64) { return r.ID, r.Version }, func(ids []string) ([]*Run, error) { return runsByID(ctx, q, ids) })
+	c.runs, err = refresh(c.runs, runs, func(r *Run) (string, int64) { return r.ID, r.Version }, func(ids []string) ([]*Run, error) { return s.rows.runsByID(ctx, q, ids) })
 	if err != nil {
 		return nil, err
 	}

@@ -81,40 +81,59 @@ func (c *rows) list(ctx context.Context, q store.Querier, tail string, args ...a
 	return slices.DeleteFunc(list, func(r Run) bool { _, gone := missing[r.ID]; return gone }), nil
 }
 
+// runsByID reads at most 500 runs, in no order.
+func (c *rows) runsByID(ctx context.Context, q store.Querier, ids []string) ([]*Run, error) {
+	list, err := c.list(ctx, q, "WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	return pointers(list), err
+}
+
+// jobsByID is [rows.runsByID] for jobs.
+func (c *rows) jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*Job, error) {
+	list, err := c.listJobs(ctx, q, "WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	return pointers(list), err
+}
+
 // jobsOf returns the jobs of runs, by replica, number and attempt.
 func (c *rows) jobsOf(ctx context.Context, q store.Querier, runIDs ...string) (map[string][]Job, error) {
 	byRun := map[string][]Job{}
 	for batch := range slices.Chunk(runIDs, 500) {
-		list, err := readJobs(ctx, q, "SELECT "+jobState+", NULL FROM job WHERE run_id IN ("+marks(len(batch))+") "+byAttempt, anys(batch)...)
+		list, err := c.listJobs(ctx, q, "WHERE run_id IN ("+marks(len(batch))+") "+byAttempt, anys(batch)...)
 		if err != nil {
 			return nil, err
 		}
-		missing := map[string]int{} // where in the list
-		for n := range list {
-			j := &list[n]
-			data, version := c.jobs.Get(j.ID)
-			if j.Data = data; version != j.Version {
-				missing[j.ID] = n
-			}
-		}
-		for part := range slices.Chunk(slices.Collect(maps.Keys(missing)), 500) {
-			read, err := jobsByID(ctx, q, part)
-			if err != nil {
-				return nil, err
-			}
-			for _, j := range read {
-				list[missing[j.ID]] = *j
-				delete(missing, j.ID)
-				c.jobs.Read(q, j.ID, j.Version, j.Data)
-			}
-		}
 		for _, j := range list {
-			if _, gone := missing[j.ID]; !gone {
-				byRun[j.RunID] = append(byRun[j.RunID], j)
-			}
+			byRun[j.RunID] = append(byRun[j.RunID], j)
 		}
 	}
 	return byRun, nil
+}
+
+// listJobs reads jobs by what follows FROM job.
+func (c *rows) listJobs(ctx context.Context, q store.Querier, tail string, args ...any) ([]Job, error) {
+	list, err := readJobs(ctx, q, "SELECT "+jobState+", NULL FROM job "+tail, args...)
+	if err != nil {
+		return nil, err
+	}
+	missing := map[string]int{} // where in the list
+	for n := range list {
+		j := &list[n]
+		data, version := c.jobs.Get(j.ID)
+		if j.Data = data; version != j.Version {
+			missing[j.ID] = n
+		}
+	}
+	for part := range slices.Chunk(slices.Collect(maps.Keys(missing)), 500) {
+		read, err := jobsByID(ctx, q, part)
+		if err != nil {
+			return nil, err
+		}
+		for _, j := range read {
+			list[missing[j.ID]] = *j
+			delete(missing, j.ID)
+			c.jobs.Read(q, j.ID, j.Version, j.Data)
+		}
+	}
+	return slices.DeleteFunc(list, func(j Job) bool { _, gone := missing[j.ID]; return gone }), nil
 }
 
 // updateRun stores a run that was read and changed.

@@ -179,20 +179,20 @@ func readJobs(ctx context.Context, q store.Querier, query string, args ...any) (
 // jobsByID and runsByID read at most 500 rows each.
 func jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*Job, error) {
 	list, err := readJobs(ctx, q, "SELECT "+jobColumns+" FROM job WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
-	out := make([]*Job, len(list))
-	for i := range list {
-		out[i] = &list[i]
-	}
-	return out, err
+	return pointers(list), err
 }
 
 func runsByID(ctx context.Context, q store.Querier, ids []string) ([]*Run, error) {
 	list, err := listRuns(ctx, q, "WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
-	out := make([]*Run, len(list))
+	return pointers(list), err
+}
+
+func pointers[T any](list []T) []*T {
+	out := make([]*T, len(list))
 	for i := range list {
 		out[i] = &list[i]
 	}
-	return out, err
+	return out
 }
 
 func anys(ids []string) []any {
