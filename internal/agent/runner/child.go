@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -64,6 +65,40 @@ func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
 			over.Reset(agentapi.Seconds(s.Grace))
 		}
 	}
+}
+
+// leavePrompt ends the input of a shell that has come to its prompt, until done. Shells that were told
+// to be interactive, such as dash and BusyBox's, show one after errors that end other shells, and
+// nobody could ever answer it.
+func (c *child) leavePrompt(o *output, done <-chan struct{}) {
+	const quiet = time.Second
+	first := program(c.cmd.Process.Pid)
+	look := time.NewTicker(quiet / 2)
+	defer look.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-look.C:
+		}
+		if c.foreground() == 0 && isPrompt(o.lastLine(quiet)) && sleeps(c.cmd.Process.Pid) && program(c.cmd.Process.Pid) == first {
+			_, _ = c.terminal.Write([]byte{endOfInput})
+		}
+	}
+}
+
+// isPrompt says that what stands at the cursor looks like a shell's default prompt. BusyBox asks the
+// terminal where the cursor is behind its own.
+func isPrompt(line string) bool {
+	line = strings.TrimSuffix(line, "\x1b[6n")
+	return strings.HasSuffix(line, "# ") || strings.HasSuffix(line, "$ ")
+}
+
+// sleeps says that a process waits for something.
+func sleeps(pid int) bool {
+	stat, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	_, after, _ := strings.Cut(string(stat), ") ") // behind the name
+	return strings.HasPrefix(after, "S")
 }
 
 // endOfInput is Ctrl+D, VEOF of a terminal's default settings.

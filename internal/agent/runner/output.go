@@ -1,6 +1,7 @@
 package runner
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -26,6 +27,7 @@ type output struct {
 	forced  time.Time     // when redrawn rows are taken as final at the latest
 	changed chan struct{} // closed when raw grew or ended
 	size    int64         // of raw
+	written time.Time     // when it grew
 	closed  bool
 	readers sync.WaitGroup
 	read    chan struct{} // closed when somebody has read all of a job that has ended
@@ -59,7 +61,8 @@ func openOutput(dir string, quota int64) (*output, error) {
 func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.mark(time.Now())
+	o.written = time.Now()
+	o.mark(o.written)
 	n, err := o.raw.Write(p)
 	o.size += int64(n)
 	o.wake()
@@ -106,6 +109,21 @@ func (o *output) store(p []byte) error {
 		return fmt.Errorf("write the job's log: %w", err)
 	}
 	return nil
+}
+
+// lastLine is what was printed behind the last newline, its last bytes if that is long; "" unless
+// there has been silence for so long.
+func (o *output) lastLine(silence time.Duration) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if time.Since(o.written) < silence {
+		return ""
+	}
+	tail := make([]byte, min(o.size, 256))
+	if _, err := o.raw.ReadAt(tail, o.size-int64(len(tail))); err != nil {
+		return ""
+	}
+	return string(tail[bytes.LastIndexByte(tail, '\n')+1:])
 }
 
 func (o *output) quiet() {

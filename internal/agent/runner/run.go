@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/creack/pty"
+	"golang.org/x/sys/unix"
 
 	"dstack/internal/agentapi"
 )
@@ -263,7 +265,7 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 	} else {
 		return r.notStarted(err)
 	}
-	master, slave, err := pty.Open()
+	master, slave, err := openTerminal()
 	if err != nil {
 		return failed(agentapi.ExecutorError, "Failed to open a terminal (%v)", err)
 	}
@@ -302,7 +304,13 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 	}()
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }()
-	end := r.await(ctx, &child{cmd: cmd, started: time.Now(), terminal: master, exited: exited}, quota)
+	c := &child{cmd: cmd, started: time.Now(), terminal: master, exited: exited}
+	if slices.Contains(cmd.Args, "-i") {
+		over := make(chan struct{})
+		defer close(over)
+		go c.leavePrompt(r.output, over)
+	}
+	end := r.await(ctx, c, quota)
 	// What the job left in the terminal is read; descendants that keep it open are not
 	// waited for.
 	select {
@@ -312,6 +320,25 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 		<-copied
 	}
 	return end
+}
+
+// openTerminal opens a terminal whose master's reads end when it is closed, which those of [pty.Open]
+// do not: it leaves the file in blocking mode.
+func openTerminal() (master, slave *os.File, err error) {
+	blocking, slave, err := pty.Open()
+	if err != nil {
+		return nil, nil, err
+	}
+	defer blocking.Close()
+	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
+	if err == nil {
+		err = unix.SetNonblock(fd, true)
+	}
+	if err != nil {
+		slave.Close()
+		return nil, nil, err
+	}
+	return os.NewFile(uintptr(fd), blocking.Name()), slave, nil
 }
 
 func (r *runner) notStarted(err error) ending {

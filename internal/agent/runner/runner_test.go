@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -218,6 +219,67 @@ func TestStopYoung(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// TestPrompts runs what leads interactive shells to a prompt that nobody answers.
+func TestPrompts(t *testing.T) {
+	shells := [][]string{{"dash"}}
+	if _, err := exec.LookPath("busybox"); err == nil {
+		shells = append(shells, []string{"busybox", "sh"})
+	}
+	for _, shell := range shells {
+		for name, script := range map[string]string{
+			"syntax":              "echo ready && if",
+			"an unset variable":   "echo ready; set -u; echo $nosuch; echo after",
+			"no file":             "echo ready; . /nosuch; echo after",
+			"with something else": "echo ready; sleep 60 & : ${x?unset}; echo after",
+		} {
+			t.Run(shell[0]+"/"+name, func(t *testing.T) {
+				t.Parallel()
+				j := start(t, agentapi.JobSpec{Command: append(slices.Clone(shell), "-i", "-c", script)})
+				s, log := j.wait()
+				if s.Reason != agentapi.ContainerExitedWithError || s.ExitStatus == nil || *s.ExitStatus != 2 || strings.Contains(log, "after") {
+					t.Errorf("%+v, log %q", s, log)
+				}
+			})
+		}
+	}
+}
+
+// TestLeftBehind has a job end that leaves a process with its terminal: shells with job control put it
+// into a group of its own, which nobody kills.
+func TestLeftBehind(t *testing.T) {
+	begin := time.Now()
+	s, log := start(t, agentapi.JobSpec{Command: []string{"dash", "-i", "-c", "echo ready; sleep 29 & exit 3"}}).wait()
+	if took := time.Since(begin); s.ExitStatus == nil || *s.ExitStatus != 3 || log != "ready\n" || took > 15*time.Second {
+		t.Errorf("%+v after %v, log %q", s, took, log)
+	}
+}
+
+// TestNoPrompt runs what looks like a prompt and is none: the terminal stays open to who reads it.
+func TestNoPrompt(t *testing.T) {
+	for name, script := range map[string]string{
+		"a command that waits":   "echo '# ' | tr -d '\\n'; sleep 3; echo after",
+		"a shell that waits":     "sleep 3 & echo '# ' | tr -d '\\n'; wait; echo after",
+		"a program in its place": "echo '# ' | tr -d '\\n'; exec sh -c 'sleep 3; echo after'",
+		"a program that reads":   "printf '# '; sh -c 'timeout 3 cat; echo after'",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s, log := start(t, agentapi.JobSpec{Command: []string{"dash", "-i", "-c", script}}).wait()
+			if s.Reason != agentapi.DoneByRunner || !strings.Contains(log, "after") {
+				t.Errorf("%+v, log %q", s, log)
+			}
+		})
+	}
+}
+
+func TestIsPrompt(t *testing.T) {
+	for line, want := range map[string]bool{"# ": true, "$ ": true, "~ # \x1b[6n": true, "/work # ": true, "": false, "#": false, "100% ": false, "> ": false, "# done": false} {
+		if isPrompt(line) != want {
+			t.Errorf("%q: %v", line, !want)
 		}
 	}
 }
