@@ -350,6 +350,9 @@ func TestWarnings(t *testing.T) {
 			"3:1: commands: the key is there more than once: the last one counts\n" +
 				"4:21: resources.gpu: the key is there more than once: the last one counts"},
 		{taskDoc + "env: {a-b: c, d: e}\n", "3:7: env.a-b: no shell can read a variable of this name"},
+		{"type: task\ncommands:\n  - echo ok\n  - curl -H ${{ secrets.token }} x\nenv: ['T=${{ secrets.token }}']\nregistry_auth: {username: u, password: '${{ secrets.p }}'}\n",
+			"4:5: commands[1]: secrets are put into env and registry_auth only, here the text stays as it is: put it into env and use the variable"},
+		{"type: task\ncommands: ['echo $${{ secrets.token }}', 'echo ${{ run.args }}']\n", ""},
 		{taskDoc + "x: &x [10:30]\n", "3:1: task.x: Extra inputs are not permitted"},
 		{"type: task\ncommands: &c [1:30]\nsetup: *c\n", "2:15: commands[0]: YAML reads 1:30 as the number 90: quote it to keep the text"},
 	} {

@@ -2,6 +2,8 @@ package config
 
 import (
 	"fmt"
+	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -25,7 +27,18 @@ type linter struct {
 	found []Problem
 }
 
+// secretReference finds what would be replaced where secrets are.
+var secretReference = regexp.MustCompile(`(^|[^$])\$\{\{\s*secrets\.`)
+
+// takesSecrets says that references to secrets are replaced in a value.
+func takesSecrets(loc []any) bool {
+	return slices.ContainsFunc(loc, func(part any) bool { return part == "env" || part == "registry_auth" })
+}
+
 func (w *linter) walk(n *node, loc []any) {
+	if n.kind == stringKind && secretReference.MatchString(n.text) && !takesSecrets(loc) {
+		w.say([2]int{n.line, n.col}, loc, "secrets are put into env and registry_auth only, here the text stays as it is: put it into env and use the variable")
+	}
 	if n.isSexagesimal() {
 		w.say([2]int{n.line, n.col}, loc, n.sexagesimalHint())
 	}
