@@ -2,6 +2,7 @@ package pricelist
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -50,6 +51,29 @@ func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
 // byteOrderMark is what some editors begin a file in UTF-8 with.
 const byteOrderMark = "\ufeff"
 
+// maxLine bounds a line of a catalog file, in bytes. The longest that are known have a kilobyte.
+const maxLine = 64 << 10
+
+// shortLines reads a text and fails at a line that is too long, before a parser holds all of it.
+type shortLines struct {
+	r  io.Reader
+	at int // bytes since the last end of a line
+}
+
+// Read implements io.Reader.
+func (s *shortLines) Read(p []byte) (int, error) {
+	n, err := s.r.Read(p[:min(len(p), maxLine)])
+	if end := bytes.LastIndexByte(p[:n], '\n'); end >= 0 {
+		s.at = n - end - 1
+	} else {
+		s.at += n
+	}
+	if s.at > maxLine {
+		return 0, fmt.Errorf("a line is longer than %d bytes", maxLine)
+	}
+	return n, err
+}
+
 // ProviderOf is the provider whose catalog a file is, by its name.
 func ProviderOf(file string) (provider string, ok bool) {
 	name, ok := strings.CutSuffix(file, ".csv")
@@ -65,7 +89,7 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 		return fmt.Errorf("%.200q: the file of a catalog is named <provider>.csv, with one of %s", name, strings.Join(Providers(), ", "))
 	}
 	limited := &io.LimitedReader{R: r, N: most.bytes + 1}
-	text := bufio.NewReader(limited)
+	text := bufio.NewReader(&shortLines{r: limited})
 	if mark, err := text.Peek(len(byteOrderMark)); err == nil && string(mark) == byteOrderMark {
 		_, _ = text.Discard(len(mark)) // it is there
 	}

@@ -176,7 +176,8 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestReadCSVIsBounded(t *testing.T) {
 	for text, want := range map[string]string{
 		"x,r,1,1,1,0,,,False,,,secret,,{}\n": "aws.csv: row 1001: there are more than 1000 rows",
-		"x":                                  "aws.csv: larger than 100000 bytes",
+		"\n":                                 "aws.csv: larger than 100000 bytes",
+		"x":                                  "aws.csv: row 1: a line is longer than 65536 bytes",
 	} {
 		var b Builder
 		in := io.MultiReader(strings.NewReader(csvHeader), &endless{text: text})

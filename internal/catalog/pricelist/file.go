@@ -32,6 +32,9 @@ func (b *Builder) readFile(name string, now time.Time) error {
 	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
 		return fmt.Errorf("read a catalog: %s is not a file", name)
 	}
+	if info.Size() > maxCSV {
+		return fmt.Errorf("%s: larger than %d bytes", filepath.Base(name), maxCSV)
+	}
 	f, err := os.Open(name)
 	if err != nil {
 		return fmt.Errorf("read a catalog: %w", err)
