@@ -50,7 +50,8 @@ type FleetPlan struct {
 	TotalOffers     int             `json:"total_offers"`
 	MaxOfferPrice   *float64        `json:"max_offer_price"`
 	Action          *ApplyAction    `json:"action"`
-	// WhyNot is an addition of ours: what excludes the others, where few or none fit.
+	// WhyNot is an addition of ours: what excludes the others, where few or none fit, or none
+	// are listed.
 	WhyNot *WhyNot `json:"why_not,omitempty"`
 	PlanNotes
 }

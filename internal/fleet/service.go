@@ -155,6 +155,7 @@ func (s *Service) planOffers(ctx context.Context, sc project.Scope, plan *api.Fl
 	offers, why := scheduler.Nodes(Fleet{Spec: *plan.EffectiveSpec}.Ask(), c.Blocks.N, c.Blocks.Auto, scheduler.Supply{Offers: market.Offers, Backends: market.Backends})
 	plan.WhyNot = why.Worth(scheduler.Few)
 	if c.Nodes.Target == 0 {
+		plan.WhyNot = &why // says how many there would be
 		return nil
 	}
 	plan.TotalOffers = len(offers)

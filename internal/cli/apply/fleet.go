@@ -182,11 +182,17 @@ func (fa *fleetApply) print() {
 	switch {
 	case len(fa.plan.Offers) > 0:
 		fa.printOffers()
+	case !ssh && fa.plan.WhyNot != nil && fa.plan.WhyNot.Fit > 0:
+		fa.Println(fmt.Sprintf("No instance is created before a run needs one. %d of %d offers would do.", fa.plan.WhyNot.Fit, fa.plan.WhyNot.Considered))
+		fa.Println()
 	case !ssh:
 		fa.Println(fa.Paint(term.Warning, offer.None))
-		fa.Println()
+		if !offer.PrintFleetNotes(fa.IO, fa.plan) {
+			fa.Println()
+		}
+		return
 	}
-	offer.PrintNotes(fa.IO, fa.plan.PlanNotes, fa.plan.WhyNot)
+	offer.PrintFleetNotes(fa.IO, fa.plan)
 }
 
 func (fa *fleetApply) printOffers() {

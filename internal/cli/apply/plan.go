@@ -27,13 +27,14 @@ func (o Options) printRunPlan(plan api.RunPlan, hasFleets func() (bool, error)) 
 	if err != nil {
 		return err
 	}
-	if ok {
-		o.Println(o.Paint(term.Warning, offer.None))
-		offer.PrintPlanNotes(o.IO, plan)
-	} else { // nothing else matters
-		o.Println(o.Paint(term.Error, offer.NoFleets))
+	if !ok { // nothing else matters
+		o.Println(o.Paint(term.Error, offer.NoFleets) + "\n")
+		return nil
 	}
-	o.Println()
+	o.Println(o.Paint(term.Warning, offer.None))
+	if !offer.PrintPlanNotes(o.IO, plan) {
+		o.Println()
+	}
 	return nil
 }
 

@@ -8,17 +8,21 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/term"
+	"dstack/internal/scheduler"
 )
 
 // maxExclusions is how many rows say what excludes offers.
 const maxExclusions = 5
 
-// PrintWhyNot says without what most would fit, and what each requirement excludes.
-func PrintWhyNot(t *term.IO, list []api.Exclusion) {
+// PrintWhyNot says without what most would fit, with the option that leaves it out, and what each
+// requirement excludes.
+func PrintWhyNot(t *term.IO, list []api.Exclusion) { printWhyNot(t, list, option) }
+
+func printWhyNot(t *term.IO, list []api.Exclusion, next func(api.Exclusion) string) {
 	if len(list) == 0 {
 		return // everything fits
 	}
-	t.Println(best(list[0]))
+	t.Println(best(list[0], next))
 	if len(list) == 1 && list[0].Alone > 0 && list[0].Unavailable == 0 {
 		return // nothing else to say
 	}
@@ -33,8 +37,8 @@ func PrintWhyNot(t *term.IO, list []api.Exclusion) {
 	t.Print(tb)
 }
 
-// best is what helps most, and what to do for it.
-func best(e api.Exclusion) string {
+// best is what helps most, and what to do next for it.
+func best(e api.Exclusion, next func(api.Exclusion) string) string {
 	name := "`" + e.Requirement + "`"
 	if e.Fleet != "" {
 		name += " of fleet " + e.Fleet
@@ -45,8 +49,8 @@ func best(e api.Exclusion) string {
 	return fmt.Sprintf("Without %s %d more would fit%s%s", name, e.Alone, from(e, ", from "), next(e))
 }
 
-// next is what to do about a requirement.
-func next(e api.Exclusion) string {
+// option is how one leaves out a requirement of a run.
+func option(e api.Exclusion) string {
 	switch {
 	case e.Fleet != "":
 		return ": change the fleet's configuration and apply it."
@@ -89,8 +93,8 @@ func from(e api.Exclusion, words string) string {
 }
 
 // PrintPlanNotes says what the offers of a run's plan leave open, of the first of its jobs of
-// which there is something to say.
-func PrintPlanNotes(t *term.IO, plan api.RunPlan) {
+// which there is something to say. It is true when it said anything.
+func PrintPlanNotes(t *term.IO, plan api.RunPlan) bool {
 	for i, jp := range plan.JobPlans {
 		if jp.WhyNot == nil {
 			continue
@@ -98,29 +102,44 @@ func PrintPlanNotes(t *term.IO, plan api.RunPlan) {
 		if i > 0 {
 			t.Println(fmt.Sprintf("Job %s:", jp.JobSpec.JobName))
 		}
-		PrintNotes(t, plan.PlanNotes, jp.WhyNot)
-		return
+		return PrintNotes(t, plan.PlanNotes, jp.WhyNot)
 	}
-	PrintNotes(t, plan.PlanNotes, nil)
+	return PrintNotes(t, plan.PlanNotes, nil)
 }
 
-// PrintNotes says what a plan's offers leave open: backends that do not answer, and why few of
-// the others fit.
-func PrintNotes(t *term.IO, notes api.PlanNotes, why *api.WhyNot) {
+// PrintNotes says what offers leave open: backends that do not answer, and why few of the others
+// fit. It is true when it said anything.
+func PrintNotes(t *term.IO, notes api.PlanNotes, why *api.WhyNot) bool {
+	return printNotes(t, notes, why, option)
+}
+
+// PrintFleetNotes says the same of a fleet's plan, whose requirements have no options.
+func PrintFleetNotes(t *term.IO, plan api.FleetPlan) bool {
+	why := plan.WhyNot
+	if why != nil {
+		why = why.Worth(scheduler.Few)
+	}
+	return printNotes(t, plan.PlanNotes, why, func(api.Exclusion) string { return "." })
+}
+
+func printNotes(t *term.IO, notes api.PlanNotes, why *api.WhyNot, next func(api.Exclusion) string) bool {
+	if why == nil && notes.BackendProblems == nil {
+		return false
+	}
 	for _, p := range notes.BackendProblems {
 		t.Println(t.Paint(term.Warning, fmt.Sprintf("Backend %s %s.", format.Backend(string(p.Backend), ""), p.Message)))
 	}
-	if why == nil {
-		return
+	if why != nil {
+		if why.Fit == 0 {
+			t.Println(t.Paint(term.Warning, noneFit(*why)))
+		}
+		for _, r := range why.Reasons {
+			t.Println(t.Paint(term.Warning, r+"."))
+		}
+		printWhyNot(t, why.Excluded, next)
 	}
-	if why.Fit == 0 {
-		t.Println(t.Paint(term.Warning, noneFit(*why)))
-	}
-	for _, r := range why.Reasons {
-		t.Println(t.Paint(term.Warning, r+"."))
-	}
-	PrintWhyNot(t, why.Excluded)
 	t.Println()
+	return true
 }
 
 // noneFit counts what there is and what of it is away.
