@@ -50,8 +50,10 @@ func live(t *testing.T, seed uint64, tp template, spoil func(*world, *process), 
 	w.chaos(rnd)
 	w.heal()
 	w.settle(settled, 2)
+	w.compareLists()
 	w.endAll()
 	w.settle(over, 1)
+	w.compareLists()
 	return w
 }
 
