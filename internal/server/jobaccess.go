@@ -2,6 +2,8 @@ package server
 
 import (
 	"context"
+	"log/slog"
+	"net"
 	"net/http"
 	"sync"
 
@@ -11,8 +13,12 @@ import (
 // jobAccess serves the API to jobs that may call it (`dstack: true`), over the connections to
 // their hosts. It belongs to who holds these: it opens with them and ends with them.
 type jobAccess struct {
-	server *Server
-	http   *http.Server // nil where nothing is served
+	// mayCall says whether a job on a host may call the server; listen takes its connections until ctx
+	// or the job has ended.
+	mayCall func(ctx context.Context, hostID, jobID string) (bool, error)
+	listen  func(ctx context.Context, hostID, jobID string) net.Listener
+	log     *slog.Logger
+	http    *http.Server // nil where nothing is served
 
 	mu   sync.Mutex
 	open map[string]*opening
@@ -42,9 +48,9 @@ func (a *jobAccess) begin(ctx context.Context, hostID, jobID string) {
 	if o := a.open[jobID]; o != nil && o.ctx.Err() == nil {
 		return
 	}
-	may, err := a.server.runs.MayCall(ctx, hostID, jobID)
+	may, err := a.mayCall(ctx, hostID, jobID)
 	if err != nil {
-		a.server.Log.Error("look whether a job may call the server", "job", jobID, "err", err)
+		a.log.Error("look whether a job may call the server", "job", jobID, "err", err)
 	}
 	if !may {
 		return
@@ -56,9 +62,9 @@ func (a *jobAccess) begin(ctx context.Context, hostID, jobID string) {
 	}
 	a.open[jobID] = o
 	go func() {
-		err := a.http.Serve(a.server.pool.Listen(o.ctx, hostID, jobID))
+		err := a.http.Serve(a.listen(o.ctx, hostID, jobID))
 		if o.ctx.Err() == nil {
-			a.server.Log.Info("a job calls the server no more", "job", jobID, "why", err)
+			a.log.Info("a job calls the server no more", "job", jobID, "why", err)
 		}
 		o.cancel()
 		a.mu.Lock()

@@ -252,8 +252,10 @@ func (s *Server) assemble(file file) error {
 	}
 	s.secrets = &secret.Service{DB: s.db, Box: box}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
-	s.access = &jobAccess{server: s}
 	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts, ConnectTimeout: s.ConnectTimeout})
+	s.access = &jobAccess{listen: s.pool.Listen, log: s.Log, mayCall: func(ctx context.Context, hostID, jobID string) (bool, error) {
+		return s.runs.MayCall(ctx, hostID, jobID)
+	}}
 	s.pool.SetSink(&sink{s})
 	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
 		return s.runs.Offers(ctx, projectID)
