@@ -35,10 +35,10 @@ type WhyNot struct {
 	Excluded []Exclusion `json:"excluded"`
 }
 
-// Worth is w where it says something, nil where more than so many fit or nothing stands in the
-// way.
+// Worth is w where it says something, nil where more than so many fit or those that do are all
+// that there are.
 func (w WhyNot) Worth(few int) *WhyNot {
-	if w.Reasons == nil && (w.Fit > few || len(w.Excluded)+len(w.Unavailable) == 0) {
+	if w.Reasons == nil && (w.Fit > few || len(w.Excluded) == 0 && (w.Fit > 0 || w.Unavailable == nil)) {
 		return nil
 	}
 	return &w
