@@ -30,6 +30,7 @@ var never = map[string][]string{
 	"internal/template":          {"internal/store", "internal/project", "internal/run", "internal/server"},
 	"internal/proxy":             {"internal/server", "internal/cli", "internal/host"},
 	"internal/hub":               {"internal/server", "internal/store", "internal/proxy"},
+	"internal/router":            {"internal/"},
 	"internal/run":               {"internal/server", "internal/cli", "internal/proxy", "internal/hub"},
 	"internal/scheduler":         {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
 	"cmd/dstack-agent":           {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config"},

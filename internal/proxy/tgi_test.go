@@ -66,7 +66,7 @@ func (g *tgi) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		sequence := fmt.Sprintf(`{"finish_reason":%q,"generated_tokens":%d,"seed":%s,"prefill":[{"id":1,"text":"a","logprob":null},{"id":2,"text":"b","logprob":-1}],"tokens":[]`, g.finish, len(g.script), seed)
 		var more []string
 		for range int(ask.Parameters["best_of"].(float64)) - 1 {
-			more = append(more, fmt.Sprintf(`{"generated_text":"another","finish_reason":"length","generated_tokens":1,"seed":7,"prefill":[],"tokens":[]}`))
+			more = append(more, `{"generated_text":"another","finish_reason":"length","generated_tokens":1,"seed":7,"prefill":[],"tokens":[]}`)
 		}
 		fmt.Fprintf(w, `{"generated_text":%q,"details":%s,"best_of_sequences":[%s]}}`, text, sequence, strings.Join(more, ","))
 		return

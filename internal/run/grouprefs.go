@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -25,6 +26,13 @@ var memberIP = regexp.MustCompile(`^groups\[(\d+)\]\.(nodes|replicas)\[(\d+)\]\.
 
 // errOutOfRange says that there is no such group, or no such member of it.
 var errOutOfRange = errors.New("out of range")
+
+// refersTo says that commands name an address of a group's member.
+func refersTo(commands []string) bool {
+	return slices.ContainsFunc(commands, func(c string) bool {
+		return slices.ContainsFunc(groupRef.FindAllString(c, -1), func(ref string) bool { return !strings.HasPrefix(ref, "$$") })
+	})
+}
 
 // replaceRefs replaces the references to groups by what address says, which gets a group and a
 // member of it. The first that it cannot replace is the error.

@@ -3,7 +3,6 @@ package run
 import (
 	"context"
 	"slices"
-	"strings"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -31,16 +30,9 @@ func checkService(projectName string, sv *config.Service, gateways []api.Gateway
 		return api.Invalid("Setting `https: False` is not allowed without a gateway. Please configure a gateway or remove the `https` property from the service configuration")
 	case len(sv.RateLimits) > 0:
 		return api.Invalid("Rate limits are not supported when running services without a gateway. Please configure a gateway or remove `rate_limits` from the service configuration")
-	case routerOf(sv) != nil:
-		return api.Invalid("Replica groups with `router` are not supported yet by this server")
 	}
 	if err := checkModel(sv.Model); err != nil {
 		return err
-	}
-	for _, command := range shellCommands(config.AnyRun{Service: sv}) {
-		if ref := groupRef.FindString(command); ref != "" && !strings.HasPrefix(ref, "$$") {
-			return api.Invalid("Addresses of replicas in `commands`, such as %s, are not supported yet by this server", ref)
-		}
 	}
 	total := 0
 	for _, g := range replicaGroups(config.AnyRun{Service: sv}) {

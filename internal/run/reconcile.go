@@ -90,6 +90,9 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 		if j.Data.Spec.JobsPerReplica > 1 {
 			return snap, s.loadPeers(ctx, q, &snap)
 		}
+		if j.Data.Spec.ServicePort != nil {
+			return snap, s.loadLack(ctx, q, &snap)
+		}
 	}
 	return snap, nil
 }
@@ -224,12 +227,21 @@ func (s *Service) commitJob(ctx context.Context, it engine.Item, d *JobDecision,
 	})
 }
 
-// wakePeers looks at the other nodes of a replica that may wait for this one.
+// wakePeers looks at the other nodes of a replica, or the other replicas of a service, that may wait
+// for this one.
 func (s *Service) wakePeers(ctx context.Context, tx *store.Tx, j Job) error {
-	if j.Data.Spec.JobsPerReplica <= 1 {
+	replica := j.Replica
+	switch {
+	case j.Data.Spec.ServicePort != nil:
+		r, err := s.rows.run(ctx, tx, j.RunID)
+		if err != nil || !needsAddresses(r) {
+			return err
+		}
+		replica = -1
+	case j.Data.Spec.JobsPerReplica <= 1:
 		return nil
 	}
-	rows, err := tx.QueryContext(ctx, `SELECT id FROM job WHERE run_id = $1 AND replica_num = $2 AND status = 'provisioning' AND id <> $3`, j.RunID, j.Replica, j.ID)
+	rows, err := tx.QueryContext(ctx, `SELECT id FROM job WHERE run_id = $1 AND (replica_num = $2 OR $2 < 0) AND status = 'provisioning' AND id <> $3`, j.RunID, replica, j.ID)
 	var ids []string
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id string
@@ -238,7 +250,7 @@ func (s *Service) wakePeers(ctx context.Context, tx *store.Tx, j Job) error {
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("list the nodes of a replica: %w", err)
+		return fmt.Errorf("list the jobs that may wait for another: %w", err)
 	}
 	tx.OnCommit(func() { s.Engine.Wake(JobKind, ids...) })
 	return nil
@@ -429,6 +441,9 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 	}
 	if d.Run.Status != r.Status && s.Moved != nil {
 		s.Moved(ctx, d.Run, r.Status)
+	}
+	if tellsRouter(d.Run) {
+		s.Engine.Schedule(RouterKind, it.ID, time.Now())
 	}
 	return d.Again, nil
 }

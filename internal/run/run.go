@@ -9,6 +9,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -176,6 +177,8 @@ type Config struct {
 	Tokenizer func(ctx context.Context, model, token string) (Tokenizer, error)
 	// Probe asks a replica of a service whether it is well; nil is yes.
 	Probe func(ctx context.Context, e Endpoint, spec api.ProbeSpec) error
+	// Connect connects to a replica of a service.
+	Connect func(ctx context.Context, to Endpoint) (net.Conn, error)
 	// Serving says that a replica works on requests that came through this server.
 	Serving func(jobID string) bool
 	// Changed is told of runs that are not what they were.
@@ -201,7 +204,7 @@ type Service struct {
 // New checks c and registers the reconcilers with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Instances == nil || c.Fleets == nil || c.Catalog == nil || c.Hosts == nil || c.Projects == nil ||
-		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil || c.Gateways == nil || c.Probe == nil || c.Serving == nil || c.Changed == nil {
+		c.Users == nil || c.Secrets == nil || c.Repos == nil || c.Blobs == nil || c.Logs == nil || c.Metrics == nil || c.Log == nil || c.Gateways == nil || c.Probe == nil || c.Connect == nil || c.Tokenizer == nil || c.Serving == nil || c.Changed == nil {
 		return nil, errors.New("run: every field of Config is required")
 	}
 	s := &Service{Config: c, watch: newWatchers(), queues: newQueueCache(), hosts: &hostCache{}, places: &positionCache{}, rows: newRows(), texts: newTexts(), started: time.Now()}
@@ -217,6 +220,10 @@ func New(c Config) (*Service, error) {
 		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * agentapi.Seconds(c.Limits.probeTimeout()),
 		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil },
 		Lost: s.clock.forget,
+	})
+	c.Engine.Register(engine.Kind{
+		Name: RouterKind, Workers: 16, Reconcile: s.reconcileRouter,
+		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil },
 	})
 	c.Engine.Hear(watchTopic, func(runID string) {
 		c.Changed(runID)

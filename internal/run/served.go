@@ -62,7 +62,8 @@ func endpoint(j Job) (Endpoint, bool) {
 	return e, true
 }
 
-// takesRequests says that a job is a replica to which requests may go.
+// takesRequests says that a job is a replica to which requests may go; of a service with a router, by
+// way of that.
 func takesRequests(j Job) bool { return j.Status == api.JobRunning && j.Data.Ready && j.Num == 0 }
 
 // Served finds a live service by name, store.ErrNotFound when there is none.
@@ -119,13 +120,21 @@ func (s *Service) served(ctx context.Context, p project.Project, runs ...Run) (l
 		return nil, err
 	}
 	for i := range list {
-		for _, j := range latestOf(jobs[list[i].RunID]) {
-			if e, ok := endpoint(j); ok && takesRequests(j) {
-				list[i].Replicas = append(list[i].Replicas, e)
-			}
-		}
+		list[i].Replicas = replicasFor(list[i].Service, jobs[list[i].RunID])
 	}
 	return list, nil
+}
+
+// replicasFor are those of a service that requests go to: of one with a router, that alone.
+func replicasFor(sv *config.Service, jobs []Job) []Endpoint {
+	var list []Endpoint
+	router := routerOf(sv)
+	for _, j := range latestOf(jobs) {
+		if e, ok := endpoint(j); ok && takesRequests(j) && (router == nil || j.Data.Spec.ReplicaGroup == *router.Name) {
+			list = append(list, e)
+		}
+	}
+	return list
 }
 
 // publication is where a service without a gateway will answer (lifecycle 14.4); m is its model

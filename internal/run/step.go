@@ -50,6 +50,8 @@ type JobSnapshot struct {
 	Peers []Peer
 	// Order is the run's startup order.
 	Order string
+	// Lack is the address of another replica that a provisioning job waits for, nil for none.
+	Lack *Lack
 }
 
 // Peer is another node of a job's replica.
@@ -97,6 +99,10 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 			d.Job.Data.Provisioning = s.Instance.Data.Provisioning
 			d.Changed = true
 		}
+		if s.Lack != nil {
+			d.lacks(now, s)
+			return
+		}
 		if wait := s.waits(); wait {
 			d.Again = deadline
 			if !now.Before(deadline) {
@@ -112,6 +118,19 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 		d.Again = now.Add(10 * time.Second)
 	case !now.Before(deadline):
 		d.late(now, s)
+	default:
+		d.Again = deadline
+	}
+}
+
+// lacks lets a job wait for the address of another replica, whose commits wake it.
+func (d *JobDecision) lacks(now time.Time, s JobSnapshot) {
+	deadline := s.Job.SubmittedAt.Add(addressWait)
+	switch {
+	case s.Lack.Never:
+		d.end(now, api.JobTerminatedByServer, "Router replica is in a terminal state; cannot provision worker without a running router.")
+	case !now.Before(deadline):
+		d.end(now, api.JobTerminatedByServer, s.Lack.late())
 	default:
 		d.Again = deadline
 	}

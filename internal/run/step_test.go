@@ -66,6 +66,12 @@ func TestStepJob(t *testing.T) {
 		{name: "nodes start together", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
 			s.Peers = []Peer{{Num: 1, Status: api.JobProvisioning, Ready: true}, {Num: 2, Status: api.JobPulling}}
 		}), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
+		{name: "a replica waits for another's address", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Lack = &Lack{Name: "groups[0].replicas[0].IP_ADDRESS"} }),
+			now: 20 * time.Minute, status: api.JobProvisioning, again: 30 * time.Minute},
+		{name: "half an hour", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Lack = &Lack{} }), now: 30 * time.Minute,
+			status: api.JobTerminating, reason: api.JobTerminatedByServer, again: 30 * time.Minute},
+		{name: "not for a router that has ended", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Lack = &Lack{Never: true} }), now: time.Minute,
+			status: api.JobTerminating, reason: api.JobTerminatedByServer, again: time.Minute},
 		{name: "not for ever", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Peers = []Peer{{Num: 1, Status: api.JobProvisioning}} }), now: 10 * time.Minute,
 			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
 		{name: "workers wait for the master", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {

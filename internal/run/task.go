@@ -133,6 +133,15 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		return agentapi.TaskSpec{}, err
 	}
 	t.Job.Cluster = cluster
+	if r.Data.Spec.Configuration.Service != nil {
+		var router string
+		if groups, router, err = s.addresses(ctx, r, j); err != nil {
+			return agentapi.TaskSpec{}, err
+		}
+		if router != "" {
+			t.Job.Env[routerVariable] = router
+		}
+	}
 	for i, c := range t.Job.Command {
 		if t.Job.Command[i], err = interpolateGroups(c, memberOf(r.Data.Spec.Configuration), groups); err != nil {
 			return agentapi.TaskSpec{}, &specError{api.JobTerminatedByServer, fmt.Sprintf("Groups IP interpolation error: %v", err)}

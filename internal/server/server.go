@@ -300,6 +300,7 @@ func (s *Server) assemble(file file) error {
 		Images: s.Images, Limits: s.Limits, Network: s.Network,
 		Gateways: s.gatewaysOf, Tokenizer: hub.Client{Base: s.HubURL}.Tokenizer,
 		Probe:   func(ctx context.Context, e run.Endpoint, p api.ProbeSpec) error { return s.proxy.Probe(ctx, e, p) },
+		Connect: s.dialReplica,
 		Serving: func(jobID string) bool { return s.proxy.Busy(jobID) },
 		Changed: func(runID string) { s.proxy.Changed(runID) },
 		Moved:   s.runMoved,
