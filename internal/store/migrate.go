@@ -24,7 +24,9 @@ func (db *DB) migrate(ctx context.Context, log *slog.Logger) error {
 		return err
 	}
 	dialect := goose.DialectSQLite3
-	opts := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger())}
+	// Numbers are given in blocks by subject: a new migration may have a lower one than others that
+	// a database has seen.
+	opts := []goose.ProviderOption{goose.WithDisableGlobalRegistry(true), goose.WithLogger(goose.NopLogger()), goose.WithAllowOutofOrder(true)}
 	if db.engine == Postgres {
 		dialect = goose.DialectPostgres
 		opts = append(opts, goose.WithSessionLocker(advisoryLock{}))
@@ -33,12 +35,8 @@ func (db *DB) migrate(ctx context.Context, log *slog.Logger) error {
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}
-	have, known, err := p.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("read the schema version: %w", err)
-	}
-	if have > known {
-		return fmt.Errorf("database %s was written by a newer dstack (schema %d, this program knows %d): start that version, or restore the backup from before the upgrade", db.where, have, known)
+	if err := db.refuseNewer(ctx, p); err != nil {
+		return err
 	}
 	done, err := p.Up(ctx)
 	for _, m := range done {
@@ -49,6 +47,32 @@ func (db *DB) migrate(ctx context.Context, log *slog.Logger) error {
 	}
 	return nil
 }
+
+// refuseNewer refuses a database that has seen a migration which this program does not know.
+func (db *DB) refuseNewer(ctx context.Context, p *goose.Provider) error {
+	have, err := p.GetDBVersion(ctx)
+	if err != nil {
+		return fmt.Errorf("read the schema version: %w", err)
+	}
+	if have == 0 { // new: not even the list of migrations is there
+		return nil
+	}
+	known := map[int64]bool{}
+	for _, m := range p.ListSources() {
+		known[m.Version] = true
+	}
+	rows, err := db.reader.QueryContext(ctx, selectMigrations)
+	err = EachRow(rows, err, func(rows *sql.Rows) error {
+		var version int64
+		if err := rows.Scan(&version); err != nil || known[version] {
+			return err
+		}
+		return fmt.Errorf("database %s was written by a newer dstack (this program does not know migration %d of its schema): start that version, or restore the backup from before the upgrade", db.where, version)
+	})
+	return err
+}
+
+const selectMigrations = `SELECT version_id FROM goose_db_version WHERE version_id > 0 ORDER BY version_id DESC`
 
 const (
 	selectServerID = `SELECT value FROM setting WHERE name = 'server_id'`

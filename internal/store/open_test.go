@@ -65,15 +65,37 @@ func TestFilesArePrivate(t *testing.T) {
 }
 
 func TestNewerSchemaIsRefused(t *testing.T) {
-	storetest.EachURL(t, func(t *testing.T, url string) {
-		t.Run("from the future", func(t *testing.T) {
-			db := storetest.Open(t, url)
-			if err := write(t, db, `INSERT INTO goose_db_version (version_id, is_applied) VALUES (99999, $1)`, true); err != nil {
-				t.Fatal(err)
+	for _, unknown := range []int{99999, 42} { // numbers do not say which is newer
+		storetest.EachURL(t, func(t *testing.T, url string) {
+			t.Run("from the future", func(t *testing.T) {
+				db := storetest.Open(t, url)
+				if err := write(t, db, `INSERT INTO goose_db_version (version_id, is_applied) VALUES ($1, $2)`, unknown, true); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if err := tryOpen(url); err == nil || !strings.Contains(err.Error(), fmt.Sprintf("written by a newer dstack (this program does not know migration %d ", unknown)) {
+				t.Errorf("Open = %v", err)
 			}
 		})
-		if err := tryOpen(url); err == nil || !strings.Contains(err.Error(), "written by a newer dstack (schema 99999") {
-			t.Errorf("Open = %v", err)
+	}
+}
+
+func TestMissingMigrationIsMadeUp(t *testing.T) {
+	storetest.EachURL(t, func(t *testing.T, url string) {
+		t.Run("before 62 was written", func(t *testing.T) {
+			db := storetest.Open(t, url)
+			for _, undo := range []string{
+				`DELETE FROM goose_db_version WHERE version_id = 62`, `DROP INDEX run_order`, `DROP INDEX run_active_order`,
+				`CREATE INDEX run_submitted ON run (submitted_at)`,
+			} {
+				if err := write(t, db, undo); err != nil {
+					t.Fatal(err)
+				}
+			}
+		})
+		db := storetest.Open(t, url)
+		if err := write(t, db, `DROP INDEX run_order`); err != nil {
+			t.Errorf("the migration was not made up for: %v", err)
 		}
 	})
 }
