@@ -314,12 +314,21 @@ func (p *placer) facts(g *Gang, anyway bool) []string {
 	if g.Cluster && (anyway || len(growing) > 0) && len(p.Offers) > 0 && !slices.ContainsFunc(p.Offers, func(o api.InstanceOffer) bool { return o.Multinode }) {
 		list = append(list, "None of the project's backends connects its instances to clusters")
 	}
+	var conflicts []Misses
+	between := map[Misses][]string{} // fleets by how they and the run exclude each other
 	for _, f := range growing {
-		if f.conflicts != 0 && f.missed == 0 {
-			list = append(list, fmt.Sprintf("The run and fleet '%s' exclude each other: `%s`", p.Fleets[f.fleet].Name, strings.Join(f.conflicts.Words(), "`, `")))
+		if f.conflicts == 0 || f.missed != 0 {
+			continue
 		}
+		if between[f.conflicts] == nil {
+			conflicts = append(conflicts, f.conflicts)
+		}
+		between[f.conflicts] = append(between[f.conflicts], p.Fleets[f.fleet].Name)
 	}
-	return list[:min(len(list), maxExclusions)]
+	for _, c := range conflicts[:min(len(conflicts), maxNames)] {
+		list = append(list, fmt.Sprintf("The run and fleet %s exclude each other: `%s`", quoted(between[c], "or"), strings.Join(c.Words(), "`, `")))
+	}
+	return list
 }
 
 // Is says that a reference names the fleet.
@@ -338,25 +347,29 @@ func (p *placer) unknownFleets(g *Gang) []string {
 	return list
 }
 
-// maxNames is how many fleets are named.
-const maxNames = 5
-
 // others says which fleets there are.
 func (p *placer) others() string {
 	if len(p.Fleets) == 0 {
 		return "; the project has none"
 	}
-	var names []string
-	for _, f := range p.Fleets[:min(len(p.Fleets), maxNames)] {
-		names = append(names, f.Name)
-	}
-	if len(p.Fleets) > maxNames {
-		return fmt.Sprintf("; the project has '%s' and %d more", strings.Join(names, "', '"), len(p.Fleets)-maxNames)
+	names := make([]string, len(p.Fleets))
+	for i, f := range p.Fleets {
+		names[i] = f.Name
 	}
 	return "; the project has " + quoted(names, "and")
 }
 
-// quoted are words in quotation marks.
-func quoted(list []string, and string) string {
-	return "'" + strings.Join(list, "' "+and+" '") + "'"
+// maxNames is how many fleets are named.
+const maxNames = 5
+
+// quoted are names in quotation marks, the last after a word: 'a', 'b' or 'c'.
+func quoted(names []string, word string) string {
+	last := len(names) - 1
+	switch {
+	case last == 0:
+		return "'" + names[0] + "'"
+	case last >= maxNames:
+		return fmt.Sprintf("'%s' %s %d others", strings.Join(names[:maxNames], "', '"), word, len(names)-maxNames)
+	}
+	return fmt.Sprintf("'%s' %s '%s'", strings.Join(names[:last], "', '"), word, names[last])
 }

@@ -101,6 +101,8 @@ func TestWhyNot(t *testing.T) {
 			"0 of 2; Fleet is at capacity; `regions` of fleet 'f' 2, 2 from 20; `nodes` of fleet 'g' 2, 2 from 20"},
 		"spot and on-demand exclude each other": {gang(1, 8, spot), Supply{Fleets: []Fleet{cloud("f", func(f *Fleet) { f.Ask.Requirements.Spot = new(false) })}, Offers: clouds[1:3], Backends: 2}, false,
 			"0 of 2; No offers matching the run requirements in fleet 'f'; The run and fleet 'f' exclude each other: `spot_policy`; `spot_policy` 2, 2 from 20"},
+		"many fleets": {gang(1, 8, spot), Supply{Fleets: slices.Repeat([]Fleet{cloud("f", func(f *Fleet) { f.Ask.Requirements.Spot = new(false) })}, 7), Backends: 2}, false,
+			"0 of 0; No offers matching the run requirements in fleet 'f', 'f', 'f', 'f', 'f' or 2 others; The run and fleet 'f', 'f', 'f', 'f', 'f' or 2 others exclude each other: `spot_policy`"},
 		"two reservations": {gang(1, 8, func(g *Gang) { g.Jobs[0].Requirements.Reservation = new("r") }),
 			Supply{Fleets: []Fleet{cloud("f", func(f *Fleet) { f.Ask.Requirements.Reservation = new("q") })}, Offers: []api.InstanceOffer{func() api.InstanceOffer { o := machine("a", "eu", 8, 9); o.Reserves = true; return o }()}, Backends: 1}, false,
 			"0 of 1; No offers matching the run requirements in fleet 'f'; The run and fleet 'f' exclude each other: `reservation`; `reservation` 1, 1 from 9; `reservation` of fleet 'f' 1, 1 from 9"},

@@ -2,6 +2,7 @@ package offer
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -92,19 +93,20 @@ func from(e api.Exclusion, words string) string {
 	return words + format.Price(e.From)
 }
 
-// PrintPlanNotes says what the offers of a run's plan leave open, of the first of its jobs of
-// which there is something to say. It is true when it said anything.
+// PrintPlanNotes says what the offers of a run's plan leave open, of one of its jobs: the first
+// for which there is nothing, or little. It is true when it said anything.
 func PrintPlanNotes(t *term.IO, plan api.RunPlan) bool {
-	for i, jp := range plan.JobPlans {
-		if jp.WhyNot == nil {
-			continue
-		}
-		if i > 0 {
-			t.Println(fmt.Sprintf("Job %s:", jp.JobSpec.JobName))
-		}
-		return PrintNotes(t, plan.PlanNotes, jp.WhyNot)
+	at := slices.IndexFunc(plan.JobPlans, func(jp api.JobPlan) bool { return jp.WhyNot != nil && jp.WhyNot.Fit == 0 })
+	if at < 0 {
+		at = slices.IndexFunc(plan.JobPlans, func(jp api.JobPlan) bool { return jp.WhyNot != nil })
 	}
-	return PrintNotes(t, plan.PlanNotes, nil)
+	if at < 0 {
+		return PrintNotes(t, plan.PlanNotes, nil)
+	}
+	if at > 0 {
+		t.Println(fmt.Sprintf("Job %s:", plan.JobPlans[at].JobSpec.JobName))
+	}
+	return PrintNotes(t, plan.PlanNotes, plan.JobPlans[at].WhyNot)
 }
 
 // PrintNotes says what offers leave open: backends that do not answer, and why few of the others

@@ -67,7 +67,7 @@ Leaving out a single one of them is not enough:
 ` + strings.Repeat(" cpu          1         -\n", 5) + ` ...
 
 `},
-		"another job of several": {api.RunPlan{JobPlans: []api.JobPlan{{}, {JobSpec: api.JobSpec{JobName: "run-0-1"}, WhyNot: &api.WhyNot{Excluded: []api.Exclusion{}}}}}, "Job run-0-1:\nThere are no offers.\n\n"},
+		"another job of several": {api.RunPlan{JobPlans: []api.JobPlan{{WhyNot: &fits}, {JobSpec: api.JobSpec{JobName: "run-0-1"}, WhyNot: &api.WhyNot{Excluded: []api.Exclusion{}}}}}, "Job run-0-1:\nThere are no offers.\n\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
