@@ -10,6 +10,8 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -42,7 +44,7 @@ type offer struct {
 
 func newAccess() *access { return &access{news: make(chan struct{})} }
 
-// serverSocket is where the job finds the server.
+// serverSocket is where the runner takes calls of the job.
 func (r *runner) serverSocket() string {
 	if r.Container {
 		return agentapi.ServerSocket
@@ -50,14 +52,27 @@ func (r *runner) serverSocket() string {
 	return filepath.Join(r.Dir, ServerFile)
 }
 
-// serverURL is the same as a client's setting.
-func (r *runner) serverURL() string { return "http+unix://" + url.PathEscape(r.serverSocket()) }
+// maxSocketPath is how long a socket's name may be, in bytes, for clients that do not know
+// [ShortPath].
+const maxSocketPath = 107
+
+// serverURL is where the job finds the server, as a client's setting.
+func (r *runner) serverURL() string { return "http+unix://" + url.PathEscape(r.callAt) }
 
 // openAccess opens the job's socket until ctx ends, and waits until the server is there.
 func (r *runner) openAccess(ctx context.Context) error {
 	l, err := listenForJob(r.serverSocket(), r.Container)
 	if err != nil {
 		return err
+	}
+	if r.callAt = r.serverSocket(); len(r.callAt) > maxSocketPath {
+		short, done, err := ShortPath(r.callAt)
+		if err != nil {
+			l.Close()
+			return err
+		}
+		context.AfterFunc(ctx, done)
+		r.callAt = strings.Replace(short, "self", strconv.Itoa(os.Getpid()), 1) // the job's processes look there too
 	}
 	go r.access.serve(ctx, l, r.serverSocket())
 	return r.access.ready(ctx, accessPatience)

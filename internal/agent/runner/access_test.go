@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -104,6 +105,35 @@ func TestServerAccess(t *testing.T) {
 		t.Errorf("%+v: %s", s, log)
 	}
 	j.until("the socket is gone", func() bool { _, err := os.Lstat(socket); return os.IsNotExist(err) })
+}
+
+// The name of the socket is one that every client can connect to, wherever the job's folder is.
+func TestServerAccessFromAfar(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), strings.Repeat("deep", 30))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	spec := sh(`echo "url $DSTACK_SERVER_URL"; while [ ! -e go ]; do sleep 0.02; done`)
+	spec.ServerAccess = true
+	spec.Env = map[string]string{"DSTACK_SERVER_URL": agentapi.ServerURL}
+	writeSpec(t, dir, spec)
+	j := startIn(t, dir)
+	waits := j.offer()
+	j.printed("url http+unix://")
+	_, name, _ := strings.Cut(strings.TrimSpace(read(t, dir, JobLogFile)), "http+unix://")
+	path, err := url.PathUnescape(name)
+	if err != nil || len(path) > maxSocketPath {
+		t.Fatalf("the socket is %q, %v", path, err)
+	}
+	call, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	waits.answers(call)
+	if err := os.WriteFile(filepath.Join(dir, "work", "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	j.wait()
 }
 
 // A job does not start without what it was promised.

@@ -50,6 +50,7 @@ type runner struct {
 	stop   chan stopRequest
 	ssh    *sshd.Server
 	access *access // of the job to the server
+	callAt string  // the socket for that, as the job knows it
 }
 
 type stopRequest struct {
