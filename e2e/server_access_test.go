@@ -90,10 +90,32 @@ func accessFromProcess(t *testing.T) {
 	w.waitOutput("caller", "call-2 0")
 	w.write("go-3", "")
 	checkCaller(w, "caller")
+	publishedInside(w)
 	eventually(t, 30*time.Second, "the socket is gone", func() bool {
 		left, err := filepath.Glob(filepath.Join(w.dir, "server/*/*/tasks/*/job/server.sock"))
 		return err == nil && len(left) == 0
 	})
+}
+
+// publishedInside runs the original's client in a job: it finds the server by the job's variables alone.
+func publishedInside(w *world) {
+	w.t.Helper()
+	client := filepath.Join(w.publishedClient(newestPublished).bin, "dstack")
+	w.write("published.dstack.yml", fmt.Sprintf(`
+type: task
+name: published
+dstack: true
+env: [DSTACK_TOKEN=%s, COLUMNS=200]
+commands:
+  - export HOME=%s/home-inside && mkdir $HOME
+  - %[3]s ps && %[3]s fleet && %[3]s run get published --json
+%[4]s`, w.token, w.dir, client, anyResources))
+	out := w.must("apply", "-y", "-f", "published.dstack.yml").Out
+	for _, want := range []string{" published  ssh (local)", "instance=0", `"run_name": "published"`, "Exited (0)"} {
+		if !strings.Contains(out, want) {
+			w.t.Errorf("no %q in what the original's client prints in a job:\n%s", want, out)
+		}
+	}
 }
 
 // accessAfterTakeover kills one of two servers, then the other: each time somebody serves the job,
