@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,16 +55,16 @@ func (a account) Offers(ctx context.Context, _ offer.Query) ([]offer.Offer, erro
 	return a.c.say(ctx, a.name)
 }
 
-func open(t *testing.T, say func(ctx context.Context, name string) ([]offer.Offer, error)) (*Catalog, *clouds, *int) {
+func open(t *testing.T, say func(ctx context.Context, name string) ([]offer.Offer, error)) (*Catalog, *clouds, *atomic.Int32) {
 	t.Helper()
 	cl := &clouds{asked: map[string]int{}, say: say}
-	changes := 0
-	c, err := New(Config{Clouds: cl, Log: slog.New(slog.DiscardHandler), Changed: func(string) { changes++ }})
+	changes := new(atomic.Int32)
+	c, err := New(Config{Clouds: cl, Log: slog.New(slog.DiscardHandler), Changed: func(string) { changes.Add(1) }})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(c.Close)
-	return c, cl, &changes
+	return c, cl, changes
 }
 
 // names lists the offers and how long that took.
@@ -102,8 +103,8 @@ func TestAnswersAreKeptAndRefreshed(t *testing.T) {
 		if cl.asked["a"] != 2 || cl.asked["b"] != 2 {
 			t.Errorf("asked %v, want each at first and when its answer was old", cl.asked)
 		}
-		if *changes != 4 {
-			t.Errorf("%d changes told, want 4", *changes)
+		if n := changes.Load(); n != 4 {
+			t.Errorf("%d changes told, want 4", n)
 		}
 	})
 }
@@ -111,16 +112,17 @@ func TestAnswersAreKeptAndRefreshed(t *testing.T) {
 // A backend that hangs or fails delays nobody: its last answer stands.
 func TestSlowBackends(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		hang, fail := true, false
+		var hang, fail atomic.Bool
+		hang.Store(true)
 		c, _, _ := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) {
 			switch {
-			case name == "b" && hang:
+			case name == "b" && hang.Load():
 				select {
 				case <-ctx.Done():
 					return nil, ctx.Err()
 				case <-time.After(30 * time.Second):
 				}
-			case name == "b" && fail:
+			case name == "b" && fail.Load():
 				return nil, errors.New("no route")
 			}
 			return one(name), nil
@@ -141,7 +143,8 @@ func TestSlowBackends(t *testing.T) {
 			t.Errorf("while it hangs again: %q after %v", got, took)
 		}
 		time.Sleep(2 * fresh)
-		hang, fail = false, true
+		hang.Store(false)
+		fail.Store(true)
 		names(t, c)
 		synctest.Wait()
 		if got, took := names(t, c); got != "a b " || took > 0 {
