@@ -86,6 +86,9 @@ func TestBuild(t *testing.T) {
 	if diff := cmp.Diff(counts, report); diff != "" {
 		t.Errorf("report (-want +got):\n%s", diff)
 	}
+	if text := report.String(); !strings.HasSuffix(text, "\naws: 2 types whose shape is not known: p9, x\n") {
+		t.Errorf("it does not name what is left out:\n%s", text)
+	}
 }
 
 func TestBuildRefuses(t *testing.T) {

@@ -211,7 +211,7 @@ func (out outcome) remark() string {
 		parts = append(parts, text)
 	}
 	if out.Free > 0 {
-		parts = append(parts, fmt.Sprintf("without a price: %d rows", out.Free))
+		parts = append(parts, fmt.Sprintf("rows without a price: %d", out.Free))
 	}
 	return strings.Join(parts, "; ")
 }

@@ -61,6 +61,8 @@ type outcome struct {
 	Rows             int
 	AsOf             string   `json:"as_of"`
 	LeftOut          []string `json:"left_out"`
+	More             int      `json:"left_out_more"`
+	Free             int
 	Reason           string
 }
 
@@ -104,6 +106,50 @@ func TestRefresh(t *testing.T) {
 	}
 	if out, _, err = c.run("offer", "--catalog", "--gpu", "A100:1", "--backend", "vultr"); err != nil || !strings.Contains(out, "$2.397") {
 		t.Errorf("the last good prices are gone: %v\n%s", err, out)
+	}
+}
+
+// awsFile is what AWS publishes, with more types than anybody knows and a price of nothing.
+func awsFile() string {
+	var b strings.Builder
+	b.WriteString("1\n2\n3\n4\n5\n" + `TermType,Unit,PricePerUnit,Currency,Instance Type,vCPU,Memory,Tenancy,Operating System,Pre Installed S/W,CapacityStatus,MarketOption,Region Code` + "\n")
+	row := func(price, instance, cpus, memory, region string) {
+		fmt.Fprintf(&b, "OnDemand,Hrs,%s,USD,%s,%s,%s GiB,Shared,Linux,NA,Used,OnDemand,%s\n", price, instance, cpus, memory, region)
+	}
+	for _, gpus := range []string{"p5.48xlarge", "p4d.24xlarge", "g5.xlarge", "g4dn.xlarge", "g6e.xlarge", "g6.xlarge"} {
+		row("5", gpus, "4", "16", "us-east-1")
+	}
+	for n := range 1000 {
+		row("0.1", "m5.large", "2", "8", fmt.Sprintf("region-%d", n))
+	}
+	row("0.1", "m5.large", "2", "8", "us-west-2-lax-1")
+	row("0", "m5.xlarge", "4", "16", "us-east-1")
+	for n := range 107 {
+		row("0.1", fmt.Sprintf("x%03d.large", n), "2", "8", "us-east-1")
+	}
+	return b.String()
+}
+
+// What is left out of a list is said: up to a limit by name, and how much more there is.
+func TestRefreshSaysWhatIsLeftOut(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, awsFile()) }))
+	defer srv.Close()
+	c := client{t, t.TempDir(), map[string]string{"DSTACK_ENDPOINT_AWS": srv.URL, "COLUMNS": "200"}}
+	out, _, err := c.run("catalog", "refresh", "--provider", "aws", "--json")
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	var got []outcome
+	if err := json.Unmarshal([]byte(out), &got); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 1 || got[0].Rows != 1007 || len(got[0].LeftOut) != 100 || got[0].LeftOut[0] != "x000.large" || got[0].More != 7 || got[0].Free != 1 {
+		t.Errorf("got %+v", got)
+	}
+	out, _, err = c.run("catalog", "refresh", "--provider", "aws")
+	const want = "not known, left out: x000.large, x001.large, x002.large, x003.large, x004.large and 102 more; rows without a price: 1"
+	if err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
+		t.Errorf("%v, the table lacks %q:\n%s", err, want, out)
 	}
 }
 
