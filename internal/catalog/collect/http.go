@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -58,12 +61,18 @@ func (s *session) call(ctx context.Context, method, path string, header http.Hea
 	defer resp.Body.Close()
 	data, err := backend.ReadBody(resp, maxAnswer)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, path, err)
+		return fmt.Errorf("%s %s: %w", method, plain(path), err)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
-		return fmt.Errorf("%s %s: %w: %w", method, path, errStrange, err)
+		return fmt.Errorf("%s %s: %w: %w", method, plain(path), errStrange, err)
 	}
 	return nil
+}
+
+// plain is a path without its parameters, which can be long.
+func plain(path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	return path
 }
 
 // stream reads a document of any size with read. It gives up when nothing comes for long.
@@ -103,7 +112,7 @@ func (h heard) Read(p []byte) (int, error) {
 func (s *session) send(ctx context.Context, method, path string, header http.Header, body []byte) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, method, s.base+path, bytes.NewReader(body))
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, plain(path), err)
 	}
 	if header != nil {
 		req.Header = header.Clone()
@@ -115,7 +124,7 @@ func (s *session) send(ctx context.Context, method, path string, header http.Hea
 	}
 	resp, err := s.do(req)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, plain(path), err)
 	}
 	return resp, nil
 }
@@ -123,6 +132,9 @@ func (s *session) send(ctx context.Context, method, path string, header http.Hea
 // do sends a request and returns an answer that is in order; the caller closes it.
 func (s *session) do(req *http.Request) (*http.Response, error) {
 	resp, err := s.http.Do(req)
+	if asked, ok := errors.AsType[*url.Error](err); ok {
+		err = asked.Err // the callers say what was asked for
+	}
 	if err != nil {
 		return nil, err
 	}
