@@ -148,7 +148,9 @@ func (t *Tally) add(price float64, ways ...way) {
 		for len(ways) > 0 && ways[0].fleet == fleet {
 			requirement, setting := ways[0].without()
 			run.join(ways[0].run|ways[0].both, requirement, ways[0].state)
-			settings.join(ways[0].settings|ways[0].both, setting, ways[0].state)
+			if ways[0].run&(1<<otherFleet) == 0 { // what other fleets say than those that the run names is of no use
+				settings.join(ways[0].settings|ways[0].both, setting, ways[0].state)
+			}
 			ways = ways[1:]
 		}
 		if fleet != noFleet {

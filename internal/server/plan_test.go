@@ -191,3 +191,57 @@ func TestPlanNamesTheFleet(t *testing.T) {
 		t.Errorf("why not (-want +got):\n%s", diff)
 	}
 }
+
+// Every way in which a run can find no place is told, with what would help.
+func TestPlanSaysWhatIsInTheWay(t *testing.T) {
+	away := sells("vultr", "icn", 10, 8)
+	away.Availability = offer.NoQuota
+	s := marketServer(t, map[string]market{"vultr": {offers: []offer.Offer{sells("vultr", "ewr", 20, 8), sells("vultr", "ams", 30, 8), away}}})
+	for _, fleet := range []string{`"name": "full", "nodes": "0..0"`, `"name": "spot", "nodes": "0..", "spot_policy": "spot"`, `"name": "cluster", "nodes": "0..", "placement": "cluster"`} {
+		s.ask(t, "fleets/apply", `{"plan": {"spec": {"configuration": {"type": "fleet", `+fleet+`}, "profile": {}}}, "force": false}`, new(api.Fleet))
+	}
+	quota := []api.Unavailable{{Availability: api.NoQuota, Count: 1}}
+	const noOffers = "No offers matching the run requirements in fleet "
+	for name, tt := range map[string]struct {
+		run, more string
+		want      *api.WhyNot
+	}{
+		"what is away is told apart": {`"max_price": 25`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Fit: 1, Unavailable: quota, Excluded: []api.Exclusion{
+			{Requirement: "max_price", Excludes: 1, Alone: 1, From: 30},
+		}}},
+		"no way out that is away": {`"max_price": 5`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Excluded: []api.Exclusion{
+			{Requirement: "max_price", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+		}}},
+		"a full fleet": {`"fleets": ["full"]`, "", &api.WhyNot{Considered: 3, Reasons: []string{"Fleet is at capacity"}, Excluded: []api.Exclusion{
+			{Requirement: "nodes", Fleet: "full", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+			{Requirement: "fleets", Excludes: 3},
+		}}},
+		"a fleet that asks for the contrary": {`"fleets": ["spot"]`, "", &api.WhyNot{Considered: 3, Reasons: []string{noOffers + "'spot'", "The run and fleet 'spot' exclude each other: `spot_policy`"}, Excluded: []api.Exclusion{
+			{Requirement: "spot_policy", Fleet: "spot", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+			{Requirement: "fleets", Excludes: 3},
+		}}},
+		"several nodes where backends make no clusters": {`"nodes": 2, "fleets": ["cluster"]`, "", &api.WhyNot{Considered: 3, Reasons: []string{noOffers + "'cluster'", "None of the project's backends connects its instances to clusters"}, Excluded: []api.Exclusion{
+			{Requirement: "nodes", Excludes: 3}, {Requirement: "fleets", Excludes: 3}, {Requirement: "placement", Fleet: "cluster", Excludes: 3},
+		}}},
+		"only what exists": {`"creation_policy": "reuse"`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Excluded: []api.Exclusion{
+			{Requirement: "creation_policy", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+		}}},
+		"a fleet that there is not": {`"fleets": ["nosuch"]`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Reasons: []string{"There is no fleet 'nosuch'; the project has 'full', 'spot' and 'cluster'"}, Excluded: []api.Exclusion{
+			{Requirement: "fleets", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+		}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var plan api.RunPlan
+			s.ask(t, "runs/get_plan", `{"run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "resources": {"gpu": "H100:8"}, `+tt.run+`}}`+tt.more+`}`, &plan)
+			why := plan.JobPlans[0].WhyNot
+			if diff := cmp.Diff(tt.want, why); diff != "" {
+				t.Errorf("why not (-want +got):\n%s", diff)
+			}
+		})
+	}
+
+	empty := marketServer(t, nil)
+	if why := empty.plan(t, "").JobPlans[0].WhyNot; why == nil || !slices.Equal(why.Reasons, []string{"The project has no backends that could create instances"}) {
+		t.Errorf("without a backend: %+v", why)
+	}
+}
