@@ -287,6 +287,33 @@ func TestPublished(t *testing.T) {
 	}
 }
 
+// Memories that providers report, or that the original's table has, are those that GPUs are sold
+// with (catalog 6, 11).
+func TestGPUs(t *testing.T) {
+	for name, tt := range map[string]struct {
+		gib, want float64 // reported, 0 for not said; GiB in the list, 0 for left out
+		gpu       string
+	}{
+		"A10G":                    {22.35, 24, "A10G"},
+		"L40S":                    {44.70, 48, "L40S"},
+		"NVIDIA B200":             {179.06, 180, "B200"},
+		"B300 SXM6":               {268.59, 270, "B300"},
+		"NVIDIA H100 80GB HBM3":   {79.65, 80, "H100"},
+		"AMD Instinct MI325X OAM": {288, 256, "MI325X"},
+		"MI325X":                  {256, 256, "MI325X"},
+		"amd_mi300x":              {192, 192, "MI300X"},
+		"NVIDIA RTX 6000 24GB":    {0, 24, "RTX6000"},
+		"RTX PRO 6000":            {96, 96, "RTXPRO6000"},
+		"A100":                    {0, 0, ""}, // of two sizes
+		"X9":                      {80, 0, ""},
+	} {
+		got, ok := new(tray).gpu(name, tt.gib)
+		if ok != (tt.want > 0) || got.Name != tt.gpu || float64(got.MemoryMiB)/1024 != tt.want {
+			t.Errorf("%s with %v GiB is %+v, %v", name, tt.gib, got, ok)
+		}
+	}
+}
+
 func TestShelf(t *testing.T) {
 	dated := func(backend string, price float64, asOf string) *pricelist.List {
 		var b pricelist.Builder
