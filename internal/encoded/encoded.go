@@ -3,24 +3,16 @@
 package encoded
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 )
 
-// JSON is a T as [json.Marshal] writes it.
-type JSON[T any] []byte
-
-// Encoded is the document.
-func (j JSON[T]) Encoded() []byte { return j }
-
-// MarshalJSON implements [json.Marshaler]: [json.Marshal] looks through all of it once more,
-// which who writes it as it is need not.
-func (j JSON[T]) MarshalJSON() ([]byte, error) { return j, nil }
-
-// Type is that of what is encoded.
-func (j JSON[T]) Type() reflect.Type { return reflect.TypeFor[T]() }
+// JSON is a T as [json.Marshal] writes it, in pieces that other documents share.
+type JSON[T any] [][]byte
 
 // Of encodes a value.
 func Of[T any](v T) (JSON[T], error) {
@@ -28,47 +20,48 @@ func Of[T any](v T) (JSON[T], error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode a %T: %w", v, err)
 	}
-	return data, nil
+	return JSON[T]{data}, nil
 }
 
 // List is the document of a list.
 func List[T any](items []JSON[T]) JSON[[]T] {
-	size := 2
-	for _, i := range items {
-		size += len(i) + 1
-	}
-	list := append(make([]byte, 0, size), '[')
+	pieces, comma := make([][]byte, 0, 2*len(items)+2), []byte(",")
+	pieces = append(pieces, []byte("["))
 	for n, i := range items {
 		if n > 0 {
-			list = append(list, ',')
+			pieces = append(pieces, comma)
 		}
-		list = append(list, i...)
+		pieces = append(pieces, i...)
 	}
-	return append(list, ']')
+	return append(pieces, []byte("]"))
 }
 
-// With is an object with another member at its end.
+// With is an object that has members, and another one at its end.
 func With[T, V any](j JSON[T], name string, value JSON[V]) JSON[T] {
-	out := make([]byte, 0, len(j)+len(name)+len(value)+4)
-	out = append(out, j[:len(j)-1]...)
-	if len(j) > len("{}") {
-		out = append(out, ',')
-	}
-	out = append(out, '"')
-	out = append(out, name...)
-	out = append(out, `":`...)
-	out = append(out, value...)
-	return append(out, '}')
+	pieces := append(j.without("}"), []byte(`,"`+name+`":`))
+	return append(append(pieces, value...), []byte("}"))
 }
 
-// Fill is an object that ends with an empty list, with another list in its place.
+// Fill is an object that ends with an empty list, as it was encoded, with another list in its
+// place.
 func Fill[T, V any](j JSON[T], list JSON[[]V]) JSON[T] {
-	const end = "[]}"
-	out := make([]byte, 0, len(j)+len(list))
-	out = append(out, j[:len(j)-len(end)]...)
-	out = append(out, list...)
-	return append(out, '}')
+	return append(append(j.without("[]}"), list...), []byte("}"))
 }
+
+// without are the pieces of a document without its end.
+func (j JSON[T]) without(end string) [][]byte {
+	last := len(j) - 1
+	return append(slices.Clone(j[:last]), bytes.TrimSuffix(j[last], []byte(end)))
+}
+
+// Bytes is the document.
+func (j JSON[T]) Bytes() []byte { return bytes.Join(j, nil) }
+
+// MarshalJSON implements [json.Marshaler].
+func (j JSON[T]) MarshalJSON() ([]byte, error) { return j.Bytes(), nil }
+
+// Type is that of what is encoded.
+func (j JSON[T]) Type() reflect.Type { return reflect.TypeFor[T]() }
 
 // Cache remembers documents by id, each for as long as the state is the same of all that it
 // shows. The zero value of everything but MaxBytes is ready; it is safe for concurrent use.
@@ -95,12 +88,12 @@ func (c *Cache[ID, State, T]) Of(id ID, state State, render func() T) (JSON[T], 
 	if ok && known.state == state {
 		return known.json, nil
 	}
-	data, err := Of(render())
+	j, err := Of(render())
 	if err != nil {
-		return nil, err
+		return j, err
 	}
-	c.keep(id, text[State, T]{state, data})
-	return data, nil
+	c.keep(id, text[State, T]{state, j})
+	return j, nil
 }
 
 func (c *Cache[ID, State, T]) keep(id ID, t text[State, T]) {
@@ -109,13 +102,21 @@ func (c *Cache[ID, State, T]) keep(id ID, t text[State, T]) {
 	if c.texts == nil {
 		c.texts = map[ID]text[State, T]{}
 	}
-	c.bytes += len(t.json) - len(c.texts[id].json)
+	c.bytes += t.size() - c.texts[id].size()
 	c.texts[id] = t
-	for other := range c.texts { // any
+	for other, o := range c.texts { // any
 		if c.bytes <= c.MaxBytes {
 			return
 		}
-		c.bytes -= len(c.texts[other].json)
+		c.bytes -= o.size()
 		delete(c.texts, other)
 	}
+}
+
+func (t text[State, T]) size() int {
+	size := 0
+	for _, p := range t.json {
+		size += len(p)
+	}
+	return size
 }

@@ -27,17 +27,17 @@ func TestSameAsMarshal(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := List(list); string(got) != string(want) {
+		if got := List(list).Bytes(); string(got) != string(want) {
 			t.Errorf("List: %s, want %s", got, want)
 		}
 	}
 	for want, got := range map[string]JSON[item]{
-		`{"name":"b","parts":[1]}`: With(JSON[item](`{"name":"b"}`), "parts", JSON[[]int](`[1]`)),
-		`{"name":"","parts":[3]}`:  Fill(JSON[item](`{"name":"","parts":[]}`), JSON[[]int](`[3]`)),
-		`{"parts":[]}`:             With(JSON[item](`{}`), "parts", List[int](nil)),
+		`{"name":"b","parts":[1]}`:            With(JSON[item]{[]byte(`{"name":"b"}`)}, "parts", JSON[[]int]{[]byte(`[1]`)}),
+		`{"name":"","parts":[3,4]}`:           Fill(JSON[item]{[]byte(`{"name":"","parts":[]}`)}, List([]JSON[int]{{[]byte("3")}, {[]byte("4")}})),
+		`{"name":"","parts":[],"other":"[]"}`: With(Fill(JSON[item]{[]byte(`{"name":"","parts":[]}`)}, List[int](nil)), "other", JSON[string]{[]byte(`"[]"`)}),
 	} {
-		if string(got) != want {
-			t.Errorf("With: %s, want %s", got, want)
+		if string(got.Bytes()) != want {
+			t.Errorf("%s, want %s", got.Bytes(), want)
 		}
 	}
 }
@@ -51,8 +51,8 @@ func TestState(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if string(got) != fmt.Sprint(step.state) || encoded != step.want {
-			t.Errorf("in state %d: %s, encoded %d times, want %d", step.state, got, encoded, step.want)
+		if string(got.Bytes()) != fmt.Sprint(step.state) || encoded != step.want {
+			t.Errorf("in state %d: %s, encoded %d times, want %d", step.state, got.Bytes(), encoded, step.want)
 		}
 	}
 	if _, err := c.Of("b", 1, func() any { return func() {} }); err == nil {
@@ -69,8 +69,8 @@ func TestBound(t *testing.T) {
 			for n := range 500 {
 				want := strings.Repeat("x", n%300)
 				got, err := c.Of(n%50, g*500+n, func() string { return want })
-				if err != nil || len(got) != len(want)+2 {
-					t.Errorf("%d bytes and %v, want %d", len(got), err, len(want)+2)
+				if err != nil || len(got.Bytes()) != len(want)+2 {
+					t.Errorf("%d bytes and %v, want %d", len(got.Bytes()), err, len(want)+2)
 				}
 			}
 		})
@@ -78,7 +78,7 @@ func TestBound(t *testing.T) {
 	wg.Wait()
 	sum := 0
 	for _, text := range c.texts {
-		sum += len(text.json)
+		sum += text.size()
 	}
 	if sum != c.bytes || sum > c.MaxBytes {
 		t.Errorf("%d bytes are kept, %d counted, at most %d allowed", sum, c.bytes, c.MaxBytes)

@@ -63,7 +63,7 @@ func TestListedAsRendered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if string(got) != string(want) {
+			if got := got.Bytes(); string(got) != string(want) {
 				t.Fatalf("seed %d, step %d:\n%s\nwant\n%s", seed, n, got, want)
 			}
 		}

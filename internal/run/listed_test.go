@@ -117,7 +117,7 @@ func TestListedAsRendered(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if string(got) != string(want) {
+			if got := got.Bytes(); string(got) != string(want) {
 				t.Fatalf("seed %d, when %s:\n%s\nwant\n%s", seed, name, got, want)
 			}
 		}

@@ -64,8 +64,8 @@ func reply(w http.ResponseWriter, r *http.Request, v any) error {
 
 // text is the JSON of an answer, in the form that the newest clients read.
 func text(v any) ([]byte, error) {
-	if e, ok := v.(interface{ Encoded() []byte }); ok {
-		return e.Encoded(), nil
+	if e, ok := v.(interface{ Bytes() []byte }); ok { // encoded already
+		return e.Bytes(), nil
 	}
 	return json.Marshal(v)
 }
