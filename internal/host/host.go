@@ -39,6 +39,9 @@ type Target struct {
 	// Local is the socket of an agent on the server's own machine: no SSH.
 	Local string
 	Home  string // of the agent, "" for the default
+	// Bare says that the machine came without an agent, as those of clouds do: it is put there
+	// when SSH answers.
+	Bare bool
 }
 
 func (t Target) home() string {
@@ -65,6 +68,8 @@ type Transport interface {
 	// host with another key than the target's. The caller closes the connection.
 	Open(ctx context.Context, t Target) (client *agentapi.Client, hostKey string, closeAll func(), err error)
 	Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
+	// Settle puts the agent onto a bare machine, on which none answers. It may be repeated.
+	Settle(ctx context.Context, t Target) error
 	Uninstall(ctx context.Context, r UninstallRequest) error
 }
 
@@ -164,9 +169,11 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
-	// Of run alone: since when SSH answers and the agent does not, and when it was started
-	// because of that.
-	silentSince, revived time.Time
+	// Of run alone.
+	silence silence
+	met     bool   // the agent has answered
+	told    string // why the last session ended, as it was logged
+	toldAt  time.Time
 
 	mu     sync.Mutex
 	ssh    *ssh.Client
@@ -177,6 +184,10 @@ type conn struct {
 const (
 	firstRetry = 100 * time.Millisecond
 	maxRetry   = 15 * time.Second
+	// bootRetry is for machines that were never met: somebody waits for them to boot.
+	bootRetry = 5 * time.Second
+	// tellAgain spaces reports that say the same of one host.
+	tellAgain = 10 * time.Minute
 	// batch bounds the events of one Handle, linger how long they are collected.
 	batch  = 256
 	linger = 3 * time.Millisecond
@@ -195,6 +206,7 @@ func (c *conn) run() {
 			return
 		}
 		c.pool.Sink.Disconnected(c.target.ID, err)
+		c.tell(err)
 		if time.Since(start) > time.Minute {
 			delay = firstRetry
 		}
@@ -202,7 +214,19 @@ func (c *conn) run() {
 		case <-c.ctx.Done():
 		case <-time.After(jitter(delay, c.target.ID, attempt)):
 		}
-		delay = min(2*delay, maxRetry)
+		most := maxRetry
+		if c.target.Bare && !c.met {
+			most = bootRetry
+		}
+		delay = min(2*delay, most)
+	}
+}
+
+// tell logs why a session ended, unless it has just been said.
+func (c *conn) tell(err error) {
+	if text := err.Error(); text != c.told || time.Since(c.toldAt) > tellAgain {
+		c.told, c.toldAt = text, time.Now()
+		c.pool.Log.Info("the connection to a host ended", "host", c.target.ID, "err", err)
 	}
 }
 
@@ -212,17 +236,21 @@ func (c *conn) session() error {
 	defer cancel()
 	client, closeAll, err := c.open(ctx)
 	if err != nil {
-		c.silentSince = time.Time{}
+		c.silence.since = time.Time{}
 		c.set(nil, nil, err)
 		return err
 	}
 	defer closeAll()
 	info, err := client.Host(ctx)
+	if err != nil {
+		var started bool
+		if started, err = c.revive(ctx, err); started {
+			info, err = client.Host(ctx)
+		}
+	}
 	if err == nil {
-		c.silentSince = time.Time{}
+		c.silence, c.met = silence{}, true
 		err = c.upgrade(ctx, info)
-	} else {
-		c.revive(ctx)
 	}
 	if err != nil {
 		c.set(nil, nil, err)
@@ -307,9 +335,7 @@ func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
 		return nil // without a binary of our own the one there has to do
 	}
 	c.pool.Log.Info("the agent of a host is replaced", "host", c.target.ID, "from", info.Version)
-	c.mu.Lock()
-	s := c.ssh
-	c.mu.Unlock()
+	s := c.sshClient()
 	if err := c.pool.push(ctx, s, c.target.Endpoint.User, bin); err != nil {
 		if ctx.Err() != nil {
 			return err
@@ -322,36 +348,6 @@ func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
 		return err
 	}
 	return errors.New("the agent was replaced; connecting to the new one")
-}
-
-const (
-	// revivePatience is how long an agent may not answer on a host that does: it is started
-	// again by the host itself, but not where a machine without systemd was restarted.
-	revivePatience = 5 * time.Second
-	// reviveEvery spaces the attempts: an agent may take minutes to start.
-	reviveEvery = 3 * time.Minute
-)
-
-// revive starts the agent of a host that answers, while the agent does not.
-func (c *conn) revive(ctx context.Context) {
-	if c.target.Local != "" || c.pool.Transport != nil {
-		return
-	}
-	now := time.Now()
-	if c.silentSince.IsZero() {
-		c.silentSince = now
-	}
-	if now.Sub(c.silentSince) < revivePatience || !c.revived.IsZero() && now.Sub(c.revived) < reviveEvery {
-		return
-	}
-	c.revived = now
-	c.mu.Lock()
-	s := c.ssh
-	c.mu.Unlock()
-	c.pool.Log.Info("the agent of a host does not answer and is started", "host", c.target.ID)
-	if _, err := installAgent(ctx, s, c.target.Endpoint.User, c.target.home(), nil); err != nil {
-		c.pool.Log.Warn("the agent of a host cannot be started", "host", c.target.ID, "err", err)
-	}
 }
 
 // events hands the stream to the sink in batches and acknowledges what it stored.

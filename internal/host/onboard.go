@@ -105,13 +105,15 @@ type facts struct {
 	clock       time.Time
 	docker      bool // an engine is installed or answers
 	known       bool // an agent is there already
+	setup       bool // cloud-init has not finished
 }
 
 // look asks a host for its facts, in one round trip.
 func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 	const script = `uname -s; uname -m; if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then echo root; else echo user; fi; date +%s; ` +
 		`if [ -S /var/run/docker.sock ] || command -v dockerd >/dev/null 2>&1; then echo docker; else echo none; fi; ` +
-		`if [ -e ` + binaryPath + ` ]; then echo known; else echo new; fi`
+		`if [ -e ` + binaryPath + ` ]; then echo known; else echo new; fi; ` +
+		`if [ -d /run/cloud-init ] && [ ! -e /var/lib/cloud/instance/boot-finished ]; then echo setup; else echo finished; fi`
 	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
 	defer cancel()
 	out, errs, err := run(ctx, s, "sh -c "+quote(script), nil)
@@ -122,7 +124,7 @@ func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 }
 
 func parseFacts(out, addr string) (facts, error) {
-	const count = 6
+	const count = 7
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	odd := problem(CodeInstall, "%s answers oddly to commands (is its login shell a shell?): %q", addr, out)
 	if len(lines) < count {
@@ -133,7 +135,7 @@ func parseFacts(out, addr string) (facts, error) {
 	if err != nil {
 		return facts{}, odd
 	}
-	return facts{os: lines[0], machine: lines[1], root: lines[2] == "root", clock: time.Unix(seconds, 0), docker: lines[4] == "docker", known: lines[5] == "known"}, nil
+	return facts{os: lines[0], machine: lines[1], root: lines[2] == "root", clock: time.Unix(seconds, 0), docker: lines[4] == "docker", known: lines[5] == "known", setup: lines[6] == "setup"}, nil
 }
 
 // runtimeVar is the variable with which a fleet allows jobs without containers.

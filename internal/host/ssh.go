@@ -233,6 +233,17 @@ func root(user, cmd string) string {
 	return "sudo -n " + cmd
 }
 
+// maxOutput bounds what is kept of a command's output, in bytes: hosts may say what they like.
+const maxOutput = 1 << 20
+
+// bounded keeps the beginning of what is written to it.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	b.Buffer.Write(p[:min(len(p), maxOutput-b.Len())])
+	return len(p), nil
+}
+
 // run runs a command on a host, with input, and returns its stdout.
 func run(ctx context.Context, s *ssh.Client, cmd string, in io.Reader) (string, string, error) {
 	sess, err := s.NewSession()
@@ -242,7 +253,7 @@ func run(ctx context.Context, s *ssh.Client, cmd string, in io.Reader) (string, 
 	defer sess.Close()
 	stop := context.AfterFunc(ctx, func() { sess.Close() })
 	defer stop()
-	var out, errs bytes.Buffer
+	var out, errs bounded
 	sess.Stdin, sess.Stdout, sess.Stderr = in, &out, &errs
 	err = sess.Run(cmd)
 	if ctx.Err() != nil {

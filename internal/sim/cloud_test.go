@@ -147,7 +147,7 @@ func (w *world) at(addr string) *agent {
 	key := name + "/" + m.ID
 	h := w.machines[key]
 	if h == nil {
-		h = newHost(w, key, len(w.machines)+1, true)
+		h = newHost(w, key, len(w.machines)+1, false)
 		w.machines[key] = h
 	}
 	return h

@@ -186,6 +186,13 @@ func (h *agent) open(done <-chan struct{}) bool {
 	}
 }
 
+// hasAgent says that somebody has put the agent onto the machine.
+func (h *agent) hasAgent() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.installed
+}
+
 func (h *agent) isOff() bool { return h.off.Load() }
 
 // reboot ends all tasks and connections. The machine is back after a while.

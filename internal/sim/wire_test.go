@@ -65,8 +65,8 @@ func (x *wire) Open(ctx context.Context, t host.Target) (*agentapi.Client, strin
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
-	case !h.installed:
-		return nil, "", nil, errors.New("no agent on the host")
+	case !h.installed && !t.Bare:
+		return nil, "", nil, errNoAgent
 	case t.Endpoint.HostKey != "" && t.Endpoint.HostKey != h.key:
 		return nil, "", nil, &host.OnboardError{Code: host.CodeHostKey, Message: "the host key changed"}
 	}
@@ -95,6 +95,22 @@ func (x *wire) Onboard(ctx context.Context, r host.OnboardRequest) (host.Onboard
 	return host.Onboarded{Info: h.info(), HostKey: key}, nil
 }
 
+// Settle implements host.Transport.
+func (x *wire) Settle(ctx context.Context, t host.Target) error {
+	if err := x.p.effect("before Settle " + t.Endpoint.Addr); err != nil {
+		return err
+	}
+	h, err := x.reach(ctx, t.Endpoint.Addr)
+	if err != nil {
+		return err
+	}
+	delay(ctx, 2*time.Second)
+	h.mu.Lock()
+	h.installed = true
+	h.mu.Unlock()
+	return x.p.effect("after Settle " + t.Endpoint.Addr)
+}
+
 // Uninstall implements host.Transport.
 func (x *wire) Uninstall(ctx context.Context, r host.UninstallRequest) error {
 	if err := x.p.effect("before Uninstall " + r.Endpoint.Addr); err != nil {
@@ -121,7 +137,10 @@ type link struct {
 
 func (l *link) close() { l.once.Do(func() { close(l.done) }) }
 
-var errBroken = errors.New("connection reset by peer")
+var (
+	errBroken  = errors.New("connection reset by peer")
+	errNoAgent = errors.New("no agent on the host")
+)
 
 // pass waits until a packet can pass.
 func (l *link) pass(ctx context.Context) error {
@@ -170,6 +189,9 @@ func (l *link) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	if err := l.pass(r.Context()); err != nil {
 		return nil, err
+	}
+	if !l.h.hasAgent() {
+		return nil, errNoAgent
 	}
 	if r.URL.Path == "/v1/events" {
 		s := &stream{link: l, ctx: r.Context(), known: map[string]*cursor{}}

@@ -41,6 +41,8 @@ type Host struct {
 	addr     *net.TCPAddr
 	key      ssh.Signer
 	commands []string
+	// installed is called after a successful installation, nil for nothing.
+	installed func()
 }
 
 // New starts a host that lets a key in.
@@ -108,6 +110,21 @@ func (h *Host) File(name string) string {
 	return string(data)
 }
 
+// Remove deletes a file or a folder below Root.
+func (h *Host) Remove(name string) {
+	h.t.Helper()
+	if err := os.RemoveAll(filepath.Join(h.Root, name)); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// OnInstall has f called when the pushed agent has installed itself, which answers from then on.
+func (h *Host) OnInstall(f func()) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.installed = f
+}
+
 // Down ends the SSH server and all of its connections.
 func (h *Host) Down() {
 	h.listener.Close() // the server may not have taken it yet
@@ -163,7 +180,8 @@ func (h *Host) session(s ssh.Session) {
 		_, _ = io.Copy(s, near)
 		return
 	}
-	command := strings.NewReplacer("/usr/local/bin/dstack-agent", h.Root+"/agent", "/var/lib/dstack", h.Root+"/var", "/var/run/docker.sock", h.Root+"/docker.sock").Replace(s.RawCommand())
+	command := strings.NewReplacer("/usr/local/bin/dstack-agent", h.Root+"/agent", "/var/lib/dstack", h.Root+"/var", "/var/run/docker.sock", h.Root+"/docker.sock",
+		"/run/cloud-init", h.Root+"/cloud-init", "/var/lib/cloud/", h.Root+"/cloud/").Replace(s.RawCommand())
 	cmd := exec.CommandContext(s.Context(), "/bin/sh", "-c", command)
 	cmd.Env = []string{"PATH=" + h.Root + "/bin:" + os.Getenv("PATH"), "HOME=" + h.Root + "/home", "ROOT=" + h.Root}
 	cmd.Dir = h.Root
@@ -185,12 +203,25 @@ func (h *Host) session(s ssh.Session) {
 	if err := cmd.Wait(); err != nil {
 		code = max(1, cmd.ProcessState.ExitCode())
 	}
+	if code == 0 && strings.Contains(s.RawCommand(), " install ") {
+		h.Agent.appear()
+		h.mu.Lock()
+		f := h.installed
+		h.mu.Unlock()
+		if f != nil {
+			f()
+		}
+	}
 	_ = s.Exit(code)
 }
 
 func (h *Host) streamlocal(_ *ssh.Server, _ *gossh.ServerConn, ch gossh.NewChannel, _ ssh.Context) {
-	if h.NoStreamlocal {
+	switch {
+	case h.NoStreamlocal:
 		_ = ch.Reject(gossh.Prohibited, "no forwarding here")
+		return
+	case h.Agent.isAbsent():
+		_ = ch.Reject(gossh.ConnectionFailed, "open failed")
 		return
 	}
 	c, reqs, err := ch.Accept()
@@ -211,6 +242,7 @@ func (h *Host) streamlocal(_ *ssh.Server, _ *gossh.ServerConn, ch gossh.NewChann
 // Agent is the agent of a host, as far as a server talks to it.
 type Agent struct {
 	mu      sync.Mutex
+	absent  bool
 	info    agentapi.HostInfo
 	acked   int64
 	streams int
@@ -226,6 +258,25 @@ func newAgent() *Agent {
 func (a *Agent) Set(change func(*agentapi.HostInfo)) {
 	a.mu.Lock()
 	change(&a.info)
+	a.mu.Unlock()
+}
+
+// Absent says that there is no agent until one is installed.
+func (a *Agent) Absent() {
+	a.mu.Lock()
+	a.absent = true
+	a.mu.Unlock()
+}
+
+func (a *Agent) isAbsent() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.absent
+}
+
+func (a *Agent) appear() {
+	a.mu.Lock()
+	a.absent = false
 	a.mu.Unlock()
 }
 
