@@ -38,6 +38,14 @@ func NewTransport(c TransportConfig) http.RoundTripper {
 
 type transport struct{ TransportConfig }
 
+type turnKey struct{}
+
+// WithTurns has what is sent again for a request of ctx wait for a turn each time, for providers that
+// bound how often they are asked. The first attempt is up to the caller.
+func WithTurns(ctx context.Context, turn func(context.Context) error) context.Context {
+	return context.WithValue(ctx, turnKey{}, turn)
+}
+
 // RoundTrip implements http.RoundTripper.
 func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	ctx := r.Context()
@@ -59,6 +67,11 @@ func (t *transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		case <-time.After(pause):
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
+		}
+		if turn, ok := ctx.Value(turnKey{}).(func(context.Context) error); ok {
+			if err := turn(ctx); err != nil {
+				return nil, err
+			}
 		}
 		if r.GetBody != nil {
 			if r.Body, err = r.GetBody(); err != nil {

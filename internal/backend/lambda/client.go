@@ -250,6 +250,7 @@ func (c *client) send(ctx context.Context, method, path string, in any) ([]byte,
 		}
 		body = bytes.NewReader(data)
 	}
+	ctx = backend.WithTurns(ctx, func(ctx context.Context) error { return c.requests.wait(ctx, requestPatience) })
 	r, err := http.NewRequestWithContext(ctx, method, c.endpoint+"/api/v1"+path, body)
 	if err != nil {
 		return nil, fmt.Errorf("make the request: %w", err)
