@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unique"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -70,10 +71,17 @@ const noBackends = "The project has no backends that could create instances"
 func (p *placer) tally(g *Gang, anyway bool) *Tally {
 	t := &Tally{}
 	var ways []way
+	alike := map[unique.Handle[string]][]Misses{}
 	for f := range p.Fleets {
 		for _, i := range p.inFleet[f] {
-			if ways = p.hostWays(ways[:0], g, f, i); len(ways) > 0 {
-				t.add(p.Hosts[i].Offer.Price, ways...)
+			h := p.Hosts[i]
+			missed, known := alike[h.Key]
+			if !known || h.Key == (unique.Handle[string]{}) {
+				missed = shareMisses(g, h)
+				alike[h.Key] = missed
+			}
+			if ways = p.hostWays(ways[:0], g, f, i, missed); len(ways) > 0 {
+				t.add(h.Offer.Price, ways...)
 			}
 		}
 	}
@@ -121,8 +129,8 @@ func (g *Gang) refusesFleets(named bool) Misses {
 func (g *Gang) uses(f *Fleet) bool { return g.Fleets == nil || slices.Contains(g.Fleets, f.ID) }
 
 // hostWays are the shares of a host that a gang's first job could have, none where its other
-// nodes are elsewhere.
-func (p *placer) hostWays(ways []way, g *Gang, f, i int) []way {
+// nodes are elsewhere; missed are their misses, from the smallest that it may have.
+func (p *placer) hostWays(ways []way, g *Gang, f, i int, missed []Misses) []way {
 	h, fleet := p.Hosts[i], &p.Fleets[f]
 	if b := g.Beside; b != (Site{}) && b != (Site{fleet.ID, string(h.Offer.Backend), h.Offer.Region}) {
 		return nil
@@ -131,22 +139,14 @@ func (p *placer) hostWays(ways []way, g *Gang, f, i int) []way {
 	if !Selected(g.Profile.Instances, h) {
 		w.run |= 1 << otherInstance
 	}
-	if !zoned(g.Profile, h.Zone) {
-		w.run |= 1 << needZone
+	if g.Cluster && !fleet.Cluster {
+		w.settings |= 1 << needMultinode
 	}
-	from := 1
-	if g.Cluster {
-		from = h.Blocks
-		if !fleet.Cluster {
-			w.settings |= 1 << needMultinode
-		}
-	}
-	for n := from; n <= h.Blocks; n++ {
-		o := offerOf(h, n, api.Idle)
+	for n, m := range missed {
 		share := w
-		share.run |= Missed(&g.Jobs[0].Requirements, &g.Profile, &o)
+		share.run |= m
 		share.state = api.Busy
-		if n <= p.free[i] {
+		if g.fewest(h)+n <= p.free[i] {
 			share.state = api.Idle
 		}
 		ways = append(ways, share)
@@ -154,14 +154,38 @@ func (p *placer) hostWays(ways []way, g *Gang, f, i int) []way {
 	return ways
 }
 
+// fewest is the smallest number of a host's blocks that a job may have: nodes of a cluster get
+// whole hosts.
+func (g *Gang) fewest(h *Host) int {
+	if g.Cluster {
+		return h.Blocks
+	}
+	return 1
+}
+
+// shareMisses is what the shares of a host miss for a gang's first job.
+func shareMisses(g *Gang, h *Host) []Misses {
+	var list []Misses
+	for n := g.fewest(h); n <= h.Blocks; n++ {
+		o := offerOf(h, n, api.Idle)
+		m := Missed(&g.Jobs[0].Requirements, &g.Profile, &o)
+		if !zoned(g.Profile, h.Zone) {
+			m |= 1 << needZone
+		}
+		list = append(list, m)
+	}
+	return list
+}
+
 // grower is a fleet that backends make instances for, with what it and a run ask.
 type grower struct {
 	fleet     int
 	id        string
-	ask, both Ask
-	run       *Ask   // the run's, where it reads otherwise beside the fleet's
-	missed    Misses // of the run's requirements, by every offer
-	settings  Misses // the same of the fleet's
+	ask       Ask
+	zones     []string // that both ask for; nil: any
+	run       *Ask     // the run's, where it reads otherwise beside the fleet's
+	missed    Misses   // of the run's requirements, by every offer
+	settings  Misses   // the same of the fleet's
 	conflicts Misses
 	sites     []Site // where its cluster may be; nil: anywhere
 }
@@ -183,7 +207,8 @@ func (p *placer) growing(g *Gang, run Ask, anyway bool) []grower {
 		if other, changed := run.beside(f.Ask); changed {
 			one.run = &other
 		}
-		one.both, one.conflicts = combine(f.Ask, run)
+		both, conflicts := combine(f.Ask, run)
+		one.zones, one.conflicts = both.Profile.AvailabilityZones, conflicts
 		if p.room[i] == 0 {
 			one.settings |= 1 << fleetIsFull
 		}
@@ -208,7 +233,11 @@ func (f *grower) way(o *api.InstanceOffer, run Misses) way {
 	if f.sites != nil && !slices.Contains(f.sites, Site{f.id, string(o.Backend), o.Region}) {
 		w.settings |= 1 << otherPlace
 	}
-	w.both = (f.conflicts | f.both.missed(o)) &^ (w.run | w.settings)
+	w.both = f.conflicts
+	if f.zones != nil && !inZones(f.zones, o) {
+		w.both |= 1 << needZone
+	}
+	w.both &^= w.run | w.settings
 	return w
 }
 
@@ -218,16 +247,31 @@ func (p *placer) noFleet(g *Gang) Verdict {
 	if g.Fleets != nil && !slices.ContainsFunc(p.Fleets, func(f Fleet) bool { return g.uses(&f) }) {
 		why = "Failed to use specified fleets"
 	}
-	v := refusal(g, append([]string{why}, p.facts(g, false)...))
-	if v.NoFleet = true; why == noFleetFits {
-		v.Why = strings.Replace(v.Why, noFleetFits, NoFleet, 1)
-	}
-	return v
+	return Verdict{Gang: g.ID, Reasons: append([]string{why}, p.facts(g, false)...), NoFleet: true}
 }
 
-// refusal is a verdict with reasons.
-func refusal(g *Gang, reasons []string) Verdict {
-	return Verdict{Gang: g.ID, Why: strings.Join(reasons, ". "), Reasons: reasons}
+const (
+	noOffers = "No offers matching the run requirements in "
+	help     = ".\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails"
+)
+
+// words are a verdict's reasons in one text, with what would help most.
+func (p *placer) words(g *Gang, v Verdict) string {
+	text := strings.Join(v.Reasons, ". ")
+	switch {
+	case v.NoFleet:
+		return strings.Replace(text, noFleetFits, NoFleet, 1)
+	case v.Later:
+		return text
+	}
+	t := p.tally(g, false)
+	if best := t.exclusions(p.Fleets); t.fit == 0 && len(best) > 0 && best[0].Alone > 0 {
+		text += ". Without " + Setting(best[0]) + " there would be some"
+	}
+	if strings.HasPrefix(text, noOffers) {
+		text += help
+	}
+	return text
 }
 
 // missing is the verdict on a gang that was not placed; later says that hosts which exist would
@@ -250,17 +294,14 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 	}
 	where := "fleet " + quoted(names, "or")
 	if later {
-		v := refusal(g, []string{waiting(g, where)})
-		v.Later = true
-		return v
+		return Verdict{Gang: g.ID, Reasons: []string{waiting(g, where)}, Later: true}
 	}
-	if fits > 0 && len(g.Profile.Instances) == 0 {
-		return refusal(g, []string{fmt.Sprintf("%d instances that fit are needed, %s has %d", len(g.Jobs), where, fits)})
-	}
-	why, help := "", ""
+	var why string
 	switch {
 	case len(g.Profile.Instances) > 0:
 		why = "Failed to use specified instances"
+	case fits > 0:
+		return Verdict{Gang: g.ID, Reasons: []string{fmt.Sprintf("%d instances that fit are needed, %s has %d", len(g.Jobs), where, fits)}}
 	case full:
 		why = "Fleet is at capacity"
 	case g.Reuse:
@@ -268,15 +309,9 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 	case short != "":
 		why = short
 	default:
-		why = "No offers matching the run requirements in " + where
-		help = ".\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails"
+		why = noOffers + where
 	}
-	v := refusal(g, append([]string{why}, p.facts(g, false)...))
-	if best := p.tally(g, false).exclusions(p.Fleets); len(best) > 0 && best[0].Alone > 0 {
-		v.Why += ". Without " + Setting(best[0]) + " there would be some"
-	}
-	v.Why += help
-	return v
+	return Verdict{Gang: g.ID, Reasons: append([]string{why}, p.facts(g, false)...)}
 }
 
 // waiting tells of a gang that hosts would do for which are in use.

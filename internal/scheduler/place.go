@@ -124,6 +124,9 @@ func Place(queue []Gang, s Supply) []Verdict {
 			continue
 		}
 		v := p.place(g)
+		if v.Nodes == nil {
+			v.Why = p.words(g, v)
+		}
 		verdicts[i] = v
 		if v.Nodes == nil {
 			if g.Patient && v.Later {
