@@ -14,6 +14,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
+	"dstack/internal/ledger"
 	"dstack/internal/store"
 )
 
@@ -118,9 +119,11 @@ type state struct {
 	now        time.Time
 	w          *world
 	facts      map[string]*fact
-	machines   []machine       // that cost money and carry our tag
-	groups     []placement     // of ours
-	rows                       // read after clouds were looked at
+	machines   []machine     // that cost money and carry our tag
+	groups     []placement   // of ours
+	rows                     // read after clouds were looked at
+	costs      []ledger.Cost // what the ledger says, for looks that ask for it
+	costsErr   error
 	stillThere map[string]bool // machines and groups that exist after the rows were read
 	prev       *state
 	twins      int
@@ -174,8 +177,9 @@ func (s *state) busy() bool {
 	return false
 }
 
-// look reads clouds and database; nil before there is one. It wants the token.
-func (c *checker) look() *state {
+// look reads clouds and database, on request what the ledger says of costs too; nil before there
+// is a database. It wants the token.
+func (c *checker) look(costs bool) *state {
 	if c.reader == nil {
 		return nil
 	}
@@ -186,6 +190,9 @@ func (c *checker) look() *state {
 		return nil
 	}
 	s.version = c.reader.version
+	if costs {
+		s.costs, s.costsErr = ledger.Costs(context.Background(), c.w.current().db.Read(), "", store.Time(1), s.now)
+	}
 	return s
 }
 
@@ -209,7 +216,7 @@ func (c *checker) complete(s *state) {
 func (c *checker) holds(list []invariant) bool {
 	c.reading <- struct{}{}
 	defer func() { <-c.reading }()
-	s := c.look()
+	s := c.look(true)
 	if s == nil {
 		return false
 	}
@@ -231,8 +238,9 @@ func (c *checker) holds(list []invariant) bool {
 func (c *checker) check(list []invariant) {
 	c.reading <- struct{}{}
 	defer func() { <-c.reading }()
-	s := c.look()
-	if s == nil || c.prev != nil && c.prev.version == s.version && len(list) == len(always) && slices.Equal(c.prev.machines, s.machines) && sameGroups(c.prev.groups, s.groups) {
+	moment := len(list) == len(always)
+	s := c.look(!moment)
+	if s == nil || moment && c.prev != nil && c.prev.version == s.version && slices.Equal(c.prev.machines, s.machines) && sameGroups(c.prev.groups, s.groups) {
 		return // nothing has changed
 	}
 	c.mu.Lock()
@@ -453,7 +461,7 @@ func (c *checker) committed() bool {
 func (c *checker) now() *state {
 	c.reading <- struct{}{}
 	defer func() { <-c.reading }()
-	s := c.look()
+	s := c.look(false)
 	if s != nil {
 		c.mu.Lock()
 		defer c.mu.Unlock()

@@ -2,14 +2,12 @@ package sim
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"math"
 	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
-	"dstack/internal/ledger"
 	"dstack/internal/store"
 )
 
@@ -128,8 +126,9 @@ func noFalseDeath(s *state) (bad []string) {
 			bad = append(bad, fmt.Sprintf("intent %.8s is gone, its machine %s costs money", in.id, m.key()))
 		}
 	}
+	intents := s.intentsByID()
 	for _, g := range s.groups {
-		if in := s.intentsByID()[g.intent]; in.state == "gone" && in.resource == g.id && s.stillThere[g.key()] {
+		if in := intents[g.intent]; in.state == "gone" && in.resource == g.id && s.stillThere[g.key()] {
 			bad = append(bad, fmt.Sprintf("intent %.8s is gone, its group %s exists", in.id, g.key()))
 		}
 	}
@@ -438,11 +437,10 @@ const lateKnown = 20 * time.Minute
 const neverSeen = 8 * time.Minute
 
 // costsEqualBill is I9: for every machine that was charged there is an interval of the ledger
-// with its price and time, for every interval a charge, and the sum is what [ledger.Costs]
+// with its price and time, for every interval a charge, and the sum is what ledger.Costs
 // says.
 func costsEqualBill(s *state) (bad []string) {
-	p := s.w.current()
-	paid := map[string]intentRow{}
+	paid, intents := map[string]intentRow{}, s.intentsByID()
 	sum := 0.0
 	for _, in := range s.intents {
 		if in.billedFrom == 0 || in.kind != "instance" {
@@ -459,7 +457,7 @@ func costsEqualBill(s *state) (bad []string) {
 		for _, h := range s.w.clouds[name].Invoice(s.w.serverID) {
 			in, ok := paid[name+"/"+h.ID]
 			delete(paid, name+"/"+h.ID)
-			switch in := s.intentsByID()[h.Intent]; {
+			switch in := intents[h.Intent]; {
 			case ok || h.Live:
 			case s.twins > 0 && in.resource != h.ID:
 				continue // one of two that were made for one request, gone before any list showed it
@@ -467,7 +465,7 @@ func costsEqualBill(s *state) (bad []string) {
 				continue // gone before the silence after the request was over
 			}
 			if !ok {
-				bad = append(bad, fmt.Sprintf("machine %s/%s was charged from %v to %v, the ledger has no interval: %+v", name, h.ID, h.From, h.To, s.intentsByID()[h.Intent]))
+				bad = append(bad, fmt.Sprintf("machine %s/%s was charged from %v to %v, the ledger has no interval: %+v", name, h.ID, h.From, h.To, intents[h.Intent]))
 				continue
 			}
 			late := time.Duration(0)
@@ -483,11 +481,10 @@ func costsEqualBill(s *state) (bad []string) {
 	for key := range paid {
 		bad = append(bad, fmt.Sprintf("the ledger has an interval of %s, which was not charged", key))
 	}
-	costs, err := ledger.Costs(context.Background(), p.db.Read(), "", store.Time(1), s.now)
-	if err != nil {
-		return append(bad, err.Error())
+	if s.costsErr != nil {
+		return append(bad, s.costsErr.Error())
 	}
-	for _, c := range costs {
+	for _, c := range s.costs {
 		sum -= c.USD()
 	}
 	if math.Abs(sum) > 1e-6 {
