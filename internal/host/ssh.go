@@ -177,6 +177,9 @@ func explain(ctx context.Context, e Endpoint, err error) error {
 	case ctx.Err() != nil:
 		return problem(CodeUnreachable, "%s does not answer within %v", e, dialTimeout)
 	}
+	if op, ok := errors.AsType[*net.OpError](err); ok {
+		err = op.Err // without our own port, which is another one each time
+	}
 	return problem(CodeUnreachable, "SSH to %s fails: %v", e, err)
 }
 

@@ -11,6 +11,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/engine"
+	"dstack/internal/host"
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
@@ -296,7 +297,8 @@ func (s *Service) Disconnected(id string, err error) {
 		}
 		l.Connected, l.Info = false, nil
 		if err != nil {
-			l.Problem = err.Error()
+			refused, ok := errors.AsType[*host.OnboardError](err)
+			l.Problem, l.Reached = err.Error(), ok && refused.Code != host.CodeUnreachable
 		}
 		s.links[id] = l
 	}

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 	"time"
@@ -46,6 +47,7 @@ type Link struct {
 	Since     time.Time // of the present state of a watched connection
 	Info      *agentapi.HostInfo
 	Problem   string
+	Reached   bool // Problem is what the host itself says, not that it cannot be reached
 }
 
 // Snapshot is all that Step looks at.
@@ -180,12 +182,16 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 			d.terminate(now, api.InstanceError, err.Error())
 			return
 		}
-		d.Instance.Blocks = blocks
+		d.Instance.Blocks, d.Instance.Data.Problem = blocks, ""
 		d.to(now, d.busyOrIdle())
 		d.Freed = true
 		d.idle(now, s)
 	case !now.Before(deadline) && known:
-		d.terminate(now, api.InstanceProvisioningTimeout, "Instance did not become reachable in time")
+		msg := "Instance did not become reachable in time"
+		if p := cmp.Or(s.Link.Problem, s.Instance.Data.Problem); p != "" {
+			msg += ". " + p
+		}
+		d.terminate(now, api.InstanceProvisioningTimeout, msg)
 	case !now.Before(deadline):
 		d.terminate(now, api.InstanceProvisioningTimeout, "Backend did not complete provisioning in time")
 	default:
@@ -193,6 +199,19 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 		if known && !s.Link.Watched {
 			d.Effects = append(d.Effects, Watch)
 		}
+		d.booting(s.Link)
+	}
+}
+
+// booting shows what a machine that boots still lacks. That it does not answer yet is no news.
+func (d *Decision) booting(l Link) {
+	if l.Problem == "" || l.Problem == d.Instance.Data.Problem {
+		return
+	}
+	d.Instance.Data.Problem = l.Problem
+	d.Changed = true
+	if l.Reached {
+		d.Events = append(d.Events, "Instance is not ready yet: "+l.Problem)
 	}
 }
 

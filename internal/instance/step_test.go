@@ -185,3 +185,48 @@ func TestStepSettles(t *testing.T) {
 		}
 	}
 }
+
+// What a machine that boots lacks is kept for people, as an event too when the machine itself
+// says it, once, and forgotten when its agent answers.
+func TestBootingMachine(t *testing.T) {
+	booting := func(l Link) Snapshot {
+		return changed(paid(api.InstanceProvisioning), func(s *Snapshot) { l.Watched, s.Link = true, l })
+	}
+	known := func(s Snapshot, problem string) Snapshot {
+		return changed(s, func(s *Snapshot) { s.Instance.Data.Problem = problem })
+	}
+	const docker = "Docker does not answer yet"
+	for _, c := range []struct {
+		name    string
+		s       Snapshot
+		now     time.Duration
+		problem string
+		events  []string
+		message string
+	}{
+		{name: "not up", s: booting(Link{Problem: "connection refused"}), problem: "connection refused"},
+		{name: "not ready", s: booting(Link{Problem: docker, Reached: true}), problem: docker, events: []string{"Instance is not ready yet: " + docker}},
+		{name: "still not ready", s: known(booting(Link{Problem: docker, Reached: true}), docker), problem: docker},
+		{name: "ready", s: known(paid(api.InstanceProvisioning), docker), events: []string{"Instance status changed PROVISIONING -> IDLE"}},
+		{name: "never ready", s: known(booting(Link{Problem: docker}), docker), now: time.Hour, problem: docker,
+			message: "Instance did not become reachable in time. " + docker,
+			events: []string{"Instance status changed PROVISIONING -> TERMINATING. Termination reason: PROVISIONING_TIMEOUT " +
+				"(Instance did not become reachable in time. " + docker + ")"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			d := Step(at(c.now), c.s)
+			if got := d.Instance.Data.Problem; got != c.problem {
+				t.Errorf("problem %q, want %q", got, c.problem)
+			}
+			if !slices.Equal(d.Events, c.events) {
+				t.Errorf("events %q, want %q", d.Events, c.events)
+			}
+			if got := d.Instance.Data.Message; got != c.message {
+				t.Errorf("message %q, want %q", got, c.message)
+			}
+			if news := c.problem != c.s.Instance.Data.Problem || c.events != nil; d.Changed != news {
+				t.Errorf("changed = %v, want %v", d.Changed, news)
+			}
+		})
+	}
+}

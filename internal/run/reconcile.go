@@ -87,6 +87,9 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 	case api.JobTerminating:
 		snap.Serving = s.Serving(j.ID)
 	case api.JobProvisioning:
+		if snap.Instance != nil && snap.Instance.Data.Problem != "" {
+			s.Engine.Tell(watchTopic, j.RunID) // see booting: the job itself does not change
+		}
 		if j.Data.Spec.JobsPerReplica > 1 {
 			return snap, s.loadPeers(ctx, q, &snap)
 		}

@@ -139,7 +139,11 @@ func (d *JobDecision) lacks(now time.Time, s JobSnapshot) {
 // late ends a job whose machines did not come in time.
 func (d *JobDecision) late(now time.Time, s JobSnapshot) {
 	age, limit := int(now.Sub(s.Job.SubmittedAt).Seconds()), int(instance.BootTimeout(*s.Instance).Seconds())
-	d.end(now, api.JobWaitingRunnerLimitExceeded, fmt.Sprintf("Runner did not become available within %ds. Job submission age: %ds)", limit, age))
+	msg := fmt.Sprintf("Runner did not become available within %ds. Job submission age: %ds)", limit, age)
+	if p := s.Instance.Data.Problem; p != "" {
+		msg += ". " + p
+	}
+	d.end(now, api.JobWaitingRunnerLimitExceeded, msg)
 }
 
 // waits says that other nodes of the replica come first: all addresses must be known, so

@@ -95,8 +95,35 @@ func (s *Service) look(ctx context.Context, sc project.Scope, name string) (out 
 	}
 	v, err := s.view(ctx, run, sc.Project.Name, true)
 	why := ""
-	if v.Waiting != nil {
+	switch {
+	case err != nil:
+	case v.Waiting != nil:
 		why = v.Waiting.Text()
+	case run.Status == api.RunSubmitted || run.Status == api.RunProvisioning:
+		why, err = s.booting(ctx, q, run.ID)
 	}
 	return api.WatchRunResponse{Run: v, Version: version(v, why), Waiting: why}, changed, stop, err
+}
+
+// booting says what the instances of a run's jobs lack before the jobs can be sent to them, ""
+// when nothing is known of it.
+func (s *Service) booting(ctx context.Context, q store.Querier, runID string) (string, error) {
+	jobs, err := s.rows.jobsOf(ctx, q, runID)
+	if err != nil {
+		return "", err
+	}
+	for _, j := range jobs[runID] {
+		if j.Status != api.JobProvisioning || j.InstanceID == "" {
+			continue
+		}
+		inst, err := s.Instances.Get(ctx, q, j.InstanceID)
+		switch {
+		case errors.Is(err, store.ErrNotFound):
+		case err != nil:
+			return "", err
+		case inst.Data.Problem != "":
+			return inst.Name + ": " + inst.Data.Problem, nil
+		}
+	}
+	return "", nil
 }
