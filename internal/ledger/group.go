@@ -23,6 +23,9 @@ const (
 	// emptyFor is how long a group stays that nobody is in: who was refused comes back with
 	// another offer.
 	emptyFor = time.Minute
+	// refusedFor is how long the refusal of a group is remembered, so that other offers of the
+	// place do not each ask for one.
+	refusedFor = time.Minute
 	// groupPause is when to look again at a group that nothing is heard of; changes wake.
 	groupPause = 30 * time.Second
 )
@@ -39,6 +42,12 @@ ON CONFLICT (owner_id, backend, region) WHERE kind = 'placement' AND wanted AND 
 const selectGroup = `
 SELECT ` + columns + ` FROM intent
 WHERE  kind = 'placement' AND wanted AND state <> 'gone' AND owner_id = $1 AND backend = $2 AND region = $3`
+
+// selectRefused finds the latest group that could not be had.
+const selectRefused = `
+SELECT ` + columns + ` FROM intent
+WHERE  owner_kind = $1 AND owner_id = $2 AND backend = $3 AND region = $4 AND kind = 'placement' AND state = 'gone' AND billed_from = 0 AND created_at > $5
+ORDER BY created_at DESC LIMIT 1`
 
 const countMembers = `SELECT count(*) FROM intent WHERE group_id = $1 AND state <> 'gone'`
 
@@ -103,6 +112,10 @@ func (l *Ledger) join(ctx context.Context, it engine.Item, b backend.PlacementBa
 			r.unplaceable(time.Now(), "")
 			return time.Time{}, nil
 		}
+		if why, err := refusedLately(ctx, tx, *r); err != nil || why != "" {
+			r.unplaceable(time.Now(), why)
+			return time.Time{}, err
+		}
 		g, err := l.groupFor(ctx, tx, *r)
 		if err == nil && g.open() && !b.Placeable(o, g.Doc.Instance.Ref) {
 			if g.members > 0 {
@@ -125,6 +138,21 @@ func (l *Ledger) join(ctx context.Context, it engine.Item, b backend.PlacementBa
 		tx.OnCommit(func() { l.Engine.Wake(Kind, g.ID) })
 		return now, nil
 	}, Intended)
+}
+
+// refusedLately says why a group in the place of an instance was just refused, whatever its
+// instances are; "" when it was not.
+func refusedLately(ctx context.Context, q store.Querier, r Record) (why string, err error) {
+	g, err := scan(q.QueryRowContext(ctx, selectRefused, clusterOwner, r.Doc.Cluster, r.Backend, r.Region, store.Micros(time.Now().Add(-refusedFor))))
+	switch {
+	case errors.Is(store.One(err), store.ErrNotFound):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("read the last placement group of %s in %s: %w", r.Doc.Cluster, r.Region, err)
+	case g.Doc.Outcome == NoQuota, g.Doc.Outcome == NoCapacity, g.Doc.Outcome == AuthFailed, g.Doc.Outcome == RateLimited:
+		return g.Doc.Message, nil
+	}
+	return "", nil
 }
 
 // groupFor finds the group for an instance of a cluster, or records one.

@@ -201,6 +201,26 @@ func TestGroupSurvivesRefusals(t *testing.T) {
 	})
 }
 
+// TestGroupRefusedOnce does not ask for a group again for each offer of a place.
+func TestGroupRefusedOnce(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "CreatePlacement", Before: backend.ErrQuota})
+		for range 3 {
+			w.want(w.refusedNode(h100()), ledger.Gone, 0)
+		}
+		w.want(w.refusedNode(south), ledger.Gone, 0)
+		if n := w.cloud.Calls("CreatePlacement"); n != 2 {
+			t.Errorf("%d groups were asked for, want one in each region", n)
+		}
+		w.cloud.Heal()
+		if r := w.want(w.refusedNode(h100()), ledger.Gone, 0); r.Message() != "no compatible placement group: quota exceeded" {
+			t.Errorf("message %q", r.Message())
+		}
+		time.Sleep(time.Minute)
+		w.want(w.refusedNode(h100()), ledger.Created, 1)
+	})
+}
+
 // TestCrashInGroup kills the server inside each call for a group, after its effect.
 func TestCrashInGroup(t *testing.T) {
 	for _, op := range []string{"CreatePlacement", "DescribePlacement", "DeletePlacement", "Create"} {
