@@ -61,13 +61,12 @@ ORDER  BY r.priority DESC, r.submitted_at, r.id, j.replica_num, j.job_num`
 // jobsOn are those of some jobs that were placed on an instance.
 const jobsOn = `SELECT id FROM job WHERE instance_id = $1 AND id IN (%s)`
 
-// queuedRuns are the runs of a project's queue in its order.
+// queuedRuns are the ids of a project's queue in its order, a space between.
 const queuedRuns = `
-SELECT r.id
+SELECT COALESCE(string_agg(r.id, ' ' ORDER BY r.priority DESC, r.submitted_at, r.id), '')
 FROM   run r
 WHERE  r.project_id = $1 AND r.status NOT IN ('terminating', 'terminated', 'failed', 'done')
-  AND  EXISTS (SELECT 1 FROM job j WHERE j.run_id = r.id AND j.status = 'submitted')
-ORDER  BY r.priority DESC, r.submitted_at, r.id`
+  AND  EXISTS (SELECT 1 FROM job j WHERE j.run_id = r.id AND j.status = 'submitted')`
 
 func scanRun(row interface{ Scan(...any) error }) (Run, error) {
 	var r Run
@@ -134,7 +133,7 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 		return Job{}, fmt.Errorf("read a job: %w", err)
 	}
 	j.SubmittedAt = store.Time(at)
-	if observed != "" {
+	if observed != "" && !j.Finished() { // of one that is over nobody asks
 		j.Observed = &agentapi.Task{}
 		if err := json.Unmarshal([]byte(observed), j.Observed); err != nil {
 			return Job{}, fmt.Errorf("read the observation of job %s: %w", j.ID, err)

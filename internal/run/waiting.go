@@ -2,13 +2,12 @@ package run
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
 	"dstack/internal/api"
-	"dstack/internal/store"
 )
 
 // waiting tells of runs where they stand in their queue and what for, nil for those that are
@@ -81,18 +80,17 @@ func (c *positionCache) of(ctx context.Context, projectID string, read func(cont
 	return now.positions, nil
 }
 
-// positions are the places of runs in a project's queue, from 1.
+// positions are the places of runs in a project's queue, from 1. They are read as one text,
+// which takes a third of so many rows.
 func (s *Service) positions(ctx context.Context, projectID string) (map[string]int, error) {
-	rows, err := s.DB.Read().QueryContext(ctx, queuedRuns, projectID)
-	at := map[string]int{}
-	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var id string
-		err := rows.Scan(&id)
-		at[id] = len(at) + 1
-		return err
-	})
-	if err != nil {
+	var text string
+	if err := s.DB.Read().QueryRowContext(ctx, queuedRuns, projectID).Scan(&text); err != nil {
 		return nil, fmt.Errorf("list the queue: %w", err)
+	}
+	ids := strings.Fields(text)
+	at := make(map[string]int, len(ids))
+	for n, id := range ids {
+		at[id] = n + 1
 	}
 	return at, nil
 }

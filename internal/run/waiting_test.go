@@ -1,0 +1,59 @@
+package run
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+// Runs that wait stand in the order of their queue: priority, then age; others have no place.
+func TestPositions(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := &Service{Config: Config{DB: db}}
+		check := func(want map[string]int) {
+			t.Helper()
+			got, err := s.positions(t.Context(), "p")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+		}
+		check(map[string]int{})
+		err := db.Write(t.Context(), func(tx *store.Tx) error {
+			for _, r := range []struct {
+				id, project, status, job string
+				priority, at             int
+			}{
+				{"young", "p", "submitted", "submitted", 0, 9},
+				{"old", "p", "pending", "submitted", 0, 1},
+				{"urgent", "p", "submitted", "submitted", 50, 8},
+				{"b", "p", "submitted", "submitted", 0, 5},
+				{"a", "p", "submitted", "submitted", 0, 5},
+				{"placed", "p", "running", "running", 90, 1},
+				{"stopped", "p", "terminating", "submitted", 90, 1},
+				{"other", "q", "submitted", "submitted", 90, 1},
+			} {
+				_, err := tx.ExecContext(t.Context(), `INSERT INTO run (id, project_id, user_id, name, status, priority, repo_id, submitted_at, shard, data) VALUES ($1, $2, 'u', $1, $3, $4, '', $5, 0, '{}')`,
+					r.id, r.project, r.status, r.priority, r.at)
+				if err != nil {
+					return err
+				}
+				_, err = tx.ExecContext(t.Context(), `INSERT INTO job (id, run_id, project_id, replica_num, job_num, submission_num, status, submitted_at, shard, data) VALUES ($1, $1, $2, 0, 0, 0, $3, $4, 0, '{}')`,
+					r.id, r.project, r.job, r.at)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		check(map[string]int{"urgent": 1, "old": 2, "a": 3, "b": 4, "young": 5})
+	})
+}
