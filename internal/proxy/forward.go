@@ -64,6 +64,8 @@ func explain(err error, b *input) error {
 	switch {
 	case known:
 		return no
+	case errors.Is(err, errSilent):
+		return &refusal{http.StatusBadGateway, "Error requesting upstream: " + errSilent.Error()}
 	case b.broken():
 		return &refusal{http.StatusBadRequest, "Client disconnected"}
 	case slow && wait.Timeout(), errors.Is(err, context.DeadlineExceeded):
@@ -117,21 +119,27 @@ func (t *sender) again(req *http.Request, err error) bool {
 
 // send asks one replica, which was taken for it.
 func (p *Proxy) send(req *http.Request, e run.Endpoint) (*http.Response, error) {
-	out := req.WithContext(context.WithValue(req.Context(), endpointKey{}, e))
+	w := p.watched(req.Context(), e)
+	out := req.WithContext(context.WithValue(w.ctx, endpointKey{}, e))
 	to := *req.URL
 	to.Host = e.JobID
 	out.URL = &to
 	res, err := p.outgoing.RoundTrip(out)
 	if err != nil {
 		_, unreachable := errors.AsType[*dialError](err)
+		if silent := w.stop(); silent != nil {
+			unreachable, err = true, silent
+		}
 		p.balance.release(e.JobID, unreachable)
 		return nil, err
 	}
-	done := sync.OnceFunc(func() { p.balance.release(e.JobID, false) })
+	w.said()
+	done := sync.OnceFunc(func() { p.balance.release(e.JobID, w.stop() != nil) })
 	if both, ok := res.Body.(io.ReadWriteCloser); ok {
-		res.Body = &upgraded{both, done}
+		context.AfterFunc(w.ctx, func() { _ = both.Close() }) // both sides see that it is over
+		res.Body = &upgraded{both, w, done}
 	} else {
-		res.Body = &counted{res.Body, done}
+		res.Body = &counted{res.Body, w, done}
 	}
 	return res, nil
 }
@@ -139,7 +147,17 @@ func (p *Proxy) send(req *http.Request, e run.Endpoint) (*http.Response, error) 
 // counted is a body that says when it is over.
 type counted struct {
 	io.ReadCloser
-	done func()
+	watch *watch
+	done  func()
+}
+
+// Read notes that the replica says something.
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.ReadCloser.Read(p)
+	if n > 0 {
+		c.watch.said()
+	}
+	return n, err
 }
 
 // Close ends the request.
@@ -151,7 +169,17 @@ func (c *counted) Close() error {
 // upgraded is the same for a connection that is used otherwise now.
 type upgraded struct {
 	io.ReadWriteCloser
-	done func()
+	watch *watch
+	done  func()
+}
+
+// Read notes that the replica says something.
+func (u *upgraded) Read(p []byte) (int, error) {
+	n, err := u.ReadWriteCloser.Read(p)
+	if n > 0 {
+		u.watch.said()
+	}
+	return n, err
 }
 
 // Close ends the connection.

@@ -26,6 +26,8 @@ type Config struct {
 	Member func(ctx context.Context, project, token string) (bool, error)
 	// Dial connects to a replica.
 	Dial func(ctx context.Context, to run.Endpoint) (net.Conn, error)
+	// Alive asks the host of a replica for a sign of life; nil is one.
+	Alive func(ctx context.Context, to run.Endpoint) error
 	// Report stores how many requests came for services that scale.
 	Report func(ctx context.Context, counts []run.Requests) error
 	// Timeout is how long a service may take to begin its answer, optional: 60 s.
@@ -45,19 +47,22 @@ type Proxy struct {
 	known    routes
 	members  members
 	balance  balance
+	signs    signs
 	traffic  *traffic
 	outgoing http.RoundTripper
+	// silentAfter is the constant, but in tests.
+	silentAfter time.Duration
 }
 
 // New checks c and returns a Proxy. Counts are stored while [Proxy.Run] runs.
 func New(c Config) (*Proxy, error) {
-	if c.Services == nil || c.Member == nil || c.Dial == nil || c.Report == nil || c.Log == nil {
-		return nil, errors.New("proxy: Services, Member, Dial, Report and Log are required")
+	if c.Services == nil || c.Member == nil || c.Dial == nil || c.Alive == nil || c.Report == nil || c.Log == nil {
+		return nil, errors.New("proxy: Services, Member, Dial, Alive, Report and Log are required")
 	}
 	if c.Timeout == 0 {
 		c.Timeout = defaultTimeout
 	}
-	p := &Proxy{Config: c, traffic: newTraffic()}
+	p := &Proxy{Config: c, traffic: newTraffic(), silentAfter: silentAfter}
 	p.outgoing = p.transport()
 	return p, nil
 }

@@ -35,6 +35,8 @@ type world struct {
 	services map[string]run.Served // by name; the project is main
 	addrs    map[string]string     // of replicas, by job
 	finds    int
+	dead     map[string]error // what hosts answer, by job
+	asked    int              // how often hosts were
 	reported []run.Requests
 }
 
@@ -42,7 +44,7 @@ const goodToken = "secret-of-a-member"
 
 func newWorld(t *testing.T, timeout time.Duration) *world {
 	t.Helper()
-	w := &world{t: t, services: map[string]run.Served{}, addrs: map[string]string{}}
+	w := &world{t: t, services: map[string]run.Served{}, addrs: map[string]string{}, dead: map[string]error{}}
 	var err error
 	w.p, err = New(Config{
 		Services: w, Timeout: timeout, Log: slog.New(slog.DiscardHandler),
@@ -57,6 +59,12 @@ func newWorld(t *testing.T, timeout time.Duration) *world {
 				return nil, errors.New("connection refused")
 			}
 			return (&net.Dialer{}).DialContext(ctx, "tcp", addr)
+		},
+		Alive: func(_ context.Context, e run.Endpoint) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.asked++
+			return w.dead[e.JobID]
 		},
 		Report: func(_ context.Context, counts []run.Requests) error {
 			w.mu.Lock()
@@ -347,6 +355,84 @@ func TestRepeats(t *testing.T) {
 	}
 	if ok+failed != 4 || failed == 0 {
 		t.Errorf("%d POSTs answered, %d failed: one that was sent is not to be sent again", ok, failed)
+	}
+}
+
+// A replica that says nothing is waited for as long as its host gives signs of life.
+func TestSilence(t *testing.T) {
+	w := newWorld(t, 0)
+	w.p.silentAfter = 20 * time.Millisecond
+	silent := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // only then it is noticed that the client has gone
+		switch r.URL.Path {
+		case "/thinks":
+			for {
+				w.mu.Lock()
+				asked := w.asked
+				w.mu.Unlock()
+				if asked >= 3 {
+					break
+				}
+				<-time.After(time.Millisecond)
+			}
+			fmt.Fprint(rw, "thought")
+			return
+		case "/stream":
+			fmt.Fprint(rw, "begun")
+			_ = http.NewResponseController(rw).Flush()
+		}
+		<-r.Context().Done()
+	})
+	w.serve("svc", open(), silent)
+	w.want(w.do("GET", "/proxy/services/main/svc/thinks", ""), http.StatusOK, "thought")
+
+	w.mu.Lock()
+	w.dead["svc-0"] = errors.New("no answer")
+	w.mu.Unlock()
+	w.want(w.do("POST", "/proxy/services/main/svc/", "pay"), http.StatusBadGateway, `{"detail":"Error requesting upstream: the host of the replica does not answer"}`)
+	w.want(w.do("GET", "/proxy/services/main/svc/", ""), http.StatusBadGateway, `{"detail":"Error requesting upstream: the host of the replica does not answer"}`)
+
+	res, err := http.Get(w.srv.URL + "/proxy/services/main/svc/stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	if data, err := io.ReadAll(res.Body); string(data) != "begun" || err == nil {
+		t.Errorf("a stream that went silent: %q, %v", data, err)
+	}
+
+	// Another replica gets what may be repeated.
+	w.serve("svc", open(), silent, named("b"))
+	for range 4 {
+		w.want(w.do("GET", "/proxy/services/main/svc/", ""), http.StatusOK, "b")
+	}
+	for range 4 { // the silent one rests now
+		w.want(w.do("POST", "/proxy/services/main/svc/", "pay"), http.StatusOK, "b")
+	}
+}
+
+// A connection that is used otherwise ends too when its host has gone.
+func TestSilentWebsocket(t *testing.T) {
+	w := newWorld(t, 0)
+	w.p.silentAfter = 20 * time.Millisecond
+	w.serve("svc", open(), http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		c, err := websocket.Accept(rw, r, &websocket.AcceptOptions{InsecureSkipVerify: true})
+		if err != nil {
+			return
+		}
+		defer c.CloseNow()
+		_, _, _ = c.Read(r.Context())
+	}))
+	c, _, err := websocket.Dial(t.Context(), "ws"+strings.TrimPrefix(w.srv.URL, "http")+"/proxy/services/main/svc/ws", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.CloseNow()
+	w.mu.Lock()
+	w.dead["svc-0"] = errors.New("no answer")
+	w.mu.Unlock()
+	if _, _, err := c.Read(t.Context()); err == nil {
+		t.Error("the host has gone, and the connection goes on")
 	}
 }
 

@@ -123,3 +123,23 @@ func (s *Server) dialReplica(ctx context.Context, e run.Endpoint) (net.Conn, err
 	}
 	return s.pool.ForwardInto(ctx, host.Container{ID: e.JobID, Host: t, Port: e.SSHPort, User: e.User, Key: key}, e.Port)
 }
+
+// unusedPort is one of a host's loopback at which nobody listens.
+const unusedPort = 1
+
+// hostAnswers asks the host of a job for a sign of life over the connection that there is. That a
+// port is closed is one; neither the agent nor the job has to do anything.
+func (s *Server) hostAnswers(ctx context.Context, e run.Endpoint) error {
+	t, err := s.inst.Target(ctx, e.InstanceID)
+	if err != nil {
+		return err
+	}
+	c, err := s.pool.Forward(ctx, t, unusedPort)
+	switch {
+	case err == nil:
+		return c.Close()
+	case ctx.Err() != nil, errors.Is(err, host.ErrNotConnected):
+		return err
+	}
+	return nil
+}

@@ -308,7 +308,7 @@ func (s *Server) assemble(file file) error {
 	if err != nil {
 		return err
 	}
-	s.proxy, err = proxy.New(proxy.Config{Services: s.runs, Member: s.isMember, Dial: s.dialReplica, Report: s.runs.CountRequests, Timeout: s.ServiceTimeout, Log: s.Log})
+	s.proxy, err = proxy.New(proxy.Config{Services: s.runs, Member: s.isMember, Dial: s.dialReplica, Alive: s.hostAnswers, Report: s.runs.CountRequests, Timeout: s.ServiceTimeout, Log: s.Log})
 	return err
 }
 
