@@ -23,8 +23,8 @@ func printWhyNot(t *term.IO, list []api.Exclusion, next func(api.Exclusion) stri
 	if len(list) == 0 {
 		return // everything fits
 	}
-	t.Println(best(list[0], next))
-	if len(list) == 1 && list[0].Alone > 0 && list[0].Unavailable == 0 {
+	t.Println(best(list, next))
+	if only := list[0]; len(list) == 1 && only.Unavailable == 0 && (only.Alone > 0 || only.Requirement == "gpu") {
 		return // nothing else to say
 	}
 	t.Println()
@@ -39,12 +39,16 @@ func printWhyNot(t *term.IO, list []api.Exclusion, next func(api.Exclusion) stri
 }
 
 // best is what helps most, and what to do next for it.
-func best(e api.Exclusion, next func(api.Exclusion) string) string {
+func best(list []api.Exclusion, next func(api.Exclusion) string) string {
+	e := list[0]
 	name := "`" + e.Requirement + "`"
 	if e.Fleet != "" {
 		name += " of fleet " + e.Fleet
 	}
-	if e.Alone == 0 {
+	switch {
+	case e.Requirement == "gpu" && len(list) == 1:
+		return "They have no GPUs."
+	case e.Alone == 0:
 		return "Leaving out a single one of them is not enough:"
 	}
 	return fmt.Sprintf("Without %s %d more would fit%s%s", name, e.Alone, from(e, ", from "), next(e))
