@@ -177,10 +177,12 @@ func (d *Docker) Start(ctx context.Context, c Container) error {
 
 func (d *Docker) createAndStart(ctx context.Context, c Container, cfg *container.Config, host *container.HostConfig) error {
 	name := containerName(c)
-	created, err := d.cli.ContainerCreate(ctx, client.ContainerCreateOptions{Name: name, Config: cfg, HostConfig: host})
-	id := created.ID
+	id, err := d.create(ctx, client.ContainerCreateOptions{Name: name, Config: cfg, HostConfig: host})
 	if cerrdefs.IsConflict(err) { // made before a crash
 		id, err = name, nil
+	}
+	if err == nil {
+		err = ctx.Err()
 	}
 	if err != nil {
 		return fmt.Errorf("create the container: %w", err)
@@ -189,6 +191,21 @@ func (d *Docker) createAndStart(ctx context.Context, c Container, cfg *container
 		return fmt.Errorf("start the container: %w", err)
 	}
 	return nil
+}
+
+// createGrace is how long the creation of a container that is not wanted any more may take.
+// Agents that are replaced have 8 s to end.
+const createGrace = 5 * time.Second
+
+// create makes a container. The engine goes on with that when nobody waits for its answer: after
+// the end of ctx it is waited for, so that whoever removes the container then finds it.
+func (d *Docker) create(ctx context.Context, o client.ContainerCreateOptions) (id string, err error) {
+	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { time.AfterFunc(createGrace, cancel) })
+	defer stop()
+	created, err := d.cli.ContainerCreate(patient, o)
+	return created.ID, err
 }
 
 // withoutDisplay takes the display from what NVIDIA's GPUs are asked for, and says whether

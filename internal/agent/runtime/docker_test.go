@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/moby/moby/api/types/container"
@@ -160,6 +162,8 @@ type engine struct {
 	pull  string          // the answer to a pull
 	start func(n int) (int, string)
 	n     int
+	slow  chan struct{} // if not nil, a creation waits for it, whoever else does
+	made  bool          // a container
 }
 
 func newEngine(t *testing.T) (*engine, *Docker) {
@@ -217,6 +221,12 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case path == "/containers/create":
 		data, _ := io.ReadAll(r.Body)
 		e.asked = append(e.asked, "create", string(data))
+		if slow := e.slow; slow != nil {
+			e.mu.Unlock()
+			<-slow
+			e.mu.Lock()
+		}
+		e.made = true
 		reply(201, `{"Id":"c1"}`)
 	case path == "/containers/json":
 		reply(200, `[{"Id":"c1","Labels":{}}]`)
@@ -319,5 +329,35 @@ func TestStartWithTheImagesCommand(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"/entry", "a", "b"}, job.Command); diff != "" {
 		t.Error(diff)
+	}
+}
+
+// The engine makes a container whether or not somebody waits for it: a start that is ended
+// meanwhile returns when it is there, so that it can be removed, and does not start it.
+func TestStartThatIsEnded(t *testing.T) {
+	e, d := newEngine(t)
+	e.has["x:1"], e.slow = true, make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() {
+		done <- d.Start(ctx, Container{ID: "id", Name: "n", Dir: t.TempDir(), Spec: agentapi.TaskSpec{Image: "x:1", Job: agentapi.JobSpec{Command: []string{"true"}}}})
+	}()
+	for asked := false; !asked; <-time.After(time.Millisecond) {
+		e.mu.Lock()
+		asked = len(e.asked) > 0
+		e.mu.Unlock()
+	}
+	cancel()
+	select {
+	case err := <-done:
+		t.Errorf("it returned before the container was made: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(e.slow)
+	if err := <-done; !errors.Is(err, context.Canceled) || !e.made || e.n != 0 {
+		t.Errorf("%v; made: %v, starts: %d", err, e.made, e.n)
+	}
+	if err := d.Remove(t.Context(), "id"); err != nil || e.asked[len(e.asked)-1] != "DELETE /containers/c1" {
+		t.Errorf("%v, asked %q", err, e.asked)
 	}
 }

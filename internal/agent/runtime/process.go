@@ -225,6 +225,7 @@ func (p *Process) Remove(ctx context.Context, id string) error {
 		}
 		proc, ok := p.find(id)
 		if !(ok && alive(proc)) && len(processes("environ", "\x00DSTACK_JOB_ID="+id+"\x00")) == 0 {
+			_ = os.RemoveAll(filepath.Join(p.dir, id, JobDir, pidFile)) // or it goes with the task's folder
 			return nil
 		}
 		select {

@@ -50,7 +50,8 @@ type Runtime interface {
 	Version(ctx context.Context) (string, error)
 	// Pull gets the image when it is needed and calls progress while bytes arrive.
 	Pull(ctx context.Context, c Container, progress func(agentapi.PullProgress)) error
-	// Start makes and starts the container; one that exists is left as it is.
+	// Start makes and starts the container; one that exists is left as it is. When ctx ends
+	// before, Remove finds what was made.
 	Start(ctx context.Context, c Container) error
 	// Ports maps the runner's ports inside to ports of the host; empty when they are the same.
 	Ports(ctx context.Context, id string) (map[int]int, error)

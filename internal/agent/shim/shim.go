@@ -84,6 +84,7 @@ func Run(ctx context.Context, c Config) error {
 	}
 	s.wg.Go(func() { s.watcher.run() })
 	s.wg.Go(func() { s.sample(s.ctx) })
+	s.wg.Go(func() { s.sweep(s.ctx) })
 	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 30 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx }}
 	context.AfterFunc(s.ctx, func() { srv.Close() })
 	s.Log.Info("agent started", "home", c.Home, "runtime", c.Runtime.Name())

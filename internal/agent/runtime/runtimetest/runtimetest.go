@@ -35,6 +35,7 @@ type Harness struct {
 func Run(t *testing.T, h Harness) {
 	t.Run("RunsAJobToItsEnd", h.runsAJob)
 	t.Run("StartIsIdempotent", h.startTwice)
+	t.Run("ACancelledStartLeavesNothing", h.startCancelled)
 	t.Run("ContainersOutliveTheAgent", h.outlives)
 	t.Run("KillEndsEverything", h.kill)
 	t.Run("UnknownContainers", h.unknown)
@@ -99,6 +100,36 @@ func until(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("not in time: %s", what)
 		}
 		<-time.After(10 * time.Millisecond)
+	}
+}
+
+// startCancelled ends starts at many moments.
+func (h Harness) startCancelled(t *testing.T) {
+	r := h.New()
+	left := func() []runtime.Found {
+		found, err := r.List(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found
+	}
+	for _, after := range []time.Duration{0, time.Millisecond, 3 * time.Millisecond, 5 * time.Millisecond, 10 * time.Millisecond, 20 * time.Millisecond, 40 * time.Millisecond, 80 * time.Millisecond, 160 * time.Millisecond} {
+		c := h.container(t, "sleep 60")
+		if err := r.Pull(t.Context(), c, func(agentapi.PullProgress) {}); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), after)
+		_ = r.Start(ctx, c) // with or without success
+		cancel()
+		if err := r.Remove(t.Context(), c.ID); err != nil {
+			t.Error(err)
+		}
+		if found := left(); len(found) > 0 {
+			t.Errorf("ended after %v: %v is left", after, found)
+		}
+	}
+	if found := left(); len(found) > 0 {
+		t.Errorf("at the end %v is left", found)
 	}
 }
 
