@@ -42,6 +42,7 @@ var never = map[string][]string{
 	"internal/host":              {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store"},
 	"internal/blobstore":         {"internal/run", "internal/server"},
 	"internal/crypt":             {"internal/"},
+	"internal/encoded":           {"internal/"},
 	"internal/jinja":             {"internal/"},
 	"internal/offer":             {"internal/store", "internal/run", "internal/server"},
 	"internal/catalog/collect":   {"internal/ledger", "internal/store", "internal/engine", "internal/run", "internal/server", "internal/cli"}, // works without a server
