@@ -153,6 +153,28 @@ func TestWhyNot(t *testing.T) {
 	}
 }
 
+// What is kept for those before it is no fault of a fleet's settings.
+func TestWordsOfWhoComesLater(t *testing.T) {
+	offers := []api.InstanceOffer{machine("a", "eu", 1, 5), machine("a", "eu", 8, 50)}
+	one := Fleet{ID: "f", Name: "f", Room: 1, Ask: anything()}
+	dear := asks("second", 1, 8)
+	dear.Jobs[0].Requirements.MaxPrice = new(10.0)
+	got := Place([]Gang{asks("first", 1, 1), asks("like it", 1, 1), dear}, Supply{Fleets: []Fleet{one}, Offers: offers, Backends: 1})
+	for i, want := range []string{"", "Fleet is at capacity", "Fleet is at capacity"} {
+		if got[i].Why != want {
+			t.Errorf("%s: %q, want %q", got[i].Gang, got[i].Why, want)
+		}
+	}
+	full := Place([]Gang{asks("only", 1, 1)}, Supply{Fleets: []Fleet{{ID: "f", Name: "f", Ask: anything()}}, Offers: offers, Backends: 1})
+	if want := "Fleet is at capacity. Without `nodes` of fleet 'f' there would be some"; full[0].Why != want {
+		t.Errorf("%q, want %q", full[0].Why, want)
+	}
+	gone := Place([]Gang{dear}, Supply{Fleets: []Fleet{{ID: "f", Name: "f", Room: -1, Ask: anything()}}, Offers: offers[1:], Backends: 1})
+	if want := "No offers matching the run requirements in fleet 'f'. Without `max_price` there would be some.\nSee https://dstack.ai/docs/guides/troubleshooting/#provisioning-fails"; gone[0].Why != want {
+		t.Errorf("%q, want %q", gone[0].Why, want)
+	}
+}
+
 // What is said to fit without a requirement does, just that many.
 func TestWhyNotIsTrue(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 16))
