@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -292,9 +293,12 @@ func TestInvoice(t *testing.T) {
 // TestEnded hears of every end, at its time.
 func TestEnded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
 		var ends []string
 		began := time.Now()
 		c := fake.New(fake.Config{Offers: fake.SomeOffers(), Deletion: 10 * time.Second, Ended: func(m fake.Machine) {
+			mu.Lock()
+			defer mu.Unlock()
 			ends = append(ends, fmt.Sprint(m.Name, " ", time.Since(began), " ", m.Gone.Sub(began)))
 		}})
 		asked := make1(t, c)
@@ -313,6 +317,8 @@ func TestEnded(t *testing.T) {
 		}
 		time.Sleep(2 * time.Hour)
 		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
 		want := []string{"machine-token-1 10s 10s", "machine-token-2 1m0s 1m0s"}
 		if len(ends) != 3 || !cmp.Equal(want, ends[:2]) {
 			t.Errorf("Ended was called for %q, want %q and the third", ends, want)

@@ -96,6 +96,7 @@ func life(t *testing.T, spec *openapi.Spec, db *store.DB, seed uint64) {
 		}
 	}
 	var ids []string
+	pauses := rand.New(rand.NewPCG(seed, 2)) // the storm's is used by others
 	for range 12 {
 		write(func(tx *store.Tx) error {
 			id, err := l.Intend(t.Context(), tx, ledger.Intent{
@@ -105,7 +106,7 @@ func life(t *testing.T, spec *openapi.Spec, db *store.DB, seed uint64) {
 			ids = append(ids, id)
 			return err
 		})
-		time.Sleep(time.Duration(net.rnd.IntN(60)) * time.Second)
+		time.Sleep(time.Duration(pauses.IntN(60)) * time.Second)
 	}
 	time.Sleep(10 * time.Minute)
 	release := func(ids []string) {
