@@ -12,14 +12,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/api"
-	"dstack/internal/crypt"
 	"dstack/internal/engine"
 	"dstack/internal/engine/enginetest"
 	"dstack/internal/event"
 	"dstack/internal/project"
+	"dstack/internal/project/projecttest"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
-	"dstack/internal/user"
 )
 
 // world is a running server with projects, whose every fleet can be shared.
@@ -37,19 +36,13 @@ func each(t *testing.T, fn func(t *testing.T, w *world)) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		w := &world{scopes: map[string]project.Scope{}}
 		log := slog.New(slog.DiscardHandler)
-		box, err := crypt.New(nil)
-		check(t, err)
-		users, err := user.New(user.Config{DB: db, Box: box})
-		check(t, err)
-		projects, err := project.New(project.Config{DB: db, Box: box, Users: users,
-			Created:        func(ctx context.Context, tx *store.Tx, p project.Project) error { return w.Created(ctx, tx, p) },
-			Deleted:        func(ctx context.Context, tx *store.Tx, p project.Project) error { return w.Deleted(ctx, tx, p) },
-			Busy:           func(context.Context, store.Querier, project.Project) (string, error) { return "", nil },
-			CheckTemplates: func(context.Context, string) error { return nil }})
-		check(t, err)
+		projects := projecttest.New(t, db, project.Config{
+			Created: func(ctx context.Context, tx *store.Tx, p project.Project) error { return w.Created(ctx, tx, p) },
+			Deleted: func(ctx context.Context, tx *store.Tx, p project.Project) error { return w.Deleted(ctx, tx, p) },
+		})
 		e, err := engine.New(engine.Config{DB: db, Log: log, Owner: "x", Bus: &enginetest.Bus{}, Drain: time.Millisecond})
 		check(t, err)
-		w.Service, err = New(Config{DB: db, Engine: e, Projects: projects,
+		w.Service, err = New(Config{DB: db, Engine: e, Projects: projects.Service,
 			Find: func(_ context.Context, _ store.Querier, _ Kind, _ project.Project, names []string) ([]string, error) {
 				return names, nil // named by their ids
 			},
@@ -65,12 +58,8 @@ func each(t *testing.T, fn func(t *testing.T, w *world)) {
 				w.usable = append(w.usable, w.name(projectID))
 			}})
 		check(t, err)
-		admin, _, _, err := users.EnsureAdmin(t.Context(), "t")
-		check(t, err)
 		for _, name := range []string{"lab", "team", "guest"} {
-			p, err := projects.Ensure(t.Context(), name, admin)
-			check(t, err)
-			w.scopes[name] = project.Scope{Project: p, User: admin}
+			w.scopes[name] = projects.Scope(t, name)
 		}
 		enginetest.Start(t, e)
 		synctest.Wait()

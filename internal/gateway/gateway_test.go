@@ -10,13 +10,12 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/config"
-	"dstack/internal/crypt"
 	"dstack/internal/event"
 	"dstack/internal/export"
 	"dstack/internal/project"
+	"dstack/internal/project/projecttest"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
-	"dstack/internal/user"
 )
 
 // world is a service whose projects have a backend aws that can make gateways.
@@ -28,24 +27,13 @@ type world struct {
 func each(t *testing.T, fn func(t *testing.T, w *world)) {
 	t.Helper()
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		box, err := crypt.New(nil)
-		check(t, err)
-		users, err := user.New(user.Config{DB: db, Box: box})
-		check(t, err)
-		nothing := func(context.Context, *store.Tx, project.Project) error { return nil }
-		projects, err := project.New(project.Config{DB: db, Box: box, Users: users, Created: nothing, Deleted: nothing,
-			Busy:           func(context.Context, store.Querier, project.Project) (string, error) { return "", nil },
-			CheckTemplates: func(context.Context, string) error { return nil }})
-		check(t, err)
-		admin, _, _, err := users.EnsureAdmin(t.Context(), "t")
-		check(t, err)
+		projects := projecttest.New(t, db, project.Config{})
 		w := &world{scopes: map[string]project.Scope{}}
 		for _, name := range []string{"main", "team"} {
-			p, err := projects.Ensure(t.Context(), name, admin)
-			check(t, err)
-			w.scopes[name] = project.Scope{Project: p, User: admin}
+			w.scopes[name] = projects.Scope(t, name)
 		}
-		w.Service, err = New(Config{DB: db, Projects: projects, Backends: func(_ context.Context, _ project.Project, backend string) error {
+		var err error
+		w.Service, err = New(Config{DB: db, Projects: projects.Service, Backends: func(_ context.Context, _ project.Project, backend string) error {
 			if backend != "aws" {
 				return api.Invalid("Gateways are not supported for %s backend.", backend)
 			}

@@ -53,13 +53,7 @@ func marketServer(t *testing.T, markets map[string]market) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		s.pool.Close()
-		s.catalog.Close()
-		if err := s.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { s.shut(t) })
 	return s
 }
 

@@ -16,15 +16,14 @@ import (
 	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
 	"dstack/internal/config"
-	"dstack/internal/crypt"
 	"dstack/internal/engine"
 	"dstack/internal/engine/enginetest"
 	"dstack/internal/event"
 	"dstack/internal/ledger"
 	"dstack/internal/project"
+	"dstack/internal/project/projecttest"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
-	"dstack/internal/user"
 )
 
 // world is a running server that has nothing but volumes, with a cloud called aws.
@@ -50,25 +49,13 @@ func each(t *testing.T, fn func(t *testing.T, w *world)) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		w := &world{t: t, cloud: fake.New(fake.Config{Name: "aws", Offers: fake.SomeOffers(), Boot: 30 * time.Second})}
 		log := slog.New(slog.DiscardHandler)
-		box, err := crypt.New(nil)
-		check(t, err)
-		users, err := user.New(user.Config{DB: db, Box: box})
-		check(t, err)
-		nothing := func(context.Context, *store.Tx, project.Project) error { return nil }
-		projects, err := project.New(project.Config{DB: db, Box: box, Users: users, Created: nothing, Deleted: nothing,
-			Busy:           func(context.Context, store.Querier, project.Project) (string, error) { return "", nil },
-			CheckTemplates: func(context.Context, string) error { return nil }})
-		check(t, err)
-		admin, _, _, err := users.EnsureAdmin(t.Context(), "t")
-		check(t, err)
-		p, err := projects.Ensure(t.Context(), "main", admin)
-		check(t, err)
-		w.scope = project.Scope{Project: p, User: admin}
+		projects := projecttest.New(t, db, project.Config{})
+		w.scope = projects.Scope(t, "main")
 		e, err := engine.New(engine.Config{DB: db, Log: log, Owner: "x", Bus: &enginetest.Bus{}, Drain: time.Millisecond})
 		check(t, err)
 		l, err := ledger.New(ledger.Config{DB: db, Engine: e, Clouds: w, Log: log})
 		check(t, err)
-		w.Service, err = New(Config{DB: db, Engine: e, Ledger: l, Projects: projects, Users: users, Clouds: w, Log: log,
+		w.Service, err = New(Config{DB: db, Engine: e, Ledger: l, Projects: projects.Service, Users: projects.Users, Clouds: w, Log: log,
 			Backends: func(_ context.Context, _ project.Project, name string) error {
 				if name != "aws" {
 					return api.Invalid("Volumes are not supported for %s backend.", name)
