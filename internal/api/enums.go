@@ -229,8 +229,7 @@ func (a InstanceAvailability) Usable() bool { return a == Unknown || a == Availa
 
 // Words of the small enums.
 const (
-	RuntimeShim   InstanceRuntime = "shim"
-	RuntimeRunner InstanceRuntime = "runner"
+	RuntimeShim InstanceRuntime = "shim"
 
 	NetworkHost   NetworkMode = "host"
 	NetworkBridge NetworkMode = "bridge"

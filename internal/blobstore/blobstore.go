@@ -55,6 +55,14 @@ func check(sum string) error {
 	return nil
 }
 
+// named says which blob an error is about; absent is how its store says that there is none.
+func named(sum string, err, absent error) error {
+	if errors.Is(err, absent) {
+		err = ErrNotFound
+	}
+	return fmt.Errorf("blob %s: %w", sum, err)
+}
+
 // bounded reads at most limit bytes and then fails.
 type bounded struct {
 	r     io.Reader

@@ -57,7 +57,7 @@ func (s *Bucket) Stat(ctx context.Context, sum string) (Blob, error) {
 	}
 	info, err := s.bucket.Stat(ctx, s.prefix+sum)
 	if err != nil {
-		return Blob{}, lacking(sum, err)
+		return Blob{}, named(sum, err, object.ErrNotFound)
 	}
 	return Blob{sum, info.Size}, nil
 }
@@ -69,16 +69,9 @@ func (s *Bucket) Open(ctx context.Context, sum string) (io.ReadCloser, error) {
 	}
 	r, err := s.bucket.Get(ctx, s.prefix+sum)
 	if err != nil {
-		return nil, lacking(sum, err)
+		return nil, named(sum, err, object.ErrNotFound)
 	}
 	return r, nil
-}
-
-func lacking(sum string, err error) error {
-	if errors.Is(err, object.ErrNotFound) {
-		err = ErrNotFound
-	}
-	return fmt.Errorf("blob %s: %w", sum, err)
 }
 
 // Delete implements [Store].

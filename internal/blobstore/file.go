@@ -62,7 +62,7 @@ func (s *File) Stat(_ context.Context, sum string) (Blob, error) {
 	}
 	info, err := os.Stat(s.path(sum))
 	if err != nil {
-		return Blob{}, absent(sum, err)
+		return Blob{}, named(sum, err, fs.ErrNotExist)
 	}
 	return Blob{sum, info.Size()}, nil
 }
@@ -74,16 +74,9 @@ func (s *File) Open(_ context.Context, sum string) (io.ReadCloser, error) {
 	}
 	f, err := os.Open(s.path(sum))
 	if err != nil {
-		return nil, absent(sum, err)
+		return nil, named(sum, err, fs.ErrNotExist)
 	}
 	return f, nil
-}
-
-func absent(sum string, err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		err = ErrNotFound
-	}
-	return fmt.Errorf("blob %s: %w", sum, err)
 }
 
 // Delete implements [Store].
