@@ -223,6 +223,8 @@ type JobSubmission struct {
 	Error                    *string              `json:"error"`
 	Probes                   []Probe              `json:"probes"`
 	ImagePullProgress        *ImagePullProgress   `json:"image_pull_progress"`
+	// ProbeError is an addition of ours: why a probe of a running replica fails, only while one does.
+	ProbeError *string `json:"probe_error,omitempty"`
 }
 
 // ImagePullProgress sums up an image pull, in bytes.

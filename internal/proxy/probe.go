@@ -2,8 +2,10 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"time"
@@ -22,7 +24,7 @@ func (p *Proxy) Probe(ctx context.Context, e run.Endpoint, spec api.ProbeSpec) e
 	if run.Connects(spec) {
 		c, err := p.Dial(ctx, e)
 		if err != nil {
-			return fmt.Errorf("connect: %w", err)
+			return fmt.Errorf("port %d: %w", e.Port, plainly(err, spec.Timeout))
 		}
 		return c.Close()
 	}
@@ -43,7 +45,7 @@ func (p *Proxy) Probe(ctx context.Context, e run.Endpoint, spec api.ProbeSpec) e
 	}
 	res, err := p.outgoing.RoundTrip(req)
 	if err != nil {
-		return fmt.Errorf("probe %s: %w", spec.URL, err)
+		return fmt.Errorf("probe %s: %w", spec.URL, plainly(err, spec.Timeout))
 	}
 	defer res.Body.Close()
 	_, _ = io.CopyN(io.Discard, res.Body, maxProbeAnswer) // so that the service need not see a broken connection
@@ -51,6 +53,19 @@ func (p *Proxy) Probe(ctx context.Context, e run.Endpoint, spec api.ProbeSpec) e
 		return fmt.Errorf("probe %s: status %d", spec.URL, res.StatusCode)
 	}
 	return nil
+}
+
+// plainly is an error without what differs each time, such as ports.
+func plainly(err error, timeout int) error {
+	op, ofNet := errors.AsType[*net.OpError](err)
+	wait, slow := errors.AsType[net.Error](err)
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), slow && wait.Timeout():
+		return fmt.Errorf("no answer within %d s", timeout)
+	case ofNet:
+		return op.Err
+	}
+	return err
 }
 
 // Busy says that a replica works on requests that came through this proxy.

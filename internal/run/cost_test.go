@@ -16,6 +16,9 @@ func TestCost(t *testing.T) {
 		}
 		return j
 	}
+	if got := cost(now, 1.5, []Job{job(2, 30*time.Minute, 0)}); got != 2.5 {
+		t.Errorf("with what was before, cost is %v, want 2.5", got)
+	}
 	for name, tt := range map[string]struct {
 		jobs []Job
 		want float64
@@ -30,7 +33,7 @@ func TestCost(t *testing.T) {
 		"finished before it was submitted": {[]Job{job(2, -time.Hour, 0)}, 0}, // by a clock that was set back
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := cost(now, tt.jobs); got != tt.want {
+			if got := cost(now, 0, tt.jobs); got != tt.want {
 				t.Errorf("cost is %v, want %v", got, tt.want)
 			}
 		})

@@ -83,7 +83,7 @@ func newTexts() *texts {
 // of is a run as a list shows it. Its place in the queue changes with those of all others, so it
 // is no part of what is remembered, but added at the end, where the wire has it.
 func (t *texts) of(now time.Time, f form, r Run, jobs []Job, of names, w *api.RunWaiting) (encoded.JSON[api.Run], error) {
-	state := shown{names: of, rows: versions(r, jobs), deleted: r.Deleted, cost: cost(now, jobs), next: r.next(now), queued: w != nil}
+	state := shown{names: of, rows: versions(r, jobs), deleted: r.Deleted, cost: cost(now, r.Data.PastCost, jobs), next: r.next(now), queued: w != nil}
 	text, err := t.cache.Of(f, state, func() api.Run {
 		var limit *int
 		if f.last >= 0 {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,13 @@ const (
 	tryAgain = 2 * time.Second
 	// connectTimeout bounds an attempt to see whether anybody listens.
 	connectTimeout = 10
+	// tellAfter is how many looks in a row at a new replica fail before it is told why: at first
+	// nobody listens, which is as it should be.
+	tellAfter = 3
+	// tellEvery spaces the events about a replica's probes.
+	tellEvery = 10 * time.Minute
+	// maxReason bounds what is told, in bytes.
+	maxReason = 300
 )
 
 // listening stands for the probes of a service that has none: a replica takes requests as soon
@@ -77,6 +85,10 @@ func (d *JobData) probed() bool {
 type probeClock struct {
 	mu   sync.Mutex
 	next map[string][]time.Time
+	// failed counts the looks in a row at which some probe of a job failed, told is when that was
+	// last made an event.
+	failed map[string]int
+	told   map[string]time.Time
 }
 
 // due are the numbers of a job's probes that are due, and when the first of the others is.
@@ -108,12 +120,43 @@ func (c *probeClock) set(id string, n, i int, at time.Time) {
 	c.next[id][i] = at
 }
 
+// looked counts a look at a job, and gives how many in a row have failed.
+func (c *probeClock) looked(id string, failed bool) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !failed {
+		delete(c.failed, id)
+		return 0
+	}
+	if c.failed == nil {
+		c.failed = map[string]int{}
+	}
+	c.failed[id]++
+	return c.failed[id]
+}
+
+// tell says that a failure may be an event: there was none lately.
+func (c *probeClock) tell(now time.Time, id string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if at, ok := c.told[id]; ok && now.Sub(at) < tellEvery {
+		return false
+	}
+	if c.told == nil {
+		c.told = map[string]time.Time{}
+	}
+	c.told[id] = now
+	return true
+}
+
 func (c *probeClock) forget(drop func(id string) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id := range c.next {
 		if drop(id) {
 			delete(c.next, id)
+			delete(c.failed, id)
+			delete(c.told, id)
 		}
 	}
 }
@@ -159,15 +202,45 @@ func (s *Service) reconcileProbe(ctx context.Context, it engine.Item) (time.Time
 			next = at
 		}
 	}
-	if slices.Equal(streaks, j.Data.Streaks) {
+	reason := firstReason(results)
+	failed := s.clock.looked(j.ID, reason != "")
+	text := whyNotWell(j.Data, streaks, reason, failed)
+	if slices.Equal(streaks, j.Data.Streaks) && text == j.Data.ProbeError {
 		return next, nil
 	}
-	return next, s.storeStreaks(ctx, it, j, streaks)
+	return next, s.storeProbed(ctx, it, j, streaks, text)
 }
 
-// storeStreaks stores what probes found. As long as all is well nothing is written.
-func (s *Service) storeStreaks(ctx context.Context, it engine.Item, j Job, streaks []int) error {
-	if len(j.Data.Streaks) == 0 && !slices.ContainsFunc(streaks, func(n int) bool { return n > 0 }) {
+// firstReason is why the first probe that failed did, "" when none has.
+func firstReason(results []error) string {
+	for _, err := range results {
+		if err != nil {
+			text := err.Error()
+			return strings.ToValidUTF8(text[:min(len(text), maxReason)], "")
+		}
+	}
+	return ""
+}
+
+// whyNotWell is what is told of a replica's probes, "" when there is nothing: they do well, or have
+// not done so yet for too short a time. failed counts the looks in a row that failed.
+func whyNotWell(d JobData, streaks []int, reason string, failed int) string {
+	lost := false
+	for i, n := range streaks {
+		lost = lost || n == 0 && d.streak(i) > 0
+	}
+	switch {
+	case reason != "" && (lost || failed >= tellAfter):
+		return reason
+	case reason == "" && !slices.Contains(streaks, 0):
+		return ""
+	}
+	return d.ProbeError
+}
+
+// storeProbed stores what probes found. As long as all is well nothing is written.
+func (s *Service) storeProbed(ctx context.Context, it engine.Item, j Job, streaks []int, reason string) error {
+	if reason == j.Data.ProbeError && len(j.Data.Streaks) == 0 && !slices.ContainsFunc(streaks, func(n int) bool { return n > 0 }) {
 		return nil
 	}
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
@@ -178,9 +251,18 @@ func (s *Service) storeStreaks(ctx context.Context, it engine.Item, j Job, strea
 		if err != nil || now.Status != api.JobRunning {
 			return err
 		}
-		now.Data.Streaks = streaks
+		news := reason != "" && now.Data.ProbeError == ""
+		now.Data.Streaks, now.Data.ProbeError = streaks, reason
 		if err := now.update(ctx, tx); err != nil {
 			return err
+		}
+		if news {
+			s.Log.Info("a replica is not well", "job", j.Data.Spec.JobName, "job_id", j.ID, "why", reason)
+			if s.clock.tell(time.Now(), j.ID) {
+				if err := s.recordJob(ctx, tx, now, "Service replica is not well: "+reason); err != nil {
+					return err
+				}
+			}
 		}
 		tx.OnCommit(func() {
 			s.Engine.Wake(JobKind, j.ID)

@@ -1,6 +1,8 @@
 package run
 
 import (
+	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +32,57 @@ func TestWell(t *testing.T) {
 		tt.data.Streaks = tt.streaks
 		if tt.data.well() != tt.well || tt.data.probed() != tt.probed {
 			t.Errorf("%s: well = %v, probed = %v, want %v, %v", name, tt.data.well(), tt.data.probed(), tt.well, tt.probed)
+		}
+	}
+}
+
+func TestWhyNotWell(t *testing.T) {
+	data := func(before string, streaks ...int) JobData {
+		d := probed(api.ProbeSpec{ReadyAfter: 1}, api.ProbeSpec{ReadyAfter: 1})
+		d.ProbeError, d.Streaks = before, streaks
+		return d
+	}
+	for name, tt := range map[string]struct {
+		data    JobData
+		streaks []int
+		reason  string
+		failed  int
+		want    string
+	}{
+		"at first nobody listens":        {data(""), []int{0, 0}, "refused", 2, ""},
+		"then it is told":                {data(""), []int{0, 0}, "refused", 3, "refused"},
+		"one that did well":              {data("", 1, 1), []int{1, 0}, "status 503", 1, "status 503"},
+		"another reason":                 {data("refused"), []int{0, 0}, "status 503", 4, "status 503"},
+		"well again":                     {data("status 503", 1, 0), []int{1, 1}, "", 0, ""},
+		"one of two is":                  {data("status 503", 0, 0), []int{1, 0}, "", 0, "status 503"},
+		"the other is not due, and well": {data("", 1, 1), []int{1, 1}, "", 0, ""},
+	} {
+		if got := whyNotWell(tt.data, tt.streaks, tt.reason, tt.failed); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+	if got := firstReason([]error{nil, errors.New(strings.Repeat("é", 200)), errors.New("x")}); got != strings.Repeat("é", 150) {
+		t.Errorf("%q", got)
+	}
+}
+
+// A replica that comes and goes is no event each time.
+func TestProbeEvents(t *testing.T) {
+	var c probeClock
+	for i, want := range []int{1, 2, 3} {
+		if got := c.looked("j", true); got != want {
+			t.Errorf("look %d: %d in a row", i, got)
+		}
+	}
+	if c.looked("j", false) != 0 || c.looked("j", true) != 1 {
+		t.Error("a success ends the row")
+	}
+	for i, tt := range []struct {
+		at   time.Duration
+		want bool
+	}{{0, true}, {time.Minute, false}, {10 * time.Minute, true}, {19 * time.Minute, false}} {
+		if got := c.tell(at(tt.at), "j"); got != tt.want {
+			t.Errorf("%d: told %v", i, got)
 		}
 	}
 }

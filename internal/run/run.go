@@ -75,6 +75,8 @@ type Data struct {
 	Desired map[string]int `json:"desired,omitempty"`
 	// ScaledAt is when these numbers last changed.
 	ScaledAt time.Time `json:"scaled_at,omitzero"`
+	// PastCost is what attempts have cost whose rows are gone, in US dollars.
+	PastCost float64 `json:"past_cost,omitempty"`
 	// Waiting says what a run that has not started waits for, nil when it does not.
 	Waiting *Waiting `json:"waiting,omitempty"`
 }
@@ -122,6 +124,8 @@ type JobData struct {
 	WaitFrom time.Time `json:"wait_from,omitzero"`
 	// Streaks count the successes in a row of each of the probes, up to what makes it ready.
 	Streaks []int `json:"streaks,omitempty"`
+	// ProbeError is why a probe fails, "" when none does or none has for long enough.
+	ProbeError string `json:"probe_error,omitempty"`
 	// Ready says that all probes have succeeded, so that requests may come; it stays.
 	Ready bool `json:"ready,omitempty"`
 }

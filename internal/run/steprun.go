@@ -1,6 +1,7 @@
 package run
 
 import (
+	"slices"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -59,7 +60,32 @@ func StepRun(now time.Time, s RunSnapshot) RunDecision {
 	default:
 		d.active(now, s)
 	}
+	if s.Run.Data.Spec.Configuration.Service != nil {
+		d.tidy(now, s)
+	}
 	return d
+}
+
+// attemptsKept bounds the attempts of a service's replica that are remembered: one that is scaled
+// for months has thousands, and each look at the run reads them all.
+const attemptsKept = 20
+
+// tidy drops the oldest attempts of replicas that get another one.
+func (d *RunDecision) tidy(now time.Time, s RunSnapshot) {
+	for _, n := range d.New {
+		var ended []Job
+		for _, j := range s.Jobs {
+			if j.Replica == n.Replica && j.Num == n.Num && j.Finished() {
+				ended = append(ended, j)
+			}
+		}
+		for _, old := range ended[:max(0, len(ended)-attemptsKept+1)] {
+			if !slices.Contains(d.Drop, old.ID) {
+				d.Drop = append(d.Drop, old.ID)
+				d.Run.Data.PastCost += old.cost(now)
+			}
+		}
+	}
 }
 
 // resubmitAfter spaces whole resubmissions of a run (lifecycle 8.2); the last repeats.

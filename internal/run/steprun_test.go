@@ -1,6 +1,8 @@
 package run
 
 import (
+	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -169,6 +171,30 @@ func TestStepRunCountsAttempts(t *testing.T) {
 	}
 	if len(d.Drop) != 2 || d.Drop[0] != "a" || d.Drop[1] != "c" {
 		t.Errorf("dropped %v, want a and c: the placed one and the latest stay", d.Drop)
+	}
+}
+
+// Of a replica that comes and goes, the last attempts are kept, and what the others have cost.
+func TestStepRunForgetsAttempts(t *testing.T) {
+	spec := serviceWith(ranged(1, 2))
+	var all []Job
+	for i := range attemptsKept + 5 {
+		j := serviceJobs(t, spec, fmt.Sprintf("0.%d failed: scaled_down", i))[0]
+		j.Data.Deployment = 0
+		j.SubmittedAt, j.Data.FinishedAt = start, at(time.Hour)
+		j.Data.Provisioning = &api.JobProvisioningData{Price: 2}
+		all = append(all, j)
+	}
+	r := Run{Status: api.RunRunning, SubmittedAt: start, Data: Data{Spec: spec}}
+	other := serviceJobs(t, spec, "1 serving")[0]
+	other.Data.Deployment = 0
+	d := StepRun(at(48*time.Hour), RunSnapshot{Run: r, Jobs: append(all, other), Load: Load{Requests: map[time.Duration]int{time.Minute: 1_000_000}}})
+	if len(d.New) != 1 || d.New[0].Replica != 0 || d.New[0].Attempt != attemptsKept+5 {
+		t.Fatalf("new attempts %+v, want the next one of replica 0", d.New)
+	}
+	want := []string{all[0].ID, all[1].ID, all[2].ID, all[3].ID, all[4].ID, all[5].ID}
+	if !slices.Equal(d.Drop, want) || d.Run.Data.PastCost != 12 {
+		t.Errorf("dropped %q, cost %v, want %q, 12", d.Drop, d.Run.Data.PastCost, want)
 	}
 }
 

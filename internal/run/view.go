@@ -99,7 +99,7 @@ func groupJobs(now time.Time, r Run, jobs []Job, connect bool, limit *int, v *ap
 			job.JobConnectionInfo = connection(r, j)
 		}
 	}
-	v.Cost = cost(now, jobs)
+	v.Cost = cost(now, r.Data.PastCost, jobs)
 	if len(v.Jobs) > 0 {
 		subs := v.Jobs[0].JobSubmissions
 		last := subs[len(subs)-1]
@@ -119,6 +119,9 @@ func submission(j Job, dev bool) api.JobSubmission {
 		ID: j.ID, SubmissionNum: j.Attempt, DeploymentNum: j.Data.Deployment, SubmittedAt: api.At(j.SubmittedAt), LastProcessedAt: api.At(j.Data.ProcessedAt),
 		FinishedAt: api.OptTime(j.Data.FinishedAt), Status: j.Status, StatusMessage: jobMessage(j), ExitStatus: j.Data.Exit,
 		JobProvisioningData: j.Data.Provisioning, JobRuntimeData: j.Data.Runtime, Probes: []api.Probe{},
+	}
+	if j.Status == api.JobRunning && j.Data.ProbeError != "" {
+		v.ProbeError = &j.Data.ProbeError
 	}
 	for i := range j.Data.Spec.Probes {
 		v.Probes = append(v.Probes, api.Probe{SuccessStreak: j.Data.streak(i)})

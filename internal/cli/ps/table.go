@@ -176,7 +176,7 @@ func (b *tableBuilder) job(j api.Job) row {
 	}
 	r.status = statusCell(text, string(s.Status), !s.Status.Finished())
 	r.submitted = b.when(s.SubmittedAt.Time)
-	r.err = deref(s.Error)
+	r.err = cmp.Or(deref(s.Error), deref(s.ProbeError))
 	if s.Status == api.JobRunning {
 		r.probes = probes(s.Probes, j.JobSpec.Probes)
 	}
