@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"fmt"
 	"maps"
 	"math"
 	"slices"
@@ -77,6 +78,19 @@ func (o *ownership) set(now map[int]int64) (taken []int, lost map[int]bool) {
 
 // acquire is the first look: on SQLite it takes everything for good, on Postgres it joins.
 func (e *Engine) acquire(ctx context.Context) error {
+	err := e.DB.Write(ctx, func(tx *store.Tx) error {
+		added, err := tx.ExecContext(ctx, addShards)
+		if err != nil {
+			return fmt.Errorf("complete the shards: %w", err)
+		}
+		if n, err := added.RowsAffected(); err == nil && n > 0 {
+			e.Log.Error("shards were missing in the database: what belongs to them stood still", "shards", n)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
 	if e.DB.Engine() == store.Postgres {
 		now, err := e.renew(ctx)
 		if err == nil {
@@ -85,7 +99,7 @@ func (e *Engine) acquire(ctx context.Context) error {
 		return err
 	}
 	var now map[int]int64
-	err := e.DB.Write(ctx, func(tx *store.Tx) (err error) {
+	err = e.DB.Write(ctx, func(tx *store.Tx) (err error) {
 		now, err = epochs(tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
 		return err
 	})

@@ -2,6 +2,14 @@ package engine
 
 const selectEpoch = `SELECT epoch FROM shard WHERE id = $1`
 
+// addShards makes up for rows that are missing: what belongs to them would stand still. Their
+// epochs are above all that a replica may remember.
+const addShards = `
+INSERT INTO shard (id, owner, epoch, expires_at)
+WITH RECURSIVE n (id) AS (SELECT 0 UNION ALL SELECT id + 1 FROM n WHERE id < 63)
+SELECT id, '', (SELECT coalesce(max(epoch), 0) + 1000 FROM shard), 0 FROM n WHERE id NOT IN (SELECT id FROM shard)
+ON CONFLICT (id) DO NOTHING`
+
 const takeAllShards = `
 UPDATE shard SET owner = $1, epoch = epoch + 1, expires_at = $2
 RETURNING id, epoch`

@@ -36,6 +36,8 @@ type Fleet struct {
 	CreatedAt time.Time
 	Version   int64
 	Spec      api.FleetSpec
+	// Damage is why Spec is a stand-in for what is stored, "" when it is not.
+	Damage string
 	// Attempts counts how often in a row the fleet was brought to its size, ConsolidatedAt is
 	// when it last was looked at for that.
 	Attempts       int
@@ -89,7 +91,7 @@ const columns = `id, project_id, name, status, deleted, created_at, version, att
 func scan(row interface{ Scan(...any) error }) (Fleet, error) {
 	var f Fleet
 	var at, consolidated int64
-	err := row.Scan(&f.ID, &f.ProjectID, &f.Name, &f.Status, &f.Deleted, &at, &f.Version, &f.Attempts, &consolidated, store.JSON(&f.Spec))
+	err := f.whole(row.Scan(&f.ID, &f.ProjectID, &f.Name, &f.Status, &f.Deleted, &at, &f.Version, &f.Attempts, &consolidated, store.JSON((*document)(&f.Spec))))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Fleet{}, store.ErrNotFound
 	}
@@ -128,7 +130,8 @@ func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (Fleet, 
 
 // Active lists a project's fleets that runs can use, oldest first.
 func (s *Service) Active(ctx context.Context, q store.Querier, projectID string) ([]Fleet, error) {
-	return s.known.list(ctx, q, "WHERE NOT deleted AND status = 'active' AND project_id = $1 ORDER BY created_at, id", projectID)
+	list, err := s.known.list(ctx, q, "WHERE NOT deleted AND status = 'active' AND project_id = $1 ORDER BY created_at, id", projectID)
+	return intact(list), err
 }
 
 // MinNodes is how many instances a fleet keeps.
@@ -141,9 +144,13 @@ func (s *Service) MinNodes(ctx context.Context, id string) int {
 }
 
 func (s *Service) update(ctx context.Context, tx *store.Tx, f *Fleet) error {
+	var data any = store.JSON(&f.Spec)
+	if f.Damage != "" {
+		data = nil // somebody may mend what is there
+	}
 	err := store.Guarded(tx.ExecContext(ctx, `
-UPDATE fleet SET status = $1, deleted = $2, attempts = $3, consolidated_at = $4, data = $5, version = version + 1 WHERE id = $6 AND version = $7`,
-		f.Status, f.Deleted, f.Attempts, store.Micros(f.ConsolidatedAt), store.JSON(&f.Spec), f.ID, f.Version))
+UPDATE fleet SET status = $1, deleted = $2, attempts = $3, consolidated_at = $4, data = coalesce($5, data), version = version + 1 WHERE id = $6 AND version = $7`,
+		f.Status, f.Deleted, f.Attempts, store.Micros(f.ConsolidatedAt), data, f.ID, f.Version))
 	if err != nil {
 		return fmt.Errorf("store fleet %s: %w", f.Name, err)
 	}
@@ -174,6 +181,9 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 	}
 	if err != nil {
 		return time.Time{}, err
+	}
+	if f.Damage != "" {
+		s.Log.Error("the stored record of a fleet cannot be read", "fleet", f.Name, "id", f.ID, "err", f.Damage)
 	}
 	list, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
 	if err != nil {

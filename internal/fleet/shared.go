@@ -22,7 +22,7 @@ func (s *Service) Usable(ctx context.Context, q store.Querier, projectID string)
 	if err != nil {
 		return nil, nil, err
 	}
-	fleets = append(fleets, imported...)
+	fleets = append(fleets, intact(imported)...)
 	ids := make([]string, len(fleets))
 	for i, f := range fleets {
 		ids[i] = f.ID

@@ -51,6 +51,7 @@ func Step(now time.Time, s Snapshot) Decision {
 			d.Fleet.Status, d.Fleet.Deleted, d.Changed = api.FleetTerminated, true, true
 			d.Events = []string{"Fleet status changed TERMINATING -> TERMINATED"}
 		}
+	case s.Fleet.Damage != "": // what it is to be is not known
 	case s.Fleet.Spec.Configuration.Nodes != nil && s.Fleet.Status == api.FleetActive:
 		d.consolidate(now, s)
 	}

@@ -73,6 +73,9 @@ func (p *parts) render() api.Fleet {
 // problems tells what is wrong with instances, a line each.
 func (p *parts) problems() string {
 	var list []string
+	if p.Damage != "" {
+		list = append(list, p.Damage)
+	}
 	for _, i := range p.instances {
 		if i.Data.Problem != "" {
 			list = append(list, i.Name+": "+i.Data.Problem)

@@ -249,7 +249,7 @@ func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (
 	got := r.Instance()
 	m.Created = r.State == ledger.Created
 	m.Failed = m.Created && got.State == backend.StateFailed
-	if !m.Created || !got.Ready() {
+	if !m.Created || !got.Ready() || inst.Data.Offer == nil { // none is known of a damaged row
 		return m, nil
 	}
 	m.Hostname, m.Socket = got.Hostname, got.Socket

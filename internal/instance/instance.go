@@ -67,6 +67,8 @@ type Data struct {
 	Touched bool `json:"touched,omitempty"`
 	// LostAt is when the connection was lost, zero while there is one.
 	LostAt time.Time `json:"lost_at,omitzero"`
+	// Damage is why this is a stand-in for what is stored, "" when it is not.
+	Damage string `json:"-"`
 	// Problem is the latest reason why the instance is not further, for people.
 	Problem string `json:"problem,omitempty"`
 	// Tries counts attempts of the step that Problem speaks of.

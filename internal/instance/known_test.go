@@ -46,7 +46,7 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 		all := make([]Instance, 5)
 		write(func(tx *store.Tx) error {
 			for n := range all {
-				all[n] = Instance{ID: fmt.Sprint("i", n), ProjectID: "p", FleetID: fmt.Sprint("f", n%2), Num: n, Name: "i", Status: api.InstanceIdle, Blocks: 2, CreatedAt: time.UnixMicro(1).UTC()}
+				all[n] = Instance{ID: fmt.Sprint("i", n), ProjectID: "p", FleetID: fmt.Sprint("f", n%2), Num: n, Name: "i", Status: api.InstanceIdle, Blocks: 2, CreatedAt: time.UnixMicro(1).UTC(), Data: Data{Remote: &RemoteHost{}}}
 				if err := insert(ctx, tx, &all[n]); err != nil {
 					return err
 				}

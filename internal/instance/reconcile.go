@@ -20,13 +20,16 @@ import (
 // fence and runs its effects.
 func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, error) {
 	snap, err := s.load(ctx, it.ID)
-	if errors.Is(err, store.ErrNotFound) {
-		return time.Time{}, nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrNotFound), err == nil && snap.Instance.Deleted:
+		return time.Time{}, s.abandon(ctx, it)
+	case err != nil:
 		return time.Time{}, err
+	case snap.Instance.Data.Damage != "":
+		s.Log.Error("the stored record of an instance cannot be read", "instance", snap.Instance.Name, "id", it.ID, "err", snap.Instance.Data.Damage)
 	}
 	d := Step(time.Now(), snap)
+	d.Changed = d.Changed || snap.Retraced
 	if d.Changed {
 		if err := s.commit(ctx, it, snap.Instance, &d); err != nil {
 			return time.Time{}, err
@@ -46,7 +49,11 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 	}
 	snap := Snapshot{Instance: inst, Link: s.linkOf(id)}
 	if inst.IntentID != "" {
-		if snap.Machine, err = s.machine(ctx, s.DB.Read(), inst); err != nil {
+		snap.Machine, err = s.machine(ctx, s.DB.Read(), inst)
+		if errors.Is(err, store.ErrNotFound) {
+			err = s.retrace(ctx, &snap)
+		}
+		if err != nil {
 			return Snapshot{}, err
 		}
 	}

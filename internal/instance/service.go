@@ -83,7 +83,7 @@ func New(c Config) (*Service, error) {
 		return nil, errors.New("instance: every field of Config is required")
 	}
 	s := &Service{Config: c, links: map[string]Link{}, known: newKnown()}
-	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Timeout: 5 * time.Minute, Live: live, Reconcile: s.reconcile, Lost: s.lost})
+	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Timeout: 5 * time.Minute, Live: toLookAt, Reconcile: s.reconcile, Lost: s.lost})
 	return s, nil
 }
 
@@ -188,6 +188,10 @@ func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, e
 // release; its reconciler is woken and decides whether it becomes idle or is given back.
 func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID string) (Instance, error) {
 	inst, err := s.Get(ctx, tx, instanceID)
+	if errors.Is(err, store.ErrNotFound) {
+		_, err := tx.ExecContext(ctx, deleteAssignment, jobID, instanceID)
+		return Instance{}, errors.Join(store.ErrNotFound, err)
+	}
 	if err != nil {
 		return Instance{}, err
 	}

@@ -22,7 +22,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 const updateInstance = `
 UPDATE instance
 SET    status = $1, backend = $2, ssh_host = $3, intent_id = $4, unreachable = $5, deleted = $6,
-       finished_at = $7, last_job_at = $8, blocks = $9, data = $10, version = version + 1
+       finished_at = $7, last_job_at = $8, blocks = $9, data = coalesce($10, data), version = version + 1
 WHERE  id = $11 AND version = $12`
 
 const insertAssignment = `
@@ -136,8 +136,8 @@ func query(ctx context.Context, q store.Querier, where string, args ...any) ([]I
 func scan(rows *sql.Rows) (Instance, error) {
 	var i Instance
 	var created, finished, lastJob int64
-	err := rows.Scan(&i.ID, &i.ProjectID, &i.FleetID, &i.Num, &i.Name, &i.Status, &i.Backend, &i.SSHHost, &i.IntentID,
-		&i.Unreachable, &i.Deleted, &created, &finished, &lastJob, &i.Blocks, &i.Version, store.JSON(&i.Data))
+	err := i.whole(rows.Scan(&i.ID, &i.ProjectID, &i.FleetID, &i.Num, &i.Name, &i.Status, &i.Backend, &i.SSHHost, &i.IntentID,
+		&i.Unreachable, &i.Deleted, &created, &finished, &lastJob, &i.Blocks, &i.Version, store.JSON(&i.Data)))
 	if err != nil {
 		return Instance{}, fmt.Errorf("read an instance: %w", err)
 	}
@@ -194,8 +194,12 @@ func insert(ctx context.Context, tx *store.Tx, i *Instance) error {
 }
 
 func update(ctx context.Context, tx *store.Tx, i *Instance) error {
+	var data any = store.JSON(&i.Data)
+	if i.Data.Damage != "" {
+		data = nil // somebody may mend what is there
+	}
 	err := store.Guarded(tx.ExecContext(ctx, updateInstance, i.Status, i.Backend, i.SSHHost, i.IntentID, i.Unreachable, i.Deleted,
-		store.Micros(i.FinishedAt), store.Micros(i.LastJobAt), i.Blocks, store.JSON(&i.Data), i.ID, i.Version))
+		store.Micros(i.FinishedAt), store.Micros(i.LastJobAt), i.Blocks, data, i.ID, i.Version))
 	if err != nil {
 		return fmt.Errorf("store instance %s: %w", i.Name, err)
 	}

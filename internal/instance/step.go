@@ -55,6 +55,8 @@ type Snapshot struct {
 	Instance Instance
 	Machine  Machine // paid machines only
 	Link     Link
+	// Retraced says that the instance named an intent that does not exist, and has its own again.
+	Retraced bool
 	// SpareNodes says that the fleet has more live instances than its minimum.
 	SpareNodes bool
 }
@@ -106,6 +108,10 @@ func BootTimeout(inst Instance) time.Duration {
 // arguments.
 func Step(now time.Time, s Snapshot) Decision {
 	d := Decision{Instance: s.Instance}
+	if s.Instance.Data.Damage != "" && s.Instance.Status != api.InstanceTerminating {
+		d.damaged(s)
+		return d
+	}
 	switch s.Instance.Status {
 	case api.InstancePending:
 		d.pending(now, s)

@@ -90,6 +90,9 @@ type Doc struct {
 	DeletingAt  time.Time `json:"deleting_at,omitzero"`  // when deletion was first due
 	Taken       bool      `json:"taken,omitempty"`       // the provider took a request to delete it
 	GoneAt      time.Time `json:"gone_at,omitzero"`
+
+	// Damage is why this is a stand-in for what is stored, "" when it is not.
+	Damage string `json:"-"`
 }
 
 // Refused reports whether the resource never existed.

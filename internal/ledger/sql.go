@@ -78,8 +78,8 @@ func scan(row interface{ Scan(...any) error }) (Record, error) {
 	var r Record
 	var kind, state, resource string
 	var member, created, check, from, to int64
-	err := row.Scan(&r.ID, &r.Version, &kind, &r.Backend, &r.Region, &r.ProjectID, &r.OwnerKind, &r.OwnerID, &state, &r.Wanted, &r.idle,
-		&resource, &r.GroupID, &member, &r.Price, &created, &check, &from, &to, store.JSON(&r.Doc))
+	err := r.whole(row.Scan(&r.ID, &r.Version, &kind, &r.Backend, &r.Region, &r.ProjectID, &r.OwnerKind, &r.OwnerID, &state, &r.Wanted, &r.idle,
+		&resource, &r.GroupID, &member, &r.Price, &created, &check, &from, &to, store.JSON(&r.Doc)), &resource)
 	r.Kind, r.State = backend.ResourceKind(kind), State(state)
 	r.memberAt = store.Time(member)
 	r.CreatedAt, r.checkAt = store.Time(created), store.Time(check)

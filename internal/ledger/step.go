@@ -36,7 +36,7 @@ func step(now time.Time, r Record) (effect, time.Time) {
 	switch r.State {
 	case Intended:
 		switch {
-		case !r.Wanted, r.Kind == backend.PlacementResource && r.members == 0:
+		case !r.Wanted, r.Doc.Damage != "", r.Kind == backend.PlacementResource && r.members == 0:
 			return cancel, time.Time{}
 		case r.group != nil && r.group.shut():
 			return refuse, time.Time{}

@@ -56,11 +56,9 @@ func (s *Service) listed(ctx context.Context, runs []Run, projects map[string]pr
 	out := make([]encoded.JSON[api.Run], len(runs))
 	for i, r := range runs {
 		if users[r.UserID] == "" {
-			u, err := s.Users.ByID(ctx, s.DB.Read(), r.UserID)
-			if err != nil {
+			if users[r.UserID], err = s.ownerOf(ctx, r); err != nil {
 				return nil, err
 			}
-			users[r.UserID] = u.Name
 		}
 		f.run = r.ID
 		of := names{projects[r.ProjectID].Name, users[r.UserID]}

@@ -572,7 +572,12 @@ func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID s
 		}
 		gangs = append(gangs, gang{run: r, jobs: []*Job{j}})
 	}
-	return gangs, nil
+	return slices.DeleteFunc(gangs, func(g gang) bool { return g.damaged() }), nil
+}
+
+// damaged says that it is not known what the gang asks for.
+func (g *gang) damaged() bool {
+	return g.run.Data.Damage != "" || slices.ContainsFunc(g.jobs, func(j *Job) bool { return j.Data.Damage != "" })
 }
 
 // refresh keeps of old what still has the wanted version and loads the rest, 500 at a time.

@@ -20,11 +20,17 @@ import (
 
 func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, error) {
 	snap, err := s.loadJob(ctx, it.ID)
-	if errors.Is(err, store.ErrNotFound) {
-		return time.Time{}, nil
-	}
-	if err != nil {
+	switch {
+	case errors.Is(err, store.ErrNotFound) && snap.Job.ID != "":
+		return time.Time{}, s.orphaned(ctx, it, snap.Job)
+	case errors.Is(err, store.ErrNotFound):
+		return time.Time{}, s.tidy(ctx, it)
+	case err != nil:
 		return time.Time{}, err
+	case snap.Job.Finished():
+		return time.Time{}, s.tidy(ctx, it)
+	case snap.Job.Data.Damage != "":
+		s.Log.Error("the stored record of a job cannot be read", "job", snap.Job.ID, "run", snap.Job.RunID, "err", snap.Job.Data.Damage)
 	}
 	d := settleJob(time.Now(), snap)
 	if d.Changed {
@@ -79,7 +85,7 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return JobSnapshot{}, err
 		}
-		snap.Reachable = snap.Instance != nil && s.Hosts.Reachable(snap.Instance)
+		snap.Reachable = snap.Instance != nil && snap.Instance.Data.Damage == "" && s.Hosts.Reachable(snap.Instance)
 	}
 	switch j.Status {
 	case api.JobRunning:
@@ -427,6 +433,9 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 	}
 	if err != nil {
 		return time.Time{}, err
+	}
+	if r.Data.Damage != "" {
+		s.Log.Error("the stored record of a run cannot be read", "run", r.Name, "id", r.ID, "err", r.Data.Damage)
 	}
 	jobs, err := s.rows.jobsOf(ctx, s.DB.Read(), r.ID)
 	if err != nil {

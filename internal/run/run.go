@@ -79,6 +79,8 @@ type Data struct {
 	PastCost float64 `json:"past_cost,omitempty"`
 	// Waiting says what a run that has not started waits for, nil when it does not.
 	Waiting *Waiting `json:"waiting,omitempty"`
+	// Damage is why this is a stand-in for what is stored, "" when it is not.
+	Damage string `json:"-"`
 }
 
 // Waiting is why a run is not placed.
@@ -128,6 +130,8 @@ type JobData struct {
 	ProbeError string `json:"probe_error,omitempty"`
 	// Ready says that all probes have succeeded, so that requests may come; it stays.
 	Ready bool `json:"ready,omitempty"`
+	// Damage is why this is a stand-in for what is stored, "" when it is not.
+	Damage string `json:"-"`
 }
 
 // Finished says that the attempt will not change any more.
@@ -218,7 +222,7 @@ func New(c Config) (*Service, error) {
 	})
 	c.Engine.Register(engine.Kind{
 		Name: JobKind, Workers: 32, Reconcile: s.reconcileJob, Timeout: 10 * time.Minute,
-		Live: engine.LiveQuery("SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN"),
+		Live: liveJobs,
 	})
 	c.Engine.Register(engine.Kind{
 		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * agentapi.Seconds(c.Limits.probeTimeout()),

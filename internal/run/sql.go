@@ -71,7 +71,7 @@ WHERE  r.project_id = $1 AND r.status NOT IN ('terminating', 'terminated', 'fail
 func scanRun(row interface{ Scan(...any) error }) (Run, error) {
 	var r Run
 	var at int64
-	err := row.Scan(&r.ID, &r.ProjectID, &r.UserID, &r.Name, &r.Status, &r.Priority, &r.RepoID, &r.Deleted, &at, &r.Version, store.JSON(&r.Data))
+	err := r.whole(row.Scan(&r.ID, &r.ProjectID, &r.UserID, &r.Name, &r.Status, &r.Priority, &r.RepoID, &r.Deleted, &at, &r.Version, store.JSON(&r.Data)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Run{}, store.ErrNotFound
 	}
@@ -114,6 +114,7 @@ func (r *Run) insert(ctx context.Context, tx *store.Tx) error {
 }
 
 func (r *Run) update(ctx context.Context, tx *store.Tx) error {
+	r.Data.Damage = "" // the stand-in takes the place of what could not be read
 	if err := store.Guarded(tx.ExecContext(ctx, updateRun, r.Status, r.Priority, r.Deleted, store.JSON(&r.Data), r.ID, r.Version)); err != nil {
 		return fmt.Errorf("store run %s: %w", r.Name, err)
 	}
@@ -125,7 +126,7 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 	var j Job
 	var at int64
 	var observed string
-	err := row.Scan(&j.ID, &j.RunID, &j.ProjectID, &j.Replica, &j.Num, &j.Attempt, &j.Status, &j.InstanceID, &at, &j.Version, &observed, store.JSON(&j.Data))
+	err := j.whole(row.Scan(&j.ID, &j.RunID, &j.ProjectID, &j.Replica, &j.Num, &j.Attempt, &j.Status, &j.InstanceID, &at, &j.Version, &observed, store.JSON(&j.Data)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Job{}, store.ErrNotFound
 	}
@@ -134,9 +135,9 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 	}
 	j.SubmittedAt = store.Time(at)
 	if observed != "" && !j.Finished() { // of one that is over nobody asks
-		j.Observed = &agentapi.Task{}
-		if err := json.Unmarshal([]byte(observed), j.Observed); err != nil {
-			return Job{}, fmt.Errorf("read the observation of job %s: %w", j.ID, err)
+		var t agentapi.Task
+		if json.Unmarshal([]byte(observed), &t) == nil { // otherwise its host says it again
+			j.Observed = &t
 		}
 	}
 	return j, nil
@@ -212,6 +213,7 @@ func (j *Job) insert(ctx context.Context, tx *store.Tx) error {
 }
 
 func (j *Job) update(ctx context.Context, tx *store.Tx) error {
+	j.Data.Damage = "" // the stand-in takes the place of what could not be read
 	if err := store.Guarded(tx.ExecContext(ctx, updateJob, j.Status, j.InstanceID, store.JSON(&j.Data), j.ID, j.Version)); err != nil {
 		return fmt.Errorf("store job %s: %w", j.Data.Spec.JobName, err)
 	}

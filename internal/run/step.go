@@ -88,7 +88,7 @@ func StepJob(now time.Time, s JobSnapshot) JobDecision {
 }
 
 func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
-	if d.lost(now, s) {
+	if d.lost(now, s) || s.Job.Data.Damage != "" { // what to send is not known
 		return
 	}
 	deadline := s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance))

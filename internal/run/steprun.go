@@ -52,6 +52,7 @@ func StepRun(now time.Time, s RunSnapshot) RunDecision {
 	switch {
 	case s.Run.Status == api.RunTerminating:
 		d.terminating(now, latestOf(s.Jobs))
+	case s.Run.Data.Damage != "": // what it is to be is not known
 	case s.Run.Status == api.RunPending:
 		d.pending(now, s)
 	case s.Run.Status.Finished():

@@ -2,12 +2,14 @@ package run
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/scheduler"
+	"dstack/internal/store"
 )
 
 // view is one run as the wire has it.
@@ -16,7 +18,7 @@ func (s *Service) view(ctx context.Context, r Run, projectName string, connect b
 	if err != nil {
 		return api.Run{}, err
 	}
-	u, err := s.Users.ByID(ctx, s.DB.Read(), r.UserID)
+	owner, err := s.ownerOf(ctx, r)
 	if err != nil {
 		return api.Run{}, err
 	}
@@ -24,10 +26,19 @@ func (s *Service) view(ctx context.Context, r Run, projectName string, connect b
 	if err != nil {
 		return api.Run{}, err
 	}
-	out := render(time.Now(), r, jobs[r.ID], names{projectName, u.Name}, w[0] != nil, connect, nil)
+	out := render(time.Now(), r, jobs[r.ID], names{projectName, owner}, w[0] != nil, connect, nil)
 	out.Waiting = w[0]
 	s.SSHProxy.connect(&out)
 	return out, nil
+}
+
+// ownerOf is the name of a run's owner. One who is not there any more has the name of nobody.
+func (s *Service) ownerOf(ctx context.Context, r Run) (string, error) {
+	u, err := s.Users.ByID(ctx, s.DB.Read(), r.UserID)
+	if errors.Is(err, store.ErrNotFound) {
+		return "(unknown)", nil
+	}
+	return u.Name, err
 }
 
 // names are those of what a run belongs to.
@@ -51,6 +62,10 @@ func render(now time.Time, r Run, jobs []Job, of names, queued, connect bool, li
 		if text := r.Data.Reason.Error(); text != "" {
 			v.Error = &text
 		}
+	}
+	if r.Data.Damage != "" {
+		text := r.damage()
+		v.Error = &text
 	}
 	groupJobs(now, r, jobs, connect, limit, &v)
 	latest := latestOf(jobs)

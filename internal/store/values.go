@@ -39,7 +39,16 @@ func (d Document[T]) Value() (driver.Value, error) {
 	return string(b), nil
 }
 
-// Scan implements sql.Scanner.
+// Damage is a stored document that makes no sense: it is no JSON, of other types, or lacks what
+// is always there. The columns before it in the row were scanned.
+type Damage struct{ Err error }
+
+func (d *Damage) Error() string { return "stored document: " + d.Err.Error() }
+
+func (d *Damage) Unwrap() error { return d.Err }
+
+// Scan implements sql.Scanner. The error is a [*Damage]; documents with a method Intact() error
+// are asked as well.
 func (d Document[T]) Scan(src any) error {
 	var b []byte
 	switch src := src.(type) {
@@ -50,10 +59,15 @@ func (d Document[T]) Scan(src any) error {
 	case []byte:
 		b = src
 	default:
-		return fmt.Errorf("stored document is a %T, not text", src)
+		return &Damage{fmt.Errorf("a %T, not text", src)}
 	}
 	if err := json.Unmarshal(b, d.v); err != nil {
-		return fmt.Errorf("stored document: %w", err)
+		return &Damage{err}
+	}
+	if v, ok := any(d.v).(interface{ Intact() error }); ok {
+		if err := v.Intact(); err != nil {
+			return &Damage{err}
+		}
 	}
 	return nil
 }

@@ -1,0 +1,110 @@
+package instance
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+// A row whose document makes no sense still has its columns: it is shown, takes no jobs, can be
+// ended, and its machine with it.
+
+// Intact says what a document lacks; nil is nothing.
+func (d *Data) Intact() error {
+	if d.Ask == nil && d.Offer == nil && d.Remote == nil {
+		return errors.New("there is neither a machine nor a host")
+	}
+	return nil
+}
+
+// whole takes the error of reading a row, and puts a stand-in for a damaged document.
+func (i *Instance) whole(err error) error {
+	damage, ok := errors.AsType[*store.Damage](err)
+	if !ok {
+		return err
+	}
+	i.Data = Data{Damage: damage.Error(), Problem: fmt.Sprintf("The stored record of this instance cannot be read (%v). It takes no jobs; delete it", damage), IdleSeconds: -1}
+	return nil
+}
+
+// damaged decides over an instance of which only the columns are known: nothing, unless its
+// machine is gone.
+func (d *Decision) damaged(s Snapshot) {
+	if s.Machine.Gone {
+		d.terminate(time.Now(), api.InstanceUnreachable, "The backend says that the instance does not exist any more")
+	}
+}
+
+// ownerless are owners of machines that are wanted, and no instances (any more).
+const ownerless = `
+SELECT DISTINCT owner_id FROM intent
+WHERE  owner_kind = 'instance' AND kind = 'instance' AND wanted AND state <> 'gone'
+  AND  owner_id NOT IN (SELECT id FROM instance WHERE NOT deleted)`
+
+// toLookAt lists the live instances, and those that are not there though a machine is wanted for
+// them: there is none unless rows were lost or edited.
+func toLookAt(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
+	ids, err := live(ctx, q, shards)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := q.QueryContext(ctx, ownerless)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var id string
+		err := rows.Scan(&id)
+		if slices.Contains(shards, engine.Shard(id)) {
+			ids = append(ids, id)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list machines without an instance: %w", err)
+	}
+	return ids, nil
+}
+
+// abandon gives back the machines of an instance that does not exist (any more).
+func (s *Service) abandon(ctx context.Context, it engine.Item) error {
+	ids, err := s.Ledger.Wanted(ctx, s.DB.Read(), Kind, it.ID)
+	if err != nil || len(ids) == 0 {
+		return err
+	}
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		for _, id := range ids {
+			s.Log.Error("a machine belongs to no instance: given back", "intent", id, "instance", it.ID)
+			if err := s.Ledger.Release(ctx, tx, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// retrace finds the machine of an instance that names an intent which does not exist: by what the
+// ledger has for this instance. Without any, the machine is as good as gone.
+func (s *Service) retrace(ctx context.Context, snap *Snapshot) error {
+	inst := &snap.Instance
+	ids, err := s.Ledger.Wanted(ctx, s.DB.Read(), Kind, inst.ID)
+	if err != nil {
+		return err
+	}
+	if len(ids) == 0 {
+		s.Log.Error("an instance names an intent that does not exist", "instance", inst.Name, "id", inst.ID, "intent", inst.IntentID)
+		snap.Machine = Machine{Gone: true}
+		return nil
+	}
+	s.Log.Error("an instance names an intent that does not exist: it gets its own again", "instance", inst.Name, "id", inst.ID, "intent", inst.IntentID, "own", ids[0])
+	inst.IntentID, snap.Retraced = ids[0], true
+	snap.Machine, err = s.machine(ctx, s.DB.Read(), *inst)
+	return err
+}

@@ -1,0 +1,22 @@
+package ledger
+
+import (
+	"errors"
+
+	"dstack/internal/backend"
+	"dstack/internal/store"
+)
+
+// whole takes the error of reading a row, and puts a stand-in for a damaged document: what is known
+// from the columns is enough to find the resource and to delete it.
+func (r *Record) whole(err error, resource *string) error {
+	damage, ok := errors.AsType[*store.Damage](err)
+	if !ok {
+		return err
+	}
+	r.Doc = Doc{
+		Damage: damage.Error(), Message: "the stored record cannot be read: " + damage.Error(),
+		Instance: backend.Instance{Ref: backend.Ref{ID: *resource, Region: r.Region}, State: backend.StateRunning},
+	}
+	return nil
+}

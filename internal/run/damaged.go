@@ -1,0 +1,141 @@
+package run
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+	"dstack/internal/engine"
+	"dstack/internal/store"
+)
+
+// A row whose document makes no sense, because somebody edited it or a disk did, still has its
+// columns: it is shown, with a stand-in for its document, can be ended, and holds nobody else up.
+
+// Intact says what a document of a run lacks; nil is nothing.
+func (d *Data) Intact() error {
+	if d.Spec.Configuration.Common() == nil {
+		return errors.New("there is no configuration")
+	}
+	return nil
+}
+
+// Intact says what a document of a job lacks; nil is nothing.
+func (d *JobData) Intact() error {
+	if d.Spec.JobName == "" {
+		return errors.New("there is no name")
+	}
+	return nil
+}
+
+// whole takes the error of reading a run's row, and puts a stand-in for a damaged document.
+func (r *Run) whole(err error) error {
+	damage, ok := errors.AsType[*store.Damage](err)
+	if !ok {
+		return err
+	}
+	repo := r.RepoID
+	task := config.Task{Commands: []string{"# the record of this run cannot be read"}, RunCommon: config.RunCommon{
+		Type: config.TypeTask, Name: &r.Name, HomeDir: "/root", Env: config.Env{}, Resources: config.DefaultResources(),
+	}}
+	reason := api.RunTerminationReason("")
+	if r.Status == api.RunTerminating {
+		reason = api.RunServerError // the true one is lost
+	}
+	r.Data = Data{Reason: reason, Damage: damage.Error(), Spec: api.RunSpec{RunName: &r.Name, RepoID: &repo, Configuration: config.AnyRun{Task: &task}}}
+	return nil
+}
+
+// damage is what people are told.
+func (r *Run) damage() string {
+	return fmt.Sprintf("The stored record of this run cannot be read (%s). Its jobs go on as they are; stop it to end them", r.Data.Damage)
+}
+
+// whole takes the error of reading a job's row, and puts a stand-in for a damaged document.
+func (j *Job) whole(err error) error {
+	damage, ok := errors.AsType[*store.Damage](err)
+	if !ok {
+		return err
+	}
+	j.Data = JobData{
+		Damage: damage.Error(), Sent: j.InstanceID != "", // it may have been
+		Spec: api.JobSpec{JobName: fmt.Sprintf("damaged-%d-%d", j.Num, j.Replica), JobNum: j.Num, ReplicaNum: j.Replica, JobsPerReplica: 1},
+	}
+	return nil
+}
+
+// strays are blocks that are held by what is no job there, or one that has ended.
+const strays = `
+SELECT a.job_id, a.instance_id
+FROM   assignment a LEFT JOIN job j ON j.id = a.job_id
+WHERE  (j.id IS NULL OR j.status IN ('terminated', 'aborted', 'failed', 'done') OR j.instance_id <> a.instance_id)`
+
+// stray is a hold that nobody gives back.
+type stray struct{ job, instance string }
+
+func listStrays(ctx context.Context, q store.Querier, cond string, args ...any) ([]stray, error) {
+	var list []stray
+	rows, err := q.QueryContext(ctx, strays+cond, args...)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var v stray
+		err := rows.Scan(&v.job, &v.instance)
+		list = append(list, v)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list holds without a job: %w", err)
+	}
+	return list, nil
+}
+
+const unfinishedJobs = `SELECT id FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done') AND shard IN`
+
+// liveJobs lists the jobs to be looked at: those that have not ended, and what holds blocks and
+// should not: there is none unless rows were lost or edited.
+func liveJobs(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
+	ids, err := engine.LiveQuery(unfinishedJobs)(ctx, q, shards)
+	if err != nil {
+		return nil, err
+	}
+	list, err := listStrays(ctx, q, "")
+	for _, v := range list {
+		if slices.Contains(shards, engine.Shard(v.job)) && !slices.Contains(ids, v.job) {
+			ids = append(ids, v.job)
+		}
+	}
+	return ids, err
+}
+
+// tidy gives back what an object holds that is no job there, or one that has ended.
+func (s *Service) tidy(ctx context.Context, it engine.Item) error {
+	list, err := listStrays(ctx, s.DB.Read(), " AND a.job_id = $1", it.ID)
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	return s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := it.Fence.Check(ctx, tx); err != nil {
+			return err
+		}
+		list, err := listStrays(ctx, tx, " AND a.job_id = $1", it.ID)
+		for _, v := range list {
+			s.Log.Error("blocks were held by no job: given back", "instance", v.instance, "job", v.job)
+			if _, err := s.Instances.Release(ctx, tx, v.instance, v.job); err != nil && !errors.Is(err, store.ErrNotFound) {
+				return err
+			}
+		}
+		return err
+	})
+}
+
+// orphaned ends a job whose run is not there any more: nobody else would.
+func (s *Service) orphaned(ctx context.Context, it engine.Item, j Job) error {
+	s.Log.Error("a job has no run: it is ended", "job", j.ID, "run", j.RunID)
+	d := JobDecision{Job: j}
+	d.end(time.Now(), api.JobTerminatedByServer, "The run does not exist any more")
+	return s.commitJob(ctx, it, &d)
+}

@@ -1,0 +1,121 @@
+package sim
+
+import (
+	"context"
+	"database/sql"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend/fake"
+	"dstack/internal/store"
+)
+
+// TestDamagedRows edits the database by hand under a running job. Whatever it says then, nothing
+// panics, everything can be listed, others get on, and what the user ends leaves nothing behind.
+func TestDamagedRows(t *testing.T) {
+	tp := newTemplate(t)
+	for name, edit := range map[string]string{
+		"run is no JSON":                `UPDATE run SET data = '{broken', version = version + 1 WHERE name = 'victim'`,
+		"run is empty":                  `UPDATE run SET data = '{}', version = version + 1 WHERE name = 'victim'`,
+		"run has no owner":              `UPDATE run SET user_id = 'nobody', version = version + 1 WHERE name = 'victim'`,
+		"run has a strange status":      `UPDATE run SET status = 'bogus', version = version + 1 WHERE name = 'victim'`,
+		"run is gone":                   `DELETE FROM run WHERE name = 'victim'`,
+		"job is no object":              `UPDATE job SET data = '[1,2', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"job is empty":                  `UPDATE job SET data = '{}', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"job was told nonsense":         `UPDATE job SET observed = '{"State": 5', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"job is elsewhere":              `UPDATE job SET instance_id = 'nowhere', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"job has a strange status":      `UPDATE job SET status = 'bogus', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"job is gone":                   `DELETE FROM job WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"instance is no JSON":           `UPDATE instance SET data = '{bad', version = version + 1 WHERE status = 'busy'`,
+		"instance is empty":             `UPDATE instance SET data = '{}', version = version + 1 WHERE status = 'busy'`,
+		"instance has another intent":   `UPDATE instance SET intent_id = 'nothing', version = version + 1 WHERE status = 'busy'`,
+		"instance has a strange status": `UPDATE instance SET status = 'bogus', version = version + 1 WHERE status = 'busy'`,
+		"instance has no fleet":         `UPDATE instance SET fleet_id = 'nothing', version = version + 1 WHERE status = 'busy'`,
+		"instance is gone":              `DELETE FROM instance WHERE status = 'busy'`,
+		"fleet is a list":               `UPDATE fleet SET data = '[]', version = version + 1 WHERE name = 'nodes'`,
+		"fleet is empty":                `UPDATE fleet SET data = '{}', version = version + 1 WHERE name = 'nodes'`,
+		"fleet has a strange status":    `UPDATE fleet SET status = 'bogus', version = version + 1 WHERE name = 'nodes'`,
+		"intent is no JSON":             `UPDATE intent SET doc = '{bad', version = version + 1`,
+		"hold is nonsense":              `UPDATE assignment SET blocks = -3`,
+		"hold is gone":                  `DELETE FROM assignment`,
+		"shards are gone":               `DELETE FROM shard WHERE id % 2 = 0`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { damage(t, tp, edit) })
+		})
+	}
+}
+
+func damage(t *testing.T, tp template, edit string) {
+	w := newWorld(t, 1, tp)
+	for _, name := range cloudNames {
+		w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second, Latency: 200 * time.Millisecond, Deletion: 3 * time.Second})
+	}
+	w.start()
+	defer w.end()
+	small := object{"cpu": "1..", "memory": "1GB.."}
+	task := object{"type": "task", "commands": []string{"work"}, "resources": small}
+	w.sleepUntil(w.began.Add(time.Second))
+	w.insist(func() int {
+		return w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "idle_duration": 30})
+	})
+	w.insist(func() int { return w.applyRun("victim", task, script{Run: 24 * time.Hour}) })
+	time.Sleep(2 * time.Minute)
+	w.stop()
+	w.start().sql(edit)
+	w.stop() // what it remembers would hide it
+	w.start()
+	time.Sleep(2 * time.Minute)
+
+	w.applyFleet("others", object{"nodes": object{"min": 0, "max": 2}, "idle_duration": 30})
+	w.insist(func() int { return w.applyRun("other", task, script{Run: 10 * time.Second}) })
+	for _, path := range []string{"runs/list", "fleets/list", "instances/list", "project/main/fleets/list", "server/doctor"} {
+		if code := w.call(path, object{}, nil); code != http.StatusOK {
+			t.Errorf("%s: %d", path, code)
+		}
+	}
+	time.Sleep(8 * time.Minute)
+	if w.texts(`SELECT j.status FROM job j JOIN run r ON r.id = j.run_id WHERE r.name = 'other' AND j.status = 'done'`) == nil {
+		t.Errorf("another run did not get on: %q", w.texts(`SELECT name || ' is ' || status FROM run`))
+	}
+	w.endAll()
+	time.Sleep(45 * time.Minute)
+	for _, m := range w.ours() {
+		t.Errorf("machine %s is left", m.key())
+	}
+	for _, left := range w.texts(`SELECT 'job ' || job_id || ' holds ' || instance_id FROM assignment
+		UNION ALL SELECT 'instance ' || name || ' is ' || status FROM instance WHERE NOT deleted`) {
+		t.Error(left)
+	}
+	for _, kind := range []string{"runs", "fleets"} {
+		if left := w.names(kind); len(left) > 0 {
+			t.Errorf("%s cannot be ended: %v", kind, left)
+		}
+	}
+	for _, v := range w.checks.violations {
+		if v.invariant == "I12" || v.invariant == "I0" && !strings.Contains(v.what, "the database cannot be read") { // by the checker
+			t.Error(v)
+		}
+	}
+	if t.Failed() {
+		t.Log(w.trace.text(w.current().db))
+	}
+}
+
+// texts are the rows of a query for one text.
+func (w *world) texts(query string) (list []string) {
+	rows, err := w.current().db.Read().QueryContext(context.Background(), query)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var text string
+		err := rows.Scan(&text)
+		list = append(list, text)
+		return err
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return list
+}
