@@ -67,17 +67,18 @@ func recordings(t *testing.T) []recording {
 // show tracebacks and messages of the original's libraries for broken files, see [TestBrokenConfigurations], and a
 // question that nobody can answer.
 var different = map[string]string{
-	"01-version":            "our version is our own",
-	"01-init":               "runs in a repository of the recording machine",
-	"11-help":               "our help has other words",
-	"03-unknown-command":    "our usage line has other words",
-	"06-attach-logs":        "was killed; tested with a server that streams",
-	"05-task-attached":      "its log came over SSH; tested with a server that streams",
-	"04-secret-get-unknown": "we name the secret",
-	"03-apply-error-05":     "we say where the bad name is, and ask nothing of the server",
-	"03-apply-error-06":     "we say where the bad name is, and ask nothing of the server",
-	"02-fleet-get-unknown":  "we name the fleet as the user did",
-	"12-gang-attached":      "ends with the lost connection that we do not lose",
+	"01-version":                "our version is our own",
+	"01-init":                   "runs in a repository of the recording machine",
+	"11-help":                   "our help has other words",
+	"03-unknown-command":        "our usage line has other words",
+	"06-attach-logs":            "was killed; tested with a server that streams",
+	"05-task-secret-in-command": "we warn that the secret is not put in",
+	"05-task-attached":          "its log came over SSH; tested with a server that streams",
+	"04-secret-get-unknown":     "we name the secret",
+	"03-apply-error-05":         "we say where the bad name is, and ask nothing of the server",
+	"03-apply-error-06":         "we say where the bad name is, and ask nothing of the server",
+	"02-fleet-get-unknown":      "we name the fleet as the user did",
+	"12-gang-attached":          "ends with the lost connection that we do not lose",
 }
 
 // replay serves recorded responses: for each path the first, the second and so on, the last one for ever.
