@@ -29,6 +29,10 @@ func (silent) Onboard(context.Context, host.OnboardRequest) (host.Onboarded, err
 	return host.Onboarded{}, errors.New("not now")
 }
 
+func (silent) Settle(context.Context, host.Target) error {
+	return errors.New("the host does not answer")
+}
+
 func (silent) Uninstall(context.Context, host.UninstallRequest) error { return nil }
 
 // newSilent opens a server on the database at url whose hosts never answer.
