@@ -1,7 +1,6 @@
 package agentapi
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -32,6 +31,8 @@ func NewClient(dial func(ctx context.Context) (net.Conn, error)) *Client {
 		// There is a client for each of ten thousand hosts, and little to say to most.
 		ReadBufferSize:  1 << 10,
 		WriteBufferSize: 1 << 10,
+		// What a host says is bounded: see MaxBody and MaxEvent.
+		MaxResponseHeaderBytes: 64 << 10,
 	}}}
 }
 
@@ -57,14 +58,24 @@ func (c *Client) Tasks(ctx context.Context) ([]Task, error) {
 
 // Put starts a task, or returns it as it is when the agent has it already.
 func (c *Client) Put(ctx context.Context, spec TaskSpec) (Task, error) {
+	return c.task(ctx, http.MethodPut, spec.ID, "", spec)
+}
+
+// task makes a call whose answer is the task.
+func (c *Client) task(ctx context.Context, method, id, verb string, in any) (Task, error) {
 	var v Task
-	return v, c.call(ctx, http.MethodPut, "/v1/tasks/"+spec.ID, spec, &v)
+	if err := c.call(ctx, method, "/v1/tasks/"+id+verb, in, &v); err != nil {
+		return Task{}, err
+	}
+	if wrong := v.check(id); wrong != "" {
+		return Task{}, fmt.Errorf("the agent's answer about task %s makes no sense: %s", id, wrong)
+	}
+	return v, nil
 }
 
 // Terminate ends a task; one that has ended keeps its first reason.
 func (c *Client) Terminate(ctx context.Context, id string, t Terminate) (Task, error) {
-	var v Task
-	return v, c.call(ctx, http.MethodPost, "/v1/tasks/"+id+"/terminate", t, &v)
+	return c.task(ctx, http.MethodPost, id, "/terminate", t)
 }
 
 // Delete forgets a terminated task and its files; an unknown one is no error.
@@ -143,22 +154,20 @@ func (c *Client) Events(ctx context.Context, after int64, handle func(Event) err
 	if resp.StatusCode != http.StatusOK {
 		return responseError(resp)
 	}
-	r := bufio.NewScanner(resp.Body)
-	r.Buffer(make([]byte, 0, 512), MaxEvent) // it grows with the lines
-	for r.Scan() {
-		silence.Reset(3 * HeartbeatEvery)
-		var e Event
-		if err := json.Unmarshal(r.Bytes(), &e); err != nil {
+	r := newEventReader(resp.Body)
+	for {
+		e, err := r.next()
+		if errors.Is(err, io.EOF) {
+			return io.EOF
+		}
+		if err != nil {
 			return fmt.Errorf("event stream: %w", err)
 		}
+		silence.Reset(3 * HeartbeatEvery)
 		if err := handle(e); err != nil {
 			return err
 		}
 	}
-	if err := r.Err(); err != nil {
-		return fmt.Errorf("event stream: %w", err)
-	}
-	return io.EOF
 }
 
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
@@ -191,7 +200,11 @@ func (c *Client) do(req *http.Request, out any) error {
 	if out == nil {
 		return nil
 	}
-	if err := json.NewDecoder(io.LimitReader(resp.Body, MaxBody)).Decode(out); err != nil {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody))
+	if err == nil {
+		err = unmarshal(data, out)
+	}
+	if err != nil {
 		return fmt.Errorf("agent %s %s: %w", req.Method, req.URL.Path, err)
 	}
 	return nil
@@ -215,7 +228,9 @@ func IsCode(err error, code string) bool {
 
 func responseError(resp *http.Response) error {
 	e := &StatusError{Status: resp.StatusCode}
-	_ = json.NewDecoder(io.LimitReader(resp.Body, MaxBody)).Decode(&e.Err) // a proxy's page leaves it empty
+	if data, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody)); err == nil {
+		_ = unmarshal(data, &e.Err) // a proxy's page leaves it empty
+	}
 	if e.Err.Message == "" {
 		e.Err.Message = resp.Status
 	}

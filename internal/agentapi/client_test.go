@@ -1,18 +1,21 @@
 package agentapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // serve answers a client's requests with h over connections in memory.
@@ -94,7 +97,7 @@ func TestEvents(t *testing.T) {
 		t.Errorf("%v, want the end of the stream", err)
 	}
 	want := []Event{{Kind: HeartbeatEvent}, {Seq: 8, Kind: LogEvent, TaskID: "t", Log: &LogData{Source: JobLog, Offset: 3, Data: []byte{0, 1, 2, 255}}}, {Seq: 9, Kind: "later"}}
-	if diff := cmp.Diff(want, got); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Event{}, "Size")); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -120,17 +123,47 @@ func TestSilentStream(t *testing.T) {
 	})
 }
 
-// A line without end is refused before it fills the memory.
-func TestEndlessEvent(t *testing.T) {
-	client := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		for range MaxEvent/1024 + 10 {
-			if _, err := io.WriteString(w, strings.Repeat("x", 1024)); err != nil {
-				return
+// Lines that cannot be read, or are too long, hold up nothing; one without end fills no memory.
+func TestUnreadableEvents(t *testing.T) {
+	long := strings.Repeat("x", MaxEvent)
+	body := "<html>\n" + `{"seq":4,"kind":7}` + "\n" + `{"seq":5,"kind":"log","log":{"source":"job","data":"` + long + `"}}` + "\n" +
+		`{"seq":6,"kind":"log","task_id":"t"}` + "\n" + `{"seq":7,"kind":"lo`
+	client := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
+	var got []Event
+	if err := client.Events(t.Context(), 0, func(e Event) error { got = append(got, e); return nil }); !errors.Is(err, io.EOF) {
+		t.Errorf("%v, want the end of the stream", err)
+	}
+	want := []Event{{Kind: UnreadableEvent}, {Kind: UnreadableEvent, Seq: 4}, {Kind: UnreadableEvent}, {Seq: 6, Kind: LogEvent, TaskID: "t"}}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(Event{}, "Size")); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// An answer of gigabytes is not read to its end, and a line of gigabytes not kept.
+func TestEndlessAnswers(t *testing.T) {
+	const gigabyte = 1 << 30
+	part := bytes.Repeat([]byte("x"), 1<<20)
+	endless := func(begin string) *Client {
+		return serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			_, _ = io.WriteString(w, begin)
+			for range gigabyte / len(part) {
+				if _, err := w.Write(part); err != nil {
+					return
+				}
 			}
-		}
-	}))
-	if err := client.Events(t.Context(), 0, func(Event) error { return nil }); err == nil || errors.Is(err, io.EOF) {
-		t.Errorf("%v", err)
+		}))
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	if _, err := endless(`[{"id":"`).Tasks(t.Context()); err == nil {
+		t.Error("a list without end is taken")
+	}
+	if err := endless(`{"seq":1,"task_id":"`).Events(t.Context(), 0, func(Event) error { return nil }); err == nil {
+		t.Error("a stream without events goes on")
+	}
+	runtime.ReadMemStats(&after)
+	if took := after.TotalAlloc - before.TotalAlloc; took > 100<<20 {
+		t.Errorf("%d MiB were allocated", took>>20)
 	}
 }
 

@@ -1,6 +1,9 @@
 package agentapi
 
-import "encoding/json"
+import (
+	"encoding/json"
+	"fmt"
+)
 
 // TaskSpec is everything that a host needs to run one job submission, sent once.
 // The container part is for the shim, Job for the runner inside.
@@ -216,6 +219,9 @@ const (
 	MetricsEvent   EventKind = "metrics"
 	HealthEvent    EventKind = "health"
 	HeartbeatEvent EventKind = "heartbeat" // has no sequence number
+	// UnreadableEvent stands for a line that is no event; no agent sends it. Seq is 0 when it
+	// is not known.
+	UnreadableEvent EventKind = "unreadable"
 )
 
 // Event is one line of the stream. Seq grows by one per persisted event and never
@@ -230,7 +236,19 @@ type Event struct {
 	Log     *LogData `json:"log,omitempty"`
 	Metrics *Metrics `json:"metrics,omitempty"`
 	Health  *Health  `json:"health,omitempty"`
+
+	// Size is how long the line was, in bytes, of an event that was received.
+	Size int `json:"-"`
 }
+
+// DroppedError says that some of many events were dropped for what is wrong with them, and that
+// the others were taken.
+type DroppedError struct {
+	Count int
+	Why   error
+}
+
+func (e *DroppedError) Error() string { return fmt.Sprintf("%d events dropped: %v", e.Count, e.Why) }
 
 // LogSource names one of a task's two streams.
 type LogSource string

@@ -58,7 +58,8 @@ type Sink interface {
 	// Connected comes before the events of a connection.
 	Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task)
 	Disconnected(id string, err error)
-	// Handle stores events; they are acknowledged when it returns nil.
+	// Handle stores events, which are such that they can be: see [agentapi.Event.Check]. They are
+	// acknowledged when it returns nil, or a *agentapi.DroppedError.
 	Handle(ctx context.Context, id string, events []agentapi.Event) error
 }
 
@@ -171,7 +172,8 @@ type conn struct {
 
 	// Of run alone.
 	silence silence
-	met     bool   // the agent has answered
+	met     bool // the agent has answered
+	odd     oddities
 	told    string // why the last session ended, as it was logged
 	toldAt  time.Time
 
@@ -188,12 +190,6 @@ const (
 	bootRetry = 5 * time.Second
 	// tellAgain spaces reports that say the same of one host.
 	tellAgain = 10 * time.Minute
-	// batch bounds the events of one Handle, linger how long they are collected.
-	batch  = 256
-	linger = 3 * time.Millisecond
-	// ahead is how many events are read while others are stored. The stream flows on by
-	// itself; what waits here takes memory for every host.
-	ahead = 4
 )
 
 // run connects again and again until the host is forgotten.
@@ -264,7 +260,7 @@ func (c *conn) session() error {
 	c.mu.Lock()
 	c.client = client
 	c.mu.Unlock()
-	c.pool.Sink.Connected(ctx, c.target.ID, info, tasks)
+	c.pool.Sink.Connected(ctx, c.target.ID, info, c.sensible(tasks))
 	err = c.events(ctx, client)
 	c.set(nil, nil, err)
 	return err
@@ -348,63 +344,4 @@ func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
 		return err
 	}
 	return errors.New("the agent was replaced; connecting to the new one")
-}
-
-// events hands the stream to the sink in batches and acknowledges what it stored.
-func (c *conn) events(ctx context.Context, client *agentapi.Client) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	in := make(chan agentapi.Event, ahead)
-	errs := make(chan error, 1)
-	go func() {
-		errs <- client.Events(ctx, 0, func(e agentapi.Event) error {
-			if e.Kind == agentapi.HeartbeatEvent {
-				return nil
-			}
-			select {
-			case in <- e:
-				return nil
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-		})
-		close(in)
-	}()
-	for {
-		events, more := collect(in)
-		if len(events) > 0 {
-			if err := c.pool.Sink.Handle(ctx, c.target.ID, events); err != nil {
-				return fmt.Errorf("store events: %w", err)
-			}
-			if err := client.Ack(ctx, events[len(events)-1].Seq); err != nil {
-				return err
-			}
-		}
-		if !more {
-			return <-errs
-		}
-	}
-}
-
-// collect waits for an event and takes what follows at once.
-func collect(in <-chan agentapi.Event) (events []agentapi.Event, more bool) {
-	e, ok := <-in
-	if !ok {
-		return nil, false
-	}
-	events = append(events, e)
-	timer := time.NewTimer(linger)
-	defer timer.Stop()
-	for len(events) < batch {
-		select {
-		case e, ok := <-in:
-			if !ok {
-				return events, false
-			}
-			events = append(events, e)
-		case <-timer.C:
-			return events, true
-		}
-	}
-	return events, true
 }

@@ -316,8 +316,10 @@ func TestJumpHost(t *testing.T) {
 	}
 }
 
+const taskID = "d27130f5-ef7b-41b5-8180-200bc215bacf"
+
 func event(n int64) agentapi.Event {
-	return agentapi.Event{Seq: n, Kind: agentapi.LogEvent, TaskID: "t", Log: &agentapi.LogData{Source: agentapi.JobLog, Offset: n, Data: []byte("x")}}
+	return agentapi.Event{Seq: n, Kind: agentapi.LogEvent, TaskID: taskID, Log: &agentapi.LogData{Source: agentapi.JobLog, Offset: n, Data: []byte("x")}}
 }
 
 // ours makes the agent of a host the one that the server has.

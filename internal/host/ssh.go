@@ -47,7 +47,18 @@ type OnboardError struct{ Code, Message string }
 func (e *OnboardError) Error() string { return e.Message }
 
 func problem(code, format string, args ...any) error {
-	return &OnboardError{Code: code, Message: fmt.Sprintf(format, args...)}
+	return &OnboardError{Code: code, Message: printable(fmt.Sprintf(format, args...))}
+}
+
+// maxMessage bounds what is told of a host, in bytes.
+const maxMessage = 4 << 10
+
+// printable makes a text of what a host says: databases and terminals take nothing else.
+func printable(s string) string {
+	if len(s) > maxMessage {
+		s = s[:maxMessage] + "…"
+	}
+	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 }
 
 // keys are the host keys that were seen, lines of authorized_keys; Jump is "" without one.

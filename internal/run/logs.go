@@ -21,16 +21,30 @@ import (
 func itoa(n int) string { return strconv.Itoa(n) }
 
 // Handle stores what a host's event stream brings: logs first, then states, so that the
-// end of a job is never known before the end of its log.
+// end of a job is never known before the end of its log. What is wrong with one job holds up no
+// other. Events that can never be stored are dropped, and told in a *agentapi.DroppedError when
+// nothing else went wrong.
 func (s *Service) Handle(ctx context.Context, instanceID string, events []agentapi.Event) error {
 	mine, err := s.placedOn(ctx, instanceID, events)
 	if err != nil {
 		return err
 	}
 	var failed error
+	var dropped agentapi.DroppedError
+	took := func(err error, n int) bool {
+		if store.BadValue(err) {
+			dropped.Count, dropped.Why = dropped.Count+n, errors.New("the database cannot store it")
+			return true
+		}
+		failed = errors.Join(failed, err)
+		return err == nil
+	}
 	for k, chunks := range logsIn(events, mine) {
-		if err := storeLog(ctx, s.Logs, k, chunks, s.logOf(ctx, instanceID, k)); err != nil {
-			failed = errors.Join(failed, err)
+		n, err := s.storeLog(ctx, instanceID, k, chunks)
+		if n > 0 {
+			dropped.Count, dropped.Why = dropped.Count+n, errors.New("output behind the end of its log")
+		}
+		if !took(err, len(chunks)) {
 			mine[k.JobID] = false // the others of the host go on
 		}
 	}
@@ -47,16 +61,40 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			}
 			latest[e.TaskID] = *e.Task
 		case e.Metrics != nil:
-			if err := s.storeMetrics(ctx, e); err != nil {
-				return err
-			}
+			took(s.storeMetrics(ctx, e), 1)
 		}
 	}
 	tasks := make([]agentapi.Task, len(order))
 	for i, id := range order {
 		tasks[i] = latest[id]
 	}
-	return errors.Join(failed, s.observe(ctx, instanceID, tasks...))
+	if err := s.observe(ctx, instanceID, tasks...); !store.BadValue(err) {
+		took(err, 0)
+	} else {
+		for _, t := range tasks { // one of them
+			took(s.observe(ctx, instanceID, t), 1)
+		}
+	}
+	if failed == nil && dropped.Count > 0 {
+		return &dropped
+	}
+	return failed
+}
+
+// storeLog is [storeLog] for a host's event stream. What a host fails to give too often is given
+// up.
+func (s *Service) storeLog(ctx context.Context, instanceID string, k logStream, chunks []logstore.Chunk) (dropped int, err error) {
+	dropped, err = storeLog(ctx, s.Logs, k, chunks, s.logOf(ctx, instanceID, k))
+	if _, ok := errors.AsType[*fetchError](err); ok && ctx.Err() == nil && s.fetches.failedAgain(k) {
+		dropped, err = storeLog(ctx, s.Logs, k, chunks, func(int64) (io.ReadCloser, error) { return nil, errGivenUp })
+	}
+	if _, ok := errors.AsType[*lackError](err); ok {
+		err = nil // for good: it is among what was dropped
+	}
+	if err == nil {
+		s.fetches.worked(k)
+	}
+	return dropped, err
 }
 
 // logOf opens the log of a job as its host has it.

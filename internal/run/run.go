@@ -207,6 +207,7 @@ type Service struct {
 	started time.Time
 	rows    *rows
 	texts   *texts
+	fetches fetches // of what is missing in logs
 }
 
 // New checks c and registers the reconcilers with the engine.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -38,28 +39,94 @@ type appender interface {
 // fetchSize is how much of a log is fetched at a time, in bytes.
 const fetchSize = 256 << 10
 
+// lackError says that a host has not what it speaks of.
+type lackError struct{ have, want int64 }
+
+func (e *lackError) Error() string {
+	return fmt.Sprintf("the host has %d bytes before offset %d", e.have, e.want)
+}
+
+// fetchError says that what is missing of a log could not be fetched now.
+type fetchError struct{ err error }
+
+func (e *fetchError) Error() string {
+	return "fetch the missing part of a log: " + e.err.Error()
+}
+func (e *fetchError) Unwrap() error { return e.err }
+
+// errGivenUp says that a part of a log is not to be fetched any more.
+var errGivenUp = errors.New("given up")
+
+// maxFetches is how often in a row the missing part of a log may fail to be fetched: a host
+// whose log cannot be read must not hold up what else it says.
+const maxFetches = 5
+
+// fetches count the failures in a row, by stream.
+type fetches struct {
+	mu     sync.Mutex
+	failed map[logStream]int
+}
+
+// failedAgain counts a failure and says that there were too many.
+func (f *fetches) failedAgain(k logStream) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.failed == nil {
+		f.failed = map[logStream]int{}
+	}
+	f.failed[k]++
+	return f.failed[k] >= maxFetches
+}
+
+func (f *fetches) worked(k logStream) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.failed, k)
+}
+
 // storeLog appends chunks of one stream at once. What is missing before one of them is
-// fetched from the host, whose log fetch opens at an offset.
-func storeLog(ctx context.Context, logs appender, k logStream, chunks []logstore.Chunk, fetch func(from int64) (io.ReadCloser, error)) error {
-	for {
+// fetched from the host, whose log fetch opens at an offset. Chunks behind what the host itself
+// has are dropped, with a *lackError beside their number: nothing could ever come before them.
+func storeLog(ctx context.Context, logs appender, k logStream, chunks []logstore.Chunk, fetch func(from int64) (io.ReadCloser, error)) (dropped int, err error) {
+	var lacks *lackError
+	for len(chunks) > 0 {
 		_, err := logs.Append(ctx, k.JobID, k.Source, chunks...)
 		gap, ok := errors.AsType[*logstore.GapError](err)
 		if !ok {
-			return err
+			if err == nil {
+				break
+			}
+			return dropped, err
 		}
 		for chunks[0].Offset != gap.Got {
 			chunks = chunks[1:] // stored
 		}
-		if err := fillGap(ctx, logs, k, *gap, chunks[0].At, fetch); err != nil {
-			return fmt.Errorf("fetch the missing part of a log: %w", err)
+		lacking := lacks != nil && gap.Got > lacks.have
+		if !lacking {
+			err = fillGap(ctx, logs, k, *gap, chunks[0].At, fetch)
+			lacking = errors.As(err, &lacks)
+		}
+		switch {
+		case lacking:
+			chunks, dropped = chunks[1:], dropped+1
+		case err != nil:
+			return dropped, err
 		}
 	}
+	if lacks != nil {
+		return dropped, lacks
+	}
+	return 0, nil
 }
 
 func fillGap(ctx context.Context, logs appender, k logStream, gap logstore.GapError, at time.Time, fetch func(from int64) (io.ReadCloser, error)) error {
 	r, err := fetch(gap.Have)
-	if err != nil {
-		return err
+	refused, ok := errors.AsType[*agentapi.StatusError](err)
+	switch {
+	case ok && refused.Status < 500, errors.Is(err, errGivenUp):
+		return &lackError{gap.Have, gap.Got} // it knows no such log
+	case err != nil:
+		return &fetchError{err}
 	}
 	defer r.Close()
 	buf := make([]byte, min(fetchSize, gap.Got-gap.Have))
@@ -70,8 +137,13 @@ func fillGap(ctx context.Context, logs appender, k logStream, gap logstore.GapEr
 				return err
 			}
 		}
-		if have += int64(n); err != nil && have < gap.Got {
-			return fmt.Errorf("the host has %d bytes before offset %d: %w", have, gap.Got, err)
+		have += int64(n)
+		switch {
+		case err == nil, n > 0 && errors.Is(err, io.ErrUnexpectedEOF): // the next read says how it ended
+		case errors.Is(err, io.EOF):
+			return &lackError{have, gap.Got}
+		default:
+			return &fetchError{err}
 		}
 	}
 	return nil

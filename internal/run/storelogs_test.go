@@ -31,11 +31,15 @@ func TestStoreLog(t *testing.T) {
 	chunk := func(from, to int) logstore.Chunk {
 		return logstore.Chunk{Offset: int64(from), At: time.Unix(1, 0), Data: []byte(text[from:to])}
 	}
+	far := func(at int64) logstore.Chunk {
+		return logstore.Chunk{Offset: at, At: time.Unix(1, 0), Data: []byte("lie")}
+	}
 	for name, tt := range map[string]struct {
 		chunks []logstore.Chunk
 		host   string // its log
 		writes int
 		size   int
+		drops  int
 		err    string
 	}{
 		"one write for all":     {chunks: []logstore.Chunk{chunk(0, 5), chunk(5, 9), chunk(9, 30)}, writes: 1, size: 30},
@@ -43,15 +47,20 @@ func TestStoreLog(t *testing.T) {
 		"gap at the begin":      {chunks: []logstore.Chunk{chunk(5, 9), chunk(9, 30)}, host: text, writes: 3, size: 30},
 		"two gaps":              {chunks: []logstore.Chunk{chunk(0, 5), chunk(7, 9), chunk(12, 30)}, host: text, writes: 5, size: 30},
 		"a large gap":           {chunks: []logstore.Chunk{chunk(fetchSize+5, fetchSize+9)}, host: text, writes: 4, size: fetchSize + 9},
-		"the host has not that": {chunks: []logstore.Chunk{chunk(0, 2), chunk(7, 9)}, host: text[:4], writes: 2, size: 4, err: "the host has 4 bytes before offset 7"},
+		"the host has not that": {chunks: []logstore.Chunk{chunk(0, 2), chunk(7, 9)}, host: text[:4], writes: 2, size: 4, drops: 1, err: "the host has 4 bytes before offset 7"},
+		"lies between": {chunks: []logstore.Chunk{far(9e17), chunk(0, 5), far(8e17), far(1e6), chunk(5, 9)}, host: text[:9], writes: 5, size: 9, drops: 3,
+			err: "the host has 9 bytes before offset 900000000000000000"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			logs := &counting{Store: logstore.NewFile(t.TempDir())}
-			err := storeLog(t.Context(), logs, k, tt.chunks, func(from int64) (io.ReadCloser, error) {
+			drops, err := storeLog(t.Context(), logs, k, tt.chunks, func(from int64) (io.ReadCloser, error) {
 				return io.NopCloser(strings.NewReader(tt.host[from:])), nil
 			})
 			if got := errText(err); !strings.Contains(got, tt.err) || tt.err == "" && err != nil {
 				t.Errorf("storeLog = %v, want %q", err, tt.err)
+			}
+			if drops != tt.drops {
+				t.Errorf("%d chunks are dropped, want %d", drops, tt.drops)
 			}
 			if logs.n != tt.writes {
 				t.Errorf("%d writes, want %d", logs.n, tt.writes)

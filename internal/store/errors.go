@@ -93,6 +93,15 @@ func sqliteConstraint(e *sqlite3.Error) string {
 	return table + name.String() + "_key"
 }
 
+// BadValue says that err is about a value that the database cannot store, however often it is
+// tried: text with a NUL, a number out of its range.
+func BadValue(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		return strings.HasPrefix(e.Code, "22") || strings.HasPrefix(e.Code, "54") // data exception, limit of the program
+	}
+	return errors.Is(err, sqlite3.MISMATCH) || errors.Is(err, sqlite3.TOOBIG)
+}
+
 // retryable reports whether the transaction lost against a concurrent one and was undone.
 func retryable(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {

@@ -185,7 +185,7 @@ func (s *Shim) findOrEnd(id string) *task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.tasks[id]
-	if t == nil && validID(id) {
+	if t == nil && agentapi.ValidID(id) {
 		s.ended.add(id)
 	}
 	return t

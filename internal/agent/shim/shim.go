@@ -156,7 +156,7 @@ func (s *Shim) recover(ctx context.Context) error {
 		return fmt.Errorf("list tasks: %w", err)
 	}
 	for _, e := range entries {
-		if !validID(e.Name()) {
+		if !agentapi.ValidID(e.Name()) {
 			continue
 		}
 		t, err := s.loadTask(e.Name())

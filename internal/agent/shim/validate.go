@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/google/uuid"
 
 	"dstack/internal/agentapi"
 )
@@ -14,7 +13,7 @@ import (
 // validate refuses what can never run, before anything is stored.
 func validate(spec agentapi.TaskSpec) error {
 	switch {
-	case !validID(spec.ID):
+	case !agentapi.ValidID(spec.ID):
 		return errors.New("id: not a UUID")
 	case !validName(spec.Name):
 		return fmt.Errorf("name: not a name for a task: %q", spec.Name)
@@ -43,11 +42,6 @@ func validate(spec agentapi.TaskSpec) error {
 		}
 	}
 	return nil
-}
-
-func validID(id string) bool {
-	u, err := uuid.Parse(id)
-	return err == nil && u.String() == id
 }
 
 // validName keeps names fit for containers and folders.
