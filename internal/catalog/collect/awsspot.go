@@ -67,8 +67,8 @@ func collectAWSSpot(ctx context.Context, s *session, t *tray) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if len(slices.Concat(prices...)) == 0 {
-		return errors.Join(silent...)
+	if i := slices.IndexFunc(silent, func(err error) bool { return err != nil }); i >= 0 && len(slices.Concat(prices...)) == 0 {
+		return silent[i] // of all, the same most likely
 	}
 	for i, region := range regions {
 		if silent[i] != nil {
