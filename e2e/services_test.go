@@ -141,18 +141,21 @@ func serviceRequests(t *testing.T, w *world, hosts ...*machine) {
 	}
 
 	for _, token := range []string{"", "wrong"} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url()+"/proxy/services/main/svc/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		req.Header.Set("Authorization", "Bearer "+token)
-		res, err := http.DefaultClient.Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		res.Body.Close()
-		if res.StatusCode != http.StatusForbidden {
-			t.Errorf("with the token %q: %d", token, res.StatusCode)
+		for _, path := range []string{"/proxy/services/main/svc/", "/proxy/models/main/models"} {
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, w.url()+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+token)
+			res, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			data, err := io.ReadAll(res.Body)
+			res.Body.Close()
+			if err != nil || res.StatusCode != http.StatusForbidden || string(data) != `{"detail":"Unauthenticated or unauthorized to access project main"}` {
+				t.Errorf("%s with the token %q: %d %s %v", path, token, res.StatusCode, data, err)
+			}
 		}
 	}
 

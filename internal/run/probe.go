@@ -259,7 +259,11 @@ func (s *Service) storeProbed(ctx context.Context, it engine.Item, j Job, streak
 		if news {
 			s.Log.Info("a replica is not well", "job", j.Data.Spec.JobName, "job_id", j.ID, "why", reason)
 			if s.clock.tell(time.Now(), j.ID) {
-				if err := s.recordJob(ctx, tx, now, "Service replica is not well: "+reason); err != nil {
+				text := "Service replica does not take requests yet: "
+				if now.Data.Ready {
+					text = "Service replica is not well: "
+				}
+				if err := s.recordJob(ctx, tx, now, text+reason); err != nil {
 					return err
 				}
 			}

@@ -66,6 +66,14 @@ func (rt route) pathParameters() []string {
 
 func (rt route) inProject() bool { return slices.Contains(rt.pathParameters(), "project") }
 
+// permission is the name of who may call the route.
+func (rt route) permission() string {
+	if rt.proxy { // which checks that itself
+		return projectMember.String()
+	}
+	return rt.who.String()
+}
+
 // operation describes one route.
 func (rt route) operation(schemas *schemas) map[string]any {
 	method, path := rt.split()
@@ -75,7 +83,7 @@ func (rt route) operation(schemas *schemas) map[string]any {
 	}
 	op := map[string]any{
 		"operationId":  id,
-		"x-permission": rt.who.String(),
+		"x-permission": rt.permission(),
 		"responses":    rt.responses(schemas),
 	}
 	var list []any
@@ -154,7 +162,7 @@ func Routes() []Route {
 	var list []Route
 	for _, rt := range s.routes() {
 		method, path := rt.split()
-		list = append(list, Route{method, path, rt.who.String()})
+		list = append(list, Route{method, path, rt.permission()})
 	}
 	return list
 }
