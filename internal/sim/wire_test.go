@@ -412,6 +412,11 @@ func (s *stream) lie() {
 		}}, 0)
 	}
 	s.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: "no-such-task", Task: &agentapi.Task{ID: "no-such-task", State: "exploded"}}, 0)
+	s.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: "a\x00b", Task: &agentapi.Task{ID: "a\x00b", State: agentapi.Running}}, 0)
+	for _, id := range s.link.h.order { // of its own tasks it says what cannot be
+		s.send(agentapi.Event{Kind: agentapi.LogEvent, TaskID: id, Log: &agentapi.LogData{Source: agentapi.JobLog, Offset: 1 << 59, Data: []byte("lie")}}, 0)
+		s.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: id, Task: &agentapi.Task{ID: id, State: "exploded"}}, 0)
+	}
 	s.send(agentapi.Event{Kind: "gossip"}, 0)
 }
 
