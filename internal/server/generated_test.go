@@ -20,7 +20,7 @@ const answerWithin = 10 * time.Second
 // mostly, with values nobody thought of. The answer is never a 5xx, comes soon, fits the
 // description, and has changed nothing when it is a refusal.
 func TestGeneratedRequests(t *testing.T) {
-	doc := own(t).doc
+	doc := own(t).Root
 	statuses := map[int]int{}
 	paths := doc["paths"].(map[string]any)
 	for _, path := range slices.Sorted(maps.Keys(paths)) {

@@ -2,21 +2,17 @@ package server
 
 import (
 	"bytes"
-	"compress/gzip"
-	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
-	"net/url"
-	"os"
 	"regexp"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/uuid"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"dstack/internal/apidoc"
 )
 
 // added are the fields that our answers have beyond the description, with the reason. Published
@@ -39,9 +35,11 @@ func TestContractOperations(t *testing.T) {
 	for _, rt := range Routes() {
 		ours[rt.Method+" "+anonymous(rt.Path)] = true
 	}
-	for _, op := range slices.Sorted(maps.Keys(c.operations)) {
-		if !ours[op] {
-			t.Errorf("%s is not served", op)
+	for path, methods := range c.Root["paths"].(map[string]any) {
+		for method := range methods.(map[string]any) {
+			if op := strings.ToUpper(method) + " " + anonymous(path); !ours[op] {
+				t.Errorf("%s is not served", op)
+			}
 		}
 	}
 }
@@ -87,22 +85,8 @@ func TestContractHoldsRecordings(t *testing.T) {
 	}
 }
 
-// contract is the published server's description of itself, OpenAPI 3.1, whose schemas are
-// JSON Schema. It is safe for concurrent use.
-type contract struct {
-	mu         sync.Mutex // for the compiler and the cache
-	compiler   *jsonschema.Compiler
-	schemas    map[string]*jsonschema.Schema
-	operations map[string]operation // by "POST /api/project/{}/runs/get"
-}
-
-type operation struct {
-	path      string         // as the description writes it
-	match     *regexp.Regexp // of paths that it serves
-	Responses map[string]struct {
-		Content map[string]json.RawMessage `json:"content"`
-	} `json:"responses"`
-}
+// contract is the published server's description of itself.
+type contract struct{ *apidoc.Document }
 
 var published = func() func(testing.TB) *contract {
 	load := sync.OnceValues(loadContract)
@@ -117,46 +101,16 @@ var published = func() func(testing.TB) *contract {
 }()
 
 func loadContract() (*contract, error) {
-	f, err := os.Open("testdata/openapi.json.gz")
+	doc, err := apidoc.Read("testdata/openapi.json.gz")
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	zr, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := jsonschema.UnmarshalJSON(zr)
-	if err != nil {
-		return nil, err
-	}
-	data, err := json.Marshal(doc)
-	if err != nil {
-		return nil, err
-	}
-	var in struct {
-		Paths map[string]map[string]operation `json:"paths"`
-	}
-	if err := json.Unmarshal(data, &in); err != nil {
-		return nil, err
-	}
-	c := &contract{compiler: jsonschema.NewCompiler(), schemas: map[string]*jsonschema.Schema{}, operations: map[string]operation{}}
-	c.compiler.AssertFormat()
-	c.compiler.RegisterFormat(&jsonschema.Format{Name: "uuid4", Validate: uuid4})
-	if err := c.compiler.AddResource("openapi.json", doc); err != nil {
-		return nil, err
-	}
-	for path, methods := range in.Paths {
-		for method, op := range methods {
-			op.path = path
-			op.match = regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(anonymous(path)), `\{\}`, `[^/]+`) + "$")
-			c.operations[strings.ToUpper(method)+" "+anonymous(path)] = op
-		}
-	}
-	return c, nil
+	d, err := apidoc.New(doc, &uuid4)
+	return &contract{d}, err
 }
 
-func uuid4(v any) error {
+// uuid4 is a format of the published description.
+var uuid4 = jsonschema.Format{Name: "uuid4", Validate: func(v any) error {
 	s, ok := v.(string)
 	if !ok {
 		return nil
@@ -166,7 +120,7 @@ func uuid4(v any) error {
 		err = fmt.Errorf("version %d", id.Version())
 	}
 	return err
-}
+}}
 
 var pathParameter = regexp.MustCompile(`\{[^/]+\}`)
 
@@ -180,7 +134,7 @@ func (c *contract) check(method, path string, header http.Header, status int, bo
 	if v, known := clientVersion(header); status != http.StatusOK || known && v.before(0, 20, 20) {
 		return nil
 	}
-	schema, err := c.schema(method, path)
+	schema, err := c.Response(method, c.Path(path), "200", "application/json")
 	if err != nil || schema == nil {
 		return err
 	}
@@ -195,40 +149,4 @@ func (c *contract) check(method, path string, header http.Header, status int, bo
 		}
 	})
 	return schema.Validate(doc)
-}
-
-// schema is of the success of an operation, nil where the description has none.
-func (c *contract) schema(method, path string) (*jsonschema.Schema, error) {
-	path, _, _ = strings.Cut(path, "?")
-	id, op, ok := c.find(method, path)
-	if !ok || op.Responses["200"].Content["application/json"] == nil {
-		return nil, nil
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s := c.schemas[id]; s != nil {
-		return s, nil
-	}
-	at := "openapi.json#"
-	for _, key := range []string{"paths", op.path, strings.ToLower(method), "responses", "200", "content", "application/json", "schema"} {
-		at += "/" + url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(key))
-	}
-	s, err := c.compiler.Compile(at)
-	if err == nil {
-		c.schemas[id] = s
-	}
-	return s, err
-}
-
-// find is the operation that serves a path. A template never takes a path that is written out.
-func (c *contract) find(method, path string) (id string, op operation, ok bool) {
-	if op, ok := c.operations[method+" "+path]; ok {
-		return method + " " + path, op, true
-	}
-	for id, op := range c.operations {
-		if strings.HasPrefix(id, method+" ") && op.match.MatchString(path) {
-			return id, op, true
-		}
-	}
-	return "", operation{}, false
 }

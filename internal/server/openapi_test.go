@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
-	"net/url"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,17 +15,12 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"dstack/internal/apidoc"
 )
 
-// ownContract holds what is sent and answered to our own description. It is safe for
-// concurrent use.
-type ownContract struct {
-	mu       sync.Mutex // for the compiler and the cache
-	compiler *jsonschema.Compiler
-	schemas  map[string]*jsonschema.Schema
-	doc      map[string]any    // as readers of /openapi.json see it
-	paths    map[string]string // as the description writes them, by the same without names
-}
+// ownContract holds what is sent and answered to our own description.
+type ownContract struct{ *apidoc.Document }
 
 var own = func() func(testing.TB) *ownContract {
 	load := sync.OnceValues(loadOwnContract)
@@ -50,66 +43,20 @@ func loadOwnContract() (*ownContract, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &ownContract{compiler: jsonschema.NewCompiler(), schemas: map[string]*jsonschema.Schema{}, doc: doc.(map[string]any), paths: map[string]string{}}
-	c.compiler.AssertFormat()
-	for path := range c.doc["paths"].(map[string]any) {
-		c.paths[anonymous(path)] = path
-	}
-	return c, c.compiler.AddResource("own.json", doc)
-}
-
-// schema is the one at a path of keys, nil where there is none.
-func (c *ownContract) schema(keys ...string) (*jsonschema.Schema, error) {
-	var v any = c.doc
-	pointer := "own.json#"
-	for _, key := range keys {
-		m, ok := v.(map[string]any)
-		if !ok || m[key] == nil {
-			return nil, nil
-		}
-		v = m[key]
-		pointer += "/" + url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(key))
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s := c.schemas[pointer]; s != nil {
-		return s, nil
-	}
-	s, err := c.compiler.Compile(pointer)
-	if err == nil {
-		c.schemas[pointer] = s
-	}
-	return s, err
-}
-
-// operation is the key of what serves a path, "" if nothing does.
-func (c *ownContract) operation(path string) string {
-	path, _, _ = strings.Cut(path, "?")
-	if c.paths[path] != "" {
-		return path
-	}
-	for form, written := range c.paths {
-		if regexp.MustCompile("^" + strings.ReplaceAll(regexp.QuoteMeta(form), `\{\}`, `[^/]+`) + "$").MatchString(path) {
-			return written
-		}
-	}
-	return ""
-}
-
-func (c *ownContract) request(path string) (*jsonschema.Schema, error) {
-	return c.schema("paths", c.operation(path), "post", "requestBody", "content", "application/json", "schema")
+	d, err := apidoc.New(doc, &uuid4)
+	return &ownContract{d}, err
 }
 
 // check says what of an answer does not fit the description, which is of the answers to
 // clients of today. What no route answers is not in it.
 func (c *ownContract) check(method, path string, header http.Header, status int, contentType string, body []byte) error {
-	op, _ := c.doc["paths"].(map[string]any)[c.operation(path)].(map[string]any)
+	template := c.Path(path)
 	v, known := clientVersion(header)
-	if op[strings.ToLower(method)] == nil || strings.HasPrefix(path, "/proxy/") || known && v.before(0, 22, 0) || status >= http.StatusInternalServerError {
+	if c.Operation(method, template) == nil || strings.HasPrefix(path, "/proxy/") || known && v.before(0, 22, 0) || status >= http.StatusInternalServerError {
 		return nil
 	}
 	media, _, _ := strings.Cut(contentType, ";")
-	schema, err := c.schema("paths", c.operation(path), strings.ToLower(method), "responses", strconv.Itoa(status), "content", media, "schema")
+	schema, err := c.Response(method, template, strconv.Itoa(status), media)
 	if err != nil {
 		return err
 	}
@@ -128,7 +75,7 @@ func (c *ownContract) check(method, path string, header http.Header, status int,
 
 // TestOpenAPIOperations holds each operation to its route: bodies, parameters, answers.
 func TestOpenAPIOperations(t *testing.T) {
-	doc := own(t).doc
+	doc := own(t).Root
 	ids := map[string]string{}
 	for _, rt := range (&Server{}).routes() {
 		method, path := rt.split()
@@ -161,7 +108,7 @@ func TestOpenAPIServed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(any(own(t).doc), got); diff != "" {
+	if diff := cmp.Diff(any(own(t).Root), got); diff != "" {
 		t.Errorf("served is another description:\n%s", diff)
 	}
 	if a := s.call(t, "GET", "/api/docs", "", nil); a.Status != http.StatusOK || !bytes.Contains(a.Body, []byte("/openapi.json")) {
@@ -184,7 +131,7 @@ func TestOpenAPIForms(t *testing.T) {
 			Status: []string{"200", "400", "401", "403", "404", "422"}},
 	} {
 		method, path, _ := strings.Cut(path, " ")
-		op := own(t).doc["paths"].(map[string]any)[path].(map[string]any)[method].(map[string]any)
+		op := own(t).Root["paths"].(map[string]any)[path].(map[string]any)[method].(map[string]any)
 		responses := op["responses"].(map[string]any)
 		got := form{Out: contentTypes(responses["200"]), In: contentTypes(op["requestBody"]), Status: slices.Sorted(maps.Keys(responses))}
 		parameters, _ := op["parameters"].([]any)
@@ -209,9 +156,9 @@ func contentTypes(v any) []string {
 // leads to one.
 func TestOpenAPIReferences(t *testing.T) {
 	c := own(t)
-	schemas := c.doc["components"].(map[string]any)["schemas"].(map[string]any)
+	schemas := c.Root["components"].(map[string]any)["schemas"].(map[string]any)
 	used := map[string]bool{}
-	each(c.doc, func(m map[string]any) {
+	each(c.Root, func(m map[string]any) {
 		ref, ok := m["$ref"].(string)
 		if !ok {
 			return
@@ -222,7 +169,7 @@ func TestOpenAPIReferences(t *testing.T) {
 		}
 	})
 	for name := range schemas {
-		if _, err := c.schema("components", "schemas", name); err != nil {
+		if _, err := c.Schema("components", "schemas", name); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 		if !used[name] {
@@ -235,7 +182,7 @@ func TestOpenAPIReferences(t *testing.T) {
 func TestOpenAPITakesRequests(t *testing.T) {
 	c := own(t)
 	for _, rq := range readRequests(t) {
-		schema, err := c.request(rq.Path)
+		schema, err := c.Request("POST", c.Path(rq.Path))
 		if err != nil || schema == nil {
 			t.Errorf("%s: a body is sent, but described is %v, %v", rq.Path, schema, err)
 			continue
@@ -258,7 +205,7 @@ func TestOpenAPITakesRequests(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		schema, err := c.request(bad.path)
+		schema, err := c.Request("POST", c.Path(bad.path))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -278,11 +225,11 @@ func TestOpenAPIExamples(t *testing.T) {
 		if !rt.hasBody() || rt.in == reflect.TypeFor[upload]() {
 			continue
 		}
-		schema, err := c.request(path)
+		schema, err := c.Request(method, path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		op := c.doc["paths"].(map[string]any)[path].(map[string]any)[strings.ToLower(method)].(map[string]any)
+		op := c.Root["paths"].(map[string]any)[path].(map[string]any)[strings.ToLower(method)].(map[string]any)
 		example := op["requestBody"].(map[string]any)["content"].(map[string]any)["application/json"].(map[string]any)["example"]
 		if err := schema.Validate(example); err != nil {
 			t.Errorf("%s: %v", rt.pattern, err)

@@ -5,37 +5,23 @@ package openapi
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"regexp"
-	"slices"
-	"strings"
-	"sync"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+
+	"dstack/internal/apidoc"
 )
 
-// Spec is an API description, OpenAPI 3.1, whose schemas are JSON Schema as they are.
-// It is safe for concurrent use.
-type Spec struct {
-	mu       sync.Mutex // for the compiler
-	compiler *jsonschema.Compiler
-	paths    []path
-}
-
-type path struct {
-	template string
-	match    *regexp.Regexp
-	methods  map[string]operation
-}
+// Spec is a provider's description. It is safe for concurrent use.
+type Spec struct{ *apidoc.Document }
 
 type operation struct {
 	Parameters []struct {
@@ -51,8 +37,6 @@ type operation struct {
 	} `json:"responses"`
 }
 
-const resource = "spec.json"
-
 // Load reads a gzipped JSON description.
 func Load(t testing.TB, file string) *Spec {
 	t.Helper()
@@ -64,49 +48,13 @@ func Load(t testing.TB, file string) *Spec {
 }
 
 func load(file string) (*Spec, error) {
-	f, err := os.Open(file)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	z, err := gzip.NewReader(f)
-	if err != nil {
-		return nil, err
-	}
-	data, err := io.ReadAll(z)
-	if err != nil {
-		return nil, err
-	}
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(data))
+	doc, err := apidoc.Read(file)
 	if err != nil {
 		return nil, err
 	}
 	closeObjects(doc)
-	s := &Spec{compiler: jsonschema.NewCompiler()}
-	if err := s.compiler.AddResource(resource, doc); err != nil {
-		return nil, err
-	}
-	var in struct {
-		Paths map[string]map[string]json.RawMessage `json:"paths"`
-	}
-	if err := json.Unmarshal(data, &in); err != nil {
-		return nil, err
-	}
-	for template, item := range in.Paths {
-		p := path{template: template, match: templatePattern(template), methods: map[string]operation{}}
-		for method, raw := range item {
-			var op operation
-			if json.Unmarshal(raw, &op) == nil { // other keys of a path are no operations
-				p.methods[strings.ToUpper(method)] = op
-			}
-		}
-		s.paths = append(s.paths, p)
-	}
-	// What has no parameters goes first: /a/b before /a/{id}.
-	slices.SortFunc(s.paths, func(a, b path) int {
-		return strings.Compare(strings.ReplaceAll(a.template, "{", "~"), strings.ReplaceAll(b.template, "{", "~"))
-	})
-	return s, nil
+	d, err := apidoc.New(doc)
+	return &Spec{d}, err
 }
 
 // closeObjects makes every object of the description refuse members that it does not name,
@@ -128,12 +76,6 @@ func closeObjects(node any) {
 			closeObjects(v)
 		}
 	}
-}
-
-var parameter = regexp.MustCompile(`\\\{[^/]+\\\}`)
-
-func templatePattern(template string) *regexp.Regexp {
-	return regexp.MustCompile("^" + parameter.ReplaceAllString(regexp.QuoteMeta(template), `[^/]+`) + "$")
 }
 
 // Check puts the description between a backend and its double. What does not fit fails the
@@ -164,14 +106,21 @@ func (s *Spec) Check(t testing.TB, double http.Handler) http.Handler {
 }
 
 func (s *Spec) request(r *http.Request, body []byte) (string, operation, error) {
-	i := slices.IndexFunc(s.paths, func(p path) bool { return p.match.MatchString(r.URL.EscapedPath()) })
-	if i < 0 {
-		return "", operation{}, fmt.Errorf("the description has no such path")
+	var op operation
+	template := s.Path(r.URL.EscapedPath())
+	if template == "" {
+		return "", op, fmt.Errorf("the description has no such path")
 	}
-	p := s.paths[i]
-	op, ok := p.methods[r.Method]
-	if !ok {
-		return "", op, fmt.Errorf("%s has no method %s", p.template, r.Method)
+	described := s.Operation(r.Method, template)
+	if described == nil {
+		return "", op, fmt.Errorf("%s has no method %s", template, r.Method)
+	}
+	data, err := json.Marshal(described)
+	if err == nil {
+		err = json.Unmarshal(data, &op)
+	}
+	if err != nil {
+		return "", op, fmt.Errorf("the description is broken: %w", err)
 	}
 	if err := query(op, r.URL.Query()); err != nil {
 		return "", op, err
@@ -180,12 +129,13 @@ func (s *Spec) request(r *http.Request, body []byte) (string, operation, error) 
 		if len(body) > 0 {
 			return "", op, fmt.Errorf("takes no body, got %s", body)
 		}
-		return p.template, op, nil
+		return template, op, nil
 	}
 	if got := r.Header.Get("Content-Type"); got != "application/json" {
 		return "", op, fmt.Errorf("Content-Type is %q", got)
 	}
-	return p.template, op, s.fits(body, "paths", p.template, strings.ToLower(r.Method), "requestBody", "content", "application/json", "schema")
+	schema, err := s.Request(r.Method, template)
+	return template, op, fits(schema, err, body)
 }
 
 func query(op operation, got url.Values) error {
@@ -216,19 +166,17 @@ func (s *Spec) response(path, method string, op operation, rec *httptest.Respons
 	if len(answer.Content) == 0 {
 		return nil
 	}
-	return s.fits(rec.Body.Bytes(), "paths", path, strings.ToLower(method), "responses", status, "content", "application/json", "schema")
+	schema, err := s.Response(method, path, status, "application/json")
+	return fits(schema, err, rec.Body.Bytes())
 }
 
-// fits checks a document against the schema at a pointer into the description.
-func (s *Spec) fits(doc []byte, pointer ...string) error {
-	for i, p := range pointer {
-		pointer[i] = url.PathEscape(strings.NewReplacer("~", "~0", "/", "~1").Replace(p))
-	}
-	s.mu.Lock()
-	schema, err := s.compiler.Compile(resource + "#/" + strings.Join(pointer, "/"))
-	s.mu.Unlock()
+// fits holds a document to a schema, if there is one and nothing is wrong with it.
+func fits(schema *jsonschema.Schema, err error, doc []byte) error {
 	if err != nil {
-		return fmt.Errorf("the description is broken: %w", err)
+		return err
+	}
+	if schema == nil {
+		return errors.New("it has no schema")
 	}
 	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(doc))
 	if err != nil {
