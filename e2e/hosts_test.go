@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -71,8 +72,9 @@ type machine struct {
 type hostOptions struct {
 	NoDocker  bool
 	NoImages  bool
-	Reboots   bool // /run is empty after a restart, as on a machine
-	SmallDisk bool // a file system in memory for the agent, which can be made small
+	Reboots   bool   // /run is empty after a restart, as on a machine
+	SmallDisk bool   // a file system in memory for the agent, which can be made small
+	Key       string // who may log in, "" for w's
 }
 
 // hosts counts the machines of this process, for their addresses.
@@ -98,7 +100,7 @@ const lastHost = 200
 // removes it at the end of the test.
 func (w *world) startHost(o hostOptions) *machine {
 	w.t.Helper()
-	args := []string{"run", "-d", "--network", network, "--ip", hostAddress(w.t), "-e", "AUTHORIZED_KEY=" + w.publicKey}
+	args := []string{"run", "-d", "--network", network, "--ip", hostAddress(w.t), "-e", "AUTHORIZED_KEY=" + cmp.Or(o.Key, w.publicKey)}
 	if o.NoDocker {
 		args = append(args, "-e", "NO_DOCKER=1")
 	}

@@ -1,0 +1,236 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"dstack/internal/backend/backendtest/openapi"
+)
+
+// cloud is an account of Lambda's, as far as the server calls it, whose machines are containers
+// with sshd and Docker, and without an agent, as theirs are. The exchanges are held to Lambda's
+// description of its API.
+type cloud struct {
+	w *world
+	// prepare is called with a machine that has just booted; optional.
+	prepare func(m *machine)
+
+	booting  sync.WaitGroup
+	mu       sync.Mutex
+	keys     []map[string]any
+	machines map[string]*rented
+	launches int
+}
+
+// rented is a machine of the account.
+type rented struct {
+	doc  map[string]any
+	host *machine // nil while it boots
+}
+
+func newCloud(t *testing.T, w *world) *cloud {
+	t.Helper()
+	c := &cloud{w: w, keys: []map[string]any{}, machines: map[string]*rented{}}
+	mux := http.NewServeMux()
+	for pattern, f := range map[string]func(*http.Request) (int, any){
+		"GET /api/v1/instance-types": func(*http.Request) (int, any) {
+			return 200, map[string]any{"gpu_1x_a10": map[string]any{"instance_type": lambdaType, "regions_with_capacity_available": []any{lambdaRegion}}}
+		},
+		"GET /api/v1/regions":                        func(*http.Request) (int, any) { return 200, []any{lambdaRegion} },
+		"GET /api/v1/instances":                      c.list,
+		"GET /api/v1/instances/{id}":                 c.get,
+		"POST /api/v1/instance-operations/launch":    c.launch,
+		"POST /api/v1/instance-operations/terminate": c.terminate,
+		"GET /api/v1/ssh-keys":                       func(*http.Request) (int, any) { return 200, c.keys },
+		"POST /api/v1/ssh-keys":                      c.addKey,
+		"DELETE /api/v1/ssh-keys/{id}":               func(*http.Request) (int, any) { return 200, map[string]any{} },
+	} {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			status, body := f(r)
+			if status == 200 {
+				body = map[string]any{"data": body}
+			}
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(status)
+			_ = json.NewEncoder(w).Encode(body) // the server may be gone
+		})
+	}
+	srv := httptest.NewServer(openapi.Load(t, "../internal/backend/lambda/testdata/openapi.json.gz").Check(t, mux))
+	t.Cleanup(func() {
+		srv.Close()
+		c.booting.Wait()
+	})
+	w.extra = append(w.extra, "DSTACK_ENDPOINT_LAMBDA="+srv.URL)
+	w.write("server/config.yml", "projects:\n  - name: main\n    backends:\n      - type: lambda\n        creds: {type: api_key, api_key: secret_e2e_0123456789}\n")
+	return c
+}
+
+var (
+	lambdaRegion = map[string]any{"name": "us-west-1", "description": "Somewhere"}
+	lambdaType   = map[string]any{
+		"name": "gpu_1x_a10", "description": "1x A10 (24 GB PCIe)", "gpu_description": "A10 (24 GB PCIe)", "price_cents_per_hour": 75,
+		"specs": map[string]any{"vcpus": 30, "memory_gib": 200, "storage_gib": 1400, "gpus": 1},
+	}
+)
+
+func (c *cloud) list(*http.Request) (int, any) {
+	all := []any{}
+	for _, m := range c.machines {
+		all = append(all, m.doc)
+	}
+	return 200, all
+}
+
+func absent() (int, any) {
+	return 404, map[string]any{"error": map[string]any{"code": "global/object-does-not-exist", "message": "Specified instance does not exist.", "suggestion": ""}}
+}
+
+func (c *cloud) get(r *http.Request) (int, any) {
+	if m := c.machines[r.PathValue("id")]; m != nil {
+		return 200, m.doc
+	}
+	return absent()
+}
+
+func (c *cloud) addKey(r *http.Request) (int, any) {
+	var in map[string]any
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		c.w.t.Error(err)
+	}
+	key := map[string]any{"id": fmt.Sprintf("%032x", len(c.keys)+1), "name": in["name"], "public_key": in["public_key"]}
+	c.keys = append(c.keys, key)
+	return 200, key
+}
+
+// launch makes a machine that lets the account's key in. It has an address at once and boots.
+func (c *cloud) launch(r *http.Request) (int, any) {
+	var in struct {
+		Name string   `json:"name"`
+		Keys []string `json:"ssh_key_names"`
+		Tags []any    `json:"tags"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		c.w.t.Error(err)
+	}
+	key := ""
+	for _, k := range c.keys {
+		if len(in.Keys) == 1 && k["name"] == in.Keys[0] {
+			key = k["public_key"].(string)
+		}
+	}
+	c.launches++
+	id := fmt.Sprintf("%032x", 0x100+c.launches)
+	able := map[string]any{"available": true}
+	m := &rented{doc: map[string]any{
+		"id": id, "name": in.Name, "status": "booting", "ssh_key_names": in.Keys, "file_system_names": []any{},
+		"region": lambdaRegion, "instance_type": lambdaType, "tags": in.Tags,
+		"actions": map[string]any{"migrate": able, "rebuild": able, "restart": able, "cold_reboot": able, "terminate": able},
+	}}
+	c.machines[id] = m
+	c.booting.Go(func() { c.boot(m, key) })
+	return 200, map[string]any{"instance_ids": []any{id}}
+}
+
+func (c *cloud) boot(m *rented, key string) {
+	host := c.w.startHost(hostOptions{Key: key})
+	if c.prepare != nil {
+		c.prepare(host)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m.host = host
+	m.doc["status"], m.doc["ip"], m.doc["private_ip"] = "active", host.Addr, host.Addr
+}
+
+func (c *cloud) terminate(r *http.Request) (int, any) {
+	var in struct {
+		IDs []string `json:"instance_ids"`
+	}
+	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+		c.w.t.Error(err)
+	}
+	ended := []any{}
+	for _, id := range in.IDs {
+		m := c.machines[id]
+		if m == nil {
+			return absent()
+		}
+		m.doc["status"] = "terminating"
+		ended = append(ended, m.doc)
+		delete(c.machines, id)
+		if m.host != nil {
+			_ = exec.Command("docker", "rm", "-f", "-v", m.host.ID).Run() // the test's end would do it too
+		}
+	}
+	return 200, map[string]any{"terminated_instances": ended}
+}
+
+// billed counts the machines that cost money.
+func (c *cloud) billed() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.machines)
+}
+
+// TestCloud runs a job on a machine of a cloud, from nothing until nothing is left. Docker is not
+// there yet when SSH is, as on a machine that is still being set up.
+func TestCloud(t *testing.T) {
+	w := prepareWorld(t)
+	c := newCloud(t, w)
+	c.prepare = func(m *machine) {
+		m.out("sh", "-c", "mv /usr/sbin/dockerd /usr/sbin/dockerd.later; mv /var/run/docker.sock /var/run/docker.later")
+	}
+	w.startServer()
+	w.login()
+	w.must("apply", "-y", "-f", w.write("rented.fleet.dstack.yml", "type: fleet\nname: rented\nnodes: 0..1\nbackends: [lambda]\nidle_duration: 5s\nresources: {gpu: 1}\n"))
+	w.write("job.dstack.yml", "type: task\nname: job\nimage: job:1\nfleets: [rented]\nresources: {gpu: 1, cpu: 1.., memory: 0.., disk: 1GB..}\ncommands:\n  - echo hello from a cloud\n  - exit 7\n")
+	job := w.start("apply", "-y", "-f", "job.dstack.yml")
+	const reason = "Docker does not answer on"
+	eventually(t, 90*time.Second, "the fleet says what the machine lacks", func() bool { return strings.Contains(w.run("fleet", "-v").Out, reason) })
+	eventually(t, 10*time.Second, "so do its events", func() bool { return strings.Contains(w.run("event", "list").Out, "Instance is not ready yet: "+reason) })
+	var waits struct {
+		Waiting string `json:"waiting"`
+	}
+	if status := w.api("/api/project/main/runs/watch", map[string]any{"run_name": "job", "seen": "", "wait": 0}, &waits); status != http.StatusOK || !strings.Contains(waits.Waiting, reason) {
+		t.Errorf("who follows the run reads %q (status %d)", waits.Waiting, status)
+	}
+	c.mu.Lock()
+	for _, m := range c.machines {
+		m.host.out("sh", "-c", "mv /usr/sbin/dockerd.later /usr/sbin/dockerd; mv /var/run/docker.later /var/run/docker.sock")
+	}
+	c.mu.Unlock()
+	if code := job.wait(); code != 1 || !strings.Contains(job.out.String(), "hello from a cloud") || !strings.Contains(job.out.String(), "Exited (7)") {
+		t.Errorf("apply ended with %d:\n%s", code, job.out.String())
+	}
+	if got := w.must("logs", "job").Out; !strings.Contains(got, "hello from a cloud") {
+		t.Errorf("the log is %q", got)
+	}
+	var run struct {
+		Cost float64 `json:"cost"`
+	}
+	if status := w.api("/api/project/main/runs/get", map[string]any{"run_name": "job"}, &run); status != http.StatusOK || run.Cost <= 0 {
+		t.Errorf("the run cost %v (status %d)", run.Cost, status)
+	}
+	eventually(t, 60*time.Second, "the idle machine is given back", func() bool { return c.billed() == 0 })
+	c.prepare = nil
+	w.must("apply", "-y", "-d", "-f", w.write("again.dstack.yml", "type: task\nname: again\nimage: job:1\nfleets: [rented]\nresources: {gpu: 1, cpu: 1.., memory: 0.., disk: 1GB..}\ncommands: [sleep 600]\n"))
+	w.waitStatus("again", "running")
+	w.must("stop", "-x", "-y", "again")
+	w.waitStatus("again", "terminated")
+	w.must("fleet", "delete", "-y", "rented")
+	eventually(t, 60*time.Second, "the machine of a deleted fleet is given back", func() bool { return c.billed() == 0 })
+	if c.launches != 2 {
+		t.Errorf("%d machines were launched for two runs", c.launches)
+	}
+}
