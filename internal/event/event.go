@@ -5,6 +5,7 @@ package event
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,13 +38,13 @@ const insertTarget = `
 INSERT INTO event_target (event_id, num, recorded_at, type, target_id, name, project_id, parent_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
-// Record writes an entry, unless the database is to have none.
+// Record writes an entry, unless the database is to have none. Its message becomes one line.
 func Record(ctx context.Context, tx *store.Tx, e Event) error {
 	if tx.NoEvents() {
 		return nil
 	}
 	id, now := uuid.NewString(), store.Micros(time.Now())
-	if _, err := tx.ExecContext(ctx, insertEvent, id, e.Message, now, e.ActorID, e.ActorName); err != nil {
+	if _, err := tx.ExecContext(ctx, insertEvent, id, strings.TrimSpace(strings.ReplaceAll(e.Message, "\n", " ")), now, e.ActorID, e.ActorName); err != nil {
 		return fmt.Errorf("record an event: %w", err)
 	}
 	for i, t := range e.Targets {

@@ -47,6 +47,16 @@ func messages(events []api.Event) []string {
 	return got
 }
 
+// A message is one line, whatever it quotes.
+func TestOneLine(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		record(t, db, Event{Message: "Job failed (no capacity\nsee there)\n", Targets: []Target{{Type: api.EventTargetRun, ID: uuid.NewString(), Name: "r"}}})
+		if got := messages(listed(t, db, Viewer{Admin: true}, api.ListEventsRequest{})); len(got) != 1 || got[0] != "Job failed (no capacity see there)" {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
 // Pages neither repeat nor lose an event, also where many were recorded in one transaction
 // and so at one time.
 func TestPages(t *testing.T) {
