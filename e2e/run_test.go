@@ -121,6 +121,15 @@ func failingTask(t *testing.T, w *world, m *machine) {
 	if ps := w.must("ps", "-a", "-v").Out; !strings.Contains(ps, "exited (7)") {
 		t.Errorf("ps does not show the exit code 7:\n%s", ps)
 	}
+
+	// The image's shell, told to be interactive, answers a mistake with a prompt.
+	w.write("prompt.dstack.yml", "type: task\nname: prompts\nimage: job:1\ncommands:\n  - echo before\n  - set -u; echo $NOSUCH\n"+anyResources)
+	if r := w.run("apply", "-y", "-f", "prompt.dstack.yml"); r.Code == 0 || !strings.Contains(r.Out, "before") {
+		t.Errorf("apply of a task whose shell gives up: exit code %d\n%s", r.Code, r.both())
+	}
+	if got := w.waitStatus("prompts", "done", "failed", "terminated"); got != "failed" {
+		t.Errorf("status %q, want failed", got)
+	}
 }
 
 func imageWithoutShell(t *testing.T, w *world, m *machine) {
