@@ -23,8 +23,8 @@ type Backend interface {
 	// must be idempotent in req.Token: asking again returns the same instance. An error for
 	// which [Refused] is false leaves open whether the instance exists.
 	Create(ctx context.Context, req CreateRequest) (Instance, error)
-	// Describe reports state and addresses; ErrNotFound when the provider says that the
-	// instance does not exist.
+	// Describe reports state, addresses and whose it is; ErrNotFound when the provider says that
+	// the instance does not exist.
 	Describe(ctx context.Context, ref Ref) (Instance, error)
 	// Terminate asks for deletion and need not wait for it; nil or ErrNotFound when the
 	// instance is already gone.
@@ -121,8 +121,22 @@ const (
 	StateFailed   State = "failed"   // will never run; has to be terminated
 )
 
+// Mark is what tells whose a resource is, as the provider shows it, never as it was asked for:
+// the answer to a Create may name somebody else's.
+type Mark struct {
+	IntentID string `json:"intent_id,omitempty"` // value of TagIntent, "" when the provider lost it
+	Name     string `json:"name,omitempty"`
+}
+
+// Of reports whether the resource is that of a request, by its tag, else by its name, which is
+// as unique.
+func (m Mark) Of(token, name string) bool {
+	return m.IntentID == token && token != "" || m.IntentID == "" && m.Name == name && name != ""
+}
+
 // Instance is what a provider knows about one instance.
 type Instance struct {
+	Mark
 	Ref   Ref   `json:"ref"`
 	State State `json:"state"`
 	// Message is the provider's explanation of the state, for people.
@@ -159,10 +173,9 @@ type Jump struct {
 
 // Owned is a resource found by the server's tag.
 type Owned struct {
+	Mark
 	Kind      ResourceKind
 	Ref       Ref
-	IntentID  string // value of TagIntent, "" when the provider lost it
-	Name      string
 	State     State
 	CreatedAt time.Time // zero where the provider does not say
 	Price     float64   // US dollars per hour, 0 when not known

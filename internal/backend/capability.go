@@ -32,6 +32,22 @@ type CheckBackend interface {
 	Check(ctx context.Context) error
 }
 
+// AccountBackend can say whose account its credentials belong to.
+type AccountBackend interface {
+	// Account is the same for backends of one account and another for those of another: the
+	// account's id, or where the provider does not tell it a digest of the credentials. It reveals
+	// no secret and calls nobody. That something is not found is evidence for one account only.
+	Account() string
+}
+
+// AccountOf is the account of b, "" when it has no more than one.
+func AccountOf(b Backend) string {
+	if a, ok := b.(AccountBackend); ok {
+		return a.Account()
+	}
+	return ""
+}
+
 // TidyBackend makes things beside its instances that cost nothing but must not pile up: SSH
 // keys, firewall groups.
 type TidyBackend interface {
@@ -77,6 +93,7 @@ type VolumeRequest struct {
 
 // Volume is what a provider knows about a disk.
 type Volume struct {
+	Mark
 	Ref        Ref       `json:"ref"`
 	State      State     `json:"state"` // StateRunning: usable
 	Zone       string    `json:"zone,omitempty"`
@@ -123,6 +140,7 @@ type PlacementRequest struct {
 // Placement is what a provider knows about a group. What is needed to tell whose instances can
 // join (a zone, a kind of network) belongs into Ref.Data.
 type Placement struct {
+	Mark
 	Ref       Ref       `json:"ref"`
 	State     State     `json:"state"` // StateRunning: instances can join
 	CreatedAt time.Time `json:"created_at,omitzero"`

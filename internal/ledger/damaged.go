@@ -15,7 +15,7 @@ func (r *Record) whole(err error, resource *string) error {
 		return err
 	}
 	r.Doc = Doc{
-		Damage: damage.Error(), Message: "the stored record cannot be read: " + damage.Error(),
+		Damage: damage.Error(), Message: "the stored record " + r.ID + " cannot be read: " + damage.Error(),
 		Instance: backend.Instance{Ref: backend.Ref{ID: *resource, Region: r.Region}, State: backend.StateRunning},
 	}
 	return nil

@@ -29,6 +29,7 @@ const (
 	Confirmed   Verdict = "confirmed"   // the provider lists it
 	Expected    Verdict = "expected"    // just asked for, or about to be
 	Unconfirmed Verdict = "unconfirmed" // the provider does not list it, or could not be asked
+	Broken      Verdict = "broken"      // the ledger's row cannot be read as a whole
 	Ending      Verdict = "ending"      // deletion was asked for, the provider has not confirmed it
 	Unexplained Verdict = "unexplained" // carries our tag without a live intent; it is deleted
 )
@@ -118,6 +119,10 @@ func verdict(r Record, owned []backend.Owned, asked bool) Verdict {
 		return o.State != backend.StateGone && (o.IntentID == r.ID || o.Ref.ID != "" && o.Ref.ID == r.Doc.Instance.Ref.ID)
 	})
 	switch {
+	case r.Doc.Damage != "":
+		return Broken
+	case r.Astray() && !there:
+		return Unconfirmed
 	case !r.Wanted || r.State == Deleting:
 		return Ending
 	case there:

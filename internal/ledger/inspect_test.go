@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"dstack/internal/backend"
 	"dstack/internal/ledger"
+	"dstack/internal/store"
 )
 
 // TestInspect looks at a healthy machine, one that nobody explains, one whose deletion is
@@ -64,5 +66,35 @@ func TestInspect(t *testing.T) {
 		time.Sleep(time.Hour)
 		want()
 		w.want(kept, ledger.Gone, 1) // the foreign one lives
+	})
+}
+
+// TestInspectBrokenRow has one row that cannot be read: it is shown with what can, and the others.
+func TestInspectBrokenRow(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.intend()
+		broken := w.intend()
+		time.Sleep(time.Minute)
+		resource := w.get(broken).Instance().Ref.ID
+		w.write(func(tx *store.Tx) error {
+			_, err := tx.ExecContext(context.Background(), `UPDATE intent SET doc = '{bad' WHERE id = $1`, broken)
+			return err
+		})
+		found, err := w.ledger.Inspect(context.Background(), w.db.Read())
+		if err != nil || len(found.Found) != 2 {
+			t.Fatalf("Inspect = %d, %v, want two", len(found.Found), err)
+		}
+		for _, f := range found.Found {
+			switch {
+			case f.ID != broken && f.Verdict != ledger.Confirmed:
+				t.Errorf("the other is %s", f.Verdict)
+			case f.ID == broken && (f.Verdict != ledger.Broken || f.Instance().Ref.ID != resource || f.Price != 2.50 || !strings.Contains(f.Message(), broken)):
+				t.Errorf("the broken one: %s, %s, $%v, %q", f.Verdict, f.Instance().Ref.ID, f.Price, f.Message())
+			}
+		}
+		time.Sleep(10 * time.Minute) // a sweep sees what it is
+		if r := w.want(broken, ledger.Created, 2); !r.Instance().Ready() || r.Message() != "" {
+			t.Errorf("after a sweep: %+v, %q", r.Instance(), r.Message())
+		}
 	})
 }

@@ -39,7 +39,7 @@ func operations(b backend.Backend, kind backend.ResourceKind) (ops, error) {
 func volumeOperations(b backend.VolumeBackend) ops {
 	seen := func(v backend.Volume, err error) (backend.Instance, error) {
 		return backend.Instance{
-			Ref: v.Ref, State: v.State, Zone: v.Zone, Price: v.Price, CreatedAt: v.CreatedAt, GoneAt: v.GoneAt,
+			Mark: v.Mark, Ref: v.Ref, State: v.State, Zone: v.Zone, Price: v.Price, CreatedAt: v.CreatedAt, GoneAt: v.GoneAt,
 		}, err
 	}
 	return ops{
@@ -55,7 +55,7 @@ func volumeOperations(b backend.VolumeBackend) ops {
 
 func placementOperations(b backend.PlacementBackend) ops {
 	seen := func(p backend.Placement, err error) (backend.Instance, error) {
-		return backend.Instance{Ref: p.Ref, State: p.State, CreatedAt: p.CreatedAt, GoneAt: p.GoneAt}, err
+		return backend.Instance{Mark: p.Mark, Ref: p.Ref, State: p.State, CreatedAt: p.CreatedAt, GoneAt: p.GoneAt}, err
 	}
 	return ops{
 		create: func(ctx context.Context, r Record) (backend.Instance, error) {

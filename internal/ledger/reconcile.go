@@ -63,7 +63,7 @@ func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, erro
 		case grouped && !p.Placeable(r.Doc.Create.Offer, r.group.Doc.Instance.Ref):
 			return l.save(ctx, it, func(r *Record) time.Time { r.unplaceable(time.Now(), ""); return time.Time{} }, Intended)
 		}
-		return l.create(ctx, it, ops)
+		return l.create(ctx, it, ops, backend.AccountOf(b))
 	case lookup:
 		return l.lookup(ctx, it, r, b)
 	case describe:
@@ -86,13 +86,13 @@ func (l *Ledger) closed(ctx context.Context, it engine.Item, r Record, why error
 	}, Intended)
 }
 
-func (l *Ledger) create(ctx context.Context, it engine.Item, ops ops) (time.Time, error) {
+func (l *Ledger) create(ctx context.Context, it engine.Item, ops ops, account string) (time.Time, error) {
 	var r Record
 	asked := false
 	_, err := l.save(ctx, it, func(now *Record) time.Time {
 		what, _ := step(time.Now(), *now)
 		if asked = what == create; asked {
-			now.asking(time.Now())
+			now.asking(time.Now(), account)
 			r = *now
 		}
 		return time.Time{}
@@ -124,28 +124,23 @@ func (l *Ledger) lookup(ctx context.Context, it engine.Item, r Record, b backend
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look up intent %s: %w", r.ID, err)
 	}
+	w, err := l.witness(ctx, r, b)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look up intent %s: %w", r.ID, err)
+	}
 	found := find(owned, r)
 	if found != nil {
 		l.Log.Info("resource adopted", "intent", r.ID, "backend", r.Backend, "resource", found.Ref.ID)
 	}
 	settle := backend.Settle(b)
-	return l.store(ctx, it, func(r *Record) time.Time { return r.searched(time.Now(), found, settle) }, Unknown)
+	return l.store(ctx, it, func(r *Record) time.Time { return r.searched(time.Now(), w, found, settle) }, Unknown)
 }
 
 // find picks the resource of an intent from a list: by tag, else by name, which is as unique.
 func find(owned []backend.Owned, r Record) *backend.Owned {
-	name := ""
-	switch {
-	case r.Doc.Create != nil:
-		name = r.Doc.Create.Name
-	case r.Doc.Volume != nil:
-		name = r.Doc.Volume.Name
-	case r.Doc.Placement != nil:
-		name = r.Doc.Placement.Name
-	}
 	var found *backend.Owned
 	for i, o := range owned {
-		if o.Kind != r.Kind || o.IntentID != r.ID && (o.IntentID != "" || o.Name != name || name == "") {
+		if o.Kind != r.Kind || !o.Of(r.ID, r.requested()) {
 			continue
 		}
 		if found == nil || found.State == backend.StateGone {
@@ -163,8 +158,29 @@ func (l *Ledger) describe(ctx context.Context, it engine.Item, r Record, b backe
 	if err != nil && !errors.Is(err, backend.ErrNotFound) {
 		return time.Time{}, fmt.Errorf("describe %s %s: %w", r.Kind, r.Doc.Instance.Ref.ID, err)
 	}
-	settle := backend.Settle(b)
-	return l.store(ctx, it, func(r *Record) time.Time { return r.described(time.Now(), inst, err, settle) }, Created)
+	return l.judge(ctx, it, r, b, func(r *Record, w witness) time.Time {
+		return r.described(time.Now(), w, inst, err, backend.Settle(b))
+	})
+}
+
+// judge stores what an answer means, weighed by who gave it.
+func (l *Ledger) judge(ctx context.Context, it engine.Item, r Record, b backend.Backend, change func(*Record, witness) time.Time) (time.Time, error) {
+	w, err := l.witness(ctx, r, b)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("intent %s: %w", r.ID, err)
+	}
+	log := l.Log.With("intent", r.ID, "kind", r.Kind, "backend", r.Backend, "region", r.Region, "project", r.ProjectID, "resource", r.Doc.Instance.Ref.ID)
+	return l.store(ctx, it, func(r *Record) time.Time {
+		before := *r
+		at := change(r, w)
+		switch {
+		case r.State == Unknown:
+			log.Warn("the provider answered with what is not ours, looking for the resource")
+		case r.Astray() && !before.Astray():
+			log.Error("a resource that may cost money is not known to the present credentials of its backend, which may be of another account; it is kept until credentials of its account say that it is gone")
+		}
+		return at
+	}, r.State)
 }
 
 func ask(ctx context.Context, ops ops, ref backend.Ref) (backend.Instance, error) {
@@ -175,6 +191,15 @@ func ask(ctx context.Context, ops ops, ref backend.Ref) (backend.Instance, error
 
 func (l *Ledger) terminate(ctx context.Context, it engine.Item, r Record, b backend.Backend, ops ops) (time.Time, error) {
 	ref := r.Doc.Instance.Ref
+	switch w, err := l.witness(ctx, r, b); {
+	case err != nil:
+		return time.Time{}, fmt.Errorf("intent %s: %w", r.ID, err)
+	case !r.proven(w):
+		inst, err := ask(ctx, ops, ref)
+		return l.judge(ctx, it, r, b, func(r *Record, w witness) time.Time {
+			return r.verified(time.Now(), w, inst, err, backend.Settle(b))
+		})
+	}
 	call, cancel := context.WithTimeoutCause(ctx, deleteTimeout, errNoAnswer)
 	asked := ops.terminate(call, ref)
 	cancel()

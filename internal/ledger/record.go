@@ -76,7 +76,12 @@ type Doc struct {
 	Placement *backend.PlacementRequest `json:"placement,omitempty"`
 	Cluster   string                    `json:"cluster,omitempty"`
 
-	// Instance is the provider's latest answer; Ref is set once the resource is known.
+	// Accounts are those that asked for the resource or have shown it ([backend.AccountOf]), the
+	// latest last: more than one when credentials were changed within one account.
+	Accounts []string `json:"accounts,omitempty"`
+
+	// Instance is the provider's latest answer; Ref is set once the resource is known, or named by
+	// the answer to Create.
 	Instance backend.Instance `json:"instance"`
 	Outcome  Outcome          `json:"outcome,omitempty"` // when Gone
 	// Message is the latest error or the provider's explanation, for people.
@@ -84,7 +89,7 @@ type Doc struct {
 
 	TriedAt     time.Time `json:"tried_at,omitzero"`     // last Create: its begin, then its end
 	Tries       int       `json:"tries,omitempty"`       // of the present state's call, for back-off
-	SeenAt      time.Time `json:"seen_at,omitzero"`      // Describe or List last showed it
+	SeenAt      time.Time `json:"seen_at,omitzero"`      // Describe or List last showed it, as ours
 	DescribedAt time.Time `json:"described_at,omitzero"` // last answer of Describe
 	MissingAt   time.Time `json:"missing_at,omitzero"`   // first of the present run of "not found"
 	DeletingAt  time.Time `json:"deleting_at,omitzero"`  // when deletion was first due

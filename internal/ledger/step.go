@@ -25,7 +25,7 @@ const (
 	// maxRateLimited is how long a create request may wait for a rate limit, in tries.
 	maxRateLimited = 5
 	// longestLimit is the longest wait for a rate limit; other offers come sooner.
-	longestLimit = time.Minute
+	longestLimit = 2 * time.Minute
 	// missingFor is how long a resource must be "not found" before it is believed to have
 	// ended: reads of most providers are eventually consistent.
 	missingFor = 20 * time.Second
@@ -78,7 +78,7 @@ func (r Record) empty(now time.Time) (bool, time.Time) {
 
 // settled reports whether nothing is expected to change by itself.
 func (r Record) settled() bool {
-	if !r.Doc.MissingAt.IsZero() {
+	if r.Doc.SeenAt.IsZero() || !r.Doc.MissingAt.IsZero() {
 		return false
 	}
 	if r.Kind == backend.InstanceResource {
@@ -90,9 +90,10 @@ func (r Record) settled() bool {
 // The methods below are what the answers of the provider mean. They return when to look
 // again, zero for when woken.
 
-// asking is stored before the request is sent.
-func (r *Record) asking(now time.Time) {
+// asking is stored before the request is sent to an account.
+func (r *Record) asking(now time.Time, account string) {
 	r.State, r.Doc.TriedAt = Unknown, now
+	r.heard(account)
 	if r.group != nil { // known, and part of the request from now on
 		r.Doc.Create.Placement = &r.group.Doc.Instance.Ref
 	}
@@ -100,9 +101,9 @@ func (r *Record) asking(now time.Time) {
 
 // answered stores the answer to a create request.
 func (r *Record) answered(now time.Time, inst backend.Instance, err error) time.Time {
-	if err == nil {
-		r.exists(now, inst)
-		r.Doc.SeenAt = time.Time{} // it may not be visible to other calls yet
+	if err == nil { // its addresses count when it is shown as ours, which other calls may not do yet
+		r.exists(now, backend.Instance{Ref: inst.Ref, State: backend.StatePending, Price: inst.Price, CreatedAt: inst.CreatedAt})
+		r.Doc.SeenAt = time.Time{}
 		return now
 	}
 	r.Doc.Message = err.Error()
@@ -157,7 +158,7 @@ func (r *Record) see(now time.Time, inst backend.Instance) {
 	if !inst.CreatedAt.IsZero() {
 		r.BilledFrom = inst.CreatedAt
 	}
-	if inst.Message != "" {
+	if inst.Message != "" || r.Doc.Message == otherAccount {
 		r.Doc.Message = inst.Message
 	}
 	r.Doc.Instance = inst
@@ -166,10 +167,14 @@ func (r *Record) see(now time.Time, inst backend.Instance) {
 }
 
 // searched stores what a search by tag found after the request was sent.
-func (r *Record) searched(now time.Time, found *backend.Owned, settle time.Duration) time.Time {
+func (r *Record) searched(now time.Time, w witness, found *backend.Owned, settle time.Duration) time.Time {
 	if found != nil {
-		r.exists(now, backend.Instance{Ref: found.Ref, State: found.State, Price: found.Price, CreatedAt: found.CreatedAt})
+		r.heard(w.account)
+		r.exists(now, seen(*found))
 		return now
+	}
+	if !r.believes(w) {
+		return r.astray(now)
 	}
 	if end := r.Doc.TriedAt.Add(settle); now.Before(end) {
 		r.Doc.Tries++
@@ -179,10 +184,20 @@ func (r *Record) searched(now time.Time, found *backend.Owned, settle time.Durat
 	return time.Time{}
 }
 
+// seen is what a list says about a resource.
+func seen(o backend.Owned) backend.Instance {
+	return backend.Instance{Mark: o.Mark, Ref: o.Ref, State: o.State, Price: o.Price, CreatedAt: o.CreatedAt}
+}
+
 // described stores what the provider says about a created resource.
-func (r *Record) described(now time.Time, inst backend.Instance, err error, settle time.Duration) time.Time {
+func (r *Record) described(now time.Time, w witness, inst backend.Instance, err error, settle time.Duration) time.Time {
 	r.Doc.DescribedAt = now
+	err = r.weigh(w, inst, err)
 	switch {
+	case errors.Is(err, errForeign):
+		return r.disown(now)
+	case errors.Is(err, errElsewhere):
+		return r.astray(now)
 	case errors.Is(err, backend.ErrNotFound):
 		if r.missing(now, settle) {
 			r.Doc.Message = "no longer known to the provider"
@@ -271,7 +286,7 @@ func (r *Record) gone(now time.Time, why Outcome) {
 // revived undoes gone: the sweep found the resource alive.
 func (r *Record) revived(now time.Time, found backend.Owned) {
 	r.BilledTo = time.Time{}
-	r.exists(now, backend.Instance{Ref: found.Ref, State: found.State, Price: found.Price, CreatedAt: found.CreatedAt})
+	r.exists(now, seen(found))
 	r.unwanted(now)
 }
 

@@ -20,20 +20,21 @@ func TestStep(t *testing.T) {
 		want effect
 		at   time.Time
 	}{
-		"new":                 {Record{State: Intended, Wanted: true}, create, time.Time{}},
-		"rate limited":        {Record{State: Intended, Wanted: true, Doc: Doc{TriedAt: now.Add(time.Second)}}, none, now.Add(time.Second)},
-		"limit over":          {Record{State: Intended, Wanted: true, Doc: Doc{TriedAt: now}}, create, time.Time{}},
-		"released early":      {Record{State: Intended}, cancel, time.Time{}},
-		"unknown":             {Record{State: Unknown, Wanted: true}, lookup, time.Time{}},
-		"unknown, unwanted":   {Record{State: Unknown}, lookup, time.Time{}},
-		"booting":             {Record{State: Created, Wanted: true, Kind: backend.InstanceResource}, describe, time.Time{}},
-		"ready":               {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready}}, none, time.Time{}},
-		"ready, asked":        {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, DescribedAt: ago(1)}, checkAt: now}, describe, time.Time{}},
-		"ready, asked before": {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, DescribedAt: now}, checkAt: ago(1)}, none, time.Time{}},
-		"ready, missing":      {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, MissingAt: now}}, describe, time.Time{}},
-		"ready, unwanted":     {Record{State: Created, Kind: backend.InstanceResource, Doc: Doc{Instance: ready}}, pass, time.Time{}},
-		"deleting":            {Record{State: Deleting}, terminate, time.Time{}},
-		"gone":                {Record{State: Gone}, none, time.Time{}},
+		"new":                   {Record{State: Intended, Wanted: true}, create, time.Time{}},
+		"rate limited":          {Record{State: Intended, Wanted: true, Doc: Doc{TriedAt: now.Add(time.Second)}}, none, now.Add(time.Second)},
+		"limit over":            {Record{State: Intended, Wanted: true, Doc: Doc{TriedAt: now}}, create, time.Time{}},
+		"released early":        {Record{State: Intended}, cancel, time.Time{}},
+		"unknown":               {Record{State: Unknown, Wanted: true}, lookup, time.Time{}},
+		"unknown, unwanted":     {Record{State: Unknown}, lookup, time.Time{}},
+		"booting":               {Record{State: Created, Wanted: true, Kind: backend.InstanceResource}, describe, time.Time{}},
+		"ready":                 {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, SeenAt: ago(1)}}, none, time.Time{}},
+		"ready, as Create said": {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready}}, describe, time.Time{}},
+		"ready, asked":          {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, SeenAt: ago(1), DescribedAt: ago(1)}, checkAt: now}, describe, time.Time{}},
+		"ready, asked before":   {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, SeenAt: ago(1), DescribedAt: now}, checkAt: ago(1)}, none, time.Time{}},
+		"ready, missing":        {Record{State: Created, Wanted: true, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, SeenAt: ago(1), MissingAt: now}}, describe, time.Time{}},
+		"ready, unwanted":       {Record{State: Created, Kind: backend.InstanceResource, Doc: Doc{Instance: ready, SeenAt: ago(1)}}, pass, time.Time{}},
+		"deleting":              {Record{State: Deleting}, terminate, time.Time{}},
+		"gone":                  {Record{State: Gone}, none, time.Time{}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if got, at := step(now, tt.r); got != tt.want || !at.Equal(tt.at) {
@@ -46,7 +47,7 @@ func TestStep(t *testing.T) {
 // TestStepOfGroups is what groups and their members wait for.
 func TestStepOfGroups(t *testing.T) {
 	const kind = backend.PlacementResource
-	running := Doc{Instance: backend.Instance{State: backend.StateRunning}}
+	running := Doc{SeenAt: ago(1), Instance: backend.Instance{State: backend.StateRunning}}
 	member := func(g Record) Record {
 		return Record{State: Intended, Wanted: true, Kind: backend.InstanceResource, GroupID: "g", group: &g}
 	}

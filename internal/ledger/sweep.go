@@ -57,12 +57,13 @@ func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, fmt.Errorf("sweep %s: %w", it.ID, err)
 	}
+	account := backend.AccountOf(b)
 	var failed []error
 	for _, o := range owned {
 		if o.State == backend.StateGone {
 			continue
 		}
-		if err := l.explain(ctx, it, a, o, backend.Settle(b)); err != nil {
+		if err := l.explain(ctx, it, a, account, o, backend.Settle(b)); err != nil {
 			failed = append(failed, fmt.Errorf("sweep %s %s: %w", o.Kind, o.Ref.ID, err))
 		}
 	}
@@ -93,7 +94,7 @@ func (l *Ledger) tidy(ctx context.Context, a Account, b backend.TidyBackend) err
 
 // explain compares one listed resource with the intent that should explain it, and begins
 // to delete it when none does.
-func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, o backend.Owned, settle time.Duration) error {
+func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, account string, o backend.Owned, settle time.Duration) error {
 	return l.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
@@ -102,7 +103,7 @@ func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, o backe
 		now := time.Now()
 		switch {
 		case errors.Is(err, store.ErrNotFound):
-			return l.reap(ctx, tx, a, o)
+			return l.reap(ctx, tx, a, account, o)
 		case err != nil:
 			return err
 		case r.State == Unknown:
@@ -110,6 +111,7 @@ func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, o backe
 		case r.State == Gone && now.After(r.Doc.GoneAt.Add(settle)):
 			l.Log.Warn("resource of a finished intent found, deleting it", "intent", r.ID, "backend", a.Backend, "resource", o.Ref.ID)
 			before := r
+			r.heard(account)
 			r.revived(now, o)
 			r.idle = false
 			if err := update(ctx, tx, r); err != nil {
@@ -117,9 +119,26 @@ func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, o backe
 			}
 			l.changed(tx, before, r)
 			tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
+		case !r.spoken(account) || len(r.Doc.Accounts) == 0 && account != "" || r.Astray() || r.Doc.Damage != "":
+			return l.vouch(ctx, tx, r, account)
 		}
 		return nil
 	})
+}
+
+// vouch notes that an account shows the resource of an intent.
+func (l *Ledger) vouch(ctx context.Context, tx *store.Tx, r Record, account string) error {
+	before := r
+	r.heard(account)
+	if r.Astray() || r.Doc.Damage != "" { // a look at it brings back what there is to know
+		r.Doc.Message, r.idle = "", false
+		tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
+	}
+	if err := update(ctx, tx, r); err != nil {
+		return err
+	}
+	l.changed(tx, before, r)
+	return nil
 }
 
 // owner finds the intent of a resource: by its tag, else by the provider's id, which those have
@@ -137,13 +156,14 @@ func (l *Ledger) owner(ctx context.Context, q store.Querier, a Account, o backen
 }
 
 // reap records a resource of ours that nothing explains, for deletion.
-func (l *Ledger) reap(ctx context.Context, tx *store.Tx, a Account, o backend.Owned) error {
+func (l *Ledger) reap(ctx context.Context, tx *store.Tx, a Account, account string, o backend.Owned) error {
 	now := time.Now()
 	r := Record{
 		ID: uuid.NewString(), Version: 1, Kind: o.Kind, Backend: a.Backend, Region: o.Ref.Region, ProjectID: a.ProjectID,
 		Price: o.Price, CreatedAt: now,
 	}
 	r.Doc.TriedAt = o.CreatedAt
+	r.heard(account)
 	r.revived(now, o)
 	if err := insert(ctx, tx, r); err != nil {
 		return err
@@ -180,7 +200,13 @@ func (l *Ledger) doubt(ctx context.Context, a Account, owned []backend.Owned, li
 // lists shares listings: when many intents of an account are unknown, one call answers all.
 type lists struct {
 	mu  sync.Mutex
-	all map[Account]*listing
+	all map[source]*listing
+}
+
+// source is who lists: after a change of credentials, what the old ones said does not count.
+type source struct {
+	Account
+	account string // [backend.AccountOf]
 }
 
 type listing struct {
@@ -193,13 +219,14 @@ type listing struct {
 func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since time.Time) ([]backend.Owned, error) {
 	l.lists.mu.Lock()
 	if l.lists.all == nil {
-		l.lists.all = map[Account]*listing{}
+		l.lists.all = map[source]*listing{}
 	}
-	s := l.lists.all[a]
+	from := source{a, backend.AccountOf(b)}
+	s := l.lists.all[from]
 	if s == nil {
 		s = &listing{turn: make(chan struct{}, 1)}
 		s.turn <- struct{}{}
-		l.lists.all[a] = s
+		l.lists.all[from] = s
 	}
 	l.lists.mu.Unlock()
 

@@ -33,6 +33,7 @@ type world struct {
 	starts  int
 	kills   int
 	broken  error // of Clouds.Backend
+	key     string
 	mu      sync.Mutex
 	changes int
 }
@@ -42,6 +43,30 @@ func (w *world) breakBackend(err error) {
 	defer w.mu.Unlock()
 	w.broken = err
 }
+
+// change gives the backend other credentials, as a restart does or an update.
+func (w *world) change(c *fake.Cloud) {
+	w.mu.Lock()
+	w.cloud, w.key = c, c.ID
+	w.mu.Unlock()
+	w.ledger.Sweep(ledger.Account{ProjectID: "p", Backend: "fake"})
+}
+
+// rekey gives the backend another key of its account.
+func (w *world) rekey(key string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.key = key
+}
+
+// keyed is a cloud that does not tell its account: the key stands for it.
+type keyed struct {
+	*fake.Cloud
+	key string
+}
+
+// Account implements backend.AccountBackend.
+func (k keyed) Account() string { return k.key }
 
 // Backend and Accounts implement ledger.Clouds.
 func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, error) {
@@ -53,7 +78,7 @@ func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, err
 	if name != "fake" {
 		return nil, errors.New("no such backend")
 	}
-	return w.cloud, nil
+	return keyed{w.cloud, w.key}, nil
 }
 
 func (w *world) Accounts(context.Context) ([]ledger.Account, error) {
@@ -69,7 +94,7 @@ func each(t *testing.T, c fake.Config, fn func(w *world)) {
 func start(t *testing.T, db *store.DB, c fake.Config) *world {
 	t.Helper()
 	c.Offers = fake.SomeOffers()
-	w := &world{T: t, db: db, cloud: fake.New(c), bus: &enginetest.Bus{}}
+	w := &world{T: t, db: db, cloud: fake.New(c), key: c.ID, bus: &enginetest.Bus{}}
 	w.restart()
 	t.Cleanup(func() { w.stop() })
 	return w

@@ -6,6 +6,8 @@ package backendtest
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"testing"
@@ -82,6 +84,7 @@ var contract = []test{
 	{"CreateBecomesReady", createBecomesReady},
 	{"CreateInUnknownRegionIsRefused", createInUnknownRegion},
 	{"DescribeUnknownIsNotFound", describeUnknown},
+	{"DescribeTellsWhoseItIs", describeTellsWhose},
 	{"TerminateEndsIt", terminateEndsIt},
 	{"TerminateIsIdempotent", terminateIsIdempotent},
 	{"TerminateUnknownIsHarmless", terminateUnknown},
@@ -117,6 +120,9 @@ func applicable(t *testing.T, open Open) []test {
 	}
 	if _, ok := sub.Backend.(backend.CheckBackend); ok {
 		all = append(all, test{"CheckTakesGoodCredentials", goodCredentials})
+	}
+	if _, ok := sub.Backend.(backend.AccountBackend); ok {
+		all = append(all, test{"AccountTellsCredentialsApart", accountTellsApart})
 	}
 	if sub.Invent != nil {
 		all = append(all, test{"UnknownStateProvesNothing", unknownState})
@@ -191,12 +197,34 @@ func (x *session) request() backend.CreateRequest {
 func (x *session) create(t *testing.T) (backend.CreateRequest, backend.Instance) {
 	t.Helper()
 	req := x.request()
-	inst, err := x.Backend.Create(x.ctx, req)
+	inst, err := x.ask(x.ctx, req)
 	if err != nil {
 		t.Fatalf("Create: %v", err)
 	}
 	return req, inst
 }
+
+// ask is Create that comes back when the backend says that it is not its turn, as the ledger does.
+func (x *session) ask(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
+	for range maxTurns {
+		inst, err := x.Backend.Create(ctx, req)
+		limit, ok := errors.AsType[*backend.RateLimitedError](err)
+		if !ok || limit.After == 0 || limit.After > longestTurn {
+			return inst, err
+		}
+		select {
+		case <-time.After(limit.After):
+		case <-ctx.Done():
+			return inst, context.Cause(ctx)
+		}
+	}
+	return backend.Instance{}, fmt.Errorf("no turn after %d tries", maxTurns)
+}
+
+const (
+	longestTurn = 2 * time.Minute // what the ledger waits for
+	maxTurns    = 5
+)
 
 // eventually asks until done returns "" and fails with its last answer.
 func (x *session) eventually(t *testing.T, done func() string) {

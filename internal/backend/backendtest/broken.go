@@ -22,7 +22,7 @@ type attempt struct {
 // attempts are all calls, about an instance that exists.
 func (x *session) attempts(ref backend.Ref) []attempt {
 	all := []attempt{
-		{name: "Create", run: func(ctx context.Context) error { _, err := x.Backend.Create(ctx, x.request()); return err }},
+		{name: "Create", run: func(ctx context.Context) error { _, err := x.ask(ctx, x.request()); return err }},
 		{name: "Describe", run: func(ctx context.Context) error { _, err := x.Backend.Describe(ctx, ref); return err }},
 		{name: "Terminate", run: func(ctx context.Context) error { return x.Backend.Terminate(ctx, ref) }, quiet: true},
 		{name: "List", run: func(ctx context.Context) error { _, err := x.Backend.List(ctx, serverID); return err }},
@@ -41,11 +41,11 @@ func (x *session) attempts(ref backend.Ref) []attempt {
 func lostCreateReply(t *testing.T, x *session) {
 	req := x.request()
 	x.wire.breakWrites(lose)
-	if _, err := x.Backend.Create(x.ctx, req); proves(err) {
+	if _, err := x.ask(x.ctx, req); proves(err) {
 		t.Errorf("Create with a lost reply = %v, want an error that leaves the outcome open", err)
 	}
 	x.wire.heal()
-	first, err := x.Backend.Create(x.ctx, req)
+	first, err := x.ask(x.ctx, req)
 	if err != nil {
 		t.Fatalf("Create with the same token afterwards: %v", err)
 	}
@@ -70,7 +70,7 @@ func serverError(t *testing.T, x *session) {
 	_, inst := x.create(t)
 	for _, status := range []int{500, 502, 503, 504} {
 		x.wire.breakWrites(says(status, `{}`))
-		if _, err := x.Backend.Create(x.ctx, x.request()); proves(err) {
+		if _, err := x.ask(x.ctx, x.request()); proves(err) {
 			t.Errorf("Create answered with %d = %v, want an error that leaves the outcome open", status, err)
 		}
 		x.wire.heal()
@@ -90,7 +90,7 @@ func tooManyRequests(t *testing.T, x *session) {
 	_, inst := x.create(t)
 	limited := answer(http.StatusTooManyRequests, http.Header{"Retry-After": {retryAfter}}, strings.NewReader(""))
 	x.wire.breakWrites(limited)
-	_, err := x.Backend.Create(x.ctx, x.request())
+	_, err := x.ask(x.ctx, x.request())
 	checkLimit(t, "Create at its write", err)
 	x.wire.breakAll(limited)
 	for _, a := range x.attempts(inst.Ref) {

@@ -69,7 +69,7 @@ func createReturnsARef(t *testing.T, x *session) {
 func createIsIdempotentInToken(t *testing.T, x *session) {
 	req, first := x.create(t)
 	for range 2 {
-		again, err := x.Backend.Create(x.ctx, req)
+		again, err := x.ask(x.ctx, req)
 		if err != nil {
 			t.Fatalf("Create with the same token again: %v", err)
 		}
@@ -85,7 +85,7 @@ func createAtOnce(t *testing.T, x *session) {
 	var wg sync.WaitGroup
 	for i := range ids {
 		wg.Go(func() {
-			inst, err := x.Backend.Create(x.ctx, req)
+			inst, err := x.ask(x.ctx, req)
 			ids[i], errs[i] = inst.Ref.ID, err
 		})
 	}
@@ -101,7 +101,7 @@ func createAtOnce(t *testing.T, x *session) {
 func createInUnknownRegion(t *testing.T, x *session) {
 	req := x.request()
 	req.Offer.Region = "nowhere-9"
-	if _, err := x.Backend.Create(x.ctx, req); !backend.Refused(err) {
+	if _, err := x.ask(x.ctx, req); !backend.Refused(err) {
 		t.Errorf("Create in a region that does not exist = %v, want a refusal", err)
 	}
 	if owned, err := x.Backend.List(x.ctx, serverID); err != nil || len(owned) != 0 {
@@ -139,6 +139,33 @@ func describeUnknown(t *testing.T, x *session) {
 	ref.ID = similar(ref.ID)
 	if got, err := x.Backend.Describe(x.ctx, ref); !errors.Is(err, backend.ErrNotFound) {
 		t.Errorf("Describe(%s) = %+v, %v, want ErrNotFound", ref.ID, got, err)
+	}
+}
+
+// describeTellsWhose: what a Create named is believed when Describe shows it with its mark.
+func describeTellsWhose(t *testing.T, x *session) {
+	foreign := x.Foreign(t)
+	req, inst := x.create(t)
+	x.eventually(t, func() string {
+		got, err := x.Backend.Describe(x.ctx, inst.Ref)
+		if err != nil || !got.Of(req.Token, req.Name) {
+			return fmt.Sprintf("Describe = intent %q, name %q, %v, want intent %q or name %q", got.IntentID, got.Name, err, req.Token, req.Name)
+		}
+		return ""
+	})
+	got, err := x.Backend.Describe(x.ctx, foreign)
+	if err == nil && got.Of(req.Token, req.Name) || err != nil && !errors.Is(err, backend.ErrNotFound) {
+		t.Errorf("Describe of a foreign instance = intent %q, name %q, %v", got.IntentID, got.Name, err)
+	}
+}
+
+func accountTellsApart(t *testing.T, x *session) {
+	account := backend.AccountOf(x.Backend)
+	if account == "" || account != backend.AccountOf(x.Backend) {
+		t.Errorf("Account = %q, then %q", account, backend.AccountOf(x.Backend))
+	}
+	if x.BadAuth != nil && backend.AccountOf(x.BadAuth(t)) == account {
+		t.Errorf("two credentials with the account %q", account)
 	}
 }
 
@@ -358,7 +385,7 @@ func unknownState(t *testing.T, x *session) {
 func cancelledContext(t *testing.T, x *session) {
 	ctx, cancel := context.WithCancel(x.ctx)
 	cancel()
-	if _, err := x.Backend.Create(ctx, x.request()); err == nil || backend.Refused(err) || errors.Is(err, backend.ErrNotFound) {
+	if _, err := x.ask(ctx, x.request()); err == nil || backend.Refused(err) || errors.Is(err, backend.ErrNotFound) {
 		t.Errorf("Create with an ended context = %v, want an error that leaves the outcome open", err)
 	}
 }

@@ -36,6 +36,8 @@ type Config struct {
 	// Fabrics are the networks of instance types, "" when it is missing: those of one share a
 	// placement group, those of [NoFabric] have none.
 	Fabrics map[string]string
+	// ID is the account's, what [backend.AccountBackend] tells; optional.
+	ID string
 	// ReservedApart says that instances in reservations join no placement groups.
 	ReservedApart bool
 	// Settle is what the backend reports; 0 means twice the ListLag and a minute.
@@ -151,17 +153,38 @@ func (c *Cloud) used(k offer.Key) int {
 func (c *Cloud) Create(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
 	var inst backend.Instance
 	err := c.call(ctx, "Create", req.Token, func(f fate) error {
+		if f.unmade {
+			inst = c.view(c.machines[f.instead])
+			return nil
+		}
 		m, err := c.create(req, f)
 		if err != nil {
 			return err
 		}
-		inst = c.view(m)
+		inst = c.view(c.named(m, f))
 		return nil
 	}, func() { _, _ = c.create(req, fate{}) }) // nobody reads that answer
 	if err != nil {
 		return backend.Instance{}, err
 	}
 	return inst, nil
+}
+
+// named is the machine that the answer about a new one names. It wants the mutex held.
+func (c *Cloud) named(m *machine, f fate) *machine {
+	if f.instead != "" {
+		return c.machines[f.instead]
+	}
+	if c.bad == nil || c.bad.dice("name "+m.req.Token, 1).Float64() >= c.bad.Shares[Misnaming] {
+		return m
+	}
+	for _, other := range c.sorted() {
+		if other.req.Token == "" && other.tags[backend.TagServer] == "" && other.goneAt.IsZero() {
+			c.count(Misnaming, true)
+			return other
+		}
+	}
+	return m
 }
 
 // create is the effect of Create. A token works for ever, also when its machine is gone.
@@ -313,8 +336,8 @@ func (c *Cloud) List(ctx context.Context, serverID string) ([]backend.Owned, err
 				state = backend.StateRunning // the list is stale
 			}
 			all = append(all, backend.Owned{
-				Kind: backend.InstanceResource, Ref: backend.Ref{Region: m.region, ID: m.id}, IntentID: m.tags[backend.TagIntent],
-				Name: m.req.Name, State: state, CreatedAt: m.createdAt, Price: m.price,
+				Mark: markOf(m.tags, m.req.Name), Kind: backend.InstanceResource, Ref: backend.Ref{Region: m.region, ID: m.id},
+				State: state, CreatedAt: m.createdAt, Price: m.price,
 			})
 		}
 		if serverID != "" {
@@ -331,6 +354,9 @@ func (c *Cloud) List(ctx context.Context, serverID string) ([]backend.Owned, err
 
 // Settle implements [backend.SettleBackend].
 func (c *Cloud) Settle() time.Duration { return c.Config.Settle }
+
+// Account implements [backend.AccountBackend].
+func (c *Cloud) Account() string { return c.Config.ID }
 
 // Privileged implements [backend.PrivilegedBackend].
 func (c *Cloud) Privileged() {}
@@ -385,7 +411,7 @@ func (c *Cloud) end(m *machine, at time.Time) {
 
 func (c *Cloud) view(m *machine) backend.Instance {
 	inst := backend.Instance{
-		Ref: backend.Ref{Region: m.region, ID: m.id}, State: backend.StatePending, Username: "ubuntu",
+		Mark: markOf(m.tags, m.req.Name), Ref: backend.Ref{Region: m.region, ID: m.id}, State: backend.StatePending, Username: "ubuntu",
 		CreatedAt: m.createdAt, GoneAt: m.goneAt, Zone: m.req.Zone,
 	}
 	switch {
@@ -400,6 +426,10 @@ func (c *Cloud) view(m *machine) backend.Instance {
 		inst.Hostname, inst.InternalIP = m.address, internalIP(m.id)
 	}
 	return inst
+}
+
+func markOf(tags map[string]string, name string) backend.Mark {
+	return backend.Mark{IntentID: tags[backend.TagIntent], Name: name}
 }
 
 // internalIP makes an address of an id, one each for the first 65,536.

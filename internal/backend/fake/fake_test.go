@@ -17,7 +17,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	backendtest.Run(t, func(*testing.T, http.RoundTripper) backendtest.Subject {
-		return subject(fake.New(fake.Config{Offers: fake.SomeOffers()}))
+		return subject(fake.New(fake.Config{ID: "account", Offers: fake.SomeOffers()}))
 	})
 }
 
@@ -29,7 +29,7 @@ func TestConformanceAtListPrices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open := func() *fake.Cloud { return fake.New(fake.Config{Name: "aws", Prices: prices}) }
+	open := func() *fake.Cloud { return fake.New(fake.Config{ID: "account", Name: "aws", Prices: prices}) }
 	backendtest.Run(t, func(*testing.T, http.RoundTripper) backendtest.Subject { return subject(open()) })
 
 	offers, err := open().Offers(t.Context(), offer.Query{Regions: []string{"us-east-1"}})

@@ -25,6 +25,10 @@ type Fault struct {
 	Nth    int    // which call of those that match, from 1; 0 is every one
 	Before error  // returned instead of doing anything
 	After  error  // returned although it was done
+	// Instead is the machine that a Create names instead of the one that it makes, or with Unmade
+	// does not make.
+	Instead string
+	Unmade  bool
 	// Crash is called after the effect, with nothing returned until ctx ends: the test kills
 	// the server there.
 	Crash func()
@@ -51,6 +55,7 @@ const (
 	SuddenDeath  Kind = "sudden death"      // it is gone without notice, within the Mix's Life
 	Interruption Kind = "spot interruption" // of a spot machine: deleted by the provider, within Life
 	AddressReuse Kind = "address reuse"     // it gets the address of one that is gone
+	Misnaming    Kind = "misnaming"         // the answer to its Create names a stranger's machine, if there is one
 )
 
 // Mix says how often what goes wrong: shares from 0 to 1 of the calls or machines that it
@@ -64,7 +69,7 @@ type Mix struct {
 func EveryKind(share float64) Mix {
 	m := Mix{Shares: map[Kind]float64{}}
 	for _, k := range []Kind{ErrorBefore, ErrorAfter, HangBefore, HangAfter, Throttle, Redelivery, Twin, StaleList, PartialList, NoCapacity,
-		SlowBoot, BrokenBoot, SuddenDeath, Interruption, AddressReuse} {
+		SlowBoot, BrokenBoot, SuddenDeath, Interruption, AddressReuse, Misnaming} {
 		m.Shares[k] = share
 	}
 	return m
@@ -124,6 +129,8 @@ func (c *Cloud) Injected() map[Kind]int {
 type fate struct {
 	crash         func()
 	before, after error
+	instead       string // the machine that Create names, "" for its own
+	unmade        bool
 	hang          Kind // HangBefore, HangAfter or ""
 	rnd           *rand.Rand
 	kinds         map[Kind]bool // those that the call's effect has to heed
@@ -143,7 +150,7 @@ func (c *Cloud) fateOf(op, subject string) fate {
 		if f.Nth != 0 {
 			c.faults = slices.Delete(c.faults, i, i+1)
 		}
-		return fate{crash: f.Crash, before: f.Before, after: f.After}
+		return fate{crash: f.Crash, before: f.Before, after: f.After, instead: f.Instead, unmade: f.Unmade}
 	}
 	if c.bad == nil {
 		return fate{}

@@ -70,7 +70,7 @@ func (c *Cloud) refOf(g *group) backend.Ref {
 }
 
 func (c *Cloud) viewGroup(g *group) backend.Placement {
-	p := backend.Placement{Ref: c.refOf(g), State: backend.StateRunning, CreatedAt: g.createdAt, GoneAt: g.goneAt}
+	p := backend.Placement{Mark: markOf(g.req.Tags, g.req.Name), Ref: c.refOf(g), State: backend.StateRunning, CreatedAt: g.createdAt, GoneAt: g.goneAt}
 	if !g.goneAt.IsZero() {
 		p.State = backend.StateGone
 	}
@@ -202,8 +202,8 @@ func (c *Cloud) listGroups(serverID string, seen time.Time) []backend.Owned {
 			continue
 		}
 		// One that is gone is listed as of then: the list is stale.
-		all = append(all, backend.Owned{Kind: backend.PlacementResource, Ref: c.refOf(g),
-			IntentID: g.req.Tags[backend.TagIntent], Name: g.req.Name, State: backend.StateRunning, CreatedAt: g.createdAt})
+		all = append(all, backend.Owned{Mark: markOf(g.req.Tags, g.req.Name), Kind: backend.PlacementResource, Ref: c.refOf(g),
+			State: backend.StateRunning, CreatedAt: g.createdAt})
 	}
 	return all
 }

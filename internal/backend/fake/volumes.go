@@ -25,7 +25,7 @@ type disk struct {
 }
 
 func (c *Cloud) viewDisk(d *disk) backend.Volume {
-	v := backend.Volume{Ref: backend.Ref{Region: d.req.Region, ID: d.id}, State: backend.StatePending, Zone: d.req.Zone, SizeGiB: d.req.SizeGiB,
+	v := backend.Volume{Mark: markOf(d.req.Tags, d.req.Name), Ref: backend.Ref{Region: d.req.Region, ID: d.id}, State: backend.StatePending, Zone: d.req.Zone, SizeGiB: d.req.SizeGiB,
 		Price: volumePrice * float64(d.req.SizeGiB), CreatedAt: d.createdAt, GoneAt: d.goneAt}
 	switch {
 	case !d.goneAt.IsZero():
@@ -187,8 +187,8 @@ func (c *Cloud) listDisks(serverID string, seen time.Time) []backend.Owned {
 		if state == backend.StateGone {
 			state = backend.StateRunning // the list is stale
 		}
-		all = append(all, backend.Owned{Kind: backend.VolumeResource, Ref: backend.Ref{Region: d.req.Region, ID: d.id}, IntentID: d.req.Tags[backend.TagIntent],
-			Name: d.req.Name, State: state, CreatedAt: d.createdAt, Price: volumePrice * float64(d.req.SizeGiB)})
+		all = append(all, backend.Owned{Mark: markOf(d.req.Tags, d.req.Name), Kind: backend.VolumeResource, Ref: backend.Ref{Region: d.req.Region, ID: d.id},
+			State: state, CreatedAt: d.createdAt, Price: volumePrice * float64(d.req.SizeGiB)})
 	}
 	return all
 }

@@ -12,11 +12,12 @@ package lambda
 
 import (
 	"context"
+	"crypto/sha256"
 	_ "embed"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"dstack/internal/backend"
 )
@@ -33,10 +34,6 @@ var Type = backend.Define(Name, doc, open)
 // username is who keys log in as on Lambda's images.
 const username = "ubuntu"
 
-// launchPatience is how long a launch waits for its turn before the caller is told to come
-// back: ten launches.
-const launchPatience = 2 * time.Minute
-
 func open(_ context.Context, c Config, d backend.Deps) (backend.Backend, error) {
 	endpoint := d.Endpoint
 	if endpoint == "" {
@@ -45,7 +42,7 @@ func open(_ context.Context, c Config, d backend.Deps) (backend.Backend, error) 
 	l := &lambda{
 		config:   c,
 		api:      newClient(c, endpoint, d.Transport),
-		launches: &pace{every: launchEvery},
+		launches: &turns{every: launchEvery},
 		turn:     make(chan struct{}, 1),
 	}
 	l.turn <- struct{}{}
@@ -56,8 +53,14 @@ func open(_ context.Context, c Config, d backend.Deps) (backend.Backend, error) 
 type lambda struct {
 	config   Config
 	api      *client
-	launches *pace
+	launches *turns
 	turn     chan struct{} // holds a token while nobody launches or tidies
+}
+
+// Account implements backend.AccountBackend. Lambda tells no id of an account.
+func (l *lambda) Account() string {
+	sum := sha256.Sum256([]byte(Name + " " + l.config.Creds.APIKey.Reveal()))
+	return "key-" + hex.EncodeToString(sum[:8])
 }
 
 // Privileged implements backend.PrivilegedBackend.
@@ -69,16 +72,11 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 	if err != nil {
 		return backend.Instance{}, err
 	}
-	at, err := l.launches.take(launchPatience)
-	if err != nil {
+	if err := l.launches.take(req.Token); err != nil {
 		return backend.Instance{}, err
 	}
 	launched := false
-	defer func() {
-		if !launched {
-			l.launches.giveBack(at)
-		}
-	}()
+	defer func() { l.launches.giveBack(req.Token, launched) }()
 	if err := l.lock(ctx); err != nil {
 		return backend.Instance{}, err
 	}
@@ -89,12 +87,11 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 	if body.Keys, err = l.ensureKey(ctx, req); err != nil {
 		return backend.Instance{}, fmt.Errorf("provide the SSH key: %w", err)
 	}
-	if err := l.launches.until(ctx, at); err != nil {
+	if err := until(ctx, l.launches.open()); err != nil {
 		return backend.Instance{}, err
 	}
 	launched = true
 	id, err := l.api.launch(ctx, body)
-	l.launches.done()
 	if errors.Is(err, backend.ErrNotFound) {
 		err = l.missing(ctx, body, err)
 	}
@@ -111,7 +108,7 @@ func (l *lambda) made(ctx context.Context, req backend.CreateRequest) (*instance
 		return nil, fmt.Errorf("look for an earlier attempt: %w", err)
 	}
 	for _, i := range all {
-		if intent := i.tag(backend.TagIntent); intent == req.Token || intent == "" && i.Name == req.Name {
+		if i.mark().Of(req.Token, req.Name) {
 			return &i, nil
 		}
 	}
@@ -171,7 +168,7 @@ func (l *lambda) List(ctx context.Context, serverID string) ([]backend.Owned, er
 		}
 		v := view(&i)
 		owned = append(owned, backend.Owned{
-			Kind: backend.InstanceResource, Ref: v.Ref, IntentID: i.tag(backend.TagIntent), Name: i.Name, State: v.State, Price: v.Price,
+			Mark: v.Mark, Kind: backend.InstanceResource, Ref: v.Ref, State: v.State, Price: v.Price,
 		})
 	}
 	return owned, nil
@@ -183,7 +180,8 @@ func view(i *instance) backend.Instance {
 		return backend.Instance{}
 	}
 	v := backend.Instance{
-		Ref: backend.Ref{Region: i.Region.Name, ID: i.ID}, Hostname: i.IP, InternalIP: i.PrivateIP,
+		Mark: i.mark(),
+		Ref:  backend.Ref{Region: i.Region.Name, ID: i.ID}, Hostname: i.IP, InternalIP: i.PrivateIP,
 		Username: username, Price: float64(max(i.Type.Cents, 0)) / 100,
 	}
 	v.State, v.Message = state(i.Status, i.IP != "")
@@ -231,6 +229,7 @@ func (l *lambda) lock(ctx context.Context) error {
 func (l *lambda) unlock() { l.turn <- struct{}{} }
 
 var (
+	_ backend.AccountBackend    = (*lambda)(nil)
 	_ backend.TidyBackend       = (*lambda)(nil)
 	_ backend.PrivilegedBackend = (*lambda)(nil)
 )

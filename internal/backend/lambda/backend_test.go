@@ -108,28 +108,42 @@ func bubble(t *testing.T, run func(t *testing.T, a *account, b *lambda)) {
 	})
 }
 
-// TestLaunchBurst asks for more launches than the limit lets through in two minutes.
+// TestLaunchBurst asks for more launches than the limit lets through in two minutes: those that
+// are near enough are told when to come back, and find their turn then.
 func TestLaunchBurst(t *testing.T) {
 	bubble(t, func(t *testing.T, a *account, b *lambda) {
 		var wg sync.WaitGroup
-		errs := make([]error, 20)
-		for i := range errs {
-			wg.Go(func() { _, errs[i] = b.Create(t.Context(), request(fmt.Sprint("t", i), "gpu_1x_a10")) })
+		var mu sync.Mutex
+		launched, refused, early := 0, 0, 0
+		for i := range 20 {
+			wg.Go(func() {
+				for tries := 0; ; tries++ {
+					_, err := b.Create(t.Context(), request(fmt.Sprint("t", i), "gpu_1x_a10"))
+					limit, limited := errors.AsType[*backend.RateLimitedError](err)
+					if limited && limit.After <= turnPatience {
+						time.Sleep(limit.After)
+						continue
+					}
+					mu.Lock()
+					switch {
+					case err == nil:
+						launched++
+					case limited:
+						refused++
+					default:
+						t.Errorf("Create = %v", err)
+					}
+					if tries > 3 {
+						early++
+					}
+					mu.Unlock()
+					return
+				}
+			})
 		}
 		wg.Wait()
-		launched, limited := 0, 0
-		for _, err := range errs {
-			switch _, ok := errors.AsType[*backend.RateLimitedError](err); {
-			case err == nil:
-				launched++
-			case ok:
-				limited++
-			default:
-				t.Errorf("Create = %v", err)
-			}
-		}
-		if launched != 11 || limited != 9 || len(a.machines) != launched {
-			t.Errorf("%d launched, %d told to wait, %d machines; want 11, 9 and 11", launched, limited, len(a.machines))
+		if launched != 10 && launched != 11 || launched+refused != 20 || len(a.machines) != launched || early > 0 {
+			t.Errorf("%d launched, %d refused, %d machines, %d came back too often; want 10 or 11 of 20", launched, refused, len(a.machines), early)
 		}
 		if a.throttled > 0 {
 			t.Errorf("Lambda had to throttle %d requests", a.throttled)

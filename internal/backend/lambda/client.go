@@ -110,6 +110,10 @@ func (i instance) tag(key string) string {
 	return ""
 }
 
+func (i instance) mark() backend.Mark {
+	return backend.Mark{IntentID: i.tag(backend.TagIntent), Name: i.Name}
+}
+
 type sshKey struct {
 	ID     string `json:"id"`
 	Name   string `json:"name"`

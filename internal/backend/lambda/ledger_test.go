@@ -74,21 +74,73 @@ func TestLedger(t *testing.T) {
 	}
 }
 
-func life(t *testing.T, spec *openapi.Spec, db *store.DB, seed uint64) {
-	a := newAccount()
-	stranger := a.add("us-west-1", "gpu_1x_a10", "mine", "laptop", []any{})
-	net := &storm{next: direct{a.serve(t, spec)}, rnd: rand.New(rand.NewPCG(seed, 1)), share: 0.3}
+// begin starts a ledger with one backend.
+func begin(t *testing.T, db *store.DB, b backend.Backend) *ledger.Ledger {
+	t.Helper()
 	e, err := engine.New(engine.Config{DB: db, Log: quiet(), Owner: "x", Bus: &enginetest.Bus{}, Drain: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	l, err := ledger.New(ledger.Config{
-		DB: db, Engine: e, Clouds: cloud{openAt(t, goodKey, "", net, quiet())}, Log: quiet(), OnChange: func(string, string) {},
+		DB: db, Engine: e, Clouds: cloud{b}, Log: quiet(), OnChange: func(string, string) {},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	enginetest.Start(t, e)
+	return l
+}
+
+// wish is for one machine.
+func wish() ledger.Intent {
+	return ledger.Intent{
+		Kind: backend.InstanceResource, Backend: Name, Region: "us-east-1", ProjectID: "p", OwnerKind: "instance", OwnerID: "i", Name: "n",
+		Create: &backend.CreateRequest{Project: "main", Offer: offer.Offer{Region: "us-east-1", Instance: "gpu_1x_a10"}, SSHKeys: []string{"ssh-ed25519 AAAAC3NzaC1l p"}},
+	}
+}
+
+// TestWithdrawn takes back wishes while they wait for Lambda's limit: nothing is launched for them.
+func TestWithdrawn(t *testing.T) {
+	spec := openapi.Load(t, "testdata/openapi.json.gz")
+	path := storetest.Path(t)
+	synctest.Test(t, func(t *testing.T) {
+		a, db := newAccount(), storetest.Open(t, path)
+		l := begin(t, db, openAt(t, goodKey, "", direct{a.serve(t, spec)}, quiet()))
+		err := db.Write(t.Context(), func(tx *store.Tx) error {
+			for range 8 {
+				if _, err := l.Intend(t.Context(), tx, wish()); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(25 * time.Second)
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.ExecContext(t.Context(), `UPDATE intent SET wanted = FALSE, idle = FALSE, version = version + 1`)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(10 * time.Minute)
+		if n := a.capacity["gpu_1x_a10"]; n != 998 {
+			t.Errorf("%d machines were launched, want the 2 of before", 1000-n)
+		}
+		var open int
+		if err := db.Read().QueryRowContext(t.Context(), `SELECT count(*) FROM intent WHERE state <> 'gone'`).Scan(&open); err != nil || open != 0 {
+			t.Errorf("%d intents are left, %v", open, err)
+		}
+	})
+}
+
+func life(t *testing.T, spec *openapi.Spec, db *store.DB, seed uint64) {
+	a := newAccount()
+	stranger := a.add("us-west-1", "gpu_1x_a10", "mine", "laptop", []any{})
+	net := &storm{next: direct{a.serve(t, spec)}, rnd: rand.New(rand.NewPCG(seed, 1)), share: 0.3}
+	l := begin(t, db, openAt(t, goodKey, "", net, quiet()))
 	write := func(fn func(tx *store.Tx) error) {
 		t.Helper()
 		if err := db.Write(t.Context(), fn); err != nil {
@@ -99,10 +151,7 @@ func life(t *testing.T, spec *openapi.Spec, db *store.DB, seed uint64) {
 	pauses := rand.New(rand.NewPCG(seed, 2)) // the storm's is used by others
 	for range 12 {
 		write(func(tx *store.Tx) error {
-			id, err := l.Intend(t.Context(), tx, ledger.Intent{
-				Kind: backend.InstanceResource, Backend: Name, Region: "us-east-1", ProjectID: "p", OwnerKind: "instance", OwnerID: "i", Name: "n",
-				Create: &backend.CreateRequest{Project: "main", Offer: offer.Offer{Region: "us-east-1", Instance: "gpu_1x_a10"}, SSHKeys: []string{"ssh-ed25519 AAAAC3NzaC1l p"}},
-			})
+			id, err := l.Intend(t.Context(), tx, wish())
 			ids = append(ids, id)
 			return err
 		})

@@ -2,49 +2,50 @@ package lambda
 
 import (
 	"errors"
-	"net/http"
-	"sync"
-	"sync/atomic"
+	"fmt"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"dstack/internal/backend"
-	"dstack/internal/backend/backendtest/openapi"
-	"dstack/internal/offer"
 )
 
-// shaky loses the first requests.
-type shaky struct {
-	direct
-	lost atomic.Int32 // so many more
-}
-
-func (s *shaky) RoundTrip(r *http.Request) (*http.Response, error) {
-	if s.lost.Add(-1) >= 0 {
-		return nil, errors.New("connection reset")
-	}
-	return s.direct.RoundTrip(r)
-}
-
-// What is sent again takes a turn like any request: else it takes that of another, which Lambda
-// throttles, and which is sent again too.
-func TestRepeatsTakeTurns(t *testing.T) {
-	spec := openapi.Load(t, "testdata/openapi.json.gz")
+// TestTurns has launches that last, and one that is given up.
+func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := newAccount()
-		base := &shaky{direct: direct{a.serve(t, spec)}}
-		base.lost.Store(2)
-		b := openAt(t, goodKey, "", backend.NewTransport(backend.TransportConfig{Base: base, Log: quiet(), Version: "test"}), quiet())
-		var wg sync.WaitGroup
-		errs := make([]error, 2)
-		wg.Go(func() { _, errs[0] = b.Offers(t.Context(), offer.Query{}) })
-		wg.Go(func() { _, errs[1] = b.List(t.Context(), "s1") })
-		wg.Wait()
-		if err := errors.Join(errs...); err != nil {
-			t.Error(err)
+		q := &turns{every: 12 * time.Second}
+		want := func(token string, wait time.Duration) {
+			t.Helper()
+			err := q.take(token)
+			limit, _ := errors.AsType[*backend.RateLimitedError](err)
+			if wait == 0 && err != nil || wait != 0 && (limit == nil || limit.After != wait) {
+				t.Errorf("take(%s) = %v, want a wait of %v", token, err, wait)
+			}
 		}
-		if a.throttled > 0 {
-			t.Errorf("Lambda had to throttle %d requests", a.throttled)
+		want("a", 0)
+		want("b", 12*time.Second)
+		want("c", 24*time.Second)
+		time.Sleep(12 * time.Second)
+		want("b", 12*time.Second) // a still launches
+		time.Sleep(8 * time.Second)
+		q.giveBack("a", true)
+		time.Sleep(4 * time.Second)
+		want("b", 8*time.Second)
+		want("d", 32*time.Second)
+		time.Sleep(8 * time.Second)
+		want("b", 0)
+		q.giveBack("b", false) // found what it made before
+		time.Sleep(12 * time.Second)
+		want("c", 0)
+		q.giveBack("c", true)
+		time.Sleep(25 * time.Second) // d does not come
+		want("e", 0)
+		q.giveBack("e", true)
+		for i := range 10 {
+			want(fmt.Sprint("f", i), time.Duration(i+1)*12*time.Second)
+		}
+		for range 2 { // too far away to be kept
+			want("g", 132*time.Second)
 		}
 	})
 }

@@ -58,6 +58,10 @@ type meta struct {
 	Created time.Time         `json:"created"`
 }
 
+func (m meta) mark() backend.Mark {
+	return backend.Mark{IntentID: m.Tags[backend.TagIntent], Name: m.Name}
+}
+
 // startTimeout is how long an agent may take until it answers.
 const startTimeout = 20 * time.Second
 
@@ -239,7 +243,7 @@ func (l *local) Describe(ctx context.Context, ref backend.Ref) (backend.Instance
 }
 
 func instance(m meta, home string) backend.Instance {
-	return backend.Instance{Ref: backend.Ref{Region: Name, ID: m.Token}, State: backend.StateRunning, Hostname: "127.0.0.1", InternalIP: "127.0.0.1",
+	return backend.Instance{Mark: m.mark(), Ref: backend.Ref{Region: Name, ID: m.Token}, State: backend.StateRunning, Hostname: "127.0.0.1", InternalIP: "127.0.0.1",
 		Username: "root", Socket: socket(home), CreatedAt: m.Created}
 }
 
@@ -325,7 +329,7 @@ func (l *local) List(_ context.Context, serverID string) ([]backend.Owned, error
 		if m.Tags[backend.TagServer] != serverID {
 			continue
 		}
-		owned = append(owned, backend.Owned{Kind: backend.InstanceResource, Ref: backend.Ref{Region: Name, ID: m.Token}, IntentID: m.Tags[backend.TagIntent], Name: m.Name, State: backend.StateRunning, CreatedAt: m.Created})
+		owned = append(owned, backend.Owned{Kind: backend.InstanceResource, Ref: backend.Ref{Region: Name, ID: m.Token}, Mark: m.mark(), State: backend.StateRunning, CreatedAt: m.Created})
 	}
 	return owned, nil
 }

@@ -1,0 +1,175 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"dstack/internal/backend"
+)
+
+// Whose word counts. A resource is that of an intent once Describe or List has shown it with
+// the intent's mark: what a Create answered may be somebody else's, and is neither used nor
+// deleted before. And that something is not there is evidence from the account alone in which it
+// was: another account never lists it.
+
+const (
+	// otherAccount is the message of an intent whose resource the present credentials do not
+	// know, while others did.
+	otherAccount = "the backend's present credentials do not show it, and may be of another account than those it was made with: put the old ones back, or ones of the same account"
+	// accountPause is when to look again then; a change of the backend does not wake intents, the
+	// sweep after it does.
+	accountPause = 5 * time.Minute
+	// maxAccounts bounds what an intent remembers: keys of one account that were changed.
+	maxAccounts = 8
+	// maxKin bounds the intents that tell whether two credentials are of one account.
+	maxKin = 1000
+)
+
+var (
+	errForeign   = errors.New("it is not marked as ours")
+	errElsewhere = errors.New(otherAccount)
+)
+
+const selectMade = `
+SELECT ` + columns + ` FROM intent
+WHERE  project_id = $1 AND backend = $2 AND resource_id <> ''
+ORDER  BY created_at DESC, id LIMIT $3`
+
+// witness is who says something about a resource.
+type witness struct {
+	account string // [backend.AccountOf]
+	kin     bool   // it has shown what an account of the intent has shown, so it is the same one
+}
+
+// witness weighs what a backend will say about r.
+func (l *Ledger) witness(ctx context.Context, r Record, b backend.Backend) (witness, error) {
+	w := witness{account: backend.AccountOf(b)}
+	if r.spoken(w.account) {
+		return w, nil
+	}
+	made, err := scanAll(l.DB.Read().QueryContext(ctx, selectMade, r.ProjectID, r.Backend, maxKin))
+	w.kin = slices.ContainsFunc(made, func(m Record) bool { return kin(m, w.account, r.Doc.Accounts) })
+	return w, err
+}
+
+// kin reports whether m was seen with an account and with one of others.
+func kin(m Record, account string, others []string) bool {
+	return slices.Contains(m.Doc.Accounts, account) &&
+		slices.ContainsFunc(m.Doc.Accounts, func(a string) bool { return slices.Contains(others, a) })
+}
+
+// spoken reports whether an account asked for the resource or has shown it. Without accounts
+// there is nothing to mix up.
+func (r Record) spoken(account string) bool {
+	return account == "" || len(r.Doc.Accounts) == 0 || slices.Contains(r.Doc.Accounts, account)
+}
+
+// heard remembers an account that asked for the resource or has shown it.
+func (r *Record) heard(account string) {
+	if account == "" || slices.Contains(r.Doc.Accounts, account) {
+		return
+	}
+	all := append(slices.Clone(r.Doc.Accounts), account)
+	r.Doc.Accounts = all[max(0, len(all)-maxAccounts):]
+}
+
+func (r Record) believes(w witness) bool { return w.kin || r.spoken(w.account) }
+
+// proven reports whether the resource was shown as ours, by the account that is asked now.
+func (r Record) proven(w witness) bool { return r.believes(w) && !r.Doc.SeenAt.IsZero() }
+
+// weigh turns the answer to a Describe into what it proves: errForeign and errElsewhere are no
+// news of the resource.
+func (r *Record) weigh(w witness, inst backend.Instance, err error) error {
+	switch {
+	case errors.Is(err, backend.ErrNotFound) && !r.believes(w):
+		return errElsewhere
+	case err != nil:
+		return err
+	case inst.Of(r.ID, r.requested()):
+		r.heard(w.account)
+		return nil
+	case r.proven(w):
+		return nil
+	case r.believes(w):
+		return errForeign
+	}
+	return errElsewhere
+}
+
+// requested is the name under which the resource was asked for.
+func (r Record) requested() string {
+	switch {
+	case r.Doc.Create != nil:
+		return r.Doc.Create.Name
+	case r.Doc.Volume != nil:
+		return r.Doc.Volume.Name
+	case r.Doc.Placement != nil:
+		return r.Doc.Placement.Name
+	}
+	return ""
+}
+
+// disown forgets what a Create named: whether it made something of ours has to be looked up.
+func (r *Record) disown(now time.Time) time.Time {
+	r.Doc.Message = "the provider answered with " + r.Doc.Instance.Ref.ID + ", which is not marked as ours"
+	r.State, r.Doc.Instance, r.BilledFrom = Unknown, backend.Instance{}, time.Time{}
+	r.Doc.DescribedAt, r.Doc.MissingAt, r.Doc.DeletingAt, r.Doc.Taken, r.Doc.Tries = time.Time{}, time.Time{}, time.Time{}, false, 1
+	return now
+}
+
+// astray notes that only another account than the present one knows the resource.
+func (r *Record) astray(now time.Time) time.Time {
+	r.Doc.Message = otherAccount
+	return now.Add(accountPause)
+}
+
+// Astray reports whether the resource is unknown to the backend's present credentials, which may
+// be of another account than those it was made with.
+func (r Record) Astray() bool { return r.Doc.Message == otherAccount && r.State != Gone }
+
+// verified stores what became of the question whose the resource is, before its deletion.
+func (r *Record) verified(now time.Time, w witness, inst backend.Instance, err error, settle time.Duration) time.Time {
+	switch err := r.weigh(w, inst, err); {
+	case errors.Is(err, errForeign):
+		return r.disown(now)
+	case errors.Is(err, errElsewhere):
+		return r.astray(now)
+	case err == nil && inst.State != backend.StateGone:
+		r.see(now, inst)
+		return now
+	default:
+		return r.terminated(now, err, inst, err, settle)
+	}
+}
+
+const selectOfAccount = `
+SELECT ` + columns + ` FROM intent
+WHERE  project_id = $1 AND backend = $2 AND state <> 'gone' AND state <> 'intended'
+ORDER  BY created_at, id`
+
+// Uncovered lists what may cost money in an account and what b, with other credentials, does not
+// show: none when b is of the same account. It changes nothing.
+func (l *Ledger) Uncovered(ctx context.Context, a Account, b backend.Backend) ([]Record, error) {
+	live, err := scanAll(l.DB.Read().QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
+	if err != nil {
+		return nil, fmt.Errorf("list what exists in %s: %w", a.id(), err)
+	}
+	account := backend.AccountOf(b)
+	live = slices.DeleteFunc(live, func(r Record) bool { return r.Doc.Accounts != nil && r.spoken(account) })
+	if len(live) == 0 || account == "" {
+		return nil, nil
+	}
+	owned, err := l.list(ctx, b, a, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	shown := func(r Record) bool { return find(owned, r) != nil }
+	if slices.ContainsFunc(live, shown) { // so it is the same account, and what it lacks is gone
+		return nil, nil
+	}
+	return live, nil
+}
