@@ -20,7 +20,7 @@ type DoctorResource struct {
 	Region  string `json:"region"`
 	ID      string `json:"id"`      // the provider's, "" while not known
 	State   string `json:"state"`   // of the ledger: intended, unknown, created, deleting
-	Verdict string `json:"verdict"` // confirmed, expected, unconfirmed, ending, unexplained
+	Verdict string `json:"verdict"` // confirmed, expected, unconfirmed, broken, ending, unexplained
 	// Debt says that it is unknown or cannot be deleted for longer than normal.
 	Debt      bool    `json:"debt"`
 	HourlyUSD float64 `json:"hourly_usd"`

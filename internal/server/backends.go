@@ -63,8 +63,12 @@ func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, 
 	case !create && !known:
 		return api.NotExists("")
 	}
-	if err := s.clouds.check(ctx, c, loc...); err != nil {
+	b, err := s.clouds.check(ctx, c, loc...)
+	if err != nil {
 		return invalidBackend(err)
+	}
+	if err := s.covered(ctx, ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()}, b); err != nil {
+		return err
 	}
 	data, err := json.Marshal(c)
 	if err != nil {
@@ -93,6 +97,36 @@ ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Proje
 		return s.fleets.EnsureLocal(ctx, sc)
 	}
 	return nil
+}
+
+// maxNamed bounds the resources that a refusal names.
+const maxNamed = 5
+
+// covered refuses credentials that do not show what exists and may cost money: with them nothing
+// could be deleted any more.
+func (s *Server) covered(ctx context.Context, a ledger.Account, b backend.Backend) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
+	defer cancel()
+	missed, err := s.ledger.Uncovered(ctx, a, b)
+	if err != nil {
+		return invalidBackend(fmt.Errorf("the provider does not say what exists with these credentials: %w", err))
+	}
+	if len(missed) == 0 {
+		return nil
+	}
+	var names []string
+	for _, r := range missed[:min(len(missed), maxNamed)] {
+		id := r.Instance().Ref.ID
+		if id == "" {
+			id = "asked for, its id is not known yet"
+		}
+		names = append(names, fmt.Sprintf("%s %s in %s", r.Kind, id, r.Region))
+	}
+	if more := len(missed) - len(names); more > 0 {
+		names = append(names, fmt.Sprintf("%d more", more))
+	}
+	return api.Invalid("These credentials of backend %s seem to be of another account: they do not show what was made with the present ones and may cost money (%s). "+
+		"Delete it first and wait until `dstack server doctor` shows it no more, or use credentials of the same account.", a.Backend, strings.Join(names, "; "))
 }
 
 // invalidBackend makes the fields of a refused configuration known to the client.

@@ -8,6 +8,10 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/backend"
+	"dstack/internal/ledger"
+	"dstack/internal/store"
 )
 
 // lambdaStub is as much of a provider as checking credentials needs. It notes when it is
@@ -72,6 +76,55 @@ func TestBackendConfigurations(t *testing.T) {
 	if got.Status != 200 || s.clouds.has(mainID(t, s), "lambda") || !tidied.Load() {
 		t.Errorf("delete: %d %s, asked to tidy: %v", got.Status, got.Body, tidied.Load())
 	}
+}
+
+// TestCredentialsOfAnotherAccount changes a key while a machine may cost money: one that does not
+// show it is refused, one that does is taken, and so is any when nothing is left.
+func TestCredentialsOfAnotherAccount(t *testing.T) {
+	s := newServer(t)
+	intent := ""
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		machines := `{"data": []}`
+		if r.Header.Get("Authorization") != "Bearer other" && intent != "" {
+			machines = `{"data": [{"id": "m1", "name": "n", "status": "active", "region": {"name": "us-east-1"}, "tags": [
+				{"key": "dstack-server", "value": "` + s.db.ServerID() + `"}, {"key": "dstack-intent", "value": "` + intent + `"}]}]}`
+		}
+		answers := map[string]string{"/api/v1/instances": machines, "/api/v1/instance-types": `{"data": {}}`, "/api/v1/ssh-keys": `{"data": []}`}
+		_, _ = w.Write([]byte(answers[r.URL.Path])) // the client may be gone
+	}))
+	t.Cleanup(srv.Close)
+	s.clouds.endpoints["lambda"] = srv.URL
+	save := func(what, key string, status int, want string) {
+		t.Helper()
+		got := s.call(t, http.MethodPost, "/api/project/main/backends/"+what, adminToken, map[string]any{"type": "lambda", "creds": map[string]any{"api_key": key}})
+		if got.Status != status || !strings.Contains(string(got.Body), want) {
+			t.Errorf("%s with key %s: %d %s, want %d with %q", what, key, got.Status, got.Body, status, want)
+		}
+	}
+	save("create", "good", 200, "")
+	err := s.db.Write(t.Context(), func(tx *store.Tx) (err error) {
+		intent, err = s.ledger.Intend(t.Context(), tx, ledger.Intent{Kind: backend.InstanceResource, Backend: "lambda", Region: "us-east-1", ProjectID: mainID(t, s), Create: &backend.CreateRequest{}})
+		if err == nil {
+			_, err = tx.ExecContext(t.Context(), `UPDATE intent SET state = 'created', resource_id = 'm1' WHERE id = $1`, intent)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	save("update", "other", 400, "seem to be of another account")
+	if c, _ := s.clouds.settings(mainID(t, s), "lambda"); c["creds"].(map[string]any)["api_key"] != "good" {
+		t.Errorf("refused, but in use: %v", c)
+	}
+	save("update", "good-too", 200, "")
+	err = s.db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `UPDATE intent SET state = 'gone' WHERE id = $1`, intent)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	save("update", "other", 200, "")
 }
 
 func mainID(t *testing.T, s *Server) string {

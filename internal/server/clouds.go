@@ -80,30 +80,30 @@ const checkTimeout = 20 * time.Second
 // errUnchecked says that a provider could not be asked about credentials.
 var errUnchecked = errors.New("the provider does not say whether it takes these credentials")
 
-// check reads a configuration and asks the provider whether it takes its credentials. loc
-// begins the paths of errors about the form.
-func (c *clouds) check(ctx context.Context, written settings, loc ...any) error {
+// check reads a configuration, asks the provider whether it takes its credentials and returns
+// the backend, which is not in use. loc begins the paths of errors about the form.
+func (c *clouds) check(ctx context.Context, written settings, loc ...any) (backend.Backend, error) {
 	t := c.types[written.backend()]
 	cfg, err := decodeSettings(t, written, loc...)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b, err := c.start(ctx, t, cfg)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	checker, ok := b.(backend.CheckBackend)
 	if !ok {
-		return nil
+		return b, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
 	defer cancel()
 	err = checker.Check(ctx)
 	_, invalid := errors.AsType[*backend.InvalidError](err)
 	if err == nil || invalid || errors.Is(err, backend.ErrAuth) {
-		return err
+		return b, err
 	}
-	return fmt.Errorf("%w: %w", errUnchecked, err)
+	return nil, fmt.Errorf("%w: %w", errUnchecked, err)
 }
 
 func (c *clouds) start(ctx context.Context, t backend.Type, cfg any) (backend.Backend, error) {

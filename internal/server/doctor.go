@@ -33,7 +33,7 @@ func (s *Server) doctor(ctx context.Context, _ user.User, _ struct{}) (api.Docto
 			r.CostUSD = f.Price * now.Sub(f.BilledFrom).Hours()
 		}
 		out.HourlyUSD += f.Price
-		if f.Verdict == ledger.Unconfirmed || f.Verdict == ledger.Unexplained || f.Debt {
+		if f.Verdict == ledger.Unconfirmed || f.Verdict == ledger.Unexplained || f.Verdict == ledger.Broken || f.Debt {
 			out.UnconfirmedUSD += f.Price
 		}
 		out.Resources = append(out.Resources, r)

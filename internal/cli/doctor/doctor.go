@@ -75,7 +75,7 @@ func doubts(d api.Doctor) int {
 }
 
 func doubtful(r api.DoctorResource) bool {
-	return r.Debt || r.Verdict == "unconfirmed" || r.Verdict == "unexplained"
+	return r.Debt || r.Verdict == "unconfirmed" || r.Verdict == "unexplained" || r.Verdict == "broken"
 }
 
 func show(p *program.Program, d api.Doctor) {

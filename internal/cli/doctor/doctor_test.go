@@ -23,6 +23,8 @@ func TestDoctor(t *testing.T) {
 	}
 	stray := machine
 	stray.ID, stray.Name, stray.Verdict = "i-2", "", "unexplained"
+	broken := machine
+	broken.Verdict, broken.Message = "broken", "record x is broken"
 	group := machine
 	group.Kind, group.Name, group.ID, group.HourlyUSD, group.CostUSD = "placement", "gpu", "pg-1", 0, 0
 	for name, tt := range map[string]struct {
@@ -60,6 +62,15 @@ In all $2.5 per hour, of which $2.5 could not be confirmed.
 Backend aws of project main could not be asked: no answer
 `,
 			err: "2 of 2 need a look",
+		},
+		"a broken record": {
+			doctor: api.Doctor{Resources: []api.DoctorResource{broken}, HourlyUSD: 2.5, UnconfirmedUSD: 2.5},
+			want: ` PROJECT  FOR    KIND      BACKEND             RESOURCE  STATE   PRICE/H  COST  CREATED  REMARK
+ main     gpu-0  instance  lambda (us-west-1)  i-1       broken  $2.5     $5    now      record x is broken
+
+In all $2.5 per hour, of which $2.5 could not be confirmed.
+`,
+			err: "1 of 1 need a look",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
