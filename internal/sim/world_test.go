@@ -96,6 +96,9 @@ func newTemplate(t *testing.T) template {
 	tp.config = fmt.Appendf(nil, "projects:\n  - name: main\n    backends:\n      - type: crusoe\n      - type: nebius\nencryption:\n  keys:\n    - type: aes\n      name: key1\n      secret: %s\n", crypt.NewSecret())
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 0, template{config: tp.config})
+		for _, name := range cloudNames { // asked what they offer as soon as a server starts
+			w.addCloud(fake.Config{Name: name})
+		}
 		w.start()
 		w.stop()
 		w.checks.stop()
