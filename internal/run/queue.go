@@ -178,6 +178,7 @@ func wish(g *gang) scheduler.Gang {
 		a.Jobs = append(a.Jobs, scheduler.Want{Job: j.ID, Requirements: j.Data.Spec.Requirements})
 	}
 	a.Key = key(a)
+	a.Run = g.run.Name
 	return a
 }
 

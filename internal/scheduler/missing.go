@@ -119,7 +119,7 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 	}
 	where := "fleet " + quoted(names, "or")
 	if later {
-		return Verdict{Gang: g.ID, Reasons: []string{waiting(g, where)}, Later: true}
+		return Verdict{Gang: g.ID, Reasons: []string{waiting(g, where, p.keptFor(g, fleets, shares))}, Later: true}
 	}
 	var why string
 	switch {
@@ -139,9 +139,25 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 	return Verdict{Gang: g.ID, Reasons: append([]string{why}, p.facts(g, false)...)}
 }
 
-// waiting tells of a gang that hosts would do for which are in use.
-func waiting(g *Gang, where string) string {
+// keptFor is the run ahead for which hosts are kept that would do now, "" when there are none.
+func (p *placer) keptFor(g *Gang, fleets []int, shares [][]int) string {
+	for _, f := range fleets {
+		for _, i := range p.inFleet[f] {
+			if n := shares[0][i]; n > 0 && p.kept[i].blocks >= n {
+				return p.kept[i].run
+			}
+		}
+	}
+	return ""
+}
+
+// waiting tells of a gang that hosts would do for which are in use, or kept for a run ahead.
+func waiting(g *Gang, where, ahead string) string {
 	switch {
+	case ahead != "" && !g.Patient:
+		return fmt.Sprintf("The free instances of %s that fit are kept for run '%s', which is ahead. With `retry` the run waits for them", where, ahead)
+	case ahead != "":
+		return fmt.Sprintf("Waits behind run '%s', for which the free instances of %s are kept", ahead, where)
 	case !g.Patient:
 		return fmt.Sprintf("The instances of %s that fit are in use. With `retry` the run waits for them", where)
 	case len(g.Jobs) > 1:

@@ -29,6 +29,8 @@ type Gang struct {
 	Reuse bool
 	// Patient gangs wait for their turn: what they could use is kept from those behind them.
 	Patient bool
+	// Run is the name of the run, for what those behind it are told.
+	Run string
 }
 
 // Want is what one job of a gang needs.
@@ -142,10 +144,17 @@ func Place(queue []Gang, s Supply) []Verdict {
 type placer struct {
 	Supply
 	free    []int                 // blocks of each host that later gangs may use
+	kept    map[int]kept          // free blocks of hosts that wait for a gang
 	room    []int                 // of each fleet
 	inFleet [][]int               // hosts of each fleet
 	byKey   map[string][]int      // see shares
 	queues  map[string]*hostQueue // of gangs with one job, by key and fleet
+}
+
+// kept are free blocks that later gangs may not use.
+type kept struct {
+	blocks int
+	run    string
 }
 
 // hostQueue lists the hosts that fit a job, best first. What it skipped once is skipped
@@ -155,7 +164,7 @@ type hostQueue struct{ hosts []int }
 func newPlacer(s Supply) *placer {
 	p := &placer{
 		Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
-		byKey: map[string][]int{}, queues: map[string]*hostQueue{},
+		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{},
 	}
 	index := make(map[string]int, len(s.Fleets))
 	for i, f := range s.Fleets {
@@ -505,7 +514,8 @@ func (p *placer) hold(g *Gang) {
 		}
 		for _, i := range p.inFleet[f] {
 			for j := range g.Jobs {
-				if shares[j][i] > 0 {
+				if shares[j][i] > 0 && p.free[i] > 0 {
+					p.kept[i] = kept{p.free[i], g.Run}
 					p.free[i] = 0
 				}
 			}

@@ -297,3 +297,21 @@ func BenchmarkPlaceWide(b *testing.B) {
 	}
 	b.ReportMetric(float64(len(queue))*float64(b.N)/b.Elapsed().Seconds(), "decisions/s")
 }
+
+// TestPlaceTellsWhatIsKept has a run behind a gang that waits, while instances are free.
+func TestPlaceTellsWhatIsKept(t *testing.T) {
+	head, patient, hasty := asks("x", 2, 1), asks("y", 1, 1), asks("z", 1, 1)
+	hasty.Patient = false
+	head.Run, patient.Key, hasty.Key = "train", "y", "z"
+	hosts := []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}
+	got := Place([]Gang{head, patient, hasty}, Supply{Fleets: []Fleet{cluster("f")}, Hosts: hosts})
+	for n, want := range []string{
+		"Waits until 2 instances of fleet 'f' are free at the same time",
+		"Waits behind run 'train', for which the free instances of fleet 'f' are kept",
+		"The free instances of fleet 'f' that fit are kept for run 'train', which is ahead. With `retry` the run waits for them",
+	} {
+		if got[n].Why != want {
+			t.Errorf("verdict %d: %q, want %q", n, got[n].Why, want)
+		}
+	}
+}
