@@ -98,7 +98,11 @@ func (w *world) populate(rnd *rand.Rand) {
 				mix.Shares[k] = rnd.Float64() * 0.15
 			}
 		}
-		cloud.Misbehave(rnd.Uint64(), mix)
+		seed := rnd.Uint64()
+		if seed%3 == 0 { // answers that name a stranger's machine, which has to live on
+			mix.Shares[fake.Misnaming] = 0.1
+		}
+		cloud.Misbehave(seed, mix)
 	}
 	for n := range rnd.IntN(4) {
 		name := fmt.Sprintf("host%d.example", n)
