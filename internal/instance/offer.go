@@ -52,7 +52,16 @@ func short(s string) string {
 // next chooses the best offer that was not tried yet, at most limit of them, 0 for the usual; it
 // ends an instance for which there is none.
 func (d *Decision) next(now time.Time, ask scheduler.Ask, offers []api.InstanceOffer, limit int) (api.InstanceOffer, bool) {
-	data := d.Instance.Data
+	data, whole := d.Instance.Data, 0
+	if d.Instance.Blocks != 1 {
+		offers = slices.DeleteFunc(slices.Clone(offers), func(o api.InstanceOffer) bool {
+			_, err := splitBlocks(d.Instance.Blocks, data.AutoBlocks, o.Instance.Resources)
+			if err != nil && o.Availability.Usable() && scheduler.Fits(ask.Requirements, ask.Profile, o) == "" {
+				whole++
+			}
+			return err != nil
+		})
+	}
 	limited := len(data.Tried)-data.Skipped >= cmp.Or(limit, maxOffers) || data.Skipped >= maxSkipped
 	if !limited {
 		if o, ok := scheduler.Next(ask, offers, data.Tried); ok {
@@ -65,7 +74,11 @@ func (d *Decision) next(now time.Time, ask scheduler.Ask, offers []api.InstanceO
 			fits++
 		}
 	}
-	d.end(now, api.InstanceNoOffers, noOffers(d.Instance, max(fits, len(data.Tried)), limited))
+	why := noOffers(d.Instance, max(fits, len(data.Tried)), limited)
+	if len(data.Tried) == 0 && whole > 0 {
+		why = fmt.Sprintf("The CPUs and GPUs of none of the %d offers that fit in fleet '%s' can be divided into %d `blocks`.", whole, fleetOf(d.Instance.Name), d.Instance.Blocks)
+	}
+	d.end(now, api.InstanceNoOffers, why)
 	return api.InstanceOffer{}, false
 }
 

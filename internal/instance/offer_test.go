@@ -23,10 +23,13 @@ func TestNext(t *testing.T) {
 		limit   int
 		outcome func(n int) Machine // of the n-th attempt; created ends
 		tried   int
+		blocks  int    // 0: 1
 		want    string // message, "" when it gets one
 	}{
-		"nothing fits":     {offers: 0, outcome: never, want: "No offers matching the run requirements in fleet 'f'." + help},
-		"the third is had": {offers: 5, tried: 3, outcome: func(n int) Machine { return Machine{Refused: n < 3} }},
+		"none can be divided": {offers: 2, blocks: 4, outcome: never, want: "The CPUs and GPUs of none of the 2 offers that fit in fleet 'f' can be divided into 4 `blocks`."},
+		"all can":             {offers: 1, blocks: 2, tried: 1, outcome: func(int) Machine { return Machine{} }},
+		"nothing fits":        {offers: 0, outcome: never, want: "No offers matching the run requirements in fleet 'f'." + help},
+		"the third is had":    {offers: 5, tried: 3, outcome: func(n int) Machine { return Machine{Refused: n < 3} }},
 		"none is had": {offers: 2, tried: 2, outcome: func(n int) Machine { return refusal(n, "no %d") },
 			want: "Failed to provision in fleet 'f': tried 2 of 2 offers, all failed.\nErrors: m0 in b/r: no 1; m1 in b/r: no 2." + help},
 		"for the same reason, told thrice": {offers: 6, tried: 6, outcome: never,
@@ -53,7 +56,7 @@ func TestNext(t *testing.T) {
 					Instance: api.InstanceType{Name: fmt.Sprint("m", n), Resources: api.Resources{CPUs: 2, MemoryMiB: 8192, Disk: api.Disk{SizeMiB: 102400}}}})
 			}
 			ask := scheduler.Ask{Requirements: api.Requirements{Resources: config.Resources{CPU: config.CPU{Count: config.Between(1, -1)}, Memory: config.AtLeast(0)}}}
-			s := Snapshot{Instance: Instance{Name: "f-0", Status: api.InstancePending}}
+			s := Snapshot{Instance: Instance{Name: "f-0", Status: api.InstancePending, Blocks: max(1, tt.blocks)}}
 			tried := 0
 			for {
 				d := Step(start, s)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -182,12 +181,6 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 	offers, err := s.Offers(ctx, inst.ProjectID)
 	if err != nil {
 		return time.Time{}, err
-	}
-	if inst.Blocks != 1 {
-		offers = slices.DeleteFunc(slices.Clone(offers), func(o api.InstanceOffer) bool {
-			_, err := splitBlocks(inst.Blocks, inst.Data.AutoBlocks, o.Instance.Resources)
-			return err != nil
-		})
 	}
 	d := Decision{Instance: inst}
 	o, ok := d.next(time.Now(), ask, offers, s.MaxOffers)
