@@ -47,7 +47,7 @@ func best(list []api.Exclusion, next func(api.Exclusion) string) string {
 	}
 	switch {
 	case e.Requirement == "gpu" && len(list) == 1:
-		return "They have no GPUs."
+		return "There are no GPUs."
 	case e.Alone == 0:
 		return "Leaving out a single one of them is not enough:"
 	}

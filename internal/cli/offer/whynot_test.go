@@ -48,7 +48,7 @@ Without ` + "`nodes`" + ` of fleet cloud 2 more would fit, from $3: change the f
  gpu                 1         -
 
 `},
-		"machines without GPUs": {of(&api.WhyNot{Considered: 2, Excluded: []api.Exclusion{{Requirement: "gpu", Excludes: 2}}}), "None of 2 offers fits.\nThey have no GPUs.\n\n"},
+		"machines without GPUs": {of(&api.WhyNot{Considered: 2, Excluded: []api.Exclusion{{Requirement: "gpu", Excludes: 2}}}), "None of 2 offers fits.\nThere are no GPUs.\n\n"},
 		"nothing at all": {of(&api.WhyNot{Reasons: []string{"The project has no backends that could create instances"}}), `There are no offers.
 The project has no backends that could create instances.
 
