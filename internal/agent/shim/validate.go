@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"strings"
 
-
 	"dstack/internal/agentapi"
 )
 
