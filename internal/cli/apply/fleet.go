@@ -9,12 +9,10 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"dstack/internal/api"
 	"dstack/internal/cli/attach"
 	"dstack/internal/cli/fleet"
-	"dstack/internal/cli/follow"
 	"dstack/internal/cli/format"
 	"dstack/internal/cli/offer"
 	"dstack/internal/cli/profile"
@@ -24,10 +22,7 @@ import (
 	"dstack/internal/config"
 )
 
-const (
-	fleetOffers = 3 // rows of the plan
-	fleetPoll   = 500 * time.Millisecond
-)
+const fleetOffers = 3 // rows of the plan
 
 // applyFleet plans a fleet, asks, creates or changes it, and waits until its instances are there.
 func applyFleet(ctx context.Context, o Options, f File) error {
@@ -57,14 +52,7 @@ func applyFleet(ctx context.Context, o Options, f File) error {
 	if err != nil {
 		return err
 	}
-	if d.same && o.Yes && !o.Force {
-		o.Println("No configuration changes detected. Use --force to apply anyway.")
-		return nil
-	}
-	if d.message != "" {
-		o.Println(d.message)
-	}
-	if ok, err := o.Agreed(ctx, o.Yes, d.question); err != nil || !ok {
+	if ok, err := o.approved(ctx, d); err != nil || !ok {
 		return err
 	}
 	return fa.execute(ctx, d)
@@ -318,39 +306,32 @@ func (fa *fleetApply) delete(ctx context.Context) error {
 
 // wait returns the fleet once no instance is on its way.
 func (fa *fleetApply) wait(ctx context.Context, fl api.Fleet) (api.Fleet, error) {
-	live := fa.Wait(fmt.Sprintf("Provisioning %s...", fl.Name))
-	defer live.Close()
-	show := func() {
-		text := fmt.Sprintf("Provisioning %s...", fl.Name)
-		if fl.StatusMessage != nil {
-			text += " " + *fl.StatusMessage
-		}
-		live.Set(text, fa.Lines(fleet.Table([]api.Fleet{fl}, fleet.TableOptions{Project: fa.conn.Project, Verbose: fa.Verbose, Now: fa.Time()}))...)
-	}
-	show()
-	if !provisioning(fl) {
-		return fl, nil
-	}
-	err := follow.Poll(ctx, fleetPoll, func(ctx context.Context) (bool, error) {
-		next, err := fa.conn.GetFleet(ctx, fa.conn.Project, api.GetFleetRequest{Name: &fl.Name})
-		if err != nil {
-			return false, err
-		}
-		fl = next
-		show()
-		return !provisioning(fl), nil
-	})
-	return fl, err
+	return progress[api.Fleet]{
+		title: func(fl api.Fleet) string {
+			if fl.StatusMessage == nil {
+				return provisioning(fl.Name)
+			}
+			return provisioning(fl.Name) + " " + *fl.StatusMessage
+		},
+		table: func(fl api.Fleet) *term.Table {
+			return fleet.Table([]api.Fleet{fl}, fleet.TableOptions{Project: fa.conn.Project, Verbose: fa.Verbose, Now: fa.Time()})
+		},
+		settled: ready,
+		get: func(ctx context.Context) (api.Fleet, error) {
+			return fa.conn.GetFleet(ctx, fa.conn.Project, api.GetFleetRequest{Name: &fl.Name})
+		},
+	}.wait(ctx, fa.Options, fl)
 }
 
-func provisioning(f api.Fleet) bool {
+// ready says that no instance of the fleet is on its way.
+func ready(f api.Fleet) bool {
 	for _, inst := range f.Instances {
 		switch inst.Status {
 		case api.InstancePending, api.InstanceProvisioning, api.InstanceTerminating:
-			return true
+			return false
 		}
 	}
-	return false
+	return true
 }
 
 func (fa *fleetApply) finish(fl api.Fleet) error {

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"dstack/internal/api"
-	"dstack/internal/cli/follow"
 	"dstack/internal/cli/gateway"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
@@ -36,14 +35,7 @@ func applyGateway(ctx context.Context, o Options, f File) error {
 	if err != nil {
 		return err
 	}
-	if d.same && o.Yes && !o.Force {
-		o.Println("No configuration changes detected. Use --force to apply anyway.")
-		return nil
-	}
-	if d.message != "" {
-		o.Println(d.message)
-	}
-	if ok, err := o.Agreed(ctx, o.Yes, d.question); err != nil || !ok {
+	if ok, err := o.approved(ctx, d); err != nil || !ok {
 		return err
 	}
 	return ga.execute(ctx, d)
@@ -168,21 +160,14 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 }
 
 func (ga *gatewayApply) wait(ctx context.Context, g api.Gateway) (api.Gateway, error) {
-	live := ga.Wait(fmt.Sprintf("Provisioning %s...", g.Name))
-	defer live.Close()
-	settled := func() bool { return g.Status == "running" || g.Status == "failed" }
-	if settled() {
-		return g, nil
-	}
-	err := follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
-		live.Set(fmt.Sprintf("Provisioning %s...", g.Name), ga.Lines(gateway.Table([]api.Gateway{g},
-			gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose, Created: true, Now: ga.Time()}))...)
-		next, err := ga.conn.GetGateway(ctx, ga.conn.Project, api.NameRequest{Name: g.Name})
-		if err != nil {
-			return false, err
-		}
-		g = next
-		return settled(), nil
-	})
-	return g, err
+	return progress[api.Gateway]{
+		title: func(g api.Gateway) string { return provisioning(g.Name) },
+		table: func(g api.Gateway) *term.Table {
+			return gateway.Table([]api.Gateway{g}, gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose, Created: true, Now: ga.Time()})
+		},
+		settled: func(g api.Gateway) bool { return g.Status == "running" || g.Status == "failed" },
+		get: func(ctx context.Context) (api.Gateway, error) {
+			return ga.conn.GetGateway(ctx, ga.conn.Project, api.NameRequest{Name: g.Name})
+		},
+	}.wait(ctx, ga.Options, g)
 }

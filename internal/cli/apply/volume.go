@@ -4,19 +4,14 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"time"
 
 	"dstack/internal/api"
-	"dstack/internal/cli/follow"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
 	"dstack/internal/cli/term"
 	"dstack/internal/cli/volume"
 	"dstack/internal/config"
 )
-
-// statusPoll is how often the status of what is being created or deleted is asked for.
-const statusPoll = 500 * time.Millisecond
 
 // applyVolume shows what a volume would be, asks, creates it, and waits until it is there.
 // The server makes no plan for volumes.
@@ -45,14 +40,7 @@ func applyVolume(ctx context.Context, o Options, f File) error {
 	if err != nil {
 		return err
 	}
-	if d.same && o.Yes && !o.Force {
-		o.Println("No configuration changes detected. Use --force to apply anyway.")
-		return nil
-	}
-	if d.message != "" {
-		o.Println(d.message)
-	}
-	if ok, err := o.Agreed(ctx, o.Yes, d.question); err != nil || !ok {
+	if ok, err := o.approved(ctx, d); err != nil || !ok {
 		return err
 	}
 	return va.execute(ctx, d)
@@ -162,31 +150,12 @@ func (va *volumeApply) execute(ctx context.Context, d decision) error {
 }
 
 func (va *volumeApply) wait(ctx context.Context, v api.Volume) (api.Volume, error) {
-	live := va.Wait(fmt.Sprintf("Provisioning %s...", v.Name))
-	defer live.Close()
-	settled := func() bool { return v.Status == "active" || v.Status == "failed" }
-	if settled() {
-		return v, nil
-	}
-	err := follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
-		live.Set(fmt.Sprintf("Provisioning %s...", v.Name), va.Lines(volume.Table([]api.Volume{v}, va.Verbose, va.Time()))...)
-		next, err := va.conn.GetVolume(ctx, va.conn.Project, api.NameRequest{Name: v.Name})
-		if err != nil {
-			return false, err
-		}
-		v = next
-		return settled(), nil
-	})
-	return v, err
-}
-
-// gone asks until the server says that the object does not exist.
-func gone(ctx context.Context, get func(context.Context) error) error {
-	return follow.Poll(ctx, statusPoll, func(ctx context.Context) (bool, error) {
-		err := get(ctx)
-		if program.NotFound(err) {
-			return true, nil
-		}
-		return false, err
-	})
+	return progress[api.Volume]{
+		title:   func(v api.Volume) string { return provisioning(v.Name) },
+		table:   func(v api.Volume) *term.Table { return volume.Table([]api.Volume{v}, va.Verbose, va.Time()) },
+		settled: func(v api.Volume) bool { return v.Status == "active" || v.Status == "failed" },
+		get: func(ctx context.Context) (api.Volume, error) {
+			return va.conn.GetVolume(ctx, va.conn.Project, api.NameRequest{Name: v.Name})
+		},
+	}.wait(ctx, va.Options, v)
 }
