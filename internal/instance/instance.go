@@ -57,6 +57,7 @@ type Data struct {
 	Message      string                        `json:"message,omitempty"`
 	Health       string                        `json:"health,omitempty"`
 	StartedAt    time.Time                     `json:"started_at,omitzero"`
+	ReadyAt      time.Time                     `json:"ready_at,omitzero"` // its agent first answered
 	// ForJob is the job that the instance was created for, "" for fleet nodes.
 	ForJob string `json:"for_job,omitempty"`
 	// IdleSeconds until an idle instance is given back, -1 never.

@@ -30,7 +30,11 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 	d := Step(time.Now(), snap)
 	d.Changed = d.Changed || snap.Retraced
 	if d.Changed {
-		if err := s.commit(ctx, it, snap.Instance, &d); err != nil {
+		err := s.commit(ctx, it, snap.Instance, &d)
+		if errors.Is(err, errNeeded) {
+			return time.Time{}, nil // the others of the fleet wake it
+		}
+		if err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -57,22 +61,46 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 		}
 	}
 	if inst.Status == api.InstanceIdle && inst.Data.IdleSeconds >= 0 {
-		if snap.SpareNodes, err = s.spare(ctx, inst); err != nil {
+		if snap.SpareNodes, err = s.spare(ctx, s.DB.Read(), inst); err != nil {
 			return Snapshot{}, err
 		}
 	}
 	return snap, nil
 }
 
-func (s *Service) spare(ctx context.Context, inst Instance) (bool, error) {
-	n, err := Count(ctx, s.DB.Read(), inst.FleetID)
+func (s *Service) spare(ctx context.Context, q store.Querier, inst Instance) (bool, error) {
+	n, err := Count(ctx, q, inst.FleetID)
 	return n > s.MinNodes(ctx, inst.FleetID), err
+}
+
+// errNeeded says that the fleet would have less than its minimum.
+var errNeeded = errors.New("the fleet needs the instance")
+
+// lockFleet lets one transaction at a time decide over the number of a fleet's instances.
+const lockFleet = `UPDATE fleet SET version = version WHERE id = $1`
+
+// keepMinimum refuses to end an instance that the fleet needs: others that were idle for as long
+// may have been ended since that was looked at.
+func (s *Service) keepMinimum(ctx context.Context, tx *store.Tx, inst Instance) error {
+	if _, err := tx.ExecContext(ctx, lockFleet, inst.FleetID); err != nil {
+		return fmt.Errorf("lock the fleet of instance %s: %w", inst.Name, err)
+	}
+	spare, err := s.spare(ctx, tx, inst)
+	if err == nil && !spare {
+		return errNeeded
+	}
+	return err
 }
 
 func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *Decision) error {
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
+		}
+		if d.Spare {
+			if err := s.keepMinimum(ctx, tx, d.Instance); err != nil {
+				return err
+			}
 		}
 		inst := d.Instance
 		if err := s.update(ctx, tx, &inst); err != nil {

@@ -82,6 +82,7 @@ type Decision struct {
 	Effects  []Effect
 	Events   []string
 	Freed    bool      // capacity became usable: wake the queue
+	Spare    bool      // only if the fleet keeps its minimum without it
 	Again    time.Time // when to look again, zero: only when woken
 }
 
@@ -188,7 +189,7 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 			d.terminate(now, api.InstanceError, err.Error())
 			return
 		}
-		d.Instance.Blocks, d.Instance.Data.Problem = blocks, ""
+		d.Instance.Blocks, d.Instance.Data.Problem, d.Instance.Data.ReadyAt = blocks, "", now
 		d.to(now, d.busyOrIdle())
 		d.Freed = true
 		d.idle(now, s)
@@ -302,11 +303,16 @@ func (d *Decision) idle(now time.Time, s Snapshot) {
 		return // woken when the fleet's other instances change
 	}
 	since := inst.LastJobAt
-	if since.IsZero() {
+	switch {
+	case !since.IsZero():
+	case !inst.Data.ReadyAt.IsZero(): // that it booted is not its fault
+		since = inst.Data.ReadyAt
+	default:
 		since = inst.CreatedAt
 	}
 	limit := agentapi.Seconds(inst.Data.IdleSeconds)
 	if now.Sub(since) >= limit {
+		d.Spare = true
 		d.terminate(now, api.InstanceIdleTimeout, fmt.Sprintf("Instance idle for %ds", int64(now.Sub(since).Seconds())))
 		return
 	}

@@ -78,7 +78,7 @@ func TestStep(t *testing.T) {
 		{name: "a machine that boots is waited for", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{} }), now: time.Minute,
 			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: 10 * time.Minute},
 		{name: "a machine whose agent answers is idle", s: paid(api.InstanceProvisioning), now: time.Minute,
-			status: api.InstanceIdle, again: 300 * time.Second, freed: true},
+			status: api.InstanceIdle, again: 360 * time.Second, freed: true},
 		{name: "a machine that was made for a job is busy at once", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Assignments = held }),
 			status: api.InstanceBusy, freed: true},
 		{name: "a machine that never answers is given back", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true} }), now: 10 * time.Minute,
