@@ -8,6 +8,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/store"
+	"dstack/internal/user"
 )
 
 func forbidden(format string, args ...any) error {
@@ -85,20 +86,37 @@ func (s *Service) SetMembers(ctx context.Context, sc Scope, r api.MembersRequest
 	return s.View(ctx, sc.Project, true)
 }
 
-// AddMembers adds members or changes their roles; anyone may join a public project.
+// names says whether a name or e-mail address means u, and not somebody before them.
+func (s *Service) names(ctx context.Context, q store.Querier, name string, u user.User) (bool, error) {
+	found, err := s.Users.ByNameOrEmail(ctx, q, name)
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil && found.ID == u.ID, err
+}
+
+// AddMembers adds members or changes their roles, but for the last admin's; anyone may join a
+// public project.
 func (s *Service) AddMembers(ctx context.Context, sc Scope, r api.MembersRequest) (api.Project, error) {
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		members, err := roles(ctx, tx, sc.Project.ID)
 		if err != nil {
 			return err
 		}
-		selfJoin := len(r.Members) == 1 && r.Members[0].Username == sc.User.Name && sc.Project.IsPublic && members[sc.User.ID] == "" && !sc.User.Admin()
+		selfJoin := false
+		if len(r.Members) == 1 && sc.Project.IsPublic && members[sc.User.ID] == "" && !sc.User.Admin() {
+			if selfJoin, err = s.names(ctx, tx, r.Members[0].Username, sc.User); err != nil {
+				return err
+			}
+		}
 		switch {
 		case selfJoin && r.Members[0].ProjectRole != api.ProjectUser:
 			return forbidden("Access denied: can only join public projects as user role")
 		case !selfJoin && !sc.Admin() && sc.Role != api.ProjectManager:
 			return forbidden("Access denied: insufficient permissions to add members")
 		}
+		after := maps.Clone(members)
+		added := map[string]bool{}
 		for i, m := range r.Members {
 			if m.ProjectRole == api.ProjectAdmin && !sc.Admin() {
 				return forbidden("Access denied: only global admins can add project admins")
@@ -110,9 +128,19 @@ func (s *Service) AddMembers(ctx context.Context, sc Scope, r api.MembersRequest
 			if err != nil {
 				return err
 			}
+			if added[u.ID] {
+				return api.Invalid("Cannot add same user multiple times")
+			}
+			added[u.ID], after[u.ID] = true, m.ProjectRole
 			if err := addMember(ctx, tx, sc.Project.ID, u.ID, m.ProjectRole, len(members)+i); err != nil {
 				return err
 			}
+		}
+		switch before, after := admins(members), admins(after); {
+		case !sc.Admin() && !maps.Equal(before, after):
+			return forbidden("Access denied: changing project admins")
+		case len(before) > 0 && len(after) == 0:
+			return api.Invalid("Cannot remove all project admins")
 		}
 		return s.record(ctx, tx, sc.User, sc.Project, "Project updated. Updated fields: members")
 	})
@@ -129,7 +157,12 @@ func (s *Service) RemoveMembers(ctx context.Context, sc Scope, r api.RemoveMembe
 		if err != nil {
 			return err
 		}
-		selfLeave := len(r.Usernames) == 1 && r.Usernames[0] == sc.User.Name
+		selfLeave := false
+		if len(r.Usernames) == 1 && members[sc.User.ID] != "" {
+			if selfLeave, err = s.names(ctx, tx, r.Usernames[0], sc.User); err != nil {
+				return err
+			}
+		}
 		if !selfLeave && !sc.Admin() && sc.Role != api.ProjectManager {
 			return forbidden("Access denied: insufficient permissions to remove members")
 		}

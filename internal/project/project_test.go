@@ -64,7 +64,8 @@ func (w *world) hooked(what string, p Project) {
 
 func (w *world) addUser(t *testing.T, name string) user.User {
 	t.Helper()
-	if _, err := w.Users.Create(t.Context(), w.admin, api.CreateUserRequest{Username: name, GlobalRole: api.GlobalUser}); err != nil {
+	email := name + "@example.com"
+	if _, err := w.Users.Create(t.Context(), w.admin, api.CreateUserRequest{Username: name, GlobalRole: api.GlobalUser, Email: &email}); err != nil {
 		t.Fatal(err)
 	}
 	u, err := w.Users.ByName(t.Context(), w.DB.Read(), name)
@@ -154,16 +155,26 @@ func TestMembers(t *testing.T) {
 			{who: "lead", do: add("guest", "manager"), want: append(start[:3:3], "guest manager")},
 			{who: "lead", do: add("guest", "admin"), err: "Access denied: only global admins can add project admins"},
 			{who: "lead", do: add("member", "manager"), want: []string{"boss admin", "lead manager", "member manager"}},
+			{who: "lead", do: add("boss", "user"), err: "Access denied: changing project admins"},
+			{who: "boss", do: add("boss", "user"), err: "Cannot remove all project admins"},
+			{who: "admin", do: add("boss", "manager"), err: "Cannot remove all project admins"},
+			{who: "boss", do: add("guest", "admin", "boss", "user"), want: []string{"boss user", "lead manager", "member user", "guest admin"}},
+			{who: "boss", do: add("guest", "user", "guest", "manager"), err: "Cannot add same user multiple times"},
+			{who: "boss", do: add("guest", "user", "guest@example.com", "user"), err: "Cannot add same user multiple times"},
 			{who: "boss", do: add("nosuch", "user"), err: "User not found: nosuch"},
 			{who: "boss", do: add("guest", "user", "nosuch", "user"), err: "User not found: nosuch"},
 			{who: "member", do: add("guest", "user"), err: "Access denied: insufficient permissions to add members"},
 			{who: "member", do: add("member", "admin"), err: "Access denied: insufficient permissions to add members"},
 			{who: "member", public: true, do: add("member", "manager"), err: "Access denied: insufficient permissions to add members"},
 			{who: "guest", public: true, do: add("guest", "user"), want: append(start[:3:3], "guest user")},
+			{who: "guest", public: true, do: add("guest@example.com", "user"), want: append(start[:3:3], "guest user")},
+			{who: "guest", public: true, do: add("member@example.com", "user"), err: "Access denied: insufficient permissions to add members"},
 			{who: "guest", public: true, do: add("guest", "manager"), err: "Access denied: can only join public projects as user role"},
 			{who: "guest", public: true, do: add("guest", "user", "member", "user"), err: "Access denied: insufficient permissions to add members"},
 			{who: "guest", do: add("guest", "user"), err: "Access denied: insufficient permissions to add members"},
 			{who: "member", do: remove("member"), want: start[:2]},
+			{who: "member", do: remove("member@example.com"), want: start[:2]},
+			{who: "guest", do: remove("guest"), err: "Access denied: insufficient permissions to remove members"},
 			{who: "member", do: remove("lead"), err: "Access denied: insufficient permissions to remove members"},
 			{who: "lead", do: remove("member"), want: start[:2]},
 			{who: "lead", do: remove("boss"), err: "Access denied: only global admins can remove project admins (user: boss)"},

@@ -49,10 +49,28 @@ func (a address) upstream(strip, routed bool) (string, error) {
 	if strip {
 		path = a.rest
 	}
-	if routed && path != "/generate" && path != "/chat/completions" && !strings.HasPrefix(path, "/v1/") {
+	open := path == "/generate" || path == "/chat/completions" || strings.HasPrefix(path, "/v1/") && !climbs(path)
+	if routed && !open {
 		return "", &refusal{http.StatusForbidden, "Path is not allowed for this service"}
 	}
 	return path, nil
+}
+
+// climbs says that a server may take an escaped path for one that begins otherwise: it has a
+// segment that is a dot or two, also where they or slashes are escaped, or escaped twice: a router
+// unescapes a path, and so may the worker that it is passed on to.
+func climbs(path string) bool {
+	for range 2 {
+		unescaped, err := url.PathUnescape(path)
+		if err != nil {
+			break // a percent sign that was escaped
+		}
+		path = unescaped
+	}
+	return slices.ContainsFunc(strings.FieldsFunc(path, func(r rune) bool { return r == '/' || r == '\\' }), func(segment string) bool {
+		segment, _, _ = strings.Cut(segment, ";") // some servers leave parameters of segments out
+		return segment == "." || segment == ".."
+	})
 }
 
 // methods are those that are passed on; OPTIONS is answered by the service alone.

@@ -42,14 +42,27 @@ func TestUpstream(t *testing.T) {
 		strip, routed bool
 		want          string // "" for none
 	}{
-		"stripped":             {"/proxy/services/p/s/a/b", true, false, "/a/b"},
-		"kept":                 {"/proxy/services/p/s/a/b", false, false, "/proxy/services/p/s/a/b"},
-		"router: completions":  {"/proxy/services/p/s/chat/completions", true, true, "/chat/completions"},
-		"router: generate":     {"/proxy/services/p/s/generate", true, true, "/generate"},
-		"router: below v1":     {"/proxy/services/p/s/v1/models", true, true, "/v1/models"},
-		"router: v1 itself":    {"/proxy/services/p/s/v1", true, true, ""},
-		"router: its workers":  {"/proxy/services/p/s/workers", true, true, ""},
-		"router: a longer one": {"/proxy/services/p/s/generate_stream", true, true, ""},
+		"stripped":              {"/proxy/services/p/s/a/b", true, false, "/a/b"},
+		"kept":                  {"/proxy/services/p/s/a/b", false, false, "/proxy/services/p/s/a/b"},
+		"router: completions":   {"/proxy/services/p/s/chat/completions", true, true, "/chat/completions"},
+		"router: generate":      {"/proxy/services/p/s/generate", true, true, "/generate"},
+		"router: below v1":      {"/proxy/services/p/s/v1/models", true, true, "/v1/models"},
+		"router: v1 itself":     {"/proxy/services/p/s/v1", true, true, ""},
+		"router: its workers":   {"/proxy/services/p/s/workers", true, true, ""},
+		"router: dots in names": {"/proxy/services/p/s/v1/a..b/.c/...", true, true, "/v1/a..b/.c/..."},
+		"router: up":            {"/proxy/services/p/s/v1/../workers", true, true, ""},
+		"router: up, slashes":   {"/proxy/services/p/s/v1//../workers", true, true, ""},
+		"router: up, escaped":   {"/proxy/services/p/s/v1/%2e%2E/workers", true, true, ""},
+		"router: up, one dot":   {"/proxy/services/p/s/v1/.%2e/workers", true, true, ""},
+		"router: up, slash":     {"/proxy/services/p/s/v1/..%2fworkers", true, true, ""},
+		"router: up, back":      {"/proxy/services/p/s/v1/..%5Cworkers", true, true, ""},
+		"router: up, twice":     {"/proxy/services/p/s/v1/%252e%252e/workers", true, true, ""},
+		"router: up, parameter": {"/proxy/services/p/s/v1/..;a=b/workers", true, true, ""},
+		"router: up, last":      {"/proxy/services/p/s/v1/..", true, true, ""},
+		"router: stays":         {"/proxy/services/p/s/v1/./models", true, true, ""},
+		"router: percent":       {"/proxy/services/p/s/v1/100%25", true, true, "/v1/100%25"},
+		"no router: up":         {"/proxy/services/p/s/v1/../workers", true, false, "/v1/../workers"},
+		"router: a longer one":  {"/proxy/services/p/s/generate_stream", true, true, ""},
 	} {
 		a, ok := parse(tt.path)
 		if !ok {

@@ -95,12 +95,14 @@ func (b *Bucket) check(ctx context.Context) error {
 	switch awsclient.Code(err) {
 	case "NoSuchKey", "NotFound":
 		return nil
-	case "AccessDenied", "Forbidden": // also where we may not list, so that a missing key is a secret
-		_, err := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.name})
-		if err == nil || awsclient.Code(err) == "Forbidden" || awsclient.Code(err) == "AccessDenied" {
-			return nil
+	case "AccessDenied", "Forbidden":
+		// Who may list a bucket is told that a key is missing, and we must be able to list. Stores
+		// that make a secret of it all the same let us look at the bucket.
+		_, head := b.client.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &b.name})
+		if code := awsclient.Code(head); code == "AccessDenied" || code == "Forbidden" {
+			return fmt.Errorf("%w: %w", object.ErrSettings, err)
 		}
-		return err
+		return head
 	case "NoSuchBucket":
 		return fmt.Errorf("%w: there is no such bucket", object.ErrSettings)
 	case "InvalidBucketName", "PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":

@@ -2,6 +2,9 @@ package s3_test
 
 import (
 	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -60,6 +63,30 @@ func TestCheck(t *testing.T) {
 			}
 		})
 	}
+	t.Run("no permission", func(t *testing.T) {
+		for missing, refused := range map[string]bool{"all": true, "secret keys": false} {
+			denied := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if r.Method == http.MethodHead && !refused {
+					return
+				}
+				w.WriteHeader(http.StatusForbidden)
+				if r.Method != http.MethodHead {
+					fmt.Fprint(w, `<?xml version="1.0"?><Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>`)
+				}
+			}))
+			defer denied.Close()
+			cfg := config(s3test.New(t))
+			cfg.Endpoint = denied.URL
+			b, err := s3.New(t.Context(), cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			err = b.Check(t.Context())
+			if refused && (!errors.Is(err, object.ErrSettings) || !strings.Contains(err.Error(), "AccessDenied")) || !refused && err != nil {
+				t.Errorf("%s: Check = %v", missing, err)
+			}
+		}
+	})
 	t.Run("nobody answers", func(t *testing.T) {
 		cfg := config(s3test.New(t))
 		cfg.Endpoint = "http://127.0.0.1:1"
