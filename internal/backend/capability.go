@@ -48,6 +48,14 @@ func AccountOf(b Backend) string {
 	return ""
 }
 
+// QueueBackend has Creates wait for their turn outside of the call, with a [RateLimitedError] that
+// is Queued.
+type QueueBackend interface {
+	// Withdraw says that nobody will come back with a token, so that others get its turn. It
+	// asks nothing of the provider, and does nothing about a token that does not wait.
+	Withdraw(token string)
+}
+
 // TidyBackend makes things beside its instances that cost nothing but must not pile up: SSH
 // keys, firewall groups.
 type TidyBackend interface {

@@ -18,9 +18,15 @@ var (
 // A RateLimitedError says that nothing was done and when to ask again.
 type RateLimitedError struct {
 	After time.Duration // 0 when the provider does not say
+	// Queued says that the provider was not asked: the backend keeps to its limits, and After is
+	// when to ask the backend again, however often it says so ([QueueBackend]).
+	Queued bool
 }
 
 func (e *RateLimitedError) Error() string {
+	if e.Queued {
+		return "waits for its turn under the provider's rate limit, which is looked for again in " + e.After.Round(time.Second).String()
+	}
 	if e.After == 0 {
 		return "rate limited"
 	}

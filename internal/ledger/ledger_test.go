@@ -94,6 +94,27 @@ func TestNearRateLimitIsWaitedFor(t *testing.T) {
 	})
 }
 
+// TestQueueOfBackendIsWaitedFor has the backend's own queue say more often and for longer to come
+// back than a provider may.
+func TestQueueOfBackendIsWaitedFor(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Create", Before: &backend.RateLimitedError{After: 3 * time.Minute, Queued: true}})
+		id := w.intend()
+		time.Sleep(time.Hour)
+		if r := w.want(id, ledger.Intended, 0); !strings.Contains(r.Message(), "its turn") || r.Doc.Tries != 0 {
+			t.Errorf("message %q, %d tries", r.Message(), r.Doc.Tries)
+		}
+		if n := w.cloud.Calls("Create"); n != 20 {
+			t.Errorf("%d calls of Create, want 20", n)
+		}
+		w.release(id)
+		settle()
+		if r := w.want(id, ledger.Gone, 0); r.Doc.Outcome != ledger.Cancelled {
+			t.Errorf("outcome %s", r.Doc.Outcome)
+		}
+	})
+}
+
 func TestLostCreateReply(t *testing.T) {
 	c := plain
 	c.ListLag = 20 * time.Second

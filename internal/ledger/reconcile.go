@@ -40,8 +40,10 @@ func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, erro
 	case none:
 		return at, l.markIdle(ctx, it, r, at)
 	case cancel:
+		l.withdraw(ctx, r)
 		return l.still(ctx, it, cancel, func(r *Record) { r.gone(time.Now(), Cancelled) }, Intended)
 	case refuse:
+		l.withdraw(ctx, r)
 		return l.still(ctx, it, refuse, func(r *Record) { r.unplaceable(time.Now(), r.group.Doc.Message) }, Intended)
 	case pass:
 		return l.still(ctx, it, pass, func(r *Record) { r.unwanted(time.Now()) }, Created)
@@ -84,6 +86,21 @@ func (l *Ledger) closed(ctx context.Context, it engine.Item, r Record, why error
 		r.gone(time.Now(), Invalid)
 		return time.Time{}
 	}, Intended)
+}
+
+// withdraw gives up the turn of an intent that waits in its backend's own queue. It is a courtesy
+// to the others: a turn that nobody comes for is lost after a while.
+func (l *Ledger) withdraw(ctx context.Context, r Record) {
+	if r.Doc.TriedAt.IsZero() {
+		return
+	}
+	b, err := l.Clouds.Backend(ctx, r.ProjectID, r.Backend)
+	if err != nil {
+		return
+	}
+	if q, ok := b.(backend.QueueBackend); ok {
+		q.Withdraw(r.ID)
+	}
 }
 
 func (l *Ledger) create(ctx context.Context, it engine.Item, ops ops, account string) (time.Time, error) {

@@ -22,9 +22,10 @@ const (
 )
 
 const (
-	// maxRateLimited is how long a create request may wait for a rate limit, in tries.
+	// maxRateLimited is how long a create request may wait for a rate limit of the provider, in
+	// tries: a backend's own queue takes as long as it takes.
 	maxRateLimited = 5
-	// longestLimit is the longest wait for a rate limit; other offers come sooner.
+	// longestLimit is the longest wait for such a limit; other offers come sooner.
 	longestLimit = 2 * time.Minute
 	// missingFor is how long a resource must be "not found" before it is believed to have
 	// ended: reads of most providers are eventually consistent.
@@ -112,7 +113,13 @@ func (r *Record) answered(now time.Time, inst backend.Instance, err error) time.
 		r.Doc.Tries = 1
 		return now.Add(lookupPause(1))
 	}
-	if limit, ok := errors.AsType[*backend.RateLimitedError](err); ok && r.Wanted && r.Doc.Tries < maxRateLimited && limit.After <= longestLimit {
+	limit, limited := errors.AsType[*backend.RateLimitedError](err)
+	if limited && limit.Queued { // the provider said nothing, so this is no try
+		r.State = Intended
+		r.Doc.TriedAt = now.Add(max(limit.After, time.Second))
+		return r.Doc.TriedAt
+	}
+	if limited && r.Wanted && r.Doc.Tries < maxRateLimited && limit.After <= longestLimit {
 		r.State = Intended
 		r.Doc.Tries++
 		r.Doc.TriedAt = now.Add(max(limit.After, time.Duration(r.Doc.Tries)*time.Second))

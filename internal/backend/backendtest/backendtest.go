@@ -206,11 +206,14 @@ func (x *session) create(t *testing.T) (backend.CreateRequest, backend.Instance)
 
 // ask is Create that comes back when the backend says that it is not its turn, as the ledger does.
 func (x *session) ask(ctx context.Context, req backend.CreateRequest) (backend.Instance, error) {
-	for range maxTurns {
+	for tries := 0; tries < maxTurns; {
 		inst, err := x.Backend.Create(ctx, req)
 		limit, ok := errors.AsType[*backend.RateLimitedError](err)
-		if !ok || limit.After == 0 || limit.After > longestTurn {
+		if !ok || limit.After == 0 || !limit.Queued && limit.After > longestTurn {
 			return inst, err
+		}
+		if !limit.Queued {
+			tries++
 		}
 		select {
 		case <-time.After(limit.After):

@@ -76,7 +76,7 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 		return backend.Instance{}, err
 	}
 	launched := false
-	defer func() { l.launches.giveBack(req.Token, launched) }()
+	defer func() { l.launches.giveBack(launched) }()
 	if err := l.lock(ctx); err != nil {
 		return backend.Instance{}, err
 	}
@@ -100,6 +100,9 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 	}
 	return backend.Instance{Ref: backend.Ref{Region: body.Region, ID: id}, State: backend.StatePending, Username: username}, nil
 }
+
+// Withdraw implements backend.QueueBackend.
+func (l *lambda) Withdraw(token string) { l.launches.withdraw(token) }
 
 // made finds the instance of an earlier attempt, nil when there is none.
 func (l *lambda) made(ctx context.Context, req backend.CreateRequest) (*instance, error) {
@@ -230,6 +233,7 @@ func (l *lambda) unlock() { l.turn <- struct{}{} }
 
 var (
 	_ backend.AccountBackend    = (*lambda)(nil)
+	_ backend.QueueBackend      = (*lambda)(nil)
 	_ backend.TidyBackend       = (*lambda)(nil)
 	_ backend.PrivilegedBackend = (*lambda)(nil)
 )

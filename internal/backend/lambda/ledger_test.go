@@ -2,10 +2,12 @@ package lambda
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -99,39 +101,118 @@ func wish() ledger.Intent {
 	}
 }
 
-// TestWithdrawn takes back wishes while they wait for Lambda's limit: nothing is launched for them.
+// intend records n wishes.
+func intend(t *testing.T, db *store.DB, l *ledger.Ledger, n int) {
+	t.Helper()
+	err := db.Write(t.Context(), func(tx *store.Tx) error {
+		for range n {
+			if _, err := l.Intend(t.Context(), tx, wish()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// withdraw takes all wishes back.
+func withdraw(t *testing.T, db *store.DB, l *ledger.Ledger) {
+	t.Helper()
+	var ids []string
+	rows, err := db.Read().QueryContext(t.Context(), `SELECT id FROM intent`)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var id string
+		err := rows.Scan(&id)
+		ids = append(ids, id)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Write(t.Context(), func(tx *store.Tx) error {
+		for _, id := range ids {
+			if err := l.Release(t.Context(), tx, id); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// count counts the intents of a state.
+func count(t *testing.T, db *store.DB, state ledger.State) (n int) {
+	t.Helper()
+	if err := db.Read().QueryRowContext(t.Context(), `SELECT count(*) FROM intent WHERE state = $1`, string(state)).Scan(&n); err != nil {
+		t.Fatal(err)
+	}
+	return n
+}
+
+// delayed is a transport whose launches are answered after some time.
+type delayed struct {
+	next http.RoundTripper
+	by   time.Duration
+}
+
+func (d delayed) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := d.next.RoundTrip(r)
+	if strings.HasSuffix(r.URL.Path, "/launch") {
+		time.Sleep(d.by)
+	}
+	return resp, err
+}
+
+// TestSlowLaunches wants more than the limit lets through soon, of a Lambda that takes its time:
+// the wait is no reason to refuse any.
+func TestSlowLaunches(t *testing.T) {
+	spec := openapi.Load(t, "testdata/openapi.json.gz")
+	for _, by := range []time.Duration{0, 5 * time.Second, 15 * time.Second, 30 * time.Second} {
+		t.Run(by.String(), func(t *testing.T) {
+			path := storetest.Path(t)
+			synctest.Test(t, func(t *testing.T) {
+				const wanted = 14
+				a, db := newAccount(), storetest.Open(t, path)
+				l := begin(t, db, openAt(t, goodKey, "", delayed{direct{a.serve(t, spec)}, by}, quiet()))
+				intend(t, db, l, wanted)
+				time.Sleep(wanted * (by + 2*launchEvery))
+				if n := count(t, db, ledger.Created); n != wanted {
+					t.Errorf("%d of %d machines exist, %d were refused", n, wanted, count(t, db, ledger.Gone))
+				}
+			})
+		})
+	}
+}
+
+// TestWithdrawn takes back wishes while they wait for Lambda's limit: nothing is launched for
+// them, and they are in nobody's way.
 func TestWithdrawn(t *testing.T) {
 	spec := openapi.Load(t, "testdata/openapi.json.gz")
 	path := storetest.Path(t)
 	synctest.Test(t, func(t *testing.T) {
 		a, db := newAccount(), storetest.Open(t, path)
 		l := begin(t, db, openAt(t, goodKey, "", direct{a.serve(t, spec)}, quiet()))
-		err := db.Write(t.Context(), func(tx *store.Tx) error {
-			for range 8 {
-				if _, err := l.Intend(t.Context(), tx, wish()); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		intend(t, db, l, 12)
 		time.Sleep(25 * time.Second)
-		err = db.Write(t.Context(), func(tx *store.Tx) error {
-			_, err := tx.ExecContext(t.Context(), `UPDATE intent SET wanted = FALSE, idle = FALSE, version = version + 1`)
-			return err
-		})
-		if err != nil {
-			t.Fatal(err)
+		withdraw(t, db, l)
+		time.Sleep(2 * time.Second)
+		if n := count(t, db, ledger.Intended); n != 0 {
+			t.Errorf("%d intents still wait", n)
 		}
+		launched := 1000 - a.capacity["gpu_1x_a10"]
+		intend(t, db, l, 1)
+		time.Sleep(launchEvery + 10*time.Second)
+		if n := 1000 - a.capacity["gpu_1x_a10"] - launched; n != 1 || launched > 3 {
+			t.Errorf("%d machines were launched, and %d for the next wish, want 1", launched, n)
+		}
+		withdraw(t, db, l)
 		time.Sleep(10 * time.Minute)
-		if n := a.capacity["gpu_1x_a10"]; n != 998 {
-			t.Errorf("%d machines were launched, want the 2 of before", 1000-n)
-		}
-		var open int
-		if err := db.Read().QueryRowContext(t.Context(), `SELECT count(*) FROM intent WHERE state <> 'gone'`).Scan(&open); err != nil || open != 0 {
-			t.Errorf("%d intents are left, %v", open, err)
+		if n := 1000 - a.capacity["gpu_1x_a10"]; n != launched+1 || count(t, db, ledger.Gone) != 13 {
+			t.Errorf("%d machines were launched, and %d of 13 intents are gone", n, count(t, db, ledger.Gone))
 		}
 	})
 }

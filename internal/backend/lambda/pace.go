@@ -27,7 +27,7 @@ func (p *pace) take(patience time.Duration) (time.Time, error) {
 		at = now
 	}
 	if d := at.Sub(now); d > patience {
-		return at, &backend.RateLimitedError{After: d}
+		return at, &backend.RateLimitedError{After: d, Queued: true}
 	}
 	p.next = at.Add(p.every)
 	return at, nil

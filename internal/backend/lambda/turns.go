@@ -9,86 +9,79 @@ import (
 )
 
 // turns keep launches a fixed time apart, as Lambda's limit asks. Nobody waits for a turn here:
-// whoever is early is told when to come back and finds the turn kept, so that the ledger can
-// see meanwhile that a machine is not wanted any more. It is safe for concurrent use.
+// whoever is early is told when to come back and keeps the place in the queue, so that the ledger
+// can see meanwhile that a machine is not wanted any more. It is safe for concurrent use.
 type turns struct {
 	every time.Duration
 	mu    sync.Mutex
-	queue []turn    // those that were given and not used, in their order
+	queue []waiter  // in the order of asking
 	busy  bool      // somebody launches now
 	ended time.Time // when the last launch did
 }
 
-// turn is when a token may launch.
-type turn struct {
+// waiter is a token that was told when to come back.
+type waiter struct {
 	token string
-	at    time.Time
+	due   time.Time
 }
 
 const (
-	// turnPatience is how far away a turn is given: ten launches.
-	turnPatience = 2 * time.Minute
+	// longestAway is how long a token is told to stay away: a shorter queue lets it move up then.
+	longestAway = time.Minute
 	// turnSlack is how early a token may come, as what a launch needs before takes time.
 	turnSlack = time.Second
 )
 
 // take says that a token may launch now, or with a *backend.RateLimitedError when it shall come
-// back. A turn whose token does not come within another is lost.
+// back. A token that does not come within another turn of that loses its place. Who may launch
+// has to call giveBack.
 func (q *turns) take(token string) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	q.queue = slices.DeleteFunc(q.queue, func(t turn) bool { return t.token != token && t.at.Add(q.every).Before(now) })
-	i := slices.IndexFunc(q.queue, func(t turn) bool { return t.token == token })
-	if i < 0 {
-		at := q.after(now, len(q.queue))
-		if d := at.Sub(now); d > turnPatience {
-			return &backend.RateLimitedError{After: d}
-		}
-		q.queue = append(q.queue, turn{token, at})
-		i = len(q.queue) - 1
+	q.queue = slices.DeleteFunc(q.queue, func(w waiter) bool { return w.token != token && w.due.Add(q.every).Before(now) })
+	place := slices.IndexFunc(q.queue, func(w waiter) bool { return w.token == token })
+	if place < 0 {
+		place = len(q.queue)
+		q.queue = append(q.queue, waiter{token: token})
 	}
-	at := later(q.queue[i].at, q.after(now, 0))
-	q.queue[i].at = at
-	if d := at.Sub(now); d > turnSlack {
-		return &backend.RateLimitedError{After: d}
+	away := q.ready(now).Add(time.Duration(place) * q.every).Sub(now)
+	if away <= turnSlack {
+		q.queue = slices.Delete(q.queue, place, place+1)
+		q.busy = true
+		return nil
 	}
-	q.busy = true
-	return nil
+	away = min(away, longestAway)
+	q.queue[place].due = now.Add(away)
+	return &backend.RateLimitedError{After: away, Queued: true}
 }
 
-// after is the earliest turn behind the first n of the queue.
-func (q *turns) after(now time.Time, n int) time.Time {
-	at := later(now, q.ended.Add(q.every))
+// ready is when the first of the queue may launch; while another launches, when to ask again.
+func (q *turns) ready(now time.Time) time.Time {
 	if q.busy {
-		at = later(at, now.Add(q.every))
+		return now.Add(q.every)
 	}
-	if n > 0 {
-		at = later(at, q.queue[n-1].at.Add(q.every))
+	if at := q.ended.Add(q.every); at.After(now) {
+		return at
 	}
-	return at
+	return now
 }
 
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}
-
-// giveBack ends the turn of a token; launched says that it was used, just now, which the
-// others keep their distance from.
-func (q *turns) giveBack(token string, launched bool) {
+// withdraw gives up the place of a token.
+func (q *turns) withdraw(token string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	now := time.Now()
+	q.queue = slices.DeleteFunc(q.queue, func(w waiter) bool { return w.token == token })
+}
+
+// giveBack ends the turn of who launches; launched says that it was used, just now, which the
+// others keep their distance from.
+func (q *turns) giveBack(launched bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
 	q.busy = false
-	q.queue = slices.DeleteFunc(q.queue, func(t turn) bool { return t.token == token })
 	if launched {
-		q.ended = now
-	}
-	for i := range q.queue {
-		q.queue[i].at = later(q.queue[i].at, q.after(now, i))
+		q.ended = time.Now()
 	}
 }
 

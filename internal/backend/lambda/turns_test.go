@@ -10,7 +10,8 @@ import (
 	"dstack/internal/backend"
 )
 
-// TestTurns has launches that last, and one that is given up.
+// TestTurns has launches that last, one that is given up, one that is withdrawn, and more than the
+// limit lets through in a while.
 func TestTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := &turns{every: 12 * time.Second}
@@ -18,7 +19,7 @@ func TestTurns(t *testing.T) {
 			t.Helper()
 			err := q.take(token)
 			limit, _ := errors.AsType[*backend.RateLimitedError](err)
-			if wait == 0 && err != nil || wait != 0 && (limit == nil || limit.After != wait) {
+			if wait == 0 && err != nil || wait != 0 && (limit == nil || limit.After != wait || !limit.Queued) {
 				t.Errorf("take(%s) = %v, want a wait of %v", token, err, wait)
 			}
 		}
@@ -28,24 +29,26 @@ func TestTurns(t *testing.T) {
 		time.Sleep(12 * time.Second)
 		want("b", 12*time.Second) // a still launches
 		time.Sleep(8 * time.Second)
-		q.giveBack("a", true)
+		q.giveBack(true)
 		time.Sleep(4 * time.Second)
 		want("b", 8*time.Second)
+		want("c", 20*time.Second)
 		want("d", 32*time.Second)
 		time.Sleep(8 * time.Second)
 		want("b", 0)
-		q.giveBack("b", false) // found what it made before
+		q.giveBack(false) // found what it made before
 		time.Sleep(12 * time.Second)
 		want("c", 0)
-		q.giveBack("c", true)
+		q.giveBack(true)
 		time.Sleep(25 * time.Second) // d does not come
 		want("e", 0)
-		q.giveBack("e", true)
+		q.giveBack(true)
 		for i := range 10 {
-			want(fmt.Sprint("f", i), time.Duration(i+1)*12*time.Second)
+			want(fmt.Sprint("f", i), min(time.Duration(i+1)*12*time.Second, longestAway))
 		}
-		for range 2 { // too far away to be kept
-			want("g", 132*time.Second)
+		for i := range 10 {
+			q.withdraw(fmt.Sprint("f", i))
 		}
+		want("g", 12*time.Second)
 	})
 }
