@@ -196,7 +196,7 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 	found, err := collect.Collect(ctx, c, s, began)
 	stop()
 	if err == nil {
-		err = p.Shelf.Put(s.Name(), found.List)
+		err = p.Shelf.Put(s, found.List, began)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

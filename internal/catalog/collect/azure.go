@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,39 +39,45 @@ type azurePrice struct {
 }
 
 func collectAzure(ctx context.Context, s *session, t *tray) error {
-	regions := s.known.Regions(t.provider)
-	prices := make([][]azurePrice, len(regions))
+	types := s.known.Types(t.provider)
+	valid := azureValid{}
+	var mu sync.Mutex // of t and valid
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
-	for i, region := range regions {
-		g.Go(func() (err error) {
-			prices[i], err = s.azure(ctx, region)
-			return err
+	for _, region := range s.known.Regions(t.provider) {
+		g.Go(func() error {
+			return s.azure(ctx, region, func(page []azurePrice) {
+				mu.Lock()
+				defer mu.Unlock()
+				t.azurePage(valid, region, page, types, s.now)
+			})
 		})
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return t.azure(slices.Concat(prices...), s.known.Types(t.provider), s.now)
+	return t.azure(valid, types)
 }
 
-// azure reads the prices of one region.
-func (s *session) azure(ctx context.Context, region string) ([]azurePrice, error) {
+// azure reads the prices of one region, page by page.
+func (s *session) azure(ctx context.Context, region string, take func(page []azurePrice)) error {
 	filter := "serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and contains(productName, 'Windows') eq false and " +
 		"contains(productName, 'Dedicated') eq false and contains(meterName, 'Low Priority') eq false and armRegionName eq '" + region + "'"
-	var all []azurePrice
 	for n := range maxPages {
 		var page struct{ Items []azurePrice }
 		path := fmt.Sprintf("/api/retail/prices?$filter=%s&$skip=%d", url.QueryEscape(filter), n*azurePage)
 		if err := s.get(ctx, path, nil, &page); err != nil {
-			return nil, err
+			return err
 		}
-		if len(page.Items) == 0 {
-			return all, nil
+		switch {
+		case len(page.Items) == 0:
+			return nil
+		case len(page.Items) > azurePage:
+			return fmt.Errorf("%w: a page has more than %d prices", errStrange, azurePage)
 		}
-		all = append(all, page.Items...)
+		take(page.Items)
 	}
-	return nil, fmt.Errorf("%w: there are more than %d pages for %s", errStrange, maxPages, region)
+	return fmt.Errorf("%w: there are more than %d pages for %s", errStrange, maxPages, region)
 }
 
 // azurePlace is what has one price at a time.
@@ -79,25 +86,33 @@ type azurePlace struct {
 	spot        bool
 }
 
-// azure takes the price that counts now: of several the one since the latest day, and of those
-// that began at once the highest, to promise nothing.
-func (t *tray) azure(prices []azurePrice, types map[string]pricelist.Row, now time.Time) error {
-	valid := map[azurePlace]azurePrice{}
-	for _, p := range prices {
+// azureValid is the price of each place that counts of those seen.
+type azureValid map[azurePlace]azurePrice
+
+// azurePage keeps the prices that count now: of several the one since the latest day, and of
+// those that began at once the highest, to promise nothing.
+func (t *tray) azurePage(valid azureValid, region string, page []azurePrice, types map[string]pricelist.Row, now time.Time) {
+	for _, p := range page {
 		r, known := types[p.SKU]
 		switch {
-		case p.SKU == "" || p.Price == 0 || p.Since.After(now) || p.Unit != "1 Hour" || p.Coin != "USD" || strings.Contains(p.Product, "CloudServices"):
+		case p.SKU == "" || p.Region != region || p.Since.After(now) || p.Unit != "1 Hour" || p.Coin != "USD" || strings.Contains(p.Product, "CloudServices"):
 			continue
 		case !known:
 			t.leaveOut(p.SKU)
 			continue
+		case p.Price == 0:
+			t.free++
+			continue
 		}
-		k := azurePlace{r.Instance, p.Region, strings.Contains(p.Meter, "Spot")}
+		k := azurePlace{r.Instance, region, strings.Contains(p.Meter, "Spot")}
 		old, again := valid[k]
 		if !again || p.Since.After(old.Since) || p.Since.Equal(old.Since) && p.Price > old.Price {
 			valid[k] = p
 		}
 	}
+}
+
+func (t *tray) azure(valid azureValid, types map[string]pricelist.Row) error {
 	byName := func(a, b azurePlace) int {
 		return strings.Compare(a.sku+" "+a.region+fmt.Sprint(a.spot), b.sku+" "+b.region+fmt.Sprint(b.spot))
 	}

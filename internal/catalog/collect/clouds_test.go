@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -70,8 +71,14 @@ func TestAzure(t *testing.T) {
 	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
 		t.Errorf("the list differs (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"Standard_Z1"}, got.LeftOut.Names); diff != "" {
-		t.Errorf("left out (-want +got):\n%s", diff)
+	if diff := cmp.Diff([]string{"Standard_Z1"}, got.LeftOut.Names); diff != "" || got.Free != 1 {
+		t.Errorf("%d rows without a price, left out (-want +got):\n%s", got.Free, diff)
+	}
+	_, err = gather(t, "azure", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintf(w, `{"Items": [%s{}]}`, strings.Repeat("{},", azurePage))
+	})
+	if err == nil || !strings.Contains(err.Error(), "a page has more than 1000 prices") {
+		t.Errorf("a large page: %v", err)
 	}
 }
 
@@ -360,6 +367,36 @@ func TestRunpod(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"AMD Mystery"}, got.LeftOut.Names); diff != "" {
 		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+}
+
+// A range of sizes that is none is not walked through.
+func TestRunpodRanges(t *testing.T) {
+	flavor := func(id string, least, most number) runpodFlavor {
+		f := runpodFlavor{ID: id, Min: least, Max: most, RAM: 4, Disk: 10}
+		stock, price := "High", number(0.08)
+		f.Specifics = &struct {
+			Stock *string `json:"stockStatus"`
+			Price *number `json:"securePrice"`
+		}{&stock, &price}
+		return f
+	}
+	free := flavor("free", 2, 4)
+	*free.Specifics.Price = 0
+	nan := number(math.NaN())
+	tr := &tray{provider: "runpod", asOf: "2026-11-25"}
+	err := tr.runpodCPUs(runpodQuestion{runpodPlace{"US-TX-3", true}, 0}, []runpodFlavor{
+		flavor("good", 2, 4), free, flavor("huge", 1e12, 1e12), flavor("nan", nan, 8), flavor("nans", nan, nan), flavor("to-nan", 2, nan),
+		flavor("none", 0, 8), flavor("turned", 8, 4), flavor("large", 2, 1025), flavor("below", -4, 8),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"good-2-8 US-TX-3 2 8GB disk=20GB $0.08", "good-4-16 US-TX-3 4 16GB disk=40GB $0.16"}, listed(tr.list.List())); diff != "" {
+		t.Errorf("the list differs (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"below", "huge", "large", "nan", "nans", "none", "to-nan", "turned"}, tr.leftOut().Names); diff != "" || tr.free != 1 {
+		t.Errorf("%d rows without a price, left out (-want +got):\n%s", tr.free, diff)
 	}
 }
 

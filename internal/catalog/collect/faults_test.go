@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -39,6 +40,8 @@ func TestHostileAnswers(t *testing.T) {
 		"no number":                 {`{"plans": [` + plan("a", `"NaN"`) + `]}`, "vultr: row 1: price: NaN is not 0.0001 to 100000"},
 		"an infinite price":         {`{"plans": [` + plan("a", `"Inf"`) + `]}`, "vultr: row 1: price: +Inf is not 0.0001 to 100000"},
 		"twice the same":            {`{"plans": [` + plan("a", "1") + "," + plan("a", "2") + `]}`, `vultr: row 2: instance_name: a in "ewr" is there twice`},
+		"twice, one is false":       {`{"plans": [` + strings.Replace(plan("a", "1"), "1024", "9999", 1) + "," + plan("a", "1") + `]}`, `vultr: row 2: instance_name: a in "ewr" is there twice`},
+		"many empty rows":           {`{"plans": [` + strings.Repeat("{},", maxItems+1) + `{}]}`, "it lists more than 1000000 things"},
 		"a name that moves cursors": {`{"plans": [` + plan("a\x1b[2J", "1") + `]}`, `vultr: row 1: instance_name: "a\x1b[2J" is not a name`},
 		"a name without end":        {`{"plans": [` + plan(strings.Repeat("a", 1000), "1") + `]}`, "is not a name of 1 to 200 bytes"},
 		"endless memory":            {`{"plans": [` + strings.Replace(plan("a", "1"), "1024", "1e300", 1) + `]}`, "vultr: row 1: memory: -1 MiB is not 1 to"},
@@ -251,6 +254,8 @@ func TestPublished(t *testing.T) {
 		"cut down":           {version: "20261101-77", file: "lambdalabs.csv", want: "there is no", rows: rows[:strings.Index(rows, "gpu_1x_a100")]},
 		"as published":       {version: "20261101-77\n", file: "lambdalabs.csv", asOf: "2026-11-01"},
 		"an undated version": {version: "nightly", file: "lambdalabs.csv", asOf: "2026-11-25"},
+		"a day to come":      {version: "20990101-1", file: "lambdalabs.csv", want: "version 20990101-1 is of a day to come"},
+		"another time zone":  {version: "20261126-1", file: "lambdalabs.csv", asOf: "2026-11-26"},
 		"a path":             {version: "../../secret", file: "lambdalabs.csv", want: `"../../secret" is not a version`},
 		"another provider's": {version: "20261101-77", file: "vultr.csv", want: "they are of vultr"},
 	} {
@@ -327,21 +332,34 @@ func TestShelf(t *testing.T) {
 	if lists, err := s.Lists(today); err != nil || len(lists) != 0 {
 		t.Fatalf("before anything is kept: %v, %v", lists, err)
 	}
+	named := func(name string) Source {
+		all := Sources()
+		return all[slices.IndexFunc(all, func(s Source) bool { return s.Name() == name })]
+	}
 	for _, price := range []float64{1, 2} {
-		if err := s.Put("vultr", list("vultr", price)); err != nil {
+		if err := s.Put(named("vultr"), list("vultr", price), today); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := s.Put("oci", list("aws", 1)); err != nil {
+	if err := s.Put(named("vultr"), dated("vultr", 9, "2026-11-24"), today); err == nil || !strings.Contains(err.Error(), "those of 2026-11-24 are older than those that are kept, of 2026-11-25") {
+		t.Errorf("older prices: %v", err)
+	}
+	if err := s.Put(named("oci"), list("aws", 1), today); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Put("aws-spot", list("aws", 1)); err != nil { // on demand
+	if err := s.Put(named("aws-spot"), list("aws", 1), today); err != nil { // on demand
 		t.Fatal(err)
 	}
-	if err := s.Put("verda", dated("verda", 1, "2099-01-01")); err != nil { // a clock was wrong
+	if err := s.Put(named("hotaisle"), dated("hotaisle", 1, "2099-01-01"), today); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Put("runpod", dated("runpod", 3, "2026-11-26")); err != nil { // in another time zone
+	if err := s.Put(named("hotaisle"), dated("hotaisle", 4, "2026-11-25"), today); err != nil { // instead of what cannot be used
+		t.Fatal(err)
+	}
+	if err := s.Put(named("verda"), dated("verda", 1, "2099-01-01"), today); err != nil { // a clock was wrong
+		t.Fatal(err)
+	}
+	if err := s.Put(named("runpod"), dated("runpod", 3, "2026-11-26"), today); err != nil { // in another time zone
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(s.Dir, "lambda.prices"), []byte("garbage"), 0o600); err != nil {
@@ -352,7 +370,7 @@ func TestShelf(t *testing.T) {
 	for name, l := range lists {
 		got[name] = listed(l)
 	}
-	if diff := cmp.Diff(map[string][]string{"vultr": {"a r 1 1GB $2"}, "runpod": {"a r 1 1GB $3"}}, got); diff != "" {
+	if diff := cmp.Diff(map[string][]string{"vultr": {"a r 1 1GB $2"}, "hotaisle": {"a r 1 1GB $4"}, "runpod": {"a r 1 1GB $3"}}, got); diff != "" {
 		t.Errorf("kept (-want +got):\n%s", diff)
 	}
 	for _, want := range []string{"read the prices of lambda: the list of prices is damaged", "read the prices of oci: it has prices of others",

@@ -22,6 +22,8 @@ import (
 const (
 	// maxAnswer bounds one answer, in bytes. The largest known is Oracle's list of products.
 	maxAnswer = 64 << 20
+	// maxItems bounds the values of one answer, which take memory also where they are short.
+	maxItems = 1_000_000
 	// maxPages bounds a list that comes in pages.
 	maxPages = 1000
 )
@@ -63,10 +65,33 @@ func (s *session) call(ctx context.Context, method, path string, header http.Hea
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, plain(path), err)
 	}
+	if n := items(data); n > maxItems {
+		return fmt.Errorf("%s %s: %w: it lists more than %d things", method, plain(path), errStrange, maxItems)
+	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("%s %s: %w: %w", method, plain(path), errStrange, err)
 	}
 	return nil
+}
+
+// items counts what follows something else in the lists and objects of a JSON document, of
+// whatever else the memory that its values take can be many times its size. What is no JSON
+// is for the decoder to refuse.
+func items(data []byte) int {
+	n := 0
+	for i := 0; i < len(data); i++ {
+		switch data[i] {
+		case ',':
+			n++
+		case '"':
+			for i++; i < len(data) && data[i] != '"'; i++ {
+				if data[i] == '\\' {
+					i++
+				}
+			}
+		}
+	}
+	return n
 }
 
 // plain is a path without its parameters, which can be long.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dstack/internal/backend"
+	"dstack/internal/catalog/pricelist"
 )
 
 // maxArchive bounds a published catalog, in bytes.
@@ -47,7 +48,10 @@ func published(s Source, base string) Source {
 		if err != nil {
 			return err
 		}
-		if day, err := time.Parse("20060102", version[:min(8, len(version))]); err == nil && !day.After(c.now) {
+		if day, err := time.Parse("20060102", version[:min(8, len(version))]); err == nil {
+			if pricelist.Ahead(day.Format("2006-01-02"), c.now) {
+				return fmt.Errorf("%w: version %s is of a day to come", errStrange, version)
+			}
 			t.asOf = day.Format("2006-01-02")
 		}
 		return t.list.ReadZip(data, name, t.asOf)

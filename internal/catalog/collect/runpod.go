@@ -184,7 +184,11 @@ func (t *tray) runpodGPUs(q runpodQuestion, gpus []runpodGPU) error {
 			price = g.Secure
 		}
 		l := g.Lowest
-		if q.gpus == 0 || l == nil || l.Stock == nil || l.CPUs == nil || l.Memory == nil || price == nil || *price == 0 {
+		if q.gpus == 0 || l == nil || l.Stock == nil || l.CPUs == nil || l.Memory == nil || price == nil {
+			continue
+		}
+		if *price == 0 {
+			t.free++
 			continue
 		}
 		r := pricelist.Row{
@@ -201,17 +205,29 @@ func (t *tray) runpodGPUs(q runpodQuestion, gpus []runpodGPU) error {
 	return nil
 }
 
+// maxRunpodCPUs bounds what a flavor may say of itself.
+const maxRunpodCPUs = 1024
+
 // runpodCPUs adds the sizes of each flavor: the smallest, doubled up to the largest.
 func (t *tray) runpodCPUs(q runpodQuestion, flavors []runpodFlavor) error {
 	for _, f := range flavors {
-		if f.Specifics == nil || f.Specifics.Stock == nil || f.Specifics.Price == nil || *f.Specifics.Price == 0 || f.Min < 1 || f.Max > 1024 {
+		if f.Specifics == nil || f.Specifics.Stock == nil || f.Specifics.Price == nil {
 			continue
 		}
-		for _, n := range doubled(f.Min.whole(), f.Max.whole()) {
+		if *f.Specifics.Price == 0 {
+			t.free++
+			continue
+		}
+		least, most := f.Min.whole(), f.Max.whole()
+		if least < 1 || most < least || most > maxRunpodCPUs {
+			t.leaveOut(f.ID)
+			continue
+		}
+		for _, n := range doubled(least, most) {
 			memory := math.Trunc(float64(n) * float64(f.RAM))
 			err := t.add(pricelist.Row{
 				Instance: fmt.Sprintf("%s-%d-%.0f", f.ID, n, memory), Region: q.name, CPUs: n, MemoryMiB: mib(memory),
-				DiskMiB: mib(float64(n) * float64(f.Disk)), Price: float64(*f.Specifics.Price) * float64(n) / float64(f.Min),
+				DiskMiB: mib(float64(n) * float64(f.Disk)), Price: float64(*f.Specifics.Price) * float64(n) / float64(least),
 			})
 			if err != nil {
 				return err
@@ -221,7 +237,7 @@ func (t *tray) runpodCPUs(q runpodQuestion, flavors []runpodFlavor) error {
 	return nil
 }
 
-// doubled are least, its doubles, and most.
+// doubled are least, which is above 0, its doubles, and most.
 func doubled(least, most int) []int {
 	var list []int
 	for n := least; n < most; n *= 2 {

@@ -17,14 +17,21 @@ type Shelf struct{ Dir string }
 
 const suffix = ".prices"
 
-// Put replaces the list of a source at once: a reader has the old one or the new one.
-func (s Shelf) Put(source string, l *pricelist.List) error {
+// Put replaces the list of a source at once: a reader has the old one or the new one. A list that
+// is older than the one that is kept is an error; one that cannot be used is always replaced.
+func (s Shelf) Put(source Source, l *pricelist.List, now time.Time) error {
+	if kept, err := s.read(source, now); err == nil && kept != nil {
+		_, before := kept.Dates()
+		if _, newest := l.Dates(); newest < before {
+			return fmt.Errorf("keep the prices of %s: those of %s are older than those that are kept, of %s", source.Name(), newest, before)
+		}
+	}
 	var packed bytes.Buffer
 	if err := l.Encode(&packed); err != nil {
-		return fmt.Errorf("keep the prices of %s: %w", source, err)
+		return fmt.Errorf("keep the prices of %s: %w", source.Name(), err)
 	}
-	if err := s.write(filepath.Join(s.Dir, source+suffix), packed.Bytes()); err != nil {
-		return fmt.Errorf("keep the prices of %s: %w", source, err)
+	if err := s.write(filepath.Join(s.Dir, source.Name()+suffix), packed.Bytes()); err != nil {
+		return fmt.Errorf("keep the prices of %s: %w", source.Name(), err)
 	}
 	return nil
 }

@@ -116,8 +116,9 @@ func (t *tray) vultr(page vultrPage) error {
 }
 
 func (t *tray) vultrAdd(r pricelist.Row, locations []string) error {
-	if r.Price == 0 {
-		return nil // not for sale
+	if r.Price == 0 { // not for sale
+		t.free++
+		return nil
 	}
 	return t.addIn(r, locations)
 }

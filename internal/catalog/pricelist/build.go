@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"slices"
+
+	"dstack/internal/offer"
 )
 
 // MaxRows bounds a list. All that the clouds publish is some hundred thousand rows.
@@ -14,6 +16,7 @@ type Builder struct {
 	shapes distinct[shape]
 	places distinct[zonedPlace]
 	dates  distinct[string]
+	kinds  distinct[kind]
 	seen   map[key]struct{}
 	// unknown are accelerators of rows that were left out.
 	unknown distinct[string]
@@ -22,10 +25,17 @@ type Builder struct {
 
 type zonedPlace struct{ region, zone string }
 
+// kind is what tells instance types apart: the same with another memory is not another.
+type kind struct {
+	backend, instance string
+	gpu               offer.GPU
+	gpus              int
+}
+
 // key is what may have one price only.
 type key struct {
-	shape, place uint32
-	spot         bool
+	kind, place uint32
+	spot        bool
 }
 
 // Add checks a row and adds it. A row that is refused changes nothing.
@@ -40,10 +50,7 @@ func (b *Builder) Add(r Row) error {
 	if date > math.MaxUint16 {
 		return &FieldError{"as_of", "is one of too many dates"}
 	}
-	k := key{
-		shape: b.shapes.add(shape{r.Backend, r.Instance, r.CPUs, r.MemoryMiB, r.DiskMiB, r.Arch, r.GPU, r.GPUs}),
-		place: b.places.add(zonedPlace{r.Region, r.Zone}), spot: r.Spot,
-	}
+	k := key{b.kinds.add(kind{r.Backend, r.Instance, r.GPU, r.GPUs}), b.places.add(zonedPlace{r.Region, r.Zone}), r.Spot}
 	if _, known := b.seen[k]; known {
 		return &FieldError{"instance_name", fmt.Sprintf("%s in %q is there twice", r.Instance, r.Region)}
 	}
@@ -52,7 +59,7 @@ func (b *Builder) Add(r Row) error {
 	}
 	b.seen[k] = struct{}{}
 	b.price = append(b.price, r.Price)
-	b.shape = append(b.shape, k.shape)
+	b.shape = append(b.shape, b.shapes.add(shape{r.Backend, r.Instance, r.CPUs, r.MemoryMiB, r.DiskMiB, r.Arch, r.GPU, r.GPUs}))
 	b.place = append(b.place, k.place)
 	b.date = append(b.date, uint16(date))
 	b.spot = append(b.spot, r.Spot)

@@ -19,12 +19,13 @@ import (
 const (
 	magic      = "dstack prices 1\n"
 	priceUnits = 1e9
-	// maxEncoded bounds what Decode reads, in bytes after decompression: MaxRows rows are less.
+	// maxEncoded bounds what Decode reads, in bytes after decompression: MaxRows rows
+	// with names of a usual length are less.
 	maxEncoded = 32 << 20
 )
 
 // Encode writes the list in its compact form. Prices finer than a billionth of a dollar are an
-// error.
+// error, and a list that is larger than what Decode reads.
 func (l *List) Encode(w io.Writer) error {
 	var e encoder
 	e.WriteString(magic)
@@ -66,6 +67,9 @@ func (l *List) Encode(w io.Writer) error {
 	}
 	if err := e.columns(&l.columns); err != nil {
 		return err
+	}
+	if e.Len() > maxEncoded {
+		return fmt.Errorf("the list of prices is larger than %d bytes", maxEncoded)
 	}
 	zw, err := gzip.NewWriterLevel(w, gzip.BestCompression)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -55,6 +56,23 @@ func TestEncodeRefusesFinerPrices(t *testing.T) {
 	}
 	if err := b.List().Encode(&bytes.Buffer{}); err == nil {
 		t.Error("a price would be changed")
+	}
+}
+
+// What could not be read again is not written.
+func TestEncodeIsBounded(t *testing.T) {
+	var b Builder
+	r := h100()
+	for n := range maxEncoded / maxName / 3 {
+		r.Instance = fmt.Sprintf("%0*d", maxName, n)
+		r.Region, r.Zone = "r"+r.Instance[1:], "z"+r.Instance[1:]
+		if err := b.Add(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var out bytes.Buffer
+	if err := b.List().Encode(&out); err == nil || err.Error() != "the list of prices is larger than 33554432 bytes" || out.Len() > 0 {
+		t.Errorf("error %v, %d bytes written", err, out.Len())
 	}
 }
 

@@ -235,7 +235,7 @@ func TestAddRefuses(t *testing.T) {
 		`gpu_vendor: "amd" does not make H100`:                        func(r *Row) { r.GPU.Vendor = "amd" },
 		`gpu_memory: 0 MiB is not 1 to 1099511627776`:                 func(r *Row) { r.GPU.MemoryMiB = 0 },
 		`as_of: "today" is not a day, month or year as in 2026-08-03`: func(r *Row) { r.AsOf = "today" },
-		`instance_name: p5.48xlarge in "us-east-1" is there twice`:    func(r *Row) { r.Price = 3 },
+		`instance_name: p5.48xlarge in "us-east-1" is there twice`:    func(r *Row) { r.Price, r.MemoryMiB, r.DiskMiB = 3, 2*r.MemoryMiB, 7 },
 	} {
 		var b Builder
 		if err := b.Add(h100()); err != nil {

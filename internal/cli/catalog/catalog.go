@@ -143,7 +143,7 @@ func (o options) one(ctx context.Context, c collect.Config, s collect.Source) ou
 	}
 	found, err := collect.Collect(ctx, c, s, o.Time())
 	if err == nil {
-		err = Shelf(o.Program).Put(s.Name(), found.List)
+		err = Shelf(o.Program).Put(s, found.List, o.Time())
 	}
 	if err != nil {
 		out.Status, out.Reason = "failed", err.Error()
