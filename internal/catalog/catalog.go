@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"dstack/internal/backend"
+	"dstack/internal/catalog/pricelist"
 	"dstack/internal/ledger"
 	"dstack/internal/offer"
 )
@@ -26,11 +27,13 @@ type Clouds interface {
 
 const (
 	fresh    = time.Minute     // an answer this young is not asked for again
+	valid    = 2 * fresh       // an older answer is shown with its age, but nothing is bought on it
+	again    = 5 * time.Second // a failure older than this is asked about again
 	deadline = 2 * time.Minute // for one backend's answer
-	// coldWait and firstWait are how long after the first question a backend's answer is
-	// waited for: by somebody in front of a screen, and by what decides for good. One that
-	// takes longer is missing until it has answered, and Changed tells. Lambda takes more than
-	// a second: it lets nobody ask two questions in one.
+	// coldWait and firstWait are how long after the question the answer of a backend without a
+	// valid one is waited for: by somebody in front of a screen, and by what decides for good.
+	// One that takes longer is missing until it has answered, and Changed tells. Lambda takes
+	// more than a second: it lets nobody ask two questions in one.
 	coldWait  = 3 * time.Second
 	firstWait = 10 * time.Second
 )
@@ -59,13 +62,13 @@ type Catalog struct {
 // answer is what one backend last said.
 type answer struct {
 	offers []offer.Offer
-	begun  time.Time     // when it was first asked
+	absurd int           // how many more there were that no provider can mean
 	asked  time.Time     // the last attempt's begin
 	at     time.Time     // the last attempt's end, zero before the first
 	heard  time.Time     // when offers came, zero before
 	err    error         // of the last attempt
 	asking bool          // a refresh is under way
-	first  chan struct{} // closed with the first attempt's end
+	done   chan struct{} // closed with the last attempt's end
 }
 
 // New checks c and returns an empty Catalog. Backends are asked when somebody wants to know.
@@ -89,15 +92,35 @@ func (c *Catalog) Close() {
 }
 
 // Offers lists what the project's backends offer, as they last said, and what could not be had
-// lately with a penalty. Old answers are
-// refreshed in the background; only a backend that was never asked is waited for, and not
-// for long. One that fails contributes its last answer.
+// lately with a penalty, for somebody to look at. Old answers are refreshed in the background;
+// only a backend without a valid answer is waited for, and not for long. One that does not
+// answer contributes its last answer, however old: see [Catalog.Problems].
 func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, error) {
+	return c.offers(ctx, projectID, wait{old: coldWait}, func(*answer) bool { return true })
+}
+
+// Purchasable lists the offers that something may be bought on: those of valid answers. A
+// backend without one is waited for longer than by Offers, and one whose answer is not fresh as
+// long as by it, so that a price which was raised is known. pending is when, at the
+// latest, offers that are missing yet are known or given up; zero when none are awaited.
+func (c *Catalog) Purchasable(ctx context.Context, projectID string) (offers []offer.Offer, pending time.Time, err error) {
+	offers, err = c.offers(ctx, projectID, wait{old: firstWait, aged: coldWait}, func(k *answer) bool {
+		now := time.Now()
+		if k.awaited(now) && pending.Before(k.asked.Add(deadline)) {
+			pending = k.asked.Add(deadline)
+		}
+		return k.valid(now)
+	})
+	return offers, pending, err
+}
+
+// offers lists the offers of the answers that count, after it waited for them.
+func (c *Catalog) offers(ctx context.Context, projectID string, w wait, counts func(*answer) bool) ([]offer.Offer, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.await(ctx, accounts, coldWait); err != nil {
+	if err := c.await(ctx, accounts, w); err != nil {
 		return nil, err
 	}
 	lower := penalties(time.Now(), c.failed(ctx), projectID)
@@ -105,7 +128,7 @@ func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, 
 	defer c.mu.Unlock()
 	var all []offer.Offer
 	for _, a := range accounts {
-		if k := c.known[a]; k != nil {
+		if k := c.known[a]; k != nil && counts(k) {
 			all = append(all, k.offers...)
 		}
 	}
@@ -117,21 +140,29 @@ func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, 
 	return all, nil
 }
 
-// Settle waits for backends of the project that have not answered yet, longer than Offers.
+// Settle waits as [Catalog.Purchasable] does.
 func (c *Catalog) Settle(ctx context.Context, projectID string) error {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return err
 	}
-	return c.await(ctx, accounts, firstWait)
+	return c.await(ctx, accounts, wait{old: firstWait, aged: coldWait})
 }
 
-// await refreshes old answers and waits for first ones, until limit after the question.
-func (c *Catalog) await(ctx context.Context, accounts []ledger.Account, limit time.Duration) error {
-	for _, k := range c.refreshStale(accounts) {
-		timer := time.NewTimer(time.Until(k.begun.Add(limit)))
+// wait is how long after the question answers are waited for: where there is no valid one, and
+// where the valid one is not fresh.
+type wait struct{ old, aged time.Duration }
+
+// await refreshes old answers and waits for them.
+func (c *Catalog) await(ctx context.Context, accounts []ledger.Account, w wait) error {
+	for _, q := range c.refreshStale(accounts) {
+		limit := w.aged
+		if q.old {
+			limit = w.old
+		}
+		timer := time.NewTimer(time.Until(q.asked.Add(limit)))
 		select {
-		case <-k.first:
+		case <-q.done:
 		case <-timer.C:
 		case <-ctx.Done():
 			timer.Stop()
@@ -142,6 +173,23 @@ func (c *Catalog) await(ctx context.Context, accounts []ledger.Account, limit ti
 	return nil
 }
 
+// valid says that something may be bought on the answer.
+func (k *answer) valid(now time.Time) bool { return !k.heard.IsZero() && now.Sub(k.heard) <= valid }
+
+// awaited says that an answer which is missing is on its way. One that did not come in time
+// the last time is not waited for: a backend that hangs must not hold up others for ever.
+func (k *answer) awaited(now time.Time) bool { return k.asking && !k.valid(now) && !silent(k.err) }
+
+// due says that the backend should be asked: soon after a failure, which may be mended, unless it
+// asked for patience.
+func (k *answer) due(now time.Time) bool {
+	rest := fresh
+	if _, limited := errors.AsType[*backend.RateLimitedError](k.err); k.err != nil && !limited && !silent(k.err) {
+		rest = again
+	}
+	return !k.asking && now.Sub(k.at) > rest
+}
+
 func (c *Catalog) accountsOf(ctx context.Context, projectID string) ([]ledger.Account, error) {
 	accounts, err := c.Clouds.Accounts(ctx)
 	if err != nil {
@@ -150,27 +198,35 @@ func (c *Catalog) accountsOf(ctx context.Context, projectID string) ([]ledger.Ac
 	return slices.DeleteFunc(slices.Clone(accounts), func(a ledger.Account) bool { return a.ProjectID != projectID }), nil
 }
 
-// refreshStale begins to ask the backends whose answers are old, and returns those that have
-// not answered yet.
-func (c *Catalog) refreshStale(accounts []ledger.Account) []*answer {
+// question is one that a backend has not answered yet.
+type question struct {
+	asked time.Time
+	done  chan struct{}
+	old   bool // there is no valid answer to an earlier one
+}
+
+// refreshStale begins to ask the backends whose answers are old, and returns the questions that
+// are worth waiting for.
+func (c *Catalog) refreshStale(accounts []ledger.Account) []question {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var unheard []*answer
+	now := time.Now()
+	var open []question
 	for _, a := range accounts {
 		k := c.known[a]
 		if k == nil {
-			k = &answer{begun: time.Now(), first: make(chan struct{})}
+			k = &answer{}
 			c.known[a] = k
 		}
-		if !k.asking && time.Since(k.at) > fresh && c.ctx.Err() == nil {
-			k.asking, k.asked = true, time.Now()
+		if k.due(now) && c.ctx.Err() == nil {
+			k.asking, k.asked, k.done = true, now, make(chan struct{})
 			c.wg.Go(func() { c.refresh(a, k) })
 		}
-		if k.at.IsZero() && k.asking {
-			unheard = append(unheard, k)
+		if k.asking && !silent(k.err) {
+			open = append(open, question{k.asked, k.done, !k.valid(now)})
 		}
 	}
-	return unheard
+	return open
 }
 
 // refresh asks one backend. The work is nobody's in particular: the first caller to give up
@@ -178,20 +234,24 @@ func (c *Catalog) refreshStale(accounts []ledger.Account) []*answer {
 func (c *Catalog) refresh(a ledger.Account, k *answer) {
 	ctx, cancel := context.WithTimeoutCause(c.ctx, deadline, errSilent)
 	defer cancel()
-	offers, err := c.ask(ctx, a)
-	if err != nil && c.ctx.Err() == nil {
-		c.Log.Warn("a backend does not say what it offers", "backend", a.Backend, "err", err)
-	}
+	offers, absurd, err := c.ask(ctx, a)
 	c.mu.Lock()
-	changed := err == nil && !same(k.offers, offers)
+	// An answer that was waited for is told of even when it is the same, or none.
+	changed := k.awaited(time.Now()) || err == nil && !same(k.offers, offers)
+	news := err != nil && c.ctx.Err() == nil && (k.err == nil || k.err.Error() != err.Error())
+	strange := err == nil && absurd.n > 0 && absurd.n != k.absurd
 	if err == nil {
-		k.offers, k.heard = offers, time.Now()
+		k.offers, k.absurd, k.heard = offers, absurd.n, time.Now()
 	}
-	if k.at.IsZero() {
-		close(k.first)
-	}
+	close(k.done)
 	k.at, k.asking, k.err = time.Now(), false, err
 	c.mu.Unlock()
+	if news {
+		c.Log.Warn("a backend does not say what it offers", "backend", a.Backend, "err", err)
+	}
+	if strange {
+		c.Log.Warn("a backend has offers that nobody can mean; they are left out", "backend", a.Backend, "offers", absurd.n, "first", absurd.first)
+	}
 	if changed {
 		c.Changed(a.ProjectID)
 	}
@@ -200,23 +260,43 @@ func (c *Catalog) refresh(a ledger.Account, k *answer) {
 // errSilent is why a question to a backend ends.
 var errSilent = errors.New("no answer in time")
 
-// ask has one backend list its offers, and adds what its kind of backend can do with them.
-func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, error) {
+// silent says that a backend did not answer in time.
+func silent(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, errSilent)
+}
+
+// absurdities are offers that were left out.
+type absurdities struct {
+	n     int
+	first error // what is wrong with the first
+}
+
+// ask has one backend list its offers, leaves out those that nobody can mean, and adds what its
+// kind of backend can do with them.
+func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, absurdities, error) {
+	var out absurdities
 	b, err := c.Clouds.Backend(ctx, a.ProjectID, a.Backend)
 	if err != nil {
-		return nil, err
+		return nil, out, err
 	}
-	offers, err := b.Offers(ctx, offer.Query{})
+	listed, err := b.Offers(ctx, offer.Query{})
 	if err != nil {
-		return nil, err
+		return nil, out, err
 	}
 	_, reserves := b.(backend.ReservationBackend)
 	_, multinode := b.(backend.MultinodeBackend)
-	offers = slices.Clone(offers)
-	for i := range offers {
-		offers[i].Reserves, offers[i].Multinode = reserves, multinode
+	offers := make([]offer.Offer, 0, len(listed))
+	for _, o := range listed {
+		if err := pricelist.CheckLive(o); err != nil {
+			if out.n++; out.n == 1 {
+				out.first = err
+			}
+			continue
+		}
+		o.Reserves, o.Multinode = reserves, multinode
+		offers = append(offers, o)
 	}
-	return offers, nil
+	return offers, out, nil
 }
 
 // same compares what is looked at when jobs are placed.

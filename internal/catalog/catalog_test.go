@@ -139,8 +139,11 @@ func TestSlowBackends(t *testing.T) {
 			t.Errorf("once it has answered: %q after %v", got, took)
 		}
 		time.Sleep(2 * fresh)
-		if got, took := names(t, c); got != "a b " || took > 0 {
+		if got, took := names(t, c); got != "a b " || took > coldWait {
 			t.Errorf("while it hangs again: %q after %v", got, took)
+		}
+		if got, took := names(t, c); got != "a b " || took > 0 {
+			t.Errorf("while it hangs still: %q after %v", got, took)
 		}
 		time.Sleep(2 * fresh)
 		hang.Store(false)

@@ -42,15 +42,15 @@ func (c *Catalog) Problems(ctx context.Context, projectID string) ([]Problem, er
 
 // problem says what keeps offers from being new, "" for nothing.
 func (k *answer) problem(now time.Time) string {
-	silent := now.Sub(k.asked)
+	pause := now.Sub(k.asked)
 	why := ""
 	switch {
 	case k.err != nil:
 		why = reason(k.err)
 	case k.asking && k.at.IsZero():
-		return fmt.Sprintf("was asked for the first time %v ago and has not answered yet; its offers are missing, look again soon", silent.Round(time.Second))
-	case k.asking && (silent > slow || k.heard.IsZero() && silent >= coldWait):
-		why = fmt.Sprintf("has not answered for %v", silent.Round(time.Second))
+		return fmt.Sprintf("was asked for the first time %v ago and has not answered yet; its offers are missing, look again soon", pause.Round(time.Second))
+	case k.asking && (pause > slow || !k.valid(now) && pause >= coldWait):
+		why = fmt.Sprintf("has not answered for %v", pause.Round(time.Second))
 	default:
 		return ""
 	}
@@ -68,7 +68,7 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, backend.ErrAuth):
 		return "does not take the credentials"
-	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, errSilent):
+	case silent(err):
 		return fmt.Sprintf("did not answer within %v", deadline)
 	}
 	return "cannot say what it offers"

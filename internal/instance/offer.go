@@ -18,6 +18,8 @@ const (
 	maxOffers = 25
 	// maxSkipped bounds those that could not be tried, which do not count there.
 	maxSkipped = 100
+	// askOffers spaces looks at offers while backends have not answered that may have more.
+	askOffers = 2 * time.Second
 )
 
 // refused remembers what became of the latest offer.

@@ -206,13 +206,16 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 			ask.Profile.Backends, ask.Profile.Regions = []string{string(first.Data.Offer.Backend)}, []string{first.Data.Offer.Region}
 		}
 	}
-	offers, err := s.Offers(ctx, inst.ProjectID)
+	offers, pending, err := s.Offers(ctx, inst.ProjectID)
 	if err != nil {
 		return time.Time{}, err
 	}
 	d := Decision{Instance: inst}
 	o, ok := d.next(time.Now(), ask, offers, s.MaxOffers)
-	if !ok {
+	switch {
+	case !ok && time.Now().Before(pending):
+		return earliest(pending, time.Now().Add(askOffers)), nil
+	case !ok:
 		return time.Time{}, s.commit(ctx, it, inst, &d)
 	}
 	o.Blocks, o.TotalBlocks = 1, max(1, inst.Blocks)

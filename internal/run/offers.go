@@ -18,7 +18,11 @@ type survey struct {
 }
 
 func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) (survey, error) {
-	supply, err := s.supply(ctx, r.ProjectID)
+	market, err := s.Offers(ctx, r.ProjectID)
+	if err != nil {
+		return survey{}, err
+	}
+	supply, err := s.supply(ctx, r.ProjectID, market)
 	if err != nil {
 		return survey{}, err
 	}

@@ -18,6 +18,7 @@ import (
 	"dstack/internal/event"
 	"dstack/internal/fleet"
 	"dstack/internal/instance"
+	"dstack/internal/offer"
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
@@ -53,7 +54,7 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if waits, err := s.waits(ctx, it.ID); err != nil || !waits {
 		return time.Time{}, err
 	}
-	// A backend that was never asked is waited for before the queue is read, not after: who
+	// A backend without a valid answer is waited for before the queue is read, not after: who
 	// comes meanwhile may have priority.
 	if err := s.Catalog.Settle(ctx, it.ID); err != nil {
 		return time.Time{}, err
@@ -62,7 +63,11 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil || len(gangs) == 0 {
 		return time.Time{}, err
 	}
-	supply, err := s.supply(ctx, it.ID)
+	offers, pending, err := s.Purchasable(ctx, it.ID)
+	if err != nil {
+		return time.Time{}, err
+	}
+	supply, err := s.supply(ctx, it.ID, offers)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -72,7 +77,7 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 			return time.Time{}, err
 		}
 	}
-	return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply))
+	return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply), pending)
 }
 
 // waits says that a job of the project waits for a place.
@@ -92,8 +97,9 @@ type outcome func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error
 // for what waits behind it.
 const together = 64
 
-// carryOut stores what was decided for each gang and returns when to look again.
-func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict) (time.Time, error) {
+// carryOut stores what was decided for each gang and returns when to look again. None is refused
+// while backends may still answer, until pending.
+func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict, pending time.Time) (time.Time, error) {
 	var again time.Time
 	sooner := func(t time.Time) {
 		if again.IsZero() || t.Before(again) {
@@ -110,6 +116,8 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 			all = append(all, func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error {
 				return s.claim(ctx, tx, fleets, g, v)
 			})
+		case !now.Before(until) && now.Before(pending):
+			sooner(pending)
 		case !now.Before(until):
 			all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.refuse(ctx, tx, g, v.Why) })
 		default:
@@ -249,17 +257,14 @@ func key(g scheduler.Gang) string {
 	return string(h.Sum(nil))
 }
 
-// supply is all that the project's jobs can be placed on.
-func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Supply, error) {
-	var out scheduler.Supply
+// supply is all that the project's jobs can be placed on, with these offers.
+func (s *Service) supply(ctx context.Context, projectID string, offers []api.InstanceOffer) (scheduler.Supply, error) {
+	out := scheduler.Supply{Offers: offers}
 	fleets, instances, err := s.Fleets.Usable(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err
 	}
 	projects := map[string]string{}
-	if out.Offers, err = s.Offers(ctx, projectID); err != nil {
-		return out, err
-	}
 	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
 		return out, err
 	}
@@ -289,18 +294,27 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	return out, nil
 }
 
-// Offers lists what a project's backends offer in the wire's form, cheapest first.
+// Offers lists what a project's backends offer in the wire's form, cheapest first, for somebody
+// to look at.
 func (s *Service) Offers(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
 	offers, err := s.Catalog.Offers(ctx, projectID)
-	if err != nil {
-		return nil, err
-	}
+	return onWire(offers), err
+}
+
+// Purchasable lists those that something may be bought on, see [catalog.Catalog.Purchasable].
+func (s *Service) Purchasable(ctx context.Context, projectID string) (list []api.InstanceOffer, pending time.Time, err error) {
+	offers, pending, err := s.Catalog.Purchasable(ctx, projectID)
+	return onWire(offers), pending, err
+}
+
+// onWire has offers in the wire's form, cheapest first.
+func onWire(offers []offer.Offer) []api.InstanceOffer {
 	out := make([]api.InstanceOffer, len(offers))
 	for i, o := range offers {
 		out[i] = fleet.ToAPI(o)
 	}
 	scheduler.Sort(out)
-	return out, nil
+	return out
 }
 
 // claim gives every job of a gang its place: all or none.

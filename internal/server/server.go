@@ -257,8 +257,8 @@ func (s *Server) assemble(file file) error {
 		return s.runs.MayCall(ctx, hostID, jobID)
 	}}
 	s.pool.SetSink(&sink{s})
-	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
-		return s.runs.Offers(ctx, projectID)
+	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, time.Time, error) {
+		return s.runs.Purchasable(ctx, projectID)
 	}
 	freed := func(projectID string) {
 		s.runs.Freed(projectID)

@@ -1,0 +1,167 @@
+package catalog
+
+import (
+	"context"
+	"errors"
+	"math"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/offer"
+)
+
+// After a pause, a price that was raised meanwhile is known before it is shown or paid.
+func TestOldPricesAreNotPaid(t *testing.T) {
+	const slowly = 2 * time.Second
+	for name, tt := range map[string]struct {
+		pause       time.Duration
+		shown, paid float64
+	}{
+		"fresh": {fresh / 2, 0.75, 0.75},
+		"aged":  {fresh + 4*time.Second, 0.75, 9.99},
+		"old":   {valid + 4*time.Second, 9.99, 9.99},
+		"long":  {time.Hour, 9.99, 9.99},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				price := 0.75
+				c, _, _ := open(t, func(context.Context, string) ([]offer.Offer, error) {
+					time.Sleep(slowly)
+					o := one("a")
+					o[0].Price = price
+					return o, nil
+				})
+				names(t, c)
+				price = 9.99
+				time.Sleep(tt.pause)
+				shown, err := c.Offers(t.Context(), "p")
+				if err != nil || shown[0].Price != tt.shown {
+					t.Errorf("shown %v, %v, want %v", shown, err, tt.shown)
+				}
+				paid, pending, err := c.Purchasable(t.Context(), "p")
+				if err != nil || paid[0].Price != tt.paid || !pending.IsZero() {
+					t.Errorf("paid %v, pending %v, %v, want %v", paid, pending, err, tt.paid)
+				}
+			})
+		})
+	}
+}
+
+// What a backend said long ago is shown with its age while it does not answer, but nothing is
+// bought on it, and one who buys is told how long an answer may take.
+func TestOldOffersAreOnlyShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hang := false
+		c, _, changes := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) {
+			if name == "b" && hang {
+				time.Sleep(30 * time.Second)
+			}
+			return one(name), nil
+		})
+		names(t, c)
+		hang = true
+		time.Sleep(10 * time.Minute)
+		if got, took := names(t, c); got != "a b " || took != coldWait {
+			t.Errorf("shown %q after %v, want both after %v", got, took, coldWait)
+		}
+		list, err := c.Problems(t.Context(), "p")
+		if want := "has not answered for 3s; its offers are those of 10m3s ago"; err != nil || len(list) != 1 || list[0].Text != want {
+			t.Errorf("problems %+v, %v, want %q", list, err, want)
+		}
+		before := changes.Load()
+		offers, pending, err := c.Purchasable(t.Context(), "p")
+		if err != nil || len(offers) != 1 || offers[0].Backend != "a" || time.Until(pending) != deadline-firstWait {
+			t.Errorf("purchasable %v, pending %v, %v, want a's, and b's until its deadline", offers, time.Until(pending), err)
+		}
+		time.Sleep(30 * time.Second)
+		if changes.Load() == before {
+			t.Error("that b has answered is not told to those who wait")
+		}
+		offers, pending, err = c.Purchasable(t.Context(), "p")
+		if err != nil || len(offers) != 2 || !pending.IsZero() {
+			t.Errorf("purchasable %v, pending %v, %v, want both", offers, pending, err)
+		}
+	})
+}
+
+// One that hangs for good is waited for once.
+func TestHangingBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, _, _ := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) {
+			if name == "b" {
+				<-ctx.Done()
+				return nil, context.Cause(ctx)
+			}
+			return one(name), nil
+		})
+		names(t, c)
+		time.Sleep(deadline + 2*fresh)
+		began := time.Now()
+		offers, pending, err := c.Purchasable(t.Context(), "p")
+		if err != nil || len(offers) != 1 || !pending.IsZero() || time.Since(began) > 0 {
+			t.Errorf("purchasable %v, pending %v, %v, after %v, want a's at once", offers, pending, err, time.Since(began))
+		}
+	})
+}
+
+// A backend that was repaired is in the next answer.
+func TestRepairedBackend(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		broken := true
+		c, cl, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) {
+			if name == "b" && broken {
+				return nil, errors.New("no route")
+			}
+			return one(name), nil
+		})
+		for range 3 {
+			names(t, c)
+		}
+		if n := cl.asked["b"]; n != 1 {
+			t.Errorf("asked %d times in a moment, want once", n)
+		}
+		broken = false
+		time.Sleep(again + time.Second)
+		if got, _ := names(t, c); got != "a b " {
+			t.Errorf("once it is repaired: %q", got)
+		}
+		if n := cl.asked["a"]; n != 1 {
+			t.Errorf("the other was asked %d times, want once", n)
+		}
+	})
+}
+
+func TestAbsurdOffersAreLeftOut(t *testing.T) {
+	good := offer.Offer{Backend: "a", Region: "north", Instance: "good", Price: 1, Availability: offer.Available,
+		Resources: offer.Resources{CPUs: 2, MemoryMiB: 1024, Arch: "x86", GPUs: []offer.GPU{{Name: "A10", MemoryMiB: 24 << 10, Vendor: "nvidia"}}}}
+	for name, change := range map[string]func(*offer.Offer){
+		"price":        func(o *offer.Offer) { o.Price = 9e16 },
+		"negative":     func(o *offer.Offer) { o.Price = -1 },
+		"no number":    func(o *offer.Offer) { o.Price = math.NaN() },
+		"name":         func(o *offer.Offer) { o.Instance = "\x1b[31mred" },
+		"region":       func(o *offer.Offer) { o.Region = "a\nb" },
+		"zone":         func(o *offer.Offer) { o.Zones = []string{"\x07"} },
+		"memory":       func(o *offer.Offer) { o.Resources.MemoryMiB = -1 },
+		"GPU's name":   func(o *offer.Offer) { o.Resources.GPUs[0].Name = "A10\x1b" },
+		"GPU's memory": func(o *offer.Offer) { o.Resources.GPUs[0].MemoryMiB = 9999 << 10 },
+		"GPU's vendor": func(o *offer.Offer) { o.Resources.GPUs[0].Vendor = "amd" },
+		"GPUs":         func(o *offer.Offer) { o.Resources.GPUs = make([]offer.GPU, 129) },
+		"availability": func(o *offer.Offer) { o.Availability = "\x1b" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			c, _, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) {
+				if name != "a" {
+					return nil, nil
+				}
+				bad := good
+				bad.Resources.GPUs = []offer.GPU{good.Resources.GPUs[0]}
+				change(&bad)
+				return []offer.Offer{bad, good}, nil
+			})
+			if got, _ := names(t, c); got != "good " {
+				t.Errorf("offers %q, want only the good one", got)
+			}
+		})
+	}
+}
