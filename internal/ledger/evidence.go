@@ -152,24 +152,35 @@ WHERE  project_id = $1 AND backend = $2 AND state <> 'gone' AND state <> 'intend
 ORDER  BY created_at, id`
 
 // Uncovered lists what may cost money in an account and what b, with other credentials, does not
-// show: none when b is of the same account. It changes nothing.
+// show, unless b shows something else of the same account. It changes nothing.
 func (l *Ledger) Uncovered(ctx context.Context, a Account, b backend.Backend) ([]Record, error) {
 	live, err := scanAll(l.DB.Read().QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
 	if err != nil {
 		return nil, fmt.Errorf("list what exists in %s: %w", a.id(), err)
 	}
 	account := backend.AccountOf(b)
-	live = slices.DeleteFunc(live, func(r Record) bool { return r.Doc.Accounts != nil && r.spoken(account) })
-	if len(live) == 0 || account == "" {
+	own := func(r Record) bool { return r.Doc.Accounts != nil && r.spoken(account) }
+	if account == "" || !slices.ContainsFunc(live, func(r Record) bool { return !own(r) }) {
 		return nil, nil
 	}
 	owned, err := l.list(ctx, b, a, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	shown := func(r Record) bool { return find(owned, r) != nil }
-	if slices.ContainsFunc(live, shown) { // so it is the same account, and what it lacks is gone
-		return nil, nil
+	return missed(live, func(r Record) bool { return own(r) || find(owned, r) != nil }), nil
+}
+
+// missed leaves of live what an account does not answer for: it does for what is shown, and for
+// what was made in the account of that, which is gone when it lacks it. Several accounts may be
+// mixed up in live.
+func missed(live []Record, shown func(Record) bool) []Record {
+	var accounts []string
+	for _, r := range live {
+		if shown(r) {
+			accounts = append(accounts, r.Doc.Accounts...)
+		}
 	}
-	return live, nil
+	return slices.DeleteFunc(live, func(r Record) bool {
+		return shown(r) || slices.ContainsFunc(r.Doc.Accounts, func(a string) bool { return slices.Contains(accounts, a) })
+	})
 }

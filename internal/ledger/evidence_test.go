@@ -133,12 +133,36 @@ func TestNewKeyOfAccount(t *testing.T) {
 	})
 }
 
+// TestRestoredAccount puts the first credentials back when a deletion waits for them, whose
+// machine has ended meanwhile: it is looked at now.
+func TestRestoredAccount(t *testing.T) {
+	c := plain
+	c.ID = "first"
+	each(t, c, func(w *world) {
+		id, asked := w.intend(), w.intend()
+		time.Sleep(time.Minute)
+		first := w.cloud
+		w.change(fake.New(fake.Config{ID: "second", Offers: fake.SomeOffers()}))
+		w.release(id)
+		time.Sleep(time.Minute)
+		if r := w.want(id, ledger.Deleting, 0); !r.Astray() {
+			t.Errorf("with another account: %q", r.Message())
+		}
+		first.Kill(w.get(id).Instance().Ref.ID)
+		w.change(first)
+		time.Sleep(30 * time.Second)
+		w.want(id, ledger.Gone, 1)
+		w.want(asked, ledger.Created, 1)
+	})
+}
+
 // TestUncovered asks whether credentials may take the place of others.
 func TestUncovered(t *testing.T) {
-	each(t, plain, func(w *world) {
-		w.rekey("old key")
+	c := plain
+	c.ID = "old key"
+	each(t, c, func(w *world) {
 		a := ledger.Account{ProjectID: "p", Backend: "fake"}
-		other := fake.New(fake.Config{ID: "other account"})
+		other := fake.New(fake.Config{ID: "other account", Offers: fake.SomeOffers()})
 		missed := func(b backend.Backend) int {
 			w.Helper()
 			list, err := w.ledger.Uncovered(context.Background(), a, b)
@@ -165,6 +189,28 @@ func TestUncovered(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := missed(other); n != 0 {
 			t.Errorf("%d are missed after the end", n)
+		}
+
+		id = w.intend()
+		time.Sleep(time.Minute)
+		first := w.cloud
+		w.change(other) // what is made from now on is in another account than the first
+		w.intend()
+		time.Sleep(time.Minute)
+		for name, b := range map[string]backend.Backend{
+			"the first account": keyed{first, "new key"}, "the second account": keyed{other, "newer key"},
+		} {
+			if n := missed(b); n != 1 {
+				t.Errorf("%d of two accounts are missed by another key of %s, want 1", n, name)
+			}
+		}
+		first.Kill(w.get(id).Instance().Ref.ID)
+		w.change(first)
+		kept := w.intend()
+		time.Sleep(10 * time.Minute)
+		w.want(kept, ledger.Created, 1)
+		if n := missed(keyed{first, "newest key"}); n != 1 {
+			t.Errorf("%d are missed when one of the account has ended, want the other account's", n)
 		}
 	})
 }

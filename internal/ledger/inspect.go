@@ -69,12 +69,12 @@ func (l *Ledger) Inspect(ctx context.Context, q store.Querier) (Inspection, erro
 	known := map[string]bool{}
 	for _, r := range records {
 		a := Account{r.ProjectID, r.Backend}
-		owned, asked := listed[a]
+		list, asked := listed[a]
 		known[r.ID] = true
-		out.Found = append(out.Found, Found{Record: r, Project: r.ProjectID, Verdict: verdict(r, owned, asked), Debt: r.debt(time.Now())})
+		out.Found = append(out.Found, Found{Record: r, Project: r.ProjectID, Verdict: verdict(r, list, asked), Debt: r.debt(time.Now())})
 	}
-	for a, owned := range listed {
-		for _, o := range owned {
+	for a, list := range listed {
+		for _, o := range list.owned {
 			if !known[o.IntentID] && o.State != backend.StateGone {
 				r := Record{Kind: o.Kind, Backend: a.Backend, Region: o.Ref.Region, ProjectID: a.ProjectID, Price: o.Price, CreatedAt: o.CreatedAt}
 				r.Doc.Instance = backend.Instance{Ref: o.Ref, State: o.State}
@@ -88,23 +88,30 @@ func (l *Ledger) Inspect(ctx context.Context, q store.Querier) (Inspection, erro
 	return out, nil
 }
 
+// accountList is what an account listed.
+type accountList struct {
+	account string // [backend.AccountOf]
+	owned   []backend.Owned
+}
+
 // listAll asks all accounts at the same time; those that do not answer are missing.
-func (l *Ledger) listAll(ctx context.Context, accounts []Account) ([]AccountState, map[Account][]backend.Owned) {
+func (l *Ledger) listAll(ctx context.Context, accounts []Account) ([]AccountState, map[Account]accountList) {
 	states := make([]AccountState, len(accounts))
-	lists := make([][]backend.Owned, len(accounts))
+	lists := make([]accountList, len(accounts))
 	var wg sync.WaitGroup
 	for i, a := range accounts {
 		states[i].Account = a
 		wg.Go(func() {
 			b, err := l.Clouds.Backend(ctx, a.ProjectID, a.Backend)
 			if err == nil {
-				lists[i], err = l.list(ctx, b, a, time.Now())
+				lists[i].account = backend.AccountOf(b)
+				lists[i].owned, err = l.list(ctx, b, a, time.Now())
 			}
 			states[i].Err = err
 		})
 	}
 	wg.Wait()
-	listed := map[Account][]backend.Owned{}
+	listed := map[Account]accountList{}
 	for i, s := range states {
 		if s.Err == nil {
 			listed[s.Account] = lists[i]
@@ -114,8 +121,8 @@ func (l *Ledger) listAll(ctx context.Context, accounts []Account) ([]AccountStat
 }
 
 // verdict compares a live intent with what its account listed.
-func verdict(r Record, owned []backend.Owned, asked bool) Verdict {
-	there := slices.ContainsFunc(owned, func(o backend.Owned) bool {
+func verdict(r Record, list accountList, asked bool) Verdict {
+	there := slices.ContainsFunc(list.owned, func(o backend.Owned) bool {
 		return o.State != backend.StateGone && (o.IntentID == r.ID || o.Ref.ID != "" && o.Ref.ID == r.Doc.Instance.Ref.ID)
 	})
 	switch {
@@ -127,7 +134,7 @@ func verdict(r Record, owned []backend.Owned, asked bool) Verdict {
 		return Ending
 	case there:
 		return Confirmed
-	case r.State == Intended, asked && r.State == Created && time.Since(r.CreatedAt) < backend.DefaultSettle:
+	case r.State == Intended, asked && r.State == Created && r.spoken(list.account) && time.Since(r.CreatedAt) < backend.DefaultSettle:
 		return Expected
 	}
 	return Unconfirmed

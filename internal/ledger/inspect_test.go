@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"dstack/internal/backend"
+	"dstack/internal/backend/fake"
 	"dstack/internal/ledger"
 	"dstack/internal/store"
 )
@@ -66,6 +67,38 @@ func TestInspect(t *testing.T) {
 		time.Sleep(time.Hour)
 		want()
 		w.want(kept, ledger.Gone, 1) // the foreign one lives
+	})
+}
+
+// TestInspectOtherAccount looks right after the credentials were changed to those of another
+// account: a machine of a minute ago is not expected to be listed by it.
+func TestInspectOtherAccount(t *testing.T) {
+	c := plain
+	c.ID, c.ListLag = "first", 30*time.Second
+	each(t, c, func(w *world) {
+		verdict := func() ledger.Verdict {
+			w.Helper()
+			found, err := w.ledger.Inspect(context.Background(), w.db.Read())
+			if err != nil || len(found.Found) != 1 {
+				w.Fatalf("Inspect = %+v, %v, want one resource", found.Found, err)
+			}
+			return found.Found[0].Verdict
+		}
+		w.intend()
+		time.Sleep(10 * time.Second)
+		if v := verdict(); v != ledger.Expected {
+			t.Errorf("before it is listed it is %s", v)
+		}
+		time.Sleep(30 * time.Second)
+		if v := verdict(); v != ledger.Confirmed {
+			t.Errorf("when it is listed it is %s", v)
+		}
+		w.mu.Lock()
+		w.cloud, w.key = fake.New(fake.Config{ID: "second"}), "second" // no sweep yet
+		w.mu.Unlock()
+		if v := verdict(); v != ledger.Unconfirmed {
+			t.Errorf("with another account it is %s", v)
+		}
 	})
 }
 

@@ -40,11 +40,6 @@ ORDER BY created_at DESC LIMIT 1`
 // selectBusy is for [engine.LiveQuery].
 const selectBusy = `SELECT id FROM intent WHERE NOT idle AND shard IN`
 
-// selectCreated lists what an account should list.
-const selectCreated = `
-SELECT ` + columns + ` FROM intent
-WHERE  project_id = $1 AND backend = $2 AND state = 'created'`
-
 const selectDebts = `
 SELECT ` + columns + ` FROM intent
 WHERE  (state = 'unknown' OR state = 'deleting') AND created_at < $1

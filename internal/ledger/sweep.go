@@ -134,6 +134,9 @@ func (l *Ledger) vouch(ctx context.Context, tx *store.Tx, r Record, account stri
 		r.Doc.Message, r.idle = "", false
 		tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
 	}
+	if r.State == Deleting { // the credentials of before may have been refused
+		tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
+	}
 	if err := update(ctx, tx, r); err != nil {
 		return err
 	}
@@ -174,9 +177,10 @@ func (l *Ledger) reap(ctx context.Context, tx *store.Tx, a Account, account stri
 	return nil
 }
 
-// doubt has created resources looked at that the list lacks, if they are older than limit.
+// doubt has created resources looked at that the list lacks, if they are older than limit, and
+// what waits for other credentials: the present ones may be new.
 func (l *Ledger) doubt(ctx context.Context, a Account, owned []backend.Owned, limit time.Time) error {
-	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectCreated, a.ProjectID, a.Backend))
+	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
 	if err != nil {
 		return err
 	}
@@ -187,7 +191,10 @@ func (l *Ledger) doubt(ctx context.Context, a Account, owned []backend.Owned, li
 		}
 	}
 	for _, r := range records {
-		if listed[string(r.Kind)+"/"+r.Doc.Instance.Ref.ID] || r.Doc.TriedAt.After(limit) {
+		if r.Astray() {
+			l.Engine.Wake(Kind, r.ID)
+		}
+		if r.State != Created || listed[string(r.Kind)+"/"+r.Doc.Instance.Ref.ID] || r.Doc.TriedAt.After(limit) {
 			continue
 		}
 		if err := l.DB.Write(ctx, func(tx *store.Tx) error { return l.Check(ctx, tx, r.ID) }); err != nil {
