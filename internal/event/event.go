@@ -57,3 +57,19 @@ func Record(ctx context.Context, tx *store.Tx, e Event) error {
 	}
 	return nil
 }
+
+// Fields lists what an update changed.
+func Fields(changed []string) string {
+	if len(changed) == 0 {
+		return "<none>"
+	}
+	return strings.Join(changed, ", ")
+}
+
+// Bool writes a value as the original's events do.
+func Bool(b bool) string {
+	if b {
+		return "True"
+	}
+	return "False"
+}

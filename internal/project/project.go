@@ -251,6 +251,10 @@ ON CONFLICT (project_id, user_id) DO UPDATE SET role = excluded.role`, projectID
 }
 
 func (s *Service) record(ctx context.Context, tx *store.Tx, actor user.User, p Project, text string) error {
-	return event.Record(ctx, tx, event.Event{Message: text, ActorID: actor.ID, ActorName: actor.Name, ProjectID: p.ID,
-		Targets: []event.Target{{Type: api.EventTargetProject, ID: p.ID, Name: p.Name}}})
+	return event.Record(ctx, tx, Scope{Project: p, User: actor}.Event(text))
+}
+
+// Event says that the caller did something to the project.
+func (s Scope) Event(text string) event.Event {
+	return s.Actor(event.Event{Message: text, Targets: []event.Target{{Type: api.EventTargetProject, ID: s.Project.ID, Name: s.Project.Name}}})
 }

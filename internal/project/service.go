@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"dstack/internal/api"
+	"dstack/internal/event"
 	"dstack/internal/store"
 	"dstack/internal/user"
 )
@@ -181,9 +182,6 @@ func (s *Service) Update(ctx context.Context, sc Scope, r api.UpdateProjectReque
 		}
 		var fields []string
 		p, fields = changed(before, r)
-		if len(fields) == 0 {
-			return nil
-		}
 		// Guarded by what was read, so that of two requests at a time none is lost.
 		err = store.Guarded(tx.ExecContext(ctx, `
 UPDATE project SET is_public = $1, templates_repo = $2 WHERE id = $3 AND NOT deleted AND is_public = $4 AND templates_repo = $5`,
@@ -191,7 +189,7 @@ UPDATE project SET is_public = $1, templates_repo = $2 WHERE id = $3 AND NOT del
 		if err != nil {
 			return err
 		}
-		return s.record(ctx, tx, sc.User, p, "Project updated. Updated fields: "+strings.Join(fields, ", "))
+		return s.record(ctx, tx, sc.User, p, "Project updated. Updated fields: "+event.Fields(fields))
 	})
 	if err != nil {
 		return api.Project{}, err
@@ -210,19 +208,20 @@ func (s *Service) checkTemplates(ctx context.Context, repo *string) error {
 	return nil
 }
 
-// changed is p as the request wants it, with the names of the fields that differ.
+// changed is p as the request wants it, with the fields that differ as events show them.
 func changed(p Project, r api.UpdateProjectRequest) (Project, []string) {
 	var fields []string
 	if r.IsPublic != nil && *r.IsPublic != p.IsPublic {
 		p.IsPublic = *r.IsPublic
-		fields = append(fields, "is_public")
+		fields = append(fields, "is_public="+event.Bool(p.IsPublic))
 	}
-	if r.ResetTemplatesRepo {
+	switch {
+	case r.ResetTemplatesRepo && p.TemplatesRepo != "":
 		p.TemplatesRepo = ""
-		fields = append(fields, "templates_repo")
-	} else if r.TemplatesRepo != nil && *r.TemplatesRepo != "" {
+		fields = append(fields, "templates_repo=None")
+	case !r.ResetTemplatesRepo && r.TemplatesRepo != nil && *r.TemplatesRepo != "" && *r.TemplatesRepo != p.TemplatesRepo:
 		p.TemplatesRepo = *r.TemplatesRepo
-		fields = append(fields, "templates_repo")
+		fields = append(fields, "templates_repo="+p.TemplatesRepo)
 	}
 	return p, fields
 }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/blobstore"
 	"dstack/internal/crypt"
+	"dstack/internal/event"
 	"dstack/internal/project"
 	"dstack/internal/store"
 	"dstack/internal/user"
@@ -32,6 +34,9 @@ type Service struct {
 // Init creates or updates a repo and the caller's credentials.
 func (s *Service) Init(ctx context.Context, sc project.Scope, r api.InitRepoRequest) (*struct{}, error) {
 	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
+		if err := s.note(ctx, tx, sc, r); err != nil {
+			return err
+		}
 		if err := ensure(ctx, tx, sc.Project.ID, r.RepoID, r.RepoInfo); err != nil {
 			return err
 		}
@@ -52,6 +57,31 @@ INSERT INTO repo_creds (project_id, repo_id, user_id, sealed) VALUES ($1, $2, $3
 ON CONFLICT (project_id, repo_id, user_id) DO UPDATE SET sealed = excluded.sealed`, sc.Project.ID, r.RepoID, sc.User.ID, sealed)
 		return err
 	})
+}
+
+// note records what a request is going to change. Clients send it before each run, mostly with
+// what is there.
+func (s *Service) note(ctx context.Context, tx *store.Tx, sc project.Scope, r api.InitRepoRequest) error {
+	var info api.RepoInfo
+	err := tx.QueryRowContext(ctx, `SELECT info FROM repo WHERE project_id = $1 AND repo_id = $2`, sc.Project.ID, r.RepoID).Scan(store.JSON(&info))
+	if errors.Is(err, sql.ErrNoRows) {
+		return event.Record(ctx, tx, sc.Event("Repo "+r.RepoID+" created"))
+	}
+	if err != nil {
+		return fmt.Errorf("read a repo: %w", err)
+	}
+	creds, err := s.creds(ctx, tx, sc.Project.ID, r.RepoID, sc.User.ID)
+	var fields []string
+	if !reflect.DeepEqual(info, r.RepoInfo) {
+		fields = append(fields, "info")
+	}
+	if err != nil || !reflect.DeepEqual(creds, r.RepoCreds) { // what cannot be read is replaced
+		fields = append(fields, "creds")
+	}
+	if len(fields) == 0 {
+		return nil
+	}
+	return event.Record(ctx, tx, sc.Event("Repo "+r.RepoID+" updated. Updated fields: "+event.Fields(fields)))
 }
 
 func ensure(ctx context.Context, tx *store.Tx, projectID, repoID string, info api.RepoInfo) error {
@@ -115,8 +145,12 @@ func (s *Service) Get(ctx context.Context, sc project.Scope, r api.GetRepoReques
 
 // Creds are a user's credentials for a repo, nil when there are none.
 func (s *Service) Creds(ctx context.Context, projectID, repoID, userID string) (*api.RepoCreds, error) {
+	return s.creds(ctx, s.DB.Read(), projectID, repoID, userID)
+}
+
+func (s *Service) creds(ctx context.Context, q store.Querier, projectID, repoID, userID string) (*api.RepoCreds, error) {
 	var sealed string
-	err := s.DB.Read().QueryRowContext(ctx, `SELECT sealed FROM repo_creds WHERE project_id = $1 AND repo_id = $2 AND user_id = $3`, projectID, repoID, userID).Scan(&sealed)
+	err := q.QueryRowContext(ctx, `SELECT sealed FROM repo_creds WHERE project_id = $1 AND repo_id = $2 AND user_id = $3`, projectID, repoID, userID).Scan(&sealed)
 	if errors.Is(err, sql.ErrNoRows) {
 		return nil, nil
 	}
@@ -138,7 +172,14 @@ func (s *Service) Creds(ctx context.Context, projectID, repoID, userID string) (
 func (s *Service) Delete(ctx context.Context, sc project.Scope, r api.DeleteReposRequest) (*struct{}, error) {
 	return nil, s.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, id := range r.ReposIDs {
-			for _, table := range []string{"repo", "repo_creds", "code"} {
+			err := store.Guarded(tx.ExecContext(ctx, `DELETE FROM repo WHERE project_id = $1 AND repo_id = $2`, sc.Project.ID, id))
+			if err == nil {
+				err = event.Record(ctx, tx, sc.Event("Repo "+id+" deleted"))
+			}
+			if err != nil && !errors.Is(err, store.ErrConflict) {
+				return fmt.Errorf("delete repo %s: %w", id, err)
+			}
+			for _, table := range []string{"repo_creds", "code"} {
 				if _, err := tx.ExecContext(ctx, `DELETE FROM `+table+` WHERE project_id = $1 AND repo_id = $2`, sc.Project.ID, id); err != nil {
 					return fmt.Errorf("delete repo %s: %w", id, err)
 				}

@@ -15,6 +15,7 @@ import (
 	"dstack/internal/backend"
 	"dstack/internal/backend/local"
 	"dstack/internal/config"
+	"dstack/internal/event"
 	"dstack/internal/ledger"
 	"dstack/internal/project"
 	"dstack/internal/store"
@@ -82,7 +83,14 @@ func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, 
 		_, err := tx.ExecContext(ctx, `
 INSERT INTO backend_config (project_id, type, sealed, created_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Project.ID, c.backend(), sealed, store.Micros(time.Now()))
-		return err
+		if err != nil {
+			return err
+		}
+		verb := "updated"
+		if create {
+			verb = "created"
+		}
+		return event.Record(ctx, tx, sc.Event("Backend "+c.backend()+" "+verb))
 	})
 	if err != nil {
 		return fmt.Errorf("store the backend: %w", err)
@@ -262,7 +270,14 @@ func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteB
 	}
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
 		for _, name := range r.Names {
-			if _, err := tx.ExecContext(ctx, `DELETE FROM backend_config WHERE project_id = $1 AND type = $2`, sc.Project.ID, name); err != nil {
+			err := store.Guarded(tx.ExecContext(ctx, `DELETE FROM backend_config WHERE project_id = $1 AND type = $2`, sc.Project.ID, name))
+			if errors.Is(err, store.ErrConflict) {
+				continue // there is none
+			}
+			if err == nil {
+				err = event.Record(ctx, tx, sc.Event("Backend "+string(name)+" deleted"))
+			}
+			if err != nil {
 				return fmt.Errorf("delete a backend: %w", err)
 			}
 		}

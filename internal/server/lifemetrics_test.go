@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/run"
+	"dstack/internal/store"
 )
 
 // TestLifeMetrics moves runs through statuses and scrapes.
@@ -48,6 +50,42 @@ func TestLifeMetrics(t *testing.T) {
 	} {
 		if !strings.Contains(text, line+"\n") {
 			t.Errorf("no line %s in\n%s", line, text)
+		}
+	}
+}
+
+// TestRunCounters has all counters for everybody who has runs, and none that goes back when a
+// project is deleted.
+func TestRunCounters(t *testing.T) {
+	s := newServer(t)
+	s.Prometheus = true
+	s.must(t, "/api/projects/create", map[string]any{"project_name": "gone"}, nil)
+	gone, err := s.projects.ByName(t.Context(), s.db.Read(), "gone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = s.db.Write(t.Context(), func(tx *store.Tx) error {
+		for i, status := range []api.RunStatus{api.RunFailed, api.RunFailed, api.RunRunning} {
+			if _, err := tx.ExecContext(t.Context(), `INSERT INTO run (id, project_id, user_id, name, status, submitted_at, shard, data) VALUES ($1, $2, $3, $4, $5, 0, 0, '{}')`,
+				fmt.Sprintf("run-%d", i), gone.ID, gone.OwnerID, fmt.Sprintf("r%d", i), status); err != nil {
+				return err
+			}
+		}
+		_, err := tx.ExecContext(t.Context(), `UPDATE project SET deleted = TRUE WHERE id = $1`, gone.ID)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := s.call(t, "GET", "/metrics", "", nil)
+	for _, line := range []string{
+		`dstack_run_count_total{dstack_project_name="gone",dstack_user_name="admin"} 3`,
+		`dstack_run_count_failed_total{dstack_project_name="gone",dstack_user_name="admin"} 2`,
+		`dstack_run_count_terminated_total{dstack_project_name="gone",dstack_user_name="admin"} 0`,
+		`dstack_run_count_done_total{dstack_project_name="gone",dstack_user_name="admin"} 0`,
+	} {
+		if !strings.Contains(string(a.Body), line+"\n") {
+			t.Errorf("no line %s in\n%s", line, a.Body)
 		}
 	}
 }

@@ -116,10 +116,10 @@ func (c *collector) runs(ctx context.Context, out chan<- prometheus.Metric) erro
 		ended[status] = family(out, "dstack_run_count_"+status+"_total", help, prometheus.CounterValue, labels)
 	}
 	type owner struct{ project, user string }
-	all := map[owner]float64{}
+	all := map[owner]map[string]float64{}
 	rows, err := c.s.db.Read().QueryContext(ctx, `
 SELECT p.name, a.name, r.status, count(*) FROM run r JOIN project p ON p.id = r.project_id JOIN account a ON a.id = r.user_id
-WHERE NOT p.deleted GROUP BY p.name, a.name, r.status`)
+GROUP BY p.name, a.name, r.status`) // also of deleted projects: counters do not go back
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var o owner
 		var status string
@@ -127,14 +127,21 @@ WHERE NOT p.deleted GROUP BY p.name, a.name, r.status`)
 		if err := rows.Scan(&o.project, &o.user, &status, &n); err != nil {
 			return err
 		}
-		all[o] += n
-		if add := ended[status]; add != nil {
-			add(n, o.project, o.user)
+		if all[o] == nil {
+			all[o] = map[string]float64{}
 		}
+		all[o][status] = n
 		return nil
 	})
-	for o, n := range all {
-		total(n, o.project, o.user)
+	for o, counts := range all {
+		sum := 0.0
+		for _, n := range counts {
+			sum += n
+		}
+		total(sum, o.project, o.user)
+		for status, add := range ended {
+			add(counts[status], o.project, o.user)
+		}
 	}
 	return err
 }

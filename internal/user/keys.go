@@ -79,7 +79,7 @@ INSERT INTO public_key (id, user_id, name, type, key, fingerprint, added_at) VAL
 		if err != nil {
 			return err
 		}
-		return s.record(ctx, tx, caller, caller, "User public key added. Fingerprint: "+info.Fingerprint)
+		return s.record(ctx, tx, caller, caller, "Public key added. Fingerprint: "+info.Fingerprint)
 	})
 	if store.Constraint(err) == "public_key_user_id_fingerprint_key" {
 		return api.PublicKeyInfo{}, api.Exists("")
@@ -115,7 +115,7 @@ func (s *Service) DeleteKeys(ctx context.Context, caller User, r api.DeletePubli
 			if err != nil {
 				return fmt.Errorf("delete a public key: %w", err)
 			}
-			err = event.Record(ctx, tx, event.Event{Message: "User public key deleted. Fingerprint: " + fingerprint, ActorID: caller.ID, ActorName: caller.Name,
+			err = event.Record(ctx, tx, event.Event{Message: "Public key deleted. Fingerprint: " + fingerprint, ActorID: caller.ID, ActorName: caller.Name,
 				Targets: []event.Target{{Type: api.EventTargetUser, ID: caller.ID, Name: caller.Name}}})
 			if err != nil {
 				return err

@@ -310,7 +310,13 @@ func (s *Service) Create(ctx context.Context, caller User, r api.CreateUserReque
 func (s *Service) Update(ctx context.Context, caller User, r api.CreateUserRequest) (api.User, error) {
 	var u User
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
-		var err error
+		before, err := s.ByName(ctx, tx, r.Username)
+		if errors.Is(err, store.ErrNotFound) {
+			return api.NotExists("")
+		}
+		if err != nil {
+			return err
+		}
 		u, err = scan(tx.QueryRowContext(ctx, `UPDATE account SET global_role = $1, email = $2, active = $3 WHERE name = $4 AND NOT deleted RETURNING `+columns,
 			r.GlobalRole, opt(r.Email), r.Active == nil || *r.Active, r.Username))
 		if errors.Is(err, store.ErrNotFound) {
@@ -319,12 +325,27 @@ func (s *Service) Update(ctx context.Context, caller User, r api.CreateUserReque
 		if err != nil {
 			return err
 		}
-		return s.record(ctx, tx, caller, u, "User updated. Updated fields: global_role, email, active")
+		return s.record(ctx, tx, caller, u, "User updated. Updated fields: "+event.Fields(changed(before, u)))
 	})
 	if err != nil {
 		return api.User{}, err
 	}
 	return s.View(u), nil
+}
+
+// changed lists what differs, as events show it: an address is nobody else's business.
+func changed(before, after User) []string {
+	var fields []string
+	if after.GlobalRole != before.GlobalRole {
+		fields = append(fields, "global_role="+string(after.GlobalRole))
+	}
+	if after.Email != before.Email {
+		fields = append(fields, "email")
+	}
+	if after.Active != before.Active {
+		fields = append(fields, "active="+event.Bool(after.Active))
+	}
+	return fields
 }
 
 // Delete removes users; "admin" stays.
