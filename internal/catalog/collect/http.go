@@ -164,12 +164,20 @@ func (s *session) do(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	resp.Body = heard{resp.Body, func(n int) { s.received.Add(int64(n)) }}
-	if err := backend.CheckResponse(resp); err != nil {
-		_ = resp.Body.Close() // what it says is in the error
-		return nil, err
+	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
+		defer resp.Body.Close()
+		said, _ := io.ReadAll(io.LimitReader(resp.Body, maxSaid)) // what was read is better than nothing
+		resp.Body = io.NopCloser(strings.NewReader(oneLine(string(said))))
+		return nil, backend.CheckResponse(resp)
 	}
 	return resp, nil
 }
+
+// maxSaid bounds what is read of an error, in bytes.
+const maxSaid = 4 << 10
+
+// oneLine is the beginning of what an error says, which can be a whole page.
+func oneLine(text string) string { return printable(strings.Join(strings.Fields(text), " ")) }
 
 // bearer is the header of most APIs.
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }

@@ -2,6 +2,7 @@ package collect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -11,6 +12,9 @@ import (
 	"dstack/internal/backend"
 	"dstack/internal/catalog/pricelist"
 )
+
+// ErrNotPublished means that where catalogs are published there is none of a provider.
+var ErrNotPublished = errors.New("it is not published")
 
 // maxArchive bounds a published catalog, in bytes.
 const maxArchive = 64 << 20
@@ -33,6 +37,9 @@ func published(s Source, base string) Source {
 		defer cancel()
 		name := theirName(s.Provider)
 		version, err := c.small(ctx, "/"+name+"/version")
+		if errors.Is(err, backend.ErrNotFound) {
+			return fmt.Errorf("%w: %w", ErrNotPublished, err)
+		}
 		if err != nil {
 			return err
 		}

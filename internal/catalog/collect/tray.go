@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 
 	"dstack/internal/catalog/pricelist"
 	"dstack/internal/config"
@@ -82,7 +83,7 @@ func (l LeftOut) Len() int { return len(l.Names) + l.More }
 // printable is a name that is safe to show.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == '\u2028' || r == '\u2029' || unicode.Is(unicode.Cf, r) {
 			return ' '
 		}
 		return r

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 	"unicode/utf8"
 
 	"dstack/internal/config"
@@ -67,13 +68,14 @@ func check(r Row) error {
 	return nil
 }
 
-// isName keeps control characters, which would reach terminals, out of names.
+// isName keeps characters that would reach terminals and change what they show out of names:
+// control characters, and those of format, which turn the direction of a text or are not seen.
 func isName(s string) bool {
 	if s == "" || len(s) > maxName || !utf8.ValidString(s) {
 		return false
 	}
 	for _, c := range s {
-		if c < ' ' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029' {
+		if c < ' ' || c >= 0x7f && c < 0xa0 || c == '\u2028' || c == '\u2029' || unicode.Is(unicode.Cf, c) {
 			return false
 		}
 	}

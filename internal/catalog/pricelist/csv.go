@@ -41,8 +41,8 @@ func (e *RowError) Unwrap() error { return e.Err }
 // ReadCSV adds the rows of a catalog in version 3 of the original's format (catalog 4):
 // <provider>.csv. The prices are of the date asOf. Any bad row is an error, a *[RowError]: a
 // catalog that is wrong in one place is not to be trusted in another. Rows that need what a
-// plain request for an instance does not have (see [hidden]) are passed over, and those with an
-// accelerator that is newer than this program, see [Builder.Unknown]. What is known to be wrong
+// plain request for an instance does not have (see [hidden]) are checked and passed over, and those
+// with an accelerator that is newer than this program, see [Builder.Unknown]. What is known to be wrong
 // in published catalogs is corrected: the memory of GPUs and TPUs, and their vendors.
 func (b *Builder) ReadCSV(r io.Reader, name, asOf string) error {
 	return b.readCSV(r, name, asOf, limits{maxCSV, MaxRows})
@@ -110,6 +110,8 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 		switch {
 		case limited.N == 0:
 			return fmt.Errorf("%s: larger than %d bytes", name, most.bytes)
+		case errors.Is(err, io.EOF) && added == 0 && len(b.unknown.values) > 0:
+			return fmt.Errorf("%s: has no rows to show: these accelerators are not known: %s", name, someOf(b.unknown.values))
 		case errors.Is(err, io.EOF) && added == 0:
 			return fmt.Errorf("%s: has no rows to show", name)
 		case errors.Is(err, io.EOF):
@@ -120,12 +122,18 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 			return &RowError{name, n, fmt.Errorf("there are more than %d rows", most.rows)}
 		}
 		row, shown, err := cols.row(cells, backend)
+		row.AsOf = asOf
+		unknown := row.GPUs > 0 && row.GPU.Vendor == "" && isName(row.GPU.Name)
 		switch {
-		case err != nil || !shown:
-		case row.GPUs > 0 && row.GPU.Vendor == "" && isName(row.GPU.Name):
-			b.unknown.add(row.GPU.Name)
+		case err != nil:
+		case unknown:
+			err = checkUnknown(row)
+			if shown && err == nil {
+				b.unknown.add(row.GPU.Name)
+			}
+		case !shown:
+			err = check(row)
 		default:
-			row.AsOf = asOf
 			err = b.Add(row)
 			added++
 		}
@@ -133,6 +141,23 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 			return &RowError{name, n, err}
 		}
 	}
+}
+
+// checkUnknown checks all of a row but its accelerator, which is not known.
+func checkUnknown(r Row) error {
+	r.GPUs, r.GPU = 0, offer.GPU{}
+	return check(r)
+}
+
+// maxNamed is how many accelerators an error names.
+const maxNamed = 5
+
+func someOf(names []string) string {
+	text := strings.Join(names[:min(len(names), maxNamed)], ", ")
+	if rest := len(names) - maxNamed; rest > 0 {
+		text += fmt.Sprintf(" and %d more", rest)
+	}
+	return text
 }
 
 // columnNames are the columns in their usual order. Files may have others too.

@@ -115,6 +115,12 @@ func TestReadCSVRefuses(t *testing.T) {
 		`gpu_name: "" is not a known accelerator`:                                   "y,r,1,4,16,1,,16,False,,nvidia,,,{}",
 		`gpu_memory: "" is not a number`:                                            "y,r,1,4,16,1,T4,,False,,nvidia,,,{}",
 		`cpu_arch: "mips" is not x86 or arm`:                                        "y,r,1,4,16,0,,,False,,,,mips,{}",
+		`price: -9 is not 0.0001 to 100000 US dollars per hour`:                     "y,r,-9,4,16,1,B999,16,False,,nvidia,,,{}",
+		`price: -8 is not 0.0001 to 100000 US dollars per hour`:                     "y,r,-8,4,16,0,,,False,,,secret,,{}",
+		`cpu: 0 is not 1 to 100000`:                                                 "y,r,1,0,16,1,B999,16,False,,nvidia,secret,,{}",
+		`memory: 0 MiB is not 1 to 1099511627776`:                                   "p5.48xlarge,r,55,192,0,0,,,False,,,,,{}",
+		`instance_name: "y\u202ez" is not a name of 1 to 200 bytes`:                 "y\u202ez,r,1,4,16,0,,,False,,,,,{}",
+		`location: "r\u200b" is not a name of 1 to 200 bytes`:                       "y,r\u200b,1,4,16,1,B999,16,False,,nvidia,,,{}",
 		`provider_data: is not JSON`:                                                "y,r,1,4,16,0,,,False,,,,,{",
 		`instance_name: x in "r" is there twice`:                                    "x,r,2,4,16.0,1,T4,16.0,False,,nvidia,,x86,{}",
 		"parse error on line 3, column 8: extraneous or missing \" in quoted-field": "\"y,r,1",
@@ -127,8 +133,11 @@ func TestReadCSVRefuses(t *testing.T) {
 		}
 	}
 	for want, text := range map[string]string{
-		"aws.csv: read the header: EOF":                 "",
-		"aws.csv: has no rows to show":                  csvHeader,
+		"aws.csv: read the header: EOF": "",
+		"aws.csv: has no rows to show":  csvHeader,
+		"aws.csv: has no rows to show: these accelerators are not known: B999, B0, B1, B2, B3 and 1 more": csvHeader +
+			"a,r,1,4,16,1,B999,16,False,,nvidia,,,{}\nb,r,1,4,16,1,B0,16,False,,nvidia,,,{}\nb,r,1,4,16,1,B1,16,False,,nvidia,,,{}\n" +
+			"b,r,1,4,16,1,B2,16,False,,nvidia,,,{}\nb,r,1,4,16,1,B3,16,False,,nvidia,,,{}\nb,r,1,4,16,1,B4,16,False,,nvidia,,,{}\n",
 		"aws.csv: price: the file lacks this column":    "instance_name,location\nx,r\n",
 		`aws.csv: instance_name: the file lacks this c`: "\x00\xff\n",
 		"aws.csv: price: the file has two such columns": "price," + csvHeader,

@@ -4,6 +4,7 @@ package catalog
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -55,7 +56,7 @@ func newRefresh(p *program.Program) *cobra.Command {
 		Long: "Collect the price lists of providers, for `dstack offer --catalog` on this machine. Most are public; others need\n" +
 			"credentials in the environment, and are passed over without. A list that cannot be read whole, or that lacks\n" +
 			"what it must have, is refused, and the last good one stays. With GPUHUNT_CATALOG_URL, published catalogs at that\n" +
-			"URL are taken instead. The exit code is 1 when a provider's prices could not be collected.",
+			"URL are taken instead, of the providers that are published there. The exit code is 1 when a provider's prices could not be collected.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return refresh(cmd.Context(), o) },
 	}
 	cmd.Flags().StringArrayVar(&o.providers, "provider", nil, "collect the prices of this provider only; repeatable")
@@ -145,6 +146,10 @@ func (o options) one(ctx context.Context, c collect.Config, s collect.Source) ou
 	if err == nil {
 		err = Shelf(o.Program).Put(s, found.List, o.Time())
 	}
+	if errors.Is(err, collect.ErrNotPublished) && len(o.providers) == 0 {
+		out.Status, out.Reason = "skipped", collect.ErrNotPublished.Error()
+		return out
+	}
 	if err != nil {
 		out.Status, out.Reason = "failed", err.Error()
 		return out
@@ -171,10 +176,13 @@ func (o options) addUsed(list []outcome, sources []collect.Source, embedded *pri
 }
 
 func (o options) print(list []outcome) error {
-	failed := 0
+	failed, unpublished := 0, 0
 	for _, out := range list {
-		if out.Status == "failed" {
+		switch {
+		case out.Status == "failed":
 			failed++
+		case out.Reason == collect.ErrNotPublished.Error():
+			unpublished++
 		}
 	}
 	if o.json {
@@ -190,6 +198,9 @@ func (o options) print(list []outcome) error {
 	}
 	if failed > 0 {
 		return fmt.Errorf("the prices of %d of %d providers could not be collected; those before stay", failed, len(list))
+	}
+	if unpublished == len(list) {
+		return fmt.Errorf("there are no catalogs at %s=%s", collect.CatalogsVariable, o.Env(collect.CatalogsVariable))
 	}
 	return nil
 }

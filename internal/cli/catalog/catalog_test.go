@@ -167,3 +167,47 @@ func TestRefreshWhat(t *testing.T) {
 		t.Errorf("%+v, want a failure, and that the embedded prices stay", got[0])
 	}
 }
+
+// Where catalogs are published there need not be one of each provider.
+func TestRefreshFromPublished(t *testing.T) {
+	page := "<html>\n\n" + strings.Repeat("<p>not here</p>\n", 100)
+	some := map[string]string{}
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if text, ok := some[r.URL.Path]; ok {
+			fmt.Fprint(w, text)
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+		fmt.Fprint(w, page)
+	}))
+	defer srv.Close()
+	c := client{t, t.TempDir(), map[string]string{"GPUHUNT_CATALOG_URL": srv.URL, "COLUMNS": "200"}}
+	refresh := func(args ...string) (map[string]outcome, error) {
+		out, _, err := c.run("catalog", append([]string{"refresh", "--json"}, args...)...)
+		var list []outcome
+		if err := json.Unmarshal([]byte(out), &list); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		by := map[string]outcome{}
+		for _, o := range list {
+			by[o.Provider] = o
+		}
+		return by, err
+	}
+	got, err := refresh()
+	if err == nil || err.Error() != "there are no catalogs at GPUHUNT_CATALOG_URL="+srv.URL || got["vultr"].Status != "skipped" {
+		t.Errorf("%v, vultr: %+v", err, got["vultr"])
+	}
+	some["/vultr/version"] = "20260101-1" // and no archive
+	got, err = refresh()
+	if err == nil || got["aws"].Status != "skipped" || got["aws"].Reason != "it is not published" || got["vultr"].Status != "failed" {
+		t.Errorf("%v, aws: %+v, vultr: %+v", err, got["aws"], got["vultr"])
+	}
+	got, err = refresh("--provider", "aws")
+	if err == nil || got["aws"].Status != "failed" {
+		t.Errorf("%v, a provider that is named: %+v", err, got["aws"])
+	}
+	if reason := got["aws"].Reason; len(reason) > 250 || strings.Contains(reason, "\n") || !strings.Contains(reason, "<html> <p>not here</p>") {
+		t.Errorf("the reason is not a short line: %q", reason)
+	}
+}

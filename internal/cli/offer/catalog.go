@@ -248,18 +248,14 @@ func (o Options) listPrices(q question) error {
 		tally = q.list.WhyNot(q.want, q.params)
 	}
 	if o.JSON {
-		out := struct {
+		return o.PrintCompactJSON(struct {
 			Catalog      source            `json:"catalog"`
 			Requirements requirements      `json:"requirements"`
 			Offers       []pricelist.Offer `json:"offers"`
 			TotalOffers  int               `json:"total_offers"`
 			Excluded     []api.Exclusion   `json:"excluded,omitempty"` // where few or none fit
 			Missing      []missing         `json:"missing,omitempty"`
-		}{q.about, shown(q.want), append([]pricelist.Offer{}, offers...), total, nil, q.missing}
-		if tally != nil {
-			out.Excluded = tally.Exclusions()
-		}
-		return o.PrintCompactJSON(out)
+		}{q.about, shown(q.want), append([]pricelist.Offer{}, offers...), total, exclusions(tally), q.missing})
 	}
 	o.Facts(q.facts())
 	o.Println()
@@ -271,6 +267,14 @@ func (o Options) listPrices(q question) error {
 		o.whyNot(tally)
 	}
 	return nil
+}
+
+// exclusions are those of a tally, which there may not be.
+func exclusions(tally *scheduler.Tally) []api.Exclusion {
+	if tally == nil {
+		return nil
+	}
+	return tally.Exclusions()
 }
 
 func (o Options) sayMissing(list []missing) {
@@ -324,7 +328,11 @@ func (o Options) groupedPrices(q question, group []string) error {
 	if how.Region && !how.Backend {
 		return fmt.Errorf("Cannot group by 'region' without also grouping by 'backend'")
 	}
-	found, _ := q.list.Search(q.want, q.params, -1)
+	found, total := q.list.Search(q.want, q.params, -1)
+	var tally *scheduler.Tally
+	if total <= few {
+		tally = q.list.WhyNot(q.want, q.params)
+	}
 	offers := make([]api.InstanceOffer, len(found))
 	for i, p := range found {
 		offers[i] = p.InstanceOffer
@@ -332,12 +340,13 @@ func (o Options) groupedPrices(q question, group []string) error {
 	gpus := scheduler.GroupGPUs(offers, how)
 	if o.JSON {
 		return o.PrintCompactJSON(struct {
-			Catalog      source         `json:"catalog"`
-			Requirements requirements   `json:"requirements"`
-			GroupBy      []string       `json:"group_by"`
-			Gpus         []api.GpuGroup `json:"gpus"`
-			Missing      []missing      `json:"missing,omitempty"`
-		}{q.about, shown(q.want), group, gpus, q.missing})
+			Catalog      source          `json:"catalog"`
+			Requirements requirements    `json:"requirements"`
+			GroupBy      []string        `json:"group_by"`
+			Gpus         []api.GpuGroup  `json:"gpus"`
+			Excluded     []api.Exclusion `json:"excluded,omitempty"` // where few or none fit
+			Missing      []missing       `json:"missing,omitempty"`
+		}{q.about, shown(q.want), group, gpus, exclusions(tally), q.missing})
 	}
 	o.Facts(append(q.facts(),
 		[2]string{"Reservation", cmp.Or(deref(q.want.Reservation), "-")},
@@ -345,11 +354,13 @@ func (o Options) groupedPrices(q question, group []string) error {
 	))
 	o.Println()
 	o.sayMissing(q.missing)
-	if len(gpus) == 0 {
-		o.whyNot(q.list.WhyNot(q.want, q.params))
-		return nil
+	if len(gpus) > 0 {
+		o.Print(gpuTable(gpus, by))
 	}
-	o.Print(gpuTable(gpus, by))
-	o.Println()
+	if tally != nil {
+		o.whyNot(tally)
+	} else {
+		o.Println()
+	}
 	return nil
 }

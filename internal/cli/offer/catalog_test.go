@@ -93,6 +93,25 @@ Without ` + "`" + `spot_policy` + "`" + ` 1 more would fit, from $21.5: try ` + 
  gpu.name     1         1 more from $21.96
  gpu          1         -
 `},
+		"few kinds fit": {[]string{"aws.csv", "lambdalabs.csv", "--gpu", "H100", "--max-price", "5", "--group-by", "gpu"}, `
+ Catalog      aws.csv, lambdalabs.csv, 5 list prices of 2026-08-01
+ Resources    cpu=1.. mem=0GB.. gpu=H100:1..
+ Spot policy  on-demand
+ Max price    $5
+ Reservation  -
+ Group by     gpu
+
+ #  GPU          SPOT       $/GPU  BACKENDS
+ 1  H100:80GB:1  on-demand  3.29   lambda
+
+Without ` + "`" + `max_price` + "`" + ` 1 more would fit, from $55.04: try ` + "`--max-price 55.04`" + `.
+
+ REQUIREMENT  EXCLUDES  WITHOUT IT
+ max_price    3         1 more from $55.04
+ spot_policy  1         -
+ gpu          1         -
+ gpu.name     1         -
+`},
 		"enough fits": {[]string{"aws.csv", "--spot-auto", "--max-offers", "1"}, `
  Catalog      aws.csv, 4 list prices of 2026-08-01
  Resources    cpu=1.. mem=0GB.. gpu=0..
@@ -125,7 +144,7 @@ Without ` + "`" + `max_price` + "`" + ` 2 more would fit, from $21.5: try ` + "`
  Max price    $20
 
 None of 4 list prices fits.
-Leaving out a single one of them is not enough:
+Leaving out one requirement alone lets no more offers fit:
 
  REQUIREMENT  EXCLUDES  WITHOUT IT
  regions      3         -
@@ -263,6 +282,7 @@ func TestCatalogProviders(t *testing.T) {
 		"told to accounts":        {args: []string{"-b", "crusoe"}, out: "There are no list prices of crusoe: its prices or its machines are told to accounts only: set CRUSOE_ACCESS_KEY"},
 		"to be asked":             {args: []string{"-b", "vastai", "-b", "lambda"}, out: "run `dstack catalog refresh --provider vastai`."},
 		"in groups":               {args: []string{"-b", "hotaisle", "--group-by", "gpu"}, out: "There are no list prices of hotaisle: "},
+		"few in groups, as JSON":  {args: []string{"-b", "lambda", "--gpu", "H100:8", "--max-price", "1", "--group-by", "gpu", "--json"}, out: `"gpus":[],"excluded":[{"requirement":`},
 		"not in that file":        {args: []string{"aws.csv", "-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider."},
 		"not in that directory":   {env: map[string]string{"GPUHUNT_CATALOG_DIR": "."}, args: []string{"-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider.", said: "Left out, since these accelerators are not known: X1\n"},
 		"as JSON":                 {args: []string{"-b", "crusoe", "--json"}, out: `"missing":[{"provider":"crusoe","reason":"its prices`},

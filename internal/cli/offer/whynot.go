@@ -47,9 +47,9 @@ func best(list []api.Exclusion, next func(api.Exclusion) string) string {
 	}
 	switch {
 	case e.Requirement == "gpu" && len(list) == 1:
-		return "There are no GPUs."
+		return "All offers that do not fit lack a GPU."
 	case e.Alone == 0:
-		return "Leaving out a single one of them is not enough:"
+		return "Leaving out one requirement alone lets no more offers fit:"
 	}
 	return fmt.Sprintf("Without %s %d more would fit%s%s", name, e.Alone, from(e, ", from "), next(e))
 }

@@ -48,13 +48,13 @@ Without ` + "`nodes`" + ` of fleet cloud 2 more would fit, from $3: change the f
  gpu                 1         -
 
 `},
-		"machines without GPUs": {of(&api.WhyNot{Considered: 2, Excluded: []api.Exclusion{{Requirement: "gpu", Excludes: 2}}}), "None of 2 offers fits.\nThere are no GPUs.\n\n"},
+		"machines without GPUs": {of(&api.WhyNot{Considered: 2, Excluded: []api.Exclusion{{Requirement: "gpu", Excludes: 2}}}), "None of 2 offers fits.\nAll offers that do not fit lack a GPU.\n\n"},
 		"nothing at all": {of(&api.WhyNot{Reasons: []string{"The project has no backends that could create instances"}}), `There are no offers.
 The project has no backends that could create instances.
 
 `},
 		"no single one": {of(&api.WhyNot{Considered: 2, Excluded: []api.Exclusion{{Requirement: "cpu", Excludes: 2}, {Requirement: "memory", Excludes: 2}}}), `None of 2 offers fits.
-Leaving out a single one of them is not enough:
+Leaving out one requirement alone lets no more offers fit:
 
  REQUIREMENT  EXCLUDES  WITHOUT IT
  cpu          2         -
@@ -62,7 +62,7 @@ Leaving out a single one of them is not enough:
 
 `},
 		"many": {of(&api.WhyNot{Considered: 1, Excluded: slices.Repeat([]api.Exclusion{{Requirement: "cpu", Excludes: 1}}, 7)}), `The only offer there is does not fit.
-Leaving out a single one of them is not enough:
+Leaving out one requirement alone lets no more offers fit:
 
  REQUIREMENT  EXCLUDES  WITHOUT IT
 ` + strings.Repeat(" cpu          1         -\n", 5) + ` ...
