@@ -1,0 +1,80 @@
+package sim
+
+import (
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend/fake"
+	"dstack/internal/offer"
+)
+
+// raised is a price list on which all becomes a hundred times as dear.
+type raised struct{ atomic.Bool }
+
+// Offers implements backend.Prices.
+func (r *raised) Offers(string, offer.Query) ([]offer.Offer, error) {
+	list := fake.SomeOffers()
+	for i := range list {
+		if r.Load() {
+			list[i].Price *= 100
+		}
+	}
+	return list, nil
+}
+
+// TestOldPrices has clouds raise their prices, or fall silent, while nobody uses the server. A run
+// with a limit is not placed on what they said before.
+func TestOldPrices(t *testing.T) {
+	for name, tt := range map[string]struct {
+		raise, silent bool
+		pause         time.Duration
+		soon, later   string // what has become of the job after some seconds, and some minutes
+	}{
+		"the same price":          {pause: 64 * time.Second, soon: "done_by_runner", later: "done_by_runner"},
+		"a price that was raised": {raise: true, pause: 64 * time.Second, soon: noCapacity, later: noCapacity},
+		"after an hour":           {raise: true, pause: time.Hour, soon: noCapacity, later: noCapacity},
+		"silent clouds":           {silent: true, pause: time.Hour, soon: "", later: noCapacity},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tp := newTemplate(t)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				prices := &raised{}
+				var clouds []*fake.Cloud
+				for _, name := range cloudNames {
+					clouds = append(clouds, w.addCloud(fake.Config{Name: name, Prices: prices, Latency: time.Second}))
+				}
+				w.start()
+				defer w.end()
+				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}})
+				time.Sleep(tt.pause)
+				prices.Store(tt.raise)
+				for _, c := range clouds {
+					if tt.silent {
+						c.Inject(fake.Fault{Op: "Offers", Crash: func() {}})
+					}
+				}
+				w.applyRun("one", object{"type": "task", "commands": []string{"work"}, "max_price": 1}, script{Run: time.Second, Lines: 1})
+				for _, step := range []struct {
+					after time.Duration
+					want  string
+				}{{40 * time.Second, tt.soon}, {4 * time.Minute, tt.later}} {
+					time.Sleep(step.after)
+					s := w.checks.now()
+					if len(s.jobs) != 1 {
+						t.Fatalf("jobs %v, want one", s.jobs)
+					}
+					for _, j := range s.jobs {
+						if j.reason != step.want {
+							t.Errorf("after %v the job's end is %q, want %q", step.after, j.reason, step.want)
+						}
+					}
+				}
+			})
+		})
+	}
+}
+
+const noCapacity = "failed_to_start_due_to_no_capacity"
