@@ -5,9 +5,9 @@ import (
 	"time"
 )
 
-// cost is what jobs have cost so far, in US dollars: of each attempt that got an instance the
-// time from its submission to its end, or to now, at the instance's price. So the time in the
-// queue counts, and who shares an instance pays all of it, as the original has it
+// cost is what jobs have cost so far, in US dollars: of each attempt that got an instance, also one
+// that still boots, the time from its submission to its end, or to now, at the instance's price. So
+// the time in the queue counts, and who shares an instance pays all of it, as the original has it
 // (lifecycle 19); what machines really cost is in the ledger. past is what attempts have cost whose
 // rows are gone.
 func cost(now time.Time, past float64, jobs []Job) float64 {
@@ -19,12 +19,13 @@ func cost(now time.Time, past float64, jobs []Job) float64 {
 }
 
 func (j *Job) cost(now time.Time) float64 {
-	if j.Data.Provisioning == nil {
-		return 0
+	price := j.Data.Price
+	if p := j.Data.Provisioning; p != nil {
+		price = p.Price
 	}
 	end := now
 	if !j.Data.FinishedAt.IsZero() {
 		end = j.Data.FinishedAt
 	}
-	return j.Data.Provisioning.Price * max(0, end.Sub(j.SubmittedAt)).Hours()
+	return price * max(0, end.Sub(j.SubmittedAt)).Hours()
 }

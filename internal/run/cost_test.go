@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/instance"
 )
 
 func TestCost(t *testing.T) {
@@ -25,6 +26,7 @@ func TestCost(t *testing.T) {
 	}{
 		"none":                             {nil, 0},
 		"one that got no instance":         {[]Job{{SubmittedAt: now.Add(-time.Hour)}}, 0},
+		"on a machine that boots":          {[]Job{{SubmittedAt: now.Add(-30 * time.Minute), Data: JobData{Price: 2}}}, 1},
 		"running":                          {[]Job{job(2, 30*time.Minute, 0)}, 1},
 		"finished":                         {[]Job{job(2, 3*time.Hour, 2*time.Hour)}, 2},
 		"every attempt, every node":        {[]Job{job(2, 3*time.Hour, 2*time.Hour), {SubmittedAt: now}, job(2, time.Hour, 0), job(4, 15*time.Minute, 0)}, 5},
@@ -35,6 +37,25 @@ func TestCost(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got := cost(now, 0, tt.jobs); got != tt.want {
 				t.Errorf("cost is %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
+// A machine is paid from when it was made on, not from when it can be reached.
+func TestBootingMachineCosts(t *testing.T) {
+	for name, tt := range map[string]struct {
+		status api.InstanceStatus
+		want   float64
+	}{"not made yet": {api.InstancePending, 0}, "boots": {api.InstanceProvisioning, 2}} {
+		t.Run(name, func(t *testing.T) {
+			d := StepJob(at(time.Minute), job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+				s.Job.Data.Provisioning, s.Reachable = nil, false
+				s.Instance.Status = tt.status
+				s.Instance.Data = instance.Data{Offer: &api.InstanceOffer{Price: 2}}
+			}))
+			if got := d.Job.cost(at(time.Hour)); got != tt.want || d.Changed != (tt.want > 0) {
+				t.Errorf("an hour costs %v, want %v; changed: %t", got, tt.want, d.Changed)
 			}
 		})
 	}

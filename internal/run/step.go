@@ -92,6 +92,9 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 		return
 	}
 	deadline := s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance))
+	if o := s.Instance.Data.Offer; o != nil && s.Instance.Status == api.InstanceProvisioning && s.Job.Data.Provisioning == nil && s.Job.Data.Price != o.Price {
+		d.Job.Data.Price, d.Changed = o.Price, true // it is paid from now on
+	}
 	switch {
 	// What the host is like has to be known: a task depends on it.
 	case s.Reachable && s.Instance.Data.Host != nil && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending:
