@@ -8,6 +8,7 @@ package catalog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -51,12 +52,13 @@ type Config struct {
 // Catalog answers queries from memory. It is safe for concurrent use.
 type Catalog struct {
 	Config
-	memory memory
-	mu     sync.Mutex
-	known  map[ledger.Account]*answer
-	ctx    context.Context // of refreshes; ends with Run
-	end    context.CancelFunc
-	wg     sync.WaitGroup
+	memory  memory
+	mu      sync.Mutex
+	known   map[ledger.Account]*answer
+	markets map[string]market // by project
+	ctx     context.Context   // of refreshes; ends with Run
+	end     context.CancelFunc
+	wg      sync.WaitGroup
 }
 
 // answer is what one backend last said.
@@ -80,7 +82,7 @@ func New(c Config) (*Catalog, error) {
 		c.Changed = func(string) {}
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &Catalog{Config: c, known: map[ledger.Account]*answer{}, ctx: ctx, end: end}, nil
+	return &Catalog{Config: c, known: map[ledger.Account]*answer{}, markets: map[string]market{}, ctx: ctx, end: end}, nil
 }
 
 // Close ends the refreshes that are under way and waits for them.
@@ -123,21 +125,47 @@ func (c *Catalog) offers(ctx context.Context, projectID string, w wait, counts f
 	if err := c.await(ctx, accounts, w); err != nil {
 		return nil, err
 	}
-	lower := penalties(time.Now(), c.failed(ctx), projectID)
+	lower := penalties(time.Now().Truncate(penaltyStep), c.failed(ctx), projectID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var all []offer.Offer
+	var told []*answer
+	said := fmt.Appendf(nil, "%v", lower)
 	for _, a := range accounts {
 		if k := c.known[a]; k != nil && counts(k) {
-			all = append(all, k.offers...)
+			told = append(told, k)
+			said = fmt.Appendf(said, " %v %d", a, k.heard.UnixNano())
 		}
+	}
+	if m := c.markets[projectID]; m.said == string(said) {
+		return m.offers, nil
+	}
+	var all []offer.Offer
+	for _, k := range told {
+		all = append(all, k.offers...)
 	}
 	if len(lower) > 0 {
 		for i := range all {
 			all[i].Penalty = lower[all[i].Key()]
 		}
 	}
+	if len(c.markets) >= maxMarkets {
+		clear(c.markets)
+	}
+	c.markets[projectID] = market{string(said), all}
 	return all, nil
+}
+
+const (
+	// penaltyStep is how finely time counts for penalties: lists stay the same in between.
+	penaltyStep = 10 * time.Second
+	// maxMarkets bounds the lists that are remembered: one may have a hundred thousand offers.
+	maxMarkets = 16
+)
+
+// market is what a project's backends offer, and what they and failures said that made it so.
+type market struct {
+	said   string
+	offers []offer.Offer
 }
 
 // Settle waits as [Catalog.Purchasable] does.

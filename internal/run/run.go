@@ -210,6 +210,7 @@ type Service struct {
 	started time.Time
 	rows    *rows
 	texts   *texts
+	markets markets
 	fetches fetches // of what is missing in logs
 }
 

@@ -76,16 +76,16 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			byGroup[key] = offers
 			whyNot[key] = found.whyNot(offers)
 		}
-		offers = slices.Clone(offers)
+		if r.ReverseOffers {
+			offers = slices.Clone(offers)
+			slices.Reverse(offers)
+		}
 		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers), WhyNot: whyNot[key]}
 		for _, o := range offers {
 			if jp.MaxPrice == nil || o.Price > *jp.MaxPrice {
 				price := o.Price
 				jp.MaxPrice = &price
 			}
-		}
-		if r.ReverseOffers {
-			slices.Reverse(offers)
 		}
 		if len(offers) > limit {
 			jp.Offers = offers[:limit]

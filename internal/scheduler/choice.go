@@ -44,16 +44,18 @@ func (c Choice) Existing() []api.InstanceOffer {
 
 // Offers lists existing instances before new ones, and what can be used before what cannot.
 func (c Choice) Offers() []api.InstanceOffer {
-	all := append(c.Existing(), c.New...)
-	usable := make([]api.InstanceOffer, 0, len(all))
+	existing := c.Existing()
+	list := make([]api.InstanceOffer, 0, len(existing)+len(c.New))
 	for want := range 2 {
-		for i := range all {
-			if unusable(&all[i]) == want {
-				usable = append(usable, all[i])
+		for _, part := range [][]api.InstanceOffer{existing, c.New} {
+			for i := range part {
+				if unusable(&part[i]) == want {
+					list = append(list, part[i])
+				}
 			}
 		}
 	}
-	return usable
+	return list
 }
 
 func unusable(o *api.InstanceOffer) int {
@@ -106,13 +108,22 @@ func (p *placer) offers(g *Gang, f int) []api.InstanceOffer {
 		return nil
 	}
 	sites := p.sites(g, f)
-	var list []api.InstanceOffer
-	for _, o := range p.Offers {
-		here := len(sites) == 1 && sites[0] == Site{} || slices.Contains(sites, Site{p.Fleets[f].ID, string(o.Backend), o.Region})
-		if here && Fits(ask.Requirements, ask.Profile, o) == "" {
-			o.Blocks, o.TotalBlocks = 1, 1
-			list = append(list, o)
+	anywhere := len(sites) == 1 && sites[0] == Site{}
+	var fit []int // there may be tens of thousands, of which nothing is copied twice
+	for i := range p.Offers {
+		o := &p.Offers[i]
+		here := anywhere || slices.Contains(sites, Site{p.Fleets[f].ID, string(o.Backend), o.Region})
+		if here && Fits(ask.Requirements, ask.Profile, *o) == "" {
+			fit = append(fit, i)
 		}
+	}
+	if fit == nil {
+		return nil
+	}
+	list := make([]api.InstanceOffer, len(fit))
+	for n, i := range fit {
+		list[n] = p.Offers[i]
+		list[n].Blocks, list[n].TotalBlocks = 1, 1
 	}
 	return list
 }
