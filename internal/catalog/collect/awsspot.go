@@ -150,6 +150,9 @@ func (s *session) awsSpotPrices(ctx context.Context, region string, types []stri
 				return nil, err
 			}
 			all = append(all, answer.Prices...)
+			if len(all) > pricelist.MaxRows {
+				return nil, fmt.Errorf("%w: there are more than %d prices for %s", errStrange, pricelist.MaxRows, region)
+			}
 			if answer.Next == "" {
 				break
 			}

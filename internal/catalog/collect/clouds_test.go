@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/awsclient/awssig"
+	"dstack/internal/catalog/pricelist"
 )
 
 // gather collects from a double, in virtual time.
@@ -397,6 +398,22 @@ func TestRunpodRanges(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"below", "huge", "large", "nan", "nans", "none", "to-nan", "turned"}, tr.leftOut().Names); diff != "" || tr.free != 1 {
 		t.Errorf("%d rows without a price, left out (-want +got):\n%s", tr.free, diff)
+	}
+}
+
+// Answers that are short of the limit for one are not so together.
+func TestRunpodIsBounded(t *testing.T) {
+	const half = pricelist.MaxRows/2 + 1
+	_, err := gather(t, "runpod", func(w http.ResponseWriter, r *http.Request) {
+		question, _ := io.ReadAll(r.Body)
+		if strings.Contains(string(question), "countryCodes") {
+			_, _ = io.WriteString(w, `{"data": {"gpuTypes": [{"id": "a", "maxGpuCount": 1}], "dataCenters": [{"id": "A", "listed": true}, {"id": "B", "listed": true}]}}`)
+			return
+		}
+		fmt.Fprintf(w, `{"data": {"gpuTypes": [%s{}]}}`, strings.Repeat("{},", half))
+	})
+	if err == nil || !strings.Contains(err.Error(), "it lists more than 500000 prices") {
+		t.Errorf("error %v", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -87,11 +88,15 @@ func collectRunpod(ctx context.Context, s *session, t *tray) error {
 		return err
 	}
 	answers := make([]runpodAnswer, len(questions))
+	var kinds atomic.Int64 // of all answers, which are held together
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(10)
 	for i, q := range questions {
 		g.Go(func() (err error) {
 			answers[i], err = s.runpod(ctx, q.text(), q.input())
+			if kinds.Add(int64(len(answers[i].GPUs)+len(answers[i].Flavors))) > pricelist.MaxRows {
+				return fmt.Errorf("%w: it lists more than %d prices", errStrange, pricelist.MaxRows)
+			}
 			return err
 		})
 	}
