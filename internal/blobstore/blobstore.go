@@ -27,13 +27,24 @@ type TooLargeError struct{ Limit int64 }
 
 func (e *TooLargeError) Error() string { return fmt.Sprintf("more than %d bytes", e.Limit) }
 
+// UnavailableError says that the store cannot be reached, or does not let us in.
+type UnavailableError struct{ Err error }
+
+func (e *UnavailableError) Error() string {
+	return "The storage of uploads does not answer: " + e.Err.Error()
+}
+
+// Unwrap returns what the store said.
+func (e *UnavailableError) Unwrap() error { return e.Err }
+
 // Blob is what is known of stored content.
 type Blob struct {
 	SHA256 string // lower-case hex
 	Size   int64  // bytes
 }
 
-// Store keeps blobs. Implementations are safe for concurrent use.
+// Store keeps blobs. Implementations are safe for concurrent use. Where a store is another
+// service, Put, Stat and Open return an *UnavailableError when it does not serve.
 type Store interface {
 	// Put stores what r has up to its end. Content that is there already is not stored again.
 	// It returns a *TooLargeError above the limit of the store, and errors of r as they are.

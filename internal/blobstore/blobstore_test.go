@@ -1,7 +1,10 @@
 package blobstore_test
 
 import (
+	"errors"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"golang.org/x/oauth2"
@@ -59,4 +62,23 @@ func TestGCS(t *testing.T) {
 		}
 		return blobstore.NewBucket(b, "dstack/blobs/", blobstoretest.Limit)
 	})
+}
+
+// A bucket that does not answer is told from one without the blob.
+func TestUnavailable(t *testing.T) {
+	bucket, err := s3.New(t.Context(), s3.Config{Bucket: s3test.Name, Region: s3test.Region, Endpoint: "http://127.0.0.1:1", Backoff: time.Millisecond,
+		Credentials: credentials.NewStaticCredentialsProvider(s3test.AccessKey, s3test.SecretKey, "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := blobstore.NewBucket(bucket, "dstack/blobs/", blobstoretest.Limit)
+	sum := strings.Repeat("0", 64)
+	_, put := s.Put(t.Context(), strings.NewReader("x"))
+	_, stat := s.Stat(t.Context(), sum)
+	_, open := s.Open(t.Context(), sum)
+	for what, err := range map[string]error{"Put": put, "Stat": stat, "Open": open} {
+		if _, ok := errors.AsType[*blobstore.UnavailableError](err); !ok || errors.Is(err, blobstore.ErrNotFound) {
+			t.Errorf("%s = %v", what, err)
+		}
+	}
 }

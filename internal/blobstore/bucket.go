@@ -45,9 +45,17 @@ func (s *Bucket) Put(ctx context.Context, r io.Reader) (b Blob, err error) {
 	}
 	// Also over an equal one: its time is new then.
 	if err := s.bucket.Put(ctx, s.prefix+b.SHA256, tmp, size); err != nil {
-		return Blob{}, fmt.Errorf("store blob: %w", err)
+		return Blob{}, &UnavailableError{err}
 	}
 	return b, nil
+}
+
+// absent tells a blob that is not there from a bucket that does not say.
+func absent(sum string, err error) error {
+	if errors.Is(err, object.ErrNotFound) {
+		return named(sum, err, object.ErrNotFound)
+	}
+	return &UnavailableError{err}
 }
 
 // Stat implements [Store].
@@ -57,7 +65,7 @@ func (s *Bucket) Stat(ctx context.Context, sum string) (Blob, error) {
 	}
 	info, err := s.bucket.Stat(ctx, s.prefix+sum)
 	if err != nil {
-		return Blob{}, named(sum, err, object.ErrNotFound)
+		return Blob{}, absent(sum, err)
 	}
 	return Blob{sum, info.Size}, nil
 }
@@ -69,7 +77,7 @@ func (s *Bucket) Open(ctx context.Context, sum string) (io.ReadCloser, error) {
 	}
 	r, err := s.bucket.Get(ctx, s.prefix+sum)
 	if err != nil {
-		return nil, named(sum, err, object.ErrNotFound)
+		return nil, absent(sum, err)
 	}
 	return r, nil
 }

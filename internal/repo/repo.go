@@ -4,7 +4,9 @@ package repo
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -199,6 +201,27 @@ func checkHash(hash string) error {
 	return nil
 }
 
+// keptTimeout bounds the question whether content is still there.
+const keptTimeout = 5 * time.Second
+
+// kept says whether content that is on record need not be stored again: it is there, or its store
+// does not say, and then it could not be stored either.
+func (s *Service) kept(ctx context.Context, sum string) bool {
+	ctx, cancel := context.WithTimeout(ctx, keptTimeout)
+	defer cancel()
+	_, err := s.Blobs.Stat(ctx, sum)
+	return !errors.Is(err, blobstore.ErrNotFound)
+}
+
+// checkSame reads an upload that is stored already.
+func checkSame(hash string, r io.Reader) error {
+	sum := sha256.New()
+	if _, err := io.Copy(sum, r); err != nil {
+		return err
+	}
+	return checkContent(hash, hex.EncodeToString(sum.Sum(nil)))
+}
+
 // UploadCode stores a diff or an archive under the name that the client gave.
 func (s *Service) UploadCode(ctx context.Context, sc project.Scope, repoID, hash string, r io.Reader) error {
 	if err := checkHash(hash); err != nil {
@@ -210,6 +233,13 @@ func (s *Service) UploadCode(ctx context.Context, sc project.Scope, repoID, hash
 	}
 	if n == 0 {
 		return api.BadRequest(api.CodeRepoDoesNotExist, "Repo %s does not exist", repoID)
+	}
+	known, err := s.CodeBlob(ctx, sc.Project.ID, repoID, hash)
+	if err == nil && s.kept(ctx, known) {
+		return checkSame(hash, r)
+	}
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return err
 	}
 	blob, err := s.Blobs.Put(ctx, r)
 	if err != nil {
@@ -263,6 +293,20 @@ func (s *Service) UploadArchive(ctx context.Context, u user.User, hash string, r
 	if err := checkHash(hash); err != nil {
 		return api.FileArchive{}, err
 	}
+	a, err := s.ArchiveByHash(ctx, u, api.GetArchiveRequest{Hash: hash})
+	var unknown *api.Error
+	if err != nil && !errors.As(err, &unknown) {
+		return a, err
+	}
+	if err == nil {
+		known, err := s.ArchiveBlob(ctx, a.ID)
+		if err != nil {
+			return a, err
+		}
+		if s.kept(ctx, known) {
+			return a, checkSame(hash, r)
+		}
+	}
 	blob, err := s.Blobs.Put(ctx, r)
 	if err != nil {
 		return api.FileArchive{}, err
@@ -273,7 +317,7 @@ func (s *Service) UploadArchive(ctx context.Context, u user.User, hash string, r
 	if err := s.checkStored(ctx, blob.SHA256); err != nil {
 		return api.FileArchive{}, err
 	}
-	a := api.FileArchive{ID: uuid.NewString(), Hash: hash}
+	a = api.FileArchive{ID: uuid.NewString(), Hash: hash}
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
 		return tx.QueryRowContext(ctx, `
 INSERT INTO archive (id, user_id, hash, blob) VALUES ($1, $2, $3, $4)

@@ -3,6 +3,7 @@ package repo
 import (
 	"archive/tar"
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -157,6 +158,82 @@ func TestUploads(t *testing.T) {
 		}
 		if _, err := s.ArchiveByHash(ctx, user.User{ID: "other"}, api.GetArchiveRequest{Hash: "a"}); !api.IsNotExists(err) {
 			t.Errorf("another's archive: %v", err)
+		}
+	})
+}
+
+// shaky is a store that can be out of order, and notes what is put.
+type shaky struct {
+	blobstore.Store
+	err  error
+	puts int
+}
+
+func (s *shaky) Put(ctx context.Context, r io.Reader) (blobstore.Blob, error) {
+	s.puts++
+	if s.err != nil {
+		return blobstore.Blob{}, s.err
+	}
+	return s.Store.Put(ctx, r)
+}
+
+func (s *shaky) Stat(ctx context.Context, sum string) (blobstore.Blob, error) {
+	if s.err != nil {
+		return blobstore.Blob{}, s.err
+	}
+	return s.Store.Stat(ctx, sum)
+}
+
+// What is stored is not stored again, also while the store is out of order; what it lost is.
+func TestUploadedBefore(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s, sc := service(t, db), scope("p", "u")
+		blobs := &shaky{Store: s.Blobs}
+		s.Blobs = blobs
+		initialize(t, s, sc, remote("r", nil))
+		tarball, err := io.ReadAll(archive(t, "a.txt"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		name := fmt.Sprintf("%x", sha256.Sum256(tarball))
+		both := func(name string, body []byte) [2]error {
+			code := s.UploadCode(t.Context(), sc, "r", name, bytes.NewReader(body))
+			_, err := s.UploadArchive(t.Context(), sc.User, name, bytes.NewReader(body))
+			return [2]error{code, err}
+		}
+		down := &blobstore.UnavailableError{Err: errors.New("no route")}
+		for _, c := range []struct {
+			what, name string
+			body       []byte
+			err        error // of the store
+			lost       bool
+			puts       int
+			want       string // the error
+		}{
+			{what: "new, out of order", name: name, body: tarball, err: down, puts: 2, want: down.Error()},
+			{what: "new", name: name, body: tarball, puts: 2},
+			{what: "again", name: name, body: tarball},
+			{what: "again, out of order", name: name, body: tarball, err: down},
+			{what: "other content", name: name, body: []byte("x"), want: "the name says"},
+			{what: "lost", name: name, body: tarball, lost: true, puts: 1}, // by the first
+		} {
+			blobs.err, blobs.puts = c.err, 0
+			if c.lost {
+				if err := s.Blobs.Delete(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, err := range both(c.name, c.body) {
+				if (err != nil) != (c.want != "") || err != nil && !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%s: %v, want %q", c.what, err, c.want)
+				}
+			}
+			if blobs.puts != c.puts {
+				t.Errorf("%s: put %d times, want %d", c.what, blobs.puts, c.puts)
+			}
+		}
+		if content(t, s, name) != string(tarball) {
+			t.Error("other content came back")
 		}
 	})
 }

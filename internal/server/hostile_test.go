@@ -10,6 +10,13 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"dstack/internal/blobstore"
+	"dstack/internal/object/s3"
+	"dstack/internal/object/s3/s3test"
 )
 
 // count is how many rows every table has.
@@ -177,6 +184,21 @@ func TestBadUploads(t *testing.T) {
 			}
 			s.unchanged(t, func() { s.call(t, "POST", c.path, adminToken, c.body, "Content-Type", c.kind).clear(t, name) })
 		})
+	}
+}
+
+// TestUploadToABucketThatIsDown says so in the form that clients print.
+func TestUploadToABucketThatIsDown(t *testing.T) {
+	s := newServer(t)
+	bucket, err := s3.New(t.Context(), s3.Config{Bucket: s3test.Name, Region: s3test.Region, Endpoint: "http://127.0.0.1:1", Backoff: time.Millisecond,
+		Credentials: credentials.NewStaticCredentialsProvider("k", "s", "")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.repos.Blobs = blobstore.NewBucket(bucket, "blobs/", maxBlob)
+	a := s.call(t, "POST", "/api/files/upload_archive", adminToken, uploaded("a", []byte("x")), "Content-Type", "multipart/form-data; boundary=b")
+	if a.Status != 400 || !strings.Contains(string(a.Body), `"msg":"The storage of uploads does not answer: `) || !strings.Contains(string(a.Body), `"code":"error"`) {
+		t.Errorf("%d %s", a.Status, a.Body)
 	}
 }
 

@@ -216,9 +216,14 @@ func size(n int64) string {
 	return ""
 }
 
-func uploadError(err error) error {
+func (s *Server) uploadError(err error) error {
 	var big *blobstore.TooLargeError
 	var body *http.MaxBytesError
+	var down *blobstore.UnavailableError
+	if errors.As(err, &down) && !errors.Is(err, context.Canceled) {
+		s.Log.Error("an upload cannot be stored", "err", down.Err)
+		return api.Invalid("%v", down)
+	}
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return api.Invalid("The upload ended before its end: send it again")
 	}
@@ -239,7 +244,7 @@ func uploadCode(s *Server, c caller, w http.ResponseWriter, r *http.Request) err
 	name, body, err := part(w, r, s.CodeLimit, "Repo diff")
 	err = config.Join(wrong, err)
 	if err == nil {
-		err = uploadError(s.repos.UploadCode(r.Context(), c.Scope, q.RepoID, name, body))
+		err = s.uploadError(s.repos.UploadCode(r.Context(), c.Scope, q.RepoID, name, body))
 	}
 	if err == nil {
 		encode(w, http.StatusOK, nil)
@@ -254,7 +259,7 @@ func uploadArchive(s *Server, c caller, w http.ResponseWriter, r *http.Request) 
 	}
 	a, err := s.repos.UploadArchive(r.Context(), c.User, name, body)
 	if err != nil {
-		return uploadError(err)
+		return s.uploadError(err)
 	}
 	encode(w, http.StatusOK, a)
 	return nil
