@@ -68,6 +68,27 @@ func TestHostileAnswers(t *testing.T) {
 	}
 }
 
+// What is listed without a price is counted, and names that turn a text around are shown without
+// what does so.
+func TestWithoutPrice(t *testing.T) {
+	tr := &tray{provider: "vultr", asOf: "2026-11-25"}
+	if err := tr.vultr(vultrPage{Plans: []vultrPlan{{ID: "a", Type: "vc2", VCPUs: 1, RAM: 1024, Locations: []string{"ewr"}}}}); err != nil || tr.free != 1 {
+		t.Errorf("vultr: error %v, %d rows without a price", err, tr.free)
+	}
+	tr = &tray{provider: "runpod", asOf: "2026-11-25"}
+	var gpus []runpodGPU
+	if err := json.Unmarshal([]byte(`[{"id": "NVIDIA A40", "memoryInGb": 48, "securePrice": 0, "lowestPrice": {"stockStatus": "High", "minVcpu": 8, "minMemory": 50}},
+		{"id": "X\u202e9", "memoryInGb": 48, "securePrice": 1, "lowestPrice": {"stockStatus": "High", "minVcpu": 8, "minMemory": 50}}]`), &gpus); err != nil {
+		t.Fatal(err)
+	}
+	if err := tr.runpodGPUs(runpodQuestion{runpodPlace{"US-TX-3", true}, 1}, gpus); err != nil || tr.free != 1 {
+		t.Errorf("runpod: error %v, %d rows without a price", err, tr.free)
+	}
+	if diff := cmp.Diff([]string{"X 9"}, tr.leftOut().Names); diff != "" {
+		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+}
+
 // endless is a body of some size that costs no memory.
 type endless struct{ rest int64 }
 
