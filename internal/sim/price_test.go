@@ -78,3 +78,40 @@ func TestOldPrices(t *testing.T) {
 }
 
 const noCapacity = "failed_to_start_due_to_no_capacity"
+
+// TestOldPricesOfFleets has a fleet want a machine when the clouds fell silent long ago: it waits for
+// them instead of buying at an old price, and has one soon after they answer.
+func TestOldPricesOfFleets(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		var clouds []*fake.Cloud
+		for _, name := range cloudNames {
+			clouds = append(clouds, w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Latency: 30 * time.Second}))
+		}
+		w.start()
+		defer w.end()
+		time.Sleep(time.Hour)
+		made := func() (n int) {
+			for _, c := range clouds {
+				n += c.Calls("Create")
+			}
+			return n
+		}
+		w.applyFleet("nodes", object{"nodes": 1, "resources": object{"gpu": "H100"}})
+		time.Sleep(25 * time.Second)
+		s := w.checks.now()
+		if len(s.instances) != 1 {
+			t.Fatalf("instances %v, want one", s.instances)
+		}
+		for _, i := range s.instances {
+			if i.status != "pending" || i.intent != "" {
+				t.Errorf("before the clouds answer, the instance is %s with the intent %q", i.status, i.intent)
+			}
+		}
+		time.Sleep(2 * time.Minute)
+		if n := made(); n != 1 {
+			t.Errorf("%d machines asked for, want 1", n)
+		}
+	})
+}
