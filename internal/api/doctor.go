@@ -27,6 +27,15 @@ type DoctorResource struct {
 	CostUSD   float64 `json:"cost_usd"` // so far
 	Since     Time    `json:"since"`
 	Message   string  `json:"message"` // what the provider last said
+	// Intent is the ledger's id of it, "" of what is unexplained. Forgettable says that nobody can be
+	// asked about it, so that an administrator may give it up.
+	Intent      string `json:"intent"`
+	Forgettable bool   `json:"forgettable"`
+}
+
+// ForgetRequest names a resource that the server shall give up. The endpoint is an addition of ours.
+type ForgetRequest struct {
+	Intent string `json:"intent" cfg:"req"`
 }
 
 // DoctorAccount is one configured backend.

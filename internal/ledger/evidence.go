@@ -123,6 +123,9 @@ func (r *Record) disown(now time.Time) time.Time {
 
 // astray notes that only another account than the present one knows the resource.
 func (r *Record) astray(now time.Time) time.Time {
+	if !r.Astray() || r.Doc.AstrayAt.IsZero() {
+		r.Doc.AstrayAt = now
+	}
 	r.Doc.Message = otherAccount
 	return now.Add(accountPause)
 }

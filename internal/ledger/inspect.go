@@ -40,6 +40,8 @@ type Found struct {
 	Verdict Verdict
 	Project string // id
 	Debt    bool   // unknown or not deleted for longer than normal
+	// Forgettable says that nobody can be asked about it, see [Ledger.Forget].
+	Forgettable bool
 }
 
 // Inspection is what exists now, by what the ledger knows and the providers list.
@@ -71,7 +73,7 @@ func (l *Ledger) Inspect(ctx context.Context, q store.Querier) (Inspection, erro
 		a := Account{r.ProjectID, r.Backend}
 		list, asked := listed[a]
 		known[r.ID] = true
-		out.Found = append(out.Found, Found{Record: r, Project: r.ProjectID, Verdict: verdict(r, list, asked), Debt: r.debt(time.Now())})
+		out.Found = append(out.Found, Found{Record: r, Project: r.ProjectID, Verdict: verdict(r, list, asked), Debt: r.debt(time.Now()), Forgettable: r.forgettable(list, asked)})
 	}
 	for a, list := range listed {
 		for _, o := range list.owned {
@@ -122,9 +124,7 @@ func (l *Ledger) listAll(ctx context.Context, accounts []Account) ([]AccountStat
 
 // verdict compares a live intent with what its account listed.
 func verdict(r Record, list accountList, asked bool) Verdict {
-	there := slices.ContainsFunc(list.owned, func(o backend.Owned) bool {
-		return o.State != backend.StateGone && (o.IntentID == r.ID || o.Ref.ID != "" && o.Ref.ID == r.Doc.Instance.Ref.ID)
-	})
+	there := r.listed(list)
 	switch {
 	case r.Doc.Damage != "":
 		return Broken
@@ -138,6 +138,13 @@ func verdict(r Record, list accountList, asked bool) Verdict {
 		return Expected
 	}
 	return Unconfirmed
+}
+
+// listed says that an account shows the resource.
+func (r Record) listed(list accountList) bool {
+	return slices.ContainsFunc(list.owned, func(o backend.Owned) bool {
+		return o.State != backend.StateGone && (o.IntentID == r.ID || o.Ref.ID != "" && o.Ref.ID == r.Doc.Instance.Ref.ID)
+	})
 }
 
 // debt says that the record is unknown or cannot be deleted for longer than normal.

@@ -16,7 +16,7 @@ const (
 	Unknown  State = "unknown"  // asked; the answer is not known
 	Created  State = "created"  // exists
 	Deleting State = "deleting" // deletion was or is about to be asked for
-	Gone     State = "gone"     // the provider says that it does not exist
+	Gone     State = "gone"     // the provider, or an administrator, says that it does not exist
 )
 
 // Outcome says why an intent is gone.
@@ -34,6 +34,7 @@ const (
 	Lost        Outcome = "lost"         // asked for, never answered, never found
 	Vanished    Outcome = "vanished"     // ended without us: preempted, or deleted by somebody
 	Deleted     Outcome = "deleted"      // because we asked
+	Forgotten   Outcome = "forgotten"    // an administrator says that it does not exist any more
 )
 
 // Record is an intent with all that is known about its resource.
@@ -91,6 +92,7 @@ type Doc struct {
 	Tries       int       `json:"tries,omitempty"`       // of the present state's call, for back-off
 	SeenAt      time.Time `json:"seen_at,omitzero"`      // Describe or List last showed it, as ours
 	DescribedAt time.Time `json:"described_at,omitzero"` // last answer of Describe
+	AstrayAt    time.Time `json:"astray_at,omitzero"`    // when the present credentials first did not know it
 	MissingAt   time.Time `json:"missing_at,omitzero"`   // first of the present run of "not found"
 	DeletingAt  time.Time `json:"deleting_at,omitzero"`  // when deletion was first due
 	Taken       bool      `json:"taken,omitempty"`       // the provider took a request to delete it

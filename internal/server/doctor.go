@@ -1,13 +1,18 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"fmt"
+	"slices"
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/event"
 	"dstack/internal/fleet"
 	"dstack/internal/instance"
 	"dstack/internal/ledger"
+	"dstack/internal/store"
 	"dstack/internal/user"
 	"dstack/internal/volume"
 )
@@ -23,15 +28,8 @@ func (s *Server) doctor(ctx context.Context, _ user.User, _ struct{}) (api.Docto
 	if err != nil {
 		return out, err
 	}
-	now := time.Now()
 	for _, f := range found.Found {
-		r := api.DoctorResource{
-			Project: s.projectName(ctx, f.Project), Kind: string(f.Kind), Name: names[f.OwnerID], Backend: f.Backend, Region: f.Region, ID: f.Doc.Instance.Ref.ID,
-			State: string(f.State), Verdict: string(f.Verdict), Debt: f.Debt, HourlyUSD: f.Price, Since: api.At(f.CreatedAt), Message: f.Message(),
-		}
-		if !f.BilledFrom.IsZero() {
-			r.CostUSD = f.Price * now.Sub(f.BilledFrom).Hours()
-		}
+		r := s.doctored(ctx, f, names)
 		out.HourlyUSD += f.Price
 		if f.Verdict == ledger.Unconfirmed || f.Verdict == ledger.Unexplained || f.Verdict == ledger.Broken || f.Debt {
 			out.UnconfirmedUSD += f.Price
@@ -42,6 +40,62 @@ func (s *Server) doctor(ctx context.Context, _ user.User, _ struct{}) (api.Docto
 		out.Accounts = append(out.Accounts, api.DoctorAccount{Project: s.projectName(ctx, a.ProjectID), Backend: a.Backend, Error: a.Problem()})
 	}
 	return out, nil
+}
+
+// doctored is what the API says of a resource.
+func (s *Server) doctored(ctx context.Context, f ledger.Found, names map[string]string) api.DoctorResource {
+	r := api.DoctorResource{
+		Project: s.projectName(ctx, f.Project), Kind: string(f.Kind), Name: names[f.OwnerID], Backend: f.Backend, Region: f.Region, ID: f.Doc.Instance.Ref.ID,
+		State: string(f.State), Verdict: string(f.Verdict), Debt: f.Debt, HourlyUSD: f.Price, Since: api.At(f.CreatedAt), Message: f.Message(),
+		Intent: f.ID, Forgettable: f.Forgettable,
+	}
+	if !f.BilledFrom.IsZero() {
+		r.CostUSD = f.Price * time.Since(f.BilledFrom).Hours()
+	}
+	return r
+}
+
+// forget gives up a resource that nobody can be asked about.
+func (s *Server) forget(ctx context.Context, by user.User, r api.ForgetRequest) (api.DoctorResource, error) {
+	found, err := s.ledger.Inspect(ctx, s.db.Read())
+	if err != nil {
+		return api.DoctorResource{}, err
+	}
+	at := slices.IndexFunc(found.Found, func(f ledger.Found) bool { return f.ID != "" && f.ID == r.Intent })
+	if at < 0 {
+		return api.DoctorResource{}, api.NotExists("Nothing that costs money has this intent")
+	}
+	f := found.Found[at]
+	if !f.Forgettable {
+		return api.DoctorResource{}, api.Invalid("The %s of this intent is %s: its backend can be asked what becomes of it. "+
+			"Only what no credentials answer for can be forgotten.", f.Kind, f.Verdict)
+	}
+	names, err := s.owners(ctx, []ledger.Found{f})
+	if err != nil {
+		return api.DoctorResource{}, err
+	}
+	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		if err := s.ledger.Forget(ctx, tx, f); err != nil {
+			return err
+		}
+		return event.Record(ctx, tx, event.Event{
+			Message: fmt.Sprintf("Forgotten: %s %s of backend %s in %s, which may still cost money", f.Kind, cmp.Or(f.Doc.Instance.Ref.ID, "of intent "+f.ID), f.Backend, f.Region),
+			ActorID: by.ID, ActorName: by.Name, ProjectID: f.ProjectID, Targets: []event.Target{s.ownerTarget(ctx, f, names)},
+		})
+	})
+	if err != nil {
+		return api.DoctorResource{}, err
+	}
+	return s.doctored(ctx, f, names), nil
+}
+
+// ownerTarget is what a resource is for, its project where nobody knows.
+func (s *Server) ownerTarget(ctx context.Context, f ledger.Found, names map[string]string) event.Target {
+	types := map[string]api.EventTargetType{instance.Kind: api.EventTargetInstance, volume.Kind: api.EventTargetVolume, fleet.Kind: api.EventTargetFleet}
+	if kind, ok := types[f.OwnerKind]; ok && names[f.OwnerID] != "" {
+		return event.Target{Type: kind, ID: f.OwnerID, Name: names[f.OwnerID]}
+	}
+	return event.Target{Type: api.EventTargetProject, ID: f.ProjectID, Name: s.projectName(ctx, f.ProjectID)}
 }
 
 // owners names the instances, volumes and fleets that resources are for, by id.

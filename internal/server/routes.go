@@ -24,6 +24,7 @@ func (s *Server) routes() []route {
 		{"GET /readyz", public, typed[struct{}, map[string]string](ready).refused(http.StatusServiceUnavailable)},
 		{"POST /api/server/get_info", public, static(api.ServerInfo{ServerVersion: ptr(api.Version)})},
 		{"POST /api/server/doctor", globalAdmin, forUser(s.doctor)},
+		{"POST /api/server/doctor/forget", globalAdmin, forUser(s.forget)},
 		{"GET /openapi.json", public, typed[struct{}, map[string]any](s.openapiHandler())},
 		{"GET /{$}", public, typed[struct{}, string](page(homeHTML)).written("text/html")},
 		{"GET /redoc", public, typed[struct{}, string](page(docsHTML)).written("text/html")},

@@ -19,6 +19,12 @@ func (c *Client) Doctor(ctx context.Context) (out api.Doctor, err error) {
 	return out, err
 }
 
+// Forget has the server give up a resource by its intent.
+func (c *Client) Forget(ctx context.Context, intent string) (out api.DoctorResource, err error) {
+	err = c.post(ctx, "/api/server/doctor/forget", api.ForgetRequest{Intent: intent}, &out)
+	return out, err
+}
+
 // GetProject returns a project.
 func (c *Client) GetProject(ctx context.Context, project string) (out api.Project, err error) {
 	err = c.post(ctx, "/api/projects/"+url.PathEscape(project)+"/get", nil, &out)

@@ -2,6 +2,7 @@
 package doctor
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -16,24 +17,52 @@ import (
 // New returns the command.
 func New(p *program.Program) *cobra.Command {
 	var project string
-	var json bool
+	var json, yes bool
+	var forget string
 	cmd := &cobra.Command{
 		Use: "doctor", Short: "Show what costs money now, and what of it could not be confirmed", Args: cobra.NoArgs,
 		Long: "Ask every configured provider what exists and compare it with the server's ledger: what each thing is for,\n" +
 			"what it costs per hour, what the provider does not confirm, and what nobody explains. Nothing is changed:\n" +
 			"the server itself deletes what is unexplained and repeats deletions until the provider confirms them.\n" +
-			"For administrators. The exit code is 1 when something could not be confirmed or a provider did not answer.",
+			"For administrators. The exit code is 1 when something could not be confirmed or a provider did not answer.\n\n" +
+			"With --forget the server gives up one thing that no credentials answer for any more, such as a machine\n" +
+			"whose key was revoked: it counts as gone, and its fleet goes on. Make sure with the provider that it is\n" +
+			"deleted: nobody else does. The server refuses to forget what can be asked about.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.Connect(project)
 			if err != nil {
 				return err
+			}
+			if cmd.Flags().Changed("forget") {
+				return giveUp(cmd.Context(), p, c, forget, yes)
 			}
 			return run(cmd.Context(), p, c, json)
 		},
 	}
 	program.ProjectFlag(cmd.Flags(), &project)
 	cmd.Flags().BoolVar(&json, "json", false, "print JSON")
+	cmd.Flags().StringVar(&forget, "forget", "", "the intent to give up")
+	cmd.Flags().BoolVarP(&yes, "yes", "y", false, "do not ask for confirmation")
+	cmd.MarkFlagsMutuallyExclusive("json", "forget")
 	return cmd
+}
+
+// giveUp has the server forget one resource.
+func giveUp(ctx context.Context, p *program.Program, c *program.Conn, intent string, yes bool) error {
+	ok, err := p.Agreed(ctx, yes, "Is it certain that the provider has deleted it? If not, it goes on costing money. Forget it?")
+	if err != nil || !ok {
+		return err
+	}
+	var r api.DoctorResource
+	err = p.While("Asking the providers...", func() (err error) {
+		r, err = c.Forget(ctx, intent)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	p.Println(fmt.Sprintf("Forgot the %s %s of %s.", r.Kind, cmp.Or(r.ID, intent), format.Backend(r.Backend, r.Region)))
+	return nil
 }
 
 func run(ctx context.Context, p *program.Program, c *program.Conn, json bool) error {
@@ -96,6 +125,11 @@ func show(p *program.Program, d api.Doctor) {
 		p.Print(tb)
 		p.Println()
 		p.Println(fmt.Sprintf("In all %s per hour, of which %s could not be confirmed.", format.Price(d.HourlyUSD), format.Price(d.UnconfirmedUSD)))
+	}
+	for _, r := range d.Resources {
+		if r.Forgettable {
+			p.Println(fmt.Sprintf("No credentials answer for %s. If the provider has deleted it for certain: dstack server doctor --forget %s", cmp.Or(r.ID, "the "+r.Kind+" of "+format.Backend(r.Backend, r.Region)), r.Intent))
+		}
 	}
 	for _, a := range d.Accounts {
 		if a.Error != "" {
