@@ -23,6 +23,7 @@ func TestFailures(t *testing.T) {
 			{State: Gone, CreatedAt: now.Add(-2 * time.Hour), Doc: Doc{Outcome: NoCapacity, Create: create}}, // long ago
 			{State: Gone, CreatedAt: now, Doc: Doc{Outcome: Cancelled, Create: create}},                      // nobody asked
 			{State: Gone, CreatedAt: now, BilledFrom: now, BilledTo: now, Doc: Doc{Outcome: Deleted, Create: create}},
+			{State: Gone, CreatedAt: now, Doc: Doc{Outcome: Forgotten, Create: create}}, // nobody knows
 			{State: Unknown, CreatedAt: now, Doc: Doc{Create: create}},
 			{State: Gone, Kind: backend.VolumeResource, CreatedAt: now, Doc: Doc{Outcome: NoQuota, Volume: &backend.VolumeRequest{}}},
 		}
