@@ -102,10 +102,10 @@ func servicesWhole(s *state) (bad []string) {
 	running, waiting, stale := map[string]int{}, map[string]bool{}, map[string]bool{}
 	for _, g := range s.latest() {
 		for _, j := range g {
-			switch j.status {
-			case "running":
+			switch {
+			case j.status == "running":
 				running[j.run]++
-			case "submitted":
+			case j.status == "submitted", j.reason == "failed_to_start_due_to_no_capacity": // and is tried again
 				waiting[j.run] = true
 			}
 			stale[j.run] = stale[j.run] || !j.finished() && j.deployment != s.runs[j.run].deployment
