@@ -292,6 +292,24 @@ func epochs(rows *sql.Rows, err error) (map[int]int64, error) {
 	return m, err
 }
 
+// HashedQuery is [LiveQuery] for a query of ids whose rows do not say their shard: the shard
+// follows from the id.
+func HashedQuery(query string) func(context.Context, store.Querier, []int) ([]string, error) {
+	return func(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
+		var ids []string
+		rows, err := q.QueryContext(ctx, query)
+		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+			var id string
+			err := rows.Scan(&id)
+			if slices.Contains(shards, Shard(id)) {
+				ids = append(ids, id)
+			}
+			return err
+		})
+		return ids, err
+	}
+}
+
 // LiveQuery makes a [Kind]'s Live of a query for ids that ends with "shard IN".
 func LiveQuery(query string) func(context.Context, store.Querier, []int) ([]string, error) {
 	return func(ctx context.Context, q store.Querier, shards []int) ([]string, error) {

@@ -2,10 +2,8 @@ package instance
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"dstack/internal/api"
@@ -36,9 +34,9 @@ func (i *Instance) whole(err error) error {
 
 // damaged decides over an instance of which only the columns are known: nothing, unless its
 // machine is gone.
-func (d *Decision) damaged(s Snapshot) {
+func (d *Decision) damaged(now time.Time, s Snapshot) {
 	if s.Machine.Gone {
-		d.terminate(time.Now(), api.InstanceUnreachable, "The backend says that the instance does not exist any more")
+		d.terminate(now, api.InstanceUnreachable, "The backend says that the instance does not exist any more")
 	}
 }
 
@@ -55,19 +53,11 @@ func toLookAt(ctx context.Context, q store.Querier, shards []int) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	rows, err := q.QueryContext(ctx, ownerless)
-	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var id string
-		err := rows.Scan(&id)
-		if slices.Contains(shards, engine.Shard(id)) {
-			ids = append(ids, id)
-		}
-		return err
-	})
+	missing, err := engine.HashedQuery(ownerless)(ctx, q, shards)
 	if err != nil {
 		return nil, fmt.Errorf("list machines without an instance: %w", err)
 	}
-	return ids, nil
+	return append(ids, missing...), nil
 }
 
 // abandon gives back the machines of an instance that does not exist (any more).

@@ -110,7 +110,7 @@ func BootTimeout(inst Instance) time.Duration {
 func Step(now time.Time, s Snapshot) Decision {
 	d := Decision{Instance: s.Instance}
 	if s.Instance.Data.Damage != "" && s.Instance.Status != api.InstanceTerminating {
-		d.damaged(s)
+		d.damaged(now, s)
 		return d
 	}
 	switch s.Instance.Status {

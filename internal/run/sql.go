@@ -221,23 +221,8 @@ func (j *Job) update(ctx context.Context, tx *store.Tx) error {
 	return nil
 }
 
-// queuesInShards lists the projects that have waiting jobs.
-func queuesInShards(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
-	rows, err := q.QueryContext(ctx, `SELECT DISTINCT project_id FROM job WHERE status = 'submitted'`)
-	var ids []string
-	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var id string
-		err := rows.Scan(&id)
-		if slices.Contains(shards, engine.Shard(id)) {
-			ids = append(ids, id)
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list projects with waiting jobs: %w", err)
-	}
-	return ids, nil
-}
+// waitingProjects are those that have waiting jobs.
+const waitingProjects = `SELECT DISTINCT project_id FROM job WHERE status = 'submitted'`
 
 func marks(n int) string {
 	b := make([]byte, 0, n*5)
