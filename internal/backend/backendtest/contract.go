@@ -196,14 +196,20 @@ func (x *session) end(t *testing.T, ref backend.Ref) {
 func terminateEndsIt(t *testing.T, x *session) {
 	_, inst := x.create(t)
 	x.end(t, inst.Ref)
+	x.unlisted(t, "a terminated instance", inst.Ref)
+}
+
+// unlisted waits until a resource that was deleted is not listed as if it were there.
+func (x *session) unlisted(t *testing.T, what string, ref backend.Ref) {
+	t.Helper()
 	x.eventually(t, func() string {
 		owned, err := x.Backend.List(x.ctx, serverID)
 		if err != nil {
 			return fmt.Sprintf("List: %v", err)
 		}
 		for _, o := range owned {
-			if o.Ref.ID == inst.Ref.ID && o.State != backend.StateGone {
-				return fmt.Sprintf("a terminated instance is listed as %s", o.State)
+			if o.Ref.ID == ref.ID && o.State != backend.StateGone {
+				return fmt.Sprintf("%s is listed as %s", what, o.State)
 			}
 		}
 		return ""

@@ -219,18 +219,7 @@ func placementDeleted(t *testing.T, x *session) {
 	if err := x.groups().DeletePlacement(x.ctx, p.Ref); err != nil && !errors.Is(err, backend.ErrNotFound) {
 		t.Errorf("DeletePlacement of what is gone: %v, want nil or ErrNotFound", err)
 	}
-	x.eventually(t, func() string {
-		owned, err := x.Backend.List(x.ctx, serverID)
-		if err != nil {
-			return fmt.Sprintf("List: %v", err)
-		}
-		for _, o := range owned {
-			if o.Ref.ID == p.Ref.ID && o.State != backend.StateGone {
-				return fmt.Sprintf("a deleted group is listed as %s", o.State)
-			}
-		}
-		return ""
-	})
+	x.unlisted(t, "a deleted group", p.Ref)
 }
 
 func placementUnknown(t *testing.T, x *session) {
