@@ -15,8 +15,8 @@ func (w *world) compareLists() {
 		apart     []string // what may differ
 	}{
 		// A list says nothing of how to connect, and the place in a queue may be a second old.
-		{"runs/list", "project/main/runs/get", []string{"job_connection_info", "waiting"}},
-		{"fleets/list", "project/main/fleets/get", nil},
+		{"runs/list", "runs/get", []string{"job_connection_info", "waiting"}},
+		{"fleets/list", "fleets/get", nil},
 	} {
 		var wrong string
 		for range 5 { // something may change between the answers
@@ -39,7 +39,7 @@ func (w *world) unlike(list, one string, apart []string) string {
 	}
 	for _, listed := range all {
 		var alone object
-		if w.call(one, object{"id": listed["id"]}, &alone) != http.StatusOK {
+		if w.call(fmt.Sprint("project/", listed["project_name"], "/", one), object{"id": listed["id"]}, &alone) != http.StatusOK {
 			continue
 		}
 		for _, name := range apart {

@@ -57,6 +57,12 @@ func TestPlantedDefects(t *testing.T) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF state ON main.intent WHEN NEW.kind = 'placement' AND NEW.state = 'deleting'
 			       BEGIN UPDATE intent SET state = 'gone', idle = TRUE WHERE id = NEW.id; END`)
 		},
+		// A job that is to leave a fleet that is not shared any more stays.
+		"keep jobs where their project may not be": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF status ON main.job
+			       WHEN NEW.status = 'terminating' AND json_extract(NEW.data, '$.reason') = 'instance_access_revoked'
+			       BEGIN UPDATE job SET status = OLD.status, data = OLD.data WHERE id = NEW.id; END`)
+		},
 		// When a job gives blocks back, another job of the instance loses its own.
 		"release capacity twice": func(w *world, p *process) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER DELETE ON main.assignment

@@ -146,6 +146,8 @@ func (w *world) chaos(rnd *rand.Rand) {
 	w.planFleets(rnd, add(rnd))
 	w.planRuns(rnd, add(rnd))
 	w.planServices(own, add(own))
+	visits := rand.New(rand.NewPCG(w.seed, 4)) // later still
+	w.planShares(visits, add(visits))
 	w.planTrouble(rnd, add(rnd))
 	slices.SortStableFunc(deeds, func(a, b deed) int { return int(a.at - b.at) })
 	begin := time.Now()

@@ -16,8 +16,12 @@ type rows struct {
 	jobs      []jobRow // every attempt, by run, replica, number and attempt
 	runs      map[string]runRow
 	holds     []holdRow
+	imports   map[importRow]bool
 	stale     []string
 }
+
+// importRow is a project that may use a fleet of another.
+type importRow struct{ project, fleet string }
 
 type intentRow struct {
 	id, kind, backend, region, owner, state, resource string
@@ -28,15 +32,15 @@ type intentRow struct {
 }
 
 type instanceRow struct {
-	id, name, status, intent string
-	deleted                  bool
-	blocks                   int
+	id, name, status, intent, project, fleet string
+	deleted                                  bool
+	blocks                                   int
 }
 
 type jobRow struct {
-	id, run, name, status, instance, reason string
-	replica, num, attempt, deployment       int
-	version                                 int64
+	id, run, name, status, instance, reason, project string
+	replica, num, attempt, deployment                int
+	version                                          int64
 }
 
 func (j jobRow) finished() bool {
@@ -163,15 +167,21 @@ func (r *reader) all(now *rows) error {
 	err = r.each(func(row *sqlite3.Stmt) {
 		now.instances = append(now.instances, instanceRow{
 			id: row.ColumnText(0), name: row.ColumnText(1), status: row.ColumnText(2), intent: row.ColumnText(3), deleted: row.ColumnBool(4),
-			blocks: row.ColumnInt(5),
+			blocks: row.ColumnInt(5), project: row.ColumnText(6), fleet: row.ColumnText(7),
 		})
-	}, `SELECT id, name, status, intent_id, deleted, blocks FROM instance ORDER BY created_at, id`)
+	}, `SELECT id, name, status, intent_id, deleted, blocks, project_id, fleet_id FROM instance ORDER BY created_at, id`)
 	if err != nil {
 		return err
 	}
 	err = r.each(func(row *sqlite3.Stmt) {
 		now.holds = append(now.holds, holdRow{job: row.ColumnText(0), instance: row.ColumnText(1), blocks: row.ColumnInt(2)})
 	}, `SELECT job_id, instance_id, blocks FROM assignment`)
+	if err != nil {
+		return err
+	}
+	now.imports = map[importRow]bool{}
+	err = r.each(func(row *sqlite3.Stmt) { now.imports[importRow{row.ColumnText(0), row.ColumnText(1)}] = true },
+		`SELECT i.project_id, x.object_id FROM import i JOIN export_item x ON x.export_id = i.export_id`)
 	if err != nil {
 		return err
 	}
@@ -213,8 +223,9 @@ func (r *reader) allJobs(now *rows) error {
 			r.jobs[id] = jobRow{
 				id: id, run: row.ColumnText(0), status: row.ColumnText(1), instance: row.ColumnText(2), replica: row.ColumnInt(3), num: row.ColumnInt(4),
 				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8), deployment: row.ColumnInt(9),
+				project: row.ColumnText(10),
 			}
-		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment')
+		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment'), project_id
 			FROM job WHERE id = ?`, id)
 		if err != nil {
 			return err

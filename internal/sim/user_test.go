@@ -36,7 +36,7 @@ func (w *world) applyRun(name string, config object, s script) int {
 	env[scriptEnv] = s.String()
 	config["env"] = env
 	w.trace.add("user", "applies run", name)
-	return w.call("project/main/runs/apply", object{"plan": object{"run_spec": object{
+	return w.call("project/"+projectOf(name)+"/runs/apply", object{"plan": object{"run_spec": object{
 		"run_name": name, "configuration": config, "ssh_key_pub": w.public}}, "force": true}, nil)
 }
 
@@ -46,12 +46,12 @@ func (w *world) stopRun(name string, abort bool) int {
 		what = "aborts"
 	}
 	w.trace.add("user", what, name)
-	return w.call("project/main/runs/stop", object{"runs_names": []string{name}, "abort": abort}, nil)
+	return w.call("project/"+projectOf(name)+"/runs/stop", object{"runs_names": []string{name}, "abort": abort}, nil)
 }
 
 func (w *world) deleteRun(name string) int {
 	w.trace.add("user", "deletes run", name)
-	return w.call("project/main/runs/delete", object{"runs_names": []string{name}}, nil)
+	return w.call("project/"+projectOf(name)+"/runs/delete", object{"runs_names": []string{name}}, nil)
 }
 
 // names lists what the user sees of a kind: "runs" or "fleets".

@@ -100,8 +100,11 @@ func newTemplate(t *testing.T) template {
 			w.addCloud(fake.Config{Name: name})
 		}
 		w.start()
+		if status := w.call("projects/create", object{"project_name": guests}, nil); status != http.StatusOK {
+			t.Fatalf("create project %s: %d", guests, status)
+		}
+		w.checks.stop() // before the server: who closes the database last folds the log into it
 		w.stop()
-		w.checks.stop()
 		if tp.db, err = os.ReadFile(w.database()); err != nil {
 			t.Fatal(err)
 		}
