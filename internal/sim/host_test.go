@@ -173,13 +173,14 @@ func (h *agent) cut(d time.Duration) {
 func (h *agent) open(done <-chan struct{}) bool {
 	for {
 		h.mu.Lock()
-		wait := time.Until(h.cutTill)
+		wait, changed := time.Until(h.cutTill), h.changed
 		h.mu.Unlock()
 		if wait <= 0 {
 			return true
 		}
 		select {
 		case <-time.After(wait):
+		case <-changed: // it may be over sooner
 		case <-done:
 			return false
 		}
