@@ -18,7 +18,7 @@ type survey struct {
 }
 
 func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) (survey, error) {
-	market, err := s.Offers(ctx, r.ProjectID)
+	market, err := s.market(ctx, r.ProjectID)
 	if err != nil {
 		return survey{}, err
 	}
@@ -38,27 +38,12 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 }
 
 // offers lists where the jobs could run, for a plan.
-func (v survey) offers() []api.InstanceOffer {
+func (v survey) offers() scheduler.Found {
 	switch {
-	case !v.offersOnly && len(v.choices) == 0:
-		return []api.InstanceOffer{}
-	case !v.offersOnly:
-		return v.choices[0].Offers()
+	case v.offersOnly:
+		return scheduler.Everywhere(v.ask, v.supply, v.choices)
+	case len(v.choices) == 0:
+		return scheduler.Found{}
 	}
-	out := []api.InstanceOffer{}
-	for _, c := range v.choices {
-		out = append(out, c.Existing()...)
-		if v.ask.Fleets != nil {
-			out = append(out, c.New...)
-		}
-	}
-	if v.ask.Fleets == nil && !v.ask.Reuse && len(v.ask.Profile.Instances) == 0 {
-		for _, o := range v.supply.Offers {
-			if scheduler.Fits(v.specs[0].Requirements, v.ask.Profile, o) == "" {
-				out = append(out, o)
-			}
-		}
-	}
-	scheduler.Sort(out)
-	return out
+	return v.choices[0].Offers()
 }

@@ -18,7 +18,6 @@ import (
 	"dstack/internal/event"
 	"dstack/internal/fleet"
 	"dstack/internal/instance"
-	"dstack/internal/offer"
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
@@ -63,11 +62,11 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil || len(gangs) == 0 {
 		return time.Time{}, err
 	}
-	offers, pending, err := s.Purchasable(ctx, it.ID)
+	market, pending, err := s.purchasable(ctx, it.ID)
 	if err != nil {
 		return time.Time{}, err
 	}
-	supply, err := s.supply(ctx, it.ID, offers)
+	supply, err := s.supply(ctx, it.ID, market)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -258,8 +257,8 @@ func key(g scheduler.Gang) string {
 }
 
 // supply is all that the project's jobs can be placed on, with these offers.
-func (s *Service) supply(ctx context.Context, projectID string, offers []api.InstanceOffer) (scheduler.Supply, error) {
-	out := scheduler.Supply{Offers: offers}
+func (s *Service) supply(ctx context.Context, projectID string, offers market) (scheduler.Supply, error) {
+	out := scheduler.Supply{Offers: offers.list, Index: offers.index}
 	fleets, instances, err := s.Fleets.Usable(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err
@@ -292,60 +291,6 @@ func (s *Service) supply(ctx context.Context, projectID string, offers []api.Ins
 		return min(live[b.ID], 1) - min(live[a.ID], 1)
 	})
 	return out, nil
-}
-
-// Offers lists what a project's backends offer in the wire's form, cheapest first, for somebody
-// to look at. The list is shared, and the same for as long as what they offer is: nobody changes it.
-func (s *Service) Offers(ctx context.Context, projectID string) ([]api.InstanceOffer, error) {
-	offers, err := s.Catalog.Offers(ctx, projectID)
-	return s.markets.of(projectID, offers), err
-}
-
-// Purchasable lists those that something may be bought on, see [catalog.Catalog.Purchasable].
-func (s *Service) Purchasable(ctx context.Context, projectID string) (list []api.InstanceOffer, pending time.Time, err error) {
-	offers, pending, err := s.Catalog.Purchasable(ctx, projectID)
-	return s.markets.of(projectID, offers), pending, err
-}
-
-// maxMarkets bounds the projects whose offers are remembered in the wire's form.
-const maxMarkets = 8
-
-// markets remember what projects are offered in the wire's form: to make that of a hundred
-// thousand offers takes a fifth of a second.
-type markets struct {
-	mu        sync.Mutex
-	byProject map[string]market
-}
-
-// market is a list of offers, and that of which it was made.
-type market struct {
-	from []offer.Offer
-	list []api.InstanceOffer
-}
-
-// of returns a project's offers in the wire's form, cheapest first.
-func (m *markets) of(projectID string, offers []offer.Offer) []api.InstanceOffer {
-	if len(offers) == 0 {
-		return []api.InstanceOffer{}
-	}
-	m.mu.Lock()
-	known := m.byProject[projectID]
-	m.mu.Unlock()
-	if len(known.from) == len(offers) && &known.from[0] == &offers[0] { // the catalog's very list
-		return known.list
-	}
-	list := make([]api.InstanceOffer, len(offers))
-	for i, o := range offers {
-		list[i] = fleet.ToAPI(o)
-	}
-	scheduler.Sort(list)
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.byProject == nil || len(m.byProject) >= maxMarkets {
-		m.byProject = map[string]market{}
-	}
-	m.byProject[projectID] = market{offers, list}
-	return list
 }
 
 // claim gives every job of a gang its place: all or none.

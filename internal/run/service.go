@@ -61,7 +61,7 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		node    int
 		replica string
 	}
-	byGroup := map[group][]api.InstanceOffer{} // the jobs of a group have the same offers
+	byGroup := map[group]scheduler.Found{} // the jobs of a group have the same offers
 	whyNot := map[group]*api.WhyNot{}
 	for _, js := range specs {
 		key := group{js.NodeGroupIndex, js.ReplicaGroup}
@@ -77,19 +77,9 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			whyNot[key] = found.whyNot(offers)
 		}
 		if r.ReverseOffers {
-			offers = slices.Clone(offers)
-			slices.Reverse(offers)
+			offers = offers.Reversed()
 		}
-		jp := api.JobPlan{JobSpec: js, Offers: offers, TotalOffers: len(offers), WhyNot: whyNot[key]}
-		for _, o := range offers {
-			if jp.MaxPrice == nil || o.Price > *jp.MaxPrice {
-				price := o.Price
-				jp.MaxPrice = &price
-			}
-		}
-		if len(offers) > limit {
-			jp.Offers = offers[:limit]
-		}
+		jp := api.JobPlan{JobSpec: js, Offers: offers.First(limit), TotalOffers: offers.Len(), WhyNot: whyNot[key], MaxPrice: offers.MaxPrice()}
 		for _, o := range scheduler.Lowered(jp.Offers[:min(len(jp.Offers), 50)]) {
 			if !slices.Contains(plan.LoweredOffers, o) {
 				plan.LoweredOffers = append(plan.LoweredOffers, o)

@@ -4,38 +4,17 @@ import (
 	"context"
 
 	"dstack/internal/api"
-	"dstack/internal/fleet"
 	"dstack/internal/scheduler"
 )
 
 // whyNot says why no more of the instances and offers that there are would do than those of a
 // plan; nil where enough do, or nothing is the reason that could be otherwise.
-func (v survey) whyNot(offers []api.InstanceOffer) *api.WhyNot {
-	usable := 0
-	for _, o := range offers {
-		if o.Availability.Usable() {
-			usable++
-		}
-	}
-	if usable > scheduler.Few && (v.offersOnly || len(v.ask.Jobs) == 1) {
+func (v survey) whyNot(offers scheduler.Found) *api.WhyNot {
+	if offers.Usable(scheduler.Few+1) > scheduler.Few && (v.offersOnly || len(v.ask.Jobs) == 1) {
 		return nil
 	}
 	why := scheduler.WhyNot(v.ask, v.supply, v.offersOnly)
 	return why.Worth(scheduler.Few)
-}
-
-// Market is what a project's backends say of themselves.
-func (s *Service) Market(ctx context.Context, projectID string) (fleet.Market, error) {
-	var m fleet.Market
-	var err error
-	if m.Offers, err = s.Offers(ctx, projectID); err != nil {
-		return m, err
-	}
-	if m.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
-		return m, err
-	}
-	m.Problems, err = s.problems(ctx, projectID)
-	return m, err
 }
 
 // problems are the project's backends whose offers are missing or old.

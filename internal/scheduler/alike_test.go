@@ -38,10 +38,16 @@ func TestAlikeHosts(t *testing.T) {
 		if got, want := Place(queue, keyed), Place(queue, s); !cmp.Equal(want, got) {
 			t.Fatalf("seed %d: keys of hosts change the outcome (-without +with):\n%s", seed, cmp.Diff(want, got))
 		}
-		keys := cmpopts.IgnoreFields(Host{}, "Key")
+		opts := []cmp.Option{cmp.AllowUnexported(Choice{}, choiceHost{}), cmpopts.IgnoreFields(Host{}, "Key"), cmpopts.IgnoreFields(Choice{}, "fresh")}
 		for _, g := range queue {
-			if got, want := Choices(g, keyed), Choices(g, s); !cmp.Equal(want, got, cmp.AllowUnexported(Choice{}, choiceHost{}), keys) {
-				t.Fatalf("seed %d: keys of hosts change the choices (-without +with):\n%s", seed, cmp.Diff(want, got, cmp.AllowUnexported(Choice{}, choiceHost{}), keys))
+			got, want := Choices(g, keyed), Choices(g, s)
+			if diff := cmp.Diff(want, got, opts...); diff != "" {
+				t.Fatalf("seed %d: keys of hosts change the choices (-without +with):\n%s", seed, diff)
+			}
+			for i := range got {
+				if diff := cmp.Diff(every(want[i].Offers()), every(got[i].Offers())); diff != "" {
+					t.Fatalf("seed %d: keys of hosts change the offers (-without +with):\n%s", seed, diff)
+				}
 			}
 		}
 	}

@@ -14,10 +14,10 @@ type Choice struct {
 	Fleet string // id
 	// Pool says that enough of the existing ones are free for all jobs.
 	Pool bool
-	New  []api.InstanceOffer
 
 	hosts  []choiceHost // that fit
 	lowest float64      // price of those that are free, per hour; infinite without any
+	fresh  *fitting     // offers for new ones
 }
 
 // choiceHost is a host with the blocks of it that serve the job.
@@ -43,26 +43,26 @@ func (c Choice) Existing() []api.InstanceOffer {
 }
 
 // Offers lists existing instances before new ones, and what can be used before what cannot.
-func (c Choice) Offers() []api.InstanceOffer {
-	existing := c.Existing()
-	list := make([]api.InstanceOffer, 0, len(existing)+len(c.New))
-	for want := range 2 {
-		for _, part := range [][]api.InstanceOffer{existing, c.New} {
-			for i := range part {
-				if unusable(&part[i]) == want {
-					list = append(list, part[i])
+func (c Choice) Offers() Found {
+	f := Found{shares: c.Existing()}
+	if c.fresh != nil {
+		f.index = c.fresh.Index
+	}
+	shares, offers := make([]int, len(f.shares)), c.fresh.all()
+	for n := range shares {
+		shares[n] = ^n
+	}
+	f.order = make([]int, 0, len(shares)+len(offers))
+	for _, want := range []bool{true, false} {
+		for _, part := range [][]int{shares, offers} {
+			for _, at := range part {
+				if f.usable(at) == want {
+					f.order = append(f.order, at)
 				}
 			}
 		}
 	}
-	return list
-}
-
-func unusable(o *api.InstanceOffer) int {
-	if o.Availability.Usable() {
-		return 0
-	}
-	return 1
+	return f
 }
 
 // Choices lists what each fleet that may serve a gang could give, best fleet first
@@ -89,49 +89,60 @@ func Choices(g Gang, s Supply) []Choice {
 			c.hosts = append(c.hosts, h)
 		}
 		c.Pool = free >= len(g.Jobs)
-		c.New = p.offers(&g, f)
+		c.fresh = p.offers(&g, f)
 		list = append(list, c)
 	}
 	slices.SortStableFunc(list, func(a, b Choice) int {
-		return cmp.Or(cmp.Compare(flag(!a.Pool), flag(!b.Pool)), cmp.Compare(a.lowest, b.lowest), cmp.Compare(firstPrice(a.New), firstPrice(b.New)))
+		return cmp.Or(cmp.Compare(flag(!a.Pool), flag(!b.Pool)), cmp.Compare(a.lowest, b.lowest), cmp.Compare(a.fresh.lowest(), b.fresh.lowest()))
 	})
 	return list
 }
 
 // offers are those of which a fleet could make a new instance for a gang's first job.
-func (p *placer) offers(g *Gang, f int) []api.InstanceOffer {
-	if g.Reuse || len(g.Profile.Instances) > 0 || p.room[f] == 0 {
+func (p *placer) offers(g *Gang, f int) *fitting {
+	if g.refusesNew() != 0 || p.room[f] == 0 {
 		return nil
 	}
-	ask, ok := Combine(p.Fleets[f].Ask, Ask{g.Profile, g.Jobs[0].Requirements})
-	if !ok {
+	v := p.wish(g, f, 0)
+	if v == nil {
 		return nil
 	}
-	sites := p.sites(g, f)
-	anywhere := len(sites) == 1 && sites[0] == Site{}
-	var fit []int // there may be tens of thousands, of which nothing is copied twice
-	for i := range p.Offers {
-		o := &p.Offers[i]
-		here := anywhere || slices.Contains(sites, Site{p.Fleets[f].ID, string(o.Backend), o.Region})
-		if here && Fits(ask.Requirements, ask.Profile, *o) == "" {
-			fit = append(fit, i)
-		}
-	}
-	if fit == nil {
-		return nil
-	}
-	list := make([]api.InstanceOffer, len(fit))
-	for n, i := range fit {
-		list[n] = p.Offers[i]
-		list[n].Blocks, list[n].TotalBlocks = 1, 1
-	}
-	return list
+	return &fitting{view: v, here: v.at(p.sites(g, f))}
 }
 
-func firstPrice(offers []api.InstanceOffer) float64 {
-	for _, o := range offers {
-		if o.Availability.Usable() {
-			return o.Price
+// fitting are the offers of a view that fit in some places, found when somebody wants to know; nil
+// has none.
+type fitting struct {
+	*view
+	here  func(i int) bool
+	found bool
+	fit   []int
+}
+
+// all are their numbers.
+func (n *fitting) all() []int {
+	switch {
+	case n == nil:
+		return nil
+	case n.found:
+		return n.fit
+	}
+	n.found = true
+	for i := range n.rows {
+		if n.here(i) && n.fits(i) {
+			n.fit = append(n.fit, i)
+		}
+	}
+	return n.fit
+}
+
+// lowest is the price of the first that can be had now, infinite without any.
+func (n *fitting) lowest() float64 {
+	if n != nil {
+		for i := range n.rows {
+			if n.rows[i].usable && n.here(i) && n.fits(i) {
+				return n.rows[i].price
+			}
 		}
 	}
 	return math.Inf(1)

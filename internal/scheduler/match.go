@@ -83,7 +83,7 @@ func (r requirement) excludes(req *api.Requirements, p *config.ProfileParams, o 
 	case needZone:
 		return p.AvailabilityZones != nil && !inZones(p.AvailabilityZones, o)
 	case needPrice:
-		return req.MaxPrice != nil && !(o.Price <= *req.MaxPrice) // nor what has no price (NaN)
+		return tooDear(req.MaxPrice, o.Price)
 	case needSpot:
 		return req.Spot != nil && *req.Spot != have.Spot
 	case needCPU:
@@ -102,6 +102,9 @@ func (r requirement) excludes(req *api.Requirements, p *config.ProfileParams, o 
 		return want.GPU != nil && r.excludesGPUs(want.GPU, have.Gpus)
 	}
 }
+
+// tooDear excludes also what has no price (NaN).
+func tooDear(most *float64, price float64) bool { return most != nil && !(price <= *most) }
 
 // excludesGPUs is the rule of one requirement about GPUs. A machine has GPUs of one kind,
 // so the first stands for all (lifecycle 7.2).

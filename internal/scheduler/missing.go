@@ -54,7 +54,7 @@ func Nodes(ask Ask, blocks int, auto bool, s Supply) ([]api.InstanceOffer, api.W
 			o.TotalBlocks = n
 			list = append(list, o)
 		}
-		t.add(o.Price, way{settings: missed, state: o.Availability})
+		t.add(1, o.Price, way{settings: missed, state: o.Availability})
 	}
 	why := t.whyNot([]Fleet{{}}) // its own settings need no name
 	if s.Backends == 0 {

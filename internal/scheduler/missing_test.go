@@ -211,7 +211,7 @@ func TestWhyNotCountsWhatPlansList(t *testing.T) {
 		g, s := randomQuestion(r)
 		listed := map[string]bool{}
 		for _, c := range Choices(g, s) {
-			for _, o := range c.Offers() {
+			for _, o := range every(c.Offers()) {
 				if o.Availability.Usable() && isNew(&o) {
 					listed[text(o)] = true // once, though several fleets may have it
 				}

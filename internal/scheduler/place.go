@@ -79,8 +79,10 @@ type Fleet struct {
 type Supply struct {
 	Fleets []Fleet // in the order in which ties are decided
 	Hosts  []*Host // by fleet and number; nobody changes them
-	// Offers are what backends could provide, cheapest first.
+	// Offers are what backends could provide, in the order of [Sort].
 	Offers []api.InstanceOffer
+	// Index is that of Offers; nil has it made.
+	Index *Index
 	// Backends is how many there are that could provide any.
 	Backends int
 }
@@ -149,6 +151,14 @@ type placer struct {
 	inFleet [][]int               // hosts of each fleet
 	byKey   map[string][]int      // see shares
 	queues  map[string]*hostQueue // of gangs with one job, by key and fleet
+	asked   map[jobOf]*view       // see wish
+}
+
+// jobOf is a job of a gang, in a fleet.
+type jobOf struct {
+	gang  *Gang
+	fleet int
+	job   int
 }
 
 // kept are free blocks that later gangs may not use.
@@ -161,10 +171,24 @@ type kept struct {
 // for good: free blocks only become fewer while gangs are placed.
 type hostQueue struct{ hosts []int }
 
+// index is that of the offers.
+func (p *placer) index() *Index {
+	p.Supply = p.indexed()
+	return p.Index
+}
+
+// indexed is a supply with the index of its offers.
+func (s Supply) indexed() Supply {
+	if s.Index == nil {
+		s.Index = NewIndex(s.Offers)
+	}
+	return s
+}
+
 func newPlacer(s Supply) *placer {
 	p := &placer{
 		Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
-		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{},
+		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{},
 	}
 	index := make(map[string]int, len(s.Fleets))
 	for i, f := range s.Fleets {
@@ -312,7 +336,7 @@ func (p *placer) within(g *Gang, f int, shares [][]int) *plan {
 				c.price += o.Price
 				continue
 			}
-			node, found := p.fresh(g, f, site, w)
+			node, found := p.fresh(g, f, site, j)
 			if ok = found; !ok {
 				break
 			}
@@ -368,10 +392,12 @@ func (p *placer) sites(g *Gang, f int) []Site {
 		add(p.Hosts[i].Offer)
 		occupied = true
 	}
-	if !occupied { // a cluster fleet stays where its first instance is
-		for _, o := range p.Offers {
-			if o.Multinode && Fits(g.Jobs[0].Requirements, g.Profile, o) == "" {
-				add(o)
+	if v := p.wish(g, f, 0); v != nil && !occupied { // a cluster fleet stays where its first instance is
+		seen := make([]bool, len(v.places))
+		for i := range v.rows {
+			if place := v.rows[i].place; !seen[place] && v.offers[i].Multinode && v.fits(i) {
+				seen[place] = true
+				add(v.offers[i])
 			}
 		}
 	}
@@ -434,20 +460,47 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 }
 
 // fresh finds the cheapest offer for a new instance of a fleet.
-func (p *placer) fresh(g *Gang, f int, site Site, w Want) (Node, bool) {
-	if g.Reuse || len(g.Profile.Instances) > 0 || p.room[f] == 0 {
+func (p *placer) fresh(g *Gang, f int, site Site, j int) (Node, bool) {
+	if g.refusesNew() != 0 || p.room[f] == 0 {
 		return Node{}, false
 	}
-	ask, ok := Combine(p.Fleets[f].Ask, Ask{g.Profile, w.Requirements})
-	if !ok {
+	v := p.wish(g, f, j)
+	if v == nil {
 		return Node{}, false
 	}
+	ask, here := *v.ask, v.at([]Site{site})
 	if site != (Site{}) {
 		ask.Profile.Backends, ask.Profile.Regions = []string{site.Backend}, []string{site.Region}
 	}
-	o, ok := Next(ask, p.Offers, nil)
-	o.Blocks, o.TotalBlocks = 1, 1
-	return Node{Job: w.Job, Blocks: 1, Offer: o, Ask: ask}, ok
+	for i := range v.rows {
+		if v.rows[i].usable && here(i) && v.fits(i) {
+			o := inZonesOf(ask, v.offers[i])
+			o.Blocks, o.TotalBlocks = 1, 1
+			return Node{Job: g.Jobs[j].Job, Blocks: 1, Offer: o, Ask: ask}, true
+		}
+	}
+	return Node{}, false
+}
+
+// wish is what the offers are to a gang's job together with a fleet, nil when they exclude each other. It
+// is remembered while one gang is looked at.
+func (p *placer) wish(g *Gang, f, j int) *view {
+	of := jobOf{g, f, j}
+	v, known := p.asked[of]
+	if known {
+		return v
+	}
+	for other := range p.asked {
+		if other.gang != g {
+			clear(p.asked)
+		}
+		break
+	}
+	if ask, ok := Combine(p.Fleets[f].Ask, Ask{g.Profile, g.Jobs[j].Requirements}); ok {
+		v = p.index().under(&ask)
+	}
+	p.asked[of] = v
+	return v
 }
 
 // Next is the best offer that serves an ask and was not tried yet, in the zones that were
@@ -457,12 +510,17 @@ func Next(ask Ask, offers []api.InstanceOffer, tried []string) (api.InstanceOffe
 		if !o.Availability.Usable() || Fits(ask.Requirements, ask.Profile, o) != "" || slices.Contains(tried, OfferKey(o)) {
 			continue
 		}
-		if zones := ask.Profile.AvailabilityZones; zones != nil {
-			o.AvailabilityZones = slices.DeleteFunc(slices.Clone(o.AvailabilityZones), func(z string) bool { return !contains(zones, z) })
-		}
-		return o, true
+		return inZonesOf(ask, o), true
 	}
 	return api.InstanceOffer{}, false
+}
+
+// inZonesOf narrows an offer to the zones that are asked for.
+func inZonesOf(ask Ask, o api.InstanceOffer) api.InstanceOffer {
+	if zones := ask.Profile.AvailabilityZones; zones != nil {
+		o.AvailabilityZones = slices.DeleteFunc(slices.Clone(o.AvailabilityZones), func(z string) bool { return !contains(zones, z) })
+	}
+	return o
 }
 
 // OfferKey names an offer among those of all backends.
@@ -493,7 +551,7 @@ func (p *placer) possible(g *Gang, f int, shares [][]int) bool {
 		for j, i := range hosts {
 			if i < 0 {
 				missing++
-				_, can := p.fresh(g, f, site, g.Jobs[j])
+				_, can := p.fresh(g, f, site, j)
 				ok = ok && can
 			}
 		}
@@ -520,8 +578,8 @@ func (p *placer) hold(g *Gang) {
 				}
 			}
 		}
-		for _, w := range g.Jobs {
-			if _, can := p.fresh(g, f, g.Beside, w); can {
+		for j := range g.Jobs {
+			if _, can := p.fresh(g, f, g.Beside, j); can {
 				p.room[f] = 0
 			}
 		}

@@ -5,6 +5,7 @@ import (
 	"unique"
 
 	"dstack/internal/api"
+	"dstack/internal/config"
 )
 
 // tally asks of everything that there is what stands between it and a gang's first job.
@@ -21,14 +22,26 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 				alike[h.Key] = missed
 			}
 			if ways = p.hostWays(ways[:0], g, f, i, missed); len(ways) > 0 {
-				t.add(h.Offer.Price, ways...)
+				t.add(1, h.Offer.Price, ways...)
 			}
 		}
 	}
 	run := Ask{g.Profile, g.Jobs[0].Requirements}
 	growing := p.growing(g, run, anyway)
-	for i := range p.Offers {
-		o := &p.Offers[i]
+	x := p.index()
+	views, sites := []*view{x.under(&run)}, [][]Site(nil)
+	for _, f := range growing {
+		views = append(views, x.under(&f.ask))
+		if f.zones != nil {
+			views = append(views, x.under(&Ask{Profile: config.ProfileParams{AvailabilityZones: f.zones}}))
+		}
+		if f.run != nil {
+			views = append(views, x.under(f.run))
+		}
+		sites = append(sites, f.sites)
+	}
+	for _, c := range x.cells(views, sites...) { // of which the rules say the same
+		o := &x.offers[c.first]
 		missed := run.missed(o)
 		ways = ways[:0]
 		for _, f := range growing {
@@ -38,7 +51,7 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 			ways = append(ways, way{fleet: noFleet, run: missed | g.refusesNew() | g.refusesFleets(g.Fleets == nil), state: o.Availability})
 		}
 		if len(ways) > 0 {
-			t.add(o.Price, ways...)
+			t.add(c.n, c.price, ways...)
 		}
 	}
 	return t

@@ -17,9 +17,16 @@ type Misses uint32
 
 // Missed is all that excludes an offer, by the rules of [Fits].
 func Missed(req *api.Requirements, p *config.ProfileParams, o *api.InstanceOffer) Misses {
-	var m Misses
-	for r := range requirement(len(requirementWords)) {
-		if r.excludes(req, p, o) {
+	return missedOf(allRules, req, p, o)
+}
+
+// allRules are those of [Fits].
+const allRules Misses = 1<<len(requirementWords) - 1
+
+// missedOf is Missed by some of the rules.
+func missedOf(rules Misses, req *api.Requirements, p *config.ProfileParams, o *api.InstanceOffer) (m Misses) {
+	for ; rules != 0; rules &= rules - 1 {
+		if r := rules.first(); r.excludes(req, p, o) {
 			m |= 1 << r
 		}
 	}
@@ -119,16 +126,17 @@ type Tally struct {
 
 // Add counts an offer and what it misses.
 func (t *Tally) Add(m Misses, price float64) {
-	t.add(price, way{fleet: noFleet, run: m, state: api.Available})
+	t.add(1, price, way{fleet: noFleet, run: m, state: api.Available})
 }
 
-// add counts what can be had in some ways; those through one fleet follow each other.
-func (t *Tally) add(price float64, ways ...way) {
-	t.all++
+// add counts n things that can be had in the same ways, from a price on; ways through one fleet
+// follow each other.
+func (t *Tally) add(n int, price float64, ways ...way) {
+	t.all += n
 	away := api.InstanceAvailability("")
 	for _, w := range ways {
 		if w.open() && w.state.Usable() {
-			t.fit++
+			t.fit += n
 			return
 		}
 		if w.open() {
@@ -139,7 +147,7 @@ func (t *Tally) add(price float64, ways ...way) {
 		if t.away == nil {
 			t.away = map[api.InstanceAvailability]int{}
 		}
-		t.away[away]++
+		t.away[away] += n
 	}
 	var run blame
 	for len(ways) > 0 {
@@ -154,10 +162,10 @@ func (t *Tally) add(price float64, ways ...way) {
 			ways = ways[1:]
 		}
 		if fleet != noFleet {
-			t.count(fleet, settings, price, away != "")
+			t.count(n, fleet, settings, price, away != "")
 		}
 	}
-	t.count(noFleet, run, price, away != "")
+	t.count(n, noFleet, run, price, away != "")
 }
 
 // blame is what excludes one thing, over the ways in which it can be had.
@@ -176,8 +184,8 @@ func (e *blame) join(by, alone Misses, state api.InstanceAvailability) {
 	}
 }
 
-// count adds what excludes one thing; fits says that it does fit and is only away.
-func (t *Tally) count(fleet int, e blame, price float64, fits bool) {
+// count adds what excludes n things; fits says that they do fit and are only away.
+func (t *Tally) count(n, fleet int, e blame, price float64, fits bool) {
 	for len(t.by) <= fleet+1 {
 		t.by = append(t.by, [obstacles]api.Exclusion{})
 	}
@@ -187,16 +195,16 @@ func (t *Tally) count(fleet int, e blame, price float64, fits bool) {
 		if x.Alone == 0 || price < x.From {
 			x.From = price
 		}
-		x.Alone++
+		x.Alone += n
 	}
 	if fits {
 		return
 	}
 	for m := e.by; m != 0; m &= m - 1 {
-		to[m.first()].Excludes++
+		to[m.first()].Excludes += n
 	}
 	for m := e.later &^ e.alone; m != 0; m &= m - 1 {
-		to[m.first()].Unavailable++
+		to[m.first()].Unavailable += n
 	}
 }
 

@@ -1,0 +1,88 @@
+package run
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"dstack/internal/api"
+	"dstack/internal/fleet"
+	"dstack/internal/offer"
+	"dstack/internal/scheduler"
+)
+
+// Market is what a project's backends offer, and what they say of themselves, for somebody to look at.
+func (s *Service) Market(ctx context.Context, projectID string) (fleet.Market, error) {
+	m, err := s.market(ctx, projectID)
+	if err != nil {
+		return fleet.Market{}, err
+	}
+	out := fleet.Market{Offers: m.list}
+	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
+		return out, err
+	}
+	out.Problems, err = s.problems(ctx, projectID)
+	return out, err
+}
+
+// Purchasable lists the offers that something may be bought on, see [catalog.Catalog.Purchasable].
+// The list is shared: nobody changes it.
+func (s *Service) Purchasable(ctx context.Context, projectID string) (list []api.InstanceOffer, pending time.Time, err error) {
+	m, pending, err := s.purchasable(ctx, projectID)
+	return m.list, pending, err
+}
+
+func (s *Service) purchasable(ctx context.Context, projectID string) (market, time.Time, error) {
+	offers, pending, err := s.Catalog.Purchasable(ctx, projectID)
+	return s.markets.of(projectID, offers), pending, err
+}
+
+// market is what a project's backends offer, for somebody to look at.
+func (s *Service) market(ctx context.Context, projectID string) (market, error) {
+	offers, err := s.Catalog.Offers(ctx, projectID)
+	return s.markets.of(projectID, offers), err
+}
+
+// maxMarkets bounds the projects whose offers are remembered in the wire's form.
+const maxMarkets = 8
+
+// markets remember what projects are offered in the wire's form: to make that of a hundred
+// thousand offers takes a fifth of a second.
+type markets struct {
+	mu        sync.Mutex
+	byProject map[string]market
+}
+
+// market is a list of offers in the wire's form, cheapest first, with its index, and that of which
+// it was made. It is the same for as long as what is offered is; nobody changes it.
+type market struct {
+	from  []offer.Offer
+	list  []api.InstanceOffer
+	index *scheduler.Index
+}
+
+// of returns the market of a project's offers.
+func (m *markets) of(projectID string, offers []offer.Offer) market {
+	if len(offers) == 0 {
+		return market{list: []api.InstanceOffer{}, index: scheduler.NewIndex(nil)}
+	}
+	m.mu.Lock()
+	known := m.byProject[projectID]
+	m.mu.Unlock()
+	if len(known.from) == len(offers) && &known.from[0] == &offers[0] { // the catalog's very list
+		return known
+	}
+	made := market{from: offers, list: make([]api.InstanceOffer, len(offers))}
+	for i, o := range offers {
+		made.list[i] = fleet.ToAPI(o)
+	}
+	scheduler.Sort(made.list)
+	made.index = scheduler.NewIndex(made.list)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byProject == nil || len(m.byProject) >= maxMarkets {
+		m.byProject = map[string]market{}
+	}
+	m.byProject[projectID] = made
+	return made
+}

@@ -1,0 +1,128 @@
+package scheduler
+
+import (
+	"slices"
+
+	"dstack/internal/api"
+)
+
+// Found are offers in an order. Those of backends are made when they are looked at: a plan may
+// find a hundred thousand, of which it shows fifty.
+type Found struct {
+	shares []api.InstanceOffer // of hosts
+	index  *Index
+	order  []int // offers of the index; below 0, ^n is the share n
+}
+
+// Len is how many there are.
+func (f Found) Len() int { return len(f.order) }
+
+// First are the first ones, at most n.
+func (f Found) First(n int) []api.InstanceOffer {
+	list := make([]api.InstanceOffer, 0, max(0, min(n, len(f.order))))
+	for _, at := range f.order[:cap(list)] {
+		if at < 0 {
+			list = append(list, f.shares[^at])
+			continue
+		}
+		o := f.index.offers[at]
+		o.Blocks, o.TotalBlocks = 1, 1
+		list = append(list, o)
+	}
+	return list
+}
+
+// Reversed has them in the opposite order.
+func (f Found) Reversed() Found {
+	f.order = slices.Clone(f.order)
+	slices.Reverse(f.order)
+	return f
+}
+
+// MaxPrice is the highest price, nil without any offers.
+func (f Found) MaxPrice() *float64 {
+	if len(f.order) == 0 {
+		return nil
+	}
+	most := 0.0
+	for n, at := range f.order {
+		price := 0.0
+		if at < 0 {
+			price = f.shares[^at].Price
+		} else {
+			price = f.index.rows[at].price
+		}
+		if n == 0 || price > most {
+			most = price
+		}
+	}
+	return &most
+}
+
+// Usable is how many of them can be had now, counted up to a limit.
+func (f Found) Usable(limit int) (n int) {
+	for _, at := range f.order {
+		if n == limit {
+			break
+		}
+		if f.usable(at) {
+			n++
+		}
+	}
+	return n
+}
+
+func (f Found) usable(at int) bool {
+	if at < 0 {
+		return f.shares[^at].Availability.Usable()
+	}
+	return f.index.rows[at].usable
+}
+
+// at is one of the offers, to be looked at.
+func (f Found) at(at int) *api.InstanceOffer {
+	if at < 0 {
+		return &f.shares[^at]
+	}
+	return &f.index.offers[at]
+}
+
+// Everywhere are the offers for a gang's first job of all fleets that it may use and, when it names
+// none, of backends without a fleet, in the order of [Sort].
+func Everywhere(g Gang, s Supply, choices []Choice) Found {
+	f := Found{index: s.indexed().Index}
+	for _, c := range choices {
+		f.shares = append(f.shares, c.Existing()...)
+	}
+	Sort(f.shares)
+	for n := range f.shares {
+		f.order = append(f.order, ^n)
+	}
+	if g.Fleets != nil {
+		for _, c := range choices {
+			f.order = f.merge(f.order, c.fresh.all())
+		}
+		return f
+	}
+	run := Ask{g.Profile, g.Jobs[0].Requirements}
+	if g.refusesNew() == 0 {
+		f.order = f.merge(f.order, (&fitting{view: f.index.under(&run), here: anywhere}).all())
+	}
+	return f
+}
+
+// merge are two lists that are in order, in order.
+func (f Found) merge(a, b []int) []int {
+	if len(a) == 0 {
+		return b
+	}
+	list := make([]int, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if compare(f.at(b[0]), f.at(a[0])) < 0 {
+			list, b = append(list, b[0]), b[1:]
+		} else {
+			list, a = append(list, a[0]), a[1:]
+		}
+	}
+	return append(append(list, a...), b...)
+}
