@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/gliderlabs/ssh"
@@ -57,9 +58,30 @@ func New(t testing.TB, user ssh.PublicKey) *Host {
 	// A container engine is there, sudo is allowed.
 	h.Program("dockerd", "exit 0")
 	h.Program("sudo", `[ "$1" = -n ] && shift; exec "$@"`)
-	h.listen(user, &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	h.listen(user, reserve(t))
 	t.Cleanup(h.Down)
 	return h
+}
+
+// reserve takes a port of the loopback interface until the test ends. Otherwise that of a host that is
+// down goes to whoever connects to something next, and Up finds it in use.
+func reserve(t testing.TB) *net.TCPAddr {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = syscall.Close(fd) }) // it was never connected
+	at := net.IPv4(127, 0, 0, 1)
+	err = errors.Join(
+		syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_REUSEADDR, 1), // one more may listen there
+		syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte(at.To4())}),
+	)
+	name, nameErr := syscall.Getsockname(fd)
+	if err = errors.Join(err, nameErr); err != nil {
+		t.Fatal(err)
+	}
+	return &net.TCPAddr{IP: at, Port: name.(*syscall.SockaddrInet4).Port}
 }
 
 func newKey(t testing.TB) ssh.Signer {
