@@ -191,6 +191,13 @@ func TestWrongStoragesStopTheStart(t *testing.T) {
 			t.Errorf("%s: New = %v, %v, want %s", name, s, err, c.want)
 		}
 	}
+	google(t, gcstest.Stranger)
+	for _, name := range []string{varGCSBucket, varGCSLogBucket} {
+		want := name + "=" + gcstest.Name + ": wrong settings: list bucket " + gcstest.Name + ": 403 forbidden"
+		if s, err := startWith(t, map[string]string{name: gcstest.Name, varGCSEndpoint: storage.URL}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("without permission: New = %v, %v, want %s", s, err, want)
+		}
+	}
 	t.Setenv("AWS_ACCESS_KEY_ID", "")
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "")
 	if _, err := startWith(t, map[string]string{varS3Bucket: s3test.Name}); err == nil || !strings.HasPrefix(err.Error(), varS3Bucket+"="+s3test.Name+": no AWS credentials: ") {

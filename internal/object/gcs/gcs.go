@@ -51,8 +51,6 @@ func (b *Bucket) Check(ctx context.Context) error {
 		return err
 	case e.Status == http.StatusNotFound:
 		return fmt.Errorf("%w: there is no such bucket", object.ErrSettings)
-	case e.Status == http.StatusForbidden && !e.Quota():
-		return nil // objects can be there for those who may not list
 	case e.Status >= 400 && e.Status < 500 && !e.Temporary():
 		return fmt.Errorf("%w: %w", object.ErrSettings, err)
 	}

@@ -44,6 +44,7 @@ func TestCheck(t *testing.T) {
 	}{
 		"no such bucket": {func(c *gcs.Config) { c.Bucket = "other" }, "no such bucket", true},
 		"unknown token":  {func(c *gcs.Config) { c.Tokens = oauth2.StaticTokenSource(&oauth2.Token{AccessToken: "x"}) }, "authError", true},
+		"no permission":  {func(c *gcs.Config) { c.Tokens = oauth2.StaticTokenSource(&oauth2.Token{AccessToken: gcstest.Stranger}) }, "403 forbidden", true},
 		"nobody answers": {func(c *gcs.Config) { c.Endpoint = "http://127.0.0.1:1" }, "connection refused", false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -19,10 +19,12 @@ import (
 	"dstack/internal/httpfault"
 )
 
-// Token is what callers must have, Name the bucket that there is.
+// Token is what callers must have, Stranger that of somebody who may do nothing here, Name the bucket
+// that there is.
 const (
-	Token = "ya29.example"
-	Name  = "dstack-data"
+	Token    = "ya29.example"
+	Stranger = "ya29.stranger"
+	Name     = "dstack-data"
 )
 
 // pageSize is small, so that lists have pages.
@@ -74,7 +76,12 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	if r.Header.Get("Authorization") != "Bearer "+Token {
+	switch r.Header.Get("Authorization") {
+	case "Bearer " + Token:
+	case "Bearer " + Stranger:
+		answer(w, http.StatusForbidden, "forbidden")
+		return
+	default:
 		answer(w, http.StatusUnauthorized, "authError")
 		return
 	}
