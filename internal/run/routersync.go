@@ -121,18 +121,19 @@ func (s *Service) syncRouter(ctx context.Context, r Run, at Endpoint, workers []
 		}
 	}
 	add, remove := router.Plan(listed, wanted)
-	for _, l := range remove {
-		if err := router.Remove(ctx, dial(at), l); err != nil {
-			log.Warn("a router keeps a worker", "err", err)
-			continue
-		}
-		log.Info("a worker was taken from its router", "worker", l.URL)
-	}
+	// First those that take the place of others: a router without workers refuses requests.
 	for _, w := range add {
 		if err := router.Add(ctx, dial(at), w); err != nil {
 			log.Warn("a router does not take a worker", "err", err)
 			continue
 		}
 		log.Info("a worker was registered with its router", "worker", w.URL, "type", w.Type)
+	}
+	for _, l := range remove {
+		if err := router.Remove(ctx, dial(at), l); err != nil {
+			log.Warn("a router keeps a worker", "err", err)
+			continue
+		}
+		log.Info("a worker was taken from its router", "worker", l.URL)
 	}
 }

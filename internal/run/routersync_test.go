@@ -126,4 +126,7 @@ func TestSyncRouter(t *testing.T) {
 	sync("POST /workers http://10.0.0.3:80")
 	jobs = append(jobs[:1], jobs[2])
 	sync("DELETE /workers/id-1 ")
+	state["b"] = "loading"
+	jobs = append(jobs, running("a", "workers", 3, "10.0.0.4"))
+	sync("POST /workers http://10.0.0.4:80", "DELETE /workers/id-2 ")
 }
