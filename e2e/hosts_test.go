@@ -200,18 +200,35 @@ func tag(t *testing.T) string {
 // no package manager, no /etc.
 func staticImage(t *testing.T) string {
 	t.Helper()
+	name := "dstack-e2e-static:" + tag(t)
+	load := exec.Command("sh", "-c", fmt.Sprintf(`tar -C %s -c probe | docker import -c 'ENTRYPOINT ["/probe"]' - %s`, buildProbe(t), name))
+	if out, err := load.CombinedOutput(); err != nil {
+		t.Fatalf("import the probe: %v\n%s", err, out)
+	}
+	return name
+}
+
+// probeImage is the image of jobs with the probe beside its shell.
+func probeImage(t *testing.T) string {
+	t.Helper()
+	name := "dstack-e2e-probe:" + tag(t)
+	id := strings.TrimSpace(docker(t, "create", "dstack-e2e-job:"+tag(t)))
+	docker(t, "cp", filepath.Join(buildProbe(t), "probe"), id+":/probe")
+	docker(t, "commit", id, name)
+	docker(t, "rm", id)
+	return name
+}
+
+// buildProbe builds the probe and returns the folder that it is in.
+func buildProbe(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	build := exec.Command("go", "build", "-o", filepath.Join(dir, "probe"), "./probe")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the probe: %v\n%s", err, out)
 	}
-	name := "dstack-e2e-static:" + tag(t)
-	load := exec.Command("sh", "-c", fmt.Sprintf(`tar -C %s -c probe | docker import -c 'ENTRYPOINT ["/probe"]' - %s`, dir, name))
-	if out, err := load.CombinedOutput(); err != nil {
-		t.Fatalf("import the probe: %v\n%s", err, out)
-	}
-	return name
+	return dir
 }
 
 // newKey writes an SSH key pair and returns the private key's path and the public line.

@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -19,7 +18,10 @@ import (
 // TestServices publishes services through the server: replicas in containers that share their
 // host's network, and in some that have one of their own.
 func TestServices(t *testing.T) {
-	w := newWorld(t)
+	w := prepareWorld(t)
+	w.extra = append(w.extra, "DSTACK_ENDPOINT_HUGGINGFACE="+modelHub(t))
+	w.startServer()
+	w.login()
 	whole, shared := w.serviceHosts()
 	for _, c := range []struct {
 		name string
@@ -28,6 +30,7 @@ func TestServices(t *testing.T) {
 		{"Requests", serviceRequests},
 		{"LossAndRollout", serviceLossAndRollout},
 		{"Scaling", serviceScaling},
+		{"TextGeneration", serviceTextGeneration},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			outer := w.t
@@ -110,6 +113,26 @@ func (w *world) get(path string) (int, string, error) {
 	return res.StatusCode, string(data), err
 }
 
+// chat asks a model of the project as the administrator and returns the status and the body.
+func (w *world) chat(body string) (int, string) {
+	w.t.Helper()
+	req, err := http.NewRequestWithContext(w.t.Context(), http.MethodPost, w.url()+"/proxy/models/main/chat/completions", strings.NewReader(body))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+w.token)
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer res.Body.Close()
+	data, err := io.ReadAll(res.Body)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return res.StatusCode, string(data)
+}
+
 // answering waits until so many replicas of a service answer, and returns their jobs.
 func (w *world) answering(name string, n int) map[string]bool {
 	w.t.Helper()
@@ -179,19 +202,8 @@ func serviceRequests(t *testing.T, w *world, hosts ...*machine) {
 	if status, body, err := w.get("/proxy/models/main/models"); err != nil || status != http.StatusOK || !strings.Contains(body, `"id":"parrot"`) {
 		t.Errorf("the models: %d %s %v", status, body, err)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, w.url()+"/proxy/models/main/chat/completions", strings.NewReader(`{"model":"parrot","messages":[{"role":"user","content":"hello"}]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	req.Header.Set("Authorization", "Bearer "+w.token)
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	line, _ := bufio.NewReader(res.Body).ReadString('\n')
-	res.Body.Close()
-	if res.StatusCode != http.StatusOK || !strings.Contains(line, `"content":"hello"`) {
-		t.Errorf("the model: %d %s", res.StatusCode, line)
+	if status, answer := w.chat(`{"model":"parrot","messages":[{"role":"user","content":"hello"}]}`); status != http.StatusOK || !strings.Contains(answer, `"content":"hello"`) {
+		t.Errorf("the model: %d %s", status, answer)
 	}
 
 	w.must("stop", "-y", "svc")

@@ -1,6 +1,6 @@
 // Command probe is the only file in the image "static": it shows that a job needs nothing
-// from its image. It prints its arguments, listens, serves HTTP or calls dstack's server when told
-// to, and exits as told.
+// from its image. It prints its arguments, listens, serves HTTP, stands for programs that serve models
+// or calls dstack's server when told to, and exits as told.
 package main
 
 import (
@@ -26,6 +26,14 @@ func main() {
 			serve(value)
 		case "web":
 			web(value)
+		case "tgi":
+			tgi(value)
+		case "router":
+			route(value)
+		case "worker":
+			work(value)
+		case "join":
+			join(value)
 		case "call":
 			call(value)
 		case "env":
