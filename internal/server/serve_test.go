@@ -15,6 +15,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -317,6 +318,41 @@ func TestKeyRotation(t *testing.T) {
 		t.Errorf("the lost secret: %d %s", a.Status, a.Body)
 	}
 	s.must(t, "/api/project/main/secrets/list", nil, nil)
+}
+
+// A path that is no address is answered before it comes to the server's handler: the only answer that
+// is no JSON.
+func TestBadEscape(t *testing.T) {
+	server, err := open(t, t.TempDir(), empty)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := start(t, server)
+	for target, want := range map[string]string{
+		"/proxy/services/main/svc/%zz":   "400 Bad Request",
+		"/api/project/%/runs/list":       "400 Bad Request",
+		"/proxy/services/main/svc/%25":   `{"detail":"Service main/svc not found"}`,
+		"/proxy/services/main/svc/?x=%z": `{"detail":"Service main/svc not found"}`,
+	} {
+		c, err := net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(s.Port)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: x\r\n\r\n", target)
+		resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		if err != nil || string(body) != want {
+			t.Errorf("%s: %d %s %v, want %s", target, resp.StatusCode, body, err, want)
+		}
+		c.Close()
+	}
+	s.stop()
+	if err := <-s.ended; err != nil {
+		t.Errorf("Run = %v", err)
+	}
 }
 
 // pipe is a listener of connections in memory, whose deadlines follow virtual time.
