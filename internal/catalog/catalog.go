@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -68,6 +69,7 @@ type answer struct {
 	asked  time.Time     // the last attempt's begin
 	at     time.Time     // the last attempt's end, zero before the first
 	heard  time.Time     // when offers came, zero before
+	since  time.Time     // when they first were what they are
 	err    error         // of the last attempt
 	asking bool          // a refresh is under way
 	done   chan struct{} // closed with the last attempt's end
@@ -133,7 +135,7 @@ func (c *Catalog) offers(ctx context.Context, projectID string, w wait, counts f
 	for _, a := range accounts {
 		if k := c.known[a]; k != nil && counts(k) {
 			told = append(told, k)
-			said = fmt.Appendf(said, " %v %d", a, k.heard.UnixNano())
+			said = fmt.Appendf(said, " %v %d", a, k.since.UnixNano())
 		}
 	}
 	if m := c.markets[projectID]; m.said == string(said) {
@@ -269,7 +271,10 @@ func (c *Catalog) refresh(a ledger.Account, k *answer) {
 	news := err != nil && c.ctx.Err() == nil && (k.err == nil || k.err.Error() != err.Error())
 	strange := err == nil && absurd.n > 0 && absurd.n != k.absurd
 	if err == nil {
-		k.offers, k.absurd, k.heard = offers, absurd.n, time.Now()
+		k.absurd, k.heard = absurd.n, time.Now()
+		if k.since.IsZero() || !slices.EqualFunc(k.offers, offers, identical) { // else lists that were made of them stay
+			k.offers, k.since = offers, k.heard
+		}
 	}
 	close(k.done)
 	k.at, k.asking, k.err = time.Now(), false, err
@@ -332,6 +337,19 @@ func same(a, b []offer.Offer) bool {
 	return slices.EqualFunc(a, b, func(x, y offer.Offer) bool {
 		return x.Key() == y.Key() && x.Price == y.Price && x.Availability == y.Availability
 	})
+}
+
+// identical compares all of two offers.
+func identical(a, b offer.Offer) bool {
+	x, y := a.Resources, b.Resources
+	if !slices.Equal(x.GPUs, y.GPUs) || !slices.Equal(a.Zones, b.Zones) || (a.Zones == nil) != (b.Zones == nil) {
+		return false
+	}
+	if len(a.Data)+len(b.Data) > 0 && !reflect.DeepEqual(a.Data, b.Data) {
+		return false
+	}
+	return a.Key() == b.Key() && a.Price == b.Price && a.Availability == b.Availability && a.Runtime == b.Runtime && a.Reserves == b.Reserves && a.Multinode == b.Multinode &&
+		x.CPUs == y.CPUs && x.MemoryMiB == y.MemoryMiB && x.DiskMiB == y.DiskMiB && x.Arch == y.Arch
 }
 
 // Backends is how many backends a project has, whether they answer or not.

@@ -155,3 +155,32 @@ func TestSlowBackends(t *testing.T) {
 		}
 	})
 }
+
+// While a backend says the same, the list of offers is the same, so that nothing is made of it anew.
+func TestListStaysWhileOffersDo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		zone := "z1"
+		c, cl, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) {
+			return []offer.Offer{{Backend: name, Instance: name, Zones: []string{zone}, Data: map[string]any{"k": 1}}}, nil
+		})
+		first := func() *offer.Offer {
+			offers, err := c.Offers(t.Context(), "p")
+			if err != nil || len(offers) != 2 {
+				t.Fatal(offers, err)
+			}
+			time.Sleep(fresh + time.Second)
+			synctest.Wait()
+			return &offers[0]
+		}
+		one := first()
+		_, two := first(), first() // asks again, and sees the answer
+		if one != two || cl.asked["a"] < 2 {
+			t.Errorf("after %d answers that are the same the list is another", cl.asked["a"])
+		}
+		zone = "z2"
+		_, three := first(), first()
+		if three == two || three.Zones[0] != "z2" {
+			t.Errorf("the zones are %v after the backend said z2", three.Zones)
+		}
+	})
+}

@@ -15,20 +15,17 @@ func (s *Service) GPUs(ctx context.Context, sc project.Scope, r api.ListGpusRequ
 	if by.Region && !by.Backend {
 		return api.ListGpusResponse{}, api.Invalid("Cannot group by 'region' without also grouping by 'backend'")
 	}
-	all := 10000
-	plan, err := s.Plan(ctx, sc, api.GetRunPlanRequest{RunSpec: r.RunSpec, MaxOffers: &all, ForOffersOnly: true, FullOffers: r.FullOffers, UnallocatedResources: r.UnallocatedResources})
+	plan, offers, err := s.plan(ctx, sc, api.GetRunPlanRequest{RunSpec: r.RunSpec, MaxOffers: new(0), ForOffersOnly: true, FullOffers: r.FullOffers, UnallocatedResources: r.UnallocatedResources})
 	if err != nil {
 		return api.ListGpusResponse{}, err
 	}
 	out := api.ListGpusResponse{PlanNotes: api.PlanNotes{BackendProblems: plan.BackendProblems}}
-	var offers []api.InstanceOffer
 	for _, jp := range plan.JobPlans {
-		offers = append(offers, jp.Offers...)
 		if out.WhyNot == nil {
 			out.WhyNot = jp.WhyNot
 		}
 	}
-	out.Gpus = scheduler.GroupGPUs(offers, by)
+	out.Gpus = scheduler.GroupGPUs(by, offers...)
 	if r.Reverse {
 		slices.Reverse(out.Gpus)
 	}

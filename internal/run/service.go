@@ -22,13 +22,19 @@ import (
 
 // Plan says what apply would do and where the jobs could run.
 func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRequest) (api.RunPlan, error) {
-	plan := api.RunPlan{ProjectName: sc.Project.Name, User: sc.User.Name, RunSpec: r.RunSpec, Action: api.ActionCreate}
+	plan, _, err := s.plan(ctx, sc, r)
+	return plan, err
+}
+
+// plan is Plan, with all the offers for each of its jobs.
+func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRequest) (plan api.RunPlan, all []scheduler.Found, err error) {
+	plan = api.RunPlan{ProjectName: sc.Project.Name, User: sc.User.Name, RunSpec: r.RunSpec, Action: api.ActionCreate}
 	effective, err := clone(r.RunSpec)
 	if err != nil {
-		return plan, err
+		return plan, nil, err
 	}
 	if err := s.check(ctx, sc, &effective); err != nil {
-		return plan, err
+		return plan, nil, err
 	}
 	plan.EffectiveRunSpec = &effective
 	explicit(&plan.RunSpec)
@@ -38,19 +44,19 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		if cur, err := getRun(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, name); err == nil {
 			v, err := s.view(ctx, cur, sc.Project.Name, true)
 			if err != nil {
-				return plan, err
+				return plan, nil, err
 			}
 			plan.CurrentResource = &v
 			if _, err := changes(cur.Data.Spec, effective); err == nil && !cur.Status.Finished() {
 				plan.Action = api.ActionUpdate
 			}
 		} else if !errors.Is(err, store.ErrNotFound) {
-			return plan, err
+			return plan, nil, err
 		}
 	}
 	specs, err := s.Images.plannedSpecs(effective, name)
 	if err != nil {
-		return plan, err
+		return plan, nil, err
 	}
 	limit := 50
 	if r.MaxOffers != nil {
@@ -70,7 +76,7 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			dry.Data.Spec = ofReplicaGroup(effective, js.ReplicaGroup)
 			found, err := s.survey(ctx, dry, groupOf(specs, js), r.ForOffersOnly)
 			if err != nil {
-				return plan, err
+				return plan, nil, err
 			}
 			offers = found.offers()
 			byGroup[key] = offers
@@ -85,10 +91,10 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 				plan.LoweredOffers = append(plan.LoweredOffers, o)
 			}
 		}
-		plan.JobPlans = append(plan.JobPlans, jp)
+		plan.JobPlans, all = append(plan.JobPlans, jp), append(all, offers)
 	}
 	plan.BackendProblems, err = s.problems(ctx, sc.Project.ID)
-	return plan, err
+	return plan, all, err
 }
 
 // plannedSpecs are the jobs of one replica of each group.

@@ -44,14 +44,11 @@ func (c Choice) Existing() []api.InstanceOffer {
 
 // Offers lists existing instances before new ones, and what can be used before what cannot.
 func (c Choice) Offers() Found {
-	f := Found{shares: c.Existing()}
+	f := These(c.Existing())
 	if c.fresh != nil {
 		f.index = c.fresh.Index
 	}
-	shares, offers := make([]int, len(f.shares)), c.fresh.all()
-	for n := range shares {
-		shares[n] = ^n
-	}
+	shares, offers := f.order, c.fresh.all()
 	f.order = make([]int, 0, len(shares)+len(offers))
 	for _, want := range []bool{true, false} {
 		for _, part := range [][]int{shares, offers} {

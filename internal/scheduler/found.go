@@ -14,6 +14,15 @@ type Found struct {
 	order  []int // offers of the index; below 0, ^n is the share n
 }
 
+// These are offers that exist already.
+func These(offers []api.InstanceOffer) Found {
+	f := Found{shares: offers, order: make([]int, len(offers))}
+	for n := range offers {
+		f.order[n] = ^n
+	}
+	return f
+}
+
 // Len is how many there are.
 func (f Found) Len() int { return len(f.order) }
 
@@ -95,9 +104,7 @@ func Everywhere(g Gang, s Supply, choices []Choice) Found {
 		f.shares = append(f.shares, c.Existing()...)
 	}
 	Sort(f.shares)
-	for n := range f.shares {
-		f.order = append(f.order, ^n)
-	}
+	f.order = These(f.shares).order
 	if g.Fleets != nil {
 		for _, c := range choices {
 			f.order = f.merge(f.order, c.fresh.all())

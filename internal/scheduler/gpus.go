@@ -12,10 +12,12 @@ type GPUGrouping struct{ Backend, Region, Count bool }
 
 // GroupGPUs groups offers by kind of GPU (lifecycle 7.11): what can be had first, then what is
 // cheap. It is never nil.
-func GroupGPUs(offers []api.InstanceOffer, by GPUGrouping) []api.GpuGroup {
+func GroupGPUs(by GPUGrouping, lists ...Found) []api.GpuGroup {
 	groups := map[gpuKey]*api.GpuGroup{}
-	for _, o := range offers {
-		by.add(groups, o)
+	for _, f := range lists {
+		for _, at := range f.order {
+			by.add(groups, f.at(at))
+		}
 	}
 	list := make([]api.GpuGroup, 0, len(groups))
 	for _, g := range groups {
@@ -33,7 +35,7 @@ type gpuKey struct {
 }
 
 // add puts an offer into its group. Machines without GPUs belong to none.
-func (by GPUGrouping) add(groups map[gpuKey]*api.GpuGroup, o api.InstanceOffer) {
+func (by GPUGrouping) add(groups map[gpuKey]*api.GpuGroup, o *api.InstanceOffer) {
 	gpus := o.Instance.Resources.Gpus
 	if len(gpus) == 0 {
 		return

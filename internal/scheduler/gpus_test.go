@@ -43,7 +43,7 @@ func TestGroupGPUs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []group
-			for _, g := range GroupGPUs(offers, tt.by) {
+			for _, g := range GroupGPUs(tt.by, These(offers)) {
 				s := group{Count: g.Count, Price: g.Price, Spot: g.Spot, Backends: g.Backends}
 				if g.Backend != nil {
 					s.Backend = string(*g.Backend)

@@ -337,7 +337,7 @@ func (o Options) groupedPrices(q question, group []string) error {
 	for i, p := range found {
 		offers[i] = p.InstanceOffer
 	}
-	gpus := scheduler.GroupGPUs(offers, how)
+	gpus := scheduler.GroupGPUs(how, scheduler.These(offers))
 	if o.JSON {
 		return o.PrintCompactJSON(struct {
 			Catalog      source          `json:"catalog"`
