@@ -14,9 +14,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/creack/pty"
-	"golang.org/x/sys/unix"
-
+	"dstack/internal/agent/sshd"
 	"dstack/internal/agentapi"
 )
 
@@ -265,7 +263,7 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 	} else {
 		return r.notStarted(err)
 	}
-	master, slave, err := openTerminal()
+	master, slave, err := sshd.OpenTerminal()
 	if err != nil {
 		return failed(agentapi.ExecutorError, "Failed to open a terminal (%v)", err)
 	}
@@ -320,25 +318,6 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 		<-copied
 	}
 	return end
-}
-
-// openTerminal opens a terminal whose master's reads end when it is closed, which those of [pty.Open]
-// do not: it leaves the file in blocking mode.
-func openTerminal() (master, slave *os.File, err error) {
-	blocking, slave, err := pty.Open()
-	if err != nil {
-		return nil, nil, err
-	}
-	defer blocking.Close()
-	fd, err := unix.FcntlInt(blocking.Fd(), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(fd, true)
-	}
-	if err != nil {
-		slave.Close()
-		return nil, nil, err
-	}
-	return os.NewFile(uintptr(fd), blocking.Name()), slave, nil
 }
 
 func (r *runner) notStarted(err error) ending {

@@ -172,7 +172,7 @@ func (s *Server) command(sess ssh.Session, l login) (*exec.Cmd, error) {
 
 // terminal runs a session on a pty.
 func (s *Server) terminal(sess ssh.Session, cmd *exec.Cmd, l login, req ssh.Pty, changes <-chan ssh.Window) {
-	master, slave, err := pty.Open()
+	master, slave, err := OpenTerminal()
 	if err != nil {
 		fmt.Fprintln(sess.Stderr(), err)
 		_ = sess.Exit(1)

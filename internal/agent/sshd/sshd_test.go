@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 	"testing"
@@ -198,6 +199,28 @@ func TestTerminal(t *testing.T) {
 	if got := string(data); cmd.ProcessState.ExitCode() != 3 || !strings.Contains(got, filepath.Join(r.dir, "work")) || !strings.Contains(got, "[it's here]") {
 		t.Errorf("exit code %d: %q", cmd.ProcessState.ExitCode(), got)
 	}
+}
+
+// What stays on a terminal after its session holds nothing of the server.
+func TestSessionsLeaveNothing(t *testing.T) {
+	r := newRig(t)
+	serving := func() int {
+		var stacks bytes.Buffer
+		_ = pprof.Lookup("goroutine").WriteTo(&stacks, 2)
+		return strings.Count(stacks.String(), "sshd.(*Server).terminal")
+	}
+	for range 5 {
+		out, err := r.ssh("-tt", "@", `trap "" HUP; sleep 1000 & echo "pid $!"`)
+		var pid int
+		if _, scanErr := fmt.Sscanf(out, "pid %d", &pid); err != nil || scanErr != nil {
+			t.Fatalf("%q %v", out, err)
+		}
+		defer func() { _ = syscall.Kill(pid, syscall.SIGKILL) }()
+		if err := syscall.Kill(pid, 0); err != nil {
+			t.Fatalf("the process that should stay on the terminal: %v", err)
+		}
+	}
+	r.until("the sessions' goroutines end", func() bool { return serving() == 0 })
 }
 
 // Who closes their terminal takes the processes on it along, and nothing else.
