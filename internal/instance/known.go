@@ -29,10 +29,12 @@ type known struct {
 	reading chan struct{} // holds a token while somebody reads what is new: one of the callers at a time
 }
 
-// versions are the instances of a fleet, and the ids and versions by which they were found.
+// versions are the instances of a fleet, the ids and versions by which they were found, and how many
+// changes there had been before that, see [Service.changes].
 type versions struct {
-	text string
-	list []*Instance
+	changes int64
+	text    string
+	list    []*Instance
 }
 
 // maxFleets bounds the fleets whose lists are remembered.
@@ -76,21 +78,31 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, i *Instance) error {
 // fleet is the same one for as long as nothing in it changes.
 //
 // It reads the ids and versions of a fleet's instances as one text, which is a third of the
-// work of so many rows. Most often it is the text of the last time.
+// work of so many rows, and not even that where it is known that nothing changed. Most often it is
+// the text of the last time.
 func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...string) (map[string][]*Instance, error) {
 	found := map[string][]*Instance{}
-	changed := map[string]string{} // their texts
-	for batch := range slices.Chunk(fleetIDs, 500) {
-		args := make([]any, len(batch))
-		for i, id := range batch {
-			args[i] = id
+	changes, err := s.changes(ctx, q, fleetIDs)
+	if err != nil {
+		return nil, err
+	}
+	var open []string // fleets of which nothing is known yet
+	for _, id := range fleetIDs {
+		if list, same := s.known.unchanged(id, changes); same {
+			found[id] = list
+		} else {
+			open = append(open, id)
 		}
-		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || version, ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+params(1, len(args))+") GROUP BY fleet_id", args...)
+	}
+	changed := map[string]string{} // their texts
+	for batch := range slices.Chunk(open, 500) {
+		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || version, ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+params(1, len(batch))+") GROUP BY fleet_id", anys(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id, text string
 			err := rows.Scan(&id, &text)
 			if list, known := s.known.recall(id, text); known {
 				found[id] = list
+				s.known.keep(q, id, versions{changes[id], text, list})
 			} else {
 				changed[id] = text
 			}
@@ -124,9 +136,44 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	}
 	for id, text := range changed {
 		slices.SortFunc(found[id], func(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) })
-		s.known.keep(q, id, versions{text, found[id]})
+		s.known.keep(q, id, versions{changes[id], text, found[id]})
 	}
 	return found, nil
+}
+
+// changes counts what was ever written to the instances of fleets, by whomever: a trigger of SQLite
+// does. It is nil on PostgreSQL, where those who write to one fleet would wait for each other.
+func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []string) (map[string]int64, error) {
+	if s.DB.Engine() != store.SQLite {
+		return nil, nil
+	}
+	counts := make(map[string]int64, len(fleetIDs))
+	for batch := range slices.Chunk(fleetIDs, 500) {
+		rows, err := q.QueryContext(ctx, "SELECT fleet_id, changes FROM fleet_changes WHERE fleet_id IN ("+params(1, len(batch))+")", anys(batch)...)
+		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+			var id string
+			var n int64
+			err := rows.Scan(&id, &n)
+			counts[id] = n
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("read how often the instances of fleets changed: %w", err)
+		}
+	}
+	return counts, nil
+}
+
+// unchanged returns a fleet's list when nothing has changed since it was read.
+func (k *known) unchanged(fleetID string, changes map[string]int64) ([]*Instance, bool) {
+	now, counted := changes[fleetID]
+	if !counted {
+		return nil, false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v, known := k.fleets[fleetID]
+	return v.list, known && v.changes == now
 }
 
 // recall returns a fleet's list whose text is the same as when it was read.
@@ -150,6 +197,14 @@ func (k *known) keep(q store.Querier, fleetID string, v versions) {
 		}
 	}
 	k.fleets[fleetID] = v
+}
+
+func anys(list []string) []any {
+	out := make([]any, len(list))
+	for i, s := range list {
+		out[i] = s
+	}
+	return out
 }
 
 // row is what is read of an instance to see whether it is known.

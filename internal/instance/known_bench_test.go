@@ -12,7 +12,8 @@ import (
 
 // BenchmarkInFleets looks at 10,000 instances in 20 fleets, to which nothing happens.
 func BenchmarkInFleets(b *testing.B) {
-	db, s := storetest.SQLite(b), &Service{known: newKnown()}
+	db := storetest.SQLite(b)
+	s := &Service{Config: Config{DB: db}, known: newKnown()}
 	var fleets []string
 	err := db.Write(b.Context(), func(tx *store.Tx) error {
 		for f := range 20 {

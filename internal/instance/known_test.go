@@ -16,7 +16,7 @@ import (
 // What is remembered is as good as what would be read.
 func TestKnownInstancesAreAsStored(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		ctx, s := t.Context(), &Service{known: newKnown()}
+		ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
 		write := func(fn func(tx *store.Tx) error) {
 			t.Helper()
 			if err := db.Write(ctx, fn); err != nil {
@@ -73,6 +73,16 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 			return err
 		})
 		check("changed by another")
+		write(func(tx *store.Tx) error {
+			_, err := tx.ExecContext(ctx, `UPDATE instance SET fleet_id = 'f1', num = 7, version = version + 1 WHERE id = 'i0'`)
+			return err
+		})
+		check("moved by another")
+		write(func(tx *store.Tx) error {
+			_, err := tx.ExecContext(ctx, `DELETE FROM instance WHERE id = 'i0'`)
+			return err
+		})
+		check("deleted by another")
 		write(func(tx *store.Tx) error {
 			all[4].Status = api.InstanceTerminating
 			return s.update(ctx, tx, &all[4])

@@ -267,11 +267,15 @@ func (s *Service) supply(ctx context.Context, projectID string, offers market) (
 	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
 		return out, err
 	}
-	live := map[string]int{}
-	for _, f := range fleets {
+	live, hosts, total := map[string]int{}, make([][]*scheduler.Host, len(fleets)), 0
+	for i, f := range fleets {
 		h := s.hosts.of(f.ID, f.Name, instances[f.ID])
-		live[f.ID] = h.live
-		out.Hosts = append(out.Hosts, h.list...)
+		live[f.ID], hosts[i] = h.live, h.list
+		total += len(h.list)
+	}
+	out.Hosts = make([]*scheduler.Host, 0, total)
+	for _, list := range hosts {
+		out.Hosts = append(out.Hosts, list...)
 	}
 	for _, f := range fleets {
 		if projects[f.ProjectID] == "" {

@@ -15,29 +15,32 @@ type Choice struct {
 	// Pool says that enough of the existing ones are free for all jobs.
 	Pool bool
 
-	hosts  []choiceHost // that fit
-	lowest float64      // price of those that are free, per hour; infinite without any
-	fresh  *fitting     // offers for new ones
+	placer *placer
+	among  []int    // indexes of the fleet's hosts
+	shares []int    // blocks of each host that serve the job, 0 where none do
+	fit    int      // hosts that do
+	lowest float64  // price of those that are free, per hour; infinite without any
+	fresh  *fitting // offers for new ones
 }
 
-// choiceHost is a host with the blocks of it that serve the job.
-type choiceHost struct {
-	host   *Host
-	blocks int
-	free   bool
-}
-
-// Existing are the shares of instances, cheapest first.
+// Existing are the shares of instances, cheapest first. They are made here, since of all choices
+// most often one is looked at.
 func (c Choice) Existing() []api.InstanceOffer {
-	hosts := slices.Clone(c.hosts)
-	slices.SortStableFunc(hosts, func(a, b choiceHost) int { return cmp.Compare(a.host.Offer.Price, b.host.Offer.Price) })
+	hosts := make([]int, 0, c.fit)
+	for _, i := range c.among {
+		if c.shares[i] > 0 {
+			hosts = append(hosts, i)
+		}
+	}
+	p := c.placer
+	slices.SortStableFunc(hosts, func(a, b int) int { return cmp.Compare(p.Hosts[a].Offer.Price, p.Hosts[b].Offer.Price) })
 	list := make([]api.InstanceOffer, len(hosts))
-	for n, h := range hosts {
+	for n, i := range hosts {
 		availability := api.Busy
-		if h.free {
+		if c.shares[i] <= p.free[i] {
 			availability = api.Idle
 		}
-		list[n] = offerOf(h.host, h.blocks, availability)
+		list[n] = offerOf(p.Hosts[i], c.shares[i], availability)
 	}
 	return list
 }
@@ -71,19 +74,18 @@ func Choices(g Gang, s Supply) []Choice {
 	shares := p.shares(&g)
 	var list []Choice
 	for _, f := range fleets {
-		c := Choice{Fleet: p.Fleets[f].ID, lowest: math.Inf(1)}
+		c := Choice{Fleet: p.Fleets[f].ID, placer: p, among: p.inFleet[f], shares: shares[0], lowest: math.Inf(1)}
 		free := 0
-		for _, i := range p.inFleet[f] {
-			n := shares[0][i]
+		for _, i := range c.among {
+			n := c.shares[i]
 			if n == 0 {
 				continue
 			}
-			h := choiceHost{p.Hosts[i], n, n <= p.free[i]}
-			if h.free {
+			c.fit++
+			if n <= p.free[i] {
 				free++
-				c.lowest = min(c.lowest, h.host.Offer.Price)
+				c.lowest = min(c.lowest, p.Hosts[i].Offer.Price)
 			}
-			c.hosts = append(c.hosts, h)
 		}
 		c.Pool = free >= len(g.Jobs)
 		c.fresh = p.offers(&g, f)

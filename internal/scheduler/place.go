@@ -194,18 +194,25 @@ func newPlacer(s Supply) *placer {
 	for i, f := range s.Fleets {
 		p.room[i], index[f.ID] = f.Room, i
 	}
-	f, ok, last := 0, false, ""
+	all := make([]int, len(s.Hosts))
 	for i, h := range s.Hosts {
+		all[i] = i
 		if h.Ready {
 			p.free[i] = h.Blocks - h.Busy
 		}
-		if i == 0 || h.Fleet != last { // they come by fleet
-			f, ok = index[h.Fleet]
-			last = h.Fleet
+	}
+	for begin := 0; begin < len(all); { // they come by fleet
+		end := begin + 1
+		for end < len(all) && s.Hosts[end].Fleet == s.Hosts[begin].Fleet {
+			end++
 		}
-		if ok {
-			p.inFleet[f] = append(p.inFleet[f], i)
+		switch f, ok := index[s.Hosts[begin].Fleet]; {
+		case ok && p.inFleet[f] == nil:
+			p.inFleet[f] = all[begin:end:end]
+		case ok:
+			p.inFleet[f] = append(p.inFleet[f], all[begin:end:end]...)
 		}
+		begin = end
 	}
 	return p
 }

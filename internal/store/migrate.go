@@ -31,6 +31,7 @@ func (db *DB) migrate(ctx context.Context, log *slog.Logger) error {
 		dialect = goose.DialectPostgres
 		opts = append(opts, goose.WithSessionLocker(advisoryLock{}))
 	}
+	opts = append(opts, goose.WithGoMigrations(countChanges(db.engine)))
 	p, err := goose.NewProvider(dialect, db.writer, files, opts...)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)

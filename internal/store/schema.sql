@@ -123,6 +123,11 @@ CREATE INDEX fleet_created ON fleet (created_at, id);
 
 CREATE UNIQUE INDEX fleet_project_name ON fleet (project_id, name) WHERE NOT deleted;
 
+CREATE TABLE fleet_changes (
+    fleet_id TEXT   PRIMARY KEY,
+    changes  BIGINT NOT NULL -- of its instances, ever
+);
+
 CREATE TABLE gateway (
     id         TEXT PRIMARY KEY,
     project_id TEXT   NOT NULL,
@@ -153,6 +158,21 @@ CREATE TABLE import (
 CREATE UNIQUE INDEX import_export_project ON import (export_id, project_id);
 
 CREATE INDEX import_project ON import (project_id);
+
+CREATE TRIGGER instance_changed AFTER UPDATE ON instance BEGIN
+    INSERT INTO fleet_changes (fleet_id, changes) VALUES (NEW.fleet_id, 1)
+    ON CONFLICT (fleet_id) DO UPDATE SET changes = changes + 1;
+    UPDATE fleet_changes SET changes = changes + 1 WHERE fleet_id = OLD.fleet_id AND OLD.fleet_id <> NEW.fleet_id;
+END;
+
+CREATE TRIGGER instance_gone AFTER DELETE ON instance BEGIN
+    UPDATE fleet_changes SET changes = changes + 1 WHERE fleet_id = OLD.fleet_id;
+END;
+
+CREATE TRIGGER instance_new AFTER INSERT ON instance BEGIN
+    INSERT INTO fleet_changes (fleet_id, changes) VALUES (NEW.fleet_id, 1)
+    ON CONFLICT (fleet_id) DO UPDATE SET changes = changes + 1;
+END;
 
 CREATE TABLE instance (
     id          TEXT PRIMARY KEY,
