@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/ledger"
 	"dstack/internal/offer"
 )
 
@@ -164,4 +165,44 @@ func TestAbsurdOffersAreLeftOut(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Who is about to ask for an offer hears what it costs now, and waits for its backend alone.
+func TestQuote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		price, slow := 0.75, time.Duration(0)
+		c, _, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) {
+			if name == "b" {
+				time.Sleep(time.Minute)
+			}
+			time.Sleep(slow)
+			o := one(name)
+			o[0].Price = price
+			return append(o, o[0]), nil
+		})
+		what := one("a")[0].Key()
+		check := func(after time.Duration, want ledger.Quote, wait time.Duration) {
+			t.Helper()
+			time.Sleep(after)
+			begin := time.Now()
+			got, err := c.Quote(t.Context(), "p", what)
+			if !want.Awaited.IsZero() {
+				want.Awaited = begin.Add(deadline)
+			}
+			if took := time.Since(begin); err != nil || got != want || took != wait {
+				t.Errorf("%+v, %v, after %v, want %+v after %v", got, err, took, want, wait)
+			}
+		}
+		check(0, ledger.Quote{Price: 0.75, Known: true}, 0)
+		price = 9.99
+		check(fresh/2, ledger.Quote{Price: 0.75, Known: true}, 0)
+		check(fresh, ledger.Quote{Price: 9.99, Known: true}, 0)
+		slow = 30 * time.Second
+		check(time.Hour, ledger.Quote{Awaited: time.Now()}, firstWait)
+		check(time.Minute, ledger.Quote{Price: 9.99, Known: true}, 0)
+		what.Instance = "another"
+		check(0, ledger.Quote{Known: false}, 0)
+		what.Backend, slow = "none", 0
+		check(0, ledger.Quote{}, 0)
+	})
 }

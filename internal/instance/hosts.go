@@ -217,6 +217,9 @@ func (s *Service) intend(ctx context.Context, tx *store.Tx, inst *Instance, o ap
 		Kind: backend.InstanceResource, Backend: string(o.Backend), Region: o.Region, ProjectID: inst.ProjectID,
 		OwnerKind: Kind, OwnerID: inst.ID, Price: o.Price, Name: inst.Name, Create: req,
 	}
+	if inst.Data.Ask != nil {
+		intent.MaxPrice = inst.Data.Ask.Requirements.MaxPrice
+	}
 	if inst.Data.Cluster {
 		intent.Cluster = inst.FleetID
 	}

@@ -26,14 +26,18 @@ WHERE  state = 'gone' AND billed_from = 0 AND created_at > $1
 ORDER BY created_at DESC LIMIT $2`
 
 // Failures lists what could not be had since a time, the latest first. It leaves out what was
-// not wanted any more before it was asked for, and what was forgotten.
+// not wanted any more before it was asked for, what became too dear, and what was forgotten.
 func Failures(ctx context.Context, q store.Querier, since time.Time) ([]Failure, error) {
 	rows, err := q.QueryContext(ctx, selectFailures, store.Micros(since), maxFailures)
 	var all []Failure
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		r, err := scan(rows)
-		if err != nil || r.Kind != backend.InstanceResource || r.Doc.Create == nil || r.Doc.Outcome == Cancelled || r.Doc.Outcome == Forgotten {
+		if err != nil || r.Kind != backend.InstanceResource || r.Doc.Create == nil {
 			return err
+		}
+		switch r.Doc.Outcome {
+		case Cancelled, Forgotten, TooDear:
+			return nil
 		}
 		o := r.Doc.Create.Offer
 		all = append(all, Failure{

@@ -58,6 +58,8 @@ type Config struct {
 	// OnChange is called after a commit that changed what [Get] returns; optional: nil wakes
 	// the owner's kind at the engine.
 	OnChange func(ownerKind, ownerID string)
+	// Quote tells present prices; optional: nothing is bought above an intent's limit by it.
+	Quote QuoteFunc
 }
 
 // Ledger records and carries out intents. It is safe for concurrent use.
@@ -93,6 +95,8 @@ type Intent struct {
 	// Owner is the object that wants it: an engine kind and an id. It is told of changes.
 	OwnerKind, OwnerID string
 	Price              float64 // US dollars per hour, as offered
+	// MaxPrice is what it may cost when it is asked for, in US dollars per hour; nil: anything.
+	MaxPrice *float64
 
 	// Name is for people: the resource's name begins with the project's name and it.
 	Name string
@@ -117,7 +121,7 @@ func (l *Ledger) Intend(ctx context.Context, tx *store.Tx, in Intent) (string, e
 		req := *in.Create
 		req.Token, req.Name = r.ID, resourceName(req.Project, in.Name, r.ID)
 		req.Tags = l.tags(req.Tags, r.ID, req.Project, req.Fleet, in.Name)
-		r.Doc.Create, r.Doc.Cluster = &req, in.Cluster
+		r.Doc.Create, r.Doc.Cluster, r.Doc.MaxPrice = &req, in.Cluster, in.MaxPrice
 	case in.Kind == backend.VolumeResource && in.Volume != nil:
 		req := *in.Volume
 		req.Token, req.Name, req.Region = r.ID, resourceName("", in.Name, r.ID), in.Region

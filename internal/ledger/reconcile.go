@@ -65,6 +65,13 @@ func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, erro
 		case grouped && !p.Placeable(r.Doc.Create.Offer, r.group.Doc.Instance.Ref):
 			return l.save(ctx, it, func(r *Record) time.Time { r.unplaceable(time.Now(), ""); return time.Time{} }, Intended)
 		}
+		switch why, again, err := l.affordable(ctx, r); {
+		case err != nil || !again.IsZero():
+			return again, err
+		case why != "":
+			l.withdraw(ctx, r)
+			return l.save(ctx, it, func(r *Record) time.Time { r.tooDear(time.Now(), why); return time.Time{} }, Intended)
+		}
 		return l.create(ctx, it, ops, backend.AccountOf(b))
 	case lookup:
 		return l.lookup(ctx, it, r, b)

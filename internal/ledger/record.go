@@ -31,6 +31,7 @@ const (
 	Cancelled   Outcome = "cancelled" // released before anything was asked for
 	RateLimited Outcome = "rate_limited"
 	NoPlacement Outcome = "no_placement" // it cannot be where its cluster is
+	TooDear     Outcome = "too_dear"     // its price rose above what may be paid, before it was asked for
 	Lost        Outcome = "lost"         // asked for, never answered, never found
 	Vanished    Outcome = "vanished"     // ended without us: preempted, or deleted by somebody
 	Deleted     Outcome = "deleted"      // because we asked
@@ -76,6 +77,8 @@ type Doc struct {
 	// backend has groups.
 	Placement *backend.PlacementRequest `json:"placement,omitempty"`
 	Cluster   string                    `json:"cluster,omitempty"`
+	// MaxPrice is what an instance may cost when it is asked for, in US dollars per hour; nil: anything.
+	MaxPrice *float64 `json:"max_price,omitempty"`
 
 	// Accounts are those that asked for the resource or have shown it ([backend.AccountOf]), the
 	// latest last: more than one when credentials were changed within one account.

@@ -34,6 +34,7 @@ type world struct {
 	kills   int
 	broken  error // of Clouds.Backend
 	key     string
+	prices  ledger.QuoteFunc
 	mu      sync.Mutex
 	changes int
 }
@@ -50,6 +51,13 @@ func (w *world) change(c *fake.Cloud) {
 	w.cloud, w.key = c, c.ID
 	w.mu.Unlock()
 	w.ledger.Sweep(ledger.Account{ProjectID: "p", Backend: "fake"})
+}
+
+// quote has prices be told by fn.
+func (w *world) quote(fn ledger.QuoteFunc) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.prices = fn
 }
 
 // rekey gives the backend another key of its account.
@@ -116,6 +124,10 @@ func (w *world) restart() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.changes++
+	}, Quote: func(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.prices(ctx, projectID, what)
 	}})
 	if err != nil {
 		w.Fatal(err)
@@ -155,13 +167,16 @@ func settle() {
 }
 
 // intend records a wish for one machine.
-func (w *world) intend() string {
+func (w *world) intend() string { return w.intendFor(nil) }
+
+// intendFor records a wish for one machine that costs no more than a limit, in dollars per hour.
+func (w *world) intendFor(limit *float64) string {
 	w.Helper()
 	var id string
 	w.write(func(tx *store.Tx) (err error) {
 		id, err = w.ledger.Intend(context.Background(), tx, ledger.Intent{
 			Kind: backend.InstanceResource, Backend: "fake", Region: "north", ProjectID: "p",
-			OwnerKind: "instance", OwnerID: "inst", Price: 2.50, Name: "train-0",
+			OwnerKind: "instance", OwnerID: "inst", Price: 2.50, MaxPrice: limit, Name: "train-0",
 			Create: &backend.CreateRequest{Project: "main", Fleet: "train", Offer: h100()},
 		})
 		return err

@@ -34,6 +34,7 @@ import (
 	"dstack/internal/logstore"
 	"dstack/internal/metrics"
 	"dstack/internal/object"
+	"dstack/internal/offer"
 	"dstack/internal/project"
 	"dstack/internal/proxy"
 	"dstack/internal/repo"
@@ -225,7 +226,9 @@ func (s *Server) assemble(file file) error {
 	if s.clouds, err = newClouds(s.Dir, s.Log, s.Env, types...); err != nil {
 		return err
 	}
-	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log}); err != nil {
+	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log, Quote: func(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
+		return s.catalog.Quote(ctx, projectID, what)
+	}}); err != nil {
 		return err
 	}
 	logs, err := s.logStore()

@@ -1,11 +1,14 @@
 package sim
 
 import (
+	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
 	"dstack/internal/offer"
 )
@@ -71,6 +74,58 @@ func TestOldPrices(t *testing.T) {
 							t.Errorf("after %v the job's end is %q, want %q", step.after, j.reason, step.want)
 						}
 					}
+				}
+			})
+		})
+	}
+}
+
+// TestPricesRaisedBeforeARepetition has clouds raise their prices while a request waits for their rate
+// limit: it is not repeated for a run with a limit, whose end says why.
+func TestPricesRaisedBeforeARepetition(t *testing.T) {
+	for name, tt := range map[string]struct {
+		raise bool
+		made  int
+		end   string
+	}{
+		"the same price":          {false, 1, "done_by_runner"},
+		"a price that was raised": {true, 0, noCapacity},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tp := newTemplate(t)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				prices := &raised{}
+				for _, name := range cloudNames {
+					w.addCloud(fake.Config{Name: name, Prices: prices, Latency: time.Second})
+				}
+				cloud := w.clouds[cloudNames[0]]
+				cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: &backend.RateLimitedError{After: 90 * time.Second}})
+				w.start()
+				defer w.end()
+				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "backends": []string{cloudNames[0]}})
+				w.applyRun("one", object{"type": "task", "commands": []string{"work"}, "max_price": 0.5}, script{Run: time.Second, Lines: 1})
+				time.Sleep(10 * time.Second)
+				if n := cloud.Calls("Create"); n != 1 {
+					t.Fatalf("%d requests after ten seconds, want 1", n)
+				}
+				prices.Store(tt.raise)
+				time.Sleep(8 * time.Minute)
+				if n := cloud.Calls("Create") - 1; n != tt.made {
+					t.Errorf("%d requests after the limit, want %d", n, tt.made)
+				}
+				for _, j := range w.checks.now().jobs {
+					if j.reason != tt.end {
+						t.Errorf("the job's end is %q, want %q", j.reason, tt.end)
+					}
+				}
+				var events []struct{ Message string }
+				w.call("events/list", object{"limit": 100}, &events)
+				told := slices.ContainsFunc(events, func(e struct{ Message string }) bool {
+					return strings.Contains(e.Message, "it costs $10 an hour now, more than the max_price of $0.5")
+				})
+				if told != tt.raise {
+					t.Errorf("somebody is told that the price was raised: %v, want %v; %v", told, tt.raise, events)
 				}
 			})
 		})

@@ -1,0 +1,37 @@
+package catalog
+
+import (
+	"context"
+	"time"
+
+	"dstack/internal/ledger"
+	"dstack/internal/offer"
+)
+
+// Quote tells what an offer costs now, for somebody who is about to ask for it. It waits as
+// [Catalog.Purchasable] does, but for the offer's backend alone.
+func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
+	account := ledger.Account{ProjectID: projectID, Backend: what.Backend}
+	if err := c.await(ctx, []ledger.Account{account}, wait{old: firstWait, aged: coldWait}); err != nil {
+		return ledger.Quote{}, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, now := c.known[account], time.Now()
+	if k == nil {
+		return ledger.Quote{}, nil
+	}
+	var q ledger.Quote
+	if k.awaited(now) {
+		q.Awaited = k.asked.Add(deadline)
+	}
+	if !k.valid(now) {
+		return q, nil
+	}
+	for _, o := range k.offers {
+		if o.Key() == what && (!q.Known || o.Price < q.Price) {
+			q.Price, q.Known = o.Price, true
+		}
+	}
+	return q, nil
+}
