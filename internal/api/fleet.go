@@ -15,7 +15,10 @@ type Fleet struct {
 	CreatedAt     Time        `json:"created_at"`
 	Status        FleetStatus `json:"status"`
 	StatusMessage *string     `json:"status_message"`
-	Instances     []Instance  `json:"instances"`
+	// MachineCost is an addition of ours: US dollars so far for all its machines, also those that are
+	// gone. It is in answers about one fleet for which something was paid.
+	MachineCost *float64   `json:"machine_cost,omitempty"`
+	Instances   []Instance `json:"instances"` // at the end: lists are put together of such texts
 }
 
 // FleetSpec is what a user applies.
@@ -81,6 +84,9 @@ type Instance struct {
 	TotalBlocks              *int           `json:"total_blocks"`
 	BusyBlocks               int            `json:"busy_blocks"`
 	GPUDriver                *GPUDriverInfo `json:"gpu_driver"`
+	// MachineCost is an addition of ours: US dollars so far, from the creation of its machine to the
+	// confirmed end. It is in answers about one instance or fleet for which something was paid.
+	MachineCost *float64 `json:"machine_cost,omitempty"`
 }
 
 // ListFleetsRequest pages through the fleets that the caller may see.

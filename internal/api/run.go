@@ -29,6 +29,9 @@ type Run struct {
 	NextTriggeredAt     *Time          `json:"next_triggered_at"`
 	// Waiting is an addition of ours: why the run is not placed, only while it waits.
 	Waiting *RunWaiting `json:"waiting,omitempty"`
+	// MachineCost is an addition of ours: US dollars for the machines while the run's jobs held them,
+	// see package cost. It is in answers about one run for which something was paid.
+	MachineCost *float64 `json:"machine_cost,omitempty"`
 }
 
 // RunWaiting is a run's place in its project's queue.

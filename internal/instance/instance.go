@@ -138,6 +138,7 @@ func (i *Instance) SSH() bool { return i.Data.Remote != nil }
 type Claim struct {
 	InstanceID string
 	JobID      string
+	RunID      string // the job's
 	Blocks     int
 }
 
@@ -152,6 +153,7 @@ type Want struct {
 	// placement groups.
 	Cluster     bool
 	JobID       string // "" for a fleet node; otherwise the job holds the whole instance
+	RunID       string // the job's
 	Blocks      int    // in how many parts it may be shared, 0 for "auto"
 	IdleSeconds int64  // -1 never
 }

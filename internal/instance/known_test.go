@@ -57,7 +57,7 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 		check("again")
 		write(func(tx *store.Tx) error {
 			all[1].Status = api.InstanceBusy
-			if err := assign(ctx, tx, &all[1], Assignment{JobID: "j", Blocks: 1}); err != nil {
+			if err := assign(ctx, tx, &all[1], Assignment{JobID: "j", Blocks: 1}, "r"); err != nil {
 				return err
 			}
 			return s.update(ctx, tx, &all[1])

@@ -106,9 +106,6 @@ func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *D
 		if err := s.update(ctx, tx, &inst); err != nil {
 			return err
 		}
-		if err := s.interval(ctx, tx, was, inst); err != nil {
-			return err
-		}
 		for _, text := range d.Events {
 			if err := s.record(ctx, tx, inst, text); err != nil {
 				return err
@@ -121,25 +118,6 @@ func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *D
 		return err
 	}
 	s.announce(was, *d)
-	return nil
-}
-
-// interval opens the cost interval when a paid machine exists and closes it when it is gone.
-func (s *Service) interval(ctx context.Context, tx *store.Tx, was, is Instance) error {
-	if is.Data.Offer == nil || is.SSH() || was.Status == is.Status {
-		return nil
-	}
-	now := store.Micros(time.Now())
-	var err error
-	switch is.Status {
-	case api.InstanceProvisioning:
-		_, err = tx.ExecContext(ctx, openInterval, is.ID, is.Data.Offer.Price, now)
-	case api.InstanceTerminated:
-		_, err = tx.ExecContext(ctx, closeInterval, now, is.ID)
-	}
-	if err != nil {
-		return fmt.Errorf("record what instance %s costs: %w", is.Name, err)
-	}
 	return nil
 }
 

@@ -122,7 +122,7 @@ func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, e
 	text := "Instance created to meet target fleet node count. Status: PENDING"
 	if n.JobID != "" {
 		text = "Instance created for job. Instance status: PENDING"
-		if err := assign(ctx, tx, &inst, Assignment{JobID: n.JobID, Blocks: n.Blocks}); err != nil {
+		if err := assign(ctx, tx, &inst, Assignment{JobID: n.JobID, Blocks: n.Blocks}, n.RunID); err != nil {
 			return Instance{}, err
 		}
 	}
@@ -172,7 +172,7 @@ func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, e
 	if !inst.Live() || inst.Unreachable || inst.Blocks == 0 || inst.Busy()+c.Blocks > inst.Blocks {
 		return Instance{}, fmt.Errorf("claim %d of %d blocks of instance %s: %w", c.Blocks, inst.Blocks, inst.Name, store.ErrConflict)
 	}
-	if err := assign(ctx, tx, &inst, Assignment{JobID: c.JobID, Blocks: c.Blocks}); err != nil {
+	if err := assign(ctx, tx, &inst, Assignment{JobID: c.JobID, Blocks: c.Blocks}, c.RunID); err != nil {
 		return Instance{}, err
 	}
 	if inst.Status == api.InstanceIdle {
@@ -205,8 +205,8 @@ func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID s
 	if len(kept) == len(inst.Assignments) {
 		return inst, nil
 	}
-	if _, err := tx.ExecContext(ctx, deleteAssignment, jobID, instanceID); err != nil {
-		return Instance{}, fmt.Errorf("release instance %s: %w", inst.Name, err)
+	if err := unassign(ctx, tx, inst, jobID); err != nil {
+		return Instance{}, err
 	}
 	inst.Assignments = kept
 	inst.LastJobAt = time.Now()
@@ -244,12 +244,26 @@ func (s *Service) Terminate(ctx context.Context, tx *store.Tx, inst Instance, re
 	return s.record(ctx, tx, inst, statusEvent(was, inst.Status, inst.Data))
 }
 
-func assign(ctx context.Context, tx *store.Tx, inst *Instance, a Assignment) error {
-	_, err := tx.ExecContext(ctx, insertAssignment, a.JobID, inst.ID, a.Blocks, store.Micros(time.Now()))
+func assign(ctx context.Context, tx *store.Tx, inst *Instance, a Assignment, runID string) error {
+	_, err := tx.ExecContext(ctx, insertAssignment, a.JobID, inst.ID, a.Blocks, store.Micros(time.Now()), runID)
 	if err != nil {
 		return fmt.Errorf("assign job %s to instance %s: %w", a.JobID, inst.Name, err)
 	}
 	inst.Assignments = append(slices.Clip(inst.Assignments), a) // others may know the row as it was
+	return nil
+}
+
+// unassign ends a job's hold. What it held is kept where that costs something.
+func unassign(ctx context.Context, tx *store.Tx, inst Instance, jobID string) error {
+	if !inst.SSH() {
+		_, err := tx.ExecContext(ctx, endAssignment, jobID, inst.ID, inst.ProjectID, max(1, inst.Blocks), store.Micros(time.Now()))
+		if err != nil {
+			return fmt.Errorf("keep what job %s held of instance %s: %w", jobID, inst.Name, err)
+		}
+	}
+	if _, err := tx.ExecContext(ctx, deleteAssignment, jobID, inst.ID); err != nil {
+		return fmt.Errorf("release instance %s: %w", inst.Name, err)
+	}
 	return nil
 }
 

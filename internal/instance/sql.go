@@ -26,17 +26,17 @@ SET    status = $1, backend = $2, ssh_host = $3, intent_id = $4, unreachable = $
 WHERE  id = $11 AND version = $12`
 
 const insertAssignment = `
-INSERT INTO assignment (job_id, instance_id, blocks, created_at) VALUES ($1, $2, $3, $4)`
+INSERT INTO assignment (job_id, instance_id, blocks, created_at, run_id) VALUES ($1, $2, $3, $4, $5)`
+
+// endAssignment keeps what a job held, for its cost.
+const endAssignment = `
+INSERT INTO assignment_ended (job_id, instance_id, project_id, run_id, blocks, of_blocks, created_at, ended_at)
+SELECT job_id, instance_id, CAST($3 AS TEXT), run_id, blocks, CAST($4 AS INTEGER), created_at, CAST($5 AS BIGINT)
+FROM   assignment WHERE job_id = $1 AND instance_id = $2
+ON CONFLICT (job_id, instance_id, created_at) DO NOTHING`
 
 const deleteAssignment = `
 DELETE FROM assignment WHERE job_id = $1 AND instance_id = $2`
-
-const openInterval = `
-INSERT INTO instance_interval (instance_id, price, started_at) VALUES ($1, $2, $3)
-ON CONFLICT (instance_id) DO NOTHING`
-
-const closeInterval = `
-UPDATE instance_interval SET ended_at = $1 WHERE instance_id = $2 AND ended_at = 0`
 
 const usedNumbers = `
 SELECT num FROM instance WHERE fleet_id = $1 AND NOT deleted ORDER BY num`

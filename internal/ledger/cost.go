@@ -3,6 +3,8 @@ package ledger
 import (
 	"context"
 	"database/sql"
+	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -28,42 +30,107 @@ func (l *Ledger) Debts(ctx context.Context, q store.Querier) ([]Record, error) {
 	return slices.DeleteFunc(all, func(r Record) bool { return !r.debt(now) }), nil
 }
 
-// Cost is what one resource cost in a period.
-type Cost struct {
-	OwnerKind, OwnerID string
-	Kind               backend.ResourceKind
-	Price              float64   // US dollars per hour
-	From, To           time.Time // the part of the period that it was billed in
+// Which chooses what [Costs] lists.
+type Which struct {
+	Projects []string // ids; nil: of all
+	Owners   []string // ids of instances; nil: of all that costs money
+	From, To time.Time
 }
 
-// USD is the cost in US dollars.
-func (c Cost) USD() float64 { return c.Price * c.To.Sub(c.From).Hours() }
+// Cost is what one resource cost in a part of a period, in which its price was the same.
+type Cost struct {
+	Interval
+	ID                 string // of the intent
+	ProjectID          string
+	OwnerKind, OwnerID string // of what the sweep found without an owner ""
+	Kind               backend.ResourceKind
+	Backend            string
+	Open               bool // the end of the period came, and nobody has confirmed that it ended
+	Doubt              bool // Open, and [Record.Doubtful]
+}
 
-// Costs lists what was paid for in a period, derived from the intervals of the intents; ""
-// means all projects. What still runs counts up to now.
-func Costs(ctx context.Context, q store.Querier, projectID string, from, to time.Time) ([]Cost, error) {
-	if now := time.Now(); to.After(now) {
-		to = now
+// Costs lists what was paid for in a period, derived from the intervals of the intents. What is
+// not confirmed to be gone counts up to now. It is one query, and one for what is in doubt.
+func Costs(ctx context.Context, q store.Querier, w Which) ([]Cost, error) {
+	now := time.Now()
+	if w.To.After(now) {
+		w.To = now
 	}
-	rows, err := q.QueryContext(ctx, selectBilled, projectID, store.Micros(from), store.Micros(to))
+	doubts := map[string]bool{}
+	err := w.each(func(cond string, args []any) error {
+		open, err := scanAll(q.QueryContext(ctx, selectOpen+cond, args...))
+		for _, r := range open {
+			doubts[r.ID] = r.Doubtful(now)
+		}
+		return err
+	}, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list what is in doubt: %w", err)
+	}
 	var all []Cost
-	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var c Cost
-		var kind string
-		var begin, end int64
-		if err := rows.Scan(&c.OwnerKind, &c.OwnerID, &kind, &c.Price, &begin, &end); err != nil {
+	err = w.each(func(cond string, args []any) error {
+		rows, err := q.QueryContext(ctx, selectBilled+cond, args...)
+		return store.EachRow(rows, err, func(rows *sql.Rows) error {
+			c, b, err := scanBilled(rows)
+			if err != nil {
+				return err
+			}
+			parts := b.In(w.From, w.To)
+			for i, part := range parts {
+				c.Interval = part
+				c.Open = b.To.IsZero() && i == len(parts)-1
+				c.Doubt = b.To.IsZero() && doubts[c.ID]
+				all = append(all, c)
+			}
+			return nil
+		})
+	}, []any{store.Micros(w.From), store.Micros(w.To)})
+	if err != nil {
+		return nil, fmt.Errorf("list what was paid for: %w", err)
+	}
+	return all, nil
+}
+
+// each calls ask with conditions that together say what is chosen, and args with those of the
+// conditions behind them. There is more than one for lists of more than 500 ids.
+func (w Which) each(ask func(cond string, args []any) error, args []any) error {
+	column, ids := "project_id", w.Projects
+	if w.Owners != nil {
+		column, ids = "owner_kind = 'instance' AND owner_id", w.Owners
+	}
+	if w.Projects == nil && w.Owners == nil {
+		return ask("", args)
+	}
+	for batch := range slices.Chunk(ids, 500) {
+		all := slices.Clone(args)
+		for _, id := range batch {
+			all = append(all, id)
+		}
+		if err := ask(" AND "+column+" IN ("+store.Marks(len(args)+1, len(batch))+")", all); err != nil {
 			return err
 		}
-		c.Kind = backend.ResourceKind(kind)
-		c.From, c.To = store.Time(begin), to
-		if end != 0 && store.Time(end).Before(to) {
-			c.To = store.Time(end)
-		}
-		if c.From.Before(from) {
-			c.From = from
-		}
-		all = append(all, c)
-		return nil
-	})
-	return all, err
+	}
+	return nil
+}
+
+func scanBilled(rows *sql.Rows) (Cost, Billed, error) {
+	var c Cost
+	var b Billed
+	var kind string
+	var begin, end int64
+	err := rows.Scan(&c.ID, &c.ProjectID, &c.OwnerKind, &c.OwnerID, &kind, &c.Backend, &b.Price, &begin, &end, &b.Earlier)
+	if _, damaged := errors.AsType[*store.Damage](err); damaged {
+		err = nil // all at the present price: what was before nobody knows
+	}
+	c.Kind = backend.ResourceKind(kind)
+	b.From, b.To = store.Time(begin), store.Time(end)
+	return c, b, err
+}
+
+// Doubtful says that it is not certain what became of a resource that costs money: it cannot be
+// deleted for longer than normal, its provider shows it no more or its present credentials do not
+// know it, or what was asked about it is not answered for as long.
+func (r Record) Doubtful(now time.Time) bool {
+	asked := r.State == Created && r.checkAt.After(r.Doc.DescribedAt) && now.Sub(r.checkAt) > debtAfter
+	return r.State != Gone && (r.debt(now) || r.Astray() || asked || !r.Doc.MissingAt.IsZero() || r.Doc.Damage != "")
 }

@@ -51,10 +51,12 @@ type Record struct {
 
 	State  State
 	Wanted bool
-	Price  float64 // US dollars per hour
+	Price  float64 // US dollars per hour, now
 	// CreatedAt is when the intent was recorded; BilledFrom and BilledTo bound what is paid
 	// for, zero while unknown.
 	CreatedAt, BilledFrom, BilledTo time.Time
+	// Earlier are the prices before, oldest first.
+	Earlier Prices
 
 	// GroupID is the intent of the placement group that an instance joins, "" for none.
 	GroupID string
@@ -99,6 +101,7 @@ type Doc struct {
 	MissingAt   time.Time `json:"missing_at,omitzero"`   // first of the present run of "not found"
 	DeletingAt  time.Time `json:"deleting_at,omitzero"`  // when deletion was first due
 	Taken       bool      `json:"taken,omitempty"`       // the provider took a request to delete it
+	Priced      bool      `json:"priced,omitempty"`      // the provider has said what it costs
 	GoneAt      time.Time `json:"gone_at,omitzero"`
 
 	// Damage is why this is a stand-in for what is stored, "" when it is not.

@@ -10,16 +10,16 @@ import (
 )
 
 const columns = `id, version, kind, backend, region, project_id, owner_kind, owner_id, state, wanted, idle,
-       resource_id, group_id, member_at, price, created_at, check_at, billed_from, billed_to, doc`
+       resource_id, group_id, member_at, price, created_at, check_at, billed_from, billed_to, earlier, doc`
 
 const insertIntent = `
-INSERT INTO intent (` + columns + `, shard)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21)`
+INSERT INTO intent (` + columns + `, astray, shard)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`
 
 const updateIntent = `
 UPDATE intent
 SET    version = version + 1, state = $2, wanted = $3, idle = $4, resource_id = $5, price = $6,
-       billed_from = $7, billed_to = $8, doc = $9, group_id = $11
+       billed_from = $7, billed_to = $8, doc = $9, group_id = $11, earlier = $12, astray = $13
 WHERE  id = $1 AND version = $10`
 
 const releaseIntent = `
@@ -45,10 +45,16 @@ SELECT ` + columns + ` FROM intent
 WHERE  (state = 'unknown' OR state = 'deleting') AND created_at < $1
 ORDER BY created_at, id LIMIT $2`
 
+// selectBilled reads nothing but the index intent_paid; a condition may follow.
 const selectBilled = `
-SELECT owner_kind, owner_id, kind, price, billed_from, billed_to FROM intent
-WHERE  ($1 = '' OR project_id = $1) AND billed_from > 0 AND billed_from < $3 AND (billed_to = 0 OR billed_to > $2)
-ORDER BY owner_kind, owner_id, billed_from`
+SELECT id, project_id, owner_kind, owner_id, kind, backend, price, billed_from, billed_to, earlier FROM intent
+WHERE  billed_from > 0 AND billed_from < $2 AND (billed_to = 0 OR billed_to > $1)`
+
+// selectOpen finds what may be in doubt: of the others nothing is to be found out. A condition may
+// follow.
+const selectOpen = `
+SELECT ` + columns + ` FROM intent
+WHERE  (NOT idle OR astray) AND state <> 'gone' AND billed_from > 0`
 
 func insert(ctx context.Context, tx *store.Tx, r Record) error {
 	return insertBy(ctx, tx, insertIntent, r)
@@ -59,14 +65,14 @@ func insertBy(ctx context.Context, tx *store.Tx, statement string, r Record) err
 	_, err := tx.ExecContext(ctx, statement,
 		r.ID, r.Version, string(r.Kind), r.Backend, r.Region, r.ProjectID, r.OwnerKind, r.OwnerID, string(r.State), r.Wanted, r.idle,
 		r.Doc.Instance.Ref.ID, r.GroupID, store.Micros(r.memberAt), r.Price, store.Micros(r.CreatedAt), store.Micros(r.checkAt),
-		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), engine.Shard(r.ID))
+		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), &r.Earlier, store.JSON(&r.Doc), r.Astray(), engine.Shard(r.ID))
 	return err
 }
 
 func update(ctx context.Context, tx *store.Tx, r Record) error {
 	return store.Guarded(tx.ExecContext(ctx, updateIntent,
 		r.ID, string(r.State), r.Wanted, r.idle, r.Doc.Instance.Ref.ID, r.Price,
-		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), r.Version, r.GroupID))
+		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), r.Version, r.GroupID, &r.Earlier, r.Astray()))
 }
 
 func scan(row interface{ Scan(...any) error }) (Record, error) {
@@ -74,7 +80,7 @@ func scan(row interface{ Scan(...any) error }) (Record, error) {
 	var kind, state, resource string
 	var member, created, check, from, to int64
 	err := r.whole(row.Scan(&r.ID, &r.Version, &kind, &r.Backend, &r.Region, &r.ProjectID, &r.OwnerKind, &r.OwnerID, &state, &r.Wanted, &r.idle,
-		&resource, &r.GroupID, &member, &r.Price, &created, &check, &from, &to, store.JSON(&r.Doc)), &resource)
+		&resource, &r.GroupID, &member, &r.Price, &created, &check, &from, &to, &r.Earlier, store.JSON(&r.Doc)), &resource)
 	r.Kind, r.State = backend.ResourceKind(kind), State(state)
 	r.memberAt = store.Time(member)
 	r.CreatedAt, r.checkAt = store.Time(created), store.Time(check)

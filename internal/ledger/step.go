@@ -159,9 +159,7 @@ func (r *Record) exists(now time.Time, inst backend.Instance) {
 
 // see stores an answer that shows the resource.
 func (r *Record) see(now time.Time, inst backend.Instance) {
-	if inst.Price > 0 {
-		r.Price = inst.Price
-	}
+	r.costs(now, inst.Price)
 	if !inst.CreatedAt.IsZero() {
 		r.BilledFrom = inst.CreatedAt
 	}

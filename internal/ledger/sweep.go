@@ -121,6 +121,13 @@ func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, account
 			tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
 		case !r.spoken(account) || len(r.Doc.Accounts) == 0 && account != "" || r.Astray() || r.Doc.Damage != "":
 			return l.vouch(ctx, tx, r, account)
+		case (r.State == Created || r.State == Deleting) && r.repriced(o.Price):
+			before := r
+			r.costs(now, o.Price)
+			if err := update(ctx, tx, r); err != nil {
+				return err
+			}
+			l.changed(tx, before, r)
 		}
 		return nil
 	})

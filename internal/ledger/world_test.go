@@ -228,7 +228,7 @@ func (w *world) live(n int) {
 // billEqual compares the ledger's costs with the cloud's bill (I9).
 func (w *world) billEqual() {
 	w.Helper()
-	costs, err := ledger.Costs(context.Background(), w.db.Read(), "", time.Time{}, time.Now())
+	costs, err := ledger.Costs(context.Background(), w.db.Read(), ledger.Which{To: time.Now()})
 	if err != nil {
 		w.Fatal(err)
 	}

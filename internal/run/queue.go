@@ -324,7 +324,7 @@ func (s *Service) claim(ctx context.Context, tx *store.Tx, fleets fleetsOnce, g 
 func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f fleet.Fleet, n scheduler.Node) error {
 	text, blocks := "", n.Offer.TotalBlocks
 	if n.Host != "" {
-		inst, err := s.Instances.Claim(ctx, tx, instance.Claim{InstanceID: n.Host, JobID: j.ID, Blocks: n.Blocks})
+		inst, err := s.Instances.Claim(ctx, tx, instance.Claim{InstanceID: n.Host, JobID: j.ID, RunID: r.ID, Blocks: n.Blocks})
 		if err != nil {
 			return err
 		}
@@ -337,7 +337,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 		}
 		offer := n.Offer
 		inst, err := s.Instances.Create(ctx, tx, instance.Want{
-			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, Cluster: f.Cluster(), JobID: j.ID, Blocks: 1, IdleSeconds: idle(n.Ask),
+			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, Cluster: f.Cluster(), JobID: j.ID, RunID: r.ID, Blocks: 1, IdleSeconds: idle(n.Ask),
 		})
 		if err != nil {
 			return err

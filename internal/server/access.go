@@ -32,7 +32,8 @@ func (s *Server) getFleet(ctx context.Context, sc project.Scope, r api.GetFleetR
 	if err := s.visible(ctx, sc, f.ID, err); err != nil {
 		return api.Fleet{}, err
 	}
-	return f, nil
+	err = s.costs.Fleet(ctx, sc.Project.ID, &f)
+	return f, err
 }
 
 func (s *Server) getInstance(ctx context.Context, sc project.Scope, r api.GetInstanceRequest) (api.Instance, error) {
@@ -44,7 +45,17 @@ func (s *Server) getInstance(ctx context.Context, sc project.Scope, r api.GetIns
 	if err := s.visible(ctx, sc, fleet, err); err != nil {
 		return api.Instance{}, err
 	}
-	return inst, nil
+	err = s.costs.Instance(ctx, &inst)
+	return inst, err
+}
+
+func (s *Server) getRun(ctx context.Context, sc project.Scope, r api.GetRunRequest) (api.Run, error) {
+	run, err := s.runs.Get(ctx, sc, r)
+	if err != nil {
+		return api.Run{}, err
+	}
+	err = s.costs.Run(ctx, &run)
+	return run, err
 }
 
 func (s *Server) getGateway(ctx context.Context, sc project.Scope, r api.NameRequest) (api.Gateway, error) {

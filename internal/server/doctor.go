@@ -49,8 +49,8 @@ func (s *Server) doctored(ctx context.Context, f ledger.Found, names map[string]
 		State: string(f.State), Verdict: string(f.Verdict), Debt: f.Debt, HourlyUSD: f.Price, Since: api.At(f.CreatedAt), Message: f.Message(),
 		Intent: f.ID, Forgettable: f.Forgettable,
 	}
-	if !f.BilledFrom.IsZero() {
-		r.CostUSD = f.Price * time.Since(f.BilledFrom).Hours()
+	for _, part := range f.Billed().In(time.Time{}, time.Now()) {
+		r.CostUSD += part.USD()
 	}
 	return r
 }

@@ -22,6 +22,8 @@ var added = map[string]string{
 	"why_not":          "of plans: what excludes the other offers where few fit",
 	"lowered_offers":   "of plans: offers that could not be had lately and so come later than their price would have it",
 
+	"machine_cost": "of runs, fleets and instances: what machines really cost, which the original does not count",
+
 	"waiting": "of runs: their place in the queue and why they are not placed, which the original does not tell",
 }
 

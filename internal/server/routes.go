@@ -86,7 +86,7 @@ func (s *Server) routes() []route {
 		{"POST /api/files/upload_archive", anyUser, typed[upload, api.FileArchive](uploadArchive)},
 
 		{"POST /api/runs/list", anyUser, forUser(s.runs.List)},
-		{"POST /api/project/{project}/runs/get", projectMember, inProject(s.runs.Get)},
+		{"POST /api/project/{project}/runs/get", projectMember, inProject(s.getRun)},
 		{"POST /api/project/{project}/runs/get_plan", projectMember, typed[api.GetRunPlanRequest, api.RunPlan](planRun)},
 		{"POST /api/project/{project}/runs/apply", projectMember, typed[api.ApplyRunPlanRequest, api.Run](applyRun)},
 		{"POST /api/project/{project}/runs/stop", projectMember, inProject(s.runs.Stop)},
@@ -100,6 +100,7 @@ func (s *Server) routes() []route {
 		{"POST /api/project/{project}/secrets/create_or_update", secretManager, inProject(s.secrets.Set)},
 		{"POST /api/project/{project}/secrets/delete", secretManager, inProject(s.secrets.Delete)},
 
+		{"POST /api/costs/get", anyUser, forUser(s.costs.Report)},
 		{"POST /api/events/list", anyUser, forUser(s.listEvents)},
 
 		{"POST /api/project/{project}/gpus/list", projectMember, inProject(s.runs.GPUs)},

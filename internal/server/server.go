@@ -22,6 +22,7 @@ import (
 	"dstack/internal/backend/all"
 	"dstack/internal/backend/local"
 	"dstack/internal/catalog"
+	"dstack/internal/cost"
 	"dstack/internal/crypt"
 	"dstack/internal/engine"
 	"dstack/internal/export"
@@ -133,6 +134,7 @@ type Server struct {
 	repos    *repo.Service
 	inst     *instance.Service
 	fleets   *fleet.Service
+	costs    *cost.Service
 	exports  *export.Service
 	volumes  *volume.Service
 	gateways *gateway.Service
@@ -266,6 +268,9 @@ func (s *Server) assemble(file file) error {
 	freed := func(projectID string) {
 		s.runs.Freed(projectID)
 		s.exports.Freed(projectID)
+	}
+	if s.costs, err = cost.New(cost.Config{DB: s.db, Projects: s.projects}); err != nil {
+		return err
 	}
 	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
 		Instances: func() *instance.Service { return s.inst }, Freed: freed,

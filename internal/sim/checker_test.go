@@ -191,7 +191,7 @@ func (c *checker) look(costs bool) *state {
 	}
 	s.version = c.reader.version
 	if costs {
-		s.costs, s.costsErr = ledger.Costs(context.Background(), c.w.current().db.Read(), "", store.Time(1), s.now)
+		s.costs, s.costsErr = ledger.Costs(context.Background(), c.w.current().db.Read(), ledger.Which{To: s.now})
 	}
 	return s
 }

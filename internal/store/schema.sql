@@ -32,9 +32,27 @@ CREATE TABLE assignment (
     instance_id TEXT    NOT NULL,
     blocks      INTEGER NOT NULL,
     created_at  BIGINT  NOT NULL
-);
+, run_id TEXT NOT NULL DEFAULT '');
 
 CREATE INDEX assignment_instance ON assignment (instance_id);
+
+CREATE INDEX assignment_run ON assignment (run_id);
+
+CREATE TABLE assignment_ended (
+    job_id      TEXT    NOT NULL,
+    instance_id TEXT    NOT NULL,
+    project_id  TEXT    NOT NULL, -- of the instance: who pays
+    run_id      TEXT    NOT NULL,
+    blocks      INTEGER NOT NULL,
+    of_blocks   INTEGER NOT NULL, -- that the instance had
+    created_at  BIGINT  NOT NULL,
+    ended_at    BIGINT  NOT NULL,
+    PRIMARY KEY (job_id, instance_id, created_at)
+);
+
+CREATE INDEX assignment_ended_project ON assignment_ended (project_id, ended_at, created_at, run_id, instance_id, blocks, of_blocks);
+
+CREATE INDEX assignment_ended_run ON assignment_ended (run_id);
 
 CREATE TABLE backend_config (
     project_id TEXT   NOT NULL,
@@ -199,6 +217,8 @@ CREATE UNIQUE INDEX instance_fleet_num ON instance (fleet_id, num) WHERE NOT del
 
 CREATE INDEX instance_live ON instance (shard) WHERE NOT deleted;
 
+CREATE INDEX instance_of_fleet ON instance (project_id, fleet_id, id, num, blocks);
+
 CREATE INDEX instance_page ON instance (project_id, created_at DESC, id);
 
 CREATE UNIQUE INDEX instance_ssh_host ON instance (ssh_host) WHERE ssh_host <> '' AND NOT deleted;
@@ -215,13 +235,6 @@ CREATE TABLE instance_health (
 );
 
 CREATE INDEX instance_health_at ON instance_health (at);
-
-CREATE TABLE instance_interval (
-    instance_id TEXT PRIMARY KEY,
-    price       DOUBLE PRECISION NOT NULL, -- per hour
-    started_at  BIGINT NOT NULL,
-    ended_at    BIGINT NOT NULL DEFAULT 0
-);
 
 CREATE TABLE intent (
     id          TEXT PRIMARY KEY,
@@ -242,11 +255,11 @@ CREATE TABLE intent (
     check_at    BIGINT NOT NULL DEFAULT 0, -- when somebody last asked whether it still exists
     billed_from BIGINT NOT NULL DEFAULT 0,
     billed_to   BIGINT NOT NULL DEFAULT 0,
-    doc         TEXT NOT NULL, group_id TEXT NOT NULL DEFAULT '', member_at BIGINT NOT NULL DEFAULT 0,
+    doc         TEXT NOT NULL, group_id TEXT NOT NULL DEFAULT '', member_at BIGINT NOT NULL DEFAULT 0, earlier TEXT NOT NULL DEFAULT '', astray BOOLEAN NOT NULL DEFAULT FALSE,
     CONSTRAINT intent_state CHECK (state IN ('intended', 'unknown', 'created', 'deleting', 'gone'))
 );
 
-CREATE INDEX intent_billed ON intent (project_id, billed_to, billed_from);
+CREATE INDEX intent_astray ON intent (project_id) WHERE astray;
 
 CREATE INDEX intent_busy ON intent (shard) WHERE NOT idle;
 
@@ -257,6 +270,8 @@ CREATE INDEX intent_live ON intent (project_id, backend) WHERE state <> 'gone';
 CREATE INDEX intent_member ON intent (group_id) WHERE group_id <> '';
 
 CREATE INDEX intent_owner ON intent (owner_kind, owner_id);
+
+CREATE INDEX intent_paid ON intent (project_id, billed_to, billed_from, price, earlier, kind, backend, owner_kind, owner_id, id) WHERE billed_from > 0;
 
 CREATE INDEX intent_refused ON intent (created_at) WHERE state = 'gone' AND billed_from = 0;
 

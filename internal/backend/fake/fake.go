@@ -71,7 +71,8 @@ type machine struct {
 	region      string
 	address     string
 	price       float64
-	twin        bool // made by a fault beside the one that was asked for
+	earlier     []Charge // at the prices before
+	twin        bool     // made by a fault beside the one that was asked for
 	failed      string
 	createdAt   time.Time
 	bootedAt    time.Time // may lie ahead

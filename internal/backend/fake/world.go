@@ -53,7 +53,7 @@ func (c *Cloud) At(address string) (Machine, bool) {
 	return Machine{}, false
 }
 
-// Charge is what one machine costs.
+// Charge is what one machine costs at one price.
 type Charge struct {
 	ID       string
 	Intent   string    // value of [backend.TagIntent]
@@ -76,13 +76,23 @@ func (c *Cloud) Invoice(serverID string) []Charge {
 		if m.tags[backend.TagServer] != serverID {
 			continue
 		}
-		h := Charge{m.id, m.tags[backend.TagIntent], m.price, m.createdAt, m.goneAt, m.goneAt.IsZero()}
+		all = append(all, m.earlier...)
+		h := m.charge()
 		if h.Live {
 			h.To = time.Now()
 		}
 		all = append(all, h)
 	}
 	return all
+}
+
+// charge is for what the machine costs at its present price.
+func (m *machine) charge() Charge {
+	h := Charge{m.id, m.tags[backend.TagIntent], m.price, m.createdAt, m.goneAt, m.goneAt.IsZero()}
+	if n := len(m.earlier); n > 0 {
+		h.From = m.earlier[n-1].To
+	}
+	return h
 }
 
 // Bill is the sum of the invoice in US dollars.
@@ -135,6 +145,17 @@ func (c *Cloud) Kill(id string) {
 	}
 	c.mu.Unlock()
 	c.look()
+}
+
+// Reprice has a machine cost something else from now on.
+func (c *Cloud) Reprice(id string, price float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := c.machines[id]; m != nil && m.goneAt.IsZero() {
+		h := m.charge()
+		h.To, h.Live = time.Now(), false
+		m.earlier, m.price = append(m.earlier, h), price
+	}
 }
 
 // Break makes a machine fail: it exists and costs money, but will never run.

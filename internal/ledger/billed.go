@@ -1,0 +1,121 @@
+package ledger
+
+import (
+	"database/sql/driver"
+	"encoding/json"
+	"math"
+	"time"
+
+	"dstack/internal/store"
+)
+
+// A PriceUntil is what a resource cost until its price changed.
+type PriceUntil struct {
+	Price float64   `json:"price"` // US dollars per hour
+	Until time.Time `json:"until"`
+}
+
+// Prices are the earlier prices of a resource, oldest first. They are stored as JSON, none as "".
+type Prices []PriceUntil
+
+// maxPrices bounds the prices that are kept of one resource.
+const maxPrices = 500
+
+// Value implements driver.Valuer.
+func (p Prices) Value() (driver.Value, error) {
+	if len(p) == 0 {
+		return "", nil
+	}
+	b, err := json.Marshal([]PriceUntil(p))
+	return string(b), err
+}
+
+// Scan implements sql.Scanner. The error is a [*store.Damage].
+func (p *Prices) Scan(src any) error {
+	*p = nil
+	if s, ok := src.(string); ok && s == "" {
+		return nil
+	}
+	return store.JSON((*[]PriceUntil)(p)).Scan(src)
+}
+
+// Interval is a time in which something cost the same.
+type Interval struct {
+	Price    float64 // US dollars per hour
+	From, To time.Time
+}
+
+// USD is the cost in US dollars.
+func (i Interval) USD() float64 { return i.Price * i.To.Sub(i.From).Hours() }
+
+// Billed is the time that a resource is paid for, at its prices: up to the last of Earlier those,
+// then Price.
+type Billed struct {
+	From, To time.Time // To is zero while nobody has confirmed that it ended
+	Price    float64   // US dollars per hour
+	Earlier  Prices
+}
+
+// In is the part of it in a period, an interval for each price, in the order of time. What has not
+// ended is paid for until the end of the period, which must not lie ahead. A zero from is no bound.
+func (b Billed) In(from, to time.Time) []Interval {
+	if b.From.IsZero() {
+		return nil
+	}
+	if from.Before(b.From) {
+		from = b.From
+	}
+	if !b.To.IsZero() && b.To.Before(to) {
+		to = b.To
+	}
+	var all []Interval
+	add := func(price float64, until time.Time) {
+		if until.After(to) {
+			until = to
+		}
+		if until.After(from) {
+			all = append(all, Interval{price, from, until})
+			from = until
+		}
+	}
+	for _, e := range b.Earlier {
+		add(e.Price, e.Until)
+	}
+	add(b.Price, to)
+	return all
+}
+
+// Billed is the time that the resource is paid for.
+func (r Record) Billed() Billed { return Billed{r.BilledFrom, r.BilledTo, r.Price, r.Earlier} }
+
+// repriced says that what the provider says of the price is news.
+func (r Record) repriced(price float64) bool {
+	return price > 0 && !math.IsInf(price, 1) && (price != r.Price || !r.Doc.Priced)
+}
+
+// costs stores what the provider says of the price. The first word counts from the beginning: what
+// was offered is a forecast. A later one counts from when it is heard.
+func (r *Record) costs(now time.Time, price float64) {
+	if !r.repriced(price) {
+		return
+	}
+	if r.Doc.Priced && price != r.Price && now.After(r.BilledFrom) {
+		r.Earlier = r.Earlier.with(r.BilledFrom, PriceUntil{r.Price, now})
+	}
+	r.Price, r.Doc.Priced = price, true
+}
+
+// with adds a price to those of what is paid for since a time. When there are too many, the oldest
+// two become one that costs as much.
+func (p Prices) with(since time.Time, last PriceUntil) Prices {
+	p = append(p[:len(p):len(p)], last) // others may have the record as it was
+	if len(p) <= maxPrices {
+		return p
+	}
+	a, b := p[0], p[1]
+	first, second := max(0, a.Until.Sub(since)).Hours(), max(0, b.Until.Sub(a.Until)).Hours()
+	if first+second > 0 {
+		b.Price = (a.Price*first + b.Price*second) / (first + second)
+	}
+	return append(Prices{b}, p[2:]...)
+}
