@@ -7,6 +7,7 @@ import (
 	"dstack/internal/cli/attachcmd"
 	"dstack/internal/cli/catalog"
 	"dstack/internal/cli/completion"
+	"dstack/internal/cli/cost"
 	"dstack/internal/cli/deletecmd"
 	"dstack/internal/cli/event"
 	"dstack/internal/cli/exports"
@@ -32,7 +33,7 @@ import (
 // Commands are all commands. Start runs a server; nil leaves `dstack server` out.
 func Commands(start servercmd.Start) []func(*program.Program) *cobra.Command {
 	all := []func(*program.Program) *cobra.Command{
-		apply.New, attachcmd.New, catalog.New, completion.New, deletecmd.New, event.New, exports.NewExport, exports.NewImport, fleet.New,
+		apply.New, attachcmd.New, catalog.New, completion.New, cost.New, deletecmd.New, event.New, exports.NewExport, exports.NewImport, fleet.New,
 		gateway.New, initrepo.New, login.New, logs.New, metrics.New, offer.New, project.New, ps.New, runcmd.New, schemacmd.New,
 		secret.New,
 		stop.New, validate.New, volume.New,

@@ -19,6 +19,12 @@ func (c *Client) GetFleet(ctx context.Context, project string, req api.GetFleetR
 	return out, err
 }
 
+// Costs returns what was paid for, which published servers do not tell: see program.NotServed.
+func (c *Client) Costs(ctx context.Context, req api.CostsRequest) (out api.Costs, err error) {
+	err = c.post(ctx, "/api/costs/get", req, &out)
+	return out, err
+}
+
 // GetFleetPlan returns what applying would do.
 func (c *Client) GetFleetPlan(ctx context.Context, project string, req api.GetFleetPlanRequest) (out api.FleetPlan, err error) {
 	err = c.post(ctx, "/api/project/"+url.PathEscape(project)+"/fleets/get_plan", req, &out)

@@ -81,12 +81,16 @@ func List(ctx context.Context, o Options) error {
 		return err
 	}
 	var fs []api.Fleet
+	var costs *Costs
 	list := func() (err error) {
 		fs, err = c.ListProjectFleets(ctx, c.Project, api.ListProjectFleetsRequest{IncludeImported: true})
+		if err == nil && o.Verbose && !o.JSON {
+			costs, err = costsOf(ctx, c, fs)
+		}
 		return err
 	}
 	lines := func() []string {
-		return append(o.Lines(Table(fs, TableOptions{Project: c.Project, Verbose: o.Verbose, Now: o.Time()})), "")
+		return append(o.Lines(Table(fs, TableOptions{Project: c.Project, Verbose: o.Verbose, Costs: costs, Now: o.Time()})), "")
 	}
 	if o.Watch {
 		return o.IO.Watch(ctx, every, func(context.Context) ([]string, error) {

@@ -18,6 +18,7 @@ import (
 type TableOptions struct {
 	Project string // the current one; fleets of others are shown with theirs
 	Verbose bool
+	Costs   *Costs // for the column COST, nil for none
 	Now     time.Time
 	Clock   bool // local HH:MM instead of the age
 }
@@ -27,6 +28,9 @@ func Table(fleets []api.Fleet, o TableOptions) *term.Table {
 	titles := []string{"NAME", "NODES", "GPU", "SPOT", "BACKEND", "PRICE", "STATUS", "CREATED"}
 	if o.Verbose {
 		titles = []string{"NAME", "NODES", "RESOURCES", "DRIVER", "SPOT", "BACKEND", "PRICE", "STATUS", "CREATED", "ERROR"}
+	}
+	if o.Costs != nil {
+		titles = slices.Insert(titles, slices.Index(titles, "PRICE")+1, "COST")
 	}
 	tb := &term.Table{Columns: term.Columns(titles...)}
 	tb.Columns[0].NoWrap = true
@@ -44,13 +48,16 @@ func Table(fleets []api.Fleet, o TableOptions) *term.Table {
 }
 
 type row struct {
-	name, nodes, gpu, resources, driver, spot, backend, price, status, created, err string
+	name, nodes, gpu, resources, driver, spot, backend, price, cost, status, created, err string
 }
 
 func (o TableOptions) cells(r row, style term.Style) term.Row {
 	texts := []string{r.name, r.nodes, r.gpu, r.spot, r.backend, r.price, r.status, r.created}
 	if o.Verbose {
 		texts = []string{r.name, r.nodes, r.resources, r.driver, r.spot, r.backend, r.price, r.status, r.created, r.err}
+	}
+	if o.Costs != nil {
+		texts = slices.Insert(texts, len(texts)-3, r.cost)
 	}
 	out := term.Row{Style: style}
 	for _, s := range texts {
@@ -61,7 +68,7 @@ func (o TableOptions) cells(r row, style term.Style) term.Row {
 
 func (o TableOptions) fleet(f api.Fleet) row {
 	c := f.Spec.Configuration
-	r := row{name: f.Name, status: string(f.Status), created: o.when(f.CreatedAt.Time), err: deref(f.StatusMessage)}
+	r := row{name: f.Name, cost: o.Costs.fleet(f.ID), status: string(f.Status), created: o.when(f.CreatedAt.Time), err: deref(f.StatusMessage)}
 	if f.ProjectName != o.Project {
 		r.name = f.ProjectName + "/" + f.Name
 	}
@@ -95,7 +102,7 @@ func (o TableOptions) fleet(f api.Fleet) row {
 func (o TableOptions) instance(f api.Fleet, inst api.Instance) row {
 	r := row{
 		name: fmt.Sprintf("   instance=%d", inst.InstanceNum), status: status(inst), created: o.when(inst.Created.Time),
-		backend: "",
+		backend: "", cost: o.Costs.instance(inst.ID),
 	}
 	ssh := f.Spec.Configuration.SSHConfig != nil
 	if inst.Backend != nil {

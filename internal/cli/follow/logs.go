@@ -62,7 +62,7 @@ func (l *Log) Follow(ctx context.Context, finished func() bool, write func([]byt
 			return ctx.Err()
 		case err == nil || broken:
 			return err
-		case unsupported(err):
+		case program.NotServed(err):
 			return l.poll(ctx, finished, write)
 		case !transient(err):
 			return err

@@ -87,7 +87,7 @@ func (p *poller) next(ctx context.Context) (api.Run, string, error) {
 	}
 	req := api.WatchRunRequest{RunName: p.Name, Seen: p.seen, Wait: int(longPoll.Seconds())}
 	res, err := p.Conn.WatchRun(ctx, p.Conn.Project, req)
-	if unsupported(err) || program.NotFound(err) || err == nil && res.Run.ID != p.ID {
+	if program.NotServed(err) || program.NotFound(err) || err == nil && res.Run.ID != p.ID {
 		p.polls = true // an older server, or the name belongs to another run by now
 		return p.poll(ctx)
 	}
@@ -131,12 +131,6 @@ func signature(r api.Run) string {
 func transient(err error) bool {
 	e, ok := errors.AsType[*api.Error](err)
 	return !ok || e.Status >= 500 || e.Status == 429
-}
-
-// unsupported reports whether the server does not have the question.
-func unsupported(err error) bool {
-	e, ok := errors.AsType[*api.Error](err)
-	return ok && (e.Status == 404 || e.Status == 405)
 }
 
 // Last is the newest submission of a job, nil if there is none.

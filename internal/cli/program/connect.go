@@ -2,7 +2,9 @@ package program
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 
 	"dstack/internal/api"
@@ -45,6 +47,12 @@ func (c *Conn) Run(ctx context.Context, name string) (api.Run, error) {
 // NotFound reports whether the server said that the object does not exist.
 func NotFound(err error) bool {
 	return api.IsNotExists(err)
+}
+
+// NotServed reports whether the server does not know the call: it is a published or an older one.
+func NotServed(err error) bool {
+	e, ok := errors.AsType[*api.Error](err)
+	return ok && e.Code == "" && (e.Status == http.StatusNotFound || e.Status == http.StatusMethodNotAllowed)
 }
 
 // SplitName splits project/name; without a project it is the current one.

@@ -1,0 +1,119 @@
+package ledger_test
+
+import (
+	"context"
+	"errors"
+	"math"
+	"testing"
+	"time"
+
+	"dstack/internal/backend/fake"
+	"dstack/internal/ledger"
+	"dstack/internal/store"
+)
+
+// costs are the ledger's of project p until now.
+func (w *world) costs() []ledger.Cost {
+	w.Helper()
+	costs, err := ledger.Costs(context.Background(), w.db.Read(), ledger.Which{Projects: []string{"p"}, To: time.Now()})
+	if err != nil {
+		w.Fatal(err)
+	}
+	return costs
+}
+
+func usd(costs []ledger.Cost) (sum float64) {
+	for _, c := range costs {
+		sum += c.USD()
+	}
+	return sum
+}
+
+// TestPriceChanges has a machine cost more from some time on. It is heard with the next sweep, so
+// what was before is not charged again.
+func TestPriceChanges(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(10 * time.Hour)
+		w.cloud.Reprice(w.cloud.Live()[0].ID, 5)
+		time.Sleep(10 * time.Hour)
+		if r := w.want(id, ledger.Created, 1); r.Price != 5 || len(r.Earlier) != 1 || r.Earlier[0].Price != 2.5 {
+			t.Errorf("price %v, before %+v", r.Price, r.Earlier)
+		}
+		w.release(id)
+		time.Sleep(time.Minute)
+		w.want(id, ledger.Gone, 0)
+		bill := w.cloud.Bill(w.db.ServerID())
+		const heard = 2.5 * 6 / 60 // a sweep is at most so late, at the difference of the prices
+		if got := usd(w.costs()); bill < 74.9 || math.Abs(got-bill) > heard {
+			t.Errorf("the ledger says $%.4f, the bill $%.4f", got, bill)
+		}
+	})
+}
+
+// TestCloudAway has a machine change its price and end while its cloud does not answer. Until it
+// does, the machine counts, as one that nobody has confirmed to be gone.
+func TestCloudAway(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Hour)
+		w.cloud.Inject(fake.Fault{Before: errors.New("bad gateway")})
+		w.cloud.Kill(w.cloud.Live()[0].ID)
+		w.write(func(tx *store.Tx) error { return w.ledger.Check(context.Background(), tx, id) })
+		time.Sleep(5 * time.Minute)
+		if c := w.costs(); len(c) != 1 || !c[0].Open || c[0].Doubt {
+			t.Errorf("after some minutes %+v", c)
+		}
+		time.Sleep(55 * time.Minute)
+		if c := w.costs(); len(c) != 1 || !c[0].Open || !c[0].Doubt || math.Abs(usd(c)-5) > 0.01 {
+			t.Errorf("while the cloud is away %+v", c)
+		}
+		w.cloud.Heal()
+		time.Sleep(20 * time.Minute)
+		w.want(id, ledger.Gone, 0)
+		// What is not found any more ended when that was first heard: nobody says when it was.
+		if c := w.costs(); len(c) != 1 || c[0].Open || c[0].Doubt || usd(c) > 5.5 {
+			t.Errorf("after it came back $%.2f, %+v", usd(c), c)
+		}
+	})
+}
+
+// TestUndeletable counts what is asked to be deleted, and is not.
+func TestUndeletable(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Minute)
+		w.cloud.Inject(fake.Fault{Op: "Terminate", Before: errors.New("try again")})
+		w.release(id)
+		time.Sleep(2 * time.Hour)
+		if c := w.costs(); len(c) != 1 || !c[0].Open || !c[0].Doubt || c[0].ID != id || math.Abs(usd(c)-w.cloud.Bill(w.db.ServerID())) > 0.01 {
+			t.Errorf("%+v, the bill is $%.2f", c, w.cloud.Bill(w.db.ServerID()))
+		}
+	})
+}
+
+// TestCostsOf chooses by project, owner and period.
+func TestCostsOf(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.intend()
+		time.Sleep(2 * time.Hour)
+		now := time.Now()
+		for name, tt := range map[string]struct {
+			which ledger.Which
+			want  float64
+		}{
+			"everything":      {ledger.Which{To: now}, 5},
+			"what lies ahead": {ledger.Which{To: now.Add(time.Hour)}, 5},
+			"an hour":         {ledger.Which{From: now.Add(-time.Hour), To: now}, 2.5},
+			"the project":     {ledger.Which{Projects: []string{"x", "p"}, To: now}, 5},
+			"another project": {ledger.Which{Projects: []string{"x"}, To: now}, 0},
+			"of no project":   {ledger.Which{Projects: []string{}, To: now}, 0},
+			"another owner":   {ledger.Which{Owners: []string{"x"}, To: now}, 0},
+		} {
+			costs, err := ledger.Costs(context.Background(), w.db.Read(), tt.which)
+			if err != nil || math.Abs(usd(costs)-tt.want) > 0.01 {
+				t.Errorf("%s: $%.4f, %v, want $%.2f", name, usd(costs), err, tt.want)
+			}
+		}
+	})
+}
