@@ -65,14 +65,16 @@ type Catalog struct {
 // answer is what one backend last said.
 type answer struct {
 	offers []offer.Offer
-	absurd int           // how many more there were that no provider can mean
-	asked  time.Time     // the last attempt's begin
-	at     time.Time     // the last attempt's end, zero before the first
-	heard  time.Time     // when offers came, zero before
-	since  time.Time     // when they first were what they are
-	err    error         // of the last attempt
-	asking bool          // a refresh is under way
-	done   chan struct{} // closed with the last attempt's end
+	absurd int       // how many more there were that no provider can mean
+	asked  time.Time // the last attempt's begin
+	at     time.Time // the last attempt's end, zero before the first
+	heard  time.Time // when offers came, zero before
+	since  time.Time // when they first were what they are
+	err    error     // of the last attempt
+	asking bool      // a refresh is under way
+	// expected says that somebody will go on when it has ended.
+	expected bool
+	done     chan struct{} // closed with the last attempt's end
 }
 
 // New checks c and returns an empty Catalog. Backends are asked when somebody wants to know.
@@ -108,7 +110,7 @@ func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, 
 // long as by it, so that a price which was raised is known. pending is when, at the
 // latest, offers that are missing yet are known or given up; zero when none are awaited.
 func (c *Catalog) Purchasable(ctx context.Context, projectID string) (offers []offer.Offer, pending time.Time, err error) {
-	offers, err = c.offers(ctx, projectID, wait{old: firstWait, aged: coldWait}, func(k *answer) bool {
+	offers, err = c.offers(ctx, projectID, buying(), func(k *answer) bool {
 		now := time.Now()
 		if k.awaited(now) && pending.Before(k.asked.Add(deadline)) {
 			pending = k.asked.Add(deadline)
@@ -170,27 +172,39 @@ type market struct {
 	offers []offer.Offer
 }
 
-// Settle waits as [Catalog.Purchasable] does.
-func (c *Catalog) Settle(ctx context.Context, projectID string) error {
+// Settled asks the backends that [Catalog.Purchasable] would wait for, and returns until when it
+// would; zero when it would not. Changed is called when one of them has answered, whatever it says.
+func (c *Catalog) Settled(ctx context.Context, projectID string) (until time.Time, err error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
-		return err
+		return time.Time{}, err
 	}
-	return c.await(ctx, accounts, wait{old: firstWait, aged: coldWait})
+	for _, q := range c.refreshStale(accounts, true) {
+		if end := q.asked.Add(buying().of(q)); end.After(time.Now()) && end.After(until) {
+			until = end
+		}
+	}
+	return until, nil
 }
 
 // wait is how long after the question answers are waited for: where there is no valid one, and
 // where the valid one is not fresh.
 type wait struct{ old, aged time.Duration }
 
+// buying is how long what decides for good waits.
+func buying() wait { return wait{old: firstWait, aged: coldWait} }
+
+func (w wait) of(q question) time.Duration {
+	if q.old {
+		return w.old
+	}
+	return w.aged
+}
+
 // await refreshes old answers and waits for them.
 func (c *Catalog) await(ctx context.Context, accounts []ledger.Account, w wait) error {
-	for _, q := range c.refreshStale(accounts) {
-		limit := w.aged
-		if q.old {
-			limit = w.old
-		}
-		timer := time.NewTimer(time.Until(q.asked.Add(limit)))
+	for _, q := range c.refreshStale(accounts, false) {
+		timer := time.NewTimer(time.Until(q.asked.Add(w.of(q))))
 		select {
 		case <-q.done:
 		case <-timer.C:
@@ -236,8 +250,8 @@ type question struct {
 }
 
 // refreshStale begins to ask the backends whose answers are old, and returns the questions that
-// are worth waiting for.
-func (c *Catalog) refreshStale(accounts []ledger.Account) []question {
+// are worth waiting for. expected has Changed called when they are answered.
+func (c *Catalog) refreshStale(accounts []ledger.Account, expected bool) []question {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -253,6 +267,7 @@ func (c *Catalog) refreshStale(accounts []ledger.Account) []question {
 			c.wg.Go(func() { c.refresh(a, k) })
 		}
 		if k.asking && !silent(k.err) {
+			k.expected = k.expected || expected
 			open = append(open, question{k.asked, k.done, !k.valid(now)})
 		}
 	}
@@ -267,7 +282,7 @@ func (c *Catalog) refresh(a ledger.Account, k *answer) {
 	offers, absurd, err := c.ask(ctx, a)
 	c.mu.Lock()
 	// An answer that was waited for is told of even when it is the same, or none.
-	changed := k.awaited(time.Now()) || err == nil && !same(k.offers, offers)
+	changed := k.expected || k.awaited(time.Now()) || err == nil && !same(k.offers, offers)
 	news := err != nil && c.ctx.Err() == nil && (k.err == nil || k.err.Error() != err.Error())
 	strange := err == nil && absurd.n > 0 && absurd.n != k.absurd
 	if err == nil {
@@ -277,7 +292,7 @@ func (c *Catalog) refresh(a ledger.Account, k *answer) {
 		}
 	}
 	close(k.done)
-	k.at, k.asking, k.err = time.Now(), false, err
+	k.at, k.asking, k.expected, k.err = time.Now(), false, false, err
 	c.mu.Unlock()
 	if news {
 		c.Log.Warn("a backend does not say what it offers", "backend", a.Backend, "err", err)

@@ -12,7 +12,7 @@ import (
 // [Catalog.Purchasable] does, but for the offer's backend alone.
 func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
 	account := ledger.Account{ProjectID: projectID, Backend: what.Backend}
-	if err := c.await(ctx, []ledger.Account{account}, wait{old: firstWait, aged: coldWait}); err != nil {
+	if err := c.await(ctx, []ledger.Account{account}, buying()); err != nil {
 		return ledger.Quote{}, err
 	}
 	c.mu.Lock()

@@ -17,6 +17,6 @@ func (c *Catalog) Warm(ctx context.Context) error {
 	c.mu.Lock()
 	accounts = slices.DeleteFunc(slices.Clone(accounts), func(a ledger.Account) bool { return c.known[a] != nil })
 	c.mu.Unlock()
-	c.refreshStale(accounts)
+	c.refreshStale(accounts, false)
 	return nil
 }

@@ -46,7 +46,9 @@ func TestPriceIsComparedAgain(t *testing.T) {
 			each(t, plain, func(w *world) {
 				w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: limited})
 				begin := time.Now()
-				w.quote(func(context.Context, string, offer.Key) (ledger.Quote, error) { return tt.quote(time.Since(begin)), nil })
+				w.quote(func(context.Context, string, offer.Key) (ledger.Quote, error) {
+					return tt.quote(time.Since(begin)), nil
+				})
 				var limit *float64
 				if tt.limit > 0 {
 					limit = &tt.limit

@@ -2,6 +2,7 @@ package run
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"sync"
 	"unique"
@@ -14,6 +15,7 @@ import (
 // hostCache remembers instances in the scheduler's words, by fleet: they are made anew only
 // for rows that have changed, and nothing is looked at where no row has.
 type hostCache struct {
+	making sync.Mutex // held while something is made: by one of the callers, for all of them
 	mu     sync.Mutex
 	fleets map[string]fleetHosts
 }
@@ -32,20 +34,25 @@ const maxFleetHosts = 2_000
 
 // of returns the hosts of a fleet with these instances, see [instance.Service.InFleets].
 func (c *hostCache) of(fleetID, name string, list []*instance.Instance) fleetHosts {
-	c.mu.Lock()
-	old := c.fleets[fleetID]
-	c.mu.Unlock()
+	if old := c.known(fleetID); old.name == name && sameList(old.of, list) {
+		return old
+	}
+	c.making.Lock()
+	defer c.making.Unlock()
+	old := c.known(fleetID)
 	if old.name == name && sameList(old.of, list) {
 		return old
 	}
 	now := fleetHosts{name: name, of: list, made: make(map[*instance.Instance]*scheduler.Host, len(list))}
+	var last *scheduler.Host
 	for _, inst := range list {
 		h, known := old.made[inst]
 		if !known || old.name != name {
-			h = host(inst, name)
+			h = host(inst, name, last)
 		}
 		now.made[inst] = h
 		if h != nil {
+			last = h
 			now.list = append(now.list, h)
 		}
 		if inst.Live() {
@@ -61,13 +68,20 @@ func (c *hostCache) of(fleetID, name string, list []*instance.Instance) fleetHos
 	return now
 }
 
+func (c *hostCache) known(fleetID string) fleetHosts {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.fleets[fleetID]
+}
+
 // sameList says that two lists are one and the same.
 func sameList[T any](a, b []T) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// host puts an instance in the scheduler's words, nil when jobs can never see it.
-func host(inst *instance.Instance, fleetName string) *scheduler.Host {
+// host puts an instance in the scheduler's words, nil when jobs can never see it. Another host which
+// may be like it, nil for none, saves the work for its key.
+func host(inst *instance.Instance, fleetName string, other *scheduler.Host) *scheduler.Host {
 	jpd := inst.Data.Provisioning
 	if !inst.Live() || inst.Blocks == 0 || jpd == nil {
 		return nil
@@ -82,7 +96,11 @@ func host(inst *instance.Instance, fleetName string) *scheduler.Host {
 	if jpd.AvailabilityZone != nil {
 		h.Zone = *jpd.AvailabilityZone
 	}
-	h.Key = alike(h)
+	if other != nil && other.Blocks == h.Blocks && other.Zone == h.Zone && reflect.DeepEqual(&other.Offer, &h.Offer) {
+		h.Key = other.Key
+	} else {
+		h.Key = alike(h)
+	}
 	for _, name := range []*string{jpd.Hostname, jpd.InternalIP} {
 		if name != nil {
 			h.Hostnames = append(h.Hostnames, *name)

@@ -49,7 +49,7 @@ func TestHostCache(t *testing.T) {
 		var want []*scheduler.Host
 		kept := 0
 		for _, i := range tt.list {
-			if h := host(i, tt.name); h != nil {
+			if h := host(i, tt.name, nil); h != nil {
 				want = append(want, h)
 			}
 		}
@@ -65,7 +65,7 @@ func TestHostCache(t *testing.T) {
 			t.Errorf("%s: %d hosts are kept, %d live, want %d and %d", tt.what, kept, got.live, tt.kept, tt.live)
 		}
 	}
-	if a, b, c := host(list[0], "f"), host(&busier, "f"), host(list[2], "f"); a.Key != b.Key || a.Key == c.Key {
+	if a, b, c := host(list[0], "f", nil), host(&busier, "f", nil), host(list[2], "f", nil); a.Key != b.Key || a.Key == c.Key {
 		t.Error("the keys of hosts do not tell which are alike")
 	}
 }

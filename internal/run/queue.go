@@ -53,17 +53,21 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if waits, err := s.waits(ctx, it.ID); err != nil || !waits {
 		return time.Time{}, err
 	}
-	// A backend without a valid answer is waited for before the queue is read, not after: who
-	// comes meanwhile may have priority.
-	if err := s.Catalog.Settle(ctx, it.ID); err != nil {
+	// Backends whose answers are old are waited for without holding up who needs none of them. The
+	// queue is read after they have answered, not before: who comes meanwhile may have priority.
+	unsettled, err := s.Catalog.Settled(ctx, it.ID)
+	if err != nil {
 		return time.Time{}, err
+	}
+	var market market
+	var pending time.Time
+	if unsettled.IsZero() {
+		if market, pending, err = s.purchasable(ctx, it.ID); err != nil {
+			return time.Time{}, err
+		}
 	}
 	gangs, err := s.waitingGangs(ctx, c, it.ID)
 	if err != nil || len(gangs) == 0 {
-		return time.Time{}, err
-	}
-	market, pending, err := s.purchasable(ctx, it.ID)
-	if err != nil {
 		return time.Time{}, err
 	}
 	supply, err := s.supply(ctx, it.ID, market)
@@ -76,7 +80,21 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 			return time.Time{}, err
 		}
 	}
-	return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply), pending)
+	if unsettled.IsZero() {
+		return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply), pending)
+	}
+	var placed []gang
+	var verdicts []scheduler.Verdict
+	for i, v := range scheduler.PlaceOnHosts(asks, supply) {
+		if v.Nodes != nil {
+			placed, verdicts = append(placed, gangs[i]), append(verdicts, v)
+		}
+	}
+	again, err := s.carryOut(ctx, it, placed, verdicts, pending)
+	if again.IsZero() || unsettled.Before(again) {
+		again = unsettled
+	}
+	return again, err
 }
 
 // waits says that a job of the project waits for a place.

@@ -142,6 +142,30 @@ func Place(queue []Gang, s Supply) []Verdict {
 	return verdicts
 }
 
+// PlaceOnHosts places those gangs that fit on hosts that exist, before it is known what backends
+// offer. The others, which may need something new or may not, keep all that they could use from
+// those behind them. A verdict without nodes is none yet.
+func PlaceOnHosts(queue []Gang, s Supply) []Verdict {
+	s.Offers, s.Index = nil, nil
+	p := newPlacer(s)
+	verdicts := make([]Verdict, len(queue))
+	open := map[string]bool{}
+	for i := range queue {
+		g := &queue[i]
+		verdicts[i] = Verdict{Gang: g.ID}
+		if g.Key != "" && open[g.Key] {
+			continue
+		}
+		if best := p.best(g); best != nil {
+			verdicts[i] = p.take(g, best)
+			continue
+		}
+		p.keepAll(g)
+		open[g.Key] = true
+	}
+	return verdicts
+}
+
 // placer holds the supply as it shrinks while gangs are placed.
 type placer struct {
 	Supply
@@ -222,18 +246,25 @@ func (p *placer) place(g *Gang) Verdict {
 	if len(fleets) == 0 {
 		return p.noFleet(g)
 	}
-	shares := p.shares(g)
-	var best *plan
-	for _, f := range fleets {
-		if c := p.within(g, f, shares); c != nil && (best == nil || c.before(best)) {
-			best = c
-		}
-	}
+	best := p.best(g)
 	if best == nil {
+		shares := p.shares(g)
 		later := slices.ContainsFunc(fleets, func(f int) bool { return p.possible(g, f, shares) })
 		return p.missing(g, fleets, shares, later)
 	}
 	return p.take(g, best)
+}
+
+// best is the best way to place a gang, nil when there is none.
+func (p *placer) best(g *Gang) *plan {
+	shares := p.shares(g)
+	var best *plan
+	for _, f := range p.fleetsOf(g) {
+		if c := p.within(g, f, shares); c != nil && (best == nil || c.before(best)) {
+			best = c
+		}
+	}
+	return best
 }
 
 // fleetsOf are the indexes of the fleets that a gang may use.
@@ -577,17 +608,30 @@ func (p *placer) hold(g *Gang) {
 		if !p.possible(g, f, shares) {
 			continue
 		}
-		for _, i := range p.inFleet[f] {
-			for j := range g.Jobs {
-				if shares[j][i] > 0 && p.free[i] > 0 {
-					p.kept[i] = kept{p.free[i], g.Run}
-					p.free[i] = 0
-				}
-			}
-		}
+		p.keep(g, f, shares)
 		for j := range g.Jobs {
 			if _, can := p.fresh(g, f, g.Beside, j); can {
 				p.room[f] = 0
+			}
+		}
+	}
+}
+
+// keepAll keeps all hosts that a gang could use from those behind it.
+func (p *placer) keepAll(g *Gang) {
+	shares := p.shares(g)
+	for _, f := range p.fleetsOf(g) {
+		p.keep(g, f, shares)
+	}
+}
+
+// keep keeps the hosts of a fleet that a gang could use from those behind it.
+func (p *placer) keep(g *Gang, f int, shares [][]int) {
+	for _, i := range p.inFleet[f] {
+		for j := range g.Jobs {
+			if shares[j][i] > 0 && p.free[i] > 0 {
+				p.kept[i] = kept{p.free[i], g.Run}
+				p.free[i] = 0
 			}
 		}
 	}

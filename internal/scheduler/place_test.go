@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"dstack/internal/api"
 	"dstack/internal/config"
 )
@@ -256,6 +258,42 @@ func randomWorld(r *rand.Rand) ([]Gang, Supply) {
 		queue = append(queue, g)
 	}
 	return queue, s
+}
+
+// Before offers are known, nobody is placed on what somebody before them could use, and the first of
+// the queue has the place that it would have anyway.
+func TestPlaceOnHosts(t *testing.T) {
+	for seed := range uint64(3000) {
+		queue, s := randomWorld(rand.New(rand.NewPCG(seed, 3)))
+		hosts := map[string]int{}
+		for i, h := range s.Hosts {
+			hosts[h.ID] = i
+		}
+		early, full := PlaceOnHosts(queue, s), Place(queue, s)
+		if n := slices.IndexFunc(full[0].Nodes, func(n Node) bool { return n.Host == "" }); full[0].Nodes != nil && n < 0 && !cmp.Equal(early[0], full[0]) {
+			t.Fatalf("seed %d: the first gang's place (-with offers +without):\n%s", seed, cmp.Diff(full[0], early[0]))
+		}
+		p := newPlacer(s)
+		for k := range queue {
+			if early[k].Nodes != nil {
+				continue
+			}
+			shares := p.shares(&queue[k])
+			for m := k + 1; m < len(queue); m++ {
+				for _, n := range early[m].Nodes {
+					i, onHost := hosts[n.Host]
+					if !onHost {
+						t.Fatalf("seed %d: gang %d has a new instance", seed, m)
+					}
+					for j := range shares {
+						if f := s.Hosts[i].Fleet; shares[j][i] > 0 && slices.ContainsFunc(p.fleetsOf(&queue[k]), func(at int) bool { return s.Fleets[at].ID == f }) {
+							t.Fatalf("seed %d: gang %d has host %s, which gang %d waits for", seed, m, n.Host, k)
+						}
+					}
+				}
+			}
+		}
+	}
 }
 
 // BenchmarkPlace places 10,000 waiting runs of 20 kinds on 1,000 hosts, half of them free.
