@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/backend/fake"
+	"dstack/internal/ledger"
 	"dstack/internal/store"
 )
 
@@ -436,6 +438,18 @@ const lateKnown = 20 * time.Minute
 // to a request is waited for, and that lists may lag.
 const neverSeen = 8 * time.Minute
 
+// lives are charges for the whole time of machines, at their last prices.
+func lives(charges []fake.Charge) (all []fake.Charge) {
+	for _, h := range charges {
+		if n := len(all); n > 0 && all[n-1].ID == h.ID {
+			h.From = all[n-1].From
+			all = all[:n-1]
+		}
+		all = append(all, h)
+	}
+	return all
+}
+
 // costsEqualBill is I9: for every machine that was charged there is an interval of the ledger
 // with its price and time, for every interval a charge, and the sum is what ledger.Costs
 // says.
@@ -447,14 +461,12 @@ func costsEqualBill(s *state) (bad []string) {
 			continue
 		}
 		paid[in.backend+"/"+in.resource] = in
-		to := s.now
-		if in.billedTo != 0 {
-			to = store.Time(in.billedTo)
+		for _, part := range (ledger.Billed{From: store.Time(in.billedFrom), To: store.Time(in.billedTo), Price: in.price, Earlier: in.earlier}).In(time.Time{}, s.now) {
+			sum += part.USD()
 		}
-		sum += in.price * to.Sub(store.Time(in.billedFrom)).Hours()
 	}
 	for _, name := range cloudNames {
-		for _, h := range s.w.clouds[name].Invoice(s.w.serverID) {
+		for _, h := range lives(s.w.clouds[name].Invoice(s.w.serverID)) {
 			in, ok := paid[name+"/"+h.ID]
 			delete(paid, name+"/"+h.ID)
 			switch in := intents[h.Intent]; {

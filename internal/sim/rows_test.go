@@ -6,6 +6,8 @@ import (
 	"runtime"
 
 	"github.com/ncruces/go-sqlite3"
+
+	"dstack/internal/ledger"
 )
 
 // rows are what the server believes, read in one transaction. They are shared between looks
@@ -29,6 +31,7 @@ type intentRow struct {
 	wanted                                            bool
 	price                                             float64
 	billedFrom, billedTo                              int64 // microseconds, 0: not yet
+	earlier                                           ledger.Prices
 }
 
 type instanceRow struct {
@@ -151,14 +154,17 @@ func (r *reader) read() (rows, error) {
 }
 
 func (r *reader) all(now *rows) error {
+	var damaged error
 	err := r.each(func(row *sqlite3.Stmt) {
-		now.intents = append(now.intents, intentRow{
+		in := intentRow{
 			id: row.ColumnText(0), backend: row.ColumnText(1), owner: row.ColumnText(2), state: row.ColumnText(3), wanted: row.ColumnBool(4),
 			resource: row.ColumnText(5), price: row.ColumnFloat(6), billedFrom: row.ColumnInt64(7), billedTo: row.ColumnInt64(8),
 			kind: row.ColumnText(9), region: row.ColumnText(10), group: row.ColumnText(11),
-		})
-	}, `SELECT id, backend, owner_id, state, wanted, resource_id, price, billed_from, billed_to, kind, region, group_id FROM intent ORDER BY created_at, id`)
-	if err != nil {
+		}
+		damaged = errors.Join(damaged, in.earlier.Scan(row.ColumnText(12)))
+		now.intents = append(now.intents, in)
+	}, `SELECT id, backend, owner_id, state, wanted, resource_id, price, billed_from, billed_to, kind, region, group_id, earlier FROM intent ORDER BY created_at, id`)
+	if err = errors.Join(err, damaged); err != nil {
 		return err
 	}
 	if err := r.allClusters(now); err != nil {
