@@ -188,16 +188,24 @@ var errTooMany = api.Invalid("These are more than %d rows: ask for a shorter per
 
 func (p *paid) key(part Part, asked map[api.CostBy]bool) key {
 	k := key{kind: string(part.Kind)}
-	for by, set := range map[api.CostBy]func(){
-		api.CostByProject:  func() { k.project = part.ProjectID },
-		api.CostByFleet:    func() { k.fleet = p.machines[part.OwnerID].fleetID },
-		api.CostByInstance: func() { k.instance = p.machines[part.OwnerID].id },
-		api.CostByBackend:  func() { k.backend = part.Backend },
-		api.CostByRun:      func() { k.run = part.RunID },
-		api.CostByUser:     func() { k.user = p.runs[part.RunID].user },
-	} {
-		if asked[by] {
-			set()
+	if asked[api.CostByProject] {
+		k.project = part.ProjectID
+	}
+	if asked[api.CostByBackend] {
+		k.backend = part.Backend
+	}
+	if asked[api.CostByRun] {
+		k.run = part.RunID
+	}
+	if asked[api.CostByUser] {
+		k.user = p.runs[part.RunID].user
+	}
+	if m, ok := p.machines[part.OwnerID]; ok {
+		if asked[api.CostByFleet] {
+			k.fleet = m.fleetID
+		}
+		if asked[api.CostByInstance] {
+			k.instance = m.id
 		}
 	}
 	return k
@@ -216,10 +224,28 @@ func (p *paid) row(k key, s Sum) api.CostRow {
 	return r
 }
 
+// columns are by what rows are ordered, the first that differs.
+var columns = []func(a, b *api.CostRow) int{
+	func(a, b *api.CostRow) int { return order(a.Project, b.Project) },
+	func(a, b *api.CostRow) int { return order(a.Fleet, b.Fleet) },
+	func(a, b *api.CostRow) int { return order(a.FleetID, b.FleetID) },
+	func(a, b *api.CostRow) int { return number(a.InstanceNum, b.InstanceNum) },
+	func(a, b *api.CostRow) int { return order(a.InstanceID, b.InstanceID) },
+	func(a, b *api.CostRow) int { return order(a.Backend, b.Backend) },
+	func(a, b *api.CostRow) int { return order(a.Run, b.Run) },
+	func(a, b *api.CostRow) int { return order(a.RunID, b.RunID) },
+	func(a, b *api.CostRow) int { return order(a.User, b.User) },
+	func(a, b *api.CostRow) int { return order(a.Day, b.Day) },
+	func(a, b *api.CostRow) int { return cmp.Compare(a.Kind, b.Kind) },
+}
+
 func compare(a, b api.CostRow) int {
-	return cmp.Or(order(a.Project, b.Project), order(a.Fleet, b.Fleet), order(a.FleetID, b.FleetID), number(a.InstanceNum, b.InstanceNum),
-		order(a.InstanceID, b.InstanceID), order(a.Backend, b.Backend), order(a.Run, b.Run), order(a.RunID, b.RunID), order(a.User, b.User),
-		order(a.Day, b.Day), cmp.Compare(a.Kind, b.Kind))
+	for _, by := range columns {
+		if c := by(&a, &b); c != 0 {
+			return c
+		}
+	}
+	return 0
 }
 
 // order puts what there is not behind what there is.

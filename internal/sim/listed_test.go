@@ -14,9 +14,10 @@ func (w *world) compareLists() {
 		list, one string
 		apart     []string // what may differ
 	}{
-		// A list says nothing of how to connect, and the place in a queue may be a second old.
-		{"runs/list", "runs/get", []string{"job_connection_info", "waiting"}},
-		{"fleets/list", "fleets/get", nil},
+		// A list says nothing of how to connect and of what machines cost, and the place in a queue may
+		// be a second old.
+		{"runs/list", "runs/get", []string{"job_connection_info", "waiting", "machine_cost"}},
+		{"fleets/list", "fleets/get", []string{"machine_cost"}},
 	} {
 		var wrong string
 		for range 5 { // something may change between the answers
