@@ -43,6 +43,7 @@ var never = map[string][]string{
 	"internal/blobstore":         {"internal/run", "internal/server"},
 	"internal/crypt":             {"internal/"},
 	"internal/encoded":           {"internal/"},
+	"internal/exposition":        {"internal/"},
 	"internal/jinja":             {"internal/"},
 	"internal/offer":             {"internal/store", "internal/run", "internal/server"},
 	"internal/catalog/collect":   {"internal/ledger", "internal/store", "internal/engine", "internal/run", "internal/server", "internal/cli"}, // works without a server
