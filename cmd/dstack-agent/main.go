@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/signal"
@@ -105,7 +106,29 @@ func runShim(ctx context.Context, args []string, log *slog.Logger) error {
 			return err
 		}
 	}
-	return shim.Run(ctx, shim.Config{Home: dir, Runtime: rt, Self: self, SocketUser: uid, Log: log})
+	return shim.Run(ctx, shim.Config{Home: dir, Runtime: rt, Self: self, SocketUser: uid, Log: log, DCGM: dcgmSettings(os.Getenv, log)})
+}
+
+// dcgmSettings reads what an operator says of DCGM on the host, by the published agent's names.
+// A number that is none does not keep the agent from its work.
+func dcgmSettings(getenv func(string) string, log *slog.Logger) shim.DCGM {
+	number := func(name string, most int) int {
+		text := getenv(name)
+		if text == "" {
+			return 0
+		}
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 || n > most {
+			log.Warn("a setting is ignored", "name", name, "value", text, "want", fmt.Sprintf("a number from 1 to %d", most))
+			return 0
+		}
+		return n
+	}
+	return shim.DCGM{
+		Engine:   getenv("DSTACK_DCGM_ADDRESS"),
+		Port:     number("DSTACK_DCGM_EXPORTER_HTTP_PORT", math.MaxUint16),
+		Interval: time.Duration(number("DSTACK_DCGM_EXPORTER_INTERVAL", 3_600_000)) * time.Millisecond,
+	}
 }
 
 // chooseRuntime takes Docker when it answers. "auto" falls back to plain processes.

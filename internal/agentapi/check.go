@@ -54,12 +54,14 @@ func (e *Event) Check(now time.Time) (wrong string) {
 	case MetricsEvent:
 		c.TaskID, c.Metrics, wrong = e.TaskID, e.Metrics, e.Metrics.check()
 	case HealthEvent:
-		c.Health = e.Health
-		if e.Health == nil {
+		c.Health, wrong = e.Health, e.Health.check()
+	case DCGMEvent:
+		c.TaskID, c.DCGM = e.TaskID, e.DCGM
+		if len(e.DCGM) == 0 || len(e.DCGM) > MaxPacked {
 			wrong = BadContent
 		}
 	}
-	if c.TaskID == "" && e.Kind != HealthEvent && (c.Task != nil || c.Log != nil || c.Metrics != nil) || c.TaskID != "" && !ValidID(c.TaskID) {
+	if c.TaskID == "" && (c.Task != nil || c.Log != nil || c.Metrics != nil || c.DCGM != nil) || c.TaskID != "" && !ValidID(c.TaskID) {
 		wrong = BadTaskID
 	}
 	*e = c

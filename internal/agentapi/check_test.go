@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ func TestEventCheck(t *testing.T) {
 		change(v)
 		return Event{Kind: TaskEvent, TaskID: taskID, Task: v}
 	}
+	health := func(h *DCGMHealth) Event { return Event{Kind: HealthEvent, Health: &Health{DCGM: h}} }
 	metrics := func(m Metrics) Event { return Event{Kind: MetricsEvent, TaskID: taskID, Metrics: &m} }
 	for name, c := range map[string]struct {
 		e    Event
@@ -37,7 +39,17 @@ func TestEventCheck(t *testing.T) {
 		"no task":                         {Event{Kind: TaskEvent, TaskID: taskID}, BadContent},
 		"no metrics":                      {Event{Kind: MetricsEvent, TaskID: taskID}, BadContent},
 		"no health":                       {Event{Kind: HealthEvent}, BadContent},
-		"health":                          {Event{Kind: HealthEvent, Health: &Health{Status: "healthy"}}, ""},
+		"a host whose GPUs nobody checks": {health(nil), ""},
+		"health":                          {health(&DCGMHealth{OverallHealth: HealthFail, Incidents: []Incident{{System: 16, Health: HealthFail, ErrorMessage: "row remap failure"}}}), ""},
+		"a health that there is not":      {health(&DCGMHealth{OverallHealth: 7}), BadNumber},
+		"a finding that there is not":     {health(&DCGMHealth{Incidents: []Incident{{Health: 21}}}), BadNumber},
+		"a GPU before the first":          {health(&DCGMHealth{Incidents: []Incident{{EntityID: -1}}}), BadNumber},
+		"more findings than any check":    {health(&DCGMHealth{Incidents: make([]Incident, MaxIncidents+1)}), BadNumber},
+		"a finding that is a book":        {health(&DCGMHealth{Incidents: []Incident{{ErrorMessage: strings.Repeat("x", MaxIncidentText+1)}}}), BadContent},
+		"figures of GPUs":                 {Event{Kind: DCGMEvent, TaskID: taskID, DCGM: Pack([]byte("x 1\n"))}, ""},
+		"no figures of GPUs":              {Event{Kind: DCGMEvent, TaskID: taskID}, BadContent},
+		"figures of nobody's GPUs":        {Event{Kind: DCGMEvent, DCGM: []byte{1}}, BadTaskID},
+		"figures that are a book":         {Event{Kind: DCGMEvent, TaskID: taskID, DCGM: make([]byte, MaxPacked+1)}, BadContent},
 		"an id with a NUL":                {Event{Kind: LogEvent, TaskID: "a\x00b", Log: &LogData{Source: JobLog}}, BadTaskID},
 		"an id that is none":              {Event{Kind: LogEvent, TaskID: "../x", Log: &LogData{Source: JobLog}}, BadTaskID},
 		"an id as nobody writes it":       {Event{Kind: LogEvent, TaskID: "{" + taskID + "}", Log: &LogData{Source: JobLog}}, BadTaskID},

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -118,8 +119,8 @@ func (c *Client) Shutdown(ctx context.Context) error {
 
 // Logs opens a task's stream at a byte offset.
 func (c *Client) Logs(ctx context.Context, id string, src LogSource, offset int64) (io.ReadCloser, error) {
-	url := fmt.Sprintf("http://agent/v1/tasks/%s/logs?source=%s&offset=%d", id, src, offset)
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	from := fmt.Sprintf("http://agent/v1/tasks/%s/logs?source=%s&offset=%d", id, src, offset)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
 		return nil, fmt.Errorf("read log of task %s: %w", id, err)
 	}
@@ -136,13 +137,15 @@ func (c *Client) Logs(ctx context.Context, id string, src LogSource, offset int6
 
 // Events reads the stream from after seq until ctx ends or the connection breaks. It
 // calls handle for every event in order; an error of handle ends it.
-func (c *Client) Events(ctx context.Context, after int64, handle func(Event) error) error {
+func (c *Client) Events(ctx context.Context, after int64, wish Wish, handle func(Event) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	// A stream without heartbeats is dead, whatever TCP believes.
 	silence := time.AfterFunc(3*HeartbeatEvery, cancel)
 	defer silence.Stop()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/events?after="+strconv.FormatInt(after, 10), nil)
+	query := url.Values{"after": {strconv.FormatInt(after, 10)}}
+	wish.query(query)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://agent/v1/events?"+query.Encode(), nil)
 	if err != nil {
 		return fmt.Errorf("open event stream: %w", err)
 	}

@@ -92,7 +92,7 @@ func TestEvents(t *testing.T) {
 		_, _ = io.WriteString(w, `{"kind":"heartbeat"}`+"\n"+`{"seq":8,"kind":"log","task_id":"t","log":{"source":"job","offset":3,"data":"AAEC/w=="}}`+"\n"+`{"seq":9,"kind":"later","unknown":{"a":1}}`+"\n")
 	}))
 	var got []Event
-	err := client.Events(t.Context(), 7, func(e Event) error { got = append(got, e); return nil })
+	err := client.Events(t.Context(), 7, Wish{}, func(e Event) error { got = append(got, e); return nil })
 	if !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end of the stream", err)
 	}
@@ -114,7 +114,7 @@ func TestSilentStream(t *testing.T) {
 			}
 		}))
 		begin := time.Now()
-		err := client.Events(t.Context(), 0, func(Event) error { return nil })
+		err := client.Events(t.Context(), 0, Wish{}, func(Event) error { return nil })
 		if took := time.Since(begin); err == nil || took != 3*HeartbeatEvery {
 			t.Errorf("%v after %v", err, took)
 		}
@@ -130,7 +130,7 @@ func TestUnreadableEvents(t *testing.T) {
 		`{"seq":6,"kind":"log","task_id":"t"}` + "\n" + `{"seq":7,"kind":"lo`
 	client := serve(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) }))
 	var got []Event
-	if err := client.Events(t.Context(), 0, func(e Event) error { got = append(got, e); return nil }); !errors.Is(err, io.EOF) {
+	if err := client.Events(t.Context(), 0, Wish{}, func(e Event) error { got = append(got, e); return nil }); !errors.Is(err, io.EOF) {
 		t.Errorf("%v, want the end of the stream", err)
 	}
 	want := []Event{{Kind: UnreadableEvent}, {Kind: UnreadableEvent, Seq: 4}, {Kind: UnreadableEvent}, {Seq: 6, Kind: LogEvent, TaskID: "t"}}
@@ -158,7 +158,7 @@ func TestEndlessAnswers(t *testing.T) {
 	if _, err := endless(`[{"id":"`).Tasks(t.Context()); err == nil {
 		t.Error("a list without end is taken")
 	}
-	if err := endless(`{"seq":1,"task_id":"`).Events(t.Context(), 0, func(Event) error { return nil }); err == nil {
+	if err := endless(`{"seq":1,"task_id":"`).Events(t.Context(), 0, Wish{}, func(Event) error { return nil }); err == nil {
 		t.Error("a stream without events goes on")
 	}
 	runtime.ReadMemStats(&after)
@@ -187,7 +187,7 @@ func FuzzEvents(f *testing.F) {
 			return near, nil
 		})
 		defer client.Close()
-		err := client.Events(t.Context(), 0, func(e Event) error {
+		err := client.Events(t.Context(), 0, Wish{}, func(e Event) error {
 			again, err := json.Marshal(e)
 			if err != nil {
 				t.Fatalf("an event that cannot be written: %v", err)

@@ -1,9 +1,6 @@
 package agentapi
 
-import (
-	"encoding/json"
-	"fmt"
-)
+import "fmt"
 
 // TaskSpec is everything that a host needs to run one job submission, sent once.
 // The container part is for the shim, Job for the runner inside.
@@ -217,7 +214,8 @@ const (
 	TaskEvent      EventKind = "task"
 	LogEvent       EventKind = "log"
 	MetricsEvent   EventKind = "metrics"
-	HealthEvent    EventKind = "health"
+	HealthEvent    EventKind = "health"    // see [Wish]
+	DCGMEvent      EventKind = "dcgm"      // see [Wish]
 	HeartbeatEvent EventKind = "heartbeat" // has no sequence number
 	// UnreadableEvent stands for a line that is no event; no agent sends it. Seq is 0 when it
 	// is not known.
@@ -236,6 +234,9 @@ type Event struct {
 	Log     *LogData `json:"log,omitempty"`
 	Metrics *Metrics `json:"metrics,omitempty"`
 	Health  *Health  `json:"health,omitempty"`
+	// DCGM is what an exporter of DCGM says of the task's GPUs, in Prometheus' text format and
+	// packed: see [Unpack].
+	DCGM []byte `json:"dcgm,omitempty"`
 
 	// Size is how long the line was, in bytes, of an event that was received.
 	Size int `json:"-"`
@@ -280,13 +281,6 @@ type Metrics struct {
 type GPUMetrics struct {
 	MemoryBytes int64 `json:"memory_bytes"`
 	UtilPercent int   `json:"util_percent"`
-}
-
-// Health is the state of a host's accelerators: "healthy", "warning" or "failure".
-type Health struct {
-	Status   string          `json:"status"`
-	Message  string          `json:"message"`
-	Response json.RawMessage `json:"response,omitempty"`
 }
 
 // Ack tells the agent that events up to Seq are stored by the server.

@@ -28,7 +28,7 @@ func (c *conn) events(ctx context.Context, client *agentapi.Client) error {
 	in := make(chan agentapi.Event, ahead)
 	errs := make(chan error, 1)
 	go func() {
-		errs <- client.Events(ctx, 0, func(e agentapi.Event) error {
+		errs <- client.Events(ctx, 0, c.pool.Wish, func(e agentapi.Event) error {
 			if e.Kind == agentapi.HeartbeatEvent {
 				return nil
 			}

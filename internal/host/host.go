@@ -81,6 +81,8 @@ type Config struct {
 	Log    *slog.Logger
 	// Transport replaces SSH and the push of the agent; optional.
 	Transport Transport
+	// Wish is what is wanted of the hosts' streams besides what each carries; optional.
+	Wish agentapi.Wish
 	// ConnectTimeout is how long a host may take to accept a connection, 0: 10 s.
 	ConnectTimeout time.Duration
 }

@@ -55,7 +55,7 @@ type Data struct {
 	Tags         map[string]string             `json:"tags,omitempty"`
 	Reason       api.InstanceTerminationReason `json:"reason,omitempty"`
 	Message      string                        `json:"message,omitempty"`
-	Health       string                        `json:"health,omitempty"`
+	Health       api.HealthStatus              `json:"health,omitempty"` // "" is healthy
 	StartedAt    time.Time                     `json:"started_at,omitzero"`
 	ReadyAt      time.Time                     `json:"ready_at,omitzero"` // its agent first answered
 	// ForJob is the job that the instance was created for, "" for fleet nodes.
@@ -123,7 +123,7 @@ func (i *Instance) Busy() int {
 // Available says that the instance can take jobs now, as far as it has free blocks.
 func (i *Instance) Available() bool {
 	return (i.Status == api.InstanceIdle || i.Status == api.InstanceBusy) &&
-		!i.Unreachable && i.Data.Health != "failure" && i.Data.Provisioning != nil
+		!i.Unreachable && i.health() != api.Failure && i.Data.Provisioning != nil
 }
 
 // Live says that the instance exists or is wanted.

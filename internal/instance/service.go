@@ -48,6 +48,7 @@ type Config struct {
 	Onboard Onboarder
 	Sealer  Sealer
 	Keys    Keys
+	Checks  HealthChecks
 	Log     *slog.Logger
 	// Freed is called after a commit that made capacity of a project usable.
 	Freed func(projectID string)
@@ -80,7 +81,7 @@ type Service struct {
 // New checks c and registers the instances' reconciler with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Ledger == nil || c.Hosts == nil || c.Onboard == nil || c.Sealer == nil ||
-		c.Keys == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.FleetName == nil || c.Offers == nil || c.ProjectName == nil {
+		c.Keys == nil || c.Checks == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.FleetName == nil || c.Offers == nil || c.ProjectName == nil {
 		return nil, errors.New("instance: every field of Config is required")
 	}
 	s := &Service{Config: c, links: map[string]Link{}, known: newKnown()}
@@ -169,7 +170,7 @@ func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, e
 			return inst, nil // a repeated claim
 		}
 	}
-	if !inst.Live() || inst.Unreachable || inst.Blocks == 0 || inst.Busy()+c.Blocks > inst.Blocks {
+	if !inst.Live() || inst.Unreachable || inst.health() == api.Failure || inst.Blocks == 0 || inst.Busy()+c.Blocks > inst.Blocks {
 		return Instance{}, fmt.Errorf("claim %d of %d blocks of instance %s: %w", c.Blocks, inst.Blocks, inst.Name, store.ErrConflict)
 	}
 	if err := assign(ctx, tx, &inst, Assignment{JobID: c.JobID, Blocks: c.Blocks}, c.RunID); err != nil {

@@ -6,10 +6,7 @@ import "dstack/internal/api"
 func View(i *Instance, projectName, fleetName string) api.Instance {
 	v := api.Instance{
 		ID: i.ID, ProjectName: projectName, Name: i.Name, FleetID: &i.FleetID, FleetName: &fleetName, InstanceNum: i.Num, Status: i.Status,
-		Unreachable: i.Unreachable, HealthStatus: api.Healthy, Created: api.At(i.CreatedAt), FinishedAt: api.OptTime(i.FinishedAt), BusyBlocks: i.Busy(),
-	}
-	if i.Data.Health != "" {
-		v.HealthStatus = api.HealthStatus(i.Data.Health)
+		Unreachable: i.Unreachable, HealthStatus: i.health(), Created: api.At(i.CreatedAt), FinishedAt: api.OptTime(i.FinishedAt), BusyBlocks: i.Busy(),
 	}
 	if i.Backend != "" {
 		b := api.BackendType(i.Backend)

@@ -1,5 +1,5 @@
-// Package metrics keeps the recent samples of jobs and the health of instances. Samples come
-// every ten seconds per job; they are written in batches and expire.
+// Package metrics keeps the recent samples of jobs, what DCGM measures of their GPUs, and the health
+// of instances. Samples come every ten seconds per job; all of it expires.
 package metrics
 
 import (
@@ -19,6 +19,7 @@ import (
 const (
 	keepRunning  = time.Hour
 	keepFinished = 7 * 24 * time.Hour
+	keepHealth   = 7 * 24 * time.Hour
 )
 
 // expireEvery is the time between two removals of what is too old.
@@ -31,21 +32,17 @@ type Point struct {
 	agentapi.Metrics
 }
 
-// Health is one check of an instance's accelerators.
-type Health struct {
-	InstanceID string
-	At         time.Time
-	agentapi.Health
-}
-
 // Config is what New needs; the times are optional.
 type Config struct {
 	DB  *store.DB
 	Log *slog.Logger
 	// KeepRunning is for samples of jobs that still send: the oldest go as new ones come. 0: an hour.
 	KeepRunning time.Duration
-	// KeepFinished is for the last samples of jobs that ended, and for health. 0: a week.
+	// KeepFinished is for the last samples of jobs that ended. 0: a week.
 	KeepFinished time.Duration
+	// KeepHealth is for checks of the health of instances, HealthEvery the least time between two
+	// of an instance. 0: a week, a minute.
+	KeepHealth, HealthEvery time.Duration
 }
 
 // Store keeps samples. It is safe for concurrent use.
@@ -58,6 +55,8 @@ func New(c Config) (*Store, error) {
 	}
 	c.KeepRunning = cmp.Or(c.KeepRunning, keepRunning)
 	c.KeepFinished = cmp.Or(c.KeepFinished, keepFinished)
+	c.KeepHealth = cmp.Or(c.KeepHealth, keepHealth)
+	c.HealthEvery = cmp.Or(c.HealthEvery, HealthEvery)
 	return &Store{c}, nil
 }
 
@@ -145,48 +144,12 @@ func (s *Store) Forget(ctx context.Context, tx *store.Tx, jobID string) error {
 	return err
 }
 
-// AddHealth stores a check of an instance.
-func (s *Store) AddHealth(ctx context.Context, h Health) error {
-	err := s.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.ExecContext(ctx, insertHealth, h.InstanceID, store.Micros(h.At), h.Status, h.Message, string(h.Response))
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("store health of instance %s: %w", h.InstanceID, err)
-	}
-	return nil
-}
-
-// HealthChecks returns the newest limit checks of an instance in the range, newest first.
-func (s *Store) HealthChecks(ctx context.Context, q store.Querier, instanceID string, r Range, limit int) ([]Health, error) {
-	from, to := r.micros()
-	var all []Health
-	rows, err := q.QueryContext(ctx, selectHealth, instanceID, from, to, limit)
-	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		h := Health{InstanceID: instanceID}
-		var at int64
-		var response string
-		if err := rows.Scan(&at, &h.Status, &h.Message, &response); err != nil {
-			return err
-		}
-		if h.At = store.Time(at); response != "" {
-			h.Response = []byte(response)
-		}
-		all = append(all, h)
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read health of instance %s: %w", instanceID, err)
-	}
-	return all, nil
-}
-
 // Run removes what is too old until ctx ends.
 func (s *Store) Run(ctx context.Context) error {
 	tick := time.NewTicker(expireEvery)
 	defer tick.Stop()
 	for {
-		if err := s.expire(ctx, time.Now().Add(-s.KeepFinished)); err != nil && ctx.Err() == nil {
+		if err := s.expire(ctx, time.Now()); err != nil && ctx.Err() == nil {
 			s.Log.Warn("old metrics not removed", "err", err)
 		}
 		select {
@@ -197,10 +160,13 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
-func (s *Store) expire(ctx context.Context, before time.Time) error {
+func (s *Store) expire(ctx context.Context, now time.Time) error {
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		for _, statement := range []string{expirePoints, expireHealth} {
-			if _, err := tx.ExecContext(ctx, statement, store.Micros(before)); err != nil {
+		for _, e := range []struct {
+			statement string
+			keep      time.Duration
+		}{{expirePoints, s.KeepFinished}, {expireHealth, s.KeepHealth}, {expireTexts, keepText}} {
+			if _, err := tx.ExecContext(ctx, e.statement, store.Micros(now.Add(-e.keep))); err != nil {
 				return err
 			}
 		}

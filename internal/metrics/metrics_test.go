@@ -2,6 +2,7 @@ package metrics_test
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"testing"
 	"time"
@@ -98,29 +99,101 @@ func TestExpiry(t *testing.T) {
 	})
 }
 
+// A check is stored with all that was found, at most once in so much time.
 func TestHealth(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s, t0 := newStore(t, db), time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-		want := []metrics.Health{
-			{InstanceID: "i", At: t0.Add(time.Minute), Health: agentapi.Health{Status: "failure", Message: "XID 79", Response: []byte(`{"dcgm": 1}`)}},
-			{InstanceID: "i", At: t0, Health: agentapi.Health{Status: "healthy"}},
+		check := func(after time.Duration, h agentapi.DCGMHealth) metrics.Health {
+			return metrics.Health{InstanceID: "i", At: t0.Add(after), DCGMHealth: h}
 		}
-		for _, h := range want {
-			if err := s.AddHealth(t.Context(), h); err != nil {
-				t.Fatal(err)
+		well := agentapi.DCGMHealth{Incidents: []agentapi.Incident{}}
+		failed := agentapi.DCGMHealth{OverallHealth: agentapi.HealthFail, Incidents: []agentapi.Incident{
+			{System: 16, Health: 20, ErrorMessage: "XID 79", ErrorCode: 1, EntityGroupID: 1, EntityID: 3}, {System: 1, Health: 10, ErrorMessage: "replays"}}}
+		for _, c := range []struct {
+			h      metrics.Health
+			stored bool
+		}{
+			{check(0, well), true},
+			{check(30*time.Second, failed), false}, // too early
+			{check(59*time.Second, failed), true},
+			{check(59*time.Second, failed), false}, // told twice
+		} {
+			if stored := addHealth(t, db, s, c.h); stored != c.stored {
+				t.Errorf("the check after %v: stored %v", c.h.At.Sub(t0), stored)
 			}
 		}
 		got, err := s.HealthChecks(t.Context(), db.Read(), "i", metrics.Range{}, 10)
+		want := []metrics.Health{check(59*time.Second, failed), check(0, well)}
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
 			t.Errorf("HealthChecks (-want +got), %v:\n%s", err, diff)
 		}
 	})
 }
 
+func addHealth(t *testing.T, db *store.DB, s *metrics.Store, h metrics.Health) (stored bool) {
+	t.Helper()
+	err := db.Write(context.Background(), func(tx *store.Tx) (err error) {
+		stored, err = s.AddHealth(context.Background(), tx, h)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stored
+}
+
+// What DCGM says of a job's GPUs replaces what it said before, counts for ten minutes, and is
+// refused when it makes no sense.
+func TestTexts(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		s, ctx := newStore(t, db), context.Background()
+		add := func(job, text string) error { return s.AddText(ctx, job, agentapi.Pack([]byte(text))) }
+		want := func(when string, want map[string]float64) {
+			t.Helper()
+			texts, err := s.Texts(ctx, db.Read())
+			got := map[string]float64{}
+			for job, text := range texts {
+				families, err := text.Families()
+				if err != nil || len(families) != 1 {
+					t.Fatalf("%s: %v, %v", when, families, err)
+				}
+				got[job] = families[0].Metric[0].GetUntyped().GetValue()
+			}
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Errorf("%s: %v (-want +got):\n%s", when, err, diff)
+			}
+		}
+		for _, job := range []string{"a", "b"} {
+			if err := add(job, "DCGM_A 1\n"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := add("a", "DCGM_A 2\n"); err != nil {
+			t.Error(err)
+		}
+		want("at once", map[string]float64{"a": 1, "b": 1})
+		time.Sleep(10 * time.Second)
+		if err := add("a", "DCGM_A 3\n"); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(10 * time.Second)
+		for _, bad := range [][]byte{agentapi.Pack([]byte("dstack_run_count_total 1\n")), agentapi.Pack(make([]byte, agentapi.MaxText+1)), []byte("DCGM_A 1\n")} {
+			if _, ok := errors.AsType[*metrics.TextError](s.AddText(ctx, "a", bad)); !ok {
+				t.Errorf("%.40q is taken", bad)
+			}
+		}
+		want("later", map[string]float64{"a": 3, "b": 1})
+		time.Sleep(9*time.Minute + 45*time.Second)
+		want("ten minutes after the first", map[string]float64{"a": 3})
+		time.Sleep(time.Minute)
+		want("at last", map[string]float64{})
+	})
+}
+
 // TestConfiguredExpiry has jobs and health kept for as long as an operator wants.
 func TestConfiguredExpiry(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
-		s, err := metrics.New(metrics.Config{DB: db, Log: slog.New(slog.DiscardHandler), KeepRunning: 10 * time.Minute, KeepFinished: 2 * time.Hour})
+		s, err := metrics.New(metrics.Config{DB: db, Log: slog.New(slog.DiscardHandler), KeepRunning: 10 * time.Minute, KeepFinished: 2 * time.Hour, KeepHealth: 90 * time.Minute})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,9 +212,7 @@ func TestConfiguredExpiry(t *testing.T) {
 				t.Errorf("%s: %+v, %v, want %+v", when, got, err, want)
 			}
 		}
-		if err := s.AddHealth(ctx, metrics.Health{InstanceID: "i", At: time.Now(), Health: agentapi.Health{Status: "healthy"}}); err != nil {
-			t.Fatal(err)
-		}
+		addHealth(t, db, s, metrics.Health{InstanceID: "i", At: time.Now()})
 		for range 30 {
 			if err := s.Add(ctx, sample(time.Now(), 1)); err != nil {
 				t.Fatal(err)
@@ -150,7 +221,7 @@ func TestConfiguredExpiry(t *testing.T) {
 		}
 		count("while it sends", counts{11, 1})
 		time.Sleep(90 * time.Minute)
-		count("an hour and a half later", counts{11, 1})
+		count("an hour and a half later", counts{11, 0})
 		time.Sleep(time.Hour)
 		count("an hour later", counts{0, 0})
 		cancel()

@@ -29,6 +29,18 @@ ON CONFLICT (instance_id, at) DO NOTHING`
 const expireHealth = `DELETE FROM instance_health WHERE at < $1`
 
 const selectHealth = `
-SELECT at, status, message, response FROM instance_health
+SELECT at, response FROM instance_health
 WHERE  instance_id = $1 AND at >= $2 AND at <= $3
 ORDER BY at DESC LIMIT $4`
+
+const latestHealth = `SELECT at FROM instance_health WHERE instance_id = $1 ORDER BY at DESC LIMIT 1`
+
+const ageOfText = `SELECT at FROM job_dcgm WHERE job_id = $1`
+
+const putText = `
+INSERT INTO job_dcgm (job_id, at, packed) VALUES ($1, $2, $3)
+ON CONFLICT (job_id) DO UPDATE SET at = excluded.at, packed = excluded.packed`
+
+const selectTexts = `SELECT job_id, packed FROM job_dcgm WHERE at >= $1`
+
+const expireTexts = `DELETE FROM job_dcgm WHERE at < $1`

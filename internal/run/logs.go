@@ -48,6 +48,7 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			mine[k.JobID] = false // the others of the host go on
 		}
 	}
+	texts := map[string][]byte{} // what DCGM says of the GPUs of jobs
 	latest := map[string]agentapi.Task{}
 	var order []string
 	for _, e := range events {
@@ -62,7 +63,17 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			latest[e.TaskID] = *e.Task
 		case e.Metrics != nil:
 			took(s.storeMetrics(ctx, e), 1)
+		case e.DCGM != nil:
+			texts[e.TaskID] = e.DCGM // the last: the others are over
 		}
+	}
+	for id, packed := range texts {
+		err := s.Metrics.AddText(ctx, id, packed)
+		if _, wrong := errors.AsType[*metrics.TextError](err); wrong {
+			dropped.Count, dropped.Why = dropped.Count+1, errors.New("metrics of GPUs that are none")
+			continue
+		}
+		took(err, 1)
 	}
 	tasks := make([]agentapi.Task, len(order))
 	for i, id := range order {

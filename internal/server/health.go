@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"dstack/internal/api"
+	"dstack/internal/metrics"
 	"dstack/internal/project"
 	"dstack/internal/user"
 )
@@ -26,9 +27,9 @@ func (s *Server) healthChecks(ctx context.Context, sc project.Scope, r api.Healt
 		return out, fmt.Errorf("read health checks: %w", err)
 	}
 	for _, h := range list {
-		check := api.HealthCheck{CollectedAt: api.At(h.At), Status: api.HealthStatus(h.Status), Events: []api.HealthEvent{}}
-		if h.Message != "" {
-			check.Events = append(check.Events, api.HealthEvent{Timestamp: check.CollectedAt, Status: check.Status, Message: h.Message})
+		check := api.HealthCheck{CollectedAt: api.At(h.At), Status: metrics.Status(h.OverallHealth), Events: []api.HealthEvent{}}
+		for _, i := range h.Incidents {
+			check.Events = append(check.Events, api.HealthEvent{Timestamp: check.CollectedAt, Status: metrics.Status(i.Health), Message: i.ErrorMessage})
 		}
 		out.HealthChecks = append(out.HealthChecks, check)
 	}

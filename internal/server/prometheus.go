@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"dstack/internal/api"
+	"dstack/internal/exposition"
 	"dstack/internal/instance"
 	"dstack/internal/run"
 	"dstack/internal/store"
@@ -43,7 +44,8 @@ func prometheusHandler(s *Server, _ caller, w http.ResponseWriter, r *http.Reque
 	if err := s.lives.register(reg); err != nil {
 		return err
 	}
-	promhttp.HandlerFor(reg, promhttp.HandlerOpts{}).ServeHTTP(w, r)
+	all := prometheus.Gatherers{reg, prometheus.GathererFunc(func() ([]*exposition.Family, error) { return s.gpuMetrics(r.Context()) })}
+	promhttp.HandlerFor(all, promhttp.HandlerOpts{}).ServeHTTP(w, r)
 	return nil
 }
 
@@ -146,13 +148,23 @@ GROUP BY p.name, a.name, r.status`) // also of deleted projects: counters do not
 	return err
 }
 
+// jobLabels are the labels of all that is about a job.
+func jobLabels() []string {
+	return []string{"dstack_project_name", "dstack_user_name", "dstack_run_name", "dstack_run_id", "dstack_job_name", "dstack_job_id", "dstack_job_num", "dstack_replica_num", "dstack_run_type", "dstack_backend", "dstack_gpu"}
+}
+
+// jobValues are those of [jobLabels], in their order.
+func jobValues(j run.Placed) []string {
+	return []string{j.Project, j.User, j.Run, j.RunID, j.Job.Data.Spec.JobName, j.Job.ID, strconv.Itoa(j.Job.Num), strconv.Itoa(j.Job.Replica), j.Type,
+		string(j.Job.Data.Provisioning.Backend), gpuName(j.Resources)}
+}
+
 func (c *collector) jobs(ctx context.Context, out chan<- prometheus.Metric) error {
-	labels := []string{"dstack_project_name", "dstack_user_name", "dstack_run_name", "dstack_run_id", "dstack_job_name", "dstack_job_id", "dstack_job_num", "dstack_replica_num", "dstack_run_type", "dstack_backend", "dstack_gpu"}
 	gauge := func(name, help string, more ...string) func(float64, ...string) {
-		return family(out, name, help, prometheus.GaugeValue, append(labels, more...))
+		return family(out, name, help, prometheus.GaugeValue, append(jobLabels(), more...))
 	}
-	duration := family(out, "dstack_job_duration_seconds_total", "Total seconds the job is running", prometheus.CounterValue, labels)
-	processor := family(out, "dstack_job_cpu_time_seconds_total", "Total CPU time consumed by the job, seconds", prometheus.CounterValue, labels)
+	duration := family(out, "dstack_job_duration_seconds_total", "Total seconds the job is running", prometheus.CounterValue, jobLabels())
+	processor := family(out, "dstack_job_cpu_time_seconds_total", "Total CPU time consumed by the job, seconds", prometheus.CounterValue, jobLabels())
 	price := gauge("dstack_job_price_dollars_per_hour", "Job instance price, USD/hour")
 	gpus := gauge("dstack_job_gpu_count", "Job GPU count")
 	cpus := gauge("dstack_job_cpu_count", "Job CPU count")
@@ -163,8 +175,7 @@ func (c *collector) jobs(ctx context.Context, out chan<- prometheus.Metric) erro
 	gpuTotal := gauge("dstack_job_gpu_memory_total_bytes", "Total GPU memory allocated for the job, bytes", "dstack_gpu_num")
 	gpuMemory := gauge("dstack_job_gpu_memory_usage_bytes", "GPU memory used by the job, bytes", "dstack_gpu_num")
 	return c.s.runs.EachPlaced(ctx, func(j run.Placed) error {
-		values := []string{j.Project, j.User, j.Run, j.RunID, j.Job.Data.Spec.JobName, j.Job.ID, strconv.Itoa(j.Job.Num), strconv.Itoa(j.Job.Replica), j.Type,
-			string(j.Job.Data.Provisioning.Backend), gpuName(j.Resources)}
+		values := jobValues(j)
 		duration(time.Since(j.Job.SubmittedAt).Seconds(), values...)
 		price(j.Job.Data.Provisioning.Price, values...)
 		gpus(float64(len(j.Resources.Gpus)), values...)

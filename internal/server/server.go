@@ -89,6 +89,9 @@ type Config struct {
 	// KeepMetrics is for samples of running jobs, KeepFinishedMetrics for those of ended ones. 0: an
 	// hour, a week.
 	KeepMetrics, KeepFinishedMetrics time.Duration
+	// KeepHealth is for checks of the health of instances, HealthEvery the time between two of an
+	// instance. 0: a week, a minute.
+	KeepHealth, HealthEvery time.Duration
 	// EventTTL is how long the audit log is kept, 0: [eventTTL], negative: nothing is written into it.
 	EventTTL time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
@@ -242,7 +245,7 @@ func (s *Server) assemble(file file) error {
 	}
 	s.hear()
 	s.lives = newLifeMetrics()
-	if s.metrics, err = metrics.New(metrics.Config{DB: s.db, Log: s.Log, KeepRunning: s.KeepMetrics, KeepFinished: s.KeepFinishedMetrics}); err != nil {
+	if s.metrics, err = metrics.New(metrics.Config{DB: s.db, Log: s.Log, KeepRunning: s.KeepMetrics, KeepFinished: s.KeepFinishedMetrics, KeepHealth: s.KeepHealth, HealthEvery: s.HealthEvery}); err != nil {
 		return err
 	}
 	perms := permissions(file.DefaultPermissions, cmp.Or(s.ProjectQuota, projectQuota))
@@ -257,7 +260,8 @@ func (s *Server) assemble(file file) error {
 	}
 	s.secrets = &secret.Service{DB: s.db, Box: box}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
-	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts, ConnectTimeout: s.ConnectTimeout})
+	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts, ConnectTimeout: s.ConnectTimeout,
+		Wish: agentapi.Wish{Health: cmp.Or(s.HealthEvery, metrics.HealthEvery), DCGM: s.Prometheus}})
 	s.access = &jobAccess{listen: s.pool.Listen, log: s.Log, mayCall: func(ctx context.Context, hostID, jobID string) (bool, error) {
 		return s.runs.MayCall(ctx, hostID, jobID)
 	}}
@@ -284,7 +288,7 @@ func (s *Server) assemble(file file) error {
 		return err
 	}
 	s.inst, err = instance.New(instance.Config{
-		DB: s.db, Engine: s.engine, Ledger: s.ledger, Hosts: s.pool, Onboard: s.pool, Sealer: box, Keys: s.projects, Log: s.Log,
+		DB: s.db, Engine: s.engine, Ledger: s.ledger, Hosts: s.pool, Onboard: s.pool, Sealer: box, Keys: s.projects, Checks: s.metrics, Log: s.Log,
 		Freed:        freed,
 		Changed:      func(jobs []string) { s.engine.Wake(run.JobKind, jobs...) },
 		FleetChanged: func(id string) { s.engine.Wake(fleet.Kind, id) },
@@ -420,9 +424,18 @@ func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo,
 func (k *sink) Disconnected(id string, err error) { k.s.inst.Disconnected(id, err) }
 
 func (k *sink) Handle(ctx context.Context, id string, events []agentapi.Event) error {
+	var health *agentapi.Health // the last: the others are over
 	for _, e := range events {
 		if e.Task != nil {
 			k.s.access.saw(ctx, id, *e.Task)
+		}
+		if e.Health != nil {
+			health = e.Health
+		}
+	}
+	if health != nil {
+		if err := k.s.inst.Checked(ctx, id, *health); err != nil {
+			return err
 		}
 	}
 	return k.s.runs.Handle(ctx, id, events)

@@ -297,6 +297,14 @@ CREATE UNIQUE INDEX job_submission ON job (run_id, replica_num, job_num, submiss
 
 CREATE INDEX job_waiting ON job (project_id) WHERE status = 'submitted';
 
+CREATE TABLE job_dcgm (
+    job_id TEXT PRIMARY KEY,
+    at     BIGINT NOT NULL,
+    packed BYTEA NOT NULL
+);
+
+CREATE INDEX job_dcgm_at ON job_dcgm (at);
+
 CREATE TABLE job_metrics (
     job_id      TEXT NOT NULL,
     at          BIGINT NOT NULL,

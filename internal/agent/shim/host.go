@@ -50,7 +50,11 @@ func (s *Shim) describe(ctx context.Context) error {
 	}
 	h.Memory = int64(info.Totalram) * int64(info.Unit)
 	h.Addresses, h.DefaultAddress = addresses()
-	found := gpu.Detect(ctx)
+	detect := s.Detect
+	if detect == nil {
+		detect = gpu.Detect
+	}
+	found := detect(ctx)
 	h.GPUVendor, h.GPUs = found.Vendor, found.GPUs
 	if found.Problem != "" {
 		h.Warnings = append(h.Warnings, found.Problem)

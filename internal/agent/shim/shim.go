@@ -28,6 +28,10 @@ type Config struct {
 	// SocketUser is the id of the login user who may reach the socket, -1 for the agent's own.
 	SocketUser int
 	Log        *slog.Logger
+	// Detect finds the accelerators; optional: those of this machine.
+	Detect func(context.Context) gpu.Found
+	// DCGM is where NVIDIA's programs are to be found; optional.
+	DCGM DCGM
 }
 
 // Shim is the agent of a host.
@@ -36,6 +40,7 @@ type Shim struct {
 	host     agentapi.HostInfo
 	gpus     *gpu.Locks
 	hostKeys hostKeys
+	dcgm     *dcgmSource
 
 	mu      sync.Mutex
 	tasks   map[string]*task
@@ -74,6 +79,8 @@ func Run(ctx context.Context, c Config) error {
 	if err := s.describe(s.ctx); err != nil {
 		return err
 	}
+	s.dcgm = newDCGM(c)
+	defer s.dcgm.exporter.Close()
 	if err := s.recover(s.ctx); err != nil {
 		return err
 	}

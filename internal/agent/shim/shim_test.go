@@ -164,7 +164,7 @@ func newHome(t *testing.T) string {
 	return dir
 }
 
-func run(t *testing.T, home string, e *engine) *agent {
+func run(t *testing.T, home string, e *engine, change ...func(*Config)) *agent {
 	t.Helper()
 	a := &agent{t: t, home: home, engine: e, done: make(chan error, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -176,9 +176,11 @@ func run(t *testing.T, home string, e *engine) *agent {
 	if err != nil {
 		t.Fatal(err)
 	}
-	go func() {
-		a.done <- Run(ctx, Config{Home: home, Runtime: e, Self: self, SocketUser: -1, Log: slog.New(slog.DiscardHandler)})
-	}()
+	c := Config{Home: home, Runtime: e, Self: self, SocketUser: -1, Log: slog.New(slog.DiscardHandler)}
+	for _, f := range change {
+		f(&c)
+	}
+	go func() { a.done <- Run(ctx, c) }()
 	t.Cleanup(a.stop)
 	a.until("the agent answers", func() bool { _, err := a.Host(ctx); return err == nil })
 	return a

@@ -58,6 +58,8 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 	}()
 	heartbeat := time.NewTicker(agentapi.HeartbeatEvery)
 	defer heartbeat.Stop()
+	checks, texts, end := s.grant(agentapi.WishOf(r.URL.Query()))
+	defer end()
 	if st.enc.Encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()}) != nil {
 		return
 	}
@@ -73,6 +75,16 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 		}
 		select {
 		case <-changed:
+		case h := <-checks:
+			if st.send(agentapi.Event{Kind: agentapi.HealthEvent, Health: &h}, position{}) != nil {
+				return
+			}
+		case list := <-texts:
+			for _, t := range list {
+				if st.send(agentapi.Event{Kind: agentapi.DCGMEvent, TaskID: t.task, DCGM: t.packed}, position{}) != nil {
+					return
+				}
+			}
 		case <-heartbeat.C:
 			if st.enc.Encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()}) != nil {
 				return

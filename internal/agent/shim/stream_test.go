@@ -19,12 +19,15 @@ type ear struct {
 	done   chan struct{}
 }
 
-func (a *agent) listen() *ear {
+func (a *agent) listen() *ear { return a.wish(agentapi.Wish{}) }
+
+// wish listens to more than each stream carries.
+func (a *agent) wish(wish agentapi.Wish) *ear {
 	ctx, cancel := context.WithCancel(a.t.Context())
 	e := &ear{a: a, cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(e.done)
-		_ = a.Events(ctx, 0, func(ev agentapi.Event) error {
+		_ = a.Events(ctx, 0, wish, func(ev agentapi.Event) error {
 			e.mu.Lock()
 			defer e.mu.Unlock()
 			if ev.Kind != agentapi.HeartbeatEvent {
