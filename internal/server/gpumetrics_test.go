@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"net/http"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,15 +18,27 @@ import (
 const hopperUUID = "GPU-8ef02f3c-5d6b-b1d6-a36f-7d6c0e4ef111"
 
 // rack is a server with the project lab and a fleet of one idle host.
-func rack(t *testing.T, s *Server) (w *sharing, instanceID string) {
+func rack(t *testing.T, s *Server) (w *sharing, fleet, instance string) {
 	t.Helper()
 	w = newSharing(t, s, "lab")
-	fleet := w.sshFleet(t, "lab", "rack", "10.0.0.1")
-	err := s.db.Read().QueryRowContext(t.Context(), `SELECT id FROM instance WHERE fleet_id = $1`, fleet).Scan(&instanceID)
+	fleet = w.sshFleet(t, "lab", "rack", "10.0.0.1")
+	err := s.db.Read().QueryRowContext(t.Context(), `SELECT id FROM instance WHERE fleet_id = $1`, fleet).Scan(&instance)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w, instanceID
+	return w, fleet, instance
+}
+
+// eventsWithin are the messages about a fleet and its instances, oldest first.
+func (s *Server) eventsWithin(t *testing.T, fleet string) []string {
+	t.Helper()
+	var list []api.Event
+	s.must(t, "/api/events/list", map[string]any{"ascending": true, "within_fleets": []string{fleet}}, &list)
+	var texts []string
+	for _, e := range list {
+		texts = append(texts, e.Message)
+	}
+	return texts
 }
 
 // says has a host send an event.
@@ -43,7 +54,7 @@ func (s *Server) says(t *testing.T, instanceID string, e agentapi.Event) error {
 // A host's GPUs are shown as they were checked last, and one that has failed keeps jobs away.
 func TestInstanceHealth(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *Server) {
-		_, id := rack(t, s)
+		_, fleet, id := rack(t, s)
 		s.metrics.HealthEvery = time.Nanosecond // each counts
 		check := func(health int, incidents ...agentapi.Incident) {
 			t.Helper()
@@ -111,7 +122,12 @@ func TestInstanceHealth(t *testing.T) {
 		if got := shown(); got != api.Healthy || offers() != 1 {
 			t.Errorf("when nobody checks any more: %s, %d offers", got, offers())
 		}
-		changes := slices.DeleteFunc(eventTexts(t, s), func(e string) bool { return !strings.Contains(e, "health") })
+		var changes []string
+		for _, e := range s.eventsWithin(t, fleet) {
+			if strings.Contains(e, "health") {
+				changes = append(changes, e)
+			}
+		}
 		if diff := cmp.Diff([]string{"Instance health changed HEALTHY -> WARNING", "Instance health changed WARNING -> FAILURE", "Instance health changed FAILURE -> HEALTHY"}, changes); diff != "" {
 			t.Errorf("events (-want +got):\n%s", diff)
 		}
@@ -153,7 +169,7 @@ func (w *sharing) running(t *testing.T, project, name, instanceID string) string
 func TestGPUMetrics(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *Server) {
 		s.Prometheus = true
-		w, inst := rack(t, s)
+		w, _, inst := rack(t, s)
 		train, lie := w.running(t, "lab", "train", inst), w.running(t, "lab", "lie", inst)
 		send := func(job, text string) error {
 			return s.says(t, inst, agentapi.Event{Kind: agentapi.DCGMEvent, TaskID: job, DCGM: agentapi.Pack([]byte(text))})

@@ -211,7 +211,9 @@ func TestExporterThatLies(t *testing.T) {
 			_, _ = w.Write(bytes.Repeat([]byte("DCGM_FI_X 1\n"), maxText/12+1))
 		},
 		"another thing": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "node_load1 3") },
-		"an error":      func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "DCGM_ is away", 503) },
+		"an error": func(w http.ResponseWriter, _ *http.Request) {
+			http.Error(w, "DCGM_ is away", http.StatusServiceUnavailable)
+		},
 	} {
 		srv := httptest.NewServer(answer)
 		e, _ := newExporter(t, 1)
