@@ -53,7 +53,6 @@ var elsewhere = map[string]string{
 	"03-apply-error-12/01":          "images are looked up by the host that pulls them",
 	"03-gateway-apply/00":           "the error says which backends the project has",
 	"03-volume-apply/02":            "the error says which backends the project has",
-	"04-event-fleet/01":             "the newest events are of instances that the engine took on",
 	"04-export-create":              "the published server has switched exports off",
 	"04-export-list":                "the published server has switched exports off",
 	"04-import-":                    "the published server has switched exports off",
