@@ -340,6 +340,18 @@ type InstanceOffer struct {
 	Reserves  bool    `json:"-"`
 	Multinode bool    `json:"-"`
 	Penalty   float64 `json:"-"`
+	// Rooms are what reservations have of the offer, Order and Floor the ranking of its backend.
+	// They are for the server alone, too.
+	Rooms []Room  `json:"-"`
+	Order int     `json:"-"`
+	Floor float64 `json:"-"`
+}
+
+// Room is how many more instances of an offer can be created in a reservation, in a zone or, if it
+// is "", in the whole region.
+type Room struct {
+	Reservation, Zone string
+	Left              int
 }
 
 // InstanceType is a kind of machine.

@@ -3,6 +3,8 @@ package backend
 import (
 	"context"
 	"time"
+
+	"dstack/internal/offer"
 )
 
 // The interfaces below are capabilities: a backend has one when it implements it. They are
@@ -70,8 +72,19 @@ type PrivilegedBackend interface{ Privileged() }
 // MultinodeBackend gives its instances of one region a network in which they reach each other.
 type MultinodeBackend interface{ Multinode() }
 
-// ReservationBackend honours CreateRequest.Reservation and Query.Reservation.
-type ReservationBackend interface{ Reservations() }
+// ReservationBackend creates instances in reservations: in [CreateRequest].Reservation, or not at
+// all. Spot instances are never in one.
+type ReservationBackend interface {
+	// Reservation lists what a reservation has, by the name or id that users write, with parts
+	// that are full. It is empty when the account can use none of that name, whyever: it is
+	// malformed, not known, not active, somebody else's. An error leaves that open.
+	Reservation(ctx context.Context, name string) ([]offer.Reserved, error)
+}
+
+// RankedBackend lists its offers best first, by what prices do not tell: a score, say. Offers of
+// all backends are merged by price such that those of a ranked one keep their order: an offer does
+// not come before another that its backend ranks higher, though it costs less.
+type RankedBackend interface{ Ranked() }
 
 // ContainerBackend runs CreateRequest.Container instead of a machine.
 type ContainerBackend interface{ Containers() }

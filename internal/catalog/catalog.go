@@ -55,23 +55,31 @@ type Catalog struct {
 	Config
 	memory  memory
 	mu      sync.Mutex
-	known   map[ledger.Account]*answer
-	markets map[string]market // by project
+	known   map[subject]*answer
+	markets map[string]market // by project and reservations
 	ctx     context.Context   // of refreshes; ends with Run
 	end     context.CancelFunc
 	wg      sync.WaitGroup
 }
 
-// answer is what one backend last said.
+// subject is what a backend is asked about: its offers or, with a name, a reservation.
+type subject struct {
+	ledger.Account
+	reservation string
+}
+
+// answer is what one backend last said of a subject.
 type answer struct {
 	offers []offer.Offer
-	absurd int       // how many more there were that no provider can mean
-	asked  time.Time // the last attempt's begin
-	at     time.Time // the last attempt's end, zero before the first
-	heard  time.Time // when offers came, zero before
-	since  time.Time // when they first were what they are
-	err    error     // of the last attempt
-	asking bool      // a refresh is under way
+	parts  []offer.Reserved // of a reservation
+	wanted time.Time        // when somebody last wanted to know
+	absurd int              // how many more there were that no provider can mean
+	asked  time.Time        // the last attempt's begin
+	at     time.Time        // the last attempt's end, zero before the first
+	heard  time.Time        // when offers came, zero before
+	since  time.Time        // when they first were what they are
+	err    error            // of the last attempt
+	asking bool             // a refresh is under way
 	// expected says that somebody will go on when it has ended.
 	expected bool
 	done     chan struct{} // closed with the last attempt's end
@@ -86,7 +94,7 @@ func New(c Config) (*Catalog, error) {
 		c.Changed = func(string) {}
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &Catalog{Config: c, known: map[ledger.Account]*answer{}, markets: map[string]market{}, ctx: ctx, end: end}, nil
+	return &Catalog{Config: c, known: map[subject]*answer{}, markets: map[string]market{}, ctx: ctx, end: end}, nil
 }
 
 // Close ends the refreshes that are under way and waits for them.
@@ -101,16 +109,18 @@ func (c *Catalog) Close() {
 // lately with a penalty, for somebody to look at. Old answers are refreshed in the background;
 // only a backend without a valid answer is waited for, and not for long. One that does not
 // answer contributes its last answer, however old: see [Catalog.Problems].
-func (c *Catalog) Offers(ctx context.Context, projectID string) ([]offer.Offer, error) {
-	return c.offers(ctx, projectID, wait{old: coldWait}, func(*answer) bool { return true })
+//
+// Offers say what room the reservations that are named have for them.
+func (c *Catalog) Offers(ctx context.Context, projectID string, reservations ...string) ([]offer.Offer, error) {
+	return c.offers(ctx, projectID, reservations, wait{old: coldWait}, func(*answer) bool { return true })
 }
 
 // Purchasable lists the offers that something may be bought on: those of valid answers. A
 // backend without one is waited for longer than by Offers, and one whose answer is not fresh as
 // long as by it, so that a price which was raised is known. pending is when, at the
 // latest, offers that are missing yet are known or given up; zero when none are awaited.
-func (c *Catalog) Purchasable(ctx context.Context, projectID string) (offers []offer.Offer, pending time.Time, err error) {
-	offers, err = c.offers(ctx, projectID, buying(), func(k *answer) bool {
+func (c *Catalog) Purchasable(ctx context.Context, projectID string, reservations ...string) (offers []offer.Offer, pending time.Time, err error) {
+	offers, err = c.offers(ctx, projectID, reservations, buying(), func(k *answer) bool {
 		now := time.Now()
 		if k.awaited(now) && pending.Before(k.asked.Add(deadline)) {
 			pending = k.asked.Add(deadline)
@@ -121,31 +131,37 @@ func (c *Catalog) Purchasable(ctx context.Context, projectID string) (offers []o
 }
 
 // offers lists the offers of the answers that count, after it waited for them.
-func (c *Catalog) offers(ctx context.Context, projectID string, w wait, counts func(*answer) bool) ([]offer.Offer, error) {
+func (c *Catalog) offers(ctx context.Context, projectID string, reservations []string, w wait, counts func(*answer) bool) ([]offer.Offer, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.await(ctx, accounts, w); err != nil {
+	subjects := append(offersOf(accounts), c.reservationsOf(ctx, accounts, reservations)...)
+	if err := c.await(ctx, subjects, w); err != nil {
 		return nil, err
 	}
 	lower := penalties(time.Now().Truncate(penaltyStep), c.failed(ctx), projectID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	var told []*answer
+	var told []subject
 	said := fmt.Appendf(nil, "%v", lower)
-	for _, a := range accounts {
+	for _, a := range subjects {
 		if k := c.known[a]; k != nil && counts(k) {
-			told = append(told, k)
+			told = append(told, a)
 			said = fmt.Appendf(said, " %v %d", a, k.since.UnixNano())
 		}
 	}
-	if m := c.markets[projectID]; m.said == string(said) {
+	name := fmt.Sprintf("%s %q", projectID, reservations)
+	if m := c.markets[name]; m.said == string(said) {
 		return m.offers, nil
 	}
 	var all []offer.Offer
-	for _, k := range told {
-		all = append(all, k.offers...)
+	for _, a := range told {
+		if a.reservation == "" {
+			all = append(all, c.known[a].offers...)
+		} else {
+			reserve(all, a, c.known[a].parts)
+		}
 	}
 	if len(lower) > 0 {
 		for i := range all {
@@ -155,7 +171,7 @@ func (c *Catalog) offers(ctx context.Context, projectID string, w wait, counts f
 	if len(c.markets) >= maxMarkets {
 		clear(c.markets)
 	}
-	c.markets[projectID] = market{string(said), all}
+	c.markets[name] = market{string(said), all}
 	return all, nil
 }
 
@@ -174,12 +190,12 @@ type market struct {
 
 // Settled asks the backends that [Catalog.Purchasable] would wait for, and returns until when it
 // would; zero when it would not. Changed is called when one of them has answered, whatever it says.
-func (c *Catalog) Settled(ctx context.Context, projectID string) (until time.Time, err error) {
+func (c *Catalog) Settled(ctx context.Context, projectID string, reservations ...string) (until time.Time, err error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return time.Time{}, err
 	}
-	for _, q := range c.refreshStale(accounts, true) {
+	for _, q := range c.refreshStale(append(offersOf(accounts), c.reservationsOf(ctx, accounts, reservations)...), true) {
 		if end := q.asked.Add(buying().of(q)); end.After(time.Now()) && end.After(until) {
 			until = end
 		}
@@ -202,8 +218,8 @@ func (w wait) of(q question) time.Duration {
 }
 
 // await refreshes old answers and waits for them.
-func (c *Catalog) await(ctx context.Context, accounts []ledger.Account, w wait) error {
-	for _, q := range c.refreshStale(accounts, false) {
+func (c *Catalog) await(ctx context.Context, about []subject, w wait) error {
+	for _, q := range c.refreshStale(about, false) {
 		timer := time.NewTimer(time.Until(q.asked.Add(w.of(q))))
 		select {
 		case <-q.done:
@@ -226,8 +242,7 @@ func (k *answer) awaited(now time.Time) bool { return k.asking && !k.valid(now) 
 
 // due says that the backend should be asked: soon after a failure, which may be mended, unless it
 // asked for patience.
-func (k *answer) due(now time.Time) bool {
-	rest := fresh
+func (k *answer) due(now time.Time, rest time.Duration) bool {
 	if _, limited := errors.AsType[*backend.RateLimitedError](k.err); k.err != nil && !limited && !silent(k.err) {
 		rest = again
 	}
@@ -251,18 +266,19 @@ type question struct {
 
 // refreshStale begins to ask the backends whose answers are old, and returns the questions that
 // are worth waiting for. expected has Changed called when they are answered.
-func (c *Catalog) refreshStale(accounts []ledger.Account, expected bool) []question {
+func (c *Catalog) refreshStale(about []subject, expected bool) []question {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
 	var open []question
-	for _, a := range accounts {
+	for _, a := range about {
 		k := c.known[a]
 		if k == nil {
 			k = &answer{}
 			c.known[a] = k
 		}
-		if k.due(now) && c.ctx.Err() == nil {
+		k.wanted = now
+		if k.due(now, a.fresh()) && c.ctx.Err() == nil {
 			k.asking, k.asked, k.done = true, now, make(chan struct{})
 			c.wg.Go(func() { c.refresh(a, k) })
 		}
@@ -276,26 +292,34 @@ func (c *Catalog) refreshStale(accounts []ledger.Account, expected bool) []quest
 
 // refresh asks one backend. The work is nobody's in particular: the first caller to give up
 // must not fail it for the others.
-func (c *Catalog) refresh(a ledger.Account, k *answer) {
+func (c *Catalog) refresh(a subject, k *answer) {
 	ctx, cancel := context.WithTimeoutCause(c.ctx, deadline, errSilent)
 	defer cancel()
-	offers, absurd, err := c.ask(ctx, a)
+	var offers []offer.Offer
+	var parts []offer.Reserved
+	var absurd absurdities
+	var err error
+	if a.reservation == "" {
+		offers, absurd, err = c.ask(ctx, a.Account)
+	} else {
+		parts, err = c.askReservation(ctx, a)
+	}
 	c.mu.Lock()
 	// An answer that was waited for is told of even when it is the same, or none.
-	changed := k.expected || k.awaited(time.Now()) || err == nil && !same(k.offers, offers)
+	changed := k.expected || k.awaited(time.Now()) || err == nil && !(same(k.offers, offers) && slices.EqualFunc(k.parts, parts, equalParts))
 	news := err != nil && c.ctx.Err() == nil && (k.err == nil || k.err.Error() != err.Error())
 	strange := err == nil && absurd.n > 0 && absurd.n != k.absurd
 	if err == nil {
 		k.absurd, k.heard = absurd.n, time.Now()
-		if k.since.IsZero() || !slices.EqualFunc(k.offers, offers, identical) { // else lists that were made of them stay
-			k.offers, k.since = offers, k.heard
+		if k.since.IsZero() || !slices.EqualFunc(k.offers, offers, identical) || !slices.EqualFunc(k.parts, parts, equalParts) { // else lists that were made of them stay
+			k.offers, k.parts, k.since = offers, parts, k.heard
 		}
 	}
 	close(k.done)
 	k.at, k.asking, k.expected, k.err = time.Now(), false, false, err
 	c.mu.Unlock()
 	if news {
-		c.Log.Warn("a backend does not say what it offers", "backend", a.Backend, "err", err)
+		c.Log.Warn("a backend does not say what it offers", "backend", a.Backend, "reservation", a.reservation, "err", err)
 	}
 	if strange {
 		c.Log.Warn("a backend has offers that nobody can mean; they are left out", "backend", a.Backend, "offers", absurd.n, "first", absurd.first)
@@ -331,8 +355,9 @@ func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, abs
 	if err != nil {
 		return nil, out, err
 	}
-	_, reserves := b.(backend.ReservationBackend)
 	_, multinode := b.(backend.MultinodeBackend)
+	_, ranked := b.(backend.RankedBackend)
+	order, floor := 0, 0.0
 	offers := make([]offer.Offer, 0, len(listed))
 	for _, o := range listed {
 		if err := pricelist.CheckLive(o); err != nil {
@@ -341,7 +366,11 @@ func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, abs
 			}
 			continue
 		}
-		o.Reserves, o.Multinode = reserves, multinode
+		o.Multinode = multinode
+		if ranked {
+			order, floor = order+1, max(floor, o.Price)
+			o.Order, o.Floor = order, floor
+		}
 		offers = append(offers, o)
 	}
 	return offers, out, nil
@@ -350,7 +379,7 @@ func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, abs
 // same compares what is looked at when jobs are placed.
 func same(a, b []offer.Offer) bool {
 	return slices.EqualFunc(a, b, func(x, y offer.Offer) bool {
-		return x.Key() == y.Key() && x.Price == y.Price && x.Availability == y.Availability
+		return x.Key() == y.Key() && x.Price == y.Price && x.Availability == y.Availability && x.Floor == y.Floor
 	})
 }
 
@@ -363,7 +392,7 @@ func identical(a, b offer.Offer) bool {
 	if len(a.Data)+len(b.Data) > 0 && !reflect.DeepEqual(a.Data, b.Data) {
 		return false
 	}
-	return a.Key() == b.Key() && a.Price == b.Price && a.Availability == b.Availability && a.Runtime == b.Runtime && a.Reserves == b.Reserves && a.Multinode == b.Multinode &&
+	return a.Key() == b.Key() && a.Price == b.Price && a.Availability == b.Availability && a.Runtime == b.Runtime && a.Multinode == b.Multinode && a.Order == b.Order && a.Floor == b.Floor &&
 		x.CPUs == y.CPUs && x.MemoryMiB == y.MemoryMiB && x.DiskMiB == y.DiskMiB && x.Arch == y.Arch
 }
 

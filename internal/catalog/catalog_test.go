@@ -17,9 +17,11 @@ import (
 
 // clouds are two backends of project p whose answers a test decides.
 type clouds struct {
-	mu    sync.Mutex
-	asked map[string]int
-	say   func(ctx context.Context, name string) ([]offer.Offer, error)
+	mu     sync.Mutex
+	asked  map[string]int
+	say    func(ctx context.Context, name string) ([]offer.Offer, error)
+	parts  map[string][]offer.Reserved // of reservations
+	silent error                       // instead of what is reserved
 	// reserves is the backend that honours reservations and makes clusters, "" for none.
 	reserves string
 }
@@ -39,8 +41,15 @@ func (c *clouds) Backend(_ context.Context, _, name string) (backend.Backend, er
 // reserving is an account at a provider with reservations and networks.
 type reserving struct{ account }
 
-func (reserving) Reservations() {}
-func (reserving) Multinode()    {}
+func (reserving) Multinode() {}
+func (reserving) Ranked()    {}
+
+func (r reserving) Reservation(_ context.Context, name string) ([]offer.Reserved, error) {
+	r.c.mu.Lock()
+	defer r.c.mu.Unlock()
+	r.c.asked[r.name+"/"+name]++
+	return r.c.parts[name], r.c.silent
+}
 
 type account struct {
 	backend.Backend

@@ -97,8 +97,8 @@ func TestCapabilitiesOfOffers(t *testing.T) {
 		c, cl, _ := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) { return one(name), nil })
 		cl.reserves = "b"
 		offers, err := c.Offers(t.Context(), "p")
-		if err != nil || len(offers) != 2 || offers[0].Reserves || offers[0].Multinode || !offers[1].Reserves || !offers[1].Multinode {
-			t.Errorf("offers %+v, %v, want that only those of b can be reserved and reach each other", offers, err)
+		if err != nil || len(offers) != 2 || offers[0].Order != 0 || offers[0].Multinode || offers[1].Order != 1 || !offers[1].Multinode {
+			t.Errorf("offers %+v, %v, want that only those of b are ranked and reach each other", offers, err)
 		}
 	})
 }

@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"dstack/internal/backend"
+	"dstack/internal/ledger"
 )
 
 // slow is how long a backend may take to answer before it is said that it does not.
@@ -31,8 +34,19 @@ func (c *Catalog) Problems(ctx context.Context, projectID string) ([]Problem, er
 	defer c.mu.Unlock()
 	var list []Problem
 	for _, a := range accounts {
-		if k := c.known[a]; k != nil {
-			if text := k.problem(time.Now()); text != "" {
+		k := c.known[subject{Account: a}]
+		if k == nil {
+			continue
+		}
+		if text := k.problem(time.Now(), "offers"); text != "" {
+			list = append(list, Problem{Backend: a.Backend, Text: text, At: k.heard})
+		}
+		if k.absurd > 0 {
+			list = append(list, Problem{Backend: a.Backend, Text: absurd(k.absurd), At: k.heard})
+		}
+		for _, s := range c.reservationsAsked(a) {
+			k := c.known[s]
+			if text := k.problem(time.Now(), fmt.Sprintf("facts about reservation %q", s.reservation)); text != "" {
 				list = append(list, Problem{Backend: a.Backend, Text: text, At: k.heard})
 			}
 		}
@@ -40,24 +54,44 @@ func (c *Catalog) Problems(ctx context.Context, projectID string) ([]Problem, er
 	return list, nil
 }
 
-// problem says what keeps offers from being new, "" for nothing.
-func (k *answer) problem(now time.Time) string {
+// absurd tells of offers that were left out.
+func absurd(n int) string {
+	if n == 1 {
+		return "made an offer that nobody can mean, which is left out"
+	}
+	return fmt.Sprintf("made %d offers that nobody can mean, which are left out", n)
+}
+
+// reservationsAsked are those that an account was asked about lately, by name. It wants the mutex held.
+func (c *Catalog) reservationsAsked(a ledger.Account) []subject {
+	var list []subject
+	for s, k := range c.known {
+		if s.Account == a && s.reservation != "" && time.Since(k.wanted) < fresh {
+			list = append(list, s)
+		}
+	}
+	slices.SortFunc(list, func(a, b subject) int { return strings.Compare(a.reservation, b.reservation) })
+	return list
+}
+
+// problem says what keeps things that were asked for from being new, "" for nothing.
+func (k *answer) problem(now time.Time, things string) string {
 	pause := now.Sub(k.asked)
 	why := ""
 	switch {
 	case k.err != nil:
 		why = reason(k.err)
 	case k.asking && k.at.IsZero():
-		return fmt.Sprintf("was asked for the first time %v ago and has not answered yet; its offers are missing, look again soon", pause.Round(time.Second))
+		return fmt.Sprintf("was asked for the first time %v ago and has not answered yet; its %s are missing, look again soon", pause.Round(time.Second), things)
 	case k.asking && (pause > slow || !k.valid(now) && pause >= coldWait):
 		why = fmt.Sprintf("has not answered for %v", pause.Round(time.Second))
 	default:
 		return ""
 	}
 	if k.heard.IsZero() {
-		return why + "; its offers are missing"
+		return why + "; its " + things + " are missing"
 	}
-	return fmt.Sprintf("%s; its offers are those of %v ago", why, now.Sub(k.heard).Round(time.Second))
+	return fmt.Sprintf("%s; its %s are those of %v ago", why, things, now.Sub(k.heard).Round(time.Second))
 }
 
 // reason is the kind of an error.

@@ -15,8 +15,8 @@ func (c *Catalog) Warm(ctx context.Context) error {
 		return err
 	}
 	c.mu.Lock()
-	accounts = slices.DeleteFunc(slices.Clone(accounts), func(a ledger.Account) bool { return c.known[a] != nil })
+	accounts = slices.DeleteFunc(slices.Clone(accounts), func(a ledger.Account) bool { return c.known[subject{Account: a}] != nil })
 	c.mu.Unlock()
-	c.refreshStale(accounts, false)
+	c.refreshStale(offersOf(accounts), false)
 	return nil
 }

@@ -54,8 +54,8 @@ type Config struct {
 	Box       *crypt.Box
 	Projects  *project.Service
 	Instances func() *instance.Service
-	// Market is what a project's backends say now.
-	Market func(ctx context.Context, projectID string) (Market, error)
+	// Market is what a project's backends say now, of reservations too that are named.
+	Market func(ctx context.Context, projectID string, reservations ...string) (Market, error)
 	// Freed is called after a commit that lets the instances of a project become more.
 	Freed func(projectID string)
 	Log   *slog.Logger
@@ -271,9 +271,13 @@ func ToAPI(o offer.Offer) api.InstanceOffer {
 	if data == nil {
 		data = map[string]any{}
 	}
+	var rooms []api.Room
+	for _, r := range o.Rooms {
+		rooms = append(rooms, api.Room(r))
+	}
 	return api.InstanceOffer{Backend: api.BackendType(o.Backend), Instance: api.InstanceType{Name: o.Instance, Resources: res}, Region: o.Region, Price: o.Price,
 		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1,
-		Reserves: o.Reserves, Multinode: o.Multinode, Penalty: o.Penalty}
+		Reserves: o.Reserves, Multinode: o.Multinode, Penalty: o.Penalty, Rooms: rooms, Order: o.Order, Floor: o.Floor}
 }
 
 // GeneratedName makes adjective-animal.

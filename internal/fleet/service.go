@@ -147,12 +147,17 @@ func (s *Service) planOffers(ctx context.Context, sc project.Scope, plan *api.Fl
 	if c.Nodes == nil {
 		return nil
 	}
-	market, err := s.Market(ctx, sc.Project.ID)
+	ask := Fleet{Spec: *plan.EffectiveSpec}.Ask()
+	var reserved []string
+	if r := ask.Requirements.Reservation; r != nil {
+		reserved = []string{*r}
+	}
+	market, err := s.Market(ctx, sc.Project.ID, reserved...)
 	if err != nil {
 		return err
 	}
 	plan.BackendProblems = market.Problems
-	offers, why := scheduler.Nodes(Fleet{Spec: *plan.EffectiveSpec}.Ask(), c.Blocks.N, c.Blocks.Auto, scheduler.Supply{Offers: market.Offers, Backends: market.Backends})
+	offers, why := scheduler.Nodes(ask, c.Blocks.N, c.Blocks.Auto, scheduler.Supply{Offers: market.Offers, Backends: market.Backends})
 	plan.WhyNot = why.Worth(scheduler.Few)
 	if c.Nodes.Target == 0 {
 		plan.WhyNot = &why // says how many there would be

@@ -62,7 +62,7 @@ type Config struct {
 	FleetName func(ctx context.Context, fleetID string) string
 	// Offers lists what a project's backends offer and an instance may be bought on, cheapest
 	// first. More may come until pending, zero when all have answered.
-	Offers func(ctx context.Context, projectID string) (list []api.InstanceOffer, pending time.Time, err error)
+	Offers func(ctx context.Context, projectID string, reservations ...string) (list []api.InstanceOffer, pending time.Time, err error)
 	// MaxOffers bounds the offers that are tried for one instance, 0: 25.
 	MaxOffers int
 	// ProjectName names a project in the cloud's tags.

@@ -4,6 +4,7 @@ package offer
 
 import (
 	"cmp"
+	"slices"
 	"strings"
 )
 
@@ -28,6 +29,13 @@ type Offer struct {
 	// which knows what they declare.
 	Reserves  bool `json:"-"`
 	Multinode bool `json:"-"`
+	// Rooms are what reservations that somebody asks for have of it. The catalog sets them.
+	Rooms []Room `json:"-"`
+	// Order is the place that the backend's own ranking gives the offer, from 1, and Floor the
+	// highest price of those before it, in US dollars per hour; 0 for both without such a ranking.
+	// The catalog sets them.
+	Order int     `json:"-"`
+	Floor float64 `json:"-"`
 	// Penalty lowers the place of what could not be had lately: offers are ordered by their
 	// price times one plus it. The catalog sets it.
 	Penalty float64 `json:"-"`
@@ -77,8 +85,32 @@ type Query struct {
 	Spot    *bool    // nil: both
 	// Full asks backends that slice nodes (kubernetes, slurm) for whole nodes.
 	Full bool
-	// Reservation restricts to the capacity of a reservation, "" for none.
-	Reservation string
+}
+
+// Reserved is a part of a reservation: of one instance type in one place.
+type Reserved struct {
+	Region   string
+	Zone     string // "" where it is good for the whole region
+	Instance string
+	// GPUs are those of each of its instances, empty for none; nil where the type has no choice.
+	GPUs []GPU
+	Left int // how many more instances can be created in it now
+}
+
+// Holds reports whether instances of an offer can be created in it, if there is room. Spot
+// instances never can.
+func (r Reserved) Holds(o Offer) bool {
+	if o.Resources.Spot || r.Region != o.Region || r.Instance != o.Instance {
+		return false
+	}
+	return r.GPUs == nil || slices.EqualFunc(r.GPUs, o.Resources.GPUs, func(a, b GPU) bool { return strings.EqualFold(a.Name, b.Name) })
+}
+
+// Room is what a reservation has of an offer.
+type Room struct {
+	Reservation string // as users write it
+	Zone        string // "" for the whole region
+	Left        int    // how many more instances
 }
 
 // Region reports whether offers of the region are asked for.

@@ -2,6 +2,8 @@ package run
 
 import (
 	"context"
+	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,8 +14,8 @@ import (
 )
 
 // Market is what a project's backends offer, and what they say of themselves, for somebody to look at.
-func (s *Service) Market(ctx context.Context, projectID string) (fleet.Market, error) {
-	m, err := s.market(ctx, projectID)
+func (s *Service) Market(ctx context.Context, projectID string, reservations ...string) (fleet.Market, error) {
+	m, err := s.market(ctx, projectID, reservations)
 	if err != nil {
 		return fleet.Market{}, err
 	}
@@ -27,20 +29,39 @@ func (s *Service) Market(ctx context.Context, projectID string) (fleet.Market, e
 
 // Purchasable lists the offers that something may be bought on, see [catalog.Catalog.Purchasable].
 // The list is shared: nobody changes it.
-func (s *Service) Purchasable(ctx context.Context, projectID string) (list []api.InstanceOffer, pending time.Time, err error) {
-	m, pending, err := s.purchasable(ctx, projectID)
+func (s *Service) Purchasable(ctx context.Context, projectID string, reservations ...string) (list []api.InstanceOffer, pending time.Time, err error) {
+	m, pending, err := s.purchasable(ctx, projectID, reservations)
 	return m.list, pending, err
 }
 
-func (s *Service) purchasable(ctx context.Context, projectID string) (market, time.Time, error) {
-	offers, pending, err := s.Catalog.Purchasable(ctx, projectID)
-	return s.markets.of(projectID, offers), pending, err
+func (s *Service) purchasable(ctx context.Context, projectID string, reservations []string) (market, time.Time, error) {
+	offers, pending, err := s.Catalog.Purchasable(ctx, projectID, reservations...)
+	return s.markets.of(fmt.Sprint(projectID, reservations), offers), pending, err
 }
 
 // market is what a project's backends offer, for somebody to look at.
-func (s *Service) market(ctx context.Context, projectID string) (market, error) {
-	offers, err := s.Catalog.Offers(ctx, projectID)
-	return s.markets.of(projectID, offers), err
+func (s *Service) market(ctx context.Context, projectID string, reservations []string) (market, error) {
+	offers, err := s.Catalog.Offers(ctx, projectID, reservations...)
+	return s.markets.of(fmt.Sprint(projectID, reservations), offers), err
+}
+
+// reservations are those that gangs and fleets ask for.
+func reservations(gangs []scheduler.Gang, fleets []scheduler.Fleet) []string {
+	var names []string
+	for _, g := range gangs {
+		for _, j := range g.Jobs {
+			if r := j.Requirements.Reservation; r != nil {
+				names = append(names, *r)
+			}
+		}
+	}
+	for _, f := range fleets {
+		if r := f.Ask.Requirements.Reservation; r != nil {
+			names = append(names, *r)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 // maxMarkets bounds the projects whose offers are remembered in the wire's form.
@@ -49,8 +70,8 @@ const maxMarkets = 8
 // markets remember what projects are offered in the wire's form: to make that of a hundred
 // thousand offers takes a fifth of a second.
 type markets struct {
-	mu        sync.Mutex
-	byProject map[string]market
+	mu sync.Mutex
+	by map[string]market // by project and reservations
 }
 
 // market is a list of offers in the wire's form, cheapest first, with its index, and that of which
@@ -61,13 +82,13 @@ type market struct {
 	index *scheduler.Index
 }
 
-// of returns the market of a project's offers.
-func (m *markets) of(projectID string, offers []offer.Offer) market {
+// of returns the market of the offers of that name.
+func (m *markets) of(name string, offers []offer.Offer) market {
 	if len(offers) == 0 {
 		return market{list: []api.InstanceOffer{}, index: scheduler.NewIndex(nil)}
 	}
 	m.mu.Lock()
-	known := m.byProject[projectID]
+	known := m.by[name]
 	m.mu.Unlock()
 	if len(known.from) == len(offers) && &known.from[0] == &offers[0] { // the catalog's very list
 		return known
@@ -80,9 +101,9 @@ func (m *markets) of(projectID string, offers []offer.Offer) market {
 	made.index = scheduler.NewIndex(made.list)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.byProject == nil || len(m.byProject) >= maxMarkets {
-		m.byProject = map[string]market{}
+	if m.by == nil || len(m.by) >= maxMarkets {
+		m.by = map[string]market{}
 	}
-	m.byProject[projectID] = made
+	m.by[name] = made
 	return made
 }

@@ -18,11 +18,7 @@ type survey struct {
 }
 
 func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) (survey, error) {
-	market, err := s.market(ctx, r.ProjectID)
-	if err != nil {
-		return survey{}, err
-	}
-	supply, err := s.supply(ctx, r.ProjectID, market)
+	supply, err := s.supply(ctx, r.ProjectID)
 	if err != nil {
 		return survey{}, err
 	}
@@ -34,6 +30,11 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 	if err := s.relate(ctx, &ask, &g, supply.Fleets); err != nil {
 		return survey{}, err
 	}
+	market, err := s.market(ctx, r.ProjectID, reservations([]scheduler.Gang{ask}, supply.Fleets))
+	if err != nil {
+		return survey{}, err
+	}
+	supply.Offers, supply.Index = market.list, market.index
 	return survey{supply, ask, scheduler.Choices(ask, supply), specs, offersOnly}, nil
 }
 

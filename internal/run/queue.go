@@ -59,22 +59,29 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil {
 		return time.Time{}, err
 	}
-	var market market
-	var pending time.Time
-	if unsettled.IsZero() {
-		if market, pending, err = s.purchasable(ctx, it.ID); err != nil {
-			return time.Time{}, err
-		}
-	}
 	gangs, err := s.waitingGangs(ctx, c, it.ID)
 	if err != nil || len(gangs) == 0 {
 		return time.Time{}, err
 	}
-	supply, err := s.supply(ctx, it.ID, market)
+	supply, err := s.supply(ctx, it.ID)
 	if err != nil {
 		return time.Time{}, err
 	}
 	asks := c.recall(gangs)
+	reserved := reservations(asks, supply.Fleets)
+	if unsettled.IsZero() && reserved != nil {
+		if unsettled, err = s.Catalog.Settled(ctx, it.ID, reserved...); err != nil {
+			return time.Time{}, err
+		}
+	}
+	var pending time.Time
+	if unsettled.IsZero() {
+		var market market
+		if market, pending, err = s.purchasable(ctx, it.ID, reserved); err != nil {
+			return time.Time{}, err
+		}
+		supply.Offers, supply.Index = market.list, market.index
+	}
 	for i := range asks {
 		if err := s.relate(ctx, &asks[i], &gangs[i], supply.Fleets); err != nil {
 			return time.Time{}, err
@@ -274,9 +281,9 @@ func key(g scheduler.Gang) string {
 	return string(h.Sum(nil))
 }
 
-// supply is all that the project's jobs can be placed on, with these offers.
-func (s *Service) supply(ctx context.Context, projectID string, offers market) (scheduler.Supply, error) {
-	out := scheduler.Supply{Offers: offers.list, Index: offers.index}
+// supply is all that the project's jobs can be placed on, but for offers.
+func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Supply, error) {
+	var out scheduler.Supply
 	fleets, instances, err := s.Fleets.Usable(ctx, s.DB.Read(), projectID)
 	if err != nil {
 		return out, err

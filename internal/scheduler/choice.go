@@ -51,7 +51,7 @@ func (c Choice) Offers() Found {
 	if c.fresh != nil {
 		f.index = c.fresh.Index
 	}
-	shares, offers := f.order, c.fresh.all()
+	shares, offers := f.order, f.fresh(c.fresh)
 	f.order = make([]int, 0, len(shares)+len(offers))
 	for _, want := range []bool{true, false} {
 		for _, part := range [][]int{shares, offers} {
@@ -139,7 +139,7 @@ func (n *fitting) all() []int {
 func (n *fitting) lowest() float64 {
 	if n != nil {
 		for i := range n.rows {
-			if n.rows[i].usable && n.here(i) && n.fits(i) {
+			if n.here(i) && n.usable(i) && n.fits(i) {
 				return n.rows[i].price
 			}
 		}

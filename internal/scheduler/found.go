@@ -107,15 +107,37 @@ func Everywhere(g Gang, s Supply, choices []Choice) Found {
 	f.order = These(f.shares).order
 	if g.Fleets != nil {
 		for _, c := range choices {
-			f.order = f.merge(f.order, c.fresh.all())
+			f.order = f.merge(f.order, f.fresh(c.fresh))
 		}
 		return f
 	}
 	run := Ask{g.Profile, g.Jobs[0].Requirements}
 	if g.refusesNew() == 0 {
-		f.order = f.merge(f.order, (&fitting{view: f.index.under(&run), here: anywhere}).all())
+		f.order = f.merge(f.order, f.fresh(&fitting{view: f.index.under(&run), here: anywhere}))
 	}
 	return f
+}
+
+// fresh are the numbers of offers for new instances, in order. In a reservation they are not what they
+// are to others.
+func (f *Found) fresh(n *fitting) []int {
+	fit := n.all()
+	if n == nil || n.ask.Requirements.Reservation == nil {
+		return fit
+	}
+	var made []api.InstanceOffer
+	for _, i := range fit {
+		o := n.ask.narrowed(n.offers[i])
+		o.Blocks, o.TotalBlocks = 1, 1
+		made = append(made, o)
+	}
+	Sort(made)
+	var order []int
+	for _, o := range made {
+		order = append(order, ^len(f.shares))
+		f.shares = append(f.shares, o)
+	}
+	return order
 }
 
 // merge are two lists that are in order, in order.

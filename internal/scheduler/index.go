@@ -2,6 +2,7 @@ package scheduler
 
 import (
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -36,6 +37,7 @@ type kind struct {
 	gpu                     api.Gpu
 	spot                    bool
 	fresh, reserves, meshed bool
+	rooms                   string
 }
 
 // place is where an offer is. Rules about zones differ for what exists.
@@ -78,6 +80,9 @@ func kindOf(o *api.InstanceOffer) kind {
 	}
 	if k.gpus > 0 {
 		k.gpu = res.Gpus[0] // stands for all, as for the rules
+	}
+	if len(o.Rooms) > 0 {
+		k.rooms = fmt.Sprint(o.Rooms)
 	}
 	return k
 }
@@ -145,6 +150,14 @@ func isAt(o *api.InstanceOffer, sites []Site) bool {
 
 func anywhere(int) bool { return true }
 
+// usable says that the offer i can be had now, if it fits.
+func (v *view) usable(i int) bool {
+	if v.ask.Requirements.Reservation == nil {
+		return v.rows[i].usable
+	}
+	return v.ask.state(&v.offers[i]).Usable()
+}
+
 // cell are offers of which the rules say the same.
 type cell struct {
 	first int // of them
@@ -158,6 +171,9 @@ func (x *Index) cells(views []*view, sites ...[]Site) []cell {
 	kinds := classes(len(x.kinds), func(key []byte, n int) []byte {
 		for _, v := range views {
 			key = binary.NativeEndian.AppendUint32(key, uint32(v.ofKind(uint32(n))))
+			if v.ask.Requirements.Reservation != nil {
+				key = append(key, v.ask.state(&x.offers[x.kinds[n]])...)
+			}
 		}
 		return key
 	})

@@ -128,7 +128,10 @@ func TestFoundInOrder(t *testing.T) {
 		}
 		if g.Fleets == nil && !g.Reuse && len(g.Profile.Instances) == 0 {
 			for _, o := range s.Offers {
-				if Fits(g.Jobs[0].Requirements, g.Profile, o) == "" {
+				if a := (Ask{g.Profile, g.Jobs[0].Requirements}); Fits(a.Requirements, a.Profile, o) == "" {
+					if a.Requirements.Reservation != nil {
+						o = a.narrowed(o)
+					}
 					o.Blocks, o.TotalBlocks = 1, 1
 					want = append(want, o)
 				}

@@ -95,7 +95,7 @@ func (r requirement) excludes(req *api.Requirements, p *config.ProfileParams, o 
 	case needDisk: // 0 MiB is a size that nobody knows, or that is chosen later
 		return want.Disk != nil && have.Disk.SizeMiB > 0 && !within(want.Disk.Size, have.Disk.SizeMiB)
 	case needReservation: // an instance that exists is what it is, whoever reserved it
-		return req.Reservation != nil && isNew(o) && !o.Reserves
+		return req.Reservation != nil && isNew(o) && !o.Reserves && !hasRoom(*req.Reservation, p.AvailabilityZones, o)
 	case needMultinode: // where those are that exist, whoever places several looks at himself
 		return req.Multinode != nil && *req.Multinode && isNew(o) && !o.Multinode
 	default:
@@ -220,7 +220,7 @@ func Disk(req config.Resources, sizes config.MemoryRange) (mib int, ok bool) {
 
 // Sort orders offers: what can be used first, then by price, more for what could not be had
 // lately, what exists before what has to
-// be created, then by name, so that equal lists are shown equally. Offers that differ in none
+// be created, then as its backend ranks it, then by name, so that equal lists are shown equally. Offers that differ in none
 // of these keep their order.
 func Sort(offers []api.InstanceOffer) {
 	slices.SortStableFunc(offers, func(a, b api.InstanceOffer) int { return compare(&a, &b) })
@@ -232,6 +232,7 @@ func compare(a, b *api.InstanceOffer) int {
 		cmp.Compare(rank(a), rank(b)),
 		falseFirst(isNew(a), isNew(b)),
 		cmp.Compare(a.Backend, b.Backend),
+		cmp.Compare(a.Order, b.Order),
 		cmp.Compare(a.Region, b.Region),
 		cmp.Compare(a.Instance.Name, b.Instance.Name),
 		falseFirst(!a.Instance.Resources.Spot, !b.Instance.Resources.Spot),

@@ -51,10 +51,11 @@ func Nodes(ask Ask, blocks int, auto bool, s Supply) ([]api.InstanceOffer, api.W
 			missed |= 1 << notDivisible
 		}
 		if missed == 0 {
+			o = ask.narrowed(o)
 			o.TotalBlocks = n
 			list = append(list, o)
 		}
-		t.add(1, o.Price, way{settings: missed, state: o.Availability})
+		t.add(1, o.Price, way{settings: missed, state: ask.state(&o)})
 	}
 	why := t.whyNot([]Fleet{{}}) // its own settings need no name
 	if s.Backends == 0 {
@@ -189,6 +190,9 @@ func (p *placer) facts(g *Gang, anyway bool) []string {
 	}
 	if g.Cluster && (anyway || len(growing) > 0) && len(p.Offers) > 0 && !slices.ContainsFunc(p.Offers, func(o api.InstanceOffer) bool { return o.Multinode }) {
 		list = append(list, "None of the project's backends connects its instances to clusters")
+	}
+	if about := p.aboutReservation(g); about != "" {
+		list = append(list, about)
 	}
 	var conflicts []Misses
 	between := map[Misses][]string{} // fleets by how they and the run exclude each other

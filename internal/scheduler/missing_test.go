@@ -213,7 +213,7 @@ func TestWhyNotCountsWhatPlansList(t *testing.T) {
 		for _, c := range Choices(g, s) {
 			for _, o := range every(c.Offers()) {
 				if o.Availability.Usable() && isNew(&o) {
-					listed[text(o)] = true // once, though several fleets may have it
+					listed[o.Instance.Resources.Description] = true // once, though several fleets may have it
 				}
 			}
 			for _, o := range c.Existing() {
@@ -287,6 +287,9 @@ func randomQuestion(r *rand.Rand) (Gang, Supply) {
 	for i := range r.IntN(6) {
 		o := randomOffer(r)
 		o.Availability, o.Instance.Resources.Description = pick(r, api.Available, api.Unknown, api.NoQuota), fmt.Sprint(i)
+		if o.Rooms != nil { // without the reservation it fits less: what can be had in it alone
+			o.Availability = api.Available
+		}
 		s.Offers = append(s.Offers, o)
 	}
 	ask := fewWishes(r)

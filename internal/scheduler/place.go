@@ -3,6 +3,7 @@ package scheduler
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"unique"
 
@@ -176,6 +177,7 @@ type placer struct {
 	byKey   map[string][]int      // see shares
 	queues  map[string]*hostQueue // of gangs with one job, by key and fleet
 	asked   map[jobOf]*view       // see wish
+	taken   rooms                 // of reservations
 }
 
 // jobOf is a job of a gang, in a fleet.
@@ -212,7 +214,7 @@ func (s Supply) indexed() Supply {
 func newPlacer(s Supply) *placer {
 	p := &placer{
 		Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
-		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{},
+		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{},
 	}
 	index := make(map[string]int, len(s.Fleets))
 	for i, f := range s.Fleets {
@@ -316,7 +318,7 @@ func (p *placer) shares(g *Gang) [][]int {
 // shareOf is how many blocks of one host serve a want, 0 when none do, whether it is selected or
 // not. Nodes of a cluster get whole hosts.
 func shareOf(g *Gang, w Want, h *Host) int {
-	if !zoned(g.Profile, h.Zone) {
+	if !zoned(g.Profile.AvailabilityZones, h.Zone) {
 		return 0
 	}
 	if g.Beside != (Site{}) && (g.Beside.Backend != string(h.Offer.Backend) || g.Beside.Region != h.Offer.Region) {
@@ -342,9 +344,9 @@ func offerOf(h *Host, blocks int, a api.InstanceAvailability) api.InstanceOffer 
 	return o
 }
 
-// zoned is true unless the host is known to be in a zone that was not asked for.
-func zoned(p config.ProfileParams, zone string) bool {
-	return zone == "" || p.AvailabilityZones == nil || contains(p.AvailabilityZones, zone)
+// zoned is true unless it is known that a zone was not asked for.
+func zoned(asked []string, zone string) bool {
+	return zone == "" || asked == nil || contains(asked, zone)
 }
 
 // plan is a way to place a gang within one fleet.
@@ -354,6 +356,7 @@ type plan struct {
 	nodes []Node
 	fresh int     // new instances
 	price float64 // of all nodes, per hour
+	rooms rooms   // that the new instances and those of others take
 }
 
 // before prefers hosts that exist to new ones, then the cheaper plan.
@@ -364,7 +367,7 @@ func (a *plan) before(b *plan) bool {
 // within finds the best way to place a gang in a fleet now, nil when there is none.
 func (p *placer) within(g *Gang, f int, shares [][]int) *plan {
 	for _, site := range p.sites(g, f) {
-		c := &plan{fleet: f, nodes: make([]Node, len(g.Jobs))}
+		c := &plan{fleet: f, nodes: make([]Node, len(g.Jobs)), rooms: maps.Clone(p.taken)}
 		c.hosts = p.freeHosts(g, f, site, shares)
 		ok := true
 		for j, w := range g.Jobs {
@@ -374,7 +377,7 @@ func (p *placer) within(g *Gang, f int, shares [][]int) *plan {
 				c.price += o.Price
 				continue
 			}
-			node, found := p.fresh(g, f, site, j)
+			node, found := p.fresh(g, f, site, j, c.rooms)
 			if ok = found; !ok {
 				break
 			}
@@ -497,8 +500,9 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 	return list
 }
 
-// fresh finds the cheapest offer for a new instance of a fleet.
-func (p *placer) fresh(g *Gang, f int, site Site, j int) (Node, bool) {
+// fresh finds the best offer for a new instance of a fleet, beside those that take rooms in
+// reservations, and counts it to them.
+func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, bool) {
 	if g.refusesNew() != 0 || p.room[f] == 0 {
 		return Node{}, false
 	}
@@ -511,8 +515,14 @@ func (p *placer) fresh(g *Gang, f int, site Site, j int) (Node, bool) {
 		ask.Profile.Backends, ask.Profile.Regions = []string{site.Backend}, []string{site.Region}
 	}
 	for i := range v.rows {
-		if v.rows[i].usable && here(i) && v.fits(i) {
-			o := inZonesOf(ask, v.offers[i])
+		if here(i) && v.usable(i) && v.fits(i) {
+			o := taken.less(v.offers[i])
+			if needReservation.excludes(&ask.Requirements, &ask.Profile, &o) {
+				continue // others take the rest of it
+			}
+			taken.take(&ask, &o)
+			o = ask.narrowed(o)
+			o.Rooms = v.offers[i].Rooms
 			o.Blocks, o.TotalBlocks = 1, 1
 			return Node{Job: g.Jobs[j].Job, Blocks: 1, Offer: o, Ask: ask}, true
 		}
@@ -545,20 +555,12 @@ func (p *placer) wish(g *Gang, f, j int) *view {
 // asked for.
 func Next(ask Ask, offers []api.InstanceOffer, tried []string) (api.InstanceOffer, bool) {
 	for _, o := range offers {
-		if !o.Availability.Usable() || Fits(ask.Requirements, ask.Profile, o) != "" || slices.Contains(tried, OfferKey(o)) {
+		if !ask.state(&o).Usable() || Fits(ask.Requirements, ask.Profile, o) != "" || slices.Contains(tried, OfferKey(o)) {
 			continue
 		}
-		return inZonesOf(ask, o), true
+		return ask.narrowed(o), true
 	}
 	return api.InstanceOffer{}, false
-}
-
-// inZonesOf narrows an offer to the zones that are asked for.
-func inZonesOf(ask Ask, o api.InstanceOffer) api.InstanceOffer {
-	if zones := ask.Profile.AvailabilityZones; zones != nil {
-		o.AvailabilityZones = slices.DeleteFunc(slices.Clone(o.AvailabilityZones), func(z string) bool { return !contains(zones, z) })
-	}
-	return o
 }
 
 // OfferKey names an offer among those of all backends.
@@ -576,6 +578,7 @@ func (p *placer) take(g *Gang, c *plan) Verdict {
 	if p.room[c.fleet] > 0 {
 		p.room[c.fleet] -= c.fresh
 	}
+	p.taken = c.rooms
 	return Verdict{Gang: g.ID, Fleet: p.Fleets[c.fleet].ID, Nodes: c.nodes}
 }
 
@@ -584,12 +587,12 @@ func (p *placer) take(g *Gang, c *plan) Verdict {
 func (p *placer) possible(g *Gang, f int, shares [][]int) bool {
 	for _, site := range p.sites(g, f) {
 		hosts := p.match(g, f, site, shares, func(i, n int) bool { return n <= p.Hosts[i].Blocks })
-		missing := 0
+		missing, taken := 0, maps.Clone(p.taken)
 		ok := true
 		for j, i := range hosts {
 			if i < 0 {
 				missing++
-				_, can := p.fresh(g, f, site, j)
+				_, can := p.fresh(g, f, site, j, taken)
 				ok = ok && can
 			}
 		}
@@ -610,7 +613,7 @@ func (p *placer) hold(g *Gang) {
 		}
 		p.keep(g, f, shares)
 		for j := range g.Jobs {
-			if _, can := p.fresh(g, f, g.Beside, j); can {
+			if _, can := p.fresh(g, f, g.Beside, j, maps.Clone(p.taken)); can {
 				p.room[f] = 0
 			}
 		}

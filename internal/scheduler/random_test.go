@@ -38,6 +38,7 @@ func randomOffer(r *rand.Rand) api.InstanceOffer {
 	o := api.InstanceOffer{
 		Backend: pick[api.BackendType](r, "aws", "gcp", "lambda"), Region: pick(r, "eu", "us"), Price: float64(r.IntN(4)), Reserves: r.IntN(3) > 0, Multinode: r.IntN(3) > 0,
 		Availability: pick(r, api.Available, api.Unknown, api.NoQuota, api.Idle, api.Busy), AvailabilityZones: some(r, "a", "b"),
+		Rooms: pick(r, nil, nil, []api.Room{{Reservation: "r1", Zone: pick(r, "", "a"), Left: r.IntN(2)}}),
 		Instance: api.InstanceType{Name: pick(r, "small", "big"), Resources: api.Resources{
 			CPUs: r.IntN(9), MemoryMiB: r.IntN(9) * 4 << 10, Spot: r.IntN(2) == 0, Disk: api.Disk{SizeMiB: r.IntN(3) * 100 << 10},
 			CPUArch: maybe[api.CPUArchitecture](r, "x86", "arm"),

@@ -5,7 +5,6 @@ import (
 	"unique"
 
 	"dstack/internal/api"
-	"dstack/internal/config"
 )
 
 // tally asks of everything that there is what stands between it and a gang's first job.
@@ -32,8 +31,8 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 	views, sites := []*view{x.under(&run)}, [][]Site(nil)
 	for _, f := range growing {
 		views = append(views, x.under(&f.ask))
-		if f.zones != nil {
-			views = append(views, x.under(&Ask{Profile: config.ProfileParams{AvailabilityZones: f.zones}}))
+		if f.both.Profile.AvailabilityZones != nil || f.both.Requirements.Reservation != nil {
+			views = append(views, x.under(&f.both))
 		}
 		if f.run != nil {
 			views = append(views, x.under(f.run))
@@ -48,7 +47,7 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 			ways = append(ways, f.way(o, missed))
 		}
 		if anyway {
-			ways = append(ways, way{fleet: noFleet, run: missed | g.refusesNew() | g.refusesFleets(g.Fleets == nil), state: o.Availability})
+			ways = append(ways, way{fleet: noFleet, run: missed | g.refusesNew() | g.refusesFleets(g.Fleets == nil), state: run.state(o)})
 		}
 		if len(ways) > 0 {
 			t.add(c.n, c.price, ways...)
@@ -122,7 +121,7 @@ func shareMisses(g *Gang, h *Host) []Misses {
 	for n := g.fewest(h); n <= h.Blocks; n++ {
 		o := offerOf(h, n, api.Idle)
 		m := Missed(&g.Jobs[0].Requirements, &g.Profile, &o)
-		if !zoned(g.Profile, h.Zone) {
+		if !zoned(g.Profile.AvailabilityZones, h.Zone) {
 			m |= 1 << needZone
 		}
 		list = append(list, m)
@@ -135,10 +134,10 @@ type grower struct {
 	fleet     int
 	id        string
 	ask       Ask
-	zones     []string // that both ask for; nil: any
-	run       *Ask     // the run's, where it reads otherwise beside the fleet's
-	missed    Misses   // of the run's requirements, by every offer
-	settings  Misses   // the same of the fleet's
+	both      Ask    // what both ask for
+	run       *Ask   // the run's, where it reads otherwise beside the fleet's
+	missed    Misses // of the run's requirements, by every offer
+	settings  Misses // the same of the fleet's
 	conflicts Misses
 	sites     []Site // where its cluster may be; nil: anywhere
 	kept      bool   // what it may grow by is another gang's
@@ -162,7 +161,7 @@ func (p *placer) growing(g *Gang, run Ask, anyway bool) []grower {
 			one.run = &other
 		}
 		both, conflicts := combine(f.Ask, run)
-		one.zones, one.conflicts = both.Profile.AvailabilityZones, conflicts
+		one.both, one.conflicts = both, conflicts
 		if f.Room == 0 {
 			one.settings |= 1 << fleetIsFull
 		}
@@ -184,7 +183,7 @@ func (f *grower) way(o *api.InstanceOffer, run Misses) way {
 	if f.run != nil {
 		run = f.run.missed(o)
 	}
-	w := way{fleet: f.fleet, run: run | f.missed, settings: f.ask.missed(o) | f.settings, state: o.Availability}
+	w := way{fleet: f.fleet, run: run | f.missed, settings: f.ask.missed(o) | f.settings, state: f.both.state(o)}
 	if f.kept {
 		w.state = api.Busy
 	}
@@ -192,7 +191,7 @@ func (f *grower) way(o *api.InstanceOffer, run Misses) way {
 		w.settings |= 1 << otherPlace
 	}
 	w.both = f.conflicts
-	if f.zones != nil && !inZones(f.zones, o) {
+	if zones := f.both.Profile.AvailabilityZones; zones != nil && !inZones(zones, o) {
 		w.both |= 1 << needZone
 	}
 	w.both &^= w.run | w.settings

@@ -15,6 +15,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/backend"
+	"dstack/internal/backend/fake"
 	"dstack/internal/ledger"
 	"dstack/internal/offer"
 	"dstack/internal/store"
@@ -40,12 +41,19 @@ func sells(name, region string, price float64, gpus int) offer.Offer {
 // marketServer is a server at which the project main has backends.
 func marketServer(t *testing.T, markets map[string]market) *Server {
 	t.Helper()
-	dir, file := t.TempDir(), "projects:\n  - name: main\n    backends:\n"
+	file := "projects:\n  - name: main\n    backends:\n"
 	var types []backend.Type
 	for name, m := range markets {
 		file += "      - type: " + name + "\n"
 		types = append(types, backend.Define(name, "", func(context.Context, struct{}, backend.Deps) (backend.Backend, error) { return m, nil }))
 	}
+	return serverWith(t, file, types...)
+}
+
+// serverWith is a server with a configuration and these kinds of backends.
+func serverWith(t *testing.T, file string, types ...backend.Type) *Server {
+	t.Helper()
+	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "config.yml"), []byte(file), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -89,6 +97,32 @@ func TestPlanSaysWhyNot(t *testing.T) {
 	}
 	if plan := s.plan(t, `, "reservation": "r"`); len(plan.JobPlans[0].Offers) != 0 || plan.JobPlans[0].WhyNot.Excluded[0].Requirement != "reservation" {
 		t.Errorf("backends without reservations offer %+v", plan.JobPlans[0])
+	}
+}
+
+// A plan in a reservation has what there is room for, and says why there is no more.
+func TestPlanInReservation(t *testing.T) {
+	cloud := fake.New(fake.Config{Name: "vultr", Offers: []offer.Offer{sells("vultr", "ewr", 20, 8), sells("vultr", "ams", 30, 8)}})
+	cloud.Reserve("r", offer.Reserved{Region: "ams", Zone: "z", Instance: "big", Left: 1})
+	cloud.Reserve("full", offer.Reserved{Region: "ams", Zone: "z", Instance: "big"})
+	kind := backend.Define("vultr", "", func(context.Context, struct{}, backend.Deps) (backend.Backend, error) { return cloud, nil })
+	s := serverWith(t, "projects:\n  - name: main\n    backends:\n      - type: vultr\n", kind)
+	jp := s.plan(t, `, "reservation": "r"`).JobPlans[0]
+	if len(jp.Offers) != 1 || jp.Offers[0].Region != "ams" || !slices.Equal(jp.Offers[0].AvailabilityZones, []string{"z"}) || jp.WhyNot.Excluded[0].Requirement != "reservation" || jp.WhyNot.Excluded[0].Excludes != 1 {
+		t.Errorf("in a reservation: %+v, %+v", jp.Offers, jp.WhyNot)
+	}
+	for name, want := range map[string]string{"full": "Reservation 'full' is full", "q": "No backend of the project has offers in a reservation 'q'"} {
+		if jp := s.plan(t, `, "reservation": "`+name+`"`).JobPlans[0]; len(jp.Offers) != 0 || !slices.Contains(jp.WhyNot.Reasons, want) {
+			t.Errorf("%d offers in %s, %+v", len(jp.Offers), name, jp.WhyNot)
+		}
+	}
+	if jp := s.plan(t, "").JobPlans[0]; len(jp.Offers) != 2 {
+		t.Errorf("without a reservation: %+v", jp.Offers)
+	}
+	var fleet api.FleetPlan
+	s.ask(t, "fleets/get_plan", `{"spec": {"configuration": {"type": "fleet", "nodes": 1, "reservation": "r"}, "profile": {}}}`, &fleet)
+	if len(fleet.Offers) != 1 || fleet.Offers[0].Region != "ams" {
+		t.Errorf("a fleet in a reservation: %+v", fleet.Offers)
 	}
 }
 

@@ -266,8 +266,8 @@ func (s *Server) assemble(file file) error {
 		return s.runs.MayCall(ctx, hostID, jobID)
 	}}
 	s.pool.SetSink(&sink{s})
-	offers := func(ctx context.Context, projectID string) ([]api.InstanceOffer, time.Time, error) {
-		return s.runs.Purchasable(ctx, projectID)
+	offers := func(ctx context.Context, projectID string, reservations ...string) ([]api.InstanceOffer, time.Time, error) {
+		return s.runs.Purchasable(ctx, projectID, reservations...)
 	}
 	freed := func(projectID string) {
 		s.runs.Freed(projectID)
@@ -278,8 +278,8 @@ func (s *Server) assemble(file file) error {
 	}
 	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
 		Instances: func() *instance.Service { return s.inst }, Freed: freed,
-		Market: func(ctx context.Context, projectID string) (fleet.Market, error) {
-			return s.runs.Market(ctx, projectID)
+		Market: func(ctx context.Context, projectID string, reservations ...string) (fleet.Market, error) {
+			return s.runs.Market(ctx, projectID, reservations...)
 		}})
 	if err != nil {
 		return err

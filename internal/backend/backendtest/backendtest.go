@@ -39,6 +39,9 @@ type Subject struct {
 	// Leftovers counts what [backend.TidyBackend] has to tidy at the double: required of
 	// those.
 	Leftovers func() int
+	// Reserve makes the double have a reservation with room for n instances of an offer, in one
+	// part, and returns its name: required of [backend.ReservationBackend].
+	Reserve func(t *testing.T, o offer.Offer, n int) (name string)
 	// Many is how many instances fill more than one page of the provider's lists; 0 means 3.
 	Many int
 	// Patience bounds how long states may take to appear at the double; 0 means 5 s, and an
@@ -132,6 +135,15 @@ func applicable(t *testing.T, open Open) []test {
 			t.Fatal("Subject.Leftovers is required of a TidyBackend")
 		}
 		all = append(all, test{"TidyLeavesNothing", tidyLeavesNothing})
+	}
+	if _, ok := sub.Backend.(backend.ReservationBackend); ok {
+		if sub.Reserve == nil {
+			t.Fatal("Subject.Reserve is required of a ReservationBackend")
+		}
+		all = append(all, reservation...)
+	}
+	if _, ok := sub.Backend.(backend.RankedBackend); ok {
+		all = append(all, test{"RankedOffersKeepTheirOrder", rankedKeepsOrder})
 	}
 	_, groups := sub.Backend.(backend.PlacementBackend)
 	if groups {

@@ -54,6 +54,7 @@ type Cloud struct {
 	machines     map[string]*machine
 	disks        map[string]*disk
 	groups       map[string]*group
+	reservations map[string][]offer.Reserved
 	next         int
 	faults       []*fault
 	calls        map[string]int
@@ -90,7 +91,7 @@ func New(c Config) *Cloud {
 	if c.Settle == 0 {
 		c.Settle = 2*c.ListLag + time.Minute
 	}
-	return &Cloud{Config: c, machines: map[string]*machine{}, disks: map[string]*disk{}, groups: map[string]*group{}, calls: map[string]int{}, injected: map[Kind]int{}}
+	return &Cloud{Config: c, machines: map[string]*machine{}, disks: map[string]*disk{}, groups: map[string]*group{}, reservations: map[string][]offer.Reserved{}, calls: map[string]int{}, injected: map[Kind]int{}}
 }
 
 // Offers implements [backend.Backend].
@@ -196,6 +197,9 @@ func (c *Cloud) create(req backend.CreateRequest, f fate) (*machine, error) {
 		}
 	}
 	if err := c.check(req); err != nil {
+		return nil, err
+	}
+	if err := c.enter(&req); err != nil {
 		return nil, err
 	}
 	limit, bounded := c.Capacity[c.key(req.Offer)]

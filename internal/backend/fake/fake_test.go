@@ -21,6 +21,15 @@ func TestConformance(t *testing.T) {
 	})
 }
 
+func TestConformanceOfRanked(t *testing.T) {
+	backendtest.Run(t, func(*testing.T, http.RoundTripper) backendtest.Subject {
+		c := fake.New(fake.Config{ID: "account", Offers: fake.SomeOffers()})
+		s := subject(c)
+		s.Backend = fake.Ranked{Cloud: c}
+		return s
+	})
+}
+
 // A backend can be built on the server's list prices.
 func TestConformanceAtListPrices(t *testing.T) {
 	prices, err := catalog.NewPrices(catalog.PricesConfig{
@@ -42,6 +51,9 @@ func TestConformanceAtListPrices(t *testing.T) {
 func subject(c *fake.Cloud) backendtest.Subject {
 	return backendtest.Subject{Backend: c, Foreign: func(*testing.T) backend.Ref {
 		return backend.Ref{Region: "north", ID: c.Plant("north", 1, map[string]string{"team": "others"})}
+	}, Reserve: func(_ *testing.T, o offer.Offer, n int) string {
+		c.Reserve("r-1", offer.Reserved{Region: o.Region, Zone: "z1", Instance: o.Instance, GPUs: o.Resources.GPUs, Left: n})
+		return "r-1"
 	}}
 }
 

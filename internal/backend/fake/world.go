@@ -20,10 +20,12 @@ type Machine struct {
 	Price    float64 // US dollars per hour
 	Since    time.Time
 	Gone     time.Time // zero while it costs money
+	// Reservation and Zone are where it was created, "" for none.
+	Reservation, Zone string
 }
 
 func (m *machine) outside() Machine {
-	return Machine{m.id, m.req.Name, m.address, maps.Clone(m.tags), m.price, m.createdAt, m.goneAt}
+	return Machine{m.id, m.req.Name, m.address, maps.Clone(m.tags), m.price, m.createdAt, m.goneAt, m.req.Reservation, m.req.Zone}
 }
 
 // Live lists the machines that cost money now, in the order of their creation.

@@ -29,7 +29,7 @@ var (
 // Offers implements backend.Backend: every type in every region, available where Lambda
 // says that there is capacity now.
 func (l *lambda) Offers(ctx context.Context, q offer.Query) ([]offer.Offer, error) {
-	if q.Spot != nil && *q.Spot || q.Reservation != "" {
+	if q.Spot != nil && *q.Spot {
 		return nil, nil // Lambda has neither
 	}
 	types, err := l.api.types(ctx)

@@ -161,9 +161,6 @@ func (l *List) take(o *List, of func(backend string, spot bool) bool) (rows []in
 // Offers are the rows of a backend as backends know offers, cheapest first. Whether there is
 // any capacity is not known. The zones are shared with the list and must not be changed.
 func (l *List) Offers(backend string, q offer.Query) []offer.Offer {
-	if q.Reservation != "" {
-		return nil // is not at list price
-	}
 	var list []offer.Offer
 	c := &l.columns
 	for i, n := range c.shape {
