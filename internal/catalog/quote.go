@@ -11,13 +11,13 @@ import (
 // Quote tells what an offer costs now, for somebody who is about to ask for it. It waits as
 // [Catalog.Purchasable] does, but for the offer's backend alone.
 func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
-	account := ledger.Account{ProjectID: projectID, Backend: what.Backend}
-	if err := c.await(ctx, []ledger.Account{account}, buying()); err != nil {
+	offers := subject{Account: ledger.Account{ProjectID: projectID, Backend: what.Backend}}
+	if err := c.await(ctx, []subject{offers}, buying()); err != nil {
 		return ledger.Quote{}, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	k, now := c.known[account], time.Now()
+	k, now := c.known[offers], time.Now()
 	if k == nil {
 		return ledger.Quote{}, nil
 	}
