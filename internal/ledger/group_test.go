@@ -130,6 +130,7 @@ func TestGroupExceptions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			each(t, tt.config, func(w *world) {
+				w.cloud.Reserve("r-1", offer.Reserved{Region: h100().Region, Instance: h100().Instance, Left: 1})
 				if tt.fault.Op != "" {
 					w.cloud.Inject(tt.fault)
 				}
