@@ -345,11 +345,30 @@ type args struct {
 
 func (e *exec) args(a arguments, s *scope) args {
 	out := args{list: e.all(a.list, s)}
+	if a.names != nil || a.moreNamed != nil {
+		out.named = map[string]any{}
+	}
 	for i, name := range a.names {
-		if out.named == nil {
-			out.named = map[string]any{}
-		}
 		out.named[name] = e.eval(a.named[i], s)
+	}
+	if a.more != nil {
+		more := e.items(e.eval(a.more, s))
+		e.grow(valueSize * len(more))
+		out.list = append(out.list, more...)
+	}
+	if a.moreNamed != nil {
+		d, ok := e.eval(a.moreNamed, s).(*dict)
+		if !ok {
+			e.fail("the arguments after ** are no dict")
+		}
+		e.grow(valueSize * len(d.keys))
+		for _, k := range d.keys {
+			name, ok := k.(string)
+			if _, twice := out.named[name]; !ok || twice {
+				e.fail("the arguments after ** have the name %q, which is none or is there already", name)
+			}
+			out.named[name] = d.values[k]
+		}
 	}
 	return out
 }

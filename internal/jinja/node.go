@@ -128,4 +128,6 @@ type arguments struct {
 	list  []expr
 	names []string
 	named []expr
+	// more and moreNamed are a list and a dict of further ones: f(*more, **moreNamed); nil for none.
+	more, moreNamed expr
 }

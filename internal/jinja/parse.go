@@ -554,9 +554,18 @@ func (p *parser) arguments() arguments {
 		case t.kind == name && p.tokens[1].kind == op && p.tokens[1].text == "=":
 			p.next()
 			p.next()
+			if a.moreNamed != nil {
+				failAt(t.line, "an argument follows a dict of arguments")
+			}
 			a.names, a.named = append(a.names, t.text), append(a.named, p.expr())
-		case a.names != nil:
-			failAt(t.line, "an argument without a name follows one with a name")
+		case p.is("*") && a.more == nil && a.moreNamed == nil:
+			p.next()
+			a.more = p.expr()
+		case p.is("**") && a.moreNamed == nil:
+			p.next()
+			a.moreNamed = p.expr()
+		case a.names != nil || a.more != nil || a.moreNamed != nil:
+			failAt(t.line, "an argument without a name follows one with a name, or a list of arguments")
 		default:
 			a.list = append(a.list, p.expr())
 		}

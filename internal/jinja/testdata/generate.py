@@ -93,6 +93,16 @@ SMALL = r"""
 {{ 'abc }}
 {# no end
 {{ 1 2 }}
+{% macro m(a, b=2, c='z') %}[{{ a }}{{ b }}{{ c }}]{% endmacro %}{{ m(*list) }}{{ m(1, *[5]) }}{{ m(*[1], c=4) }}{{ m(c=4, *[1, 2]) }}{{ m(**{'a': 1, 'c': 3}) }}{{ m(1, *[], **{'b': 'x'}) }}{{ m(*d) }} {{ range(*[1, 4]) | list }} {{ dict(**{'q': 1}) }} {{ m(*missing) }}
+{% macro one(a) %}{{ a }}{% endmacro %}{{ [one][0](*['x']) }}{{ one(*'y') }}
+{% macro one(a) %}{% endmacro %}{{ one(*[1, 2]) }}
+{% macro one(a) %}{% endmacro %}{{ one(*n) }}
+{% macro one(a) %}{% endmacro %}{{ one(**list) }}
+{% macro one(a) %}{% endmacro %}{{ one(a=1, **{'a': 2}) }}
+{% macro one(a) %}{% endmacro %}{{ one(**{1: 2}) }}
+{% macro one(a) %}{% endmacro %}{{ one(*list, 1) }}
+{% macro one(a) %}{% endmacro %}{{ one(**d, a=1) }}
+{% macro one(a) %}{% endmacro %}{{ one(*list, *list) }}
 """
 
 
