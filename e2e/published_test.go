@@ -267,6 +267,7 @@ func publishedLists(c *published) {
 	c.expect(0, words("event"), "[instance boxes-0]") // the latest only: other clients work beside this one
 	c.expect(0, words("event --include-target-type project"), "[project main] Project created")
 	c.expect(0, words("event --target-fleet boxes"), "[fleet boxes] Fleet created")
+	c.expect(0, words("event --within-fleet boxes"), "[instance boxes-0] Instance status changed", ", instance boxes-0] Job assigned to instance. Instance blocks: 1/1 busy")
 }
 
 // publishedRefusals are what the server does not have yet, and what users get wrong.

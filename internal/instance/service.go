@@ -271,6 +271,11 @@ func unassign(ctx context.Context, tx *store.Tx, inst Instance, jobID string) er
 func (s *Service) record(ctx context.Context, tx *store.Tx, inst Instance, text string) error {
 	return event.Record(ctx, tx, event.Event{
 		Message: text, ProjectID: inst.ProjectID,
-		Targets: []event.Target{{Type: api.EventTargetInstance, ID: inst.ID, Name: inst.Name, ProjectID: inst.ProjectID, ParentID: inst.FleetID}},
+		Targets: []event.Target{inst.Target()},
 	})
+}
+
+// Target is the instance in events.
+func (inst *Instance) Target() event.Target {
+	return event.Target{Type: api.EventTargetInstance, ID: inst.ID, Name: inst.Name, ProjectID: inst.ProjectID, ParentID: inst.FleetID}
 }

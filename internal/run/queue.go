@@ -348,6 +348,7 @@ func (s *Service) claim(ctx context.Context, tx *store.Tx, fleets fleetsOnce, g 
 
 func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f fleet.Fleet, n scheduler.Node) error {
 	text, blocks := "", n.Offer.TotalBlocks
+	var on event.Target
 	if n.Host != "" {
 		inst, err := s.Instances.Claim(ctx, tx, instance.Claim{InstanceID: n.Host, JobID: j.ID, RunID: r.ID, Blocks: n.Blocks})
 		if err != nil {
@@ -355,7 +356,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 		}
 		j.InstanceID, blocks = inst.ID, inst.Blocks
 		j.Data.Provisioning = inst.Data.Provisioning
-		text = fmt.Sprintf("Job assigned to instance. Instance blocks: %d/%d busy", inst.Busy(), inst.Blocks)
+		text, on = fmt.Sprintf("Job assigned to instance. Instance blocks: %d/%d busy", inst.Busy(), inst.Blocks), inst.Target()
 	} else {
 		if err := s.roomIn(ctx, tx, f); err != nil {
 			return err
@@ -368,7 +369,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 			return err
 		}
 		j.InstanceID = inst.ID
-		text = "Instance created for job. Instance status: PENDING"
+		text, on = "Instance created for job. Instance status: PENDING", inst.Target()
 	}
 	j.Data.Runtime = runtimeData(n, blocks, s.Network.host(j.Data.Spec.JobsPerReplica))
 	j.Data.PlacedAt, j.Data.ProcessedAt = time.Now(), time.Now()
@@ -380,7 +381,10 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 	if err := s.rows.updateJob(ctx, tx, &d.Job); err != nil {
 		return err
 	}
-	for _, t := range append([]string{text}, d.Events...) {
+	if err := s.recordJob(ctx, tx, d.Job, text, on); err != nil {
+		return err
+	}
+	for _, t := range d.Events {
 		if err := s.recordJob(ctx, tx, d.Job, t); err != nil {
 			return err
 		}

@@ -279,12 +279,13 @@ func (s *Service) release(ctx context.Context, tx *store.Tx, j Job) error {
 	if err != nil {
 		return err
 	}
-	return s.recordJob(ctx, tx, j, fmt.Sprintf("Job unassigned from instance. Instance blocks: %d/%d busy", inst.Busy(), max(1, inst.Blocks)))
+	return s.recordJob(ctx, tx, j, fmt.Sprintf("Job unassigned from instance. Instance blocks: %d/%d busy", inst.Busy(), max(1, inst.Blocks)), inst.Target())
 }
 
-func (s *Service) recordJob(ctx context.Context, tx *store.Tx, j Job, text string) error {
-	return event.Record(ctx, tx, event.Event{Message: text, ProjectID: j.ProjectID,
-		Targets: []event.Target{{Type: api.EventTargetJob, ID: j.ID, Name: j.Data.Spec.JobName, ParentID: j.RunID}}})
+// recordJob records an event of a job, and of what else it is about.
+func (s *Service) recordJob(ctx context.Context, tx *store.Tx, j Job, text string, with ...event.Target) error {
+	job := event.Target{Type: api.EventTargetJob, ID: j.ID, Name: j.Data.Spec.JobName, ParentID: j.RunID}
+	return event.Record(ctx, tx, event.Event{Message: text, ProjectID: j.ProjectID, Targets: append([]event.Target{job}, with...)})
 }
 
 func jobEvent(from, to api.JobStatus, data JobData) string {
