@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"reflect"
 	"slices"
 	"sync"
@@ -56,6 +57,28 @@ func (j JSON[T]) without(end string) [][]byte {
 
 // Bytes is the document.
 func (j JSON[T]) Bytes() []byte { return bytes.Join(j, nil) }
+
+// WriteTo implements [io.WriterTo]. A *bytes.Buffer gets the room for all of it at once.
+func (j JSON[T]) WriteTo(w io.Writer) (n int64, err error) {
+	if buf, ok := w.(*bytes.Buffer); ok {
+		buf.Grow(size(j))
+	}
+	for _, p := range j {
+		m, err := w.Write(p)
+		if n += int64(m); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func size(pieces [][]byte) int {
+	sum := 0
+	for _, p := range pieces {
+		sum += len(p)
+	}
+	return sum
+}
 
 // MarshalJSON implements [json.Marshaler].
 func (j JSON[T]) MarshalJSON() ([]byte, error) { return j.Bytes(), nil }
@@ -113,10 +136,4 @@ func (c *Cache[ID, State, T]) keep(id ID, t text[State, T]) {
 	}
 }
 
-func (t text[State, T]) size() int {
-	size := 0
-	for _, p := range t.json {
-		size += len(p)
-	}
-	return size
-}
+func (t text[State, T]) size() int { return size(t.json) }

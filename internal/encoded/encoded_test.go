@@ -1,6 +1,7 @@
 package encoded
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -27,8 +28,11 @@ func TestSameAsMarshal(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if got := List(list).Bytes(); string(got) != string(want) {
-			t.Errorf("List: %s, want %s", got, want)
+		whole := List(list)
+		var buf bytes.Buffer
+		n, err := whole.WriteTo(&buf)
+		if got := whole.Bytes(); string(got) != string(want) || buf.String() != string(want) || err != nil || n != int64(len(want)) {
+			t.Errorf("List: %s, written %s (%d, %v), want %s", got, buf.String(), n, err, want)
 		}
 	}
 	for want, got := range map[string]JSON[item]{
