@@ -139,6 +139,8 @@ CREATE TABLE fleet (
 
 CREATE INDEX fleet_created ON fleet (created_at, id);
 
+CREATE INDEX fleet_names ON fleet (project_id, id, name);
+
 CREATE UNIQUE INDEX fleet_project_name ON fleet (project_id, name) WHERE NOT deleted;
 
 CREATE TABLE fleet_changes (
@@ -259,8 +261,6 @@ CREATE TABLE intent (
     CONSTRAINT intent_state CHECK (state IN ('intended', 'unknown', 'created', 'deleting', 'gone'))
 );
 
-CREATE INDEX intent_astray ON intent (project_id) WHERE astray;
-
 CREATE INDEX intent_busy ON intent (shard) WHERE NOT idle;
 
 CREATE UNIQUE INDEX intent_group ON intent (owner_id, backend, region) WHERE kind = 'placement' AND wanted AND state <> 'gone';
@@ -268,6 +268,8 @@ CREATE UNIQUE INDEX intent_group ON intent (owner_id, backend, region) WHERE kin
 CREATE INDEX intent_live ON intent (project_id, backend) WHERE state <> 'gone';
 
 CREATE INDEX intent_member ON intent (group_id) WHERE group_id <> '';
+
+CREATE INDEX intent_open ON intent (project_id) WHERE (NOT idle OR astray) AND state <> 'gone' AND billed_from > 0;
 
 CREATE INDEX intent_owner ON intent (owner_kind, owner_id);
 
