@@ -59,9 +59,17 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil {
 		return time.Time{}, err
 	}
-	gangs, err := s.waitingGangs(ctx, c, it.ID)
-	if err != nil || len(gangs) == 0 {
+	gangs, orphans, err := s.waitingGangs(ctx, c, it.ID)
+	if err != nil {
 		return time.Time{}, err
+	}
+	for _, j := range orphans {
+		if err := s.orphaned(ctx, it, *j); err != nil {
+			return time.Time{}, err
+		}
+	}
+	if len(gangs) == 0 {
+		return time.Time{}, nil
 	}
 	supply, err := s.supply(ctx, it.ID)
 	if err != nil {
@@ -558,8 +566,8 @@ func (c *queueCache) of(projectID string) *projectQueue {
 	return q
 }
 
-// waitingGangs reads a project's queue in its order.
-func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID string) ([]gang, error) {
+// waitingGangs reads a project's queue in its order. Orphans are waiting jobs whose run is not there.
+func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID string) (gangs []gang, orphans []*Job, err error) {
 	type line struct{ job, run string }
 	var lines []line
 	jobs, runs := map[string]int64{}, map[string]int64{}
@@ -568,25 +576,30 @@ func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID s
 		var l line
 		var jv, rv int64
 		err := rows.Scan(&l.job, &jv, &l.run, &rv)
-		jobs[l.job], runs[l.run] = jv, rv
+		jobs[l.job] = jv
+		if l.run != "" {
+			runs[l.run] = rv
+		}
 		lines = append(lines, l)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list waiting jobs: %w", err)
+		return nil, nil, fmt.Errorf("list waiting jobs: %w", err)
 	}
 	q := s.DB.Read()
 	c.jobs, err = refresh(c.jobs, jobs, func(j *Job) (string, int64) { return j.ID, j.Version }, func(ids []string) ([]*Job, error) { return s.rows.jobsByID(ctx, q, ids) })
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	c.runs, err = refresh(c.runs, runs, func(r *Run) (string, int64) { return r.ID, r.Version }, func(ids []string) ([]*Run, error) { return s.rows.runsByID(ctx, q, ids) })
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var gangs []gang
 	for _, l := range lines {
 		j, r := c.jobs[l.job], c.runs[l.run]
+		if j != nil && l.run == "" && j.Status == api.JobSubmitted {
+			orphans = append(orphans, j)
+		}
 		if j == nil || r == nil || j.Status != api.JobSubmitted || r.Status == api.RunTerminating || r.Status.Finished() {
 			continue // it changed between the reads; a wake-up follows
 		}
@@ -596,7 +609,7 @@ func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID s
 		}
 		gangs = append(gangs, gang{run: r, jobs: []*Job{j}})
 	}
-	return slices.DeleteFunc(gangs, func(g gang) bool { return g.damaged() }), nil
+	return slices.DeleteFunc(gangs, func(g gang) bool { return g.damaged() }), orphans, nil
 }
 
 // damaged says that it is not known what the gang asks for.

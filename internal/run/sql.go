@@ -51,10 +51,10 @@ const (
 	observeJob     = `UPDATE job SET observed = $1 WHERE id = $2`
 )
 
-// waitingJobs is a project's queue in its order.
+// waitingJobs is a project's queue in its order, with ” for a run that is not there.
 const waitingJobs = `
-SELECT j.id, j.version, r.id, r.version
-FROM   job j JOIN run r ON r.id = j.run_id
+SELECT j.id, j.version, COALESCE(r.id, ''), COALESCE(r.version, 0)
+FROM   job j LEFT JOIN run r ON r.id = j.run_id
 WHERE  j.project_id = $1 AND j.status = 'submitted'
 ORDER  BY r.priority DESC, r.submitted_at, r.id, j.replica_num, j.job_num`
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -103,6 +104,38 @@ func damage(t *testing.T, tp template, edit string) {
 	if t.Failed() {
 		t.Log(w.trace.text(w.current().db))
 	}
+}
+
+// TestOrphanedQueue deletes the run of a job that waits: the job ends, and the next gets on.
+func TestOrphanedQueue(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second})
+		}
+		w.start()
+		defer w.end()
+		w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "idle_duration": 30})
+		w.applyRun("victim", object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": 64}, "retry": object{"on_events": []string{"no-capacity"}, "duration": "1d"}}, script{Run: time.Minute})
+		time.Sleep(time.Minute)
+		if got := w.texts(`SELECT status FROM job`); !slices.Equal(got, []string{"submitted"}) {
+			t.Fatalf("jobs %q, want one that waits", got)
+		}
+		w.current().sql(`DELETE FROM run`)
+		time.Sleep(2 * time.Minute)
+		if got := w.texts(`SELECT status FROM job`); !slices.Equal(got, []string{"terminated"}) {
+			t.Errorf("the job without a run is %q, want terminated", got)
+		}
+		w.applyRun("other", object{"type": "task", "commands": []string{"work"}}, script{Run: time.Second})
+		time.Sleep(5 * time.Minute)
+		if got := w.texts(`SELECT status FROM run`); !slices.Equal(got, []string{"done"}) {
+			t.Errorf("the other run is %q, want done", got)
+		}
+		if text := w.trace.text(w.current().db); !strings.Contains(text, "a job has no run: it is ended") {
+			t.Error("the log does not tell")
+		}
+	})
 }
 
 // texts are the rows of a query for one text.
