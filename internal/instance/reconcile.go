@@ -217,7 +217,8 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 	})
 }
 
-// together says that an instance made of the offer would be where its cluster is.
+// together says that an instance made of the offer would be where its cluster is. Transactions that
+// look and choose at the same time are serializable, on PostgreSQL too: one of them looks again.
 func together(ctx context.Context, q store.Querier, inst Instance, o api.InstanceOffer) (bool, error) {
 	if !inst.Data.Cluster {
 		return true, nil

@@ -51,7 +51,7 @@ const (
 	observeJob     = `UPDATE job SET observed = $1 WHERE id = $2`
 )
 
-// waitingJobs is a project's queue in its order, with ” for a run that is not there.
+// waitingJobs is a project's queue in its order; the run's id is empty where there is no run.
 const waitingJobs = `
 SELECT j.id, j.version, COALESCE(r.id, ''), COALESCE(r.version, 0)
 FROM   job j LEFT JOIN run r ON r.id = j.run_id
