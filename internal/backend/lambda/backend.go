@@ -11,13 +11,16 @@
 package lambda
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	_ "embed"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"time"
 
 	"dstack/internal/backend"
 )
@@ -82,16 +85,17 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 	}
 	defer l.unlock()
 	if made, err := l.made(ctx, req); err != nil || made != nil {
-		return view(made), err
+		return view(made), overtaken(err, requestEvery)
 	}
 	if body.Keys, err = l.ensureKey(ctx, req); err != nil {
-		return backend.Instance{}, fmt.Errorf("provide the SSH key: %w", err)
+		return backend.Instance{}, fmt.Errorf("provide the SSH key: %w", overtaken(err, requestEvery))
 	}
 	if err := until(ctx, l.launches.open()); err != nil {
 		return backend.Instance{}, err
 	}
 	launched = true
 	id, err := l.api.launch(ctx, body)
+	err = overtaken(err, launchEvery)
 	if errors.Is(err, backend.ErrNotFound) {
 		err = l.missing(ctx, body, err)
 	}
@@ -99,6 +103,19 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 		return backend.Instance{}, fmt.Errorf("launch %s in %s: %w", body.Type, body.Region, err)
 	}
 	return backend.Instance{Ref: backend.Ref{Region: body.Region, ID: id}, State: backend.StatePending, Username: username}, nil
+}
+
+// overtaken makes of a refusal by Lambda's limit a wait for another turn, as often as it takes: it came
+// too soon after a request of somebody else, another replica of this server, which has a queue of its
+// own, or another user of the account, and says nothing about the offer. Where Lambda does not say for
+// how long, a random time keeps those who met from meeting again. Where it says longer than turns take,
+// it means something else.
+func overtaken(err error, every time.Duration) error {
+	limit, ok := errors.AsType[*backend.RateLimitedError](err)
+	if !ok || limit.After > longestAway {
+		return err
+	}
+	return &backend.RateLimitedError{After: cmp.Or(limit.After, every+rand.N(every)), Queued: true}
 }
 
 // Withdraw implements backend.QueueBackend.

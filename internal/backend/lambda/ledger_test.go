@@ -188,6 +188,47 @@ func TestSlowLaunches(t *testing.T) {
 	}
 }
 
+// TestReplicas has four servers buy on one account, each with a queue of its own, so that Lambda
+// refuses most of their launches. Nothing is lost: every wish gets one machine, and gives it back.
+func TestReplicas(t *testing.T) {
+	spec := openapi.Load(t, "testdata/openapi.json.gz")
+	paths := make([]string, 4)
+	for n := range paths {
+		paths[n] = storetest.Path(t)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		const each = 10
+		a := newAccount()
+		api := a.serve(t, spec)
+		var dbs []*store.DB
+		var ledgers []*ledger.Ledger
+		for n, path := range paths {
+			db := storetest.Open(t, path)
+			dbs, ledgers = append(dbs, db), append(ledgers, begin(t, db, openAt(t, goodKey, "", direct{api}, quiet())))
+			time.Sleep(2 * time.Second)
+			intend(t, db, ledgers[n], each)
+		}
+		time.Sleep(4 * each * 4 * launchEvery)
+		for n, db := range dbs {
+			if made := count(t, db, ledger.Created); made != each {
+				t.Errorf("server %d has %d of %d machines, %d were refused", n, made, each, count(t, db, ledger.Gone))
+			}
+		}
+		if made := 1000 - a.capacity["gpu_1x_a10"]; made != len(paths)*each || a.throttled == 0 {
+			t.Errorf("%d machines were launched, want %d; %d requests were refused", made, len(paths)*each, a.throttled)
+		}
+		for n, db := range dbs {
+			withdraw(t, db, ledgers[n])
+		}
+		time.Sleep(time.Hour)
+		for n, db := range dbs {
+			if gone := count(t, db, ledger.Gone); gone != each {
+				t.Errorf("server %d has given back %d of %d machines", n, gone, each)
+			}
+		}
+	})
+}
+
 // TestWithdrawn takes back wishes while they wait for Lambda's limit: nothing is launched for
 // them, and they are in nobody's way.
 func TestWithdrawn(t *testing.T) {
