@@ -23,6 +23,7 @@ var never = map[string][]string{
 	"internal/store":             {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/engine", "internal/api"},
 	"internal/backend":           {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store", "internal/engine", "internal/ledger"}, // clouds know no database
 	"internal/instance":          {"internal/run", "internal/fleet", "internal/server"},
+	"internal/cost":              {"internal/run", "internal/fleet", "internal/instance", "internal/gateway", "internal/volume", "internal/server"}, // reads what they wrote
 	"internal/export":            {"internal/run", "internal/fleet", "internal/instance", "internal/gateway", "internal/volume", "internal/server"}, // the shared ask it
 	"internal/fleet":             {"internal/run", "internal/gateway", "internal/volume", "internal/server"},
 	"internal/gateway":           {"internal/run", "internal/volume", "internal/server"},

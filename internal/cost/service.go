@@ -322,19 +322,17 @@ func (s *Service) owners(ctx context.Context, ids []string) (map[string]float64,
 	return paid, err
 }
 
-// total is a sum, nil of nothing.
+// total is a sum, nil when nothing was paid.
 func total(usd iter.Seq[float64]) *float64 {
-	var sum *float64
+	sum := 0.0
 	for v := range usd {
-		if sum == nil {
-			sum = new(float64)
-		}
-		*sum += v
+		sum += v
 	}
-	if sum != nil {
-		*sum = round(*sum)
+	if sum == 0 {
+		return nil
 	}
-	return sum
+	sum = round(sum)
+	return &sum
 }
 
 // Run fills in what a run's jobs have cost while they held machines. A run that has no cost by the
