@@ -238,6 +238,13 @@ CREATE TABLE instance_health (
 
 CREATE INDEX instance_health_at ON instance_health (at);
 
+CREATE TABLE instance_interval (
+    instance_id TEXT PRIMARY KEY,
+    price       DOUBLE PRECISION NOT NULL, -- per hour
+    started_at  BIGINT NOT NULL,
+    ended_at    BIGINT NOT NULL DEFAULT 0
+);
+
 CREATE TABLE intent (
     id          TEXT PRIMARY KEY,
     shard       INTEGER NOT NULL,

@@ -29,17 +29,10 @@ CREATE INDEX assignment_run ON assignment (run_id);
 
 -- Which instances are a fleet's, ended ones too, without reading rows.
 CREATE INDEX instance_of_fleet ON instance (project_id, fleet_id, id, num, blocks);
-
--- Nobody read it: the ledger knows what machines cost.
-DROP TABLE instance_interval;
+-- The table instance_interval is used no more. It stays for servers of the version before, which write it
+-- while both versions run.
 
 -- +goose Down
-CREATE TABLE instance_interval (
-    instance_id TEXT PRIMARY KEY,
-    price       DOUBLE PRECISION NOT NULL,
-    started_at  BIGINT NOT NULL,
-    ended_at    BIGINT NOT NULL DEFAULT 0
-);
 DROP INDEX instance_of_fleet;
 DROP INDEX assignment_run;
 ALTER TABLE assignment DROP COLUMN run_id;
