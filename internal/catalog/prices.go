@@ -22,6 +22,9 @@ const (
 	pricesFor = 24 * time.Hour
 	hugeFor   = 7 * 24 * time.Hour
 	spotFor   = time.Hour
+	// spotValid is how old such spot prices may be while new ones cannot be had: they follow
+	// demand, and may be a multiple a day later.
+	spotValid = 6 * time.Hour
 	// pricesRetry spaces attempts to collect what could not be collected.
 	pricesRetry = time.Hour
 	// pricesAtOnce is how many providers are asked at a time, beside those whose lists are
@@ -47,6 +50,7 @@ type Prices struct {
 	mu       sync.Mutex
 	embedded *pricelist.List            // nil before the first question
 	kept     map[string]*pricelist.List // what was collected, by source
+	heard    map[string]time.Time       // when
 	list     *pricelist.List            // the embedded one with what was collected
 	due      map[string]time.Time       // by source that is wanted, zero for never
 	asking   map[string]bool            // sources that are being asked
@@ -68,6 +72,7 @@ func (p *Prices) Offers(provider string, q offer.Query) ([]offer.Offer, error) {
 	if err := p.load(); err != nil {
 		return nil, err
 	}
+	p.dropOld(time.Now())
 	for _, s := range collect.Sources() {
 		if _, wanted := p.due[s.Name()]; !wanted && s.Provider == provider {
 			p.due[s.Name()] = p.expiry(s)
@@ -98,9 +103,25 @@ func (p *Prices) load() error {
 	if err != nil {
 		p.Log.Warn("some collected prices cannot be read", "err", err)
 	}
-	p.embedded, p.kept = embedded, kept
+	p.embedded, p.kept, p.heard = embedded, kept, map[string]time.Time{}
+	for _, s := range collect.Sources() {
+		if kept[s.Name()] != nil {
+			p.heard[s.Name()] = p.Shelf.Kept(s)
+		}
+	}
 	p.combine()
 	return nil
+}
+
+// dropOld forgets spot prices that nothing should be bought at any more. It wants the mutex held.
+func (p *Prices) dropOld(now time.Time) {
+	for _, s := range collect.Sources() {
+		if age := now.Sub(p.heard[s.Name()]); s.Spot && p.kept[s.Name()] != nil && age > spotValid {
+			p.Log.Warn("spot prices are too old: spot instances are not offered until there are new ones", "prices_of", s.Name(), "age", age.Round(time.Minute), "limit", spotValid)
+			delete(p.kept, s.Name())
+			p.combine()
+		}
+	}
 }
 
 func (p *Prices) combine() { p.list, _ = p.embedded.Replace(slices.Collect(maps.Values(p.kept))...) }
@@ -209,7 +230,7 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 		}
 		return
 	}
-	p.kept[s.Name()] = found.List
+	p.kept[s.Name()], p.heard[s.Name()] = found.List, time.Now()
 	p.combine()
 	p.due[s.Name()] = later(p.expiry(s), time.Now().Add(pricesRetry))
 	log.Info("list prices collected", "rows", found.List.Len(), "left_out", found.LeftOut.Len(), "free", found.Free, "took", time.Since(began).Round(time.Second))

@@ -163,6 +163,10 @@ func TestAbsurdOffersAreLeftOut(t *testing.T) {
 			if got, _ := names(t, c); got != "good " {
 				t.Errorf("offers %q, want only the good one", got)
 			}
+			problems, err := c.Problems(t.Context(), "p")
+			if err != nil || len(problems) != 1 || problems[0].Text != "made an offer that nobody can mean, which is left out" {
+				t.Errorf("problems %+v, %v", problems, err)
+			}
 		})
 	}
 }

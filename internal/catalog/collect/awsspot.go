@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -41,6 +42,8 @@ const (
 	regionMark = "{region}"
 	// awsTypes is how many types are asked for at a time: they are in the URL.
 	awsTypes = 100
+	// maxElements bounds an answer before it is decoded: a thousand prices have six each.
+	maxElements = 50_000
 	// ec2Version is that of the API's documents.
 	ec2Version = "2016-11-15"
 )
@@ -188,6 +191,9 @@ func (s *session) ec2(ctx context.Context, region string, q url.Values, into any
 	data, err := backend.ReadBody(resp, maxAnswer)
 	if err != nil {
 		return fmt.Errorf("%s in %s: %w", q.Get("Action"), region, err)
+	}
+	if n := bytes.Count(data, []byte("<")); n > 2*maxElements {
+		return fmt.Errorf("%s in %s: %w: it has more than %d elements", q.Get("Action"), region, errStrange, maxElements)
 	}
 	if err := xml.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("%s in %s: %w: %w", q.Get("Action"), region, errStrange, err)

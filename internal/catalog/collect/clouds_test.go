@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -201,6 +202,9 @@ func TestAWSSpot(t *testing.T) {
 		t.Errorf("left out (-want +got):\n%s", diff)
 	}
 	for want, change := range map[string]func(){
+		"has more than 50000 elements": func() {
+			double.zones["us-east-1"] = map[string]string{"us-east-1a": strings.Repeat("m5.large=1 ", maxElements/3)}
+		},
 		"is not a number":            func() { double.zones["us-east-1"] = map[string]string{"us-east-1a": "m5.large=cheap"} },
 		"price: -1 is not 0.0001 to": func() { double.zones["us-east-1"] = map[string]string{"us-east-1a": "m5.large=-1"} },
 		"is not a region":            func() { double.zones = map[string]map[string]string{"evil.example/": {}} },
@@ -226,6 +230,31 @@ func TestManyAreLeftOut(t *testing.T) {
 	got := tr.leftOut()
 	if len(got.Names) != maxNamed || got.Len() != maxLeftOut || got.Names[99] != "x00099.large" {
 		t.Errorf("%d names, %d in all", len(got.Names), got.Len())
+	}
+}
+
+// Of machines that have one name the cheapest is listed, of those the one that has most.
+func TestHotAisleMachinesOfOneName(t *testing.T) {
+	machine := func(cents, cores, ram, disk int) string {
+		return fmt.Sprintf(`{"OnDemandPrice": %d, "Specs": {"cpu_cores": %d, "ram_capacity": %d, "disk_capacity": %d, "cpus": {"model": "Xeon"}, "gpus": [{"count": 1, "model": "MI300X"}]}}`, cents, cores, ram<<30, disk<<30)
+	}
+	var items []hotAisleItem
+	if err := json.Unmarshal([]byte("["+strings.Join([]string{machine(300, 8, 512, 100), machine(199, 8, 224, 100), machine(199, 8, 224, 200), machine(500, 13, 512, 100)}, ",")+"]"), &items); err != nil {
+		t.Fatal(err)
+	}
+	for range 10 { // whatever the order
+		tr := &tray{provider: "hotaisle", asOf: "2026-11-25"}
+		if err := tr.hotAisle(items); err != nil {
+			t.Fatal(err)
+		}
+		want := []string{"1x MI300X 13x Xeon us-michigan-1 13 512GB disk=100GB MI300X:192GB:1 $5", "1x MI300X 8x Xeon us-michigan-1 8 224GB disk=200GB MI300X:192GB:1 $1.99"}
+		if diff := cmp.Diff(want, listed(tr.list.List())); diff != "" {
+			t.Errorf("the list differs (-want +got):\n%s", diff)
+		}
+		if diff := cmp.Diff([]string{"1x MI300X 8x Xeon with another memory or disk"}, tr.leftOut().Names); diff != "" {
+			t.Errorf("left out (-want +got):\n%s", diff)
+		}
+		rand.Shuffle(len(items), func(i, j int) { items[i], items[j] = items[j], items[i] })
 	}
 }
 

@@ -1,10 +1,13 @@
 package collect
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
+	"slices"
 
 	"dstack/internal/catalog/pricelist"
 )
@@ -43,8 +46,12 @@ func collectHotAisle(ctx context.Context, s *session, t *tray) error {
 	return t.hotAisle(items)
 }
 
+// hotAisle adds one machine of each name, the cheapest. Names have GPUs and CPUs (catalog 8.12), so that
+// one may stand for machines that differ in memory or disk; users and the provider's own tools cannot
+// tell these apart either.
 func (t *tray) hotAisle(items []hotAisleItem) error {
 	const gib = 1 << 30
+	best := map[string]pricelist.Row{}
 	for _, item := range items {
 		r := pricelist.Row{
 			Region: hotAisleRegion, CPUs: item.Specs.Cores.whole(), MemoryMiB: mib(float64(item.Specs.RAM) / gib),
@@ -59,7 +66,16 @@ func (t *tray) hotAisle(items []hotAisleItem) error {
 			continue
 		}
 		r.Instance = fmt.Sprintf("%dx %s %dx %s", r.GPUs, r.GPU.Name, r.CPUs, item.Specs.CPUs.Model)
-		if err := t.add(r); err != nil {
+		other, known := best[r.Instance]
+		if known {
+			t.leaveOut(r.Instance + " with another memory or disk")
+		}
+		if !known || cmp.Or(cmp.Compare(r.Price, other.Price), cmp.Compare(other.MemoryMiB, r.MemoryMiB), cmp.Compare(other.DiskMiB, r.DiskMiB)) < 0 {
+			best[r.Instance] = r
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(best)) {
+		if err := t.add(best[name]); err != nil {
 			return err
 		}
 	}

@@ -72,6 +72,15 @@ func (s Shelf) Lists(now time.Time) (map[string]*pricelist.List, error) {
 	return lists, broken
 }
 
+// Kept is when the list of a source was put there, zero when there is none.
+func (s Shelf) Kept(source Source) time.Time {
+	info, err := os.Stat(filepath.Join(s.Dir, source.Name()+suffix))
+	if err != nil {
+		return time.Time{}
+	}
+	return info.ModTime()
+}
+
 // read is the list of a source, nil when none is kept.
 func (s Shelf) read(source Source, now time.Time) (*pricelist.List, error) {
 	f, err := os.Open(filepath.Join(s.Dir, source.Name()+suffix))

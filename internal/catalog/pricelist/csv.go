@@ -105,6 +105,7 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	added := 0
+	passed := map[passedRow]bool{}
 	for n := 1; ; n++ {
 		cells, err := rows.Read()
 		switch {
@@ -137,10 +138,30 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 			err = b.Add(row)
 			added++
 		}
+		if err == nil && (unknown || !shown) {
+			err = passOver(passed, row, cols.flags(cells))
+		}
 		if err != nil {
 			return &RowError{name, n, err}
 		}
 	}
+}
+
+// passedRow is what may have one price only among the rows that are passed over.
+type passedRow struct {
+	kind
+	region, zone, flags string
+	spot                bool
+}
+
+// passOver remembers a row that is passed over, and refuses it the second time, as [Builder.Add] does.
+func passOver(passed map[passedRow]bool, r Row, flags string) error {
+	k := passedRow{kind{r.Backend, r.Instance, r.GPU, r.GPUs}, r.Region, r.Zone, flags, r.Spot}
+	if passed[k] {
+		return &FieldError{"instance_name", fmt.Sprintf("%s in %q is there twice", r.Instance, r.Region)}
+	}
+	passed[k] = true
+	return nil
 }
 
 // checkUnknown checks all of a row but its accelerator, which is not known.
@@ -233,6 +254,12 @@ func (cols *csvColumns) row(cells []string, backend string) (r Row, shown bool, 
 		p.fail(colData, "is not JSON")
 	}
 	return r, !hidden(strings.Fields(p.text(colFlags))) && !bare(r), p.err
+}
+
+// flags are those of a record, as it writes them.
+func (cols *csvColumns) flags(cells []string) string {
+	p := cellParser{cols: cols, cells: cells}
+	return strings.Clone(p.text(colFlags)) // what is read is overwritten by the next
 }
 
 // gpuFamilies are the types of AWS that have GPUs, by their names.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -172,21 +173,50 @@ func TestReadCSVLeavesUnknownAcceleratorsOut(t *testing.T) {
 
 // endless repeats a text.
 type endless struct {
-	text string
-	at   int
+	text string // with # for the number of the repetition
+	now  string
+	n    int
 }
 
 func (e *endless) Read(p []byte) (int, error) {
-	n := copy(p, e.text[e.at:])
-	e.at = (e.at + n) % len(e.text)
+	if e.now == "" {
+		e.now = strings.ReplaceAll(e.text, "#", strconv.Itoa(e.n))
+		e.n++
+	}
+	n := copy(p, e.now)
+	e.now = e.now[n:]
 	return n, nil
+}
+
+// Rows that are passed over are there once, too.
+func TestReadCSVTwice(t *testing.T) {
+	for name, tt := range map[string]struct {
+		rows string
+		row  int // that is refused, 0 for none
+	}{
+		"hidden":              {"a,r,1,4,16,0,,,False,,,secret,,{}\na,r,2,4,16,0,,,False,,,secret,,{}\n", 3},
+		"for other reasons":   {"a,r,1,4,16,0,,,False,,,secret,,{}\na,r,2,4,16,0,,,False,,,other,,{}\n", 0},
+		"beside one to show":  {"a,r,1,4,16,0,,,False,,,secret,,{}\na,r,2,4,16,0,,,False,,,,,{}\n", 0},
+		"elsewhere":           {"a,r,1,4,16,0,,,False,,,secret,,{}\na,s,2,4,16,0,,,False,,,secret,,{}\n", 0},
+		"unknown accelerator": {"a,r,1,4,16,1,B999,16,False,,nvidia,,,{}\na,r,2,4,16,1,B999,16,False,,nvidia,,,{}\n", 3},
+		"GPUs not told":       {"p5.48xlarge,r,1,4,16,0,,,False,,,,,{}\np5.48xlarge,r,2,4,16,0,,,False,,,,,{}\n", 3},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b Builder
+			err := b.ReadCSV(strings.NewReader(csvHeader+"y,r,1,4,16,0,,,False,,,,,{}\n"+tt.rows), "aws.csv", "2026")
+			bad, _ := errors.AsType[*RowError](err)
+			if got := err == nil; got != (tt.row == 0) || bad != nil && bad.Row != tt.row {
+				t.Errorf("error %v, want row %d to be refused", err, tt.row)
+			}
+		})
+	}
 }
 
 func TestReadCSVIsBounded(t *testing.T) {
 	for text, want := range map[string]string{
-		"x,r,1,1,1,0,,,False,,,secret,,{}\n": "aws.csv: row 1001: there are more than 1000 rows",
-		"\n":                                 "aws.csv: larger than 100000 bytes",
-		"x":                                  "aws.csv: row 1: a line is longer than 65536 bytes",
+		"x#,r,1,1,1,0,,,False,,,secret,,{}\n": "aws.csv: row 1001: there are more than 1000 rows",
+		"\n":                                  "aws.csv: larger than 100000 bytes",
+		"x":                                   "aws.csv: row 1: a line is longer than 65536 bytes",
 	} {
 		var b Builder
 		in := io.MultiReader(strings.NewReader(csvHeader), &endless{text: text})

@@ -27,12 +27,8 @@ const catalogDir = "GPUHUNT_CATALOG_DIR"
 // few is the number of offers up to which it is said what would give more.
 const few = 2
 
-// takeProviders checks what only a search of list prices takes: how many offers to show, and names
-// of providers in place of backends.
+// takeProviders takes names of providers in place of backends.
 func (o *Options) takeProviders() error {
-	if o.MaxOffers < 1 {
-		return fmt.Errorf("argument --max-offers: invalid value %d, it is at least 1", o.MaxOffers)
-	}
 	for _, name := range o.Override.TakeBackends() {
 		provider, ok := pricelist.FindProvider(name)
 		if !ok {

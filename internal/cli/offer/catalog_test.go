@@ -217,13 +217,15 @@ func TestCatalogErrors(t *testing.T) {
 		env  map[string]string
 		args []string
 	}{
-		"read a catalog: stat ":            {nil, []string{"--catalog", "none.csv"}},
-		"<provider>.csv, in that direct":   {map[string]string{"GPUHUNT_CATALOG_DIR": "nowhere"}, []string{"--catalog"}},
-		"if any flags in the group [cat":   {nil, []string{"--catalog", "--fleet", "f"}},
-		"without also grouping by 'back":   {nil, []string{"--catalog", "--group-by", "gpu,region"}},
-		"unknown command \"aws.csv\" for":  {nil, []string{"aws.csv"}},
-		"are both catalogs of aws":         {nil, []string{"--catalog", "aws.csv", "aws.csv"}},
-		"argument --max-offers: invalid v": {nil, []string{"--catalog", "--max-offers", "0"}},
+		"read a catalog: stat ":                                    {nil, []string{"--catalog", "none.csv"}},
+		"<provider>.csv, in that direct":                           {map[string]string{"GPUHUNT_CATALOG_DIR": "nowhere"}, []string{"--catalog"}},
+		"if any flags in the group [cat":                           {nil, []string{"--catalog", "--fleet", "f"}},
+		"without also grouping by 'back":                           {nil, []string{"--catalog", "--group-by", "gpu,region"}},
+		"unknown command \"aws.csv\" for":                          {nil, []string{"aws.csv"}},
+		"are both catalogs of aws":                                 {nil, []string{"--catalog", "aws.csv", "aws.csv"}},
+		"--max-offers: Input should be gr":                         {nil, []string{"--catalog", "--max-offers", "0"}},
+		"--max-offers: Input should be le":                         {nil, []string{"--max-offers", "10001"}},
+		"--max-offers: Input should be greater than or equal to 1": {nil, []string{"--max-offers", "0"}},
 		"argument --backend: there are no list prices of \"acme\": use one of amddevcloud, aws, ": {nil, []string{"--catalog", "-b", "acme"}},
 	} {
 		if _, _, err := offerCommand(t, tt.env, tt.args...); err == nil || !strings.Contains(err.Error(), want) {

@@ -3,6 +3,7 @@ package offer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -71,10 +72,19 @@ func New(p *program.Program) *cobra.Command {
 	return cmd
 }
 
+// maxOffers is the most that servers list.
+const maxOffers = 10_000
+
 // Run lists offers.
 func Run(ctx context.Context, o Options) error {
 	if o.Format != "plain" && o.Format != "json" {
 		return fmt.Errorf("unknown format %q: use plain or json", o.Format)
+	}
+	switch { // in the words of the server
+	case o.MaxOffers < 1:
+		return errors.New("--max-offers: Input should be greater than or equal to 1")
+	case o.MaxOffers > maxOffers:
+		return fmt.Errorf("--max-offers: Input should be less than or equal to %d", maxOffers)
 	}
 	o.JSON = o.JSON || o.Format == "json"
 	group, err := groups(o.GroupBy)
