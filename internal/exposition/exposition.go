@@ -82,12 +82,13 @@ func check(f *Family) error {
 		return fmt.Errorf("it is a %s", f.GetType())
 	}
 	seen := make(map[string]bool, len(f.Metric))
+	var key []byte // what is different for different labels: no valid text has the byte 0xFF
 	for _, m := range f.Metric {
 		if len(m.Label) > maxLabels {
 			return fmt.Errorf("a sample has %d labels", len(m.Label))
 		}
 		slices.SortFunc(m.Label, byLabelNames)
-		var key strings.Builder
+		key = key[:0]
 		for i, l := range m.Label {
 			if err := checkLabel(l); err != nil {
 				return err
@@ -95,12 +96,12 @@ func check(f *Family) error {
 			if i > 0 && m.Label[i-1].GetName() == l.GetName() {
 				return fmt.Errorf("a sample has two labels %.100s", l.GetName())
 			}
-			fmt.Fprintf(&key, "%s=%q,", l.GetName(), l.GetValue())
+			key = append(append(append(append(key, l.GetName()...), 0xFF), l.GetValue()...), 0xFF)
 		}
-		if seen[key.String()] {
+		if seen[string(key)] {
 			return errors.New("two samples have the same labels")
 		}
-		seen[key.String()] = true
+		seen[string(key)] = true
 		m.TimestampMs = nil // the page's is now, whatever clock the host has
 	}
 	return nil
@@ -123,15 +124,7 @@ func checkLabel(l *dto.LabelPair) error {
 type Label struct{ Name, Value string }
 
 // Page is what many hosts say. It is not safe for concurrent use.
-type Page struct {
-	// Max bounds the samples: what comes later is left out.
-	Max int
-	// Left is how many samples were left out.
-	Left int
-
-	families map[string]*Family
-	samples  int
-}
+type Page struct{ families map[string]*Family }
 
 // Add takes over parsed families, and gives labels to their samples; no two calls may give the
 // same. A metric that some call a counter and others a gauge becomes one without a type: names
@@ -146,11 +139,6 @@ func (p *Page) Add(families []*Family, labels ...Label) {
 		p.families = map[string]*Family{}
 	}
 	for _, f := range families {
-		if p.samples+len(f.Metric) > p.Max {
-			p.Left += len(f.Metric)
-			continue
-		}
-		p.samples += len(f.Metric)
 		for _, m := range f.Metric {
 			m.Label = slices.Concat(m.Label, given)
 			slices.SortFunc(m.Label, byLabelNames)

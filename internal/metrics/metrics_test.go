@@ -154,8 +154,8 @@ func TestTexts(t *testing.T) {
 			got := map[string]float64{}
 			for job, text := range texts {
 				families, err := text.Families()
-				if err != nil || len(families) != 1 {
-					t.Fatalf("%s: %v, %v", when, families, err)
+				if err != nil || len(families) != 1 || text.Size != int64(len("DCGM_A 1\n")) {
+					t.Fatalf("%s: %d bytes, %v, %v", when, text.Size, families, err)
 				}
 				got[job] = families[0].Metric[0].GetUntyped().GetValue()
 			}

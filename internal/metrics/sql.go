@@ -38,9 +38,9 @@ const latestHealth = `SELECT at FROM instance_health WHERE instance_id = $1 ORDE
 const ageOfText = `SELECT at FROM job_dcgm WHERE job_id = $1`
 
 const putText = `
-INSERT INTO job_dcgm (job_id, at, packed) VALUES ($1, $2, $3)
-ON CONFLICT (job_id) DO UPDATE SET at = excluded.at, packed = excluded.packed`
+INSERT INTO job_dcgm (job_id, at, packed, size) VALUES ($1, $2, $3, $4)
+ON CONFLICT (job_id) DO UPDATE SET at = excluded.at, packed = excluded.packed, size = excluded.size`
 
-const selectTexts = `SELECT job_id, packed FROM job_dcgm WHERE at >= $1`
+const selectTexts = `SELECT job_id, size, packed FROM job_dcgm WHERE at >= $1`
 
 const expireTexts = `DELETE FROM job_dcgm WHERE at < $1`

@@ -38,11 +38,15 @@ func (s *Store) AddText(ctx context.Context, jobID string, packed []byte) error 
 	if err == nil && now.Before(store.Time(last).Add(textEvery)) {
 		return nil
 	}
-	if _, err := parse(packed); err != nil {
+	text, err := agentapi.Unpack(packed)
+	if err == nil {
+		_, err = exposition.Parse(text)
+	}
+	if err != nil {
 		return &TextError{err}
 	}
 	err = s.DB.Write(ctx, func(tx *store.Tx) error {
-		_, err := tx.ExecContext(ctx, putText, jobID, store.Micros(now), packed)
+		_, err := tx.ExecContext(ctx, putText, jobID, store.Micros(now), packed, len(text))
 		return err
 	})
 	if err != nil {
@@ -51,19 +55,20 @@ func (s *Store) AddText(ctx context.Context, jobID string, packed []byte) error 
 	return nil
 }
 
-func parse(packed []byte) ([]*exposition.Family, error) {
-	text, err := agentapi.Unpack(packed)
+// Text is what DCGM said last of a job's GPUs.
+type Text struct {
+	Size   int64 // in bytes
+	packed []byte
+}
+
+// Families are its samples.
+func (t Text) Families() ([]*exposition.Family, error) {
+	text, err := agentapi.Unpack(t.packed)
 	if err != nil {
 		return nil, err
 	}
 	return exposition.Parse(text)
 }
-
-// Text is what DCGM said last of a job's GPUs.
-type Text struct{ packed []byte }
-
-// Families are its samples.
-func (t Text) Families() ([]*exposition.Family, error) { return parse(t.packed) }
 
 // Texts returns what DCGM said of the GPUs of jobs in the last ten minutes, by job.
 func (s *Store) Texts(ctx context.Context, q store.Querier) (map[string]Text, error) {
@@ -72,7 +77,7 @@ func (s *Store) Texts(ctx context.Context, q store.Querier) (map[string]Text, er
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id string
 		var t Text
-		err := rows.Scan(&id, &t.packed)
+		err := rows.Scan(&id, &t.Size, &t.packed)
 		all[id] = t
 		return err
 	})

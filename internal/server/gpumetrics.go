@@ -1,15 +1,24 @@
 package server
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"dstack/internal/exposition"
+	"dstack/internal/metrics"
 	"dstack/internal/run"
 )
 
-// maxGPUSamples bounds what hosts add to a page of metrics: what two thousand machines of eight
-// GPUs say.
-const maxGPUSamples = 1_000_000
+// maxGPUText bounds the text of hosts on a page of metrics, in bytes: what 1,300 machines of eight
+// GPUs say. In memory it takes some times as much.
+const maxGPUText = 128 << 20
+
+// gpuJob is a live job, and what DCGM says of its GPUs.
+type gpuJob struct {
+	run.Placed
+	text metrics.Text
+}
 
 // gpuMetrics is what DCGM on hosts says of the GPUs of live jobs, with the labels of the jobs.
 func (s *Server) gpuMetrics(ctx context.Context) ([]*exposition.Family, error) {
@@ -19,27 +28,49 @@ func (s *Server) gpuMetrics(ctx context.Context) ([]*exposition.Family, error) {
 	if err != nil || len(texts) == 0 {
 		return nil, err
 	}
-	page := exposition.Page{Max: maxGPUSamples}
-	names := jobLabels()
+	var jobs []gpuJob
 	err = s.runs.EachPlaced(ctx, func(j run.Placed) error {
-		text, there := texts[j.Job.ID]
-		if !there {
-			return nil
+		if text, there := texts[j.Job.ID]; there {
+			jobs = append(jobs, gpuJob{j, text})
 		}
-		families, err := text.Families()
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	shown := fitting(jobs, maxGPUText)
+	if left := len(jobs) - len(shown); left > 0 {
+		s.Log.Warn("there are more metrics of GPUs than a page may have; those of the longest are left out", "jobs", left, "max", maxGPUText)
+	}
+	return s.gpuPage(shown), nil
+}
+
+// fitting are the jobs with the shortest texts that together are not longer than most: a host that
+// says too much takes the room of nobody else.
+func fitting(jobs []gpuJob, most int64) []gpuJob {
+	slices.SortStableFunc(jobs, func(a, b gpuJob) int { return cmp.Compare(a.text.Size, b.text.Size) })
+	for i, j := range jobs {
+		if most -= j.text.Size; most < 0 {
+			return jobs[:i]
+		}
+	}
+	return jobs
+}
+
+func (s *Server) gpuPage(jobs []gpuJob) []*exposition.Family {
+	var page exposition.Page
+	names := jobLabels()
+	for _, j := range jobs {
+		families, err := j.text.Families()
 		if err != nil { // it was read when it came
 			s.Log.Warn("the metrics of the GPUs of a job cannot be read", "job", j.Job.ID, "err", err)
-			return nil
+			continue
 		}
 		labels := make([]exposition.Label, len(names))
-		for i, value := range jobValues(j) {
+		for i, value := range jobValues(j.Placed) {
 			labels[i] = exposition.Label{Name: names[i], Value: value}
 		}
 		page.Add(families, labels...)
-		return nil
-	})
-	if page.Left > 0 {
-		s.Log.Warn("there are more metrics of GPUs than a page may have", "samples", page.Left, "max", maxGPUSamples)
 	}
-	return page.Families(), err
+	return page.Families()
 }

@@ -12,6 +12,7 @@ import (
 	"dstack/internal/agent/dcgm/dcgmtest"
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/metrics"
 	"dstack/internal/store"
 )
 
@@ -223,4 +224,30 @@ func TestGPUMetrics(t *testing.T) {
 			t.Errorf("ten minutes later:\n%s", text)
 		}
 	})
+}
+
+// Hosts that say too much take no room of those that say little.
+func TestGPUMetricsThatFit(t *testing.T) {
+	for name, c := range map[string]struct {
+		sizes []int64
+		most  int64
+		want  []int64
+	}{
+		"none":            {nil, 10, nil},
+		"all":             {[]int64{3, 1, 2}, 6, []int64{1, 2, 3}},
+		"without a giant": {[]int64{9, 1, 2}, 10, []int64{1, 2}},
+		"giants":          {[]int64{11, 12}, 10, nil},
+	} {
+		var jobs []gpuJob
+		for _, n := range c.sizes {
+			jobs = append(jobs, gpuJob{text: metrics.Text{Size: n}})
+		}
+		var got []int64
+		for _, j := range fitting(jobs, c.most) {
+			got = append(got, j.text.Size)
+		}
+		if diff := cmp.Diff(c.want, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
 }

@@ -310,7 +310,7 @@ CREATE TABLE job_dcgm (
     job_id TEXT PRIMARY KEY,
     at     BIGINT NOT NULL,
     packed BYTEA NOT NULL
-);
+, size BIGINT NOT NULL DEFAULT 0);
 
 CREATE INDEX job_dcgm_at ON job_dcgm (at);
 

@@ -33,6 +33,9 @@ const (
 	maxText = 8 << 20
 	// startAgain spaces attempts to start one that ends.
 	startAgain = time.Minute
+	// usualEngine is where a host engine listens, engineTimeout how long it may take to accept.
+	usualEngine   = "localhost:5555"
+	engineTimeout = time.Second
 	// stopTimeout is how long one may take to end.
 	stopTimeout = 5 * time.Second
 )
@@ -47,7 +50,7 @@ type ExporterConfig struct {
 	Dir      string        // where a file for the exporter may be
 	Port     int           // optional: where ours listens; 0: OwnPort
 	Interval time.Duration // optional: how often ours looks at the GPUs; 0: Interval
-	Engine   string        // optional: the address of a host engine for ours; "": its own
+	Engine   string        // optional: the address of a host engine for ours; "": what runs here, or its own
 	Log      *slog.Logger
 }
 
@@ -55,11 +58,12 @@ type ExporterConfig struct {
 // It is safe for concurrent use.
 type Exporter struct {
 	ExporterConfig
-	addresses []string
-	http      *http.Client
-	ctx       context.Context // of the process that was started
-	stop      context.CancelFunc
-	wg        sync.WaitGroup
+	addresses   []string
+	usualEngine string
+	http        *http.Client
+	ctx         context.Context // of the process that was started
+	stop        context.CancelFunc
+	wg          sync.WaitGroup
 
 	mu      sync.Mutex
 	text    []byte
@@ -72,7 +76,7 @@ type Exporter struct {
 // NewExporter starts nothing: see [Exporter.Text].
 func NewExporter(c ExporterConfig) *Exporter {
 	c.Port, c.Interval = cmp.Or(c.Port, OwnPort), cmp.Or(c.Interval, Interval)
-	e := &Exporter{ExporterConfig: c, http: &http.Client{Timeout: fetchTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
+	e := &Exporter{ExporterConfig: c, usualEngine: usualEngine, http: &http.Client{Timeout: fetchTimeout, Transport: &http.Transport{DisableKeepAlives: true}}}
 	for _, port := range []int{c.Port, usualPort} {
 		e.addresses = append(e.addresses, net.JoinHostPort("localhost", strconv.Itoa(port)))
 	}
@@ -193,8 +197,8 @@ func (e *Exporter) start(ctx context.Context) error {
 		return fmt.Errorf("start %s: %w", program, err)
 	}
 	args := []string{"-f", file, "-a", e.addresses[0], "-c", strconv.FormatInt(e.Interval.Milliseconds(), 10)}
-	if e.Engine != "" {
-		args = append(args, "-r", e.Engine)
+	if engine := e.hostEngine(ctx); engine != "" {
+		args = append(args, "-r", engine)
 	}
 	cmd := exec.CommandContext(e.ctx, program, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -214,6 +218,20 @@ func (e *Exporter) start(ctx context.Context) error {
 		}
 	})
 	return nil
+}
+
+// hostEngine is the address of the engine for an exporter, "" for one of its own. Two engines
+// on one host take the GPUs' profiling from each other, so that one which runs is used.
+func (e *Exporter) hostEngine(ctx context.Context) string {
+	if e.Engine != "" {
+		return e.Engine
+	}
+	c, err := (&net.Dialer{Timeout: engineTimeout}).DialContext(ctx, "tcp", e.usualEngine)
+	if err != nil {
+		return ""
+	}
+	c.Close()
+	return e.usualEngine
 }
 
 // tail keeps the last line of what is written, as far as it is short.

@@ -103,7 +103,7 @@ func newExporter(t *testing.T, port int) (*Exporter, *log) {
 	t.Helper()
 	l := &log{}
 	e := NewExporter(ExporterConfig{Dir: t.TempDir(), Port: port, Interval: 100 * time.Millisecond, Log: slog.New(slog.NewTextHandler(l, nil))})
-	e.addresses = e.addresses[:1] // whatever runs on this machine
+	e.addresses, e.usualEngine = e.addresses[:1], "localhost:1" // whatever runs on this machine
 	t.Cleanup(e.Close)
 	return e, l
 }
@@ -169,6 +169,31 @@ func TestExporterThatRuns(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "started")); err == nil {
 		t.Error("another was started")
+	}
+}
+
+// An exporter shares the host engine that runs, or the one that it is told of.
+func TestExporterSharesAnEngine(t *testing.T) {
+	l, err := net.Listen("tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for name, c := range map[string]struct{ configured, running, want string }{
+		"none":    {"", "localhost:1", ""},
+		"running": {"", l.Addr().String(), " -r " + l.Addr().String()},
+		"told":    {"10.0.0.1:5555", l.Addr().String(), " -r 10.0.0.1:5555"},
+	} {
+		dir := script(t, "dcgm-exporter", `[ "$1" = -v ] || echo "$@" >"$(dirname "$0")/args"`)
+		e, _ := newExporter(t, 1)
+		e.Engine, e.usualEngine = c.configured, c.running
+		e.Text(t.Context())
+		<-e.ended
+		args, err := os.ReadFile(filepath.Join(dir, "args"))
+		want := "-f " + filepath.Join(e.Dir, "dcgm-counters.csv") + " -a localhost:1 -c 100" + c.want + "\n"
+		if err != nil || string(args) != want {
+			t.Errorf("%s: %v, started with %s, want %s", name, err, args, want)
+		}
 	}
 }
 
