@@ -14,8 +14,8 @@ func TestClaimOfFailedGPUs(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		s := &Service{known: newKnown(), Config: Config{DB: db}}
 		for health, free := range map[api.HealthStatus]bool{"": true, api.Healthy: true, api.Warning: true, api.Failure: false} {
-			inst := Instance{ID: "i" + string(health), ProjectID: "p", FleetID: "f", Name: "i", Status: api.InstanceIdle, Blocks: 1,
-				Data: Data{Health: health, Provisioning: &api.JobProvisioningData{}}}
+			inst := Instance{ID: "i" + string(health), ProjectID: "p", FleetID: "f" + string(health), Name: "i", Status: api.InstanceIdle, Blocks: 1,
+				Data: Data{Health: health, Offer: &api.InstanceOffer{}, Provisioning: &api.JobProvisioningData{}}}
 			if inst.Available() != free {
 				t.Errorf("with the health %q it is available: %v", health, !free)
 			}
