@@ -122,6 +122,11 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1"},
 		{"a cluster is made where instances reach each other", []Gang{asks("x", 2, 1)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: +b/us/g1 +b/us/g1"},
+		{"within what its fleet allows", []Gang{asks("x", 2, 1)}, Supply{Fleets: []Fleet{func() Fleet {
+			f := grows(cluster("f"), -1)
+			f.Ask.Profile.Regions = []string{"us"}
+			return f
+		}()}, Offers: []api.InstanceOffer{machine("b", "eu", 1, 1), machine("b", "us", 1, 2)}}, "x: +b/us/g1 +b/us/g1"},
 		{"and grows where it is", []Gang{asks("x", 2, 1)}, Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds,
 			Hosts: []*Host{{ID: "h", Fleet: "f", Offer: func() api.InstanceOffer { o := machine("b", "us", 1, 2); o.Availability = api.Idle; return o }(), Blocks: 1, Ready: true}}}, "x: h:1 +b/us/g1"},
 		{"no new instances where they are not wanted", []Gang{func() Gang { g := asks("x", 1, 1); g.Reuse = true; return g }()},
