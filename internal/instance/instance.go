@@ -123,8 +123,12 @@ func (i *Instance) Busy() int {
 // Available says that the instance can take jobs now, as far as it has free blocks.
 func (i *Instance) Available() bool {
 	return (i.Status == api.InstanceIdle || i.Status == api.InstanceBusy) &&
-		!i.Unreachable && i.health() != api.Failure && i.Data.Provisioning != nil
+		i.Well() && i.Data.Provisioning != nil
 }
+
+// Well says that nothing is known to be wrong with the instance: it answers, and its GPUs have not
+// failed.
+func (i *Instance) Well() bool { return !i.Unreachable && i.health() != api.Failure }
 
 // Live says that the instance exists or is wanted.
 func (i *Instance) Live() bool {

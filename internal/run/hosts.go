@@ -87,7 +87,7 @@ func host(inst *instance.Instance, fleetName string, other *scheduler.Host) *sch
 		return nil
 	}
 	h := &scheduler.Host{
-		ID: inst.ID, Fleet: inst.FleetID, FleetName: fleetName, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(),
+		ID: inst.ID, Fleet: inst.FleetID, FleetName: fleetName, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(), Out: !inst.Well(),
 		Offer: api.InstanceOffer{
 			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
 			Availability: api.Idle, InstanceRuntime: api.RuntimeShim, TotalBlocks: inst.Blocks,

@@ -28,7 +28,7 @@ type Choice struct {
 func (c Choice) Existing() []api.InstanceOffer {
 	hosts := make([]int, 0, c.fit)
 	for _, i := range c.among {
-		if c.shares[i] > 0 {
+		if c.shares[i] > 0 && !c.placer.Hosts[i].Out {
 			hosts = append(hosts, i)
 		}
 	}

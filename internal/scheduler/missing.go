@@ -120,7 +120,11 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 	}
 	where := "fleet " + quoted(names, "or")
 	if later {
-		return Verdict{Gang: g.ID, Reasons: []string{waiting(g, where, p.keptFor(g, fleets, shares))}, Later: true}
+		reasons := []string{waiting(g, where, p.keptFor(g, fleets, shares))}
+		if out := p.out(fleets); out != "" {
+			reasons = append(reasons, out)
+		}
+		return Verdict{Gang: g.ID, Reasons: reasons, Later: true}
 	}
 	var why string
 	switch {
@@ -137,7 +141,25 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 	default:
 		why = noOffers + where
 	}
-	return Verdict{Gang: g.ID, Reasons: append([]string{why}, p.facts(g, false)...)}
+	reasons := []string{why}
+	if out := p.out(fleets); out != "" {
+		reasons = append(reasons, out)
+	}
+	return Verdict{Gang: g.ID, Reasons: append(reasons, p.facts(g, false)...)}
+}
+
+// out names the fleets some of whose instances cannot take jobs now, "" for none.
+func (p *placer) out(fleets []int) string {
+	var names []string
+	for _, f := range fleets {
+		if slices.ContainsFunc(p.inFleet[f], func(i int) bool { return p.Hosts[i].Out }) {
+			names = append(names, p.Fleets[f].Name)
+		}
+	}
+	if names == nil {
+		return ""
+	}
+	return fmt.Sprintf("Some instances of fleet %s cannot take jobs: they do not answer, or their GPUs have failed", quoted(names, "and"))
 }
 
 // keptFor is the run ahead for which hosts are kept that would do now, "" when there are none.

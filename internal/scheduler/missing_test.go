@@ -175,6 +175,25 @@ func TestWordsOfWhoComesLater(t *testing.T) {
 	}
 }
 
+// A host with which something is wrong is in no plan, while who can wait waits for it, and is told.
+func TestHostsThatAreOut(t *testing.T) {
+	well, out := hosted("h", "f", 1, 1, 1), hosted("i", "f", 1, 1, 0)
+	out.Ready, out.Out = false, true
+	s := Supply{Fleets: []Fleet{{ID: "f", Name: "f", Hosts: true, Ask: anything()}}, Hosts: []*Host{well, out}}
+	g := asks("g", 1, 1)
+	if list := Choices(g, s)[0].Existing(); len(list) != 1 || list[0].Availability != api.Busy {
+		t.Errorf("a plan lists %v", list)
+	}
+	const about = "Some instances of fleet 'f' cannot take jobs: they do not answer, or their GPUs have failed"
+	if v := Place([]Gang{g}, s)[0]; !v.Later || v.Why != "Waits until an instance of fleet 'f' is free. "+about {
+		t.Errorf("waits: %v, %q", v.Later, v.Why)
+	}
+	s.Hosts = s.Hosts[1:]
+	if why := WhyNot(g, s, false); why.Fit != 0 || why.Considered != 0 || !slices.Contains(why.Reasons, about) {
+		t.Errorf("of a fleet that does not answer it is said: %+v", why)
+	}
+}
+
 // What is said to fit without a requirement does, just that many.
 func TestWhyNotIsTrue(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 16))
@@ -282,6 +301,9 @@ func randomQuestion(r *rand.Rand) (Gang, Supply) {
 			o.Availability, o.AvailabilityZones = api.Idle, nil
 			blocks := pick(r, 1, 1, 2)
 			s.Hosts = append(s.Hosts, &Host{ID: fmt.Sprint(f.ID, i), Name: fmt.Sprint(f.ID, i), Fleet: f.ID, FleetName: f.ID, Num: i, Zone: pick(r, "", "a", "b"), Offer: o, Blocks: blocks, Busy: r.IntN(blocks + 1), Ready: true})
+			if h := s.Hosts[len(s.Hosts)-1]; r.IntN(6) == 0 {
+				h.Ready, h.Out = false, true
+			}
 		}
 	}
 	for i := range r.IntN(6) {

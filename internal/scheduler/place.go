@@ -63,6 +63,9 @@ type Host struct {
 	Blocks int // in how many parts it can be shared, ≥ 1
 	Busy   int // of them
 	Ready  bool
+	// Out says that it is not ready because something is wrong: it does not answer, or its GPUs
+	// have failed. Plans leave it out (lifecycle 7.6), while who waits for it may still get it.
+	Out bool
 }
 
 // Fleet is a group of hosts with limits for new ones.

@@ -15,6 +15,9 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 	for f := range p.Fleets {
 		for _, i := range p.inFleet[f] {
 			h := p.Hosts[i]
+			if h.Out {
+				continue
+			}
 			missed, known := alike[h.Key]
 			if !known || h.Key == (unique.Handle[string]{}) {
 				missed = shareMisses(g, h)
