@@ -107,6 +107,17 @@ func (c *Client) post(ctx context.Context, path string, in, out any) error {
 	return c.call(ctx, http.MethodPost, path, kind, body, out)
 }
 
+// answer posts a request and returns what the server answers.
+func answer[T any](ctx context.Context, c *Client, path string, request any) (out T, err error) {
+	err = c.post(ctx, path, request, &out)
+	return out, err
+}
+
+// in is the path of what is asked of a project.
+func in(project, what string) string {
+	return "/api/project/" + url.PathEscape(project) + "/" + what
+}
+
 func (c *Client) call(ctx context.Context, method, path, kind string, body []byte, out any) error {
 	res, err := c.send(ctx, method, path, kind, body)
 	if err != nil {

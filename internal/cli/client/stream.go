@@ -23,7 +23,7 @@ func (c *Client) StreamLogs(ctx context.Context, project string, req api.StreamL
 	if err != nil {
 		return fmt.Errorf("prepare stream of logs: %w", err)
 	}
-	res, err := c.send(ctx, http.MethodPost, "/api/project/"+url.PathEscape(project)+"/logs/stream", "application/json", body)
+	res, err := c.send(ctx, http.MethodPost, in(project, "logs/stream"), "application/json", body)
 	if err != nil {
 		return err
 	}
