@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/instance"
 	"dstack/internal/store"
 )
 
@@ -88,4 +90,36 @@ var order = map[agentapi.State]int{
 // apart none is.
 func older(a, b agentapi.Task) bool {
 	return order[a.State] < order[b.State] || a.State == b.State && b.Started && !a.Started
+}
+
+// Observe takes over what a host's agent answers about its tasks. That one has ended is left
+// to the event stream, where it comes after the end of the log: known earlier, the job could
+// be over, and its task deleted, before its log is here.
+func (s *Service) Observe(ctx context.Context, instanceID string, tasks ...agentapi.Task) error {
+	return s.observe(ctx, instanceID, slices.DeleteFunc(slices.Clone(tasks), func(t agentapi.Task) bool { return t.State == agentapi.Terminated })...)
+}
+
+// Dangling lists the tasks of a host that no job of the instance stands for any more.
+func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agentapi.Task) ([]string, error) {
+	var ids []string
+	for _, t := range tasks {
+		j, err := s.rows.job(ctx, s.DB.Read(), t.ID)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if err != nil || j.Finished() || j.InstanceID != instanceID {
+			ids = append(ids, t.ID)
+		}
+	}
+	return ids, nil
+}
+
+// Reconnected looks at the jobs of an instance whose agent answers again.
+func (s *Service) Reconnected(ctx context.Context, instanceID string) {
+	jobs, err := instance.JobsOn(ctx, s.DB.Read(), instanceID)
+	if err != nil {
+		s.Log.Error("look for the jobs of an instance", "instance", instanceID, "err", err)
+		return
+	}
+	s.Engine.Wake(JobKind, jobs...)
 }

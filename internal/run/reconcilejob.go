@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -265,12 +264,6 @@ func (s *Service) wakePeers(ctx context.Context, tx *store.Tx, j Job) error {
 	return nil
 }
 
-// changed tells the run and whoever watches it.
-func (s *Service) changed(runID string) {
-	s.Engine.Wake(Kind, runID)
-	s.Engine.Tell(watchTopic, runID)
-}
-
 func (s *Service) release(ctx context.Context, tx *store.Tx, j Job) error {
 	inst, err := s.Instances.Release(ctx, tx, j.InstanceID, j.ID)
 	if errors.Is(err, store.ErrNotFound) {
@@ -299,95 +292,6 @@ func jobEvent(from, to api.JobStatus, data JobData) string {
 	return text
 }
 
-func runEvent(from, to api.RunStatus, data Data) string {
-	text := fmt.Sprintf("Run status changed %s -> %s", strings.ToUpper(string(from)), strings.ToUpper(string(to)))
-	if to == api.RunTerminating && data.Reason != "" {
-		text += ". Termination reason: " + strings.ToUpper(string(data.Reason))
-	}
-	return text
-}
-
-func (s *Service) act(ctx context.Context, it engine.Item, e Effect, snap JobSnapshot) (time.Time, error) {
-	j := snap.Job
-	client, err := s.Hosts.Client(ctx, j.InstanceID)
-	if err != nil {
-		return time.Time{}, nil // the instance wakes the job when it is back
-	}
-	switch e {
-	case Send:
-		return s.send(ctx, it, client, snap)
-	case Stop:
-		grace := int64(0)
-		if !j.Data.Abort && j.Data.Reason != api.JobAbortedByUser {
-			grace = 300
-			if j.Data.Spec.StopDuration != nil {
-				grace = *j.Data.Spec.StopDuration
-			}
-		}
-		t, err := client.Terminate(ctx, j.ID, agentapi.Terminate{Grace: grace, Reason: string(j.Data.Reason), Message: j.Data.Message})
-		if agentapi.IsCode(err, agentapi.CodeNotFound) { // it never arrived
-			return time.Time{}, s.observe(ctx, j.InstanceID, agentapi.Task{ID: j.ID, State: agentapi.Terminated})
-		}
-		if err != nil {
-			return time.Time{}, err
-		}
-		return time.Time{}, s.Observe(ctx, j.InstanceID, t)
-	case Forget:
-		if err := client.Delete(ctx, j.ID); err != nil {
-			s.Log.Warn("delete a task from its host", "job", j.ID, "err", err) // the clean-up at the next connection does it
-		}
-	}
-	return time.Time{}, nil
-}
-
-// send gives the task to the agent. It may be repeated: the agent knows the task by its id.
-func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Client, snap JobSnapshot) (time.Time, error) {
-	j := snap.Job
-	spec, err := s.taskSpec(ctx, j)
-	if err != nil {
-		var bad *specError
-		if errors.As(err, &bad) {
-			return time.Time{}, s.failJob(ctx, it, j, bad.reason, bad.msg)
-		}
-		return time.Time{}, err
-	}
-	if err := s.uploadBlobs(ctx, client, spec); err != nil {
-		return time.Time{}, err
-	}
-	t, err := client.Put(ctx, spec)
-	if err != nil {
-		if agentapi.IsCode(err, agentapi.CodeInvalid) {
-			return time.Time{}, s.failJob(ctx, it, j, api.JobExecutorError, err.Error())
-		}
-		return time.Time{}, err
-	}
-	if spec.Job.ServerAccess && !t.ServerAccess { // an older agent, which could not be replaced
-		return time.Time{}, s.failJob(ctx, it, j, api.JobTerminatedByServer, noAccess)
-	}
-	d := JobDecision{Job: j}
-	d.to(api.JobPulling)
-	if t.State == agentapi.Terminated { // see Observe
-		return time.Time{}, s.commitJob(ctx, it, &d)
-	}
-	snap.Job = d.Job
-	snap.Job.Observed = &t
-	next := StepJob(time.Now(), snap)
-	if next.Job.Status == api.JobPulling || next.Job.Status == api.JobRunning { // one transaction for what comes at once
-		next.Events = append(d.Events, next.Events...)
-		if err := s.commitJob(ctx, it, &next, t); err != nil {
-			return time.Time{}, err
-		}
-		if next.Probe {
-			s.Engine.Schedule(ProbeKind, it.ID, time.Now())
-		}
-		return next.Again, nil
-	}
-	if err := s.commitJob(ctx, it, &d); err != nil {
-		return time.Time{}, err
-	}
-	return time.Time{}, s.Observe(ctx, j.InstanceID, t)
-}
-
 func (s *Service) failJob(ctx context.Context, it engine.Item, j Job, reason api.JobTerminationReason, msg string) error {
 	d := JobDecision{Job: j}
 	d.end(time.Now(), reason, msg)
@@ -396,171 +300,6 @@ func (s *Service) failJob(ctx context.Context, it engine.Item, j Job, reason api
 	}
 	s.Engine.Wake(JobKind, j.ID)
 	return nil
-}
-
-func (s *Service) uploadBlobs(ctx context.Context, client *agentapi.Client, spec agentapi.TaskSpec) error {
-	sums := []string{}
-	if r := spec.Job.Repo; r != nil && r.Blob != "" {
-		sums = append(sums, r.Blob)
-	}
-	for _, f := range spec.Job.Files {
-		sums = append(sums, f.Blob)
-	}
-	for _, sum := range sums {
-		has, err := client.HasBlob(ctx, sum)
-		if err != nil {
-			return err
-		}
-		if has {
-			continue
-		}
-		r, err := s.Blobs.Open(ctx, sum)
-		if err != nil {
-			return fmt.Errorf("open blob %s: %w", sum, err)
-		}
-		err = client.PutBlob(ctx, sum, r)
-		r.Close()
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, error) {
-	r, err := s.rows.run(ctx, s.DB.Read(), it.ID)
-	if errors.Is(err, store.ErrNotFound) {
-		return time.Time{}, nil
-	}
-	if err != nil {
-		return time.Time{}, err
-	}
-	if r.Data.Damage != "" {
-		s.Log.Error("the stored record of a run cannot be read", "run", r.Name, "id", r.ID, "err", r.Data.Damage)
-	}
-	jobs, err := s.rows.jobsOf(ctx, s.DB.Read(), r.ID)
-	if err != nil {
-		return time.Time{}, err
-	}
-	snap := RunSnapshot{Run: r, Jobs: jobs[r.ID], Images: s.Images}
-	if snap.Load, err = s.load(ctx, r, time.Now()); err != nil {
-		return time.Time{}, err
-	}
-	d := settleRun(time.Now(), snap)
-	if d.Changed || d.Ends != nil || d.New != nil || d.Relabel != nil {
-		if err := s.commitRun(ctx, it, d, jobs[r.ID]); err != nil {
-			return time.Time{}, err
-		}
-	}
-	if d.Run.Status != r.Status && s.Moved != nil {
-		s.Moved(ctx, d.Run, r.Status)
-	}
-	if tellsRouter(d.Run) {
-		s.Engine.Schedule(RouterKind, it.ID, time.Now())
-	}
-	return d.Again, nil
-}
-
-// settleRun is StepRun, and one more step when that ends the run: where no job is left, both
-// are one transaction.
-func settleRun(now time.Time, s RunSnapshot) RunDecision {
-	d := StepRun(now, s)
-	if d.Run.Status == s.Run.Status || d.Run.Status != api.RunTerminating || d.Ends != nil || d.New != nil || d.Relabel != nil || d.Drop != nil {
-		return d
-	}
-	s.Run = d.Run
-	next := StepRun(now, s)
-	next.Changed, next.Events = true, append(d.Events, next.Events...)
-	if next.Again.IsZero() && next.Run.Status == api.RunTerminating && next.Ends == nil {
-		next.Again = d.Again
-	}
-	return next
-}
-
-// latestOf keeps the last attempt of each job.
-func latestOf(jobs []Job) []Job {
-	var out []Job
-	for _, j := range jobs {
-		if n := len(out); n > 0 && out[n-1].Replica == j.Replica && out[n-1].Num == j.Num {
-			out[n-1] = j
-			continue
-		}
-		out = append(out, j)
-	}
-	return out
-}
-
-func (s *Service) commitRun(ctx context.Context, it engine.Item, d RunDecision, jobs []Job) error {
-	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		if err := it.Fence.Check(ctx, tx); err != nil {
-			return err
-		}
-		r := d.Run
-		r.Data.ProcessedAt = time.Now()
-		if r.Status != api.RunSubmitted {
-			r.Data.Waiting = nil
-		}
-		if err := s.rows.updateRun(ctx, tx, &r); err != nil {
-			return err
-		}
-		for _, text := range d.Events {
-			if err := s.recordRun(ctx, tx, r, event.Event{Message: text}); err != nil {
-				return err
-			}
-		}
-		for _, j := range d.Relabel {
-			j.Data.Deployment = r.Data.Deployment
-			if err := j.update(ctx, tx); err != nil {
-				return err
-			}
-		}
-		for _, e := range d.Ends {
-			if err := s.endJob(ctx, tx, e.Job, e.Reason, e.Msg); err != nil {
-				return err
-			}
-		}
-		if err := s.renew(ctx, tx, r, d, jobs); err != nil {
-			return err
-		}
-		tx.OnCommit(func() { s.Engine.Tell(watchTopic, r.ID) })
-		return nil
-	})
-}
-
-// renew stores the new attempts of a decision and drops the rows that they make useless.
-func (s *Service) renew(ctx context.Context, tx *store.Tx, r Run, d RunDecision, jobs []Job) error {
-	for _, id := range d.Drop {
-		if _, err := tx.ExecContext(ctx, `DELETE FROM job WHERE id = $1`, id); err != nil {
-			return fmt.Errorf("drop an old attempt: %w", err)
-		}
-	}
-	if d.New == nil {
-		return nil
-	}
-	if len(jobs) == 0 && d.New[0].Num < 0 {
-		return s.startJobs(ctx, tx, r, d.Origin)
-	}
-	for _, n := range d.New { // from the run's present spec: it may have been updated
-		specs, err := s.Images.replicaSpecs(r.Data.Spec, r.Name, n.Group, n.Replica)
-		if err != nil {
-			return err
-		}
-		for _, js := range specs {
-			if js.JobNum != n.Num {
-				continue
-			}
-			if err := s.newJob(ctx, tx, r, js, n, d.Origin); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (s *Service) recordRun(ctx context.Context, tx *store.Tx, r Run, e event.Event) error {
-	e.ProjectID = r.ProjectID
-	e.Targets = []event.Target{{Type: api.EventTargetRun, ID: r.ID, Name: r.Name}}
-	return event.Record(ctx, tx, e)
 }
 
 // endJob begins the end of an unfinished job, or turns one that is under way into an abort.
@@ -587,36 +326,4 @@ func (s *Service) endJob(ctx context.Context, tx *store.Tx, j Job, reason api.Jo
 	}
 	tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
 	return nil
-}
-
-// Observe takes over what a host's agent answers about its tasks. That one has ended is left
-// to the event stream, where it comes after the end of the log: known earlier, the job could
-// be over, and its task deleted, before its log is here.
-func (s *Service) Observe(ctx context.Context, instanceID string, tasks ...agentapi.Task) error {
-	return s.observe(ctx, instanceID, slices.DeleteFunc(slices.Clone(tasks), func(t agentapi.Task) bool { return t.State == agentapi.Terminated })...)
-}
-
-// Dangling lists the tasks of a host that no job of the instance stands for any more.
-func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agentapi.Task) ([]string, error) {
-	var ids []string
-	for _, t := range tasks {
-		j, err := s.rows.job(ctx, s.DB.Read(), t.ID)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return nil, err
-		}
-		if err != nil || j.Finished() || j.InstanceID != instanceID {
-			ids = append(ids, t.ID)
-		}
-	}
-	return ids, nil
-}
-
-// Reconnected looks at the jobs of an instance whose agent answers again.
-func (s *Service) Reconnected(ctx context.Context, instanceID string) {
-	jobs, err := instance.JobsOn(ctx, s.DB.Read(), instanceID)
-	if err != nil {
-		s.Log.Error("look for the jobs of an instance", "instance", instanceID, "err", err)
-		return
-	}
-	s.Engine.Wake(JobKind, jobs...)
 }
