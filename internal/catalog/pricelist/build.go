@@ -2,28 +2,45 @@ package pricelist
 
 import (
 	"fmt"
-	"math"
 	"slices"
 
 	"dstack/internal/offer"
 )
 
-// MaxRows bounds a list. All that the clouds publish is some hundred thousand rows.
-const MaxRows = 500_000
+const (
+	// MaxRows bounds a list. All that the clouds publish is some hundred thousand rows.
+	MaxRows = 500_000
+	// maxDistinct bounds each of what rows may differ in: types, places, dates, and accelerators
+	// that are not known. A cloud has some thousand. It keeps lists small in memory, and in
+	// their compact form, of which [maxEncoded] bytes are more than the largest list needs.
+	maxDistinct = 20_000
+)
 
 // A Builder collects rows. Its zero value has none.
 type Builder struct {
 	shapes distinct[shape]
 	places distinct[zonedPlace]
 	dates  distinct[string]
-	kinds  distinct[kind]
-	seen   map[key]struct{}
+	sold   sold
 	// unknown are accelerators of rows that were left out.
 	unknown distinct[string]
 	columns
 }
 
 type zonedPlace struct{ region, zone string }
+
+// sold remembers what has a price, to find what has two.
+type sold struct {
+	kinds  distinct[kind]
+	places distinct[flaggedPlace]
+	seen   map[key]struct{}
+}
+
+// flaggedPlace is where something is sold, and how, where it is not sold plainly.
+type flaggedPlace struct {
+	zonedPlace
+	flags string
+}
 
 // kind is what tells instance types apart: the same with another memory is not another.
 type kind struct {
@@ -38,31 +55,61 @@ type key struct {
 	spot        bool
 }
 
-// Add checks a row and adds it. A row that is refused changes nothing.
+// add takes what is sold at one price, and refuses what is sold at one already.
+func (s *sold) add(r Row, flags string) error {
+	k, p := kind{r.Backend, r.Instance, r.GPU, r.GPUs}, flaggedPlace{zonedPlace{r.Region, r.Zone}, flags}
+	switch {
+	case s.kinds.full(k):
+		return errTooMany("instance_name")
+	case s.places.full(p):
+		return errTooMany("location")
+	}
+	n := key{s.kinds.add(k), s.places.add(p), r.Spot}
+	if _, known := s.seen[n]; known {
+		return &FieldError{"instance_name", fmt.Sprintf("%s in %q is there twice", r.Instance, r.Region)}
+	}
+	if s.seen == nil {
+		s.seen = map[key]struct{}{}
+	}
+	s.seen[n] = struct{}{}
+	return nil
+}
+
+func errTooMany(column string) error {
+	return &FieldError{column, fmt.Sprintf("is one of more than %d different ones", maxDistinct)}
+}
+
+// Add checks a row and adds it.
 func (b *Builder) Add(r Row) error {
 	if err := check(r); err != nil {
 		return err
 	}
-	if len(b.price) == MaxRows {
+	sh, p := shape{r.Backend, r.Instance, r.CPUs, r.MemoryMiB, r.DiskMiB, r.Arch, r.GPU, r.GPUs}, zonedPlace{r.Region, r.Zone}
+	switch {
+	case len(b.price) == MaxRows:
 		return fmt.Errorf("there are more than %d rows", MaxRows)
+	case b.shapes.full(sh):
+		return errTooMany("instance_name")
+	case b.dates.full(r.AsOf):
+		return errTooMany("as_of")
 	}
-	date := b.dates.add(r.AsOf)
-	if date > math.MaxUint16 {
-		return &FieldError{"as_of", "is one of too many dates"}
+	if err := b.sold.add(r, ""); err != nil {
+		return err
 	}
-	k := key{b.kinds.add(kind{r.Backend, r.Instance, r.GPU, r.GPUs}), b.places.add(zonedPlace{r.Region, r.Zone}), r.Spot}
-	if _, known := b.seen[k]; known {
-		return &FieldError{"instance_name", fmt.Sprintf("%s in %q is there twice", r.Instance, r.Region)}
-	}
-	if b.seen == nil {
-		b.seen = map[key]struct{}{}
-	}
-	b.seen[k] = struct{}{}
 	b.price = append(b.price, r.Price)
-	b.shape = append(b.shape, b.shapes.add(shape{r.Backend, r.Instance, r.CPUs, r.MemoryMiB, r.DiskMiB, r.Arch, r.GPU, r.GPUs}))
-	b.place = append(b.place, k.place)
-	b.date = append(b.date, uint16(date))
+	b.shape = append(b.shape, b.shapes.add(sh))
+	b.place = append(b.place, b.places.add(p))
+	b.date = append(b.date, uint16(b.dates.add(r.AsOf)))
 	b.spot = append(b.spot, r.Spot)
+	return nil
+}
+
+// addUnknown remembers the name of an accelerator that is not known.
+func (b *Builder) addUnknown(name string) error {
+	if b.unknown.full(name) {
+		return errTooMany("gpu_name")
+	}
+	b.unknown.add(name)
 	return nil
 }
 
@@ -96,10 +143,10 @@ func (l *List) mergeZones() {
 	sets := map[string]uint32{} // places of several zones
 	var keep []int
 	for i := 0; i < l.Len(); {
-		zones := l.places[c.place[i]].zones
+		zones := slices.Clone(l.places[c.place[i]].zones)
 		j := i + 1
 		for ; zones != nil && j < l.Len() && l.differInZones(i, j); j++ {
-			zones = append(slices.Clip(zones), l.places[c.place[j]].zones...)
+			zones = append(zones, l.places[c.place[j]].zones...)
 		}
 		if j > i+1 {
 			name := fmt.Sprintf("%q", zones)

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -61,18 +62,36 @@ func TestEncodeRefusesFinerPrices(t *testing.T) {
 
 // What could not be read again is not written.
 func TestEncodeIsBounded(t *testing.T) {
+	l := &List{dates: []string{strings.Repeat("2", maxEncoded)}}
+	var out bytes.Buffer
+	if err := l.Encode(&out); err == nil || err.Error() != "the list of prices is larger than 33554432 bytes" || out.Len() > 0 {
+		t.Errorf("error %v, %d bytes written", err, out.Len())
+	}
+}
+
+// The largest list that a Builder makes is one that can be read again.
+func TestEncodeLargest(t *testing.T) {
 	var b Builder
 	r := h100()
-	for n := range maxEncoded / maxName / 3 {
-		r.Instance = fmt.Sprintf("%0*d", maxName, n)
-		r.Region, r.Zone = "r"+r.Instance[1:], "z"+r.Instance[1:]
+	for n := range maxDistinct {
+		name := fmt.Sprintf("%0*d", maxName-1, n)
+		r.Instance, r.Region, r.Zone, r.MemoryMiB = "i"+name, "r"+name, "z"+name, maxMiB-n
 		if err := b.Add(r); err != nil {
 			t.Fatal(err)
 		}
 	}
 	var out bytes.Buffer
-	if err := b.List().Encode(&out); err == nil || err.Error() != "the list of prices is larger than 33554432 bytes" || out.Len() > 0 {
-		t.Errorf("error %v, %d bytes written", err, out.Len())
+	if err := b.List().Encode(&out); err != nil {
+		t.Fatal(err)
+	}
+	zr, err := gzip.NewReader(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	size, err := io.Copy(io.Discard, zr)
+	const row = 7 + 4*3 + 1 // bytes at most: price, shape, place, zone, date, spot
+	if err != nil || size+MaxRows*row > maxEncoded {
+		t.Errorf("%d bytes without most rows, %v", size, err)
 	}
 }
 

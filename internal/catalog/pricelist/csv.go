@@ -105,7 +105,7 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	added := 0
-	passed := map[passedRow]bool{}
+	var passed sold // of the rows that are passed over
 	for n := 1; ; n++ {
 		cells, err := rows.Read()
 		switch {
@@ -130,7 +130,7 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 		case unknown:
 			err = checkUnknown(row)
 			if shown && err == nil {
-				b.unknown.add(row.GPU.Name)
+				err = b.addUnknown(row.GPU.Name)
 			}
 		case !shown:
 			err = check(row)
@@ -139,29 +139,12 @@ func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
 			added++
 		}
 		if err == nil && (unknown || !shown) {
-			err = passOver(passed, row, cols.flags(cells))
+			err = passed.add(row, cols.flags(cells))
 		}
 		if err != nil {
 			return &RowError{name, n, err}
 		}
 	}
-}
-
-// passedRow is what may have one price only among the rows that are passed over.
-type passedRow struct {
-	kind
-	region, zone, flags string
-	spot                bool
-}
-
-// passOver remembers a row that is passed over, and refuses it the second time, as [Builder.Add] does.
-func passOver(passed map[passedRow]bool, r Row, flags string) error {
-	k := passedRow{kind{r.Backend, r.Instance, r.GPU, r.GPUs}, r.Region, r.Zone, flags, r.Spot}
-	if passed[k] {
-		return &FieldError{"instance_name", fmt.Sprintf("%s in %q is there twice", r.Instance, r.Region)}
-	}
-	passed[k] = true
-	return nil
 }
 
 // checkUnknown checks all of a row but its accelerator, which is not known.
@@ -225,11 +208,11 @@ func columnsOf(header []string) (csvColumns, error) {
 func (cols *csvColumns) row(cells []string, backend string) (r Row, shown bool, err error) {
 	p := cellParser{cols: cols, cells: cells}
 	r = Row{
-		Backend: backend, Instance: p.text(colInstance), Region: p.text(colLocation), Price: p.number(colPrice),
+		Backend: backend, Instance: p.kept(colInstance), Region: p.kept(colLocation), Price: p.number(colPrice),
 		CPUs: p.whole(colCPU), MemoryMiB: p.mib(colMemory), GPUs: p.whole(colGPUs), Spot: p.bool(colSpot), Arch: "x86",
 	}
 	if p.text(colArch) != "" {
-		r.Arch = strings.ToLower(p.text(colArch))
+		r.Arch = strings.ToLower(p.kept(colArch))
 	}
 	if p.text(colDisk) != "" {
 		if r.DiskMiB = p.mib(colDisk); r.DiskMiB == 0 {
@@ -259,7 +242,7 @@ func (cols *csvColumns) row(cells []string, backend string) (r Row, shown bool, 
 // flags are those of a record, as it writes them.
 func (cols *csvColumns) flags(cells []string) string {
 	p := cellParser{cols: cols, cells: cells}
-	return strings.Clone(p.text(colFlags)) // what is read is overwritten by the next
+	return p.kept(colFlags)
 }
 
 // gpuFamilies are the types of AWS that have GPUs, by their names.
@@ -314,6 +297,9 @@ func (p *cellParser) text(col int) string {
 	return ""
 }
 
+// kept is a text that does not hold its whole line in memory.
+func (p *cellParser) kept(col int) string { return strings.Clone(p.text(col)) }
+
 func (p *cellParser) whole(col int) int {
 	n, err := strconv.ParseInt(p.text(col), 10, 32)
 	if err != nil || !isDecimal(p.text(col)) {
@@ -365,7 +351,7 @@ func (p *cellParser) gpu(count int) offer.GPU {
 	if v := p.text(colVendor); v != "" && !slices.Contains([]string{"nvidia", "amd", "google", "intel", "tenstorrent"}, strings.ToLower(v)) {
 		p.fail(colVendor, fmt.Sprintf("%.40q is not nvidia, amd, google, intel or tenstorrent", v))
 	}
-	name, _ := strings.CutPrefix(p.text(colGPUName), "tpu-")
+	name, _ := strings.CutPrefix(p.kept(colGPUName), "tpu-")
 	g := offer.GPU{Name: name, Vendor: config.GPUVendorOf(name), MemoryMiB: p.mib(colGPUMemory)}
 	if a, ok := config.FindAccelerator(name); ok {
 		g.Name = a.Name

@@ -226,6 +226,34 @@ func TestReadCSVIsBounded(t *testing.T) {
 	}
 }
 
+// What rows differ in is refused when it is too much, before it fills the memory.
+func TestReadCSVBoundsWhatRowsDifferIn(t *testing.T) {
+	for name, tt := range map[string]struct{ row, column string }{
+		"types":                          {"t#,r,1,1,1,0,,,False,,,,,{}", "instance_name"},
+		"places":                         {"t,r#,1,1,1,0,,,False,,,,,{}", "location"},
+		"types with different disks":     {"t,r#,1,1,1,0,,,False,#,,,,{}", "instance_name"},
+		"types that are passed over":     {"t#,r,1,1,1,0,,,False,,,secret,,{}", "instance_name"},
+		"places that are passed over":    {"t,r#,1,1,1,0,,,False,,,secret,,{}", "location"},
+		"flags":                          {"t,r,1,1,1,0,,,False,,,secret#,,{}", "location"},
+		"accelerators that nobody knows": {"t,r,1,1,1,1,X#,1,False,,,,,{}", "gpu_name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var text strings.Builder
+			text.WriteString(csvHeader)
+			for n := range maxDistinct + 2 {
+				text.WriteString(strings.ReplaceAll(tt.row, "#", strconv.Itoa(n+1)) + "\n")
+			}
+			var b Builder
+			err := b.ReadCSV(strings.NewReader(text.String()), "aws.csv", "2026")
+			bad, _ := errors.AsType[*RowError](err)
+			field, _ := errors.AsType[*FieldError](err)
+			if bad == nil || field == nil || bad.Row != maxDistinct+1 || field.Column != tt.column {
+				t.Errorf("error %v, want row %d to be refused for its %s", err, maxDistinct+1, tt.column)
+			}
+		})
+	}
+}
+
 func TestReadFile(t *testing.T) {
 	dir := t.TempDir()
 	day := time.Date(2026, 8, 1, 12, 0, 0, 0, time.UTC)

@@ -36,6 +36,15 @@ func (d *distinct[T]) add(v T) uint32 {
 	return n
 }
 
+// full says that v would be one more than [maxDistinct].
+func (d *distinct[T]) full(v T) bool {
+	if len(d.values) < maxDistinct {
+		return false
+	}
+	_, known := d.number[v]
+	return !known
+}
+
 // gpuSet is some number of equal GPUs.
 type gpuSet struct {
 	kind  offer.GPU

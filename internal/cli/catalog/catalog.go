@@ -76,8 +76,14 @@ type outcome struct {
 	Reason   string   `json:"reason,omitempty"` // of a failure, or why it was passed over
 }
 
-// atOnce is how many providers are asked at a time.
-const atOnce = 4
+// atOnce is how many providers are asked at a time. Published catalogs are taken one by one: each is an
+// archive in memory.
+func atOnce(c collect.Config) int {
+	if c.Catalogs != "" {
+		return 1
+	}
+	return 4
+}
 
 func refresh(ctx context.Context, o options) error {
 	sources, err := o.sources()
@@ -95,7 +101,7 @@ func refresh(ctx context.Context, o options) error {
 	list := make([]outcome, len(sources))
 	err = o.While("Collecting prices...", func() error {
 		g, ctx := errgroup.WithContext(ctx)
-		g.SetLimit(atOnce)
+		g.SetLimit(atOnce(c))
 		for i, s := range sources {
 			g.Go(func() error {
 				list[i] = o.one(ctx, c, s)

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -172,7 +173,12 @@ func TestRefreshWhat(t *testing.T) {
 func TestRefreshFromPublished(t *testing.T) {
 	page := "<html>\n\n" + strings.Repeat("<p>not here</p>\n", 100)
 	some := map[string]string{}
+	var busy atomic.Int32
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer busy.Add(-1)
+		if busy.Add(1) > 1 {
+			t.Error("two catalogs are taken at a time")
+		}
 		if text, ok := some[r.URL.Path]; ok {
 			fmt.Fprint(w, text)
 			return
