@@ -79,6 +79,7 @@ type answer struct {
 	heard  time.Time        // when offers came, zero before
 	since  time.Time        // when they first were what they are
 	err    error            // of the last attempt
+	failed time.Time        // the begin of the first of the failures in a row, zero without one
 	asking bool             // a refresh is under way
 	// expected says that somebody will go on when it has ended.
 	expected bool
@@ -118,12 +119,13 @@ func (c *Catalog) Offers(ctx context.Context, projectID string, reservations ...
 // Purchasable lists the offers that something may be bought on: those of valid answers. A
 // backend without one is waited for longer than by Offers, and one whose answer is not fresh as
 // long as by it, so that a price which was raised is known. pending is when, at the
-// latest, offers that are missing yet are known or given up; zero when none are awaited.
+// latest, offers that are missing yet are known or given up; zero when none are awaited. A backend
+// that fails is asked again by who asks until then.
 func (c *Catalog) Purchasable(ctx context.Context, projectID string, reservations ...string) (offers []offer.Offer, pending time.Time, err error) {
 	offers, err = c.offers(ctx, projectID, reservations, buying(), func(k *answer) bool {
 		now := time.Now()
-		if k.awaited(now) && pending.Before(k.asked.Add(deadline)) {
-			pending = k.asked.Add(deadline)
+		if end := k.hopedFor(now); end.After(now) && end.After(pending) {
+			pending = end
 		}
 		return k.valid(now)
 	})
@@ -240,6 +242,18 @@ func (k *answer) valid(now time.Time) bool { return !k.heard.IsZero() && now.Sub
 // the last time is not waited for: a backend that hangs must not hold up others for ever.
 func (k *answer) awaited(now time.Time) bool { return k.asking && !k.valid(now) && !silent(k.err) }
 
+// hopedFor is until when an answer that is missing may come, zero when none will: one that is on its
+// way until its deadline, and one of a backend that fails for as long from the first failure.
+func (k *answer) hopedFor(now time.Time) time.Time {
+	switch {
+	case k.awaited(now):
+		return k.asked.Add(deadline)
+	case k.valid(now) || k.err == nil || silent(k.err) || errors.Is(k.err, backend.ErrAuth):
+		return time.Time{}
+	}
+	return k.failed.Add(deadline)
+}
+
 // due says that the backend should be asked: soon after a failure, which may be mended, unless it
 // asked for patience.
 func (k *answer) due(now time.Time, rest time.Duration) bool {
@@ -314,6 +328,12 @@ func (c *Catalog) refresh(a subject, k *answer) {
 		if k.since.IsZero() || !slices.EqualFunc(k.offers, offers, identical) || !slices.EqualFunc(k.parts, parts, equalParts) { // else lists that were made of them stay
 			k.offers, k.parts, k.since = offers, parts, k.heard
 		}
+	}
+	switch {
+	case err == nil:
+		k.failed = time.Time{}
+	case k.failed.IsZero() || k.asked.Sub(k.at) > valid: // how it was in a pause is not known
+		k.failed = k.asked
 	}
 	close(k.done)
 	k.at, k.asking, k.expected, k.err = time.Now(), false, false, err

@@ -54,6 +54,30 @@ func (c *Catalog) Problems(ctx context.Context, projectID string) ([]Problem, er
 	return list, nil
 }
 
+// Silent lists the project's backends on whose offers nothing can be bought, since they do not say
+// which they have. Its texts do not change with time alone.
+func (c *Catalog) Silent(ctx context.Context, projectID string) ([]Problem, error) {
+	accounts, err := c.accountsOf(ctx, projectID)
+	if err != nil {
+		return nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var list []Problem
+	for _, a := range accounts {
+		k := c.known[subject{Account: a}]
+		if k == nil || k.valid(time.Now()) {
+			continue
+		}
+		text := "has not answered yet"
+		if k.err != nil {
+			text = reason(k.err)
+		}
+		list = append(list, Problem{Backend: a.Backend, Text: text, At: k.heard})
+	}
+	return list, nil
+}
+
 // absurd tells of offers that were left out.
 func absurd(n int) string {
 	if n == 1 {

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/backend"
 	"dstack/internal/ledger"
 	"dstack/internal/offer"
 )
@@ -104,6 +105,59 @@ func TestHangingBackend(t *testing.T) {
 			t.Errorf("purchasable %v, pending %v, %v, after %v, want a's at once", offers, pending, err, time.Since(began))
 		}
 	})
+}
+
+// One that fails is hoped for for a while, where that may help, and told of by texts that stay.
+func TestFailingBackend(t *testing.T) {
+	for name, tt := range map[string]struct {
+		err    error
+		hoped  time.Duration
+		silent string
+	}{
+		"a failure":         {errors.New("no route"), deadline, "cannot say what it offers"},
+		"a limit":           {&backend.RateLimitedError{}, deadline, "limits how often it can be asked"},
+		"wrong credentials": {backend.ErrAuth, 0, "does not take the credentials"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var fail error
+				c, _, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) {
+					if name == "b" && fail != nil {
+						return nil, fail
+					}
+					return one(name), nil
+				})
+				names(t, c)
+				time.Sleep(time.Hour)
+				for range 2 { // a pause ends the failures before it
+					fail = tt.err
+					began, until := time.Now(), time.Time{}
+					for {
+						offers, pending, err := c.Purchasable(t.Context(), "p")
+						list, err2 := c.Silent(t.Context(), "p")
+						if err := errors.Join(err, err2); err != nil || len(offers) != 1 || len(list) != 1 || list[0].Backend != "b" || list[0].Text != tt.silent {
+							t.Fatalf("after %v: offers %v, silent %+v, %v; want a's, and of b %q", time.Since(began), offers, list, err, tt.silent)
+						}
+						if pending.IsZero() {
+							break
+						}
+						until = pending
+						time.Sleep(again + time.Second)
+					}
+					if tt.hoped == 0 && !until.IsZero() || tt.hoped > 0 && until.Sub(began) != tt.hoped {
+						t.Errorf("hoped for until %v, from %v; want %v", until, began, tt.hoped)
+					}
+					time.Sleep(time.Hour)
+				}
+				fail = nil
+				time.Sleep(time.Minute)
+				offers, pending, err := c.Purchasable(t.Context(), "p")
+				if list, err2 := c.Silent(t.Context(), "p"); errors.Join(err, err2) != nil || len(offers) != 2 || !pending.IsZero() || list != nil {
+					t.Errorf("once it is well: offers %v, pending %v, silent %v, %v", offers, pending, list, errors.Join(err, err2))
+				}
+			})
+		})
+	}
 }
 
 // A backend that was repaired is in the next answer.

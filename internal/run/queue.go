@@ -18,6 +18,9 @@ import (
 // lookAgain is when a queue that waits for what backends may offer later is looked at.
 const lookAgain = 30 * time.Second
 
+// lookSoon is when one is looked at again that waits only until backends which fail may have answered.
+const lookSoon = 6 * time.Second
+
 // reconcileQueue places the waiting jobs of one project in the order of its queue: one
 // writer per project, so placements do not race each other.
 func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time, error) {
@@ -63,6 +66,9 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 			return time.Time{}, err
 		}
 		supply.Offers, supply.Index = market.list, market.index
+		if supply.Silent, err = s.silent(ctx, it.ID); err != nil {
+			return time.Time{}, err
+		}
 	}
 	for i := range asks {
 		if err := s.relate(ctx, &asks[i], &gangs[i], supply.Fleets); err != nil {
@@ -117,18 +123,23 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 	for i, v := range verdicts {
 		g := &gangs[i]
 		until := g.until()
+		ends := !now.Before(until)
 		switch {
 		case v.Nodes != nil:
 			all = append(all, func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error {
 				return s.claim(ctx, tx, fleets, g, v)
 			})
-		case !now.Before(until) && now.Before(pending):
-			sooner(pending)
-		case !now.Before(until):
+		case ends && (v.NoFleet || !now.Before(pending)):
 			all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.refuse(ctx, tx, g, v.Why) })
 		default:
-			sooner(until)
-			if !v.Later {
+			switch {
+			case ends:
+				sooner(pending)
+				sooner(now.Add(lookSoon))
+			case v.Later:
+				sooner(until)
+			default:
+				sooner(until)
 				sooner(now.Add(lookAgain))
 			}
 			if w := g.run.Data.Waiting; w == nil || w.Why != v.Why { // it is news

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"fmt"
 
 	"dstack/internal/api"
 	"dstack/internal/scheduler"
@@ -26,6 +27,19 @@ func (s *Service) problems(ctx context.Context, projectID string) ([]api.Backend
 	var out []api.BackendProblem
 	for _, p := range list {
 		out = append(out, api.BackendProblem{Backend: api.BackendType(p.Backend), Message: p.Text, OffersAt: api.OptTime(p.At)})
+	}
+	return out, nil
+}
+
+// silent says which of the project's backends do not say what they offer, in sentences.
+func (s *Service) silent(ctx context.Context, projectID string) ([]string, error) {
+	list, err := s.Catalog.Silent(ctx, projectID)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, p := range list {
+		out = append(out, fmt.Sprintf("Backend '%s' %s", p.Backend, p.Text))
 	}
 	return out, nil
 }

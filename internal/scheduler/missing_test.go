@@ -142,6 +142,10 @@ func TestWhyNot(t *testing.T) {
 		"nor any other": {gang(1, 1, fleets("nosuch")), Supply{}, false, "0 of 0; Failed to use specified fleets; There is no fleet 'nosuch'; the project has none"},
 		"a fleet named for offers": {gang(1, 8, fleets("f")), Supply{Fleets: []Fleet{cloud("f", in("asia")), cloud("g")}, Offers: clouds[1:], Backends: 2}, true,
 			"0 of 4; 1 no_quota; `fleets` 3, 3 from 20; `regions` of fleet 'f' 3, 3 from 20"},
+		"a backend that is silent": {gang(1, 8), Supply{Fleets: []Fleet{cloud("f")}, Backends: 1, Silent: []string{"Backend 'a' is silent"}}, false,
+			"0 of 0; No offers matching the run requirements in fleet 'f'; Backend 'a' is silent"},
+		"a silent backend that would not help": {gang(1, 8), Supply{Fleets: []Fleet{cloud("f", full), ssh("g")}, Backends: 1, Silent: []string{"Backend 'a' is silent"}}, false,
+			"0 of 0; Fleet is at capacity"},
 		"no backend for a fleet": {gang(1, 8), Supply{Fleets: []Fleet{cloud("f")}}, false,
 			"0 of 0; No offers matching the run requirements in fleet 'f'; The project has no backends that could create instances"},
 	} {

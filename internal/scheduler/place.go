@@ -89,6 +89,8 @@ type Supply struct {
 	Index *Index
 	// Backends is how many there are that could provide any.
 	Backends int
+	// Silent tells of those that do not say what they offer, a sentence for each.
+	Silent []string
 }
 
 // A Node is one job's place: Blocks of a host, or a new instance of an offer.

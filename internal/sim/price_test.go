@@ -27,6 +27,78 @@ func (r *raised) Offers(string, offer.Query) ([]offer.Offer, error) {
 	return list, nil
 }
 
+// TestFailingClouds has clouds fail to say what they offer, after nobody asked them for long. A run that
+// may not wait for capacity waits for them, and is told of them when it is given up.
+func TestFailingClouds(t *testing.T) {
+	for name, tt := range map[string]struct {
+		fails time.Duration
+		end   string
+		told  bool
+	}{
+		"mended soon":  {30 * time.Second, "done_by_runner", false},
+		"not mended":   {time.Hour, noCapacity, true},
+		"mended later": {deadlineOfOffers + 30*time.Second, noCapacity, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tp := newTemplate(t)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				list := &unread{}
+				for _, name := range cloudNames {
+					w.addCloud(fake.Config{Name: name, Prices: list, Latency: time.Second})
+				}
+				w.start()
+				defer w.end()
+				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}})
+				time.Sleep(time.Hour)
+				list.Store(true)
+				began := time.Now()
+				w.applyRun("one", object{"type": "task", "commands": []string{"work"}}, script{Run: time.Second, Lines: 1})
+				time.Sleep(20 * time.Second)
+				for _, j := range w.checks.now().jobs {
+					if j.reason != "" {
+						t.Errorf("after 20 s the job's end is %q, want none", j.reason)
+					}
+				}
+				time.Sleep(time.Until(began.Add(tt.fails)))
+				list.Store(false)
+				time.Sleep(4 * time.Minute)
+				for _, j := range w.checks.now().jobs {
+					if j.reason != tt.end {
+						t.Errorf("the job's end is %q, want %q", j.reason, tt.end)
+					}
+				}
+				var run struct {
+					Jobs []struct {
+						Submissions []struct {
+							Message string `json:"termination_reason_message"`
+						} `json:"job_submissions"`
+					}
+				}
+				w.call("project/main/runs/get", object{"run_name": "one"}, &run)
+				why := run.Jobs[0].Submissions[0].Message
+				if told := strings.Contains(why, "Backend '"+cloudNames[0]+"' cannot say what it offers"); told != tt.told {
+					t.Errorf("the end is told as %q; that of a failing backend: %v, want %v", why, told, tt.told)
+				}
+			})
+		})
+	}
+}
+
+// deadlineOfOffers is for how long a backend that fails is hoped for.
+const deadlineOfOffers = 2 * time.Minute
+
+// unread is a price list that cannot be had while it is true.
+type unread struct{ atomic.Bool }
+
+// Offers implements backend.Prices.
+func (u *unread) Offers(string, offer.Query) ([]offer.Offer, error) {
+	if u.Load() {
+		return nil, fake.ErrReset
+	}
+	return fake.SomeOffers(), nil
+}
+
 // TestOldPrices has clouds raise their prices, or fall silent, while nobody uses the server. A run
 // with a limit is not placed on what they said before.
 func TestOldPrices(t *testing.T) {
