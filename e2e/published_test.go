@@ -144,10 +144,11 @@ func TestPublished(t *testing.T) {
 	w.startServer()
 	w.login()
 	c := w.publishedClient(newestPublished)
-	hosts := []*machine{w.startHost(hostOptions{}), w.startHost(hostOptions{}), w.startHost(hostOptions{})}
+	// One for each of three groups beside each other, and one for the rollout of a service.
+	hosts := []*machine{w.startHost(hostOptions{}), w.startHost(hostOptions{}), w.startHost(hostOptions{}), w.startHost(hostOptions{})}
 	t.Run("Access", func(t *testing.T) { publishedAccess(c.on(t)) })
 	t.Run("Fleet", func(t *testing.T) { publishedFleet(c.on(t), hosts...) })
-	t.Run("Beside", func(t *testing.T) { // each group has at most one run at a time
+	t.Run("Beside", func(t *testing.T) { // each group has at most one run at a time, one of which is rolled out
 		t.Run("Lists", func(t *testing.T) {
 			t.Parallel()
 			c := c.on(t)
