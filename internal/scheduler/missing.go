@@ -104,18 +104,24 @@ func (p *placer) words(g *Gang, v Verdict) string {
 // do if they were free. Its words change only when the reason does, not with every instance
 // that comes and goes.
 func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verdict {
-	names := make([]string, len(fleets))
-	fits, full, short := 0, false, ""
-	for n, f := range fleets {
-		names[n] = p.Fleets[f].Name
+	var names, full, others []string // of fleets: all, those that may not grow any more, and the rest
+	fits, grows, short := 0, false, ""
+	for _, f := range fleets {
+		name := p.Fleets[f].Name
+		names = append(names, name)
 		for _, i := range p.inFleet[f] {
 			if shares[0][i] > 0 {
 				fits++
 			}
 		}
-		full = full || p.room[f] == 0 && !p.Fleets[f].Hosts
+		if p.room[f] == 0 && !p.Fleets[f].Hosts {
+			full = append(full, name)
+		} else {
+			others = append(others, name)
+			grows = grows || !p.Fleets[f].Hosts
+		}
 		if p.room[f] > 0 && p.room[f] < len(g.Jobs) && short == "" {
-			short = fmt.Sprintf("%d instances are needed, fleet '%s' may have %d more", len(g.Jobs), p.Fleets[f].Name, p.room[f])
+			short = fmt.Sprintf("%d instances are needed, fleet '%s' may have %d more", len(g.Jobs), name, p.room[f])
 		}
 	}
 	where := "fleet " + quoted(names, "or")
@@ -132,20 +138,31 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 		why = "Failed to use specified instances"
 	case fits > 0:
 		return Verdict{Gang: g.ID, Reasons: []string{fmt.Sprintf("%d instances that fit are needed, %s has %d", len(g.Jobs), where, fits)}}
-	case full:
+	case full != nil && !grows:
 		why = "Fleet is at capacity"
 	case g.Reuse:
 		why = "Could not reuse any instance for this job"
 	case short != "":
 		why = short
 	default:
-		why = noOffers + where
+		why = noOffers + "fleet " + quoted(others, "or")
 	}
 	reasons := []string{why}
+	if full != nil && grows && g.refusesNew() == 0 {
+		reasons = append(reasons, atCapacity(full))
+	}
 	if out := p.out(fleets); out != "" {
 		reasons = append(reasons, out)
 	}
 	return Verdict{Gang: g.ID, Reasons: append(reasons, p.facts(g, false)...)}
+}
+
+// atCapacity tells of some fleets that may not grow, where others may.
+func atCapacity(names []string) string {
+	if len(names) == 1 {
+		return "Fleet '" + names[0] + "' is at capacity"
+	}
+	return "Fleets " + quoted(names, "and") + " are at capacity"
 }
 
 // out names the fleets some of whose instances cannot take jobs now, "" for none.
