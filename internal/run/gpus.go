@@ -15,6 +15,10 @@ func (s *Service) GPUs(ctx context.Context, sc project.Scope, r api.ListGpusRequ
 	if by.Region && !by.Backend {
 		return api.ListGpusResponse{}, api.Invalid("Cannot group by 'region' without also grouping by 'backend'")
 	}
+	machines, _ := hardware(r.RunSpec.Configuration)
+	for _, m := range machines { // so that machines without GPUs, which are in no group, do not count as fitting
+		*m.resources = scheduler.WithGPUs(*m.resources)
+	}
 	plan, offers, err := s.plan(ctx, sc, api.GetRunPlanRequest{RunSpec: r.RunSpec, MaxOffers: new(0), ForOffersOnly: true, FullOffers: r.FullOffers, UnallocatedResources: r.UnallocatedResources})
 	if err != nil {
 		return api.ListGpusResponse{}, err

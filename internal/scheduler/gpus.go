@@ -2,29 +2,54 @@ package scheduler
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	"dstack/internal/api"
+	"dstack/internal/config"
 )
 
 // GPUGrouping says by what GPUs are told apart beyond their kind. Region needs Backend.
 type GPUGrouping struct{ Backend, Region, Count bool }
 
+// WithGPUs are resources that have a GPU at least, unless none are wanted: what can be in a group.
+func WithGPUs(r config.Resources) config.Resources {
+	g := config.GPU{Count: config.Between(0, -1)}
+	if r.GPU != nil {
+		g = *r.GPU
+	}
+	if none := g.Count.Max != nil && *g.Count.Max == 0; !none && (g.Count.Min == nil || *g.Count.Min == 0) {
+		g.Count.Min = new(1)
+	}
+	r.GPU = &g
+	return r
+}
+
 // GroupGPUs groups offers by kind of GPU (lifecycle 7.11): what can be had first, then what is
 // cheap. It is never nil.
 func GroupGPUs(by GPUGrouping, lists ...Found) []api.GpuGroup {
-	groups := map[gpuKey]*api.GpuGroup{}
+	groups := GPUGroups{By: by}
 	for _, f := range lists {
 		for _, at := range f.order {
-			by.add(groups, f.at(at))
+			groups.Add(f.at(at))
 		}
 	}
-	list := make([]api.GpuGroup, 0, len(groups))
-	for _, g := range groups {
+	list := make([]api.GpuGroup, 0, len(groups.groups))
+	for _, g := range groups.List() {
 		list = append(list, *g)
 	}
-	slices.SortFunc(list, compareGPUs)
 	return list
+}
+
+// GPUGroups puts offers into groups one by one.
+type GPUGroups struct {
+	By     GPUGrouping
+	groups map[gpuKey]*api.GpuGroup
+}
+
+// List has the groups in the order of [GroupGPUs].
+func (s *GPUGroups) List() []*api.GpuGroup {
+	return slices.SortedFunc(maps.Values(s.groups), func(a, b *api.GpuGroup) int { return compareGPUs(*a, *b) })
 }
 
 type gpuKey struct {
@@ -34,11 +59,11 @@ type gpuKey struct {
 	count           int
 }
 
-// add puts an offer into its group. Machines without GPUs belong to none.
-func (by GPUGrouping) add(groups map[gpuKey]*api.GpuGroup, o *api.InstanceOffer) {
-	gpus := o.Instance.Resources.Gpus
+// Add puts an offer into its group, which it returns. Machines without GPUs belong to none: nil.
+func (s *GPUGroups) Add(o *api.InstanceOffer) *api.GpuGroup {
+	by, gpus := s.By, o.Instance.Resources.Gpus
 	if len(gpus) == 0 {
-		return
+		return nil
 	}
 	g, n := gpus[0], len(gpus)
 	price := o.Price / float64(n)
@@ -52,11 +77,14 @@ func (by GPUGrouping) add(groups map[gpuKey]*api.GpuGroup, o *api.InstanceOffer)
 	if by.Count {
 		key.count = n
 	}
-	group := groups[key]
+	group := s.groups[key]
 	if group == nil {
+		if s.groups == nil {
+			s.groups = map[gpuKey]*api.GpuGroup{}
+		}
 		group = &api.GpuGroup{Name: g.Name, MemoryMiB: g.MemoryMiB, Vendor: g.Vendor, Count: api.CountRange{Min: n, Max: n},
 			Price: api.PriceRange{Min: price, Max: price}, OfferPrice: &api.PriceRange{Min: o.Price, Max: o.Price}}
-		groups[key] = group
+		s.groups[key] = group
 	}
 	group.Count.Min, group.Count.Max = min(group.Count.Min, n), max(group.Count.Max, n)
 	group.Price.Min, group.Price.Max = min(group.Price.Min, price), max(group.Price.Max, price)
@@ -73,6 +101,7 @@ func (by GPUGrouping) add(groups map[gpuKey]*api.GpuGroup, o *api.InstanceOffer)
 		backend, region := o.Backend, o.Region
 		group.Backend, group.Region = &backend, &region
 	}
+	return group
 }
 
 func spotWord(spot bool) string {

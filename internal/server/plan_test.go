@@ -202,6 +202,21 @@ func TestFleetPlanAndGroupsSayWhyNot(t *testing.T) {
 	check("groups, published", gpus.WhyNot, gpus.PlanNotes)
 }
 
+// Machines without GPUs are in no group, and do not hide why there is none.
+func TestGroupsWithoutGPUsSayWhyNot(t *testing.T) {
+	bare := sells("vultr", "ewr", 1, 0)
+	s := marketServer(t, map[string]market{"vultr": {offers: []offer.Offer{bare, bare, bare, sells("vultr", "ewr", 20, 8)}}})
+	var gpus api.ListGpusResponse
+	s.ask(t, "gpus/list", `{"group_by": [], "run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "max_price": 10}}}`, &gpus)
+	want := &api.WhyNot{Considered: 4, Excluded: []api.Exclusion{{Requirement: "max_price", Excludes: 1, Alone: 1, From: 20}, {Requirement: "gpu", Excludes: 3}}}
+	if diff := cmp.Diff(want, gpus.WhyNot); diff != "" || len(gpus.Gpus) != 0 {
+		t.Errorf("groups %+v, why not (-want +got):\n%s", gpus.Gpus, diff)
+	}
+	if a := s.call(t, "POST", "/api/project/main/gpus/list", adminToken, []byte(`{"group_by": [], "run_spec": {"run_name": "plan"}}`)); a.Status != 422 {
+		t.Errorf("without a configuration: %d %s", a.Status, short(a.Body))
+	}
+}
+
 // What a fleet says is told as the fleet's.
 func TestPlanNamesTheFleet(t *testing.T) {
 	s := marketServer(t, map[string]market{"vultr": {offers: []offer.Offer{sells("vultr", "ewr", 20, 8), sells("vultr", "ams", 30, 8)}}})

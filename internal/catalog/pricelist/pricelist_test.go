@@ -2,6 +2,7 @@ package pricelist
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -191,6 +192,51 @@ func TestSearchEqualsFits(t *testing.T) {
 	}
 	if found < 100 {
 		t.Errorf("only %d of 500 questions found anything", found)
+	}
+}
+
+// Groups of rows are those of whole offers.
+func TestGroupsEqualGroupGPUs(t *testing.T) {
+	l := random(t, 4000)
+	rng := rand.New(rand.NewPCG(5, 6))
+	for range 200 {
+		req, p := question(rng, l)
+		req.Resources = scheduler.WithGPUs(req.Resources)
+		by := scheduler.GPUGrouping{Backend: rng.IntN(3) > 0, Count: rng.IntN(2) > 0}
+		by.Region = by.Backend && rng.IntN(2) > 0
+		found, _ := l.Search(req, p, -1)
+		offers := make([]api.InstanceOffer, len(found))
+		total := 0
+		for i, o := range found {
+			offers[i] = o.InstanceOffer
+			total += min(1, len(o.Instance.Resources.Gpus))
+		}
+		groups, n := l.Groups(req, p, by)
+		got := []api.GpuGroup{}
+		for _, g := range groups {
+			got = append(got, g.GpuGroup)
+		}
+		if diff := cmp.Diff(scheduler.GroupGPUs(by, scheduler.These(offers)), got); diff != "" || n != total {
+			t.Fatalf("Groups(%+v, %+v, %+v) of %d, want %d (-want +got):\n%s", req, p, by, n, total, diff)
+		}
+	}
+}
+
+// A group has the dates of all its prices, and counts no machines without GPUs.
+func TestGroupsHaveDates(t *testing.T) {
+	var b Builder
+	for n, asOf := range []string{"2026-08-03", "2025", "2026-01"} {
+		r := h100()
+		r.Region, r.Price, r.AsOf = fmt.Sprint("r", n), float64(10-n), asOf
+		cpu := r
+		cpu.Instance, cpu.GPUs, cpu.GPU = "cpu", 0, offer.GPU{}
+		if err := errors.Join(b.Add(r), b.Add(cpu)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	groups, total := b.List().Groups(api.Requirements{}, config.ProfileParams{}, scheduler.GPUGrouping{})
+	if len(groups) != 1 || groups[0].Oldest != "2025" || groups[0].Newest != "2026-08-03" || total != 3 {
+		t.Errorf("groups of %d prices: %+v", total, groups)
 	}
 }
 

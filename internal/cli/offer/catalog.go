@@ -112,15 +112,18 @@ type source struct {
 }
 
 func (s source) String() string {
-	dates := s.Newest
-	if s.Oldest != s.Newest {
-		dates = s.Oldest + " to " + s.Newest
-	}
 	from := s.Source
 	if len(s.Refreshed) > 0 {
 		from += " and refreshed (" + strings.Join(s.Refreshed, ", ") + ")"
 	}
-	return fmt.Sprintf("%s, %d list prices of %s", from, s.Rows, dates)
+	return fmt.Sprintf("%s, %d list prices of %s", from, s.Rows, dates(s.Oldest, s.Newest))
+}
+
+func dates(oldest, newest string) string {
+	if oldest == newest {
+		return newest
+	}
+	return oldest + " to " + newest
 }
 
 // effective are the requirements by which a server would choose: without a policy, on-demand instances.
@@ -304,6 +307,10 @@ func (o Options) printPrices(offers []pricelist.Offer, total int) {
 		o.Println(o.Paint(term.Secondary, fmt.Sprintf(" Shown %d of %d list prices", len(offers), total)))
 	}
 	o.Println()
+	o.sayListPrices()
+}
+
+func (o Options) sayListPrices() {
 	o.Println(o.Paint(term.Secondary, "What providers charge where they have it, not what they have now. `dstack offer` asks your backends."))
 }
 
@@ -324,24 +331,21 @@ func (o Options) groupedPrices(q question, group []string) error {
 	if how.Region && !how.Backend {
 		return fmt.Errorf("Cannot group by 'region' without also grouping by 'backend'")
 	}
-	found, total := q.list.Search(q.want, q.params, -1)
+	want := q.want
+	want.Resources = scheduler.WithGPUs(want.Resources)
+	gpus, total := q.list.Groups(want, q.params, how)
 	var tally *scheduler.Tally
 	if total <= few {
-		tally = q.list.WhyNot(q.want, q.params)
+		tally = q.list.WhyNot(want, q.params)
 	}
-	offers := make([]api.InstanceOffer, len(found))
-	for i, p := range found {
-		offers[i] = p.InstanceOffer
-	}
-	gpus := scheduler.GroupGPUs(how, scheduler.These(offers))
 	if o.JSON {
 		return o.PrintCompactJSON(struct {
-			Catalog      source          `json:"catalog"`
-			Requirements requirements    `json:"requirements"`
-			GroupBy      []string        `json:"group_by"`
-			Gpus         []api.GpuGroup  `json:"gpus"`
-			Excluded     []api.Exclusion `json:"excluded,omitempty"` // where few or none fit
-			Missing      []missing       `json:"missing,omitempty"`
+			Catalog      source            `json:"catalog"`
+			Requirements requirements      `json:"requirements"`
+			GroupBy      []string          `json:"group_by"`
+			Gpus         []pricelist.Group `json:"gpus"`
+			Excluded     []api.Exclusion   `json:"excluded,omitempty"` // where few or none fit
+			Missing      []missing         `json:"missing,omitempty"`
 		}{q.about, shown(q.want), group, gpus, exclusions(tally), q.missing})
 	}
 	o.Facts(append(q.facts(),
@@ -351,12 +355,27 @@ func (o Options) groupedPrices(q question, group []string) error {
 	o.Println()
 	o.sayMissing(q.missing)
 	if len(gpus) > 0 {
-		o.Print(gpuTable(gpus, by))
+		o.Print(priceTable(gpus, by))
+		o.Println()
+		o.sayListPrices()
 	}
 	if tally != nil {
 		o.whyNot(tally)
-	} else {
-		o.Println()
 	}
 	return nil
+}
+
+// priceTable is the table of groups with the dates of their prices.
+func priceTable(gpus []pricelist.Group, by []string) *term.Table {
+	groups := make([]api.GpuGroup, len(gpus))
+	for i, g := range gpus {
+		groups[i] = g.GpuGroup
+	}
+	tb := gpuTable(groups, by)
+	asOf := len(tb.Columns) - 1 // instead of the availability, of which a list says nothing
+	tb.Columns[asOf] = term.Columns("AS OF")[0]
+	for i, g := range gpus {
+		tb.Rows[i].Cells[asOf] = term.Text(dates(g.Oldest, g.Newest))
+	}
+	return tb
 }

@@ -101,9 +101,10 @@ Without ` + "`" + `spot_policy` + "`" + ` 1 more would fit, from $21.5: try ` + 
  Reservation  -
  Group by     gpu
 
- #  GPU          SPOT       $/GPU  BACKENDS
- 1  H100:80GB:1  on-demand  3.29   lambda
+ #  GPU          SPOT       $/GPU  BACKENDS  AS OF
+ 1  H100:80GB:1  on-demand  3.29   lambda    2026-08-01
 
+` + note + `
 Without ` + "`" + `max_price` + "`" + ` 1 more would fit, from $55.04: try ` + "`--max-price 55.04`" + `.
 
  REQUIREMENT  EXCLUDES  WITHOUT IT
@@ -161,11 +162,27 @@ Leaving out one requirement alone lets no more offers fit:
  Reservation  -
  Group by     gpu, backend
 
- #  GPU          SPOT             $/GPU         BACKEND  REGIONS
- 1  H100:80GB:8  spot, on-demand  2.6875..6.88  aws      us-east-1
- 2  A100:40GB:8  on-demand        2.745         aws      us-east-1
- 3  H100:80GB:1  on-demand        3.29          lambda   us-west-1
+ #  GPU          SPOT             $/GPU         BACKEND  REGIONS    AS OF
+ 1  H100:80GB:8  spot, on-demand  2.6875..6.88  aws      us-east-1  2026-08-01
+ 2  A100:40GB:8  on-demand        2.745         aws      us-east-1  2026-08-01
+ 3  H100:80GB:1  on-demand        3.29          lambda   us-west-1  2026-08-01
 
+` + note},
+		"no kind fits, though machines without GPUs do": {[]string{"aws.csv", "lambdalabs.csv", "--max-price", "0.5", "--group-by", "gpu"}, `
+ Catalog      aws.csv, lambdalabs.csv, 5 list prices of 2026-08-01
+ Resources    cpu=1.. mem=0GB.. gpu=0..
+ Spot policy  on-demand
+ Max price    $0.5
+ Reservation  -
+ Group by     gpu
+
+None of 5 list prices fits.
+Without ` + "`" + `max_price` + "`" + ` 3 more would fit, from $3.29: try ` + "`--max-price 3.29`" + `.
+
+ REQUIREMENT  EXCLUDES  WITHOUT IT
+ max_price    4         3 more from $3.29
+ spot_policy  1         -
+ gpu          1         -
 `},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -283,6 +300,7 @@ func TestCatalogProviders(t *testing.T) {
 		"by its name before":      {args: []string{"-b", "datacrunch", "-b", "verda", "--max-offers", "1"}, out: "verda (FIN-01)", said: "datacrunch is called verda now.\n"},
 		"told to accounts":        {args: []string{"-b", "crusoe"}, out: "There are no list prices of crusoe: its prices or its machines are told to accounts only: set CRUSOE_ACCESS_KEY"},
 		"to be asked":             {args: []string{"-b", "vastai", "-b", "lambda"}, out: "run `dstack catalog refresh --provider vastai`."},
+		"dates of groups":         {args: []string{"aws.csv", "--gpu", "H100", "--group-by", "gpu", "--json"}, out: `"oldest":"2026-08-01","newest":"2026-08-01"}]`},
 		"in groups":               {args: []string{"-b", "hotaisle", "--group-by", "gpu"}, out: "There are no list prices of hotaisle: "},
 		"few in groups, as JSON":  {args: []string{"-b", "lambda", "--gpu", "H100:8", "--max-price", "1", "--group-by", "gpu", "--json"}, out: `"gpus":[],"excluded":[{"requirement":`},
 		"not in that file":        {args: []string{"aws.csv", "-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider."},
