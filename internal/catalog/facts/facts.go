@@ -118,13 +118,13 @@ func (b *builder) shape(rec []string) error {
 	}
 	s := &shape{known: !slices.Contains(rec, unknown), spot: rec[9] == "spot"}
 	if s.known {
-		p := numbers{}
+		p := numbers{gib: gibOf(t.backend)}
 		s.row = pricelist.Row{
 			Backend: t.backend, Instance: t.instance, Arch: rec[7],
-			CPUs: p.whole(rec[2]), MemoryMiB: p.mib(rec[3]), GPUs: p.whole(rec[4]),
+			CPUs: p.whole(rec[2]), MemoryMiB: p.machineMiB(rec[3]), GPUs: p.whole(rec[4]),
 		}
 		if rec[8] != "" {
-			s.row.DiskMiB = p.mib(rec[8])
+			s.row.DiskMiB = p.machineMiB(rec[8])
 		}
 		if s.row.GPUs > 0 {
 			s.row.GPU = offer.GPU{Name: rec[5], Vendor: config.GPUVendorOf(rec[5]), MemoryMiB: p.mib(rec[6])}
@@ -234,10 +234,25 @@ func (b *builder) add(t instanceType, region, usd string, units int, spot, asOf 
 // billionths takes the error of a multiplication off a price.
 func billionths(price float64) float64 { return math.Round(price*1e9) / 1e9 }
 
+// gibOf is how many MiB a backend makes of a GiB of memory or disk that its provider states: of Lambda's,
+// published catalogs and its backend's offers count 1.074 GB of 1024 MiB.
+func gibOf(backend string) float64 {
+	if backend == "lambda" {
+		return 1.074 * 1024
+	}
+	return 1024
+}
+
 // numbers reads numbers and keeps the first error.
-type numbers struct{ err error }
+type numbers struct {
+	gib float64 // of the machine, in MiB
+	err error
+}
 
 func (p *numbers) whole(s string) int { return int(p.scaled(s, 1)) }
+
+// machineMiB reads GiB of a machine's memory or disk.
+func (p *numbers) machineMiB(s string) int { return int(p.scaled(s, p.gib)) }
 
 // mib reads GiB.
 func (p *numbers) mib(s string) int { return int(p.scaled(s, 1024)) }

@@ -75,7 +75,7 @@ func TestBuild(t *testing.T) {
 	if r := l.Row(4); r.Price != 16.8 || r.GPU.MemoryMiB != 380<<10 || r.GPU.Vendor != "google" {
 		t.Errorf("4 chips at $4.20: %+v", r)
 	}
-	if r := l.Row(1); r.Arch != "arm" || r.MemoryMiB != 442880 || r.DiskMiB != 10<<10 {
+	if r := l.Row(1); r.Arch != "arm" || r.MemoryMiB != 475653 || r.DiskMiB != 10998 || r.GPU.MemoryMiB != 96<<10 { // 1.074 times what Lambda states, but for GPUs
 		t.Errorf("the shape of gh: %+v", r)
 	}
 	counts := Report{

@@ -107,7 +107,7 @@ func TestEmbeddedListHasTheTables(t *testing.T) {
 			t.Errorf("%+v is missing", f)
 			continue
 		}
-		memory := float64(r.MemoryMiB) / 1024
+		memory := float64(r.MemoryMiB) / gibOf(f.provider) // as the provider states it
 		if !written(f.usd, r.Price) || strconv.Itoa(r.CPUs) != f.cpus || f.memory != "?" && !written(f.memory, memory) || strconv.Itoa(r.GPUs) != f.gpus {
 			t.Errorf("%+v is there as %+v", f, r)
 		}
