@@ -108,6 +108,9 @@ func (s *Service) Plan(ctx context.Context, sc project.Scope, r api.GetFleetPlan
 	if c := effective.Configuration; c.Name != nil {
 		f, err := get(ctx, s.DB.Read(), "NOT deleted AND project_id = $1 AND name = $2", sc.Project.ID, *c.Name)
 		if err == nil {
+			if err := f.stays(); err != nil {
+				return plan, err
+			}
 			v, err := s.view(ctx, f)
 			if err != nil {
 				return plan, err
@@ -187,7 +190,7 @@ func (s *Service) present(ctx context.Context, f Fleet) (config.Fleet, error) {
 	}
 	there := map[string]bool{}
 	for _, inst := range list {
-		there[inst.SSHHost] = there[inst.SSHHost] || inst.Live()
+		there[inst.SSHHost] = there[inst.SSHHost] || inst.Stays()
 	}
 	ssh := *c.SSHConfig
 	ssh.Hosts = slices.DeleteFunc(slices.Clone(ssh.Hosts), func(h config.SSHHost) bool { return !there[address(h, c)] })
@@ -283,11 +286,17 @@ func (s *Service) create(ctx context.Context, sc project.Scope, spec api.FleetSp
 	switch store.Constraint(err) {
 	case "fleet_project_id_name_key":
 		return Fleet{}, api.Exists("")
-	case "instance_ssh_host_key":
-		return Fleet{}, api.Invalid("Instances of this configuration are already assigned to a fleet.")
+	case hostTaken:
+		return Fleet{}, errTaken
 	}
 	return f, err
 }
+
+// hostTaken is the constraint that a host is in one fleet, errTaken what is said when somebody
+// else was faster.
+const hostTaken = "instance_ssh_host_key"
+
+var errTaken = api.Invalid("Instances of this configuration are already assigned to a fleet.")
 
 func (s *Service) addHosts(ctx context.Context, tx *store.Tx, f Fleet, c config.Fleet) error {
 	if c.SSHConfig == nil || len(c.SSHConfig.Hosts) == 0 {
@@ -297,17 +306,30 @@ func (s *Service) addHosts(ctx context.Context, tx *store.Tx, f Fleet, c config.
 	if err != nil {
 		return err
 	}
-	return s.Instances().CreateSSH(ctx, tx, f.ProjectID, f.ID, f.Name, remotes, func(n int) (int, bool) {
+	hosts := make([]instance.NewHost, len(remotes))
+	for n, r := range remotes {
 		b := c.Blocks
-		if h := c.SSHConfig.Hosts[n].Blocks; h != nil {
-			b = *h
+		if own := c.SSHConfig.Hosts[n].Blocks; own != nil {
+			b = *own
 		}
-		return b.N, b.Auto
-	})
+		hosts[n] = instance.NewHost{Remote: r, Blocks: b.N, AutoBlocks: b.Auto}
+	}
+	return s.Instances().CreateSSH(ctx, tx, f.ProjectID, f.ID, f.Name, hosts)
+}
+
+// stays refuses to change a fleet that ends.
+func (f Fleet) stays() error {
+	if f.Status == api.FleetTerminating {
+		return api.Invalid("Fleet '%s' is being deleted. Try again later.", f.Name)
+	}
+	return nil
 }
 
 // change updates a fleet in place.
 func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.ApplyFleetPlanRequest) (api.Fleet, error) {
+	if err := f.stays(); err != nil {
+		return api.Fleet{}, err
+	}
 	old, err := s.present(ctx, f)
 	if err != nil {
 		return api.Fleet{}, err
@@ -356,6 +378,9 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 		}
 		return s.addHosts(ctx, tx, f, c)
 	})
+	if store.Constraint(err) == hostTaken {
+		return api.Fleet{}, errTaken
+	}
 	if err != nil {
 		return api.Fleet{}, err
 	}

@@ -47,15 +47,27 @@ func Step(now time.Time, s Snapshot) Decision {
 	switch {
 	case s.Fleet.Deleted:
 	case s.Fleet.Status == api.FleetTerminating:
-		if len(s.Instances) == 0 { // the last instance wakes the fleet
-			d.Fleet.Status, d.Fleet.Deleted, d.Changed = api.FleetTerminated, true, true
-			d.Events = []string{"Fleet status changed TERMINATING -> TERMINATED"}
-		}
+		d.finish(s)
 	case s.Fleet.Damage != "": // what it is to be is not known
 	case s.Fleet.Spec.Configuration.Nodes != nil && s.Fleet.Status == api.FleetActive:
 		d.consolidate(now, s)
 	}
 	return d
+}
+
+// finish ends a fleet with its last instance, which wakes it.
+func (d *Decision) finish(s Snapshot) {
+	if len(s.Instances) == 0 {
+		d.Fleet.Status, d.Fleet.Deleted, d.Changed = api.FleetTerminated, true, true
+		d.Events = []string{"Fleet status changed TERMINATING -> TERMINATED"}
+		return
+	}
+	for _, inst := range s.Instances { // the deletion has asked for the end of those that there were
+		if inst.Stays() {
+			d.Terminate = append(d.Terminate, Termination{inst, api.InstanceTerminatedByUser, ""})
+		}
+	}
+	d.Changed = d.Terminate != nil
 }
 
 // consolidate brings the number and the kind of a fleet's instances to what its

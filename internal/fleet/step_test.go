@@ -56,7 +56,12 @@ func TestStep(t *testing.T) {
 		}
 		return list
 	}
-	const idle, busy, gone, pending = api.InstanceIdle, api.InstanceBusy, api.InstanceTerminated, api.InstancePending
+	comesBack := func(list []instance.Instance) []instance.Instance {
+		list[0].Data.Next = &instance.NewHost{}
+		return list
+	}
+	ending := func(f *Fleet) { f.Status = api.FleetTerminating }
+	const idle, busy, ends, gone, pending = api.InstanceIdle, api.InstanceBusy, api.InstanceTerminating, api.InstanceTerminated, api.InstancePending
 	for _, c := range []struct {
 		name      string
 		f         Fleet
@@ -88,8 +93,12 @@ func TestStep(t *testing.T) {
 		{name: "not while it has a job", f: cloud(0, -1, inRegion("us")), instances: withJob(nodes(idle))},
 		{name: "a cluster whose first instance has no offer is given up", f: cloud(0, -1, clustered), instances: noOffers(nodes(gone, pending)), remove: 1, attempts: 1,
 			terminate: map[string]api.InstanceTerminationReason{"b": api.InstanceMasterFailed}},
-		{name: "a fleet that ends waits for its instances", f: cloud(1, 2, func(f *Fleet) { f.Status = api.FleetTerminating }), instances: nodes(idle), status: api.FleetTerminating},
-		{name: "and ends with the last", f: cloud(1, 2, func(f *Fleet) { f.Status = api.FleetTerminating }), status: api.FleetTerminated},
+		{name: "a fleet that ends waits for its instances", f: cloud(1, 2, ending), instances: nodes(ends), status: api.FleetTerminating},
+		{name: "and ends those that live", f: cloud(1, 2, ending), instances: nodes(idle, ends, pending), status: api.FleetTerminating,
+			terminate: map[string]api.InstanceTerminationReason{"a": api.InstanceTerminatedByUser, "c": api.InstanceTerminatedByUser}},
+		{name: "and what should come after one", f: Fleet{Status: api.FleetTerminating}, instances: comesBack(nodes(ends)), status: api.FleetTerminating,
+			terminate: map[string]api.InstanceTerminationReason{"a": api.InstanceTerminatedByUser}},
+		{name: "and ends with the last", f: cloud(1, 2, ending), status: api.FleetTerminated},
 		{name: "SSH fleets have the hosts they have", f: Fleet{Status: api.FleetActive}, instances: nodes(idle)},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -7,6 +7,7 @@
 package instance
 
 import (
+	"fmt"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -64,6 +65,8 @@ type Data struct {
 	IdleSeconds int64 `json:"idle_seconds"`
 	// AutoBlocks is the fleet's "blocks: auto": the number follows from the hardware.
 	AutoBlocks bool `json:"auto_blocks,omitempty"`
+	// Next is what the SSH host becomes once this instance of it has gone, nil for nothing.
+	Next *NewHost `json:"next,omitempty"`
 	// Touched says that something was or may have been installed on an SSH host.
 	Touched bool `json:"touched,omitempty"`
 	// LostAt is when the connection was lost, zero while there is one.
@@ -93,6 +96,18 @@ type RemoteHost struct {
 	InternalIP string            `json:"internal_ip,omitempty"`
 	Network    string            `json:"network,omitempty"`
 	Env        map[string]string `json:"env,omitempty"`
+}
+
+// NewHost is an SSH host of the user that is to become an instance.
+type NewHost struct {
+	Remote     RemoteHost `json:"remote"`
+	Blocks     int        `json:"blocks"`
+	AutoBlocks bool       `json:"auto_blocks,omitempty"` // as in Data
+}
+
+// address names the host as in SSHHost.
+func (h *NewHost) address() string {
+	return fmt.Sprintf("%s:%d", h.Remote.Host.Hostname, h.Remote.Host.Port)
 }
 
 // Endpoint is one SSH server and the keys to try there.
@@ -129,6 +144,9 @@ func (i *Instance) Available() bool {
 // Well says that nothing is known to be wrong with the instance: it answers, and its GPUs have not
 // failed.
 func (i *Instance) Well() bool { return !i.Unreachable && i.health() != api.Failure }
+
+// Stays says that the instance, or another of the same host, exists or is wanted.
+func (i *Instance) Stays() bool { return i.Live() || !i.Deleted && i.Data.Next != nil }
 
 // Live says that the instance exists or is wanted.
 func (i *Instance) Live() bool {

@@ -112,6 +112,9 @@ func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *D
 			}
 		}
 		tx.OnCommit(func() { d.Instance = inst })
+		if inst.Deleted {
+			return s.comeBack(ctx, tx, inst)
+		}
 		return nil
 	})
 	if err != nil {

@@ -131,21 +131,25 @@ func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, e
 	return inst, s.record(ctx, tx, inst, text)
 }
 
-// CreateSSH stores an instance for a host of the user. A host that another live instance
-// uses is refused with store.ErrConflict by the table's constraint.
-func (s *Service) CreateSSH(ctx context.Context, tx *store.Tx, projectID, fleetID, fleetName string, hosts []RemoteHost, blocks func(n int) (int, bool)) error {
+// CreateSSH stores instances for hosts of the user. One for a host that the fleet is removing is
+// stored when the host has been cleaned. A host that another instance uses is refused by the
+// table's constraint.
+func (s *Service) CreateSSH(ctx context.Context, tx *store.Tx, projectID, fleetID, fleetName string, hosts []NewHost) error {
+	hosts, err := s.afterRemoval(ctx, tx, fleetID, hosts)
+	if err != nil {
+		return err
+	}
 	nums, err := nextNumbers(ctx, tx, fleetID, len(hosts))
 	if err != nil {
 		return err
 	}
 	for n, h := range hosts {
-		count, auto := blocks(n)
 		inst := Instance{
 			ID: uuid.NewString(), ProjectID: projectID, FleetID: fleetID,
 			Num: nums[n], Name: fmt.Sprintf("%s-%d", fleetName, nums[n]),
-			Status: api.InstancePending, Backend: Remote, SSHHost: h.Host.Hostname + ":" + fmt.Sprint(h.Host.Port),
-			CreatedAt: time.Now(), Blocks: count,
-			Data: Data{Remote: &h, IdleSeconds: -1, AutoBlocks: auto},
+			Status: api.InstancePending, Backend: Remote, SSHHost: h.address(),
+			CreatedAt: time.Now(), Blocks: h.Blocks,
+			Data: Data{Remote: &h.Remote, IdleSeconds: -1, AutoBlocks: h.AutoBlocks},
 		}
 		if err := insert(ctx, tx, &inst); err != nil {
 			return err
@@ -156,6 +160,41 @@ func (s *Service) CreateSSH(ctx context.Context, tx *store.Tx, projectID, fleetI
 		tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
 	}
 	return nil
+}
+
+// afterRemoval has hosts that the fleet is removing come back after that, and returns the others.
+func (s *Service) afterRemoval(ctx context.Context, tx *store.Tx, fleetID string, hosts []NewHost) ([]NewHost, error) {
+	list, err := OfFleets(ctx, tx, fleetID)
+	if err != nil {
+		return nil, err
+	}
+	leaving := map[string]Instance{}
+	for _, inst := range list {
+		if inst.Status == api.InstanceTerminating {
+			leaving[inst.SSHHost] = inst
+		}
+	}
+	var now []NewHost
+	for _, h := range hosts {
+		inst, ok := leaving[h.address()]
+		if !ok {
+			now = append(now, h)
+			continue
+		}
+		inst.Data.Next = &h
+		if err := s.update(ctx, tx, &inst); err != nil {
+			return nil, err
+		}
+	}
+	return now, nil
+}
+
+// comeBack stores the instance that follows one that has gone.
+func (s *Service) comeBack(ctx context.Context, tx *store.Tx, gone Instance) error {
+	if gone.Data.Next == nil {
+		return nil
+	}
+	return s.CreateSSH(ctx, tx, gone.ProjectID, gone.FleetID, s.FleetName(ctx, gone.FleetID), []NewHost{*gone.Data.Next})
 }
 
 // Claim gives blocks of a live instance to a job. It is a compare-and-swap on the row:
@@ -225,10 +264,15 @@ func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID s
 	return inst, s.update(ctx, tx, &inst)
 }
 
-// Terminate asks for the end of an instance. One that has ended stays as it is.
+// Terminate asks for the end of an instance, and of what should come after it. One that has ended
+// stays as it is.
 func (s *Service) Terminate(ctx context.Context, tx *store.Tx, inst Instance, reason api.InstanceTerminationReason, msg string) error {
-	if inst.Deleted || inst.Status == api.InstanceTerminating {
+	if inst.Deleted || inst.Status == api.InstanceTerminating && inst.Data.Next == nil {
 		return nil
+	}
+	if inst.Status == api.InstanceTerminating {
+		inst.Data.Next = nil
+		return s.update(ctx, tx, &inst)
 	}
 	if inst.Status == api.InstanceTerminated {
 		inst.Deleted = true
