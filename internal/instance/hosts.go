@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -252,16 +253,19 @@ func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (
 	got := r.Instance()
 	m.Created = r.State == ledger.Created
 	m.Failed = m.Created && got.State == backend.StateFailed
-	if !m.Created || !got.Ready() || inst.Data.Offer == nil { // none is known of a damaged row
+	if !m.Created || inst.Data.Offer == nil { // none is known of a damaged row
 		return m, nil
 	}
-	m.Hostname, m.Socket = got.Hostname, got.Socket
-	if m.Hostname == "" {
-		m.Hostname = "127.0.0.1"
+	if limit := r.Doc.MaxPrice; limit != nil && r.Doc.Priced && r.Price > *limit {
+		m.TooDear = fmt.Sprintf("It costs $%g an hour, more than the max_price of $%g", r.Price, *limit)
 	}
 	jpd := &api.JobProvisioningData{
-		Backend: api.BackendType(inst.Backend), InstanceType: inst.Data.Offer.Instance, InstanceID: got.Ref.ID, Hostname: &m.Hostname,
-		PublicIPEnabled: true, Region: got.Ref.Region, Price: inst.Data.Offer.Price, Username: got.Username, Dockerized: got.Socket == "",
+		Backend: api.BackendType(inst.Backend), InstanceType: inst.Data.Offer.Instance, InstanceID: got.Ref.ID,
+		PublicIPEnabled: true, Region: got.Ref.Region, Price: r.Price, Username: got.Username, Dockerized: got.Socket == "",
+	}
+	if got.Ready() {
+		m.Hostname, m.Socket = cmp.Or(got.Hostname, "127.0.0.1"), got.Socket
+		jpd.Hostname = &m.Hostname
 	}
 	if jpd.Region == "" {
 		jpd.Region = inst.Data.Offer.Region

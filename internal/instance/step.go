@@ -33,10 +33,11 @@ type Machine struct {
 	Gone         bool   // the cloud confirmed that it does not exist any more
 	Message      string // why it was refused, or what the latest attempt ran into
 	Created      bool
-	Failed       bool   // it exists, but the cloud says that it will never run
-	Hostname     string // "" while the cloud has not said
-	Provisioning *api.JobProvisioningData
-	Socket       string // local agent
+	Failed       bool                     // it exists, but the cloud says that it will never run
+	TooDear      string                   // why it costs more than was allowed, "" when it does not or nobody has said
+	Hostname     string                   // "" while the cloud has not said
+	Provisioning *api.JobProvisioningData // of what was created; its price is the present one
+	Socket       string                   // local agent
 	Home         string
 }
 
@@ -174,11 +175,12 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 	if d.unneeded(now, s) {
 		return
 	}
-	if s.Machine.Hostname != "" && (d.Instance.Data.Provisioning == nil || deref(d.Instance.Data.Provisioning.Hostname) != s.Machine.Hostname) {
-		d.Instance.Data.Provisioning = s.Machine.Provisioning
-		d.Instance.Data.Socket, d.Instance.Data.Home = s.Machine.Socket, s.Machine.Home
-		d.Changed = true
+	d.priced(s.Machine)
+	if s.Machine.TooDear != "" { // nothing runs on it yet
+		d.terminate(now, api.InstanceNoOffers, s.Machine.TooDear)
+		return
 	}
+	d.made(s.Machine)
 	deadline := d.Instance.Data.StartedAt.Add(BootTimeout(d.Instance))
 	known := d.Instance.Data.Provisioning != nil && deref(d.Instance.Data.Provisioning.Hostname) != ""
 	switch {
@@ -210,6 +212,36 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 	}
 }
 
+// made takes over what the cloud says of a machine: that it is there, later its address.
+func (d *Decision) made(m Machine) {
+	data := &d.Instance.Data
+	if data.Provisioning != nil && (m.Hostname == "" || deref(data.Provisioning.Hostname) == m.Hostname) || m.Provisioning == nil {
+		return
+	}
+	data.Provisioning, data.Socket, data.Home = m.Provisioning, m.Socket, m.Home
+	d.Changed = true
+}
+
+// priced takes over what the cloud says of the price: jobs are placed by it from now on.
+func (d *Decision) priced(m Machine) {
+	data := &d.Instance.Data
+	if m.Provisioning == nil || data.Offer == nil {
+		return
+	}
+	price := m.Provisioning.Price
+	if data.Offer.Price != price {
+		d.Events = append(d.Events, fmt.Sprintf("Instance price changed $%g -> $%g an hour", data.Offer.Price, price))
+		o := *data.Offer
+		o.Price = price
+		data.Offer, d.Changed = &o, true
+	}
+	if data.Provisioning != nil && data.Provisioning.Price != price {
+		jpd := *data.Provisioning
+		jpd.Price = price
+		data.Provisioning, d.Changed = &jpd, true
+	}
+}
+
 // booting shows what a machine that boots still lacks. That it does not answer yet is no news.
 func (d *Decision) booting(l Link) {
 	if l.Problem == "" || l.Problem == d.Instance.Data.Problem {
@@ -227,6 +259,7 @@ func (d *Decision) live(now time.Time, s Snapshot) {
 		d.terminate(now, api.InstanceUnreachable, "The backend says that the instance does not exist any more")
 		return
 	}
+	d.priced(s.Machine)
 	if !s.Link.Watched {
 		d.Effects = append(d.Effects, Watch)
 	}

@@ -230,3 +230,47 @@ func TestBootingMachine(t *testing.T) {
 		})
 	}
 }
+
+// The price that a cloud tells of its machine replaces the one that was offered, and a machine that
+// costs more than was allowed is given back before anything runs on it.
+func TestPrices(t *testing.T) {
+	told := func(status api.InstanceStatus, price float64) Snapshot {
+		return changed(paid(status), func(s *Snapshot) {
+			s.Instance.Data.Offer.Price, s.Instance.Data.Provisioning.Price = 0.75, 0.75
+			s.Machine.Provisioning = &api.JobProvisioningData{Hostname: &s.Machine.Hostname, Price: price}
+			s.Instance.Assignments = []Assignment{{JobID: "j", Blocks: 1}}
+		})
+	}
+	for name, tt := range map[string]struct {
+		s      Snapshot
+		status api.InstanceStatus
+		want   float64
+		events []string
+	}{
+		"as offered":       {told(api.InstanceBusy, 0.75), api.InstanceBusy, 0.75, nil},
+		"of one that runs": {told(api.InstanceBusy, 10), api.InstanceBusy, 10, []string{"Instance price changed $0.75 -> $10 an hour"}},
+		"of one that boots": {changed(told(api.InstanceProvisioning, 10), func(s *Snapshot) { s.Link = Link{Watched: true} }), api.InstanceProvisioning, 10,
+			[]string{"Instance price changed $0.75 -> $10 an hour"}},
+		"of one without address": {changed(told(api.InstanceProvisioning, 10), func(s *Snapshot) {
+			s.Instance.Data.Provisioning, s.Link, s.Machine.Hostname, s.Machine.Provisioning.Hostname = nil, Link{}, "", nil
+		}), api.InstanceProvisioning, 10, []string{"Instance price changed $0.75 -> $10 an hour"}},
+		"too dear": {changed(told(api.InstanceProvisioning, 10), func(s *Snapshot) { s.Machine.TooDear = "It costs too much" }), api.InstanceTerminating, 10,
+			[]string{"Instance price changed $0.75 -> $10 an hour", "Instance status changed PROVISIONING -> TERMINATING. Termination reason: NO_OFFERS (It costs too much)"}},
+		"too dear, but in use": {changed(told(api.InstanceBusy, 10), func(s *Snapshot) { s.Machine.TooDear = "It costs too much" }), api.InstanceBusy, 10,
+			[]string{"Instance price changed $0.75 -> $10 an hour"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := Step(at(time.Second), tt.s)
+			if d.Instance.Status != tt.status || d.Instance.Data.Provisioning == nil {
+				t.Fatalf("%s, on %v; want %s", d.Instance.Status, d.Instance.Data.Provisioning, tt.status)
+			}
+			v := View(&d.Instance, "main", "f")
+			if *v.Price != tt.want || d.Instance.Data.Provisioning.Price != tt.want || d.Changed != (tt.events != nil) {
+				t.Errorf("shown at %v, placed at %v, changed %t; want %v", *v.Price, d.Instance.Data.Provisioning.Price, d.Changed, tt.want)
+			}
+			if !slices.Equal(d.Events, tt.events) {
+				t.Errorf("events %q, want %q", d.Events, tt.events)
+			}
+		})
+	}
+}

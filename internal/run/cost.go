@@ -19,13 +19,13 @@ func cost(now time.Time, past float64, jobs []Job) float64 {
 }
 
 func (j *Job) cost(now time.Time) float64 {
-	price := j.Data.Price
-	if p := j.Data.Provisioning; p != nil {
-		price = p.Price
+	p := j.Data.Provisioning
+	if p == nil {
+		return 0
 	}
 	end := now
 	if !j.Data.FinishedAt.IsZero() {
 		end = j.Data.FinishedAt
 	}
-	return price * max(0, end.Sub(j.SubmittedAt)).Hours()
+	return p.Price * max(0, end.Sub(j.SubmittedAt)).Hours()
 }

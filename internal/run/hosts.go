@@ -83,7 +83,7 @@ func sameList[T any](a, b []T) bool {
 // may be like it, nil for none, saves the work for its key.
 func host(inst *instance.Instance, fleetName string, other *scheduler.Host) *scheduler.Host {
 	jpd := inst.Data.Provisioning
-	if !inst.Live() || inst.Blocks == 0 || jpd == nil {
+	if !inst.Live() || inst.Blocks == 0 || jpd == nil || inst.Status == api.InstanceProvisioning && jpd.Hostname == nil {
 		return nil
 	}
 	h := &scheduler.Host{

@@ -107,20 +107,18 @@ type Job struct {
 
 // JobData is the part of a job that no query looks into.
 type JobData struct {
-	Spec         api.JobSpec              `json:"spec"`
+	Spec api.JobSpec `json:"spec"`
+	// Provisioning is the machine, as soon as there is one: without address until it has answered.
 	Provisioning *api.JobProvisioningData `json:"provisioning,omitempty"`
-	// Price is what the machine costs that was made for the job, in US dollars per hour, before
-	// Provisioning says more about it; 0 before there is one.
-	Price       float64                  `json:"price,omitempty"`
-	Runtime     *api.JobRuntimeData      `json:"runtime,omitempty"`
-	Reason      api.JobTerminationReason `json:"reason,omitempty"`
-	Message     string                   `json:"message,omitempty"`
-	Exit        *int                     `json:"exit,omitempty"`
-	Deployment  int                      `json:"deployment,omitempty"`
-	ProcessedAt time.Time                `json:"processed_at"`
-	FinishedAt  time.Time                `json:"finished_at,omitzero"`
-	PlacedAt    time.Time                `json:"placed_at,omitzero"`
-	StoppingAt  time.Time                `json:"stopping_at,omitzero"`
+	Runtime      *api.JobRuntimeData      `json:"runtime,omitempty"`
+	Reason       api.JobTerminationReason `json:"reason,omitempty"`
+	Message      string                   `json:"message,omitempty"`
+	Exit         *int                     `json:"exit,omitempty"`
+	Deployment   int                      `json:"deployment,omitempty"`
+	ProcessedAt  time.Time                `json:"processed_at"`
+	FinishedAt   time.Time                `json:"finished_at,omitzero"`
+	PlacedAt     time.Time                `json:"placed_at,omitzero"`
+	StoppingAt   time.Time                `json:"stopping_at,omitzero"`
 	// Sent says that the task was or may have been given to the host's agent.
 	Sent bool `json:"sent,omitempty"`
 	// Abort asks for an end without grace.

@@ -92,15 +92,12 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 		return
 	}
 	deadline := s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance))
-	if o := s.Instance.Data.Offer; o != nil && s.Instance.Status == api.InstanceProvisioning && s.Job.Data.Provisioning == nil && s.Job.Data.Price != o.Price {
-		d.Job.Data.Price, d.Changed = o.Price, true // it is paid from now on
-	}
+	d.made(s.Instance)
 	switch {
 	// What the host is like has to be known: a task depends on it.
 	case s.Reachable && s.Instance.Data.Host != nil && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending:
-		if d.Job.Data.Provisioning == nil || s.Job.Data.Provisioning.Hostname == nil {
-			d.Job.Data.Provisioning = s.Instance.Data.Provisioning
-			d.Changed = true
+		if p := d.Job.Data.Provisioning; p == nil || p.Hostname == nil {
+			d.on(s.Instance, *s.Instance.Data.Provisioning)
 		}
 		if s.Lack != nil {
 			d.lacks(now, s)
@@ -123,6 +120,28 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 		d.late(now, s)
 	default:
 		d.Again = deadline
+	}
+}
+
+// made notes what a job's machine is and costs as soon as it is there: it is paid from then on. Its
+// address counts when it has answered.
+func (d *JobDecision) made(inst *instance.Instance) {
+	is, has := inst.Data.Provisioning, d.Job.Data.Provisioning
+	if inst.Status != api.InstanceProvisioning || is == nil || has != nil && (has.Hostname != nil || has.Price == is.Price) {
+		return
+	}
+	jpd := *is
+	jpd.Hostname, jpd.InternalIP, jpd.SSHPort = nil, nil, nil
+	d.on(inst, jpd)
+}
+
+// on notes the machine that was made for a job: of the offers that were tried, it is the last.
+func (d *JobDecision) on(inst *instance.Instance, jpd api.JobProvisioningData) {
+	d.Job.Data.Provisioning, d.Changed = &jpd, true
+	if rt := d.Job.Data.Runtime; rt != nil && inst.Data.Offer != nil {
+		c, o := *rt, *inst.Data.Offer
+		c.Offer = &o
+		d.Job.Data.Runtime = &c
 	}
 }
 
