@@ -6,6 +6,7 @@
 package catalog
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -197,7 +198,7 @@ func (c *Catalog) Settled(ctx context.Context, projectID string, reservations ..
 	if err != nil {
 		return time.Time{}, err
 	}
-	for _, q := range c.refreshStale(append(offersOf(accounts), c.reservationsOf(ctx, accounts, reservations)...), true) {
+	for _, q := range c.refreshStale(append(offersOf(accounts), c.reservationsOf(ctx, accounts, reservations)...), fresh, true) {
 		if end := q.asked.Add(buying().of(q)); end.After(time.Now()) && end.After(until) {
 			until = end
 		}
@@ -206,8 +207,8 @@ func (c *Catalog) Settled(ctx context.Context, projectID string, reservations ..
 }
 
 // wait is how long after the question answers are waited for: where there is no valid one, and
-// where the valid one is not fresh.
-type wait struct{ old, aged time.Duration }
+// where the valid one is not fresh, which is one younger than young.
+type wait struct{ old, aged, young time.Duration }
 
 // buying is how long what decides for good waits.
 func buying() wait { return wait{old: firstWait, aged: coldWait} }
@@ -221,7 +222,7 @@ func (w wait) of(q question) time.Duration {
 
 // await refreshes old answers and waits for them.
 func (c *Catalog) await(ctx context.Context, about []subject, w wait) error {
-	for _, q := range c.refreshStale(about, false) {
+	for _, q := range c.refreshStale(about, cmp.Or(w.young, fresh), false) {
 		timer := time.NewTimer(time.Until(q.asked.Add(w.of(q))))
 		select {
 		case <-q.done:
@@ -279,8 +280,9 @@ type question struct {
 }
 
 // refreshStale begins to ask the backends whose answers are old, and returns the questions that
-// are worth waiting for. expected has Changed called when they are answered.
-func (c *Catalog) refreshStale(about []subject, expected bool) []question {
+// are worth waiting for. No answer older than young is fresh. expected has Changed called when they
+// are answered.
+func (c *Catalog) refreshStale(about []subject, young time.Duration, expected bool) []question {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := time.Now()
@@ -292,7 +294,7 @@ func (c *Catalog) refreshStale(about []subject, expected bool) []question {
 			c.known[a] = k
 		}
 		k.wanted = now
-		if k.due(now, a.fresh()) && c.ctx.Err() == nil {
+		if k.due(now, min(a.fresh(), young)) && c.ctx.Err() == nil {
 			k.asking, k.asked, k.done = true, now, make(chan struct{})
 			c.wg.Go(func() { c.refresh(a, k) })
 		}

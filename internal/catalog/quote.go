@@ -8,11 +8,16 @@ import (
 	"dstack/internal/offer"
 )
 
+// quoted is how young an answer must be to tell a price of now: many requests share one.
+const quoted = 5 * time.Second
+
 // Quote tells what an offer costs now, for somebody who is about to ask for it. It waits as
-// [Catalog.Purchasable] does, but for the offer's backend alone.
+// [Catalog.Purchasable] does, but for the offer's backend alone, and asks again sooner.
 func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
 	offers := subject{Account: ledger.Account{ProjectID: projectID, Backend: what.Backend}}
-	if err := c.await(ctx, []subject{offers}, buying()); err != nil {
+	w := buying()
+	w.young = quoted
+	if err := c.await(ctx, []subject{offers}, w); err != nil {
 		return ledger.Quote{}, err
 	}
 	c.mu.Lock()

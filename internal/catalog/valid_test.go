@@ -253,11 +253,14 @@ func TestQuote(t *testing.T) {
 		}
 		check(0, ledger.Quote{Price: 0.75, Known: true}, 0)
 		price = 9.99
-		check(fresh/2, ledger.Quote{Price: 0.75, Known: true}, 0)
-		check(fresh, ledger.Quote{Price: 9.99, Known: true}, 0)
+		check(quoted, ledger.Quote{Price: 0.75, Known: true}, 0)
+		check(time.Second, ledger.Quote{Price: 9.99, Known: true}, 0)
+		price, slow = 1.5, 4*time.Second
+		check(fresh/2, ledger.Quote{Price: 9.99, Known: true}, coldWait)
+		check(2*time.Second, ledger.Quote{Price: 1.5, Known: true}, 0)
 		slow = 30 * time.Second
 		check(time.Hour, ledger.Quote{Awaited: time.Now()}, firstWait)
-		check(time.Minute, ledger.Quote{Price: 9.99, Known: true}, 0)
+		check(time.Minute, ledger.Quote{Price: 1.5, Known: true}, coldWait)
 		what.Instance = "another"
 		check(0, ledger.Quote{Known: false}, 0)
 		what.Backend, slow = "none", 0

@@ -17,6 +17,6 @@ func (c *Catalog) Warm(ctx context.Context) error {
 	c.mu.Lock()
 	accounts = slices.DeleteFunc(slices.Clone(accounts), func(a ledger.Account) bool { return c.known[subject{Account: a}] != nil })
 	c.mu.Unlock()
-	c.refreshStale(offersOf(accounts), false)
+	c.refreshStale(offersOf(accounts), fresh, false)
 	return nil
 }
