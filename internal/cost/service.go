@@ -56,7 +56,8 @@ func (s *Service) Report(ctx context.Context, u user.User, r api.CostsRequest) (
 	if err != nil {
 		return api.Costs{}, err
 	}
-	p, err := s.load(ctx, projects, slices.Contains(r.By, api.CostByRun) || slices.Contains(r.By, api.CostByUser), from, to)
+	w := ledger.Which{Projects: append([]string{}, slices.Collect(maps.Keys(projects))...), From: from, To: to, Now: now}
+	p, err := s.load(ctx, projects, slices.Contains(r.By, api.CostByRun) || slices.Contains(r.By, api.CostByUser), w)
 	if err != nil {
 		return api.Costs{}, err
 	}
@@ -102,10 +103,10 @@ type paid struct {
 
 // load reads what was paid for, in as many queries for ten thousand machines as for one. With runs it
 // is cut by who held the machines.
-func (s *Service) load(ctx context.Context, projects map[string]string, runs bool, from, to time.Time) (*paid, error) {
-	q, ids := s.DB.Read(), slices.Collect(maps.Keys(projects))
+func (s *Service) load(ctx context.Context, projects map[string]string, runs bool, w ledger.Which) (*paid, error) {
+	q, ids := s.DB.Read(), w.Projects
 	p := &paid{projects: projects}
-	costs, err := ledger.Costs(ctx, q, ledger.Which{Projects: append([]string{}, ids...), From: from, To: to})
+	costs, err := ledger.Costs(ctx, q, w)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +120,7 @@ func (s *Service) load(ctx context.Context, projects map[string]string, runs boo
 		p.parts = Whole(costs)
 		return p, nil
 	}
-	holds, err := holdsOn(ctx, q, ids, p.machines, from, to)
+	holds, err := holdsOn(ctx, q, ids, p.machines, w.From, w.To)
 	if err != nil {
 		return nil, err
 	}

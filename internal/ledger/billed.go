@@ -6,6 +6,7 @@ import (
 	"math"
 	"time"
 
+	"dstack/internal/offer"
 	"dstack/internal/store"
 )
 
@@ -88,9 +89,17 @@ func (b Billed) In(from, to time.Time) []Interval {
 // Billed is the time that the resource is paid for.
 func (r Record) Billed() Billed { return Billed{r.BilledFrom, r.BilledTo, r.Price, r.Earlier} }
 
-// repriced says that what the provider says of the price is news.
+// repriced says that what the provider says of the price is news, and can be meant.
 func (r Record) repriced(price float64) bool {
-	return price > 0 && !math.IsInf(price, 1) && (price != r.Price || !r.Doc.Priced)
+	return price > 0 && price <= offer.MaxPrice && (price != r.Price || !r.Doc.Priced)
+}
+
+// absurd logs a price that no provider can mean, which counts for nothing.
+func (l *Ledger) absurd(r Record, price float64) {
+	if price < 0 || price > offer.MaxPrice || math.IsNaN(price) {
+		l.Log.Warn("the provider tells a price that nobody can mean, it is not taken over", "price", price, "kept", r.Price,
+			"intent", r.ID, "kind", r.Kind, "backend", r.Backend, "project", r.ProjectID)
+	}
 }
 
 // costs stores what the provider says of the price. The first word counts from the beginning: what

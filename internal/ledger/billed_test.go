@@ -27,7 +27,8 @@ func TestPriceHeard(t *testing.T) {
 		"a change":             {[]float64{3, 3, 4}, 4, Prices{{3, hour(3)}}},
 		"changes":              {[]float64{2, 3, 3, 1}, 1, Prices{{2, hour(2)}, {3, hour(4)}}},
 		"there and back":       {[]float64{2, 3, 2}, 2, Prices{{2, hour(2)}, {3, hour(3)}}},
-		"what is no price":     {[]float64{2, -1, math.NaN(), math.Inf(1)}, 2, nil},
+		"what is no price":     {[]float64{2, -1, math.NaN(), math.Inf(1), 9e16, 100_000.01}, 2, nil},
+		"the highest":          {[]float64{2, 100_000}, 100_000, Prices{{2, hour(2)}}},
 		"a change from silent": {[]float64{0, 0, 5, 6}, 6, Prices{{5, hour(4)}}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,6 +35,7 @@ type Which struct {
 	Projects []string // ids; nil: of all
 	Owners   []string // ids of instances; nil: of all that costs money
 	From, To time.Time
+	Now      time.Time // optional: when it is asked, zero for the present
 }
 
 // Cost is what one resource cost in a part of a period, in which its price was the same.
@@ -45,22 +46,27 @@ type Cost struct {
 	OwnerKind, OwnerID string // of what the sweep found without an owner ""
 	Kind               backend.ResourceKind
 	Backend            string
-	Open               bool // the end of the period came, and nobody has confirmed that it ended
-	Doubt              bool // Open, and [Record.Doubtful]
+	Open               bool // the period ends now, and nobody has confirmed that it ended
+	Doubt              bool // nobody has confirmed it since [Record.DoubtedSince]
 }
 
 // Costs lists what was paid for in a period, derived from the intervals of the intents. What is
 // not confirmed to be gone counts up to now. It is one query, and one for what is in doubt.
 func Costs(ctx context.Context, q store.Querier, w Which) ([]Cost, error) {
-	now := time.Now()
+	now := w.Now
+	if now.IsZero() {
+		now = time.Now()
+	}
 	if w.To.After(now) {
 		w.To = now
 	}
-	doubts := map[string]bool{}
+	doubts := map[string]time.Time{}
 	err := w.each(func(cond string, args []any) error {
 		open, err := scanAll(q.QueryContext(ctx, selectOpen+cond, args...))
 		for _, r := range open {
-			doubts[r.ID] = r.Doubtful(now)
+			if since, doubted := r.DoubtedSince(now); doubted {
+				doubts[r.ID] = since
+			}
 		}
 		return err
 	}, nil)
@@ -75,12 +81,15 @@ func Costs(ctx context.Context, q store.Querier, w Which) ([]Cost, error) {
 			if err != nil {
 				return err
 			}
-			parts := b.In(w.From, w.To)
-			for i, part := range parts {
-				c.Interval = part
-				c.Open = b.To.IsZero() && i == len(parts)-1
-				c.Doubt = b.To.IsZero() && doubts[c.ID]
-				all = append(all, c)
+			since, doubted := doubts[c.ID]
+			for _, part := range b.In(w.From, w.To) {
+				c.Interval, c.Doubt = part, false
+				c.Open = b.To.IsZero() && part.To.Equal(now)
+				if b.To.IsZero() && doubted {
+					all = append(all, c.doubted(since)...)
+				} else {
+					all = append(all, c)
+				}
 			}
 			return nil
 		})
@@ -127,10 +136,37 @@ func scanBilled(rows *sql.Rows) (Cost, Billed, error) {
 	return c, b, err
 }
 
-// Doubtful says that it is not certain what became of a resource that costs money: it cannot be
-// deleted for longer than normal, its provider shows it no more or its present credentials do not
-// know it, or what was asked about it is not answered for as long.
-func (r Record) Doubtful(now time.Time) bool {
-	asked := r.State == Created && r.checkAt.After(r.Doc.DescribedAt) && now.Sub(r.checkAt) > debtAfter
-	return r.State != Gone && (r.debt(now) || r.Astray() || asked || !r.Doc.MissingAt.IsZero() || r.Doc.Damage != "")
+// doubted are the parts of a cost before and from since on, when it is in doubt.
+func (c Cost) doubted(since time.Time) []Cost {
+	before, after := c, c
+	after.Doubt = true
+	switch {
+	case !since.Before(c.To):
+		return []Cost{before}
+	case !since.After(c.From):
+		return []Cost{after}
+	}
+	before.To, before.Open, after.From = since, false, since
+	return []Cost{before, after}
+}
+
+// DoubtedSince says since when it is not certain what became of a resource that costs money, if it is
+// not: it cannot be deleted for longer than normal, its provider shows it no more or its present
+// credentials do not know it, or what was asked about it is not answered for as long.
+func (r Record) DoubtedSince(now time.Time) (since time.Time, doubted bool) {
+	if r.State == Gone {
+		return time.Time{}, false
+	}
+	doubt := func(is bool, from time.Time) {
+		if is && (!doubted || from.Before(since)) {
+			since, doubted = from, true
+		}
+	}
+	doubt(r.State == Unknown && r.debt(now), r.Doc.TriedAt)
+	doubt(r.State == Deleting && r.debt(now), r.Doc.DeletingAt)
+	doubt(r.Astray(), r.Doc.AstrayAt)
+	doubt(r.State == Created && r.checkAt.After(r.Doc.DescribedAt) && now.Sub(r.checkAt) > debtAfter, r.checkAt)
+	doubt(!r.Doc.MissingAt.IsZero(), r.Doc.MissingAt)
+	doubt(r.Doc.Damage != "", time.Time{}) // nothing is known of it
+	return since, doubted
 }

@@ -65,8 +65,17 @@ func TestCloudAway(t *testing.T) {
 			t.Errorf("after some minutes %+v", c)
 		}
 		time.Sleep(55 * time.Minute)
-		if c := w.costs(); len(c) != 1 || !c[0].Open || !c[0].Doubt || math.Abs(usd(c)-5) > 0.01 {
+		c := w.costs() // certain until it was asked about and did not answer
+		if len(c) != 2 || c[0].Open || c[0].Doubt || !c[1].Open || !c[1].Doubt || math.Abs(usd(c)-5) > 0.01 || math.Abs(usd(c[1:])-2.5) > 0.01 {
 			t.Errorf("while the cloud is away %+v", c)
+		}
+		past, err := ledger.Costs(context.Background(), w.db.Read(), ledger.Which{To: time.Now().Add(-90 * time.Minute)})
+		if err != nil || len(past) != 1 || past[0].Open || past[0].Doubt || math.Abs(usd(past)-1.25) > 0.01 {
+			t.Errorf("of the time before %+v, %v", past, err)
+		}
+		past, err = ledger.Costs(context.Background(), w.db.Read(), ledger.Which{From: time.Now().Add(-30 * time.Minute), To: time.Now().Add(-15 * time.Minute)})
+		if err != nil || len(past) != 1 || past[0].Open || !past[0].Doubt {
+			t.Errorf("of a time in which it was away %+v, %v", past, err)
 		}
 		w.cloud.Heal()
 		time.Sleep(20 * time.Minute)
@@ -86,7 +95,7 @@ func TestUndeletable(t *testing.T) {
 		w.cloud.Inject(fake.Fault{Op: "Terminate", Before: errors.New("try again")})
 		w.release(id)
 		time.Sleep(2 * time.Hour)
-		if c := w.costs(); len(c) != 1 || !c[0].Open || !c[0].Doubt || c[0].ID != id || math.Abs(usd(c)-w.cloud.Bill(w.db.ServerID())) > 0.01 {
+		if c := w.costs(); len(c) != 2 || c[0].Doubt || !c[1].Open || !c[1].Doubt || c[1].ID != id || math.Abs(usd(c)-w.cloud.Bill(w.db.ServerID())) > 0.01 {
 			t.Errorf("%+v, the bill is $%.2f", c, w.cloud.Bill(w.db.ServerID()))
 		}
 	})

@@ -135,6 +135,7 @@ func (l *Ledger) create(ctx context.Context, it engine.Item, ops ops, account st
 	switch {
 	case err == nil:
 		log.Info("resource created", "resource", inst.Ref.ID)
+		l.absurd(r, inst.Price)
 	case backend.Refused(err):
 		log.Info("create refused", "err", err)
 	default:
@@ -182,6 +183,7 @@ func (l *Ledger) describe(ctx context.Context, it engine.Item, r Record, b backe
 	if err != nil && !errors.Is(err, backend.ErrNotFound) {
 		return time.Time{}, fmt.Errorf("describe %s %s: %w", r.Kind, r.Doc.Instance.Ref.ID, err)
 	}
+	l.absurd(r, inst.Price)
 	return l.judge(ctx, it, r, b, func(r *Record, w witness) time.Time {
 		return r.described(time.Now(), w, inst, err, backend.Settle(b))
 	})

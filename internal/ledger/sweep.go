@@ -100,6 +100,9 @@ func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, account
 			return err
 		}
 		r, err := l.owner(ctx, tx, a, o)
+		if err == nil {
+			l.absurd(r, o.Price)
+		}
 		now := time.Now()
 		switch {
 		case errors.Is(err, store.ErrNotFound):
@@ -170,7 +173,7 @@ func (l *Ledger) reap(ctx context.Context, tx *store.Tx, a Account, account stri
 	now := time.Now()
 	r := Record{
 		ID: uuid.NewString(), Version: 1, Kind: o.Kind, Backend: a.Backend, Region: o.Ref.Region, ProjectID: a.ProjectID,
-		Price: o.Price, CreatedAt: now,
+		CreatedAt: now,
 	}
 	r.Doc.TriedAt = o.CreatedAt
 	r.heard(account)

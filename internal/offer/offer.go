@@ -8,6 +8,9 @@ import (
 	"strings"
 )
 
+// MaxPrice is more than anything costs, in US dollars per hour: a higher price is a mistake.
+const MaxPrice = 100_000
+
 // An Offer is one instance type in one region at one price.
 type Offer struct {
 	Backend   string // name of the backend type: "aws"

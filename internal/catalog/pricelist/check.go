@@ -22,7 +22,7 @@ func (e *FieldError) Error() string { return e.Column + ": " + e.Problem }
 const (
 	maxName  = 200 // bytes
 	minPrice = 0.0001
-	maxPrice = 100_000
+	maxPrice = offer.MaxPrice
 	maxCPUs  = 100_000
 	maxMiB   = 1 << 40 // an exbibyte
 	maxGPUs  = 128
