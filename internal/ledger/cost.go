@@ -150,6 +150,11 @@ func (c Cost) doubted(since time.Time) []Cost {
 	return []Cost{before, after}
 }
 
+// questioned says that what was asked about a resource by [Ledger.Check] is not answered.
+func (r Record) questioned() bool {
+	return (r.State == Created || r.State == Deleting) && r.checkAt.After(r.Doc.DescribedAt) && r.checkAt.After(r.Doc.SeenAt)
+}
+
 // DoubtedSince says since when it is not certain what became of a resource that costs money, if it is
 // not: it cannot be deleted for longer than normal, its provider shows it no more or its present
 // credentials do not know it, or what was asked about it is not answered for as long.
@@ -165,7 +170,7 @@ func (r Record) DoubtedSince(now time.Time) (since time.Time, doubted bool) {
 	doubt(r.State == Unknown && r.debt(now), r.Doc.TriedAt)
 	doubt(r.State == Deleting && r.debt(now), r.Doc.DeletingAt)
 	doubt(r.Astray(), r.Doc.AstrayAt)
-	doubt(r.State == Created && r.checkAt.After(r.Doc.DescribedAt) && now.Sub(r.checkAt) > debtAfter, r.checkAt)
+	doubt(r.questioned() && now.Sub(r.checkAt) > debtAfter, r.checkAt)
 	doubt(!r.Doc.MissingAt.IsZero(), r.Doc.MissingAt)
 	doubt(r.Doc.Damage != "", time.Time{}) // nothing is known of it
 	return since, doubted

@@ -150,7 +150,17 @@ func (l *Ledger) Release(ctx context.Context, tx *store.Tx, id string) error {
 // Check asks the ledger to look whether a created resource still exists, because its host
 // does not answer, say. The owner hears of it only when something changed.
 func (l *Ledger) Check(ctx context.Context, tx *store.Tx, id string) error {
-	if _, err := tx.ExecContext(ctx, checkIntent, id, store.Micros(time.Now())); err != nil {
+	at := time.Now()
+	r, err := Get(ctx, tx, id)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	case r.questioned():
+		at = r.checkAt // the question is as old as it is, though it is repeated
+	}
+	if _, err := tx.ExecContext(ctx, checkIntent, id, store.Micros(at)); err != nil {
 		return fmt.Errorf("check intent %s: %w", id, err)
 	}
 	tx.OnCommit(func() { l.Engine.Wake(Kind, id) })

@@ -110,12 +110,13 @@ func TestCosts(t *testing.T) {
 		about("the dearer machine", w.costs().CostUSD, w.billed(), 2.5*6/60)
 		held := runCost("one") + runCost("two")
 
-		// It ends while its cloud is away. As long as nobody says so, it costs money.
+		// It ends while its cloud is away. As long as nobody says so, it costs money, which
+		// is in doubt since the cloud did not answer.
 		cloud.Inject(fake.Fault{Before: errors.New("bad gateway")})
 		cloud.Kill(mine.id)
 		time.Sleep(time.Hour)
 		away := w.costs(api.CostByFleet)
-		if away.HourlyUSD != 5 || away.UnconfirmedUSD < away.CostUSD-0.01 || away.CostUSD < w.billed()+4.5 {
+		if away.HourlyUSD != 5 || away.UnconfirmedUSD < 4.5 || away.UnconfirmedUSD > 5 || away.CostUSD < w.billed()+4.5 {
 			t.Errorf("while the cloud is away: %+v, the bill is $%.2f", away.CostSum, w.billed())
 		}
 		if out := w.command(func(p *program.Program) error {
