@@ -67,13 +67,13 @@ func newRefresh(p *program.Program) *cobra.Command {
 // outcome is what became of one provider's prices, also as JSON.
 type outcome struct {
 	Provider string   `json:"provider"`
-	Status   string   `json:"status"`           // "refreshed", "failed", "skipped"
+	Status   string   `json:"status"`           // "refreshed", "older" (kept, and not used), "failed", "skipped"
 	Rows     int      `json:"rows"`             // that are used now
 	AsOf     string   `json:"as_of"`            // their date, "" without any
 	LeftOut  []string `json:"left_out"`         // types and accelerators that are not known
 	More     int      `json:"left_out_more"`    // how many of those are not named
 	Free     int      `json:"free"`             // rows that say no price, left out too
-	Reason   string   `json:"reason,omitempty"` // of a failure, or why it was passed over
+	Reason   string   `json:"reason,omitempty"` // of a failure, or why it was passed over or is not used
 }
 
 // atOnce is how many providers are asked at a time. Published catalogs are taken one by one: each is an
@@ -178,6 +178,16 @@ func (o options) addUsed(list []outcome, sources []collect.Source, embedded *pri
 			size = used.SpotSize
 		}
 		list[i].Rows, list[i].AsOf = size(s.Provider)
+		if l := kept[s.Name()]; l != nil && list[i].Status == "refreshed" {
+			_, newest := l.Dates()
+			_, before := embedded.Size(s.Provider)
+			if s.Spot {
+				before = list[i].AsOf // of the whole list too
+			}
+			if newest < before {
+				list[i].Status, list[i].Reason = "older", fmt.Sprintf("those that are published are of %s, older than these, which stay in use", newest)
+			}
+		}
 	}
 }
 

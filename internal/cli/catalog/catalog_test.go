@@ -1,8 +1,10 @@
 package catalog_test
 
 import (
+	"archive/zip"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -215,5 +217,43 @@ func TestRefreshFromPublished(t *testing.T) {
 	}
 	if reason := got["aws"].Reason; len(reason) > 250 || strings.Contains(reason, "\n") || !strings.Contains(reason, "<html> <p>not here</p>") {
 		t.Errorf("the reason is not a short line: %q", reason)
+	}
+}
+
+// A published list that is older than the one that comes with the program is not used, and that is said.
+func TestRefreshFromOlder(t *testing.T) {
+	var archive bytes.Buffer
+	zw := zip.NewWriter(&archive)
+	f, err := zw.Create("lambdalabs.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(f, "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot\n"+
+		"a,r,1,4,16,1,A10,24,False\nb,r,1,4,16,1,A100,40,False\nc,r,1,4,16,1,H100,80,False\n")
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for version, want := range map[string]outcome{
+		"20200101-1": {Status: "older", Rows: 391, AsOf: "2026", Reason: "those that are published are of 2020-01-01, older than these, which stay in use"},
+		"20991101-1": {Status: "refreshed", Rows: 3, AsOf: "2099-11-01"},
+	} {
+		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasSuffix(r.URL.Path, "version") {
+				fmt.Fprint(w, version)
+				return
+			}
+			_, _ = w.Write(archive.Bytes())
+		}))
+		c := client{t, t.TempDir(), map[string]string{"GPUHUNT_CATALOG_URL": srv.URL}}
+		out, _, err := c.run("catalog", "refresh", "--provider", "lambda", "--json")
+		srv.Close()
+		var got []outcome
+		if err := errors.Join(err, json.Unmarshal([]byte(out), &got)); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		want.Provider, want.LeftOut = "lambda", []string{}
+		if diff := cmp.Diff([]outcome{want}, got); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", version, diff)
+		}
 	}
 }

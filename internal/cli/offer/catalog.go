@@ -51,6 +51,7 @@ func (o Options) catalog(ctx context.Context, spec api.RunSpec, group []string) 
 		return err
 	}
 	q := question{list: list, about: about, want: effective(spec), params: spec.Merged().ProfileParams}
+	o.sayNotOfAList(q.params)
 	if len(o.Providers) > 0 {
 		q.params.Backends = o.Providers
 	}
@@ -64,6 +65,23 @@ func (o Options) catalog(ctx context.Context, spec api.RunSpec, group []string) 
 		return o.groupedPrices(q, group)
 	}
 	return o.listPrices(q)
+}
+
+// sayNotOfAList names what a profile asks of a project, of which list prices know nothing.
+func (o Options) sayNotOfAList(p config.ProfileParams) {
+	var names []string
+	for name, given := range map[string]bool{"fleets": len(p.Fleets) > 0, "instances": len(p.Instances) > 0} {
+		if given {
+			names = append(names, "`"+name+"`")
+		}
+	}
+	slices.Sort(names)
+	if len(names) > 0 {
+		o.Sayf("List prices know nothing of the profile's %s: `dstack offer` asks the server.\n", strings.Join(names, " and "))
+	}
+	if p.Reservation != nil {
+		o.Sayf("List prices do not know what is in the profile's `reservation`: they are of the providers that have any.\n")
+	}
 }
 
 // question is what to look for and where.

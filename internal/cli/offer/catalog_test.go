@@ -46,7 +46,8 @@ func offerCommand(t *testing.T, env map[string]string, args ...string) (out, sai
 	if err := os.Mkdir(filepath.Join(dir, ".dstack"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, ".dstack", "profiles.yml"), []byte("profiles:\n- name: p\n  backends: [lambda]\n  spot_policy: auto\n"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, ".dstack", "profiles.yml"), []byte("profiles:\n- name: p\n  backends: [lambda]\n  spot_policy: auto\n"+
+		"- name: f\n  fleets: [x]\n  instances: [x-0]\n  reservation: r\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	var stdout, stderr bytes.Buffer
@@ -296,10 +297,12 @@ func TestCatalogProviders(t *testing.T) {
 		args      []string
 		out, said string
 	}{
-		"in another case":         {args: []string{"-b", "AWS", "--max-offers", "1"}, out: "aws (us-east-1)"},
-		"by its name before":      {args: []string{"-b", "datacrunch", "-b", "verda", "--max-offers", "1"}, out: "verda (FIN-01)", said: "datacrunch is called verda now.\n"},
-		"told to accounts":        {args: []string{"-b", "crusoe"}, out: "There are no list prices of crusoe: its prices or its machines are told to accounts only: set CRUSOE_ACCESS_KEY"},
-		"to be asked":             {args: []string{"-b", "vastai", "-b", "lambda"}, out: "run `dstack catalog refresh --provider vastai`."},
+		"in another case":    {args: []string{"-b", "AWS", "--max-offers", "1"}, out: "aws (us-east-1)"},
+		"by its name before": {args: []string{"-b", "datacrunch", "-b", "verda", "--max-offers", "1"}, out: "verda (FIN-01)", said: "datacrunch is called verda now.\n"},
+		"told to accounts":   {args: []string{"-b", "crusoe"}, out: "There are no list prices of crusoe: its prices or its machines are told to accounts only: set CRUSOE_ACCESS_KEY"},
+		"to be asked":        {args: []string{"-b", "vastai", "-b", "lambda"}, out: "run `dstack catalog refresh --provider vastai`."},
+		"of a project": {args: []string{"--profile", "f"}, out: "aws (us-east-1)", said: "List prices know nothing of the profile's `fleets` and `instances`: `dstack offer` asks the server.\n" +
+			"List prices do not know what is in the profile's `reservation`: they are of the providers that have any.\n"},
 		"dates of groups":         {args: []string{"aws.csv", "--gpu", "H100", "--group-by", "gpu", "--json"}, out: `"oldest":"2026-08-01","newest":"2026-08-01"}]`},
 		"in groups":               {args: []string{"-b", "hotaisle", "--group-by", "gpu"}, out: "There are no list prices of hotaisle: "},
 		"few in groups, as JSON":  {args: []string{"-b", "lambda", "--gpu", "H100:8", "--max-price", "1", "--group-by", "gpu", "--json"}, out: `"gpus":[],"excluded":[{"requirement":`},
