@@ -47,9 +47,20 @@ func OptTime(t time.Time) *Time {
 	return &at
 }
 
+// The first and the last moment that clients read; others are of rows that were edited.
+var (
+	firstTime = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
+	lastTime  = time.Date(9999, 12, 31, 23, 59, 59, 999_999_000, time.UTC)
+)
+
 // MarshalJSON writes microseconds; whole seconds have no fraction, as recorded.
 func (t Time) MarshalJSON() ([]byte, error) {
 	u := t.UTC().Truncate(time.Microsecond)
+	if u.Before(firstTime) {
+		u = firstTime
+	} else if u.After(lastTime) {
+		u = lastTime
+	}
 	if u.Nanosecond() == 0 {
 		return []byte(u.Format(`"2006-01-02T15:04:05Z"`)), nil
 	}

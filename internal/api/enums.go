@@ -18,6 +18,16 @@ const (
 // Finished says that the run will not change any more.
 func (s RunStatus) Finished() bool { return s == RunTerminated || s == RunFailed || s == RunDone }
 
+// Shown is the status for clients: they refuse one that they do not know, as an edited row may
+// have it. Nobody has ended such a run.
+func (s RunStatus) Shown() RunStatus {
+	switch s {
+	case RunPending, RunSubmitted, RunProvisioning, RunRunning, RunTerminating, RunTerminated, RunFailed, RunDone:
+		return s
+	}
+	return RunRunning
+}
+
 // JobStatus is the status of a job submission.
 type JobStatus string
 
@@ -39,6 +49,15 @@ func (s JobStatus) Finished() bool {
 	return s == JobTerminated || s == JobAborted || s == JobFailed || s == JobDone
 }
 
+// Shown is the status for clients, as [RunStatus.Shown].
+func (s JobStatus) Shown() JobStatus {
+	switch s {
+	case JobSubmitted, JobProvisioning, JobPulling, JobRunning, JobTerminating, JobTerminated, JobAborted, JobFailed, JobDone:
+		return s
+	}
+	return JobRunning
+}
+
 // FleetStatus is the status of a fleet.
 type FleetStatus string
 
@@ -50,6 +69,15 @@ const (
 	FleetTerminated  FleetStatus = "terminated"
 	FleetFailed      FleetStatus = "failed"
 )
+
+// Shown is the status for clients, as [RunStatus.Shown].
+func (s FleetStatus) Shown() FleetStatus {
+	switch s {
+	case FleetSubmitted, FleetActive, FleetTerminating, FleetTerminated, FleetFailed:
+		return s
+	}
+	return FleetActive
+}
 
 // InstanceStatus is the status of an instance.
 type InstanceStatus string
@@ -63,6 +91,15 @@ const (
 	InstanceTerminating  InstanceStatus = "terminating"
 	InstanceTerminated   InstanceStatus = "terminated"
 )
+
+// Shown is the status for clients, as [RunStatus.Shown]; such an instance takes no jobs.
+func (s InstanceStatus) Shown() InstanceStatus {
+	switch s {
+	case InstancePending, InstanceProvisioning, InstanceIdle, InstanceBusy, InstanceTerminating, InstanceTerminated:
+		return s
+	}
+	return InstanceBusy
+}
 
 // InstanceTerminationReason says why an instance ended.
 type InstanceTerminationReason string

@@ -2,6 +2,7 @@ package api
 
 import (
 	"encoding/json"
+	"math"
 	"testing"
 	"time"
 )
@@ -44,6 +45,24 @@ func TestTime(t *testing.T) {
 		data, merr := json.Marshal(got)
 		if err != nil || merr != nil || string(data) != want {
 			t.Errorf("%s: %s, %v, %v, want %s", text, data, err, merr, want)
+		}
+	}
+}
+
+// TestFarTimes has what edited rows of a database may hold: clients read it all the same.
+func TestFarTimes(t *testing.T) {
+	for _, micros := range []int64{math.MinInt64, -62135596800_000_001, 253402300800_000_000, math.MaxInt64} {
+		want := `"0001-01-01T00:00:00Z"`
+		if micros > 0 {
+			want = `"9999-12-31T23:59:59.999999Z"`
+		}
+		data, err := json.Marshal(At(time.UnixMicro(micros)))
+		if err != nil || string(data) != want {
+			t.Errorf("%d: %s, %v, want %s", micros, data, err, want)
+		}
+		var back Time
+		if err := json.Unmarshal(data, &back); err != nil {
+			t.Error(err)
 		}
 	}
 }

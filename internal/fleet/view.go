@@ -63,7 +63,7 @@ func (s *Service) parts(ctx context.Context, fleets []Fleet) ([]parts, error) {
 
 // render is all but the instances.
 func (p *parts) render() api.Fleet {
-	v := api.Fleet{ID: p.ID, Name: p.Name, ProjectName: p.project, Spec: p.Spec, CreatedAt: api.At(p.CreatedAt), Status: p.Status, Instances: []api.Instance{}}
+	v := api.Fleet{ID: p.ID, Name: p.Name, ProjectName: p.project, Spec: p.Spec, CreatedAt: api.At(p.CreatedAt), Status: p.Status.Shown(), Instances: []api.Instance{}}
 	if text := p.problems(); text != "" {
 		v.StatusMessage = &text
 	}

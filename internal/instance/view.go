@@ -5,7 +5,7 @@ import "dstack/internal/api"
 // View is the instance as the wire has it.
 func View(i *Instance, projectName, fleetName string) api.Instance {
 	v := api.Instance{
-		ID: i.ID, ProjectName: projectName, Name: i.Name, FleetID: &i.FleetID, FleetName: &fleetName, InstanceNum: i.Num, Status: i.Status,
+		ID: i.ID, ProjectName: projectName, Name: i.Name, FleetID: &i.FleetID, FleetName: &fleetName, InstanceNum: i.Num, Status: i.Status.Shown(),
 		Unreachable: i.Unreachable, HealthStatus: i.health(), Created: api.At(i.CreatedAt), FinishedAt: api.OptTime(i.FinishedAt), BusyBlocks: i.Busy(),
 	}
 	if i.Backend != "" {

@@ -3,13 +3,13 @@ package run
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
 	"dstack/internal/api"
-	"dstack/internal/config"
 	"dstack/internal/engine"
 	"dstack/internal/store"
 )
@@ -33,21 +33,37 @@ func (d *JobData) Intact() error {
 	return nil
 }
 
+// unreadable is the configuration that is shown for one that is lost.
+const unreadable = `{"type": "task", "commands": ["# the record of this run cannot be read"]}`
+
+// standIn is what a run of which only the columns are known may have asked for: like every spec,
+// it is complete for clients.
+func standIn(name, repo string) (api.RunSpec, error) {
+	key := ""
+	spec := api.RunSpec{RunName: &name, RepoID: &repo, RepoData: &api.RepoData{RepoType: "virtual"}, SSHKeyPub: &key}
+	if err := json.Unmarshal([]byte(unreadable), &spec.Configuration); err != nil {
+		return api.RunSpec{}, fmt.Errorf("make a stand-in for a run: %w", err)
+	}
+	spec.Configuration.Task.Name = &name
+	explicit(&spec)
+	return spec, fillDefaults(&spec)
+}
+
 // whole takes the error of reading a run's row, and puts a stand-in for a damaged document.
 func (r *Run) whole(err error) error {
 	damage, ok := errors.AsType[*store.Damage](err)
 	if !ok {
 		return err
 	}
-	repo := r.RepoID
-	task := config.Task{Commands: []string{"# the record of this run cannot be read"}, RunCommon: config.RunCommon{
-		Type: config.TypeTask, Name: &r.Name, HomeDir: "/root", Env: config.Env{}, Resources: config.DefaultResources(),
-	}}
+	spec, err := standIn(r.Name, r.RepoID)
+	if err != nil {
+		return err
+	}
 	reason := api.RunTerminationReason("")
 	if r.Status == api.RunTerminating {
 		reason = api.RunServerError // the true one is lost
 	}
-	r.Data = Data{Reason: reason, Damage: damage.Error(), Spec: api.RunSpec{RunName: &r.Name, RepoID: &repo, Configuration: config.AnyRun{Task: &task}}}
+	r.Data = Data{Reason: reason, Damage: damage.Error(), Spec: spec}
 	return nil
 }
 
@@ -62,10 +78,16 @@ func (j *Job) whole(err error) error {
 	if !ok {
 		return err
 	}
-	j.Data = JobData{
-		Damage: damage.Error(), Sent: j.InstanceID != "", // it may have been
-		Spec: api.JobSpec{JobName: fmt.Sprintf("damaged-%d-%d", j.Num, j.Replica), JobNum: j.Num, ReplicaNum: j.Replica, JobsPerReplica: 1},
+	run, err := standIn("damaged", "")
+	if err != nil {
+		return err
 	}
+	spec, err := Images{}.jobSpec(run, "damaged", j.Num, 1)
+	if err != nil {
+		return err
+	}
+	spec.ReplicaNum, spec.JobName = j.Replica, jobName("damaged", j.Num, j.Replica)
+	j.Data = JobData{Damage: damage.Error(), Sent: j.InstanceID != "", Spec: spec} // it may have been sent
 	return nil
 }
 

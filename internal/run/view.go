@@ -49,7 +49,7 @@ type names struct{ project, user string }
 func render(now time.Time, r Run, jobs []Job, of names, queued, connect bool, limit *int) api.Run {
 	deleted := r.Deleted
 	v := api.Run{
-		ID: r.ID, ProjectName: of.project, User: of.user, SubmittedAt: api.At(r.SubmittedAt), LastProcessedAt: api.At(r.Data.ProcessedAt), Status: r.Status,
+		ID: r.ID, ProjectName: of.project, User: of.user, SubmittedAt: api.At(r.SubmittedAt), LastProcessedAt: api.At(r.Data.ProcessedAt), Status: r.Status.Shown(),
 		StatusMessage: string(r.Status), RunSpec: r.Data.Spec, Jobs: []api.Job{}, DeploymentNum: r.Data.Deployment, Deleted: &deleted,
 		Service: r.Data.Service, NextTriggeredAt: api.OptTime(r.next(now)),
 	}
@@ -132,7 +132,7 @@ func groupJobs(now time.Time, r Run, jobs []Job, connect bool, limit *int, v *ap
 func submission(j Job, dev bool) api.JobSubmission {
 	v := api.JobSubmission{
 		ID: j.ID, SubmissionNum: j.Attempt, DeploymentNum: j.Data.Deployment, SubmittedAt: api.At(j.SubmittedAt), LastProcessedAt: api.At(j.Data.ProcessedAt),
-		FinishedAt: api.OptTime(j.Data.FinishedAt), Status: j.Status, StatusMessage: jobMessage(j), ExitStatus: j.Data.Exit,
+		FinishedAt: api.OptTime(j.Data.FinishedAt), Status: j.Status.Shown(), StatusMessage: jobMessage(j), ExitStatus: j.Data.Exit,
 		JobProvisioningData: j.Data.Provisioning, JobRuntimeData: j.Data.Runtime, Probes: []api.Probe{},
 	}
 	if j.Status == api.JobRunning && j.Data.ProbeError != "" {

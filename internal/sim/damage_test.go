@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/api"
 	"dstack/internal/backend/fake"
 	"dstack/internal/store"
 )
@@ -23,6 +24,9 @@ func TestDamagedRows(t *testing.T) {
 		"run is empty":                  `UPDATE run SET data = '{}', version = version + 1 WHERE name = 'victim'`,
 		"run has no owner":              `UPDATE run SET user_id = 'nobody', version = version + 1 WHERE name = 'victim'`,
 		"run has a strange status":      `UPDATE run SET status = 'bogus', version = version + 1 WHERE name = 'victim'`,
+		"run is of the far future":      `UPDATE run SET submitted_at = 9000000000000000000, version = version + 1 WHERE name = 'victim'`,
+		"job is of the far past":        `UPDATE job SET submitted_at = -9000000000000000000, version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"fleet is of the far past":      `UPDATE fleet SET created_at = -9000000000000000000, version = version + 1 WHERE name = 'nodes'`,
 		"run is gone":                   `DELETE FROM run WHERE name = 'victim'`,
 		"job is no object":              `UPDATE job SET data = '[1,2', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"job is empty":                  `UPDATE job SET data = '{}', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
@@ -73,11 +77,7 @@ func damage(t *testing.T, tp template, edit string) {
 
 	w.applyFleet("others", object{"nodes": object{"min": 0, "max": 2}, "idle_duration": 30})
 	w.insist(func() int { return w.applyRun("other", task, script{Run: 10 * time.Second}) })
-	for _, path := range []string{"runs/list", "fleets/list", "instances/list", "project/main/fleets/list", "server/doctor"} {
-		if code := w.call(path, object{}, nil); code != http.StatusOK {
-			t.Errorf("%s: %d", path, code)
-		}
-	}
+	w.lists()
 	time.Sleep(8 * time.Minute)
 	if w.texts(`SELECT j.status FROM job j JOIN run r ON r.id = j.run_id WHERE r.name = 'other' AND j.status = 'done'`) == nil {
 		t.Errorf("another run did not get on: %q", w.texts(`SELECT name || ' is ' || status FROM run`))
@@ -103,6 +103,43 @@ func damage(t *testing.T, tp template, edit string) {
 	}
 	if t.Failed() {
 		t.Log(w.trace.text(w.current().db))
+	}
+}
+
+// lists reads what there is as clients do, the published ones included: they refuse what they do not know.
+func (w *world) lists() {
+	var runs []api.Run
+	var fleets, own []api.Fleet
+	var instances []api.Instance
+	for path, out := range map[string]any{"runs/list": &runs, "fleets/list": &fleets, "instances/list": &instances, "project/main/fleets/list": &own, "server/doctor": nil} {
+		if code := w.call(path, object{}, out); code != http.StatusOK {
+			w.t.Errorf("%s: %d", path, code)
+		}
+	}
+	for _, r := range runs {
+		if r.Status != r.Status.Shown() {
+			w.t.Errorf("run %s is %s", r.ID, r.Status)
+		}
+		for _, j := range r.Jobs {
+			if j.JobSpec.AppSpecs == nil || j.JobSpec.Commands == nil || j.JobSpec.Volumes == nil || j.JobSpec.Env == nil {
+				w.t.Errorf("job %s lacks lists", j.JobSpec.JobName)
+			}
+			for _, sub := range j.JobSubmissions {
+				if sub.Status != sub.Status.Shown() {
+					w.t.Errorf("job %s is %s", j.JobSpec.JobName, sub.Status)
+				}
+			}
+		}
+	}
+	for _, f := range append(fleets, own...) {
+		if f.Status != f.Status.Shown() {
+			w.t.Errorf("fleet %s is %s", f.Name, f.Status)
+		}
+	}
+	for _, i := range instances {
+		if i.Status != i.Status.Shown() {
+			w.t.Errorf("instance %s is %s", i.Name, i.Status)
+		}
 	}
 }
 
