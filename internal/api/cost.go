@@ -16,7 +16,8 @@ const (
 
 // CostsRequest asks what was paid for in a period. The endpoint is an addition of ours.
 type CostsRequest struct {
-	// ProjectNames are the projects that pay, null for all that the caller may see.
+	// ProjectNames are the projects that pay, null for all that the caller may see, for administrators
+	// also those that were deleted.
 	ProjectNames []string `json:"project_names" cfg:"opt,minlen=1,maxlen=100"`
 	// FleetNames leave out all that is not of fleets with these names, also deleted ones; null for
 	// everything.
@@ -51,17 +52,21 @@ type CostSum struct {
 // CostRow is one group. What is not asked for is null, and so is what there is not: the fleet of a
 // disk, the run of an idle machine.
 type CostRow struct {
-	Project     *string `json:"project"`
-	Kind        string  `json:"kind"` // instance, volume, …
-	Fleet       *string `json:"fleet"`
-	FleetID     *string `json:"fleet_id"`
-	Instance    *string `json:"instance"`
-	InstanceID  *string `json:"instance_id"`
-	InstanceNum *int    `json:"instance_num"`
-	Backend     *string `json:"backend"`
-	Run         *string `json:"run"`
-	RunID       *string `json:"run_id"`
-	User        *string `json:"user"` // whose run it is
-	Day         *string `json:"day"`  // 2026-01-31, in UTC
+	Project   *string `json:"project"`
+	ProjectID *string `json:"project_id"`
+	// ProjectDeleted and FleetDeleted say that these are gone: others may have their names.
+	ProjectDeleted bool    `json:"project_deleted"`
+	Kind           string  `json:"kind"` // instance, volume, …
+	Fleet          *string `json:"fleet"`
+	FleetID        *string `json:"fleet_id"`
+	FleetDeleted   bool    `json:"fleet_deleted"`
+	Instance       *string `json:"instance"`
+	InstanceID     *string `json:"instance_id"`
+	InstanceNum    *int    `json:"instance_num"`
+	Backend        *string `json:"backend"`
+	Run            *string `json:"run"`
+	RunID          *string `json:"run_id"`
+	User           *string `json:"user"` // whose run it is
+	Day            *string `json:"day"`  // 2026-01-31, in UTC
 	CostSum
 }

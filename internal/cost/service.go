@@ -68,26 +68,44 @@ func (s *Service) Report(ctx context.Context, u user.User, r api.CostsRequest) (
 	return api.Costs{Since: r.Since, Until: api.At(to), Rows: rows, CostSum: sum(all)}, err
 }
 
-// projects are those with the names, or all, that the user may see, by id.
-func (s *Service) projects(ctx context.Context, u user.User, names []string) (map[string]string, error) {
-	seen, err := s.Projects.Of(ctx, u)
+// projects are those with the names, or all, that the user may see, by id. Administrators see what
+// deleted ones have cost: by name, when no other has it now.
+func (s *Service) projects(ctx context.Context, u user.User, names []string) (map[string]named, error) {
+	live, err := s.Projects.Of(ctx, u)
 	if err != nil {
 		return nil, err
 	}
-	byName, all := map[string]string{}, map[string]string{}
-	for id, p := range seen {
-		byName[p.Name], all[id] = id, p.Name
+	byName, all := map[string][]string{}, map[string]named{}
+	add := func(p project.Project) {
+		byName[p.Name], all[p.ID] = append(byName[p.Name], p.ID), named{p.Name, p.Deleted}
+	}
+	for _, p := range live {
+		add(p)
+	}
+	if u.Admin() {
+		deleted, err := s.Projects.Former(ctx)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range deleted {
+			if len(byName[p.Name]) == 0 || all[byName[p.Name][0]].deleted {
+				add(p)
+			} else {
+				all[p.ID] = named{p.Name, true}
+			}
+		}
 	}
 	if names == nil {
 		return all, nil
 	}
-	chosen := map[string]string{}
+	chosen := map[string]named{}
 	for _, name := range names {
-		id, ok := byName[name]
-		if !ok {
+		if len(byName[name]) == 0 {
 			return nil, api.NotExists("Project %s not found", name)
 		}
-		chosen[id] = name
+		for _, id := range byName[name] {
+			chosen[id] = all[id]
+		}
 	}
 	return chosen, nil
 }
@@ -96,14 +114,14 @@ func (s *Service) projects(ctx context.Context, u user.User, names []string) (ma
 type paid struct {
 	parts    []Part
 	machines map[string]machine // by id
-	projects map[string]string  // names by id, as the others
-	fleets   map[string]string
+	projects map[string]named   // by id, as the others
+	fleets   map[string]named
 	runs     map[string]owned
 }
 
 // load reads what was paid for, in as many queries for ten thousand machines as for one. With runs it
 // is cut by who held the machines.
-func (s *Service) load(ctx context.Context, projects map[string]string, runs bool, w ledger.Which) (*paid, error) {
+func (s *Service) load(ctx context.Context, projects map[string]named, runs bool, w ledger.Which) (*paid, error) {
 	q, ids := s.DB.Read(), w.Projects
 	p := &paid{projects: projects}
 	costs, err := ledger.Costs(ctx, q, w)
@@ -140,14 +158,18 @@ func (p *paid) only(names []string) error {
 	if names == nil {
 		return nil
 	}
+	known := map[string]bool{}
+	for _, f := range p.fleets {
+		known[f.name] = true
+	}
 	for _, name := range names {
-		if !slices.Contains(slices.Collect(maps.Values(p.fleets)), name) {
+		if !known[name] {
 			return api.NotExists("Fleet %s not found", name)
 		}
 	}
 	p.parts = slices.DeleteFunc(p.parts, func(part Part) bool {
-		name, ok := p.fleets[p.machines[part.OwnerID].fleetID]
-		return !ok || !slices.Contains(names, name)
+		f, ok := p.fleets[p.machines[part.OwnerID].fleetID]
+		return !ok || !slices.Contains(names, f.name)
 	})
 	return nil
 }
@@ -215,11 +237,11 @@ func (p *paid) key(part Part, asked map[api.CostBy]bool) key {
 // row names what a key stands for.
 func (p *paid) row(k key, s Sum) api.CostRow {
 	r := api.CostRow{
-		Project: text(p.projects[k.project]), Kind: k.kind, Backend: text(k.backend), User: text(k.user), Day: text(k.day), CostSum: sum(s),
-		RunID: text(k.run), Run: text(p.runs[k.run].name), FleetID: text(k.fleet), Fleet: text(p.fleets[k.fleet]),
+		Project: text(p.projects[k.project].name), ProjectID: text(k.project), ProjectDeleted: p.projects[k.project].deleted, Kind: k.kind, Backend: text(k.backend), User: text(k.user), Day: text(k.day), CostSum: sum(s),
+		RunID: text(k.run), Run: text(p.runs[k.run].name), FleetID: text(k.fleet), Fleet: text(p.fleets[k.fleet].name), FleetDeleted: p.fleets[k.fleet].deleted,
 	}
 	if m, ok := p.machines[k.instance]; ok {
-		name := fmt.Sprintf("%s-%d", p.fleets[m.fleetID], m.num)
+		name := fmt.Sprintf("%s-%d", p.fleets[m.fleetID].name, m.num)
 		r.Instance, r.InstanceID, r.InstanceNum = &name, &m.id, &m.num
 	}
 	return r
@@ -228,6 +250,7 @@ func (p *paid) row(k key, s Sum) api.CostRow {
 // columns are by what rows are ordered, the first that differs.
 var columns = []func(a, b *api.CostRow) int{
 	func(a, b *api.CostRow) int { return order(a.Project, b.Project) },
+	func(a, b *api.CostRow) int { return order(a.ProjectID, b.ProjectID) },
 	func(a, b *api.CostRow) int { return order(a.Fleet, b.Fleet) },
 	func(a, b *api.CostRow) int { return order(a.FleetID, b.FleetID) },
 	func(a, b *api.CostRow) int { return number(a.InstanceNum, b.InstanceNum) },

@@ -19,7 +19,8 @@ type machine struct {
 // selectMachines reads nothing but the index instance_of_fleet; a condition follows.
 const selectMachines = `SELECT id, fleet_id, num, blocks FROM instance WHERE `
 
-const selectFleets = `SELECT id, name FROM fleet WHERE project_id IN `
+// selectFleets reads nothing but the index fleet_names.
+const selectFleets = `SELECT id, name, deleted FROM fleet WHERE project_id IN `
 
 // selectHeld finds holds of now; a condition may follow.
 const selectHeld = `
@@ -76,15 +77,22 @@ func machines(ctx context.Context, q store.Querier, column string, ids []string,
 	return all, nil
 }
 
+// named is what has a name that others may have had.
+type named struct {
+	name    string
+	deleted bool
+}
+
 // fleetNames names the fleets of projects, also those that were deleted, by id.
-func fleetNames(ctx context.Context, q store.Querier, projects []string) (map[string]string, error) {
-	names := map[string]string{}
+func fleetNames(ctx context.Context, q store.Querier, projects []string) (map[string]named, error) {
+	names := map[string]named{}
 	err := listed(nil, projects, func(list string, args []any) error {
 		rows, err := q.QueryContext(ctx, selectFleets+list, args...)
 		return store.EachRow(rows, err, func(rows *sql.Rows) error {
-			var id, name string
-			err := rows.Scan(&id, &name)
-			names[id] = name
+			var id string
+			var f named
+			err := rows.Scan(&id, &f.name, &f.deleted)
+			names[id] = f
 			return err
 		})
 	})

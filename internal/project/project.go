@@ -109,8 +109,13 @@ func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (Project
 }
 
 // All lists the projects that are not deleted, newest first.
-func (s *Service) All(ctx context.Context) ([]Project, error) {
-	rows, err := s.DB.Read().QueryContext(ctx, `SELECT `+columns+` FROM project WHERE NOT deleted ORDER BY created_at DESC, id`)
+func (s *Service) All(ctx context.Context) ([]Project, error) { return s.list(ctx, "NOT deleted") }
+
+// Former lists the projects that were deleted, newest first.
+func (s *Service) Former(ctx context.Context) ([]Project, error) { return s.list(ctx, "deleted") }
+
+func (s *Service) list(ctx context.Context, cond string) ([]Project, error) {
+	rows, err := s.DB.Read().QueryContext(ctx, `SELECT `+columns+` FROM project WHERE `+cond+` ORDER BY created_at DESC, id`)
 	if err != nil {
 		return nil, fmt.Errorf("list projects: %w", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"dstack/internal/api"
 	"dstack/internal/ledger"
 	"dstack/internal/store"
@@ -118,6 +120,44 @@ func TestCostsGrouped(t *testing.T) {
 			t.Errorf("the instance costs %v", i.MachineCost)
 		}
 	})
+}
+
+// What is deleted has been paid for: a fleet is told from another of its name, and administrators see
+// what a project has cost.
+func TestCostsOfDeleted(t *testing.T) {
+	s := newServer(t)
+	paidFleets(t, s, 2, 2) // each $2·2 and $1
+	write(t, s, `UPDATE fleet SET name = 'gpus', deleted = (name = 'fleet-1')`)
+	rows := func(body map[string]any) (all []string) {
+		var got api.Costs
+		s.must(t, "/api/costs/get", body, &got)
+		for _, r := range got.Rows {
+			all = append(all, fmt.Sprintf("%s %t, %s %t $%.2f", *r.Project, r.ProjectDeleted, *r.Fleet, r.FleetDeleted, r.CostUSD))
+		}
+		return all
+	}
+	by := []string{"project", "fleet"}
+	if diff := cmp.Diff([]string{"main false, gpus false $5.00", "main false, gpus true $5.00"}, rows(map[string]any{"by": by})); diff != "" {
+		t.Errorf("a deleted fleet (-want +got):\n%s", diff)
+	}
+	member := s.addUser(t, "member", "user")
+	write(t, s, `UPDATE project SET deleted = TRUE WHERE name = 'main'`)
+	want := []string{"main true, gpus false $5.00", "main true, gpus true $5.00"}
+	for _, names := range [][]string{nil, {"main"}} {
+		if diff := cmp.Diff(want, rows(map[string]any{"by": by, "project_names": names})); diff != "" {
+			t.Errorf("a deleted project, asked for %v (-want +got):\n%s", names, diff)
+		}
+	}
+	if a := s.call(t, "POST", "/api/costs/get", member, []byte(`{"project_names": ["main"]}`)); refusal(a) != "Project main not found" {
+		t.Errorf("a user asks for a deleted project: %d %s", a.Status, a.Body)
+	}
+	s.must(t, "/api/projects/create", map[string]any{"project_name": "main"}, nil)
+	if got := rows(map[string]any{"by": by, "project_names": []string{"main"}}); got != nil {
+		t.Errorf("a new project of the name has cost %v", got)
+	}
+	if diff := cmp.Diff(want, rows(map[string]any{"by": by})); diff != "" {
+		t.Errorf("all projects (-want +got):\n%s", diff)
+	}
 }
 
 func TestCostsAccess(t *testing.T) {

@@ -139,7 +139,7 @@ CREATE TABLE fleet (
 
 CREATE INDEX fleet_created ON fleet (created_at, id);
 
-CREATE INDEX fleet_names ON fleet (project_id, id, name);
+CREATE INDEX fleet_names ON fleet (project_id, id, name, deleted);
 
 CREATE UNIQUE INDEX fleet_project_name ON fleet (project_id, name) WHERE NOT deleted;
 

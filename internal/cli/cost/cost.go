@@ -166,12 +166,24 @@ func cell(r api.CostRow, by api.CostBy) string {
 		api.CostByRun: r.Run, api.CostByUser: r.User, api.CostByDay: r.Day,
 	}[by]
 	switch {
+	case text != nil && by == api.CostByProject && r.ProjectDeleted:
+		return deleted(*text, r.ProjectID)
+	case text != nil && by == api.CostByFleet && r.FleetDeleted:
+		return deleted(*text, r.FleetID)
 	case text != nil:
 		return *text
 	case by == api.CostByRun, by == api.CostByUser:
 		return "(idle)"
 	}
 	return ""
+}
+
+// deleted marks a name that others may have, with the beginning of the id.
+func deleted(name string, id *string) string {
+	if id == nil {
+		return name + " (deleted)"
+	}
+	return fmt.Sprintf("%s (deleted, %.8s)", name, *id)
 }
 
 func hours(h float64) string {

@@ -71,6 +71,20 @@ In all $10.75, and $2.51 per hour goes on.
 
 In all $6.
 `},
+		"what is deleted": {[]string{"--by", "project,fleet"},
+			`{"project_names":["main"],"fleet_names":null,"since":"2026-10-25T12:00:00Z","until":null,"by":["project","fleet"]}`,
+			api.Costs{Rows: []api.CostRow{
+				row(4, 0, 0, `{"project": "main", "fleet": "gpus", "fleet_id": "0a"}`),
+				row(2, 0, 0, `{"project": "main", "fleet": "gpus", "fleet_id": "1b2c3d4e-5f", "fleet_deleted": true}`),
+				row(2, 0, 0, `{"project": "old", "project_id": "9f8e7d6c-5b", "project_deleted": true, "fleet": "x", "fleet_deleted": true}`),
+			}, CostSum: api.CostSum{CostUSD: 8}},
+			` PROJECT                  FLEET                     HOURS  NOW/H  COST
+ main                     gpus                      2.0           $4
+ main                     gpus (deleted, 1b2c3d4e)  1.0           $2
+ old (deleted, 9f8e7d6c)  x (deleted)               1.0           $2
+
+In all $8.
+`},
 		"what nobody has confirmed": {[]string{"--fleet", "gpus", "--since", ""},
 			`{"project_names":["main"],"fleet_names":["gpus"],"since":null,"until":null,"by":["fleet"]}`,
 			api.Costs{Rows: []api.CostRow{row(10, 2, 8, `{"fleet": "gpus"}`)}, CostSum: api.CostSum{CostUSD: 10, HourlyUSD: 2, UnconfirmedUSD: 8}},
