@@ -163,3 +163,41 @@ func TestCosts(t *testing.T) {
 		}
 	})
 }
+
+// TestMachineTooDear has a cloud tell while a machine boots that it costs more than the run allows. Until
+// then the run shows where it is and at what price; then the machine is given back, and the run says why.
+func TestMachineTooDear(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name, Offers: []offer.Offer{fake.SomeOffers()[1]}, Latency: 100 * time.Millisecond, Boot: 8 * time.Minute})
+		}
+		w.start()
+		defer w.end()
+		w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "backends": []string{cloudNames[0]}, "resources": object{"gpu": 1}})
+		task := object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": 1}, "fleets": []string{"nodes"}, "max_price": 3}
+		if status := w.applyRun("one", task, script{Run: time.Hour, Lines: 1}); status != 200 {
+			t.Fatalf("apply: %d", status)
+		}
+		latest := func() *api.JobSubmission {
+			var r api.Run
+			w.call("project/main/runs/get", object{"run_name": "one"}, &r)
+			return r.LatestJobSubmission
+		}
+		time.Sleep(time.Minute)
+		sub := latest()
+		if p := sub.JobProvisioningData; sub.Status != api.JobProvisioning || p == nil || string(p.Backend) != cloudNames[0] || p.Price != 2.5 || !p.Dockerized || p.InstanceID == "" || *p.Hostname != "" {
+			t.Fatalf("while its machine boots, the job is %s on %+v", sub.Status, p)
+		}
+		w.clouds[cloudNames[0]].Reprice(w.ours()[0].id, 9)
+		time.Sleep(10 * time.Minute)
+		sub = latest()
+		if m := sub.TerminationReasonMessage; !sub.Status.Finished() || m == nil || *m != "It costs $9 an hour, more than the max_price of $3" {
+			t.Errorf("the job is %s: %v", sub.Status, m)
+		}
+		if left := w.ours(); len(left) != 0 {
+			t.Errorf("machines that cost too much: %v", left)
+		}
+	})
+}
