@@ -59,8 +59,8 @@ type Exclusion struct {
 	// the requirement. It is 0 for "gpu": machines without any are no answer to who asks for
 	// GPUs.
 	Alone int `json:"alone"`
-	// From is the lowest price of those, in US dollars per hour; 0 when there are none.
-	From float64 `json:"from"`
+	// From is the lowest price of those, in US dollars per hour; nil when there are none.
+	From *float64 `json:"from"`
 	// Unavailable counts those that nothing else excludes but that cannot be had now.
 	Unavailable int `json:"unavailable,omitempty"`
 }

@@ -99,7 +99,7 @@ func (s *sum) add(o, base sum) {
 		case have.Alone == 0:
 			have.From = e.From
 		case e.Alone > 0:
-			have.From = min(have.From, e.From)
+			have.From = new(min(*have.From, *e.From))
 		}
 		have.Requirement, have.Fleet = e.Requirement, e.Fleet
 		have.Excludes, have.Alone, have.Unavailable = have.Excludes+e.Excludes-was.Excludes, have.Alone+e.Alone-was.Alone, have.Unavailable+e.Unavailable-was.Unavailable

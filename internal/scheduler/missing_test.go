@@ -27,7 +27,7 @@ func summary(w api.WhyNot) string {
 	for _, e := range w.Excluded {
 		fmt.Fprintf(&s, "; %s %d", Setting(e), e.Excludes)
 		if e.Alone > 0 {
-			fmt.Fprintf(&s, ", %d from %v", e.Alone, e.From)
+			fmt.Fprintf(&s, ", %d from %v", e.Alone, *e.From)
 		}
 		if e.Unavailable > 0 {
 			fmt.Fprintf(&s, ", %d away", e.Unavailable)

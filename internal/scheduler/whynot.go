@@ -192,8 +192,8 @@ func (t *Tally) count(n, fleet int, e blame, price float64, fits bool) {
 	to := &t.by[fleet+1]
 	for m := e.alone; m != 0; m &= m - 1 {
 		x := &to[m.first()]
-		if x.Alone == 0 || price < x.From {
-			x.From = price
+		if x.Alone == 0 || price < *x.From {
+			x.From = new(price)
 		}
 		x.Alone += n
 	}

@@ -10,7 +10,11 @@ import (
 )
 
 func excludes(requirement string, excludes, alone int, from float64) api.Exclusion {
-	return api.Exclusion{Requirement: requirement, Excludes: excludes, Alone: alone, From: from}
+	e := api.Exclusion{Requirement: requirement, Excludes: excludes, Alone: alone}
+	if alone > 0 {
+		e.From = &from
+	}
+	return e
 }
 
 func TestTally(t *testing.T) {

@@ -84,7 +84,7 @@ func TestPlanSaysWhyNot(t *testing.T) {
 	})
 	plan := s.plan(t, `, "max_price": 10`)
 	why := plan.JobPlans[0].WhyNot
-	if why == nil || why.Considered != 4 || why.Fit != 0 || len(why.Excluded) != 2 || why.Excluded[0] != (api.Exclusion{Requirement: "max_price", Excludes: 2, Alone: 2, From: 20}) {
+	if why == nil || why.Considered != 4 || why.Fit != 0 || len(why.Excluded) != 2 || !cmp.Equal(why.Excluded[0], api.Exclusion{Requirement: "max_price", Excludes: 2, Alone: 2, From: new(20.0)}) {
 		t.Errorf("why not: %+v", why)
 	}
 	want := []api.BackendProblem{{Backend: "lambda", Message: "cannot say what it offers; its offers are missing"}}
@@ -175,7 +175,7 @@ func TestFleetPlanAndGroupsSayWhyNot(t *testing.T) {
 		runSpec   = `{"group_by": ["backend"], "run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "resources": {"gpu": "H100:8"}, "max_price": 10}}}`
 	)
 	want := &api.WhyNot{Considered: 3, Excluded: []api.Exclusion{
-		{Requirement: "max_price", Excludes: 2, Alone: 2, From: 20}, {Requirement: "gpu.count", Excludes: 1, Alone: 1, From: 3},
+		{Requirement: "max_price", Excludes: 2, Alone: 2, From: new(20.0)}, {Requirement: "gpu.count", Excludes: 1, Alone: 1, From: new(3.0)},
 	}}
 	problems := []api.BackendProblem{{Backend: "lambda", Message: "cannot say what it offers; its offers are missing"}}
 	check := func(what string, why *api.WhyNot, notes api.PlanNotes) {
@@ -208,7 +208,7 @@ func TestGroupsWithoutGPUsSayWhyNot(t *testing.T) {
 	s := marketServer(t, map[string]market{"vultr": {offers: []offer.Offer{bare, bare, bare, sells("vultr", "ewr", 20, 8)}}})
 	var gpus api.ListGpusResponse
 	s.ask(t, "gpus/list", `{"group_by": [], "run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "max_price": 10}}}`, &gpus)
-	want := &api.WhyNot{Considered: 4, Excluded: []api.Exclusion{{Requirement: "max_price", Excludes: 1, Alone: 1, From: 20}, {Requirement: "gpu", Excludes: 3}}}
+	want := &api.WhyNot{Considered: 4, Excluded: []api.Exclusion{{Requirement: "max_price", Excludes: 1, Alone: 1, From: new(20.0)}, {Requirement: "gpu", Excludes: 3}}}
 	if diff := cmp.Diff(want, gpus.WhyNot); diff != "" || len(gpus.Gpus) != 0 {
 		t.Errorf("groups %+v, why not (-want +got):\n%s", gpus.Gpus, diff)
 	}
@@ -229,7 +229,7 @@ func TestPlanNamesTheFleet(t *testing.T) {
 	body := `{"run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "resources": {"gpu": "H100:8"}}}}`
 	s.ask(t, "runs/get_plan", body, &plan)
 	want := &api.WhyNot{Considered: 2, Reasons: []string{"No offers matching the run requirements in fleet 'here'"},
-		Excluded: []api.Exclusion{{Requirement: "regions", Fleet: "here", Excludes: 2, Alone: 2, From: 20}}}
+		Excluded: []api.Exclusion{{Requirement: "regions", Fleet: "here", Excludes: 2, Alone: 2, From: new(20.0)}}}
 	if diff := cmp.Diff(want, plan.JobPlans[0].WhyNot); diff != "" {
 		t.Errorf("why not (-want +got):\n%s", diff)
 	}
@@ -250,27 +250,27 @@ func TestPlanSaysWhatIsInTheWay(t *testing.T) {
 		want      *api.WhyNot
 	}{
 		"what is away is told apart": {`"max_price": 25`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Fit: 1, Unavailable: quota, Excluded: []api.Exclusion{
-			{Requirement: "max_price", Excludes: 1, Alone: 1, From: 30},
+			{Requirement: "max_price", Excludes: 1, Alone: 1, From: new(30.0)},
 		}}},
 		"no way out that is away": {`"max_price": 5`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Excluded: []api.Exclusion{
-			{Requirement: "max_price", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+			{Requirement: "max_price", Excludes: 3, Alone: 2, From: new(20.0), Unavailable: 1},
 		}}},
 		"a full fleet": {`"fleets": ["full"]`, "", &api.WhyNot{Considered: 3, Reasons: []string{"Fleet is at capacity"}, Excluded: []api.Exclusion{
-			{Requirement: "nodes", Fleet: "full", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+			{Requirement: "nodes", Fleet: "full", Excludes: 3, Alone: 2, From: new(20.0), Unavailable: 1},
 			{Requirement: "fleets", Excludes: 3},
 		}}},
 		"a fleet that asks for the contrary": {`"fleets": ["spot"]`, "", &api.WhyNot{Considered: 3, Reasons: []string{noOffers + "'spot'", "The run and fleet 'spot' exclude each other: `spot_policy`"}, Excluded: []api.Exclusion{
-			{Requirement: "spot_policy", Fleet: "spot", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+			{Requirement: "spot_policy", Fleet: "spot", Excludes: 3, Alone: 2, From: new(20.0), Unavailable: 1},
 			{Requirement: "fleets", Excludes: 3},
 		}}},
 		"several nodes where backends make no clusters": {`"nodes": 2, "fleets": ["cluster"]`, "", &api.WhyNot{Considered: 3, Reasons: []string{noOffers + "'cluster'", "None of the project's backends connects its instances to clusters"}, Excluded: []api.Exclusion{
 			{Requirement: "nodes", Excludes: 3}, {Requirement: "fleets", Excludes: 3}, {Requirement: "placement", Fleet: "cluster", Excludes: 3},
 		}}},
 		"only what exists": {`"creation_policy": "reuse"`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Excluded: []api.Exclusion{
-			{Requirement: "creation_policy", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+			{Requirement: "creation_policy", Excludes: 3, Alone: 2, From: new(20.0), Unavailable: 1},
 		}}},
 		"a fleet that there is not": {`"fleets": ["nosuch"]`, `, "for_offers_only": true`, &api.WhyNot{Considered: 3, Reasons: []string{"There is no fleet 'nosuch'; the project has 'full', 'spot' and 'cluster'"}, Excluded: []api.Exclusion{
-			{Requirement: "fleets", Excludes: 3, Alone: 2, From: 20, Unavailable: 1},
+			{Requirement: "fleets", Excludes: 3, Alone: 2, From: new(20.0), Unavailable: 1},
 		}}},
 	} {
 		t.Run(name, func(t *testing.T) {

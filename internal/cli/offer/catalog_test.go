@@ -303,14 +303,15 @@ func TestCatalogProviders(t *testing.T) {
 		"to be asked":        {args: []string{"-b", "vastai", "-b", "lambda"}, out: "run `dstack catalog refresh --provider vastai`."},
 		"of a project": {args: []string{"--profile", "f"}, out: "aws (us-east-1)", said: "List prices know nothing of the profile's `fleets` and `instances`: `dstack offer` asks the server.\n" +
 			"List prices do not know what is in the profile's `reservation`: they are of the providers that have any.\n"},
-		"dates of groups":         {args: []string{"aws.csv", "--gpu", "H100", "--group-by", "gpu", "--json"}, out: `"oldest":"2026-08-01","newest":"2026-08-01"}]`},
-		"in groups":               {args: []string{"-b", "hotaisle", "--group-by", "gpu"}, out: "There are no list prices of hotaisle: "},
-		"few in groups, as JSON":  {args: []string{"-b", "lambda", "--gpu", "H100:8", "--max-price", "1", "--group-by", "gpu", "--json"}, out: `"gpus":[],"excluded":[{"requirement":`},
-		"not in that file":        {args: []string{"aws.csv", "-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider."},
-		"not in that directory":   {env: map[string]string{"GPUHUNT_CATALOG_DIR": "."}, args: []string{"-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider.", said: "Left out, since these accelerators are not known: X1\n"},
-		"as JSON":                 {args: []string{"-b", "crusoe", "--json"}, out: `"missing":[{"provider":"crusoe","reason":"its prices`},
-		"as JSON, with prices":    {args: []string{"-b", "lambda", "--json"}, out: `"total_offers":`},
-		"backends of the profile": {args: []string{"--profile", "p"}, out: "lambda (us-west-1)"},
+		"dates of groups":          {args: []string{"aws.csv", "--gpu", "H100", "--group-by", "gpu", "--json"}, out: `"oldest":"2026-08-01","newest":"2026-08-01"}]`},
+		"in groups":                {args: []string{"-b", "hotaisle", "--group-by", "gpu"}, out: "There are no list prices of hotaisle: "},
+		"no price where none fits": {args: []string{"aws.csv", "--gpu", "A100:8", "--max-price", "20", "-r", "eu-west-1", "--json"}, out: `{"requirement":"regions","excludes":3,"alone":0,"from":null}`},
+		"few in groups, as JSON":   {args: []string{"-b", "lambda", "--gpu", "H100:8", "--max-price", "1", "--group-by", "gpu", "--json"}, out: `"gpus":[],"excluded":[{"requirement":`},
+		"not in that file":         {args: []string{"aws.csv", "-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider."},
+		"not in that directory":    {env: map[string]string{"GPUHUNT_CATALOG_DIR": "."}, args: []string{"-b", "gcp"}, out: "There are no list prices of gcp: none of the catalogs is of this provider.", said: "Left out, since these accelerators are not known: X1\n"},
+		"as JSON":                  {args: []string{"-b", "crusoe", "--json"}, out: `"missing":[{"provider":"crusoe","reason":"its prices`},
+		"as JSON, with prices":     {args: []string{"-b", "lambda", "--json"}, out: `"total_offers":`},
+		"backends of the profile":  {args: []string{"--profile", "p"}, out: "lambda (us-west-1)"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			env := map[string]string{"COLUMNS": "300"}

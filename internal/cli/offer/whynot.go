@@ -59,8 +59,8 @@ func option(e api.Exclusion) string {
 	switch {
 	case e.Fleet != "":
 		return ": change the fleet's configuration and apply it."
-	case e.Requirement == "max_price" && e.From > 0:
-		return fmt.Sprintf(": try `--max-price %s`.", strconv.FormatFloat(e.From, 'f', -1, 64)) // not rounded: it has to fit
+	case e.Requirement == "max_price" && e.From != nil && *e.From > 0:
+		return fmt.Sprintf(": try `--max-price %s`.", strconv.FormatFloat(*e.From, 'f', -1, 64)) // not rounded: it has to fit
 	case e.Requirement == "spot_policy":
 		return ": try `--spot-auto`."
 	}
@@ -91,10 +91,10 @@ func without(e api.Exclusion) string {
 
 // from is the lowest price after some words, "" for hosts that cost nothing.
 func from(e api.Exclusion, words string) string {
-	if e.From == 0 {
+	if e.From == nil || *e.From == 0 {
 		return ""
 	}
-	return words + format.Price(e.From)
+	return words + format.Price(*e.From)
 }
 
 // PrintPlanNotes says what the offers of a run's plan leave open, of one of its jobs: the first

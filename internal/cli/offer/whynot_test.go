@@ -11,7 +11,7 @@ import (
 )
 
 func TestPrintPlanNotes(t *testing.T) {
-	why := &api.WhyNot{Considered: 12, Excluded: []api.Exclusion{{Requirement: "max_price", Excludes: 9, Alone: 3, From: 19.2, Unavailable: 2}, {Requirement: "gpu", Excludes: 4}}}
+	why := &api.WhyNot{Considered: 12, Excluded: []api.Exclusion{{Requirement: "max_price", Excludes: 9, Alone: 3, From: new(19.2), Unavailable: 2}, {Requirement: "gpu", Excludes: 4}}}
 	fits, away := *why, *why
 	fits.Fit = 1
 	away.Unavailable = []api.Unavailable{{Availability: api.NoQuota, Count: 2}, {Availability: api.Busy, Count: 1}}
@@ -38,7 +38,7 @@ func TestPrintPlanNotes(t *testing.T) {
 Without ` + "`cpu`" + ` 1 more would fit.
 
 `},
-		"a fleet's setting": {of(&api.WhyNot{Considered: 2, Reasons: []string{"Fleet is at capacity"}, Excluded: []api.Exclusion{{Requirement: "nodes", Fleet: "cloud", Excludes: 2, Alone: 2, From: 3}, {Requirement: "gpu", Excludes: 1}}}),
+		"a fleet's setting": {of(&api.WhyNot{Considered: 2, Reasons: []string{"Fleet is at capacity"}, Excluded: []api.Exclusion{{Requirement: "nodes", Fleet: "cloud", Excludes: 2, Alone: 2, From: new(3.0)}, {Requirement: "gpu", Excludes: 1}}}),
 			`None of 2 offers fits.
 Fleet is at capacity.
 Without ` + "`nodes`" + ` of fleet cloud 2 more would fit, from $3: change the fleet's configuration and apply it.
