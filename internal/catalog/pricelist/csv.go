@@ -208,7 +208,7 @@ func columnsOf(header []string) (csvColumns, error) {
 func (cols *csvColumns) row(cells []string, backend string) (r Row, shown bool, err error) {
 	p := cellParser{cols: cols, cells: cells}
 	r = Row{
-		Backend: backend, Instance: p.kept(colInstance), Region: p.kept(colLocation), Price: p.number(colPrice),
+		Backend: backend, Instance: p.kept(colInstance), Region: p.kept(colLocation), Price: billionths(p.number(colPrice)),
 		CPUs: p.whole(colCPU), MemoryMiB: p.mib(colMemory), GPUs: p.whole(colGPUs), Spot: p.bool(colSpot), Arch: "x86",
 	}
 	if p.text(colArch) != "" {
@@ -237,6 +237,14 @@ func (cols *csvColumns) row(cells []string, backend string) (r Row, shown bool, 
 		p.fail(colData, "is not JSON")
 	}
 	return r, !hidden(strings.Fields(p.text(colFlags))) && !bare(r), p.err
+}
+
+// billionths takes the error of the publisher's multiplications off a price that is one.
+func billionths(price float64) float64 {
+	if price < minPrice {
+		return price
+	}
+	return math.Round(price*priceUnits) / priceUnits
 }
 
 // flags are those of a record, as it writes them.

@@ -207,11 +207,12 @@ func (o Options) readFiles(ctx context.Context, files []string, refused func(err
 	var lists []*pricelist.List
 	var unknown []string
 	of := map[string]string{}
+	kept := collect.Files{Shelf: collect.Shelf{Dir: filepath.Join(catalog.Shelf(o.Program).Dir, "files")}, Version: o.Version}
 	for _, f := range files {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		l, names, err := pricelist.ReadFile(f, o.Time())
+		l, names, err := kept.Read(f, o.Time())
 		if err == nil && of[l.Backends()[0]] != "" {
 			err = fmt.Errorf("%s and %s are both catalogs of %s", of[l.Backends()[0]], f, l.Backends()[0])
 		}
