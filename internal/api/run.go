@@ -340,11 +340,10 @@ type InstanceOffer struct {
 	Reserves  bool    `json:"-"`
 	Multinode bool    `json:"-"`
 	Penalty   float64 `json:"-"`
-	// Rooms are what reservations have of the offer, Order and Floor the ranking of its backend.
+	// Rooms are what reservations have of the offer, Order the place that its backend ranks it at.
 	// They are for the server alone, too.
-	Rooms []Room  `json:"-"`
-	Order int     `json:"-"`
-	Floor float64 `json:"-"`
+	Rooms []Room `json:"-"`
+	Order int    `json:"-"`
 }
 
 // Room is how many more instances of an offer can be created in a reservation, in a zone or, if it

@@ -82,8 +82,8 @@ type ReservationBackend interface {
 }
 
 // RankedBackend lists its offers best first, by what prices do not tell: a score, say. Offers of
-// all backends are merged by price such that those of a ranked one keep their order: an offer does
-// not come before another that its backend ranks higher, though it costs less.
+// all backends that fit a question are merged by price such that those of a ranked one keep their
+// order: one does not come before another that its backend ranks higher, though it costs less.
 type RankedBackend interface{ Ranked() }
 
 // ContainerBackend runs CreateRequest.Container instead of a machine.

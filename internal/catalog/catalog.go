@@ -379,7 +379,7 @@ func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, abs
 	}
 	_, multinode := b.(backend.MultinodeBackend)
 	_, ranked := b.(backend.RankedBackend)
-	order, floor := 0, 0.0
+	order := 0
 	offers := make([]offer.Offer, 0, len(listed))
 	for _, o := range listed {
 		if err := pricelist.CheckLive(o); err != nil {
@@ -390,8 +390,8 @@ func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, abs
 		}
 		o.Multinode = multinode
 		if ranked {
-			order, floor = order+1, max(floor, o.Price)
-			o.Order, o.Floor = order, floor
+			order++
+			o.Order = order
 		}
 		offers = append(offers, o)
 	}
@@ -401,7 +401,7 @@ func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, abs
 // same compares what is looked at when jobs are placed.
 func same(a, b []offer.Offer) bool {
 	return slices.EqualFunc(a, b, func(x, y offer.Offer) bool {
-		return x.Key() == y.Key() && x.Price == y.Price && x.Availability == y.Availability && x.Floor == y.Floor
+		return x.Key() == y.Key() && x.Price == y.Price && x.Availability == y.Availability
 	})
 }
 
@@ -414,7 +414,7 @@ func identical(a, b offer.Offer) bool {
 	if len(a.Data)+len(b.Data) > 0 && !reflect.DeepEqual(a.Data, b.Data) {
 		return false
 	}
-	return a.Key() == b.Key() && a.Price == b.Price && a.Availability == b.Availability && a.Runtime == b.Runtime && a.Multinode == b.Multinode && a.Order == b.Order && a.Floor == b.Floor &&
+	return a.Key() == b.Key() && a.Price == b.Price && a.Availability == b.Availability && a.Runtime == b.Runtime && a.Multinode == b.Multinode && a.Order == b.Order &&
 		x.CPUs == y.CPUs && x.MemoryMiB == y.MemoryMiB && x.DiskMiB == y.DiskMiB && x.Arch == y.Arch
 }
 

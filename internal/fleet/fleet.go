@@ -277,7 +277,7 @@ func ToAPI(o offer.Offer) api.InstanceOffer {
 	}
 	return api.InstanceOffer{Backend: api.BackendType(o.Backend), Instance: api.InstanceType{Name: o.Instance, Resources: res}, Region: o.Region, Price: o.Price,
 		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1,
-		Reserves: o.Reserves, Multinode: o.Multinode, Penalty: o.Penalty, Rooms: rooms, Order: o.Order, Floor: o.Floor}
+		Reserves: o.Reserves, Multinode: o.Multinode, Penalty: o.Penalty, Rooms: rooms, Order: o.Order}
 }
 
 // GeneratedName makes adjective-animal.

@@ -34,11 +34,9 @@ type Offer struct {
 	Multinode bool `json:"-"`
 	// Rooms are what reservations that somebody asks for have of it. The catalog sets them.
 	Rooms []Room `json:"-"`
-	// Order is the place that the backend's own ranking gives the offer, from 1, and Floor the
-	// highest price of those before it, in US dollars per hour; 0 for both without such a ranking.
-	// The catalog sets them.
-	Order int     `json:"-"`
-	Floor float64 `json:"-"`
+	// Order is the place that the backend's own ranking gives the offer, from 1; 0 without such a
+	// ranking. The catalog sets it.
+	Order int `json:"-"`
 	// Penalty lowers the place of what could not be had lately: offers are ordered by their
 	// price times one plus it. The catalog sets it.
 	Penalty float64 `json:"-"`

@@ -127,8 +127,8 @@ func (n *fitting) all() []int {
 		return n.fit
 	}
 	n.found = true
-	for i := range n.rows {
-		if n.here(i) && n.fits(i) {
+	for i := range n.inOrder() {
+		if n.here(i) {
 			n.fit = append(n.fit, i)
 		}
 	}
@@ -138,8 +138,8 @@ func (n *fitting) all() []int {
 // lowest is the price of the first that can be had now, infinite without any.
 func (n *fitting) lowest() float64 {
 	if n != nil {
-		for i := range n.rows {
-			if n.here(i) && n.usable(i) && n.fits(i) {
+		for i := range n.inOrder() {
+			if n.here(i) && n.usable(i) {
 				return n.rows[i].price
 			}
 		}

@@ -109,11 +109,11 @@ func Everywhere(g Gang, s Supply, choices []Choice) Found {
 		for _, c := range choices {
 			f.order = f.merge(f.order, f.fresh(c.fresh))
 		}
-		return f
-	}
-	run := Ask{g.Profile, g.Jobs[0].Requirements}
-	if g.refusesNew() == 0 {
+	} else if run := (Ask{g.Profile, g.Jobs[0].Requirements}); g.refusesNew() == 0 {
 		f.order = f.merge(f.order, f.fresh(&fitting{view: f.index.under(&run), here: anywhere}))
+	}
+	if f.index.ranked {
+		resortBy(f.order, f.at)
 	}
 	return f
 }
@@ -147,7 +147,7 @@ func (f Found) merge(a, b []int) []int {
 	}
 	list := make([]int, 0, len(a)+len(b))
 	for len(a) > 0 && len(b) > 0 {
-		if compare(f.at(b[0]), f.at(a[0])) < 0 {
+		if floors(nil).compare(f.at(b[0]), f.at(a[0])) < 0 {
 			list, b = append(list, b[0]), b[1:]
 		} else {
 			list, a = append(list, a[0]), a[1:]

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 
@@ -18,6 +19,7 @@ type Index struct {
 	kinds  []int // one offer of each
 	places []int
 	states []api.InstanceAvailability
+	ranked bool // by a backend, some of them
 }
 
 // row is what is looked at of an offer.
@@ -57,6 +59,7 @@ func NewIndex(offers []api.InstanceOffer) *Index {
 		r.place = number(places, place{string(o.Backend), o.Region, strings.Join(o.AvailabilityZones, "\x00"), isNew(o)}, &x.places, i)
 		r.state = number(states, o.Availability, &x.states, o.Availability)
 		x.rows[i] = r
+		x.ranked = x.ranked || o.Order > 0
 	}
 	return x
 }
@@ -100,12 +103,13 @@ type view struct {
 	*Index
 	ask             *Ask
 	byKind, byPlace []Misses // unasked where it is not known
+	order           []int    // those that fit, best first, where a backend ranks offers
 }
 
 const unasked = ^Misses(0)
 
 func (x *Index) under(a *Ask) *view {
-	return &view{x, a, slices.Repeat([]Misses{unasked}, len(x.kinds)), slices.Repeat([]Misses{unasked}, len(x.places))}
+	return &view{Index: x, ask: a, byKind: slices.Repeat([]Misses{unasked}, len(x.kinds)), byPlace: slices.Repeat([]Misses{unasked}, len(x.places))}
 }
 
 func (v *view) ofKind(n uint32) Misses {
@@ -130,6 +134,31 @@ func (v *view) missedOf(rules Misses, i int) Misses {
 func (v *view) fits(i int) bool {
 	r := &v.rows[i]
 	return !tooDear(v.ask.Requirements.MaxPrice, r.price) && v.ofKind(r.kind) == 0 && v.ofPlace(r.place) == 0
+}
+
+// inOrder are the offers that fit, best first. Those of an index are in this order but for rankings.
+func (v *view) inOrder() iter.Seq[int] {
+	if v.ranked {
+		return slices.Values(v.reordered())
+	}
+	return v.allThatFit
+}
+
+func (v *view) allThatFit(yield func(i int) bool) {
+	for i := range v.rows {
+		if v.fits(i) && !yield(i) {
+			return
+		}
+	}
+}
+
+// reordered are they in the order that they have among themselves.
+func (v *view) reordered() []int {
+	if v.order == nil {
+		v.order = slices.AppendSeq([]int{}, v.allThatFit)
+		resortBy(v.order, func(i int) *api.InstanceOffer { return &v.offers[i] })
+	}
+	return v.order
 }
 
 // at says which offers are in one of some places; the zero site is everywhere.

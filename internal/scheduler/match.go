@@ -1,7 +1,6 @@
 package scheduler
 
 import (
-	"cmp"
 	"math"
 	"slices"
 	"strings"
@@ -216,35 +215,4 @@ func Disk(req config.Resources, sizes config.MemoryRange) (mib int, ok bool) {
 		return 0, false
 	}
 	return int(nearest(*r.Min)), true
-}
-
-// Sort orders offers: what can be used first, then by price, more for what could not be had
-// lately, what exists before what has to
-// be created, then as its backend ranks it, then by name, so that equal lists are shown equally. Offers that differ in none
-// of these keep their order.
-func Sort(offers []api.InstanceOffer) {
-	slices.SortStableFunc(offers, func(a, b api.InstanceOffer) int { return compare(&a, &b) })
-}
-
-func compare(a, b *api.InstanceOffer) int {
-	return cmp.Or(
-		falseFirst(!a.Availability.Usable(), !b.Availability.Usable()),
-		cmp.Compare(rank(a), rank(b)),
-		falseFirst(isNew(a), isNew(b)),
-		cmp.Compare(a.Backend, b.Backend),
-		cmp.Compare(a.Order, b.Order),
-		cmp.Compare(a.Region, b.Region),
-		cmp.Compare(a.Instance.Name, b.Instance.Name),
-		falseFirst(!a.Instance.Resources.Spot, !b.Instance.Resources.Spot),
-	)
-}
-
-func falseFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }

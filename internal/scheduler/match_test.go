@@ -262,12 +262,12 @@ func TestSortIsTotalAndStable(t *testing.T) {
 		Sort(offers)
 		for i := range offers {
 			for j := range offers {
-				if got, back := compare(&offers[i], &offers[j]), compare(&offers[j], &offers[i]); got != -back {
+				if got, back := floors(nil).compare(&offers[i], &offers[j]), floors(nil).compare(&offers[j], &offers[i]); got != -back {
 					t.Fatalf("compare is %d one way, %d the other", got, back)
 				}
 			}
 			for j := i + 1; j < len(offers); j++ {
-				switch c := compare(&offers[i], &offers[j]); {
+				switch c := floors(nil).compare(&offers[i], &offers[j]); {
 				case c > 0:
 					t.Fatalf("offer %d is after offer %d in the sorted list and before it by comparison", j, i)
 				case c == 0 && offers[i].Blocks > offers[j].Blocks:

@@ -57,6 +57,7 @@ func Nodes(ask Ask, blocks int, auto bool, s Supply) ([]api.InstanceOffer, api.W
 		}
 		t.add(1, o.Price, way{settings: missed, state: ask.state(&o)})
 	}
+	resort(list)
 	why := t.whyNot([]Fleet{{}}) // its own settings need no name
 	if s.Backends == 0 {
 		why.Reasons = []string{noBackends}

@@ -440,8 +440,8 @@ func (p *placer) sites(g *Gang, f int) []Site {
 	}
 	if v := p.wish(g, f, 0); v != nil && !occupied { // a cluster fleet stays where its first instance is
 		seen := make([]bool, len(v.places))
-		for i := range v.rows {
-			if place := v.rows[i].place; !seen[place] && v.offers[i].Multinode && v.fits(i) {
+		for i := range v.inOrder() {
+			if place := v.rows[i].place; !seen[place] && v.offers[i].Multinode {
 				seen[place] = true
 				add(v.offers[i])
 			}
@@ -519,8 +519,8 @@ func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, boo
 	if site != (Site{}) {
 		ask.Profile.Backends, ask.Profile.Regions = []string{site.Backend}, []string{site.Region}
 	}
-	for i := range v.rows {
-		if here(i) && v.usable(i) && v.fits(i) {
+	for i := range v.inOrder() {
+		if here(i) && v.usable(i) {
 			o := taken.less(v.offers[i])
 			if needReservation.excludes(&ask.Requirements, &ask.Profile, &o) {
 				continue // others take the rest of it
@@ -559,11 +559,22 @@ func (p *placer) wish(g *Gang, f, j int) *view {
 // Next is the best offer that serves an ask and was not tried yet, in the zones that were
 // asked for.
 func Next(ask Ask, offers []api.InstanceOffer, tried []string) (api.InstanceOffer, bool) {
+	ranked := anyRanked(offers)
+	var fit []api.InstanceOffer // of ranked ones: the place of each depends on the others
 	for _, o := range offers {
-		if !ask.state(&o).Usable() || Fits(ask.Requirements, ask.Profile, o) != "" || slices.Contains(tried, OfferKey(o)) {
-			continue
+		switch {
+		case !ask.state(&o).Usable() || Fits(ask.Requirements, ask.Profile, o) != "":
+		case ranked:
+			fit = append(fit, o)
+		case !slices.Contains(tried, OfferKey(o)):
+			return ask.narrowed(o), true
 		}
-		return ask.narrowed(o), true
+	}
+	resort(fit)
+	for _, o := range fit {
+		if !slices.Contains(tried, OfferKey(o)) {
+			return ask.narrowed(o), true
+		}
 	}
 	return api.InstanceOffer{}, false
 }

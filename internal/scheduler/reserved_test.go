@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -125,45 +124,6 @@ func TestPlansOfReservations(t *testing.T) {
 		}
 		if want := "as available [z1], eu available [z1], "; got != want || f.Usable(9) != 2 {
 			t.Errorf("%s: %s, %d usable; want %s", name, got, f.Usable(9), want)
-		}
-	}
-}
-
-// The order of offers is what a merge of the backends' lists by price gives, each of which keeps its order
-// (lifecycle 7.4).
-func TestSortMergesRankings(t *testing.T) {
-	r := rand.New(rand.NewPCG(31, 32))
-	for range 2000 {
-		lists := map[api.BackendType][]api.InstanceOffer{}
-		var all []api.InstanceOffer
-		for _, b := range []api.BackendType{"a", "b", "c"} {
-			floor := 0.0
-			for n := range r.IntN(6) {
-				o := api.InstanceOffer{Backend: b, Price: float64(r.IntN(5)), Availability: api.Available, Order: n + 1, Instance: api.InstanceType{Name: fmt.Sprint(r.IntN(9))}}
-				floor = max(floor, o.Price)
-				o.Floor = floor
-				lists[b], all = append(lists[b], o), append(all, o)
-			}
-		}
-		var want []string
-		for len(want) < len(all) {
-			best := api.BackendType("")
-			for _, b := range []api.BackendType{"a", "b", "c"} {
-				if len(lists[b]) > 0 && (best == "" || lists[b][0].Price < lists[best][0].Price) {
-					best = b
-				}
-			}
-			// What follows at once costs no more: it is behind this one only for its backend.
-			for dear := lists[best][0].Price; len(lists[best]) > 0 && lists[best][0].Price <= dear; lists[best] = lists[best][1:] {
-				want = append(want, fmt.Sprint(best, lists[best][0].Order))
-			}
-		}
-		r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
-		Sort(all)
-		for i, o := range all {
-			if got := fmt.Sprint(o.Backend, o.Order); got != want[i] {
-				t.Fatalf("place %d has %s, want %s of %v", i, got, want[i], want)
-			}
 		}
 	}
 }
