@@ -426,6 +426,9 @@ type ApplyRunPlanRequest struct {
 	Force bool `json:"force" cfg:"req"`
 	// Published says that a published client asks; the server knows it from the headers.
 	Published bool `json:"-"`
+	// Shown is a document in the form that the client reads, in which CurrentResource comes back;
+	// nil leaves it as it is.
+	Shown func(data []byte) ([]byte, error) `json:"-"`
 }
 
 // GetRunRequest names a run by name or id.

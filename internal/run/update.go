@@ -162,7 +162,7 @@ func (s *Service) change(ctx context.Context, sc project.Scope, cur Run, spec ap
 		if err != nil {
 			return cannotOverride(err)
 		}
-		if now.Status.Finished() || !r.Force && !s.seen(&now, r.Plan.CurrentResource, sc.User.PublicKey) {
+		if now.Status.Finished() || !r.Force && !s.seen(&now, r, sc.User.PublicKey) {
 			return api.Invalid("Failed to apply plan. Resource has been changed. Try again or use force apply.")
 		}
 		now.Data.Spec, now.Data.Deployment = spec, now.Data.Deployment+1
@@ -198,16 +198,34 @@ func cannotOverride(err error) error {
 	return err
 }
 
-// seen says that a client has seen the run as it is.
-func (s *Service) seen(r *Run, resource json.RawMessage, userKey string) bool {
+// seen says that the client of a request has seen the run as it is, in the form that it reads.
+func (s *Service) seen(r *Run, request api.ApplyRunPlanRequest, userKey string) bool {
 	var v api.Run
+	resource := request.Plan.CurrentResource
 	if len(resource) == 0 || json.Unmarshal(resource, &v) != nil || v.ID != r.ID {
 		return false
 	}
-	if v.RunSpec.Configuration.Common() == nil {
+	if v.RunSpec.Configuration.Common() == nil || s.Limits.normalise(&v.RunSpec, userKey) != nil {
 		return false
 	}
-	return s.Limits.normalise(&v.RunSpec, userKey) == nil && same(v.RunSpec, r.Data.Spec)
+	was, err1 := inForm(v.RunSpec, request.Shown)
+	is, err2 := inForm(r.Data.Spec, request.Shown)
+	return err1 == nil && err2 == nil && same(was, is)
+}
+
+// inForm is a specification as form writes it, nil as it is. What a form does not tell apart is one.
+func inForm(spec api.RunSpec, form func([]byte) ([]byte, error)) (out api.RunSpec, err error) {
+	if form == nil {
+		return spec, nil
+	}
+	data, err := json.Marshal(spec)
+	if err == nil {
+		data, err = form(data)
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &out)
+	}
+	return out, err
 }
 
 // relabel counts the jobs of a run to its current deployment: what may change of a task or a

@@ -46,24 +46,33 @@ func fromPublished(h http.Header) bool {
 
 // reply sends v to the client of r, in the form that its version reads (http-api 3.3).
 func reply(w http.ResponseWriter, r *http.Request, v any) error {
-	client, known := clientVersion(r.Header)
 	if p, ours := v.(interface{ Published() any }); ours && fromPublished(r.Header) { // which do not show what we add
 		v = p.Published()
 	}
 	buf := buffers.Get().(*bytes.Buffer)
 	defer keepBuffer(buf)
 	data, err := text(v, buf)
-	if known && err == nil && client.before(0, 21, 1) { // since then nothing changed its form
-		data, err = downgrade(client, data)
-	}
-	if err == nil && fromPublished(r.Header) && bytes.Contains(data, []byte(`"local"`)) {
-		data, err = rewrite(data, publishedWords)
+	if err == nil {
+		data, err = shown(r.Header, data)
 	}
 	if err != nil {
 		return fmt.Errorf("encode a response: %w", err)
 	}
 	send(w, http.StatusOK, data)
 	return nil
+}
+
+// shown is a document in the form that the client reads.
+func shown(h http.Header, data []byte) (_ []byte, err error) {
+	if client, known := clientVersion(h); known && client.before(0, 21, 1) { // since then nothing changed its form
+		if data, err = downgrade(client, data); err != nil {
+			return nil, err
+		}
+	}
+	if fromPublished(h) && bytes.Contains(data, []byte(`"local"`)) {
+		return rewrite(data, publishedWords)
+	}
+	return data, nil
 }
 
 // text is the JSON of an answer, in the form that the newest clients read. It may be in buf.
@@ -94,8 +103,8 @@ func keepBuffer(buf *bytes.Buffer) {
 	}
 }
 
-// downgrade rewrites the configurations in a response, wherever they are. Tasks need no such
-// care: they always say how many nodes they have.
+// downgrade rewrites the configurations in a response, wherever they are, and groups of GPUs.
+// Tasks need no such care: they always say how many nodes they have.
 func downgrade(v release, data []byte) ([]byte, error) {
 	return rewrite(data, func(m map[string]any) {
 		if m["type"] == "service" {
@@ -110,6 +119,13 @@ func downgrade(v release, data []byte) ([]byte, error) {
 		if list, ok := m["fleets"].([]any); ok && v.before(0, 20, 14) {
 			for i := range list {
 				list[i] = reference(list[i])
+			}
+		}
+		if list, ok := m["gpus"].([]any); ok {
+			for _, group := range list { // where these clients refuse what they do not know
+				if group, ok := group.(map[string]any); ok {
+					delete(group, "offer_price")
+				}
 			}
 		}
 	})
@@ -265,6 +281,7 @@ func applyRun(s *Server, c caller, w http.ResponseWriter, r *http.Request) error
 	}
 	upgradeSpec(r.Header, &in.Plan.RunSpec)
 	in.Published = fromPublished(r.Header)
+	in.Shown = func(data []byte) ([]byte, error) { return shown(r.Header, data) }
 	out, err := s.runs.Apply(r.Context(), c.Scope, in)
 	if err != nil {
 		return err

@@ -175,3 +175,45 @@ func TestPublishedRuns(t *testing.T) {
 		}
 	}
 }
+
+// A client that reads an older form changes a run that it has seen in that form, and only as it is.
+func TestUpdateByOldClients(t *testing.T) {
+	s, err := open(t, t.TempDir(), "projects:\n  - name: main\n    backends:\n      - type: local\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close(t)
+	service := func(more string) json.RawMessage {
+		return spec("web", `"type": "service", "port": 80, "commands": ["a"], "probes": [], "gateway": false, "backends": ["local"]`+more)
+	}
+	s.must(t, "/api/project/main/runs/apply", applyPlan(service(""), nil, false), nil)
+	for n, client := range []string{"0.19.40", "0.20.7", "0.20.29", "0.21.5", "0.22.5", "latest"} {
+		get := s.call(t, "POST", "/api/project/main/runs/get", adminToken, map[string]any{"run_name": "web"}, "X-API-Version", client)
+		seen, err := rewrite(get.Body, func(m map[string]any) {
+			if m["type"] == "service" && client == "0.19.40" {
+				delete(m, "probes") // which it leaves out when there are none
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed, err := rewrite(seen, func(m map[string]any) {
+			if m["type"] == "service" {
+				m["port"] = 81
+			}
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		more := service(fmt.Sprintf(`, "replicas": %d`, 2+n))
+		for _, c := range []struct {
+			what     string
+			resource json.RawMessage
+			status   int
+		}{{"changed since", changed, http.StatusBadRequest}, {"as it is", seen, http.StatusOK}} {
+			if a := s.call(t, "POST", "/api/project/main/runs/apply", adminToken, applyPlan(more, c.resource, false), "X-API-Version", client); a.Status != c.status {
+				t.Errorf("client %s, %s: %d %s, want %d", client, c.what, a.Status, short(a.Body), c.status)
+			}
+		}
+	}
+}

@@ -288,3 +288,21 @@ func TestPlanSaysWhatIsInTheWay(t *testing.T) {
 		t.Errorf("without a backend: %+v", why)
 	}
 }
+
+// Old clients refuse groups with the price of whole machines, which they do not know.
+func TestGroupsOfOldClients(t *testing.T) {
+	s := marketServer(t, map[string]market{"vultr": {offers: []offer.Offer{sells("vultr", "ewr", 20, 8)}}})
+	for client, want := range map[string]string{
+		"0.19.40": `null`, "0.20.29": `null`, "0.22.5": `{"max":20,"min":20}`, "latest": `{"max":20,"min":20}`,
+	} {
+		var answer struct{ Gpus []map[string]any }
+		s.ask(t, "gpus/list", `{"group_by": [], "run_spec": {"run_name": "plan", "ssh_key_pub": "x", "configuration": {"type": "task", "commands": ["a"], "resources": {"gpu": "H100"}}}}`,
+			&answer, "X-API-Version", client)
+		if len(answer.Gpus) != 1 {
+			t.Fatalf("client %s: groups %v, want one", client, answer.Gpus)
+		}
+		if got := string(marshal(answer.Gpus[0]["offer_price"])); got != want {
+			t.Errorf("client %s: offer_price %s, want %s", client, got, want)
+		}
+	}
+}
