@@ -101,10 +101,23 @@ func (p *placer) words(g *Gang, v Verdict) string {
 	return text
 }
 
-// missing is the verdict on a gang that was not placed; later says that hosts which exist would
-// do if they were free. Its words change only when the reason does, not with every instance
+// later is the verdict on a gang that was not placed although hosts of the fleets would do if they
+// were free.
+func (p *placer) later(g *Gang, fleets []int, shares [][]int) Verdict {
+	names := make([]string, len(fleets))
+	for n, f := range fleets {
+		names[n] = p.Fleets[f].Name
+	}
+	reasons := []string{waiting(g, "fleet "+quoted(names, "or"), p.keptFor(g, fleets, shares))}
+	if out := p.out(fleets); out != "" {
+		reasons = append(reasons, out)
+	}
+	return Verdict{Gang: g.ID, Reasons: reasons, Later: true}
+}
+
+// missing is the verdict on a gang that no hosts which exist would do for. Its words change only when the reason does, not with every instance
 // that comes and goes.
-func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verdict {
+func (p *placer) missing(g *Gang, fleets []int, shares [][]int) Verdict {
 	var names, full, others []string // of fleets: all, those that may not grow any more, and the rest
 	fits, grows, short := 0, false, ""
 	for _, f := range fleets {
@@ -126,13 +139,6 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int, later bool) Verd
 		}
 	}
 	where := "fleet " + quoted(names, "or")
-	if later {
-		reasons := []string{waiting(g, where, p.keptFor(g, fleets, shares))}
-		if out := p.out(fleets); out != "" {
-			reasons = append(reasons, out)
-		}
-		return Verdict{Gang: g.ID, Reasons: reasons, Later: true}
-	}
 	var why string
 	switch {
 	case len(g.Profile.Instances) > 0:

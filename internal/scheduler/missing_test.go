@@ -139,7 +139,7 @@ func TestWhyNot(t *testing.T) {
 		"a share of a host would do": {gang(1, 3), Supply{Fleets: []Fleet{ssh("f")}, Hosts: []*Host{hosted("h", "f", 8, 4, 3)}}, false,
 			"0 of 1; No offers matching the run requirements in fleet 'f'; `gpu.count` 1, 1 from 0"},
 		"only what exists": {gang(1, 8, reuse), Supply{Fleets: []Fleet{cloud("f"), ssh("g")}, Offers: clouds[1:3], Hosts: []*Host{hosted("h", "g", 8, 1, 1)}, Backends: 2}, false,
-			"0 of 3; 1 busy; The instances of fleet 'f' or 'g' that fit are in use. With `retry` the run waits for them; `creation_policy` 2, 2 from 20"},
+			"0 of 3; 1 busy; The instances of fleet 'g' that fit are in use. With `retry` the run waits for them; `creation_policy` 2, 2 from 20"},
 		"instances by name": {gang(1, 8, func(g *Gang) { g.Profile.Instances = []config.InstanceSelector{{Name: new("nosuch")}} }),
 			Supply{Fleets: []Fleet{cloud("f")}, Offers: clouds[1:3], Hosts: []*Host{hosted("h", "f", 8, 1, 0)}, Backends: 2}, false,
 			"0 of 3; Failed to use specified instances; `instances` 3, 3 from 0"},
@@ -201,6 +201,17 @@ func TestHostsThatAreOut(t *testing.T) {
 	s.Hosts = s.Hosts[1:]
 	if why := WhyNot(g, s, false); why.Fit != 0 || why.Considered != 0 || !slices.Contains(why.Reasons, about) {
 		t.Errorf("of a fleet that does not answer it is said: %+v", why)
+	}
+}
+
+// Only fleets with hosts that would do are waited for.
+func TestWaitsForFleetsThatWouldDo(t *testing.T) {
+	small, big := hosted("s", "small", 1, 1, 0), hosted("b", "big", 8, 1, 1)
+	s := Supply{Hosts: []*Host{small, big}, Fleets: []Fleet{
+		{ID: "small", Name: "small", Hosts: true, Ask: anything()}, {ID: "big", Name: "big", Hosts: true, Ask: anything()}, {ID: "none", Name: "none", Hosts: true, Ask: anything()},
+	}}
+	if v := Place([]Gang{asks("g", 1, 8)}, s)[0]; !v.Later || v.Why != "Waits until an instance of fleet 'big' is free" {
+		t.Errorf("waits: %v, %q", v.Later, v.Why)
 	}
 }
 

@@ -256,8 +256,11 @@ func (p *placer) place(g *Gang) Verdict {
 	best := p.best(g)
 	if best == nil {
 		shares := p.shares(g)
-		later := slices.ContainsFunc(fleets, func(f int) bool { return p.possible(g, f, shares) })
-		return p.missing(g, fleets, shares, later)
+		impossible := func(f int) bool { return !p.possible(g, f, shares) }
+		if able := slices.DeleteFunc(slices.Clone(fleets), impossible); len(able) > 0 {
+			return p.later(g, able, shares)
+		}
+		return p.missing(g, fleets, shares)
 	}
 	return p.take(g, best)
 }
