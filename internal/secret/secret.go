@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -22,9 +23,11 @@ import (
 type Service struct {
 	DB  *store.DB
 	Box *crypt.Box
+	Log *slog.Logger
 }
 
-// Values returns all secrets of a project by name.
+// Values returns the secrets of a project by name. One that cannot be read is left out, as it
+// concerns only who refers to it.
 func (s *Service) Values(ctx context.Context, projectID string) (map[string]string, error) {
 	rows, err := s.DB.Read().QueryContext(ctx, `SELECT name, sealed FROM secret WHERE project_id = $1`, projectID)
 	if err != nil {
@@ -37,9 +40,12 @@ func (s *Service) Values(ctx context.Context, projectID string) (map[string]stri
 		if err := rows.Scan(&name, &sealed); err != nil {
 			return nil, fmt.Errorf("read a secret: %w", err)
 		}
-		if values[name], err = s.Box.Open(sealed); err != nil {
-			return nil, fmt.Errorf("secret %s: %w", name, err)
+		value, err := s.Box.Open(sealed)
+		if err != nil {
+			s.Log.Error("a secret cannot be read: it is left out", "secret", name, "project", projectID, "err", err)
+			continue
 		}
+		values[name] = value
 	}
 	return values, rows.Err()
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"strings"
 	"sync"
@@ -204,11 +205,20 @@ func TestAtRest(t *testing.T) {
 		if after := stored(); !strings.HasPrefix(after, "enc:aes:new:") {
 			t.Errorf("sealed as %.20s…, want with the new key", after)
 		}
-		lost := &Service{DB: db, Box: box(t, "x")}
+		var log bytes.Buffer
+		lost := &Service{DB: db, Box: box(t, "x"), Log: slog.New(slog.NewTextHandler(&log, nil))}
 		if _, err := lost.Get(t.Context(), sc, api.GetSecretRequest{Name: "K"}); !errors.Is(err, crypt.ErrSealed) {
 			t.Errorf("Get without the key: %v, want ErrSealed", err)
 		}
-		if got := names(t, lost, sc); len(got) != 1 {
+		set(t, lost, sc, "FRESH", "v") // others do not suffer from it
+		values, err := lost.Values(t.Context(), "p")
+		if diff := cmp.Diff(map[string]string{"FRESH": "v"}, values); err != nil || diff != "" {
+			t.Errorf("Values: %v (-want +got):\n%s", err, diff)
+		}
+		if !strings.Contains(log.String(), "secret=K") {
+			t.Errorf("the log does not tell which secret: %s", &log)
+		}
+		if got := names(t, lost, sc); len(got) != 2 {
 			t.Errorf("without the key the list is %v", got)
 		}
 	})

@@ -258,7 +258,7 @@ func (s *Server) assemble(file file) error {
 	if err != nil {
 		return err
 	}
-	s.secrets = &secret.Service{DB: s.db, Box: box}
+	s.secrets = &secret.Service{DB: s.db, Box: box, Log: s.Log}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
 	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts, ConnectTimeout: s.ConnectTimeout,
 		Wish: agentapi.Wish{Health: cmp.Or(s.HealthEvery, metrics.HealthEvery), DCGM: s.Prometheus}})

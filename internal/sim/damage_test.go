@@ -44,6 +44,7 @@ func TestDamagedRows(t *testing.T) {
 		"fleet is empty":                `UPDATE fleet SET data = '{}', version = version + 1 WHERE name = 'nodes'`,
 		"fleet has a strange status":    `UPDATE fleet SET status = 'bogus', version = version + 1 WHERE name = 'nodes'`,
 		"intent is no JSON":             `UPDATE intent SET doc = '{bad', version = version + 1`,
+		"secret is not sealed":          `INSERT INTO secret (id, project_id, name, sealed, created_at) SELECT id, id, 'S', 'zzz', 0 FROM project`,
 		"hold is nonsense":              `UPDATE assignment SET blocks = -3`,
 		"hold is gone":                  `DELETE FROM assignment`,
 		"shards are gone":               `DELETE FROM shard WHERE id % 2 = 0`,
