@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
 
 	"dstack/internal/api"
 	"dstack/internal/crypt"
@@ -434,6 +435,35 @@ func TestTemplatesRepo(t *testing.T) {
 		for _, r := range []api.UpdateProjectRequest{{TemplatesRepo: &none}, {TemplatesRepo: &repo, ResetTemplatesRepo: true}} {
 			if _, err := w.Update(ctx, w.as(t, w.admin, p), r); err != nil {
 				t.Errorf("Update to none: %v", err)
+			}
+		}
+	})
+}
+
+// TestOwnerIsGone shows a project whose owner and member are in no row any more.
+func TestOwnerIsGone(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		p := w.addProject(t, "p")
+		if err := w.DB.Write(t.Context(), func(tx *store.Tx) error {
+			if _, err := tx.ExecContext(t.Context(), `UPDATE member SET user_id = 'lost' WHERE project_id = $1`, p.ID); err != nil {
+				return err
+			}
+			_, err := tx.ExecContext(t.Context(), `UPDATE project SET owner_id = 'lost' WHERE id = $1`, p.ID)
+			return err
+		}); err != nil {
+			t.Fatal(err)
+		}
+		p, err := w.ByID(t.Context(), w.DB.Read(), p.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := w.View(t.Context(), p, true)
+		if err != nil || v.Owner.Username != "(unknown)" || v.Owner.GlobalRole != api.GlobalUser || uuid.Validate(v.Owner.ID) != nil {
+			t.Errorf("View = owner %+v, %v, want one who is not known", v.Owner, err)
+		}
+		for _, m := range v.Members {
+			if m.User.Username != "(unknown)" {
+				t.Errorf("member %+v, want one who is not known", m)
 			}
 		}
 	})

@@ -15,7 +15,7 @@ import (
 // View is the project as the wire has it; members and backends are filled for single
 // projects only.
 func (s *Service) View(ctx context.Context, p Project, full bool) (api.Project, error) {
-	owner, err := s.Users.ByID(ctx, s.DB.Read(), p.OwnerID)
+	owner, err := s.Users.OrNobody(ctx, s.DB.Read(), p.OwnerID)
 	if err != nil {
 		return api.Project{}, err
 	}
@@ -52,7 +52,7 @@ func (s *Service) members(ctx context.Context, p Project) ([]api.Member, error) 
 		return nil, fmt.Errorf("list members: %w", err)
 	}
 	for i, id := range ids {
-		u, err := s.Users.ByID(ctx, s.DB.Read(), id)
+		u, err := s.Users.OrNobody(ctx, s.DB.Read(), id)
 		if err != nil {
 			return nil, err
 		}

@@ -2,14 +2,12 @@ package run
 
 import (
 	"context"
-	"errors"
 	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/scheduler"
-	"dstack/internal/store"
 )
 
 // view is one run as the wire has it.
@@ -34,10 +32,7 @@ func (s *Service) view(ctx context.Context, r Run, projectName string, connect b
 
 // ownerOf is the name of a run's owner. One who is not there any more has the name of nobody.
 func (s *Service) ownerOf(ctx context.Context, r Run) (string, error) {
-	u, err := s.Users.ByID(ctx, s.DB.Read(), r.UserID)
-	if errors.Is(err, store.ErrNotFound) {
-		return "(unknown)", nil
-	}
+	u, err := s.Users.OrNobody(ctx, s.DB.Read(), r.UserID)
 	return u.Name, err
 }
 

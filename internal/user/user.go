@@ -87,6 +87,19 @@ func (s *Service) ByID(ctx context.Context, q store.Querier, id string) (User, e
 	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM account WHERE id = $1`, id))
 }
 
+// OrNobody finds a user as ByID does. For one who is not there any more it is a stand-in that
+// may do nothing: what belonged to them can still be shown.
+func (s *Service) OrNobody(ctx context.Context, q store.Querier, id string) (User, error) {
+	u, err := s.ByID(ctx, q, id)
+	if errors.Is(err, store.ErrNotFound) {
+		return User{ID: nobody, Name: "(unknown)", GlobalRole: api.GlobalUser}, nil
+	}
+	return u, err
+}
+
+// nobody is the id of who is not there: clients want a UUID of version 4.
+const nobody = "00000000-0000-4000-8000-000000000000"
+
 // ByName finds a user that is not deleted; store.ErrNotFound when there is none.
 func (s *Service) ByName(ctx context.Context, q store.Querier, name string) (User, error) {
 	return scan(q.QueryRowContext(ctx, `SELECT `+columns+` FROM account WHERE NOT deleted AND name = $1`, name))
