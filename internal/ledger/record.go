@@ -93,6 +93,7 @@ type Doc struct {
 	// Message is the latest error or the provider's explanation, for people.
 	Message string `json:"message,omitempty"`
 
+	AskedAt     time.Time `json:"asked_at,omitzero"`     // begin of the last Create
 	TriedAt     time.Time `json:"tried_at,omitzero"`     // last Create: its begin, then its end
 	Tries       int       `json:"tries,omitempty"`       // of the present state's call, for back-off
 	SeenAt      time.Time `json:"seen_at,omitzero"`      // Describe or List last showed it, as ours

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"errors"
 	"time"
 
@@ -93,7 +94,8 @@ func (r Record) settled() bool {
 
 // asking is stored before the request is sent to an account.
 func (r *Record) asking(now time.Time, account string) {
-	r.State, r.Doc.TriedAt = Unknown, now
+	r.State, r.Doc.AskedAt, r.Doc.TriedAt = Unknown, now, now
+	r.Doc.Message = "" // of an earlier try
 	r.heard(account)
 	if r.group != nil { // known, and part of the request from now on
 		r.Doc.Create.Placement = &r.group.Doc.Instance.Ref
@@ -148,10 +150,7 @@ func refusal(err error) Outcome {
 func (r *Record) exists(now time.Time, inst backend.Instance) {
 	r.State = Created
 	if r.BilledFrom.IsZero() {
-		r.BilledFrom = now
-		if !r.Doc.TriedAt.IsZero() { // found later: it runs since it was asked for
-			r.BilledFrom = r.Doc.TriedAt
-		}
+		r.BilledFrom = cmp.Or(r.Doc.AskedAt, r.Doc.TriedAt, now) // found later: it runs since it was asked for
 	}
 	r.Doc.Tries, r.Doc.Message = 0, ""
 	r.see(now, inst)

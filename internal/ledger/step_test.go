@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -78,6 +79,28 @@ func TestStepOfGroups(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			if got, at := step(now, tt.r); got != tt.want || !at.Equal(tt.at) {
 				t.Errorf("step = %v at %v, want %v at %v", got, at, tt.want, tt.at)
+			}
+		})
+	}
+}
+
+// TestAsked follows a request that got no answer: what is found later is paid since it was asked
+// for, and no message of an earlier try is left.
+func TestAsked(t *testing.T) {
+	for name, tt := range map[string]struct{ asked, ended, found time.Time }{
+		"answered late": {ago(5 * time.Minute), ago(3 * time.Minute), now},
+		"at once":       {ago(time.Minute), ago(time.Minute), ago(time.Minute)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Record{State: Intended, Wanted: true, Doc: Doc{Message: "waits for its turn"}}
+			r.asking(tt.asked, "")
+			if r.Doc.Message != "" {
+				t.Errorf("message %q while it is asked for", r.Doc.Message)
+			}
+			r.answered(tt.ended, backend.Instance{}, context.DeadlineExceeded)
+			r.exists(tt.found, backend.Instance{State: backend.StateRunning})
+			if !r.BilledFrom.Equal(tt.asked) {
+				t.Errorf("billed from %v, want %v", r.BilledFrom, tt.asked)
 			}
 		})
 	}
