@@ -70,6 +70,8 @@ const (
 type CreateRequest struct {
 	// Token is the client token, the same for each attempt of one intent: a UUID.
 	Token string `json:"token"`
+	// Since is when it was decided to create it: where requests have to wait, the oldest is first.
+	Since time.Time `json:"since,omitzero"`
 	// Name is unique per intent and at most 60 characters of a-z, 0-9 and '-', starting with
 	// a letter. Backends without client tokens look for it before they create.
 	Name    string `json:"name"`

@@ -119,7 +119,7 @@ func (l *Ledger) Intend(ctx context.Context, tx *store.Tx, in Intent) (string, e
 	switch {
 	case in.Kind == backend.InstanceResource && in.Create != nil:
 		req := *in.Create
-		req.Token, req.Name = r.ID, resourceName(req.Project, in.Name, r.ID)
+		req.Token, req.Since, req.Name = r.ID, r.CreatedAt, resourceName(req.Project, in.Name, r.ID)
 		req.Tags = l.tags(req.Tags, r.ID, req.Project, req.Fleet, in.Name)
 		r.Doc.Create, r.Doc.Cluster, r.Doc.MaxPrice = &req, in.Cluster, in.MaxPrice
 	case in.Kind == backend.VolumeResource && in.Volume != nil:

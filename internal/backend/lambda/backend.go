@@ -75,7 +75,7 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 	if err != nil {
 		return backend.Instance{}, err
 	}
-	if err := l.launches.take(req.Token); err != nil {
+	if err := l.launches.take(req.Token, req.Since); err != nil {
 		return backend.Instance{}, err
 	}
 	launched := false

@@ -14,7 +14,7 @@ import (
 type turns struct {
 	every time.Duration
 	mu    sync.Mutex
-	queue []waiter  // in the order of asking
+	queue []waiter  // the oldest wish first, equal ones in the order of asking
 	busy  bool      // somebody launches now
 	ended time.Time // when the last launch did
 }
@@ -22,6 +22,7 @@ type turns struct {
 // waiter is a token that was told when to come back.
 type waiter struct {
 	token string
+	since time.Time // when it was wished for
 	due   time.Time
 }
 
@@ -35,15 +36,17 @@ const (
 // take says that a token may launch now, or with a *backend.RateLimitedError when it shall come
 // back. A token that does not come within another turn of that loses its place. Who may launch
 // has to call giveBack.
-func (q *turns) take(token string) error {
+func (q *turns) take(token string, since time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
 	q.queue = slices.DeleteFunc(q.queue, func(w waiter) bool { return w.token != token && w.due.Add(q.every).Before(now) })
 	place := slices.IndexFunc(q.queue, func(w waiter) bool { return w.token == token })
 	if place < 0 {
-		place = len(q.queue)
-		q.queue = append(q.queue, waiter{token: token})
+		if place = slices.IndexFunc(q.queue, func(w waiter) bool { return w.since.After(since) }); place < 0 {
+			place = len(q.queue)
+		}
+		q.queue = slices.Insert(q.queue, place, waiter{token: token, since: since})
 	}
 	away := q.ready(now).Add(time.Duration(place) * q.every).Sub(now)
 	if away <= turnSlack {

@@ -17,7 +17,7 @@ func TestTurns(t *testing.T) {
 		q := &turns{every: 12 * time.Second}
 		want := func(token string, wait time.Duration) {
 			t.Helper()
-			err := q.take(token)
+			err := q.take(token, time.Time{})
 			limit, _ := errors.AsType[*backend.RateLimitedError](err)
 			if wait == 0 && err != nil || wait != 0 && (limit == nil || limit.After != wait || !limit.Queued) {
 				t.Errorf("take(%s) = %v, want a wait of %v", token, err, wait)
@@ -50,5 +50,35 @@ func TestTurns(t *testing.T) {
 			q.withdraw(fmt.Sprint("f", i))
 		}
 		want("g", 12*time.Second)
+	})
+}
+
+// TestTurnsOfOlderWishes has wishes ask in another order than they were made in.
+func TestTurnsOfOlderWishes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := &turns{every: 12 * time.Second}
+		began := time.Now()
+		want := func(n int, wait time.Duration) {
+			t.Helper()
+			err := q.take(fmt.Sprint(n), began.Add(time.Duration(n)))
+			limit, _ := errors.AsType[*backend.RateLimitedError](err)
+			if wait == 0 && err != nil || wait != 0 && (limit == nil || limit.After != wait) {
+				t.Errorf("take(%d) = %v, want a wait of %v", n, err, wait)
+			}
+		}
+		want(9, 0)
+		q.giveBack(true)
+		want(3, 12*time.Second)
+		want(1, 12*time.Second)
+		want(2, 24*time.Second)
+		time.Sleep(12 * time.Second)
+		want(3, 24*time.Second)
+		want(1, 0)
+		q.giveBack(true)
+		time.Sleep(12 * time.Second)
+		want(2, 0)
+		q.giveBack(true)
+		time.Sleep(12 * time.Second)
+		want(3, 0)
 	})
 }
