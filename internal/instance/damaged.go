@@ -28,7 +28,11 @@ func (i *Instance) whole(err error) error {
 	if !ok {
 		return err
 	}
-	i.Data = Data{Damage: damage.Error(), Problem: fmt.Sprintf("The stored record of this instance cannot be read (%v). It takes no jobs; delete it", damage), IdleSeconds: -1}
+	problem := fmt.Sprintf("The stored record of this instance cannot be read (%v). It takes no jobs; delete it", damage)
+	if i.SSHHost != "" { // how to log in is lost
+		problem += fmt.Sprintf(". Host %s is not reached: containers of jobs may run on there", i.SSHHost)
+	}
+	i.Data = Data{Damage: damage.Error(), Problem: problem, IdleSeconds: -1}
 	return nil
 }
 
