@@ -144,7 +144,12 @@ func (s *Server) Active() int { return int(s.active.Load()) }
 
 // Serve answers connections until ctx ends; then it closes them all.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() { s.srv.Close() })
+	stop := context.AfterFunc(ctx, func() {
+		s.srv.Close()
+		// The library forgets that it was closed when it begins to listen after that, as with a job
+		// that is over within milliseconds: it would go on accepting, and the container with it.
+		l.Close()
+	})
 	defer stop()
 	err := s.srv.Serve(l)
 	if ctx.Err() != nil || errors.Is(err, ssh.ErrServerClosed) {
