@@ -136,6 +136,10 @@ func (c *published) login() {
 
 func words(s string) []string { return strings.Fields(s) }
 
+// publishedHosts are one for each of three groups beside each other, and one for the rollout of a
+// service.
+const publishedHosts = 4
+
 // TestPublished has the published original's client drive our server with three hosts.
 func TestPublished(t *testing.T) {
 	t.Parallel()
@@ -144,8 +148,10 @@ func TestPublished(t *testing.T) {
 	w.startServer()
 	w.login()
 	c := w.publishedClient(newestPublished)
-	// One for each of three groups beside each other, and one for the rollout of a service.
-	hosts := []*machine{w.startHost(hostOptions{}), w.startHost(hostOptions{}), w.startHost(hostOptions{}), w.startHost(hostOptions{})}
+	var hosts []*machine
+	for range publishedHosts {
+		hosts = append(hosts, w.startHost(hostOptions{}))
+	}
 	t.Run("Access", func(t *testing.T) { publishedAccess(c.on(t)) })
 	t.Run("Fleet", func(t *testing.T) { publishedFleet(c.on(t), hosts...) })
 	t.Run("Beside", func(t *testing.T) { // each group has at most one run at a time, one of which is rolled out
@@ -248,7 +254,7 @@ func publishedLists(c *published) {
 		Total  int `json:"total_offers"`
 	}
 	c.decode(&offers, words("offer --json"))
-	if len(offers.Offers) != 3 || offers.Total != 3 || offers.Offers[0].Backend != "remote" {
+	if len(offers.Offers) != publishedHosts || offers.Total != publishedHosts || offers.Offers[0].Backend != "remote" {
 		c.t.Errorf("offer --json: %+v", offers)
 	}
 	var groups struct {
@@ -459,7 +465,7 @@ func publishedAPI(c *published) {
 	}
 	p := c.begin("python3", script, c.url(), c.token)
 	code := p.wait()
-	for _, want := range []string{"api-short offers 3", "said by a job\r\n", "api-short done", "stored: 1", "ticks", "api-long terminated", "listed ['api-long', 'api-short']"} {
+	for _, want := range []string{fmt.Sprint("api-short offers ", publishedHosts), "said by a job\r\n", "api-short done", "stored: 1", "ticks", "api-long terminated", "listed ['api-long', 'api-short']"} {
 		if !strings.Contains(p.out.String(), want) || code != 0 {
 			c.t.Errorf("exit code %d, no %q:\n%s", code, want, p.out.String())
 		}
