@@ -26,37 +26,39 @@ type Problem struct {
 
 // Problems lists the project's backends that do not answer, or with errors.
 func (c *Catalog) Problems(ctx context.Context, projectID string) ([]Problem, error) {
-	accounts, err := c.accountsOf(ctx, projectID)
-	if err != nil {
-		return nil, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var list []Problem
-	for _, a := range accounts {
-		k := c.known[subject{Account: a}]
-		if k == nil {
-			continue
-		}
+	return c.problems(ctx, projectID, func(a ledger.Account, k *answer, say func(text string, at time.Time)) {
 		if text := k.problem(time.Now(), "offers"); text != "" {
-			list = append(list, Problem{Backend: a.Backend, Text: text, At: k.heard})
+			say(text, k.heard)
 		}
 		if k.absurd > 0 {
-			list = append(list, Problem{Backend: a.Backend, Text: absurd(k.absurd), At: k.heard})
+			say(absurd(k.absurd), k.heard)
 		}
 		for _, s := range c.reservationsAsked(a) {
 			k := c.known[s]
 			if text := k.problem(time.Now(), fmt.Sprintf("facts about reservation %q", s.reservation)); text != "" {
-				list = append(list, Problem{Backend: a.Backend, Text: text, At: k.heard})
+				say(text, k.heard)
 			}
 		}
-	}
-	return list, nil
+	})
 }
 
 // Silent lists the project's backends on whose offers nothing can be bought, since they do not say
 // which they have. Its texts do not change with time alone.
 func (c *Catalog) Silent(ctx context.Context, projectID string) ([]Problem, error) {
+	return c.problems(ctx, projectID, func(_ ledger.Account, k *answer, say func(text string, at time.Time)) {
+		switch {
+		case k.valid(time.Now()):
+		case k.err != nil:
+			say(reason(k.err), k.heard)
+		default:
+			say("has not answered yet", k.heard)
+		}
+	})
+}
+
+// problems are what look says of the project's backends that were asked for their offers. It holds the
+// mutex meanwhile.
+func (c *Catalog) problems(ctx context.Context, projectID string, look func(a ledger.Account, k *answer, say func(text string, at time.Time))) ([]Problem, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return nil, err
@@ -65,15 +67,9 @@ func (c *Catalog) Silent(ctx context.Context, projectID string) ([]Problem, erro
 	defer c.mu.Unlock()
 	var list []Problem
 	for _, a := range accounts {
-		k := c.known[subject{Account: a}]
-		if k == nil || k.valid(time.Now()) {
-			continue
+		if k := c.known[subject{Account: a}]; k != nil {
+			look(a, k, func(text string, at time.Time) { list = append(list, Problem{Backend: a.Backend, Text: text, At: at}) })
 		}
-		text := "has not answered yet"
-		if k.err != nil {
-			text = reason(k.err)
-		}
-		list = append(list, Problem{Backend: a.Backend, Text: text, At: k.heard})
 	}
 	return list, nil
 }

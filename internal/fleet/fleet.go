@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"strings"
 	"time"
 
 	"dstack/internal/api"
@@ -285,15 +284,6 @@ func GeneratedName() string {
 	adjectives := []string{"brave", "calm", "clever", "eager", "fair", "gentle", "happy", "kind", "lively", "lucky", "proud", "quick", "quiet", "sharp", "swift", "warm", "wise", "bold", "bright", "tidy"}
 	animals := []string{"badger", "crane", "dolphin", "eagle", "falcon", "fox", "gecko", "heron", "ibex", "jaguar", "koala", "lynx", "marten", "newt", "otter", "panda", "raven", "seal", "tiger", "wolf"}
 	return adjectives[rand.IntN(len(adjectives))] + "-" + animals[rand.IntN(len(animals))]
-}
-
-// marks writes n placeholders.
-func marks(n int) string {
-	list := make([]string, n)
-	for i := range list {
-		list[i] = fmt.Sprintf("$%d", i+1)
-	}
-	return strings.Join(list, ", ")
 }
 
 // orMissing turns "no such row" into the answer of the API.

@@ -92,7 +92,7 @@ func (s *Service) names(ctx context.Context, list []*instance.Instance) (map[str
 		}
 	}
 	for batch := range slices.Chunk(ids, 500) {
-		rows, err := s.DB.Read().QueryContext(ctx, "SELECT id, name FROM fleet WHERE id IN ("+marks(len(batch))+")", batch...)
+		rows, err := s.DB.Read().QueryContext(ctx, "SELECT id, name FROM fleet WHERE id IN ("+store.Marks(1, len(batch))+")", batch...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id, name string
 			err := rows.Scan(&id, &name)

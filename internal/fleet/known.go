@@ -73,7 +73,7 @@ func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...
 		ids = append(ids, id)
 	}
 	for batch := range slices.Chunk(ids, 500) {
-		loaded, err := query(ctx, q, "WHERE id IN ("+marks(len(batch))+")", batch...)
+		loaded, err := query(ctx, q, "WHERE id IN ("+store.Marks(1, len(batch))+")", batch...)
 		if err != nil {
 			return nil, err
 		}

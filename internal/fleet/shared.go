@@ -51,7 +51,7 @@ func (s *Service) imported(ctx context.Context, q store.Querier, cond string, pr
 	if len(args) == 0 {
 		return nil, nil
 	}
-	return s.known.list(ctx, q, "WHERE "+cond+" id IN ("+marks(len(args))+") ORDER BY created_at, id", args...)
+	return s.known.list(ctx, q, "WHERE "+cond+" id IN ("+store.Marks(1, len(args))+") ORDER BY created_at, id", args...)
 }
 
 // Shareable finds the fleets of a project that shall be exported: SSH fleets only.

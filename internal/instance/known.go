@@ -96,7 +96,7 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	}
 	changed := map[string]string{} // their texts
 	for batch := range slices.Chunk(open, 500) {
-		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || version, ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+params(1, len(batch))+") GROUP BY fleet_id", anys(batch)...)
+		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || version, ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(batch))+") GROUP BY fleet_id", store.Args(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id, text string
 			err := rows.Scan(&id, &text)
@@ -149,7 +149,7 @@ func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []strin
 	}
 	counts := make(map[string]int64, len(fleetIDs))
 	for batch := range slices.Chunk(fleetIDs, 500) {
-		rows, err := q.QueryContext(ctx, "SELECT fleet_id, changes FROM fleet_changes WHERE fleet_id IN ("+params(1, len(batch))+")", anys(batch)...)
+		rows, err := q.QueryContext(ctx, "SELECT fleet_id, changes FROM fleet_changes WHERE fleet_id IN ("+store.Marks(1, len(batch))+")", store.Args(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id string
 			var n int64
@@ -197,14 +197,6 @@ func (k *known) keep(q store.Querier, fleetID string, v versions) {
 		}
 	}
 	k.fleets[fleetID] = v
-}
-
-func anys(list []string) []any {
-	out := make([]any, len(list))
-	for i, s := range list {
-		out[i] = s
-	}
-	return out
 }
 
 // row is what is read of an instance to see whether it is known.

@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"dstack/internal/engine"
@@ -61,22 +60,16 @@ func OfFleets(ctx context.Context, q store.Querier, fleetIDs ...string) ([]Insta
 	if len(fleetIDs) == 0 {
 		return nil, nil
 	}
-	args := make([]any, len(fleetIDs))
-	for i, id := range fleetIDs {
-		args[i] = id
-	}
-	return query(ctx, q, "WHERE NOT deleted AND fleet_id IN ("+params(1, len(args))+") ORDER BY fleet_id, num", args...)
+	args := store.Args(fleetIDs)
+	return query(ctx, q, "WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(args))+") ORDER BY fleet_id, num", args...)
 }
 
 // ByID returns instances, also deleted ones, in no order.
 func ByID(ctx context.Context, q store.Querier, ids []string) ([]*Instance, error) {
 	var out []*Instance
 	for batch := range slices.Chunk(ids, 500) {
-		args := make([]any, len(batch))
-		for i, id := range batch {
-			args[i] = id
-		}
-		list, err := query(ctx, q, "WHERE id IN ("+params(1, len(args))+")", args...)
+		args := store.Args(batch)
+		list, err := query(ctx, q, "WHERE id IN ("+store.Marks(1, len(args))+")", args...)
 		if err != nil {
 			return nil, err
 		}
@@ -165,7 +158,7 @@ func loadAssignments(ctx context.Context, q store.Querier, list []Instance) erro
 
 func scanAssignments(ctx context.Context, q store.Querier, byID map[string]*Instance, args []any) error {
 	rows, err := q.QueryContext(ctx,
-		"SELECT instance_id, job_id, blocks FROM assignment WHERE instance_id IN ("+params(1, len(args))+") ORDER BY created_at, job_id", args...)
+		"SELECT instance_id, job_id, blocks FROM assignment WHERE instance_id IN ("+store.Marks(1, len(args))+") ORDER BY created_at, job_id", args...)
 	if err != nil {
 		return fmt.Errorf("list assignments: %w", err)
 	}
@@ -238,11 +231,8 @@ func live(ctx context.Context, q store.Querier, shards []int) ([]string, error) 
 	if len(shards) == 0 {
 		return nil, nil
 	}
-	args := make([]any, len(shards))
-	for i, s := range shards {
-		args[i] = s
-	}
-	rows, err := q.QueryContext(ctx, fmt.Sprintf(liveInShards, params(1, len(args))), args...)
+	args := store.Args(shards)
+	rows, err := q.QueryContext(ctx, fmt.Sprintf(liveInShards, store.Marks(1, len(args))), args...)
 	if err != nil {
 		return nil, fmt.Errorf("list live instances: %w", err)
 	}
@@ -256,18 +246,6 @@ func live(ctx context.Context, q store.Querier, shards []int) ([]string, error) 
 		ids = append(ids, id)
 	}
 	return ids, rows.Err()
-}
-
-// params writes n placeholders beginning with $from.
-func params(from, n int) string {
-	var b strings.Builder
-	for i := range n {
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		fmt.Fprintf(&b, "$%d", from+i)
-	}
-	return b.String()
 }
 
 // Filter chooses instances of a list.
@@ -292,13 +270,10 @@ type Cursor struct {
 func (f Filter) where() (tail string, args []any) {
 	add := func(values ...any) string {
 		args = append(args, values...)
-		return params(len(args)-len(values)+1, len(values))
+		return store.Marks(len(args)-len(values)+1, len(values))
 	}
 	in := func(ids []string) string {
-		values := make([]any, len(ids))
-		for i, id := range ids {
-			values[i] = id
-		}
+		values := store.Args(ids)
 		return " IN (" + add(values...) + ")"
 	}
 	cond := "project_id" + in(f.Projects)

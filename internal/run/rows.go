@@ -83,13 +83,13 @@ func (c *rows) list(ctx context.Context, q store.Querier, tail string, args ...a
 
 // runsByID reads at most 500 runs, in no order.
 func (c *rows) runsByID(ctx context.Context, q store.Querier, ids []string) ([]*Run, error) {
-	list, err := c.list(ctx, q, "WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	list, err := c.list(ctx, q, "WHERE id IN ("+store.Marks(1, len(ids))+")", store.Args(ids)...)
 	return pointers(list), err
 }
 
 // jobsByID is [rows.runsByID] for jobs.
 func (c *rows) jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*Job, error) {
-	list, err := c.listJobs(ctx, q, "WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	list, err := c.listJobs(ctx, q, "WHERE id IN ("+store.Marks(1, len(ids))+")", store.Args(ids)...)
 	return pointers(list), err
 }
 
@@ -97,7 +97,7 @@ func (c *rows) jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*
 func (c *rows) jobsOf(ctx context.Context, q store.Querier, runIDs ...string) (map[string][]Job, error) {
 	byRun := map[string][]Job{}
 	for batch := range slices.Chunk(runIDs, 500) {
-		list, err := c.listJobs(ctx, q, "WHERE run_id IN ("+marks(len(batch))+") "+byAttempt, anys(batch)...)
+		list, err := c.listJobs(ctx, q, "WHERE run_id IN ("+store.Marks(1, len(batch))+") "+byAttempt, store.Args(batch)...)
 		if err != nil {
 			return nil, err
 		}

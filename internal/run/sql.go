@@ -151,7 +151,7 @@ func getJob(ctx context.Context, q store.Querier, id string) (Job, error) {
 func jobsOf(ctx context.Context, q store.Querier, runIDs ...string) (map[string][]Job, error) {
 	byRun := map[string][]Job{}
 	for batch := range slices.Chunk(runIDs, 500) {
-		list, err := readJobs(ctx, q, "SELECT "+jobColumns+" FROM job WHERE run_id IN ("+marks(len(batch))+") "+byAttempt, anys(batch)...)
+		list, err := readJobs(ctx, q, "SELECT "+jobColumns+" FROM job WHERE run_id IN ("+store.Marks(1, len(batch))+") "+byAttempt, store.Args(batch)...)
 		if err != nil {
 			return nil, err
 		}
@@ -178,12 +178,12 @@ func readJobs(ctx context.Context, q store.Querier, query string, args ...any) (
 
 // jobsByID and runsByID read at most 500 rows each.
 func jobsByID(ctx context.Context, q store.Querier, ids []string) ([]*Job, error) {
-	list, err := readJobs(ctx, q, "SELECT "+jobColumns+" FROM job WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	list, err := readJobs(ctx, q, "SELECT "+jobColumns+" FROM job WHERE id IN ("+store.Marks(1, len(ids))+")", store.Args(ids)...)
 	return pointers(list), err
 }
 
 func runsByID(ctx context.Context, q store.Querier, ids []string) ([]*Run, error) {
-	list, err := listRuns(ctx, q, "WHERE id IN ("+marks(len(ids))+")", anys(ids)...)
+	list, err := listRuns(ctx, q, "WHERE id IN ("+store.Marks(1, len(ids))+")", store.Args(ids)...)
 	return pointers(list), err
 }
 
@@ -193,14 +193,6 @@ func pointers[T any](list []T) []*T {
 		out[i] = &list[i]
 	}
 	return out
-}
-
-func anys(ids []string) []any {
-	args := make([]any, len(ids))
-	for i, id := range ids {
-		args[i] = id
-	}
-	return args
 }
 
 func (j *Job) insert(ctx context.Context, tx *store.Tx) error {
@@ -223,14 +215,3 @@ func (j *Job) update(ctx context.Context, tx *store.Tx) error {
 
 // waitingProjects are those that have waiting jobs.
 const waitingProjects = `SELECT DISTINCT project_id FROM job WHERE status = 'submitted'`
-
-func marks(n int) string {
-	b := make([]byte, 0, n*5)
-	for i := range n {
-		if i > 0 {
-			b = append(b, ", "...)
-		}
-		b = fmt.Appendf(b, "$%d", i+1)
-	}
-	return string(b)
-}

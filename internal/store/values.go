@@ -34,6 +34,15 @@ func Marks(from, n int) string {
 	return strings.Join(list, ", ")
 }
 
+// Args are values as arguments of a statement.
+func Args[T any](list []T) []any {
+	args := make([]any, len(list))
+	for i, v := range list {
+		args[i] = v
+	}
+	return args
+}
+
 // JSON stores *v, a document of JSON, in one TEXT column, and scans such a column into *v.
 // v is a pointer in both cases. NULL leaves *v as it is.
 func JSON[T any](v *T) Document[T] { return Document[T]{v} }

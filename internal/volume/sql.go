@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 
 	"dstack/internal/api"
 	"dstack/internal/engine"
@@ -97,11 +96,8 @@ func names(ctx context.Context, q store.Querier, cond string, args ...any) ([]st
 func Names(ctx context.Context, q store.Querier, ids []string) (map[string]string, error) {
 	byID := map[string]string{}
 	for batch := range slices.Chunk(ids, 500) {
-		args := make([]any, len(batch))
-		for i, id := range batch {
-			args[i] = id
-		}
-		list, err := query(ctx, q, "WHERE id IN ("+marks(len(args))+")", args...)
+		args := store.Args(batch)
+		list, err := query(ctx, q, "WHERE id IN ("+store.Marks(1, len(args))+")", args...)
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +121,7 @@ func attached(ctx context.Context, q store.Querier, id string) (int, error) {
 // arguments.
 func page(projectIDs []string, r api.ListVolumesRequest) string {
 	n := len(projectIDs)
-	cond := "project_id IN (" + marks(n) + ")"
+	cond := "project_id IN (" + store.Marks(1, n) + ")"
 	if r.OnlyActive {
 		cond += " AND NOT deleted"
 	}
@@ -158,13 +154,4 @@ func pageArgs(projectIDs []string, r api.ListVolumesRequest) []any {
 		}
 	}
 	return args
-}
-
-// marks writes n placeholders.
-func marks(n int) string {
-	list := make([]string, n)
-	for i := range list {
-		list[i] = fmt.Sprintf("$%d", i+1)
-	}
-	return strings.Join(list, ", ")
 }

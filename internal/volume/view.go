@@ -101,7 +101,7 @@ func attachments(ctx context.Context, q store.Querier, list []Volume) (map[strin
 		args[i] = v.ID
 	}
 	out := map[string][]api.VolumeAttachment{}
-	rows, err := q.QueryContext(ctx, fmt.Sprintf(selectAttachments, marks(len(args))), args...)
+	rows, err := q.QueryContext(ctx, fmt.Sprintf(selectAttachments, store.Marks(1, len(args))), args...)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id, device, fleet string
 		var a api.VolumeAttachment
