@@ -106,15 +106,8 @@ func (l *local) Create(ctx context.Context, req backend.CreateRequest) (backend.
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return backend.Instance{}, fmt.Errorf("make the local agent's folder: %w", err)
 	}
-	path := filepath.Join(home, "meta.json")
-	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
-		data, err := json.Marshal(meta{req.Token, req.Name, req.Tags, time.Now()})
-		if err == nil {
-			err = os.WriteFile(path, data, 0o600)
-		}
-		if err != nil {
-			return backend.Instance{}, fmt.Errorf("record the local agent: %w", err)
-		}
+	if err := record(home, meta{req.Token, req.Name, req.Tags, time.Now()}); err != nil {
+		return backend.Instance{}, fmt.Errorf("record the local agent: %w", err)
 	}
 	if err := l.start(ctx, home); err != nil {
 		return backend.Instance{}, err
@@ -254,6 +247,25 @@ func metaOf(home string, ref backend.Ref) (meta, error) {
 		return meta{}, backend.ErrNotFound
 	}
 	return m, err
+}
+
+// record writes what an agent is for, unless that is written. It is there as a whole or not at all,
+// also when several ask at once, or the server is killed: an agent whose record cannot be read could
+// not be ended.
+func record(home string, m meta) error {
+	path := filepath.Join(home, "meta.json")
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.CreateTemp(home, ".meta-*") // with mode 0600
+	if err != nil {
+		return err
+	}
+	defer os.Remove(f.Name()) // gone after the rename
+	if err := errors.Join(json.NewEncoder(f).Encode(m), f.Close()); err != nil {
+		return err
+	}
+	return os.Rename(f.Name(), path)
 }
 
 func readMeta(home string) (meta, error) {
