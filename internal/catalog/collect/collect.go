@@ -29,6 +29,9 @@ type Source struct {
 	Spot bool
 	// Needs are environment variables with credentials, nil where prices are public.
 	Needs []string
+	// May are environment variables with credentials that no list needs. With all of them a list has
+	// what the provider tells accounts too: types and places that the program does not know.
+	May []string
 	// Huge sources are gigabytes and take many minutes: they are for who asks for them by name.
 	Huge bool
 	// OnlyPublished sources are nothing without [Config.Catalogs].
@@ -66,9 +69,14 @@ func Sources() []Source {
 	}
 }
 
-// Missing are the credentials that the environment lacks.
-func (s Source) Missing(env func(string) string) []string {
-	return slices.DeleteFunc(slices.Clone(s.Needs), func(name string) bool { return env(name) != "" })
+// Missing are the credentials that the environment lacks, without which there is no list.
+func (s Source) Missing(env func(string) string) []string { return unset(s.Needs, env) }
+
+// Lacking are the credentials that the environment lacks, with which there would be more in the list.
+func (s Source) Lacking(env func(string) string) []string { return unset(s.May, env) }
+
+func unset(names []string, env func(string) string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return env(name) != "" })
 }
 
 // Config is what Collect needs.
