@@ -44,6 +44,10 @@ func (c config) Validate() error {
 	return nil
 }
 
+func (c config) Variables() map[string]backend.Secret {
+	return map[string]backend.Secret{"ACME_KEY": backend.Secret(c.Key)}
+}
+
 func TestDefine(t *testing.T) {
 	var opened config
 	typ := backend.Define("acme", "# Acme", func(_ context.Context, c config, _ backend.Deps) (backend.Backend, error) {
@@ -59,6 +63,12 @@ func TestDefine(t *testing.T) {
 	}
 	if _, err := typ.Open(t.Context(), c, backend.Deps{}); err != nil || opened.Key != "k" {
 		t.Errorf("Open = %v with %+v", err, opened)
+	}
+	if got := typ.Variables(c); got["ACME_KEY"] != "k" {
+		t.Errorf("Variables = %v", got)
+	}
+	if got := backend.Define("plain", "", func(context.Context, struct{}, backend.Deps) (backend.Backend, error) { return nil, nil }).Variables(new(struct{})); got != nil {
+		t.Errorf("Variables of a config that has none = %v", got)
 	}
 	_, err = typ.Open(t.Context(), typ.New(), backend.Deps{})
 	if invalid, ok := errors.AsType[*backend.InvalidError](err); !ok || invalid.Path != "key" {

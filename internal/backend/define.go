@@ -43,12 +43,16 @@ type Type struct {
 	New func() any
 	// Validate checks a config made by New. Its error is an *InvalidError.
 	Validate func(config any) error
+	// Variables answers, out of a config made by New, the environment variables with credentials
+	// that the collection of the provider's list prices reads (package collect): none for nil.
+	Variables func(config any) map[string]Secret
 	// Open connects to the account that the config describes. It does not call the provider.
 	Open func(ctx context.Context, config any, d Deps) (Backend, error)
 }
 
 // Define makes a Type from a page and an open function. C is the config: one struct for
-// YAML, REST and storage. When *C has a method Validate() error, it is called before open.
+// YAML, REST and storage. When *C has a method Validate() error, it is called before open; when it
+// has a method Variables() map[string]Secret, that is [Type].Variables.
 func Define[C any](name, doc string, open func(ctx context.Context, c C, d Deps) (Backend, error)) Type {
 	validate := func(v any) error {
 		c, ok := v.(*C)
@@ -65,6 +69,12 @@ func Define[C any](name, doc string, open func(ctx context.Context, c C, d Deps)
 		Doc:      doc,
 		New:      func() any { return new(C) },
 		Validate: validate,
+		Variables: func(c any) map[string]Secret {
+			if v, ok := c.(interface{ Variables() map[string]Secret }); ok {
+				return v.Variables()
+			}
+			return nil
+		},
 		Open: func(ctx context.Context, c any, d Deps) (Backend, error) {
 			if err := validate(c); err != nil {
 				return nil, err

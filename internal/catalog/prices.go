@@ -11,8 +11,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"dstack/internal/backend"
 	"dstack/internal/catalog/collect"
 	"dstack/internal/catalog/pricelist"
+	"dstack/internal/ledger"
 	"dstack/internal/offer"
 )
 
@@ -53,8 +55,11 @@ type Prices struct {
 	heard    map[string]time.Time       // when
 	list     *pricelist.List            // the embedded one with what was collected
 	due      map[string]time.Time       // by source that is wanted, zero for never
-	asking   map[string]bool            // sources that are being asked
+	asking   map[string]*asked          // sources that are being asked
 	news     chan struct{}              // holds a token when due or asking has changed
+	// secrets are what projects' backends are known by to their providers, see Use.
+	secrets map[ledger.Account]map[string]backend.Secret
+	first   map[string]string // by source: the project whose turn it is
 }
 
 // NewPrices checks c. It reads nothing yet.
@@ -62,7 +67,10 @@ func NewPrices(c PricesConfig) (*Prices, error) {
 	if c.Shelf.Dir == "" || c.Transport == nil || c.Env == nil || c.Log == nil {
 		return nil, errors.New("catalog: Shelf, Transport, Env and Log are required")
 	}
-	return &Prices{PricesConfig: c, due: map[string]time.Time{}, asking: map[string]bool{}, news: make(chan struct{}, 1)}, nil
+	return &Prices{
+		PricesConfig: c, due: map[string]time.Time{}, asking: map[string]*asked{}, news: make(chan struct{}, 1),
+		secrets: map[ledger.Account]map[string]backend.Secret{}, first: map[string]string{},
+	}, nil
 }
 
 // Offers are the list prices of a provider, cheapest first, of whatever age.
@@ -124,12 +132,27 @@ func (p *Prices) dropOld(now time.Time) {
 	}
 }
 
+// newer is the date of the prices that are in use instead of those that were collected of a source,
+// "" when these are in use, and the date of these. It wants the mutex held.
+func (p *Prices) newer(s collect.Source) (used, collected string) {
+	_, collected = p.kept[s.Name()].Dates()
+	if s.Spot {
+		_, used = p.list.SpotSize(s.Provider)
+	} else {
+		_, used = p.embedded.Size(s.Provider)
+	}
+	if used <= collected {
+		return "", collected
+	}
+	return used, collected
+}
+
 func (p *Prices) combine() { p.list, _ = p.embedded.Replace(slices.Collect(maps.Values(p.kept))...) }
 
 // expiry is when the prices of a source have to be collected again, zero for never.
 func (p *Prices) expiry(s collect.Source) time.Time {
 	published := p.Env(collect.CatalogsVariable) != ""
-	if s.Pointless(published) || !published && len(s.Missing(p.Env)) > 0 {
+	if s.Pointless(published) || len(p.accesses(s)) == 0 {
 		return time.Time{}
 	}
 	life := pricesFor
@@ -182,13 +205,13 @@ func (p *Prices) next() (next collect.Source, at time.Time, some bool) {
 	defer p.mu.Unlock()
 	usual := 0
 	for _, s := range collect.Sources() {
-		if p.asking[s.Name()] && !s.Huge {
+		if p.asking[s.Name()] != nil && !s.Huge {
 			usual++
 		}
 	}
 	for _, s := range collect.Sources() {
 		due := p.due[s.Name()]
-		if due.IsZero() || p.asking[s.Name()] || !s.Huge && usual >= pricesAtOnce {
+		if due.IsZero() || p.asking[s.Name()] != nil || !s.Huge && usual >= pricesAtOnce {
 			continue
 		}
 		if !some || due.Before(at) {
@@ -201,7 +224,7 @@ func (p *Prices) next() (next collect.Source, at time.Time, some bool) {
 func (p *Prices) begin(s collect.Source) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.asking[s.Name()] = true
+	p.asking[s.Name()] = &asked{}
 }
 
 // refresh collects the prices of one source. What fails is tried again later.
@@ -214,7 +237,7 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 		log.Info("still collecting list prices", "since", time.Since(began).Round(time.Second), "received_bytes", received.Load())
 	})
 	c := collect.Config{Transport: p.Transport, Env: p.Env, Known: p.embedded, Catalogs: p.Env(collect.CatalogsVariable), Received: &received}
-	found, err := collect.Collect(ctx, c, s, began)
+	found, err := p.collect(ctx, c, s, log)
 	stop()
 	if err == nil {
 		err = p.Shelf.Put(s, found.List, began)
@@ -223,7 +246,12 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 	defer p.mu.Unlock()
 	defer p.tell()
 	delete(p.asking, s.Name())
-	if err != nil {
+	switch {
+	case errors.Is(err, errForgotten):
+		p.due[s.Name()] = p.expiry(s)
+		log.Info("the collection of list prices has ended with the credentials that it used")
+		return
+	case err != nil:
 		p.due[s.Name()] = time.Now().Add(pricesRetry)
 		if ctx.Err() == nil {
 			log.Warn("present list prices could not be collected; those before stay", "err", err, "took", time.Since(began).Round(time.Second), "retry_in", pricesRetry)
@@ -234,6 +262,9 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 	p.combine()
 	p.due[s.Name()] = later(p.expiry(s), time.Now().Add(pricesRetry))
 	log.Info("list prices collected", "rows", found.List.Len(), "left_out", found.LeftOut.Len(), "free", found.Free, "took", time.Since(began).Round(time.Second))
+	if known, newest := p.newer(s); known != "" {
+		log.Warn("the collected list prices are older than those that are known, which stay in use", "of", newest, "known_of", known)
+	}
 }
 
 // every calls f again and again after so long each, until the returned function is called.

@@ -1,6 +1,7 @@
 package catalog
 
 import (
+	"archive/zip"
 	"bytes"
 	"context"
 	"fmt"
@@ -194,6 +195,61 @@ func TestPricesOfOthersAreCollectedWhileSomeHang(t *testing.T) {
 			if !strings.Contains(said.String(), want) {
 				t.Errorf("the log lacks %q", want)
 			}
+		}
+	})
+}
+
+// published answers with a catalog of Lambda's of a day long ago.
+type published struct{ archive []byte }
+
+func (p published) RoundTrip(r *http.Request) (*http.Response, error) {
+	rec := httptest.NewRecorder()
+	if strings.HasSuffix(r.URL.Path, "/version") {
+		_, _ = io.WriteString(rec, "20200101-1")
+	} else {
+		_, _ = rec.Write(p.archive)
+	}
+	return rec.Result(), nil
+}
+
+// Collected prices that are older than the embedded ones are kept, not used, and that is said.
+func TestPricesThatAreOlder(t *testing.T) {
+	var archive bytes.Buffer
+	zw := zip.NewWriter(&archive)
+	f, err := zw.Create("lambdalabs.csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fmt.Fprint(f, "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot\n"+
+		"a,r,1,4,16,1,A10,24,False\nb,r,1,4,16,1,A100,40,False\nc,r,1,4,16,1,H100,80,False\n")
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(30 * 365 * 24 * time.Hour)
+		var said bytes.Buffer
+		p, err := NewPrices(PricesConfig{Shelf: collect.Shelf{Dir: dir}, Transport: published{archive.Bytes()}, Log: slog.New(slog.NewTextHandler(&said, nil)), Env: func(name string) string {
+			return map[string]string{collect.CatalogsVariable: "http://catalogs.example"}[name]
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- p.Run(ctx) }()
+		before, err := p.Offers("lambda", offer.Query{})
+		if err != nil || len(before) < 4 {
+			t.Fatalf("%d offers, %v", len(before), err)
+		}
+		synctest.Wait()
+		if after, err := p.Offers("lambda", offer.Query{}); err != nil || len(after) != len(before) {
+			t.Errorf("%d offers, %v, want the %d embedded ones", len(after), err, len(before))
+		}
+		stop()
+		<-done
+		if want := `msg="the collected list prices are older than those that are known, which stay in use" prices_of=lambda of=2020-01-01 known_of=2026`; !strings.Contains(said.String(), want) {
+			t.Errorf("the log lacks %q:\n%s", want, said.String())
 		}
 	})
 }

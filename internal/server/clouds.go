@@ -131,6 +131,7 @@ func (c *clouds) add(p project.Project, written settings) error {
 	}
 	c.configs[a], c.written[a] = cfg, written
 	delete(c.open, a) // the next use opens it anew
+	c.prices.Use(a, t.Variables(cfg))
 	return nil
 }
 
@@ -162,6 +163,7 @@ func (c *clouds) remove(projectID, name string) {
 	delete(c.written, a)
 	delete(c.open, a)
 	delete(c.sealed, a)
+	c.prices.Use(a, nil)
 }
 
 // leave has backends that a project gives up remove what no sweep will remove any more. One

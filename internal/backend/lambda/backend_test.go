@@ -375,3 +375,11 @@ func TestConfig(t *testing.T) {
 		}
 	}
 }
+
+// Its config answers what the collection of Lambda's prices asks the environment for.
+func TestVariables(t *testing.T) {
+	c := &Config{Creds: Credentials{APIKey: "k"}}
+	if got := Type.Variables(c); len(got) != 1 || got["LAMBDA_API_KEY"].Reveal() != "k" {
+		t.Errorf("Variables = %v", got)
+	}
+}

@@ -22,6 +22,9 @@ type Credentials struct {
 	APIKey backend.Secret `json:"api_key" cfg:"req"`
 }
 
+// KeyVariable is the environment variable with the API key, which Lambda's other tools read too.
+const KeyVariable = "LAMBDA_API_KEY"
+
 // maxKey is the longest key that is sent, in bytes: real ones have less than a hundred.
 const maxKey = 1 << 10
 
@@ -41,4 +44,9 @@ func (c Config) Validate() error {
 		}
 	}
 	return nil
+}
+
+// Variables answers what the collection of Lambda's list prices asks the environment for.
+func (c Config) Variables() map[string]backend.Secret {
+	return map[string]backend.Secret{KeyVariable: c.Creds.APIKey}
 }

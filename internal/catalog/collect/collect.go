@@ -32,6 +32,8 @@ type Source struct {
 	// May are environment variables with credentials that no list needs. With all of them a list has
 	// what the provider tells accounts too: types and places that the program does not know.
 	May []string
+	// PerAccount sources tell each account something else: what is free for it, what was agreed with it.
+	PerAccount bool
 	// Huge sources are gigabytes and take many minutes: they are for who asks for them by name.
 	Huge bool
 	// OnlyPublished sources are nothing without [Config.Catalogs].
@@ -83,9 +85,11 @@ func unset(names []string, env func(string) string) []string {
 type Config struct {
 	Transport http.RoundTripper   // see [backend.NewTransport]
 	Env       func(string) string // credentials, and DSTACK_ENDPOINT_<PROVIDER>
-	Known     *pricelist.List     // what instance types have, for price lists that do not say
-	Catalogs  string              // optional: base URL of published catalogs to take instead
-	Received  *atomic.Int64       // optional: counts the bytes of answers as they come
+	// Credentials are taken instead of those of Env, all of them; optional.
+	Credentials func(string) string
+	Known       *pricelist.List // what instance types have, for price lists that do not say
+	Catalogs    string          // optional: base URL of published catalogs to take instead
+	Received    *atomic.Int64   // optional: counts the bytes of answers as they come
 }
 
 // CatalogsVariable is the environment variable of [Config.Catalogs], as for the original's
@@ -122,10 +126,13 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 	if c.Received == nil {
 		c.Received = new(atomic.Int64)
 	}
+	if c.Credentials == nil {
+		c.Credentials = c.Env
+	}
 	if s.collect == nil {
 		return Collection{}, fmt.Errorf("collect the prices of %s: they come from published catalogs only: set %s", s.Name(), CatalogsVariable)
 	}
-	if names := s.Missing(c.Env); len(names) > 0 {
+	if names := s.Missing(c.Credentials); len(names) > 0 {
 		return Collection{}, fmt.Errorf("collect the prices of %s: set %s", s.Name(), strings.Join(names, " and "))
 	}
 	base := s.base
@@ -141,7 +148,7 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 	ctx, cancel := context.WithTimeoutCause(ctx, s.Limit(), fmt.Errorf("it took longer than %v", s.Limit()))
 	defer cancel()
 	t := &tray{provider: s.Provider, asOf: now.UTC().Format("2006-01-02")}
-	err := s.collect(ctx, &session{http: s.client(c.Transport), base: base, env: c.Env, known: c.Known, now: now, received: c.Received}, t)
+	err := s.collect(ctx, &session{http: s.client(c.Transport), base: base, env: c.Credentials, known: c.Known, now: now, received: c.Received}, t)
 	if err == nil {
 		err = context.Cause(ctx)
 	}

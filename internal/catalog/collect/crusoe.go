@@ -17,7 +17,7 @@ import (
 
 func crusoe() Source {
 	return Source{
-		Provider: "crusoe", Needs: []string{"CRUSOE_ACCESS_KEY", "CRUSOE_SECRET_KEY", "CRUSOE_PROJECT_ID"}, base: "https://api.crusoecloud.com/v1alpha5",
+		Provider: "crusoe", Needs: []string{"CRUSOE_ACCESS_KEY", "CRUSOE_SECRET_KEY", "CRUSOE_PROJECT_ID"}, PerAccount: true, base: "https://api.crusoecloud.com/v1alpha5",
 		collect: collectCrusoe, expect: expectation{gpus: []string{"A100"}, noSpot: true},
 	}
 }

@@ -11,7 +11,7 @@ import (
 
 func digitalOcean() Source {
 	return Source{
-		Provider: "digitalocean", Needs: []string{"DIGITAL_OCEAN_API_KEY"}, base: "https://api.digitalocean.com", baseEnv: "DIGITAL_OCEAN_API_URL",
+		Provider: "digitalocean", Needs: []string{"DIGITAL_OCEAN_API_KEY"}, PerAccount: true, base: "https://api.digitalocean.com", baseEnv: "DIGITAL_OCEAN_API_URL",
 		collect: collectDroplets("DIGITAL_OCEAN_API_KEY"), expect: expectation{cpuOnly: true, noSpot: true},
 	}
 }
@@ -20,7 +20,7 @@ func digitalOcean() Source {
 func amdDevCloud() Source {
 	const key = "AMD_DEVELOPER_CLOUD_API_KEY"
 	return Source{
-		Provider: "amddevcloud", Needs: []string{key}, base: "https://api-amd.digitalocean.com",
+		Provider: "amddevcloud", Needs: []string{key}, PerAccount: true, base: "https://api-amd.digitalocean.com",
 		collect: collectDroplets(key), expect: expectation{gpus: []string{"MI300X"}, noSpot: true},
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 func hotAisle() Source {
 	return Source{
-		Provider: "hotaisle", Needs: []string{"HOTAISLE_API_KEY", "HOTAISLE_TEAM_HANDLE"}, base: "https://admin.hotaisle.app/api",
+		Provider: "hotaisle", Needs: []string{"HOTAISLE_API_KEY", "HOTAISLE_TEAM_HANDLE"}, PerAccount: true, base: "https://admin.hotaisle.app/api",
 		collect: collectHotAisle, expect: expectation{gpus: []string{"MI300X"}, noSpot: true},
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 func jarvisLabs() Source {
 	return Source{
-		Provider: "jarvislabs", Needs: []string{"JL_API_KEY"}, base: "https://backendn.jarvislabs.net", baseEnv: "JARVISLABS_API_URL",
+		Provider: "jarvislabs", Needs: []string{"JL_API_KEY"}, PerAccount: true, base: "https://backendn.jarvislabs.net", baseEnv: "JARVISLABS_API_URL",
 		collect: collectJarvisLabs, expect: expectation{noSpot: true},
 	}
 }

@@ -12,11 +12,10 @@ import (
 
 // lambdaCloud asks the backend: what it offers has the list prices.
 func lambdaCloud() Source {
-	const key = "LAMBDA_API_KEY"
 	return Source{
-		Provider: lambda.Name, Needs: []string{key}, base: "",
+		Provider: lambda.Name, Needs: []string{lambda.KeyVariable}, base: "",
 		collect: func(ctx context.Context, s *session, t *tray) error {
-			c := &lambda.Config{Creds: lambda.Credentials{APIKey: backend.Secret(s.env(key))}}
+			c := &lambda.Config{Creds: lambda.Credentials{APIKey: backend.Secret(s.env(lambda.KeyVariable))}}
 			b, err := lambda.Type.Open(ctx, c, backend.Deps{Transport: s.http.Transport, Endpoint: s.base, Log: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				return err
