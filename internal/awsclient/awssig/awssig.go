@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -89,14 +90,16 @@ func (s Signer) canonical(r *http.Request, signed []string, body []byte) (string
 	return b.String(), nil
 }
 
+// query has the parameters in the order of their names, then of their values: a.1=x before a.10=x.
 func query(q url.Values) string {
 	var parts []string
-	for k, values := range q {
+	for _, k := range slices.SortedFunc(maps.Keys(q), func(a, b string) int { return strings.Compare(escape(a), escape(b)) }) {
+		values := slices.Clone(q[k])
+		slices.Sort(values)
 		for _, v := range values {
 			parts = append(parts, escape(k)+"="+escape(v))
 		}
 	}
-	slices.Sort(parts)
 	return strings.Join(parts, "&")
 }
 

@@ -16,10 +16,10 @@ import (
 )
 
 // aws publishes one file with all prices of EC2. What GPUs a type has is told to accounts only,
-// so that the list has the types that the program knows; spot prices are told to accounts too.
+// so that without one the list has the types that the program knows; spot prices are told to accounts too.
 func aws() Source {
 	return Source{
-		Provider: "aws", Huge: true, base: "https://pricing.us-east-1.amazonaws.com", limit: 2 * time.Hour, collect: collectAWS,
+		Provider: "aws", Huge: true, May: []string{awsKey, awsSecret}, base: "https://pricing.us-east-1.amazonaws.com", limit: 2 * time.Hour, collect: collectAWS,
 		expect: expectation{rows: 1000, gpus: []string{"H100", "A100", "A10G", "T4", "L40S", "L4"}, cpuOnly: true, noSpot: true, regions: []string{"us-east-1", "us-west-2-lax-1"}},
 	}
 }
@@ -28,9 +28,19 @@ func aws() Source {
 const maxAWS = 64 << 30
 
 func collectAWS(ctx context.Context, s *session, t *tray) error {
-	return s.stream(ctx, "/offers/v1.0/aws/AmazonEC2/current/index.csv", func(r io.Reader) error {
-		return t.aws(io.LimitReader(r, maxAWS), s.known.Types(t.provider))
+	var others awsOthers
+	if s.hasAccount {
+		others = awsOthers{}
+	}
+	err := s.stream(ctx, "/offers/v1.0/aws/AmazonEC2/current/index.csv", nil, func(r io.Reader) error {
+		return t.aws(io.LimitReader(r, maxAWS), s.known.Types(t.provider), others)
 	})
+	if err != nil || !s.hasAccount {
+		return err
+	}
+	found, err := s.account(awsEC2).awsTypes(ctx, others)
+	t.awsOthers(others, found)
+	return t.doWithout(ctx, err)
 }
 
 // awsWanted are the columns that decide whether a row is the plain price of an hour.
@@ -39,8 +49,9 @@ var awsWanted = map[string][]string{
 	"Currency": {"USD"}, "Pre Installed S/W": {"", "NA"}, "MarketOption": {"OnDemand"},
 }
 
-// aws reads the file: five lines about it, a header, and rows.
-func (t *tray) aws(r io.Reader, types map[string]pricelist.Row) error {
+// aws reads the file: five lines about it, a header, and rows. Those of other types than some are kept
+// in others, or left out where that is nil.
+func (t *tray) aws(r io.Reader, types map[string]pricelist.Row, others awsOthers) error {
 	lines := bufio.NewReaderSize(r, 1<<20)
 	for range 5 {
 		if _, err := lines.ReadSlice('\n'); err != nil {
@@ -69,7 +80,12 @@ func (t *tray) aws(r io.Reader, types map[string]pricelist.Row) error {
 			return nil
 		}
 		if err == nil {
-			err = t.awsRow(func(name string) string { return record[cols[name]] }, types, seen)
+			err = t.awsRow(func(name string) string {
+				if i, ok := cols[name]; ok {
+					return record[i]
+				}
+				return ""
+			}, types, others, seen)
 		}
 		if err != nil {
 			if refused, ok := errors.AsType[*pricelist.RowError](err); ok {
@@ -88,7 +104,7 @@ func awsNames() []string {
 	return names
 }
 
-func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, seen map[[2]string]float64) error {
+func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, others awsOthers, seen map[[2]string]float64) error {
 	for name, values := range awsWanted {
 		if !slices.Contains(values, cell(name)) {
 			return nil
@@ -96,15 +112,34 @@ func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, 
 	}
 	r, known := types[cell("Instance Type")]
 	if !known {
-		t.leaveOut(cell("Instance Type"))
+		if !others.keep(cell) {
+			t.leaveOut(cell("Instance Type"))
+		}
 		return nil
 	}
-	var err error
-	if r.Price, err = strconv.ParseFloat(cell("PricePerUnit"), 64); err != nil {
-		return &pricelist.FieldError{Column: "price", Problem: fmt.Sprintf("%.40q is not a number", cell("PricePerUnit"))}
+	err := awsPrice(cell, &r)
+	if err != nil {
+		return err
 	}
 	if r.Price == 0 { // billed otherwise
 		t.free++
+		return nil
+	}
+	k := [2]string{r.Instance, r.Region}
+	if old, again := seen[k]; again && old == r.Price {
+		return nil
+	}
+	seen[k] = r.Price
+	return t.add(r)
+}
+
+// awsPrice reads what a row says of a type: its price, which is 0 for what is billed otherwise, and
+// where, and what it has but for GPUs.
+func awsPrice(cell func(string) string, r *pricelist.Row) (err error) {
+	if r.Price, err = strconv.ParseFloat(cell("PricePerUnit"), 64); err != nil {
+		return &pricelist.FieldError{Column: "price", Problem: fmt.Sprintf("%.40q is not a number", cell("PricePerUnit"))}
+	}
+	if r.Price == 0 {
 		return nil
 	}
 	if r.CPUs, err = strconv.Atoi(cell("vCPU")); err != nil {
@@ -116,12 +151,7 @@ func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, 
 		return &pricelist.FieldError{Column: "memory", Problem: fmt.Sprintf("%.40q is not a size", cell("Memory"))}
 	}
 	r.MemoryMiB, r.Region = mib(gib), strings.Clone(cell("Region Code"))
-	k := [2]string{r.Instance, r.Region}
-	if old, again := seen[k]; again && old == r.Price {
-		return nil
-	}
-	seen[k] = r.Price
-	return t.add(r)
+	return nil
 }
 
 // noEOF says that a file ended too early.

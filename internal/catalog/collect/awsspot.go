@@ -29,7 +29,7 @@ import (
 // account has.
 func awsSpot() Source {
 	return Source{
-		Provider: "aws", Spot: true, Needs: []string{awsKey, awsSecret}, base: "https://ec2." + regionMark + ".amazonaws.com", collect: collectAWSSpot,
+		Provider: "aws", Spot: true, Needs: []string{awsKey, awsSecret}, base: awsEC2, collect: collectAWSSpot,
 		expect: expectation{rows: 20, noOther: true, regions: []string{awsHome}},
 	}
 }
@@ -38,7 +38,8 @@ const (
 	awsKey, awsSecret, awsToken = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN" // the last is optional
 	// awsHome is the region that every account has.
 	awsHome = "us-east-1"
-	// regionMark stands for a region in a base URL.
+	// awsEC2 is where EC2 answers, in the region that stands for regionMark.
+	awsEC2     = "https://ec2." + regionMark + ".amazonaws.com"
 	regionMark = "{region}"
 	// awsTypes is how many types are asked for at a time: they are in the URL.
 	awsTypes = 100

@@ -97,7 +97,7 @@ func TestAWS(t *testing.T) {
 	var tr *tray
 	read := func(text string) ([]string, error) {
 		tr = &tray{provider: "aws", asOf: "2026-11-25"}
-		err := tr.aws(strings.NewReader(text), known(t).Types("aws"))
+		err := tr.aws(strings.NewReader(text), known(t).Types("aws"), nil)
 		return listed(tr.list.List()), err
 	}
 	got, err := read(awsHead + plain + plain + // once more, at the same price

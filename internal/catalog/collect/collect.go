@@ -103,6 +103,9 @@ type Collection struct {
 	LeftOut LeftOut
 	// Free counts rows of known types without a price: what is billed otherwise, or not sold.
 	Free int
+	// NoAccount is why the list has only what anybody is told, though all of [Source.May] is set;
+	// nil otherwise.
+	NoAccount error
 }
 
 const (
@@ -112,6 +115,8 @@ const (
 	answerLimit = 30 * time.Second
 	// stallLimit bounds the time in which nothing comes of an answer that takes longer.
 	stallLimit = time.Minute
+	// accountLimit bounds what a list can do without: the questions that only accounts may ask.
+	accountLimit = 5 * time.Minute
 )
 
 // Collect asks a provider for its prices, which are then of the day of now. An error leaves
@@ -135,27 +140,24 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 	if names := s.Missing(c.Credentials); len(names) > 0 {
 		return Collection{}, fmt.Errorf("collect the prices of %s: set %s", s.Name(), strings.Join(names, " and "))
 	}
-	base := s.base
+	endpoint := ""
 	if c.Catalogs == "" {
-		endpoint, err := backend.Type{Name: s.Provider, EndpointEnv: s.baseEnv}.Endpoint(c.Env)
-		if err != nil {
+		var err error
+		if endpoint, err = (backend.Type{Name: s.Provider, EndpointEnv: s.baseEnv}).Endpoint(c.Env); err != nil {
 			return Collection{}, err
-		}
-		if endpoint != "" {
-			base = endpoint
 		}
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, s.Limit(), fmt.Errorf("it took longer than %v", s.Limit()))
 	defer cancel()
 	t := &tray{provider: s.Provider, asOf: now.UTC().Format("2006-01-02")}
-	err := s.collect(ctx, &session{http: s.client(c.Transport), base: base, env: c.Credentials, known: c.Known, now: now, received: c.Received}, t)
+	err := s.collect(ctx, s.session(c, endpoint, now), t)
 	if err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
 		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), err)
 	}
-	found := Collection{List: t.list.List(), LeftOut: t.leftOut(), Free: t.free}
+	found := Collection{List: t.list.List(), LeftOut: t.leftOut(), Free: t.free, NoAccount: t.noAccount}
 	if got := found.List.Backends(); len(got) > 1 || len(got) == 1 && got[0] != s.Provider {
 		return Collection{}, fmt.Errorf("collect the prices of %s: they are of %s", s.Name(), strings.Join(got, ", "))
 	}
@@ -163,22 +165,6 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), err)
 	}
 	return found, nil
-}
-
-// maxRedirects bounds how often a public list may be elsewhere.
-const maxRedirects = 5
-
-// client follows an answer to another host only when it brings no credentials there.
-func (s Source) client(transport http.RoundTripper) *http.Client {
-	return &http.Client{Transport: transport, CheckRedirect: func(req *http.Request, via []*http.Request) error {
-		switch {
-		case len(s.Needs) > 0 && req.URL.Host != via[0].URL.Host:
-			return fmt.Errorf("it sends us to %s, which gets no credentials: set %s to go there", printable(req.URL.Host), backend.EndpointVariable(s.Provider))
-		case len(via) > maxRedirects:
-			return fmt.Errorf("it sent us elsewhere more than %d times", maxRedirects)
-		}
-		return nil
-	}}
 }
 
 // errStrange means that an answer is not what its provider documents.

@@ -2,6 +2,7 @@ package collect
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -36,7 +39,63 @@ type session struct {
 	known *pricelist.List
 	now   time.Time
 
+	hasAccount bool         // all credentials of [Source.May] are set
+	guarded    *http.Client // takes credentials to no other host
+	endpoint   string       // which the environment sets for all addresses, "" for none
+	secrets    []string     // that no error shows
+
 	received *atomic.Int64 // bytes of answers
+}
+
+// session is that of a collection. endpoint replaces the provider's address unless it is empty.
+func (s Source) session(c Config, endpoint string, now time.Time) *session {
+	guarded := &http.Client{Transport: c.Transport, CheckRedirect: s.stay}
+	n := &session{
+		http: guarded, guarded: guarded, base: cmp.Or(endpoint, s.base), endpoint: endpoint, env: c.Credentials, known: c.Known, now: now, received: c.Received,
+		hasAccount: len(s.May) > 0 && len(s.Lacking(c.Credentials)) == 0,
+	}
+	if len(s.Needs) == 0 {
+		n.http = &http.Client{Transport: c.Transport, CheckRedirect: follow}
+	}
+	for _, name := range slices.Concat(s.Needs, s.May) {
+		if value := c.Credentials(name); len(value) >= minSecret && secretName.MatchString(name) {
+			n.secrets = append(n.secrets, value)
+		}
+	}
+	return n
+}
+
+// account is the session with which is asked what only accounts are told, at another address.
+func (s *session) account(base string) *session {
+	a := *s
+	a.http, a.base = s.guarded, cmp.Or(s.endpoint, base)
+	return &a
+}
+
+const (
+	// maxRedirects bounds how often a list may be elsewhere.
+	maxRedirects = 5
+	// minSecret is the length of what is taken for a secret, in bytes.
+	minSecret = 8
+)
+
+// secretName is what variables are called that have secrets, and not names of accounts.
+var secretName = regexp.MustCompile("KEY|SECRET|TOKEN")
+
+// follow lets a public list be elsewhere.
+func follow(_ *http.Request, via []*http.Request) error {
+	if len(via) > maxRedirects {
+		return fmt.Errorf("it sent us elsewhere more than %d times", maxRedirects)
+	}
+	return nil
+}
+
+// stay keeps credentials from other hosts.
+func (s Source) stay(req *http.Request, via []*http.Request) error {
+	if req.URL.Host != via[0].URL.Host || req.URL.Scheme != via[0].URL.Scheme {
+		return fmt.Errorf("it sends us to %s, which gets no credentials: set %s to go there", printable(req.URL.Host), backend.EndpointVariable(s.Provider))
+	}
+	return follow(req, via)
 }
 
 // get reads a JSON document.
@@ -101,12 +160,12 @@ func plain(path string) string {
 }
 
 // stream reads a document of any size with read. It gives up when nothing comes for long.
-func (s *session) stream(ctx context.Context, path string, read func(io.Reader) error) error {
+func (s *session) stream(ctx context.Context, path string, header http.Header, read func(io.Reader) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stalled := time.AfterFunc(stallLimit, func() { cancel(fmt.Errorf("nothing came for %v", stallLimit)) })
 	defer stalled.Stop()
-	resp, err := s.send(ctx, http.MethodGet, path, nil, nil)
+	resp, err := s.send(ctx, http.MethodGet, path, header, nil)
 	if err != nil {
 		return err
 	}
@@ -144,7 +203,9 @@ func (s *session) send(ctx context.Context, method, path string, header http.Hea
 	}
 	req.Header.Set("Accept", "application/json, */*")
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		if req.Header.Get("Content-Type") == "" {
+			req.Header.Set("Content-Type", "application/json")
+		}
 		req.Header.Set("Idempotency-Key", uuid.NewString()) // so that the transport may repeat it
 	}
 	resp, err := s.do(req)
@@ -167,10 +228,18 @@ func (s *session) do(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
 		defer resp.Body.Close()
 		said, _ := io.ReadAll(io.LimitReader(resp.Body, maxSaid)) // what was read is better than nothing
-		resp.Body = io.NopCloser(strings.NewReader(oneLine(string(said))))
+		resp.Body = io.NopCloser(strings.NewReader(oneLine(s.hush(string(said)))))
 		return nil, backend.CheckResponse(resp)
 	}
 	return resp, nil
+}
+
+// hush takes secrets out of what somebody repeats.
+func (s *session) hush(text string) string {
+	for _, secret := range s.secrets {
+		text = strings.ReplaceAll(text, secret, "***")
+	}
+	return text
 }
 
 // maxSaid bounds what is read of an error, in bytes.

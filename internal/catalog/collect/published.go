@@ -73,7 +73,7 @@ func (s *session) small(ctx context.Context, path string) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, answerLimit, fmt.Errorf("no answer in %v", answerLimit))
 	defer cancel()
 	text := ""
-	err := s.stream(ctx, path, func(r io.Reader) error {
+	err := s.stream(ctx, path, nil, func(r io.Reader) error {
 		data, err := io.ReadAll(io.LimitReader(r, 1<<10))
 		text = strings.TrimSpace(string(data))
 		return err

@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"context"
 	"maps"
 	"math"
 	"regexp"
@@ -21,6 +22,7 @@ type tray struct {
 	rows           int
 	free           int // rows without a price
 	left           map[string]bool
+	noAccount      error // why an account told nothing
 }
 
 // add checks a row and takes it. Backend and date are the tray's.
@@ -34,6 +36,23 @@ func (t *tray) add(r pricelist.Row) error {
 	if err := t.list.Add(r); err != nil {
 		return &pricelist.RowError{File: t.provider, Row: t.rows, Err: err}
 	}
+	return nil
+}
+
+// addMore takes a row of a type that only an account knows of, or leaves the type out: what anybody is
+// told is not refused for its sake.
+func (t *tray) addMore(r pricelist.Row) {
+	if t.add(r) != nil {
+		t.leaveOut(r.Instance)
+	}
+}
+
+// doWithout goes on without what an account was asked for, for the reason err. The end of ctx ends everything.
+func (t *tray) doWithout(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	t.noAccount = err
 	return nil
 }
 

@@ -53,10 +53,10 @@ func newRefresh(p *program.Program) *cobra.Command {
 			_, err := o.sources()
 			return err
 		},
-		Long: "Collect the price lists of providers, for `dstack offer --catalog` on this machine. Most are public; others need\n" +
-			"credentials in the environment, and are passed over without. A list that cannot be read whole, or that lacks\n" +
-			"what it must have, is refused, and the last good one stays. With GPUHUNT_CATALOG_URL, published catalogs at that\n" +
-			"URL are taken instead, of the providers that are published there. The exit code is 1 when a provider's prices could not be collected.",
+		Long: "Collect the price lists of providers, for `dstack offer --catalog` on this machine. Most are public, and some\n" +
+			"have more with credentials in the environment; others need those, and are passed over without. A list that cannot\n" +
+			"be read whole, or that lacks what it must have, is refused, and the last good one stays. With GPUHUNT_CATALOG_URL,\n" +
+			"published catalogs at that URL are taken instead, of the providers that are published there. The exit code is 1 when a provider's prices could not be collected.",
 		RunE: func(cmd *cobra.Command, _ []string) error { return refresh(cmd.Context(), o) },
 	}
 	cmd.Flags().StringArrayVar(&o.providers, "provider", nil, "collect the prices of this provider only; repeatable")
@@ -74,6 +74,7 @@ type outcome struct {
 	More     int      `json:"left_out_more"`    // how many of those are not named
 	Free     int      `json:"free"`             // rows that say no price, left out too
 	Reason   string   `json:"reason,omitempty"` // of a failure, or why it was passed over or is not used
+	Hint     string   `json:"hint,omitempty"`   // what would make more of it
 }
 
 // atOnce is how many providers are asked at a time. Published catalogs are taken one by one: each is an
@@ -160,6 +161,11 @@ func (o options) one(ctx context.Context, c collect.Config, s collect.Source) ou
 		out.Status, out.Reason = "failed", err.Error()
 		return out
 	}
+	if found.NoAccount != nil {
+		out.Hint = "only what anybody is told, since the account was not: " + found.NoAccount.Error()
+	} else if lacking := s.Lacking(o.Env); len(lacking) > 0 && c.Catalogs == "" {
+		out.Hint = "for more of it set " + strings.Join(lacking, " and ")
+	}
 	out.LeftOut = append(out.LeftOut, found.LeftOut.Names...)
 	out.More, out.Free = found.LeftOut.More, found.Free
 	return out
@@ -239,6 +245,9 @@ func (out outcome) remark() string {
 	}
 	if out.Free > 0 {
 		parts = append(parts, fmt.Sprintf("rows without a price: %d", out.Free))
+	}
+	if out.Hint != "" {
+		parts = append(parts, out.Hint)
 	}
 	return strings.Join(parts, "; ")
 }
