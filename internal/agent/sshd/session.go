@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -202,15 +203,17 @@ func (s *Server) terminal(sess ssh.Session, cmd *exec.Cmd, l login, req ssh.Pty,
 	go func() {
 		_, _ = io.Copy(master, sess) // ends with the client or the terminal
 	}()
+	out := output{file: master}
 	copied := make(chan struct{})
 	go func() {
-		_, _ = io.Copy(sess, master) // ends when the last process closes the terminal
+		_, _ = io.Copy(channelOf(sess), &out)
 		close(copied)
 	}()
 	done := follow(sess, cmd, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGHUP) })
 	err = cmd.Wait()
 	close(done)
-	drain(copied)
+	out.commandEnded()
+	<-copied
 	exit(sess, err)
 }
 
@@ -242,17 +245,10 @@ func (s *Server) pipes(sess ssh.Session, cmd *exec.Cmd) {
 		_, _ = io.Copy(stdin, sess) // until the client says that it is over
 		stdin.Close()
 	}()
-	copied := make(chan struct{})
-	go func() {
-		defer close(copied)
-		both := make(chan struct{})
-		go func() {
-			_, _ = io.Copy(sess.Stderr(), errR)
-			close(both)
-		}()
-		_, _ = io.Copy(sess, outR)
-		<-both
-	}()
+	out, errs := output{file: outR}, output{file: errR}
+	var copied sync.WaitGroup
+	copied.Go(func() { _, _ = io.Copy(sess.Stderr(), &errs) })
+	copied.Go(func() { _, _ = io.Copy(sess, &out) })
 	// As with OpenSSH, a command without terminal notices that its client is gone by its
 	// pipes alone: remote editors leave servers running that way.
 	done := follow(sess, cmd, func() {
@@ -261,7 +257,9 @@ func (s *Server) pipes(sess ssh.Session, cmd *exec.Cmd) {
 	})
 	err = cmd.Wait()
 	close(done)
-	drain(copied)
+	out.commandEnded()
+	errs.commandEnded()
+	copied.Wait()
 	exit(sess, err)
 }
 
@@ -294,14 +292,6 @@ func signalNumbers() map[ssh.Signal]syscall.Signal {
 		ssh.SIGABRT: syscall.SIGABRT, ssh.SIGALRM: syscall.SIGALRM, ssh.SIGFPE: syscall.SIGFPE, ssh.SIGHUP: syscall.SIGHUP,
 		ssh.SIGILL: syscall.SIGILL, ssh.SIGINT: syscall.SIGINT, ssh.SIGKILL: syscall.SIGKILL, ssh.SIGPIPE: syscall.SIGPIPE,
 		ssh.SIGQUIT: syscall.SIGQUIT, ssh.SIGSEGV: syscall.SIGSEGV, ssh.SIGTERM: syscall.SIGTERM, ssh.SIGUSR1: syscall.SIGUSR1, ssh.SIGUSR2: syscall.SIGUSR2,
-	}
-}
-
-// drain waits for the output, but not for descendants that keep it open.
-func drain(copied <-chan struct{}) {
-	select {
-	case <-copied:
-	case <-time.After(500 * time.Millisecond):
 	}
 }
 

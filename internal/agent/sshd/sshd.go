@@ -80,7 +80,7 @@ func New(c Config) (*Server, error) {
 		Handler:           s.session,
 		SubsystemHandlers: map[string]ssh.SubsystemHandler{"sftp": s.sftp},
 		ChannelHandlers: map[string]ssh.ChannelHandler{
-			"session":                        ssh.DefaultSessionHandler,
+			"session":                        openSession,
 			"direct-tcpip":                   s.directTCP,
 			"direct-streamlocal@openssh.com": directUnix,
 		},
@@ -144,18 +144,21 @@ func (s *Server) Active() int { return int(s.active.Load()) }
 
 // Serve answers connections until ctx ends; then it closes them all.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
-	stop := context.AfterFunc(ctx, func() {
-		s.srv.Close()
-		// The library forgets that it was closed when it begins to listen after that, as with a job
-		// that is over within milliseconds: it would go on accepting, and the container with it.
-		l.Close()
-	})
+	stop := context.AfterFunc(ctx, func() { s.close(l) })
 	defer stop()
 	err := s.srv.Serve(l)
 	if ctx.Err() != nil || errors.Is(err, ssh.ErrServerClosed) {
 		return nil
 	}
 	return fmt.Errorf("serve SSH: %w", err)
+}
+
+// close ends the service on l, also before it has begun.
+func (s *Server) close(l net.Listener) {
+	s.srv.Close()
+	// The library forgets that it was closed when it begins to listen after that, as with a job
+	// that is over within milliseconds: it would go on accepting, and the container with it.
+	l.Close()
 }
 
 // authorize compares with the keys of the job, then with those of the user who logs in.

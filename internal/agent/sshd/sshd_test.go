@@ -201,6 +201,85 @@ func TestTerminal(t *testing.T) {
 	}
 }
 
+// TestTerminalBytes reads what a command writes on a terminal: what the terminal makes of it, and
+// nothing else.
+func TestTerminalBytes(t *testing.T) {
+	r := newRig(t)
+	var text strings.Builder
+	for n := range 1 << 17 {
+		fmt.Fprintf(&text, "%0*d\n", n%61, n)
+	}
+	odd := "\n\r\n\r\r\n\n\r\r\r\n\x00\xff\x1b[0m"
+	for _, c := range []struct{ name, settings, file, want string }{
+		{"lines", "true", text.String(), strings.ReplaceAll(text.String(), "\n", "\r\n")},
+		{"odd ends of lines", "true", odd, strings.ReplaceAll(odd, "\n", "\r\n")},
+		{"a program that sets it to raw", "stty raw", strings.Repeat(odd, 1<<10), strings.Repeat(odd, 1<<10)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := filepath.Join(r.dir, "text")
+			if err := os.WriteFile(file, []byte(c.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			got, err := r.ssh("-tt", "@", c.settings+"; cat "+file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got != c.want {
+				same := 0
+				for same < min(len(got), len(c.want)) && got[same] == c.want[same] {
+					same++
+				}
+				t.Errorf("%d bytes, want %d; after %d come %.20q, want %.20q", len(got), len(c.want), same, got[same:], c.want[same:])
+			}
+		})
+	}
+}
+
+// TestSlowClient lets a client read nothing for longer than its command runs: the end is not lost.
+func TestSlowClient(t *testing.T) {
+	r := newRig(t)
+	signer, err := gossh.NewSignerFromKey(r.private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const size = 2<<20 + 8<<10 // the window of the client, and less than what may lie on the way to it
+	for name, terminal := range map[string]bool{"with a terminal": true, "without one": false} {
+		t.Run(name, func(t *testing.T) {
+			client, err := gossh.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", r.port), &gossh.ClientConfig{User: "root", Auth: []gossh.AuthMethod{gossh.PublicKeys(signer)}, HostKeyCallback: gossh.InsecureIgnoreHostKey()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			session, err := client.NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if terminal {
+				if err := session.RequestPty("xterm", 24, 80, gossh.TerminalModes{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			out, err := session.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			over := filepath.Join(r.dir, "over "+name)
+			if err := session.Start(fmt.Sprintf("head -c %d /dev/zero; echo >'%s'", size, over)); err != nil {
+				t.Fatal(err)
+			}
+			r.until("the command ends", func() bool { _, err := os.Stat(over); return err == nil })
+			<-time.After(lingering + lingering/2)
+			got, err := io.Copy(io.Discard, out)
+			if got != size || err != nil {
+				t.Errorf("%d of %d bytes (%v)", got, size, err)
+			}
+			if err := session.Wait(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // What stays on a terminal after its session holds nothing of the server.
 func TestSessionsLeaveNothing(t *testing.T) {
 	r := newRig(t)
