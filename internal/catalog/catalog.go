@@ -49,13 +49,16 @@ type Config struct {
 	Changed func(projectID string)
 	// Failures lists what could not be had since a time; optional.
 	Failures func(ctx context.Context, since time.Time) ([]ledger.Failure, error)
+	// Dearers lists what cost a project more than was allowed, since a time; optional.
+	Dearers func(ctx context.Context, projectID string, since time.Time) ([]ledger.Dearer, error)
 }
 
 // Catalog answers queries from memory. It is safe for concurrent use.
 type Catalog struct {
 	Config
-	memory  memory
+	failed  memory[ledger.Failure]
 	mu      sync.Mutex
+	dearer  map[string]*memory[ledger.Dearer] // by project
 	known   map[subject]*answer
 	markets map[string]market // by project and reservations
 	ctx     context.Context   // of refreshes; ends with Run
@@ -96,7 +99,7 @@ func New(c Config) (*Catalog, error) {
 		c.Changed = func(string) {}
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &Catalog{Config: c, known: map[subject]*answer{}, markets: map[string]market{}, ctx: ctx, end: end}, nil
+	return &Catalog{Config: c, known: map[subject]*answer{}, dearer: map[string]*memory[ledger.Dearer]{}, markets: map[string]market{}, ctx: ctx, end: end}, nil
 }
 
 // Close ends the refreshes that are under way and waits for them.
@@ -143,11 +146,12 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 	if err := c.await(ctx, subjects, w); err != nil {
 		return nil, err
 	}
-	lower := penalties(time.Now().Truncate(penaltyStep), c.failed(ctx), projectID)
+	now := time.Now().Truncate(penaltyStep)
+	lower, dear := penalties(now, c.failures(ctx), projectID), dearOnes(now, c.dearers(ctx, projectID))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var told []subject
-	said := fmt.Appendf(nil, "%v", lower)
+	said := fmt.Appendf(nil, "%v %v", lower, dear)
 	for _, a := range subjects {
 		if k := c.known[a]; k != nil && counts(k) {
 			told = append(told, a)
@@ -166,9 +170,13 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 			reserve(all, a, c.known[a].parts)
 		}
 	}
-	if len(lower) > 0 {
+	if len(lower)+len(dear) > 0 {
 		for i := range all {
-			all[i].Penalty = lower[all[i].Key()]
+			o := &all[i]
+			k := o.Key()
+			var unlike float64
+			o.Price, unlike = dear[k].price(o.Price)
+			o.Penalty = min(maxPenalty, lower[k]+unlike)
 		}
 	}
 	if len(c.markets) >= maxMarkets {

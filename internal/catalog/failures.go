@@ -2,6 +2,7 @@ package catalog
 
 import (
 	"context"
+	"log/slog"
 	"math"
 	"sync"
 	"time"
@@ -34,37 +35,45 @@ func penalties(now time.Time, failures []ledger.Failure, projectID string) map[o
 			continue
 		}
 		k := offer.Key{Backend: f.Backend, Region: f.Region, Instance: f.Instance, Spot: f.Spot}
-		sum[k] = min(maxPenalty, sum[k]+math.Exp2(-float64(age)/float64(halving)))
+		sum[k] = min(maxPenalty, sum[k]+decayed(age))
 	}
 	return sum
 }
 
-// memory is what the ledger last said about failures. The ledger keeps them, so that they
-// survive the server, and other replicas hear of them.
-type memory struct {
-	mu       sync.Mutex
-	failures []ledger.Failure
-	at       time.Time
+// decayed is what one failure counts for.
+func decayed(age time.Duration) float64 { return math.Exp2(-float64(max(0, age)) / float64(halving)) }
+
+// memory is what the ledger last said about something. The ledger keeps it, so that it survives the
+// server, and other replicas hear of it.
+type memory[T any] struct {
+	mu   sync.Mutex
+	list []T
+	at   time.Time
 }
 
-// failed lists the failures that still count, as they were moments ago.
-func (c *Catalog) failed(ctx context.Context) []ledger.Failure {
+// of is what still counts, as it was moments ago.
+func (m *memory[T]) of(ctx context.Context, log *slog.Logger, ask func(since time.Time) ([]T, error)) []T {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := time.Now()
+	if now.Sub(m.at) < reread {
+		return m.list
+	}
+	list, err := ask(now.Add(-remembered))
+	if err != nil {
+		if ctx.Err() == nil {
+			log.Warn("what could not be had lately is not known", "err", err)
+		}
+		return m.list
+	}
+	m.list, m.at = list, now
+	return m.list
+}
+
+// failures lists what could not be had.
+func (c *Catalog) failures(ctx context.Context) []ledger.Failure {
 	if c.Failures == nil {
 		return nil
 	}
-	c.memory.mu.Lock()
-	defer c.memory.mu.Unlock()
-	now := time.Now()
-	if now.Sub(c.memory.at) < reread {
-		return c.memory.failures
-	}
-	failures, err := c.Failures(ctx, now.Add(-remembered))
-	if err != nil {
-		if ctx.Err() == nil {
-			c.Log.Warn("what could not be had lately is not known", "err", err)
-		}
-		return c.memory.failures
-	}
-	c.memory.failures, c.memory.at = failures, now
-	return failures
+	return c.failed.of(ctx, c.Log, func(since time.Time) ([]ledger.Failure, error) { return c.Failures(ctx, since) })
 }

@@ -20,6 +20,7 @@ func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (
 	if err := c.await(ctx, []subject{offers}, w); err != nil {
 		return ledger.Quote{}, err
 	}
+	dear := dearOnes(time.Now(), c.dearers(ctx, projectID))[what]
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k, now := c.known[offers], time.Now()
@@ -34,8 +35,11 @@ func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (
 		return q, nil
 	}
 	for _, o := range k.offers {
-		if o.Key() == what && (!q.Known || o.Price < q.Price) {
-			q.Price, q.Known = o.Price, true
+		if o.Key() != what {
+			continue
+		}
+		if price, _ := dear.price(o.Price); !q.Known || price < q.Price {
+			q.Price, q.Known = price, true
 		}
 	}
 	return q, nil

@@ -301,9 +301,15 @@ func (s *Server) assemble(file file) error {
 	if err != nil {
 		return err
 	}
-	if s.catalog, err = catalog.New(catalog.Config{Clouds: s.clouds, Log: s.Log, Changed: freed, Failures: func(ctx context.Context, since time.Time) ([]ledger.Failure, error) {
-		return ledger.Failures(ctx, s.db.Read(), since)
-	}}); err != nil {
+	if s.catalog, err = catalog.New(catalog.Config{
+		Clouds: s.clouds, Log: s.Log, Changed: freed,
+		Failures: func(ctx context.Context, since time.Time) ([]ledger.Failure, error) {
+			return ledger.Failures(ctx, s.db.Read(), since)
+		},
+		Dearers: func(ctx context.Context, projectID string, since time.Time) ([]ledger.Dearer, error) {
+			return ledger.Dearers(ctx, s.db.Read(), projectID, since)
+		},
+	}); err != nil {
 		return err
 	}
 	s.runs, err = run.New(run.Config{

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/api"
 	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
 	"dstack/internal/offer"
@@ -241,4 +242,64 @@ func TestOldPricesOfFleets(t *testing.T) {
 			t.Errorf("%d machines asked for, want 1", n)
 		}
 	})
+}
+
+// unsteady is a price list of one machine, which may cost a little else every minute.
+type unsteady struct{ changes bool }
+
+// Offers implements backend.Prices.
+func (u unsteady) Offers(string, offer.Query) ([]offer.Offer, error) {
+	gpu := fake.SomeOffers()[1] // for $2.5
+	if u.changes {
+		gpu.Price -= float64(time.Now().Minute()) / 1000
+	}
+	return []offer.Offer{gpu}, nil
+}
+
+// TestCloudThatChargesMore has a cloud charge more than it lists. A run that waits for a machine within its
+// max_price has one now and then, which is given back at once, and not one after the other.
+func TestCloudThatChargesMore(t *testing.T) {
+	for name, tt := range map[string]struct {
+		list unsteady
+		most int // machines within three hours
+	}{
+		"at a price that stays":   {unsteady{}, 2},      // what was told counts for two hours
+		"at a price that changes": {unsteady{true}, 12}, // at least for a quarter of an hour
+	} {
+		t.Run(name, func(t *testing.T) {
+			tp := newTemplate(t)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				cloud := w.addCloud(fake.Config{
+					Name: cloudNames[0], Prices: tt.list, Latency: time.Second, Boot: time.Minute, Deletion: 10 * time.Second,
+					Charges: func(offer.Offer) float64 { return 9 },
+				})
+				for _, name := range cloudNames[1:] {
+					w.addCloud(fake.Config{Name: name})
+				}
+				w.start()
+				defer w.end()
+				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "resources": object{"gpu": 1}})
+				task := object{
+					"type": "task", "commands": []string{"work"}, "resources": object{"gpu": 1}, "max_price": 3,
+					"retry": object{"on_events": []string{"no-capacity"}, "duration": 4 * 3600},
+				}
+				if status := w.applyRun("one", task, script{Run: time.Minute, Lines: 1}); status != 200 {
+					t.Fatalf("apply: %d", status)
+				}
+				time.Sleep(3 * time.Hour)
+				if n := cloud.Calls("Create"); n < 1 || n > tt.most {
+					t.Errorf("%d machines were bought within three hours, want 1 to %d", n, tt.most)
+				}
+				if left := w.ours(); len(left) != 0 {
+					t.Errorf("machines that cost too much: %v", left)
+				}
+				var run api.Run
+				w.call("project/main/runs/get", object{"run_name": "one"}, &run)
+				if run.Status.Finished() {
+					t.Errorf("the run is %s, want it to wait", run.Status)
+				}
+			})
+		})
+	}
 }

@@ -26,7 +26,10 @@ type Config struct {
 	Offers []offer.Offer
 	// Prices are what it sells instead of Offers, under its name, as providers that do not tell an
 	// account what things cost; optional.
-	Prices   backend.Prices
+	Prices backend.Prices
+	// Charges is what a machine of an offer really costs, in US dollars per hour, which the answers to
+	// Create and Describe tell then; nil: what is offered, and they tell nothing.
+	Charges  func(o offer.Offer) float64
 	Boot     time.Duration // from Create to StateRunning
 	Latency  time.Duration // of every call
 	ListLag  time.Duration // how long List does not see what was created or deleted
@@ -208,7 +211,11 @@ func (c *Cloud) create(req backend.CreateRequest, f fate) (*machine, error) {
 		return nil, fmt.Errorf("%s in %s: %w", req.Offer.Instance, req.Offer.Region, backend.ErrNoCapacity)
 	}
 	made := func(twin bool) *machine {
-		m := c.add(req.Offer.Region, req.Offer.Price, req.Tags)
+		price := req.Offer.Price
+		if c.Charges != nil {
+			price = c.Charges(req.Offer)
+		}
+		m := c.add(req.Offer.Region, price, req.Tags)
 		m.req, m.twin = req, twin
 		c.plan(m)
 		return m
@@ -418,6 +425,9 @@ func (c *Cloud) view(m *machine) backend.Instance {
 	inst := backend.Instance{
 		Mark: markOf(m.tags, m.req.Name), Ref: backend.Ref{Region: m.region, ID: m.id}, State: backend.StatePending, Username: "ubuntu",
 		CreatedAt: m.createdAt, GoneAt: m.goneAt, Zone: m.req.Zone,
+	}
+	if c.Charges != nil {
+		inst.Price = m.price
 	}
 	switch {
 	case !m.goneAt.IsZero():

@@ -1,0 +1,85 @@
+package ledger
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/backend"
+	"dstack/internal/offer"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
+)
+
+func TestDearers(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		now := time.Now().Truncate(time.Microsecond).UTC()
+		ago := func(m int) time.Time { return now.Add(-time.Duration(m) * time.Minute) }
+		three := 3.0
+		doc := Doc{
+			MaxPrice: &three, Priced: true, DeletingAt: ago(5), Outcome: Deleted,
+			Create: &backend.CreateRequest{Offer: offer.Offer{Region: "us-east-1", Instance: "p5", Price: 2.5, Resources: offer.Resources{Spot: true}}},
+		}
+		with := func(change func(*Doc)) Doc {
+			d := doc
+			change(&d)
+			return d
+		}
+		ended := Record{State: Gone, Price: 9, CreatedAt: ago(10), BilledFrom: ago(9), BilledTo: ago(4), Doc: doc}
+		of := func(change func(*Record)) Record {
+			r := ended
+			change(&r)
+			return r
+		}
+		records := map[string]Record{
+			"ended":    ended,
+			"long ago": of(func(r *Record) { r.BilledTo = ago(61) }),
+			"being deleted": of(func(r *Record) {
+				r.State, r.BilledTo, r.Doc = Deleting, time.Time{}, with(func(d *Doc) { d.DeletingAt = ago(1) })
+			}),
+			"booting": of(func(r *Record) {
+				r.State, r.Wanted, r.BilledTo, r.Doc = Created, true, time.Time{}, with(func(d *Doc) { d.DeletingAt = time.Time{} })
+			}),
+			"in use":      of(func(r *Record) { r.State, r.Wanted, r.idle, r.BilledTo = Created, true, true, time.Time{} }),
+			"as cheap":    of(func(r *Record) { r.Price = 3 }),
+			"not told":    of(func(r *Record) { r.Doc = with(func(d *Doc) { d.Priced = false }) }),
+			"no limit":    of(func(r *Record) { r.Doc = with(func(d *Doc) { d.MaxPrice = nil }) }),
+			"never there": of(func(r *Record) { r.BilledFrom, r.BilledTo = time.Time{}, time.Time{} }),
+			"another's":   of(func(r *Record) { r.ProjectID = "q" }),
+			"a disk":      of(func(r *Record) { r.Kind = backend.VolumeResource }),
+		}
+		err := db.Write(t.Context(), func(tx *store.Tx) error {
+			for name, r := range records {
+				r.ID, r.Backend, r.Region = name, "aws", "us-east-1"
+				if r.ProjectID == "" {
+					r.ProjectID = "p"
+				}
+				if r.Kind == "" {
+					r.Kind = backend.InstanceResource
+				}
+				if err := insert(t.Context(), tx, r); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := Dearers(t.Context(), db.Read(), "p", now.Add(-time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range got {
+			got[i].At = got[i].At.UTC()
+		}
+		at := func(m int) Dearer {
+			return Dearer{Key: offer.Key{Backend: "aws", Region: "us-east-1", Instance: "p5", Spot: true}, Offered: 2.5, Price: 9, At: ago(m)}
+		}
+		if diff := cmp.Diff([]Dearer{at(10), at(5), at(1)}, got); diff != "" { // booting, ended, being deleted
+			t.Errorf("Dearers (-want +got):\n%s", diff)
+		}
+	})
+}
