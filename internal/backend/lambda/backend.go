@@ -75,6 +75,9 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 	if err != nil {
 		return backend.Instance{}, err
 	}
+	if err := until(ctx, time.Now().Add(l.launches.join(req.Token, req.Since))); err != nil {
+		return backend.Instance{}, err
+	}
 	if err := l.launches.take(req.Token, req.Since); err != nil {
 		return backend.Instance{}, err
 	}

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -139,6 +140,51 @@ func TestLaunchBurst(t *testing.T) {
 		}
 		if a.throttled > 0 {
 			t.Errorf("Lambda had to throttle %d requests", a.throttled)
+		}
+	})
+}
+
+// TestOldestFirst has wishes ask an idle Lambda at the same time, the youngest first: the oldest is launched
+// first, and the others by age. One that is alone does not wait for others.
+func TestOldestFirst(t *testing.T) {
+	bubble(t, func(t *testing.T, a *account, b *lambda) {
+		const wanted = 6
+		began := time.Now()
+		var mu sync.Mutex
+		var order []string
+		create := func(n int) {
+			req := request(fmt.Sprint("t", n), "gpu_1x_a10")
+			req.Since = began.Add(time.Duration(n) * time.Millisecond)
+			for {
+				_, err := b.Create(t.Context(), req)
+				if limit, ok := errors.AsType[*backend.RateLimitedError](err); ok {
+					time.Sleep(limit.After)
+					continue
+				}
+				if err != nil {
+					t.Errorf("Create = %v", err)
+				}
+				mu.Lock()
+				order = append(order, req.Token)
+				mu.Unlock()
+				return
+			}
+		}
+		var wg sync.WaitGroup
+		for n := wanted - 1; n >= 0; n-- {
+			wg.Go(func() { create(n) })
+			synctest.Wait()
+			time.Sleep(5 * time.Millisecond) // as long as a busy server takes for the next
+		}
+		wg.Wait()
+		if want := []string{"t0", "t1", "t2", "t3", "t4", "t5"}; !slices.Equal(order, want) {
+			t.Errorf("launched in the order %v, want %v", order, want)
+		}
+		time.Sleep(time.Minute)
+		asked := time.Now()
+		create(wanted)
+		if took := time.Since(asked); took > 4*requestEvery {
+			t.Errorf("one alone took %v", took)
 		}
 	})
 }

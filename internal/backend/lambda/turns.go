@@ -8,9 +8,9 @@ import (
 	"dstack/internal/backend"
 )
 
-// turns keep launches a fixed time apart, as Lambda's limit asks. Nobody waits for a turn here:
-// whoever is early is told when to come back and keeps the place in the queue, so that the ledger
-// can see meanwhile that a machine is not wanted any more. It is safe for concurrent use.
+// turns keep launches a fixed time apart, as Lambda's limit asks. Nobody waits for a turn here, longer
+// than it takes to see who else wants one: whoever is early is told when to come back and keeps the place
+// in the queue, so that the ledger can see meanwhile that a machine is not wanted any more. It is safe for concurrent use.
 type turns struct {
 	every time.Duration
 	mu    sync.Mutex
@@ -31,7 +31,22 @@ const (
 	longestAway = time.Minute
 	// turnSlack is how early a token may come, as what a launch needs before takes time.
 	turnSlack = time.Second
+	// gathering is how long the first at an idle Lambda waits: wishes of one moment ask in any order.
+	gathering = 200 * time.Millisecond
 )
+
+// join queues a token, if it is not there yet, and is how long those who are older may still come before
+// it takes its turn: zero for a token that would have to come back anyway.
+func (q *turns) join(token string, since time.Time) time.Duration {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	now := time.Now()
+	place, known := q.place(token, since, now)
+	if known || q.away(place, now) > turnSlack {
+		return 0
+	}
+	return gathering
+}
 
 // take says that a token may launch now, or with a *backend.RateLimitedError when it shall come
 // back. A token that does not come within another turn of that loses its place. Who may launch
@@ -40,15 +55,8 @@ func (q *turns) take(token string, since time.Time) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	q.queue = slices.DeleteFunc(q.queue, func(w waiter) bool { return w.token != token && w.due.Add(q.every).Before(now) })
-	place := slices.IndexFunc(q.queue, func(w waiter) bool { return w.token == token })
-	if place < 0 {
-		if place = slices.IndexFunc(q.queue, func(w waiter) bool { return w.since.After(since) }); place < 0 {
-			place = len(q.queue)
-		}
-		q.queue = slices.Insert(q.queue, place, waiter{token: token, since: since})
-	}
-	away := q.ready(now).Add(time.Duration(place) * q.every).Sub(now)
+	place, _ := q.place(token, since, now)
+	away := q.away(place, now)
 	if away <= turnSlack {
 		q.queue = slices.Delete(q.queue, place, place+1)
 		q.busy = true
@@ -57,6 +65,24 @@ func (q *turns) take(token string, since time.Time) error {
 	away = min(away, longestAway)
 	q.queue[place].due = now.Add(away)
 	return &backend.RateLimitedError{After: away, Queued: true}
+}
+
+// place finds a token in the queue, known, or puts it there, without those who did not come.
+func (q *turns) place(token string, since, now time.Time) (place int, known bool) {
+	q.queue = slices.DeleteFunc(q.queue, func(w waiter) bool { return w.token != token && w.due.Add(q.every).Before(now) })
+	if place = slices.IndexFunc(q.queue, func(w waiter) bool { return w.token == token }); place >= 0 {
+		return place, true
+	}
+	if place = slices.IndexFunc(q.queue, func(w waiter) bool { return w.since.After(since) }); place < 0 {
+		place = len(q.queue)
+	}
+	q.queue = slices.Insert(q.queue, place, waiter{token: token, since: since, due: now})
+	return place, false
+}
+
+// away is how long it takes until the turn of a place in the queue.
+func (q *turns) away(place int, now time.Time) time.Duration {
+	return q.ready(now).Add(time.Duration(place) * q.every).Sub(now)
 }
 
 // ready is when the first of the queue may launch; while another launches, when to ask again.
