@@ -29,19 +29,37 @@ func (i *Instance) whole(err error) error {
 		return err
 	}
 	problem := fmt.Sprintf("The stored record of this instance cannot be read (%v). It takes no jobs; delete it", damage)
-	if i.SSHHost != "" { // how to log in is lost
-		problem += fmt.Sprintf(". Host %s is not reached: containers of jobs may run on there", i.SSHHost)
+	if i.SSHHost != "" { // how to log in, and the host key, are lost
+		problem += fmt.Sprintf(". Host %s is not reached once the present connection has ended: containers of jobs may run on there until you add it again", i.SSHHost)
 	}
 	i.Data = Data{Damage: damage.Error(), Problem: problem, IdleSeconds: -1}
 	return nil
 }
 
-// damaged decides over an instance of which only the columns are known: nothing, unless its
-// machine is gone.
+// damaged decides over an instance of which only the columns are known. The jobs on a machine go on, and
+// end there when they are told to: the ledger knows where it is.
 func (d *Decision) damaged(now time.Time, s Snapshot) {
-	if s.Machine.Gone {
+	works := s.Instance.Status == api.InstanceIdle || s.Instance.Status == api.InstanceBusy
+	switch {
+	case s.Machine.Gone:
 		d.terminate(now, api.InstanceUnreachable, "The backend says that the instance does not exist any more")
+	case works && s.Machine.Hostname != "" && !s.Link.Watched:
+		d.Effects = append(d.Effects, Watch)
 	}
+}
+
+// recall gives a damaged instance the address of its machine, as the ledger has it. The host key was in the
+// record: this is a first contact again, with an address that the cloud vouches for. That of a host of the
+// user nobody does.
+func (s *Service) recall(ctx context.Context, inst *Instance) error {
+	r, err := s.Ledger.Get(ctx, s.DB.Read(), inst.IntentID)
+	if err != nil {
+		return err
+	}
+	got := r.Instance()
+	jpd := describeMachine(r.Price, *inst, got)
+	inst.Data.Provisioning, inst.Data.Socket = &jpd, got.Socket
+	return nil
 }
 
 // ownerless are owners of machines that are wanted, and no instances (any more).

@@ -63,6 +63,11 @@ func (s *Service) projectSigner(ctx context.Context, projectID string) (ssh.Sign
 
 // target is how the pool reaches the instance's agent.
 func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error) {
+	if inst.Data.Damage != "" && inst.IntentID != "" {
+		if err := s.recall(ctx, &inst); err != nil {
+			return host.Target{}, err
+		}
+	}
 	t := host.Target{ID: inst.ID, Local: inst.Data.Socket, Home: inst.Data.Home}
 	if t.Local != "" {
 		return t, nil
@@ -253,22 +258,35 @@ func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (
 	got := r.Instance()
 	m.Created = r.State == ledger.Created
 	m.Failed = m.Created && got.State == backend.StateFailed
-	if !m.Created || inst.Data.Offer == nil { // none is known of a damaged row
+	if !m.Created {
+		return m, nil
+	}
+	jpd := describeMachine(r.Price, inst, got)
+	if got.Ready() {
+		m.Hostname, m.Socket = *jpd.Hostname, got.Socket
+	}
+	if inst.Data.Offer == nil { // of a damaged row
 		return m, nil
 	}
 	if limit := r.Doc.MaxPrice; limit != nil && r.Doc.Priced && r.Price > *limit {
 		m.TooDear = fmt.Sprintf("It costs $%g an hour, more than the max_price of $%g", r.Price, *limit)
 	}
-	jpd := &api.JobProvisioningData{
-		Backend: api.BackendType(inst.Backend), InstanceType: inst.Data.Offer.Instance, InstanceID: got.Ref.ID,
-		PublicIPEnabled: true, Region: got.Ref.Region, Price: r.Price, Username: got.Username, Dockerized: got.Socket == "",
+	m.Provisioning = &jpd
+	return m, nil
+}
+
+// describeMachine is what a cloud says of a machine.
+func describeMachine(price float64, inst Instance, got backend.Instance) api.JobProvisioningData {
+	jpd := api.JobProvisioningData{
+		Backend: api.BackendType(inst.Backend), InstanceID: got.Ref.ID,
+		PublicIPEnabled: true, Region: got.Ref.Region, Price: price, Username: cmp.Or(got.Username, "root"), Dockerized: got.Socket == "",
+	}
+	if o := inst.Data.Offer; o != nil {
+		jpd.InstanceType, jpd.Region = o.Instance, cmp.Or(jpd.Region, o.Region)
 	}
 	if got.Ready() {
-		m.Hostname, m.Socket = cmp.Or(got.Hostname, "127.0.0.1"), got.Socket
-		jpd.Hostname = &m.Hostname
-	}
-	if jpd.Region == "" {
-		jpd.Region = inst.Data.Offer.Region
+		hostname := cmp.Or(got.Hostname, "127.0.0.1")
+		jpd.Hostname = &hostname
 	}
 	if got.InternalIP != "" {
 		jpd.InternalIP = &got.InternalIP
@@ -279,9 +297,5 @@ func (s *Service) machine(ctx context.Context, q store.Querier, inst Instance) (
 	if got.SSHPort != 0 {
 		jpd.SSHPort = &got.SSHPort
 	}
-	if jpd.Username == "" {
-		jpd.Username = "root"
-	}
-	m.Provisioning = jpd
-	return m, nil
+	return jpd
 }

@@ -84,7 +84,7 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 		} else if !errors.Is(err, store.ErrNotFound) {
 			return JobSnapshot{}, err
 		}
-		snap.Reachable = snap.Instance != nil && snap.Instance.Data.Damage == "" && s.Hosts.Reachable(snap.Instance)
+		snap.Reachable = snap.Instance != nil && s.Hosts.Reachable(snap.Instance)
 	}
 	switch j.Status {
 	case api.JobRunning:

@@ -17,14 +17,14 @@ type hosts struct {
 }
 
 // Reachable is exact for the hosts that this replica follows; of others it knows what their
-// replica has stored.
+// replica has stored, and of one whose record is damaged nothing.
 func (h hosts) Reachable(inst *instance.Instance) bool {
 	if h.pool.Watched(inst.ID) {
 		_, err := h.pool.Client(inst.ID)
 		return err == nil
 	}
 	connected := inst.Status == api.InstanceIdle || inst.Status == api.InstanceBusy || inst.Status == api.InstanceTerminating
-	return connected && !inst.Unreachable && inst.Data.LostAt.IsZero()
+	return connected && inst.Data.Damage == "" && !inst.Unreachable && inst.Data.LostAt.IsZero()
 }
 
 func (h hosts) Client(ctx context.Context, instanceID string) (*agentapi.Client, error) {

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/backend/fake"
 	"dstack/internal/store"
@@ -104,6 +105,91 @@ func damage(t *testing.T, tp template, edit string) {
 	}
 	if t.Failed() {
 		t.Log(w.trace.text(w.current().db))
+	}
+}
+
+// TestDamagedHosts stops jobs on hosts whose own records were destroyed. A machine of a cloud is found by what
+// the ledger knows of it. The host key of a host of the user is lost: it is reached as long as the connection
+// lasts; later the server says that it is not, and once the host is added again nothing is left on it.
+func TestDamagedHosts(t *testing.T) {
+	tp := newTemplate(t)
+	for name, tt := range map[string]struct {
+		hosts   []string // none: a cloud
+		restart bool
+		lost    bool // nobody can end the container until the host is added again
+	}{
+		"machine":                   {},
+		"machine, after a restart":  {restart: true},
+		"SSH host":                  {hosts: []string{"host0.example"}},
+		"SSH host, after a restart": {hosts: []string{"host0.example"}, restart: true, lost: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				for _, name := range cloudNames {
+					w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second, Latency: 200 * time.Millisecond})
+				}
+				config := object{"nodes": object{"min": 0, "max": 1}}
+				if tt.hosts != nil {
+					config = object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": tt.hosts}}
+					w.hosts[tt.hosts[0]] = newHost(w, tt.hosts[0], 1, false)
+				}
+				w.start()
+				defer w.end()
+				w.applyFleet("nodes", config)
+				time.Sleep(time.Minute)
+				w.applyRun("victim", object{"type": "task", "commands": []string{"work"}, "resources": object{"cpu": "1..", "memory": "1GB.."}}, script{Run: 24 * time.Hour, Lines: 24})
+				time.Sleep(2 * time.Minute)
+				running := func() (n int) {
+					for _, h := range w.every() {
+						for _, task := range h.list() {
+							if task.State == agentapi.Running {
+								n++
+							}
+						}
+					}
+					return n
+				}
+				if running() != 1 {
+					t.Fatalf("%d tasks run, want 1: %q", running(), w.texts(`SELECT status FROM job`))
+				}
+				w.current().sql(`UPDATE instance SET data = '{bad', version = version + 1`)
+				if tt.restart {
+					w.stop()
+					w.start()
+				}
+				time.Sleep(2 * time.Minute)
+				w.stopRun("victim", false)
+				time.Sleep(time.Minute)
+				if got := running() > 0; got != tt.lost {
+					t.Errorf("the task still runs: %v, want %v", got, tt.lost)
+				}
+				if got := w.texts(`SELECT status FROM job`); !slices.Equal(got, []string{"terminated"}) {
+					t.Errorf("the job is %q, want terminated", got)
+				}
+				var fleet api.Fleet
+				w.call("project/main/fleets/get", object{"name": "nodes"}, &fleet)
+				m := ""
+				if fleet.StatusMessage != nil {
+					m = *fleet.StatusMessage
+				}
+				if strings.Contains(m, "may run on there") != (tt.hosts != nil) {
+					t.Errorf("the fleet says %q, want what may be left on hosts of users: %v", m, tt.hosts != nil)
+				}
+				w.deleteFleets("nodes")
+				time.Sleep(10 * time.Minute)
+				if tt.hosts != nil {
+					w.applyFleet("again", config)
+					time.Sleep(2 * time.Minute)
+				}
+				if n := running() + len(w.ours()); n > 0 {
+					t.Errorf("%d tasks and machines are left", n)
+				}
+				if t.Failed() {
+					t.Log(w.trace.text(w.current().db))
+				}
+			})
+		})
 	}
 }
 
