@@ -15,11 +15,11 @@ import (
 	"dstack/internal/catalog/pricelist"
 )
 
-// azure publishes retail prices. What types have is told to accounts only, so that the list
-// has those that the program knows.
+// azure publishes retail prices. What types have is told to accounts only, so that without one the list
+// has those that the program knows, in the regions that it knows.
 func azure() Source {
 	return Source{
-		Provider: "azure", base: "https://prices.azure.com", collect: collectAzure,
+		Provider: "azure", May: []string{azureSubscription, azureTenant, azureClient, azureSecret}, base: "https://prices.azure.com", collect: collectAzure,
 		expect: expectation{rows: 1000, gpus: []string{"A100", "A10", "H100NVL"}, cpuOnly: true, spot: true, regions: []string{"eastus"}},
 	}
 }
@@ -39,12 +39,20 @@ type azurePrice struct {
 }
 
 func collectAzure(ctx context.Context, s *session, t *tray) error {
-	types := s.known.Types(t.provider)
+	types, regions := s.known.Types(t.provider), s.known.Regions(t.provider)
+	if s.hasAccount {
+		found, err := s.azureTypes(ctx)
+		if err := t.doWithout(ctx, err); err != nil {
+			return err
+		}
+		t.azureTypes(types, found.types)
+		regions = azureRegions(regions, found.regions)
+	}
 	valid := azureValid{}
 	var mu sync.Mutex // of t and valid
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
-	for _, region := range s.known.Regions(t.provider) {
+	for _, region := range regions {
 		g.Go(func() error {
 			return s.azure(ctx, region, func(page []azurePrice) {
 				mu.Lock()
@@ -56,7 +64,7 @@ func collectAzure(ctx context.Context, s *session, t *tray) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return t.azure(valid, types)
+	return t.azure(valid, types, s.known.Types(t.provider))
 }
 
 // azure reads the prices of one region, page by page.
@@ -112,14 +120,17 @@ func (t *tray) azurePage(valid azureValid, region string, page []azurePrice, typ
 	}
 }
 
-func (t *tray) azure(valid azureValid, types map[string]pricelist.Row) error {
+// azure adds what costs something. What is wrong with types that the program does not know leaves those out.
+func (t *tray) azure(valid azureValid, types, known map[string]pricelist.Row) error {
 	byName := func(a, b azurePlace) int {
 		return strings.Compare(a.sku+" "+a.region+fmt.Sprint(a.spot), b.sku+" "+b.region+fmt.Sprint(b.spot))
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(valid), byName) {
 		r := types[k.sku]
 		r.Region, r.Spot, r.Price = k.region, k.spot, float64(valid[k].Price)
-		if err := t.add(r); err != nil {
+		if _, ours := known[k.sku]; !ours {
+			t.addMore(r)
+		} else if err := t.add(r); err != nil {
 			return err
 		}
 	}
