@@ -39,6 +39,7 @@ var never = map[string][]string{
 	"internal/object":            {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/blobstore"}, // services know no database
 	"internal/awsclient":         {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/object"},
 	"internal/gcpclient":         {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/object"},
+	"internal/nebiusclient":      {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/backend", "internal/catalog"},
 	"internal/ledger":            {"internal/run", "internal/fleet", "internal/instance", "internal/server"},
 	"internal/host":              {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store"},
 	"internal/blobstore":         {"internal/run", "internal/server"},
