@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,6 +30,8 @@ type Source struct {
 	Spot bool
 	// Needs are environment variables with credentials, nil where prices are public.
 	Needs []string
+	// Instead are variables each of which does in place of all those.
+	Instead []string
 	// May are environment variables with credentials that no list needs. With all of them a list has
 	// what the provider tells accounts too: types and places that the program does not know.
 	May []string
@@ -36,8 +39,6 @@ type Source struct {
 	PerAccount bool
 	// Huge sources are gigabytes and take many minutes: they are for who asks for them by name.
 	Huge bool
-	// OnlyPublished sources are nothing without [Config.Catalogs].
-	OnlyPublished bool
 
 	base    string // of the URLs, without trailing slash
 	baseEnv string // the provider's own variable for it
@@ -59,9 +60,7 @@ func (s Source) Limit() time.Duration { return cmp.Or(s.limit, usualLimit) }
 
 // Pointless says that there is nothing to ask: where published catalogs are taken instead, they
 // have spot prices too.
-func (s Source) Pointless(published bool) bool {
-	return published && s.Spot || !published && s.OnlyPublished
-}
+func (s Source) Pointless(published bool) bool { return published && s.Spot }
 
 // Sources lists where prices can be collected, by name.
 func Sources() []Source {
@@ -72,7 +71,17 @@ func Sources() []Source {
 }
 
 // Missing are the credentials that the environment lacks, without which there is no list.
-func (s Source) Missing(env func(string) string) []string { return unset(s.Needs, env) }
+func (s Source) Missing(env func(string) string) []string {
+	if slices.ContainsFunc(s.Instead, func(name string) bool { return env(name) != "" }) {
+		return nil
+	}
+	return unset(s.Needs, env)
+}
+
+// Settings says which of the variables that a list needs to set: "A and B, or C".
+func (s Source) Settings(needed []string) string {
+	return strings.Join(append([]string{strings.Join(needed, " and ")}, s.Instead...), ", or ")
+}
 
 // Lacking are the credentials that the environment lacks, with which there would be more in the list.
 func (s Source) Lacking(env func(string) string) []string { return unset(s.May, env) }
@@ -90,6 +99,8 @@ type Config struct {
 	Known       *pricelist.List // what instance types have, for price lists that do not say
 	Catalogs    string          // optional: base URL of published catalogs to take instead
 	Received    *atomic.Int64   // optional: counts the bytes of answers as they come
+	// Dial makes the connections of providers that do not speak HTTP, optional: in tests.
+	Dial func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // CatalogsVariable is the environment variable of [Config.Catalogs], as for the original's
@@ -134,11 +145,8 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 	if c.Credentials == nil {
 		c.Credentials = c.Env
 	}
-	if s.collect == nil {
-		return Collection{}, fmt.Errorf("collect the prices of %s: they come from published catalogs only: set %s", s.Name(), CatalogsVariable)
-	}
 	if names := s.Missing(c.Credentials); len(names) > 0 {
-		return Collection{}, fmt.Errorf("collect the prices of %s: set %s", s.Name(), strings.Join(names, " and "))
+		return Collection{}, fmt.Errorf("collect the prices of %s: set %s", s.Name(), s.Settings(names))
 	}
 	endpoint := ""
 	if c.Catalogs == "" {

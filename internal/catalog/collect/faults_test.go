@@ -201,7 +201,7 @@ func TestWhatItNeeds(t *testing.T) {
 	for provider, want := range map[string]string{
 		"verda":  "collect the prices of verda: set VERDA_CLIENT_SECRET",
 		"vultr":  "DSTACK_ENDPOINT_VULTR is not a base URL",
-		"nebius": "they come from published catalogs only: set GPUHUNT_CATALOG_URL",
+		"nebius": "set NEBIUS_SERVICE_ACCOUNT_ID and NEBIUS_PUBLIC_KEY_ID and NEBIUS_PRIVATE_KEY_FILE, or NEBIUS_CREDENTIALS_FILE, or NEBIUS_IAM_TOKEN",
 	} {
 		if _, err := Collect(t.Context(), c, source(t, provider), today); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", provider, err, want)

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -45,13 +46,14 @@ type session struct {
 	secrets    []string     // that no error shows
 
 	received *atomic.Int64 // bytes of answers
+	dial     func(ctx context.Context, address string) (net.Conn, error)
 }
 
 // session is that of a collection. endpoint replaces the provider's address unless it is empty.
 func (s Source) session(c Config, endpoint string, now time.Time) *session {
 	guarded := &http.Client{Transport: c.Transport, CheckRedirect: s.stay}
 	n := &session{
-		http: guarded, guarded: guarded, base: cmp.Or(endpoint, s.base), endpoint: endpoint, env: c.Credentials, known: c.Known, now: now, received: c.Received,
+		http: guarded, guarded: guarded, base: cmp.Or(endpoint, s.base), endpoint: endpoint, env: c.Credentials, known: c.Known, now: now, received: c.Received, dial: c.Dial,
 		hasAccount: len(s.May) > 0 && len(s.Lacking(c.Credentials)) == 0,
 	}
 	if len(s.Needs) == 0 {

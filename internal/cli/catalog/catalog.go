@@ -146,7 +146,7 @@ func (o options) sources() ([]collect.Source, error) {
 func (o options) one(ctx context.Context, c collect.Config, s collect.Source) outcome {
 	out := outcome{Provider: s.Name(), Status: "refreshed", LeftOut: []string{}}
 	if missing := s.Missing(o.Env); len(missing) > 0 && len(o.providers) == 0 && c.Catalogs == "" {
-		out.Status, out.Reason = "skipped", "set "+strings.Join(missing, " and ")
+		out.Status, out.Reason = "skipped", "set "+s.Settings(missing)
 		return out
 	}
 	found, err := collect.Collect(ctx, c, s, o.Time())

@@ -110,11 +110,8 @@ func (o Options) whyMissing(provider string) string {
 	}
 	refresh := "dstack catalog refresh --provider " + provider
 	s := collect.Sources()[i]
-	switch {
-	case s.OnlyPublished:
-		return fmt.Sprintf("they come from published catalogs: set %s and run `%s`", collect.CatalogsVariable, refresh)
-	case len(s.Needs) > 0:
-		return fmt.Sprintf("its prices or its machines are told to accounts only: set %s and run `%s`", strings.Join(s.Needs, " and "), refresh)
+	if len(s.Needs) > 0 {
+		return fmt.Sprintf("its prices or its machines are told to accounts only: set %s and run `%s`", s.Settings(s.Needs), refresh)
 	}
 	return fmt.Sprintf("they change too often to come with the program: run `%s`", refresh)
 }
