@@ -34,7 +34,7 @@ func nebius() Source {
 		Provider: "nebius", Needs: []string{nebiusAccount, nebiusKeyID, nebiusKeyFile}, Instead: []string{nebiusFile, nebiusToken},
 		PerAccount: true, // contracts change prices, and regions are those of the tenant's projects
 		collect:    collectNebius,
-		expect: expectation{gpus: []string{"RTXPRO6000", "L40S", "H100", "H200", "B200"}, cpuOnly: true, spot: true, regions: []string{"eu-north1", "eu-west1"}},
+		expect:     expectation{gpus: []string{"RTXPRO6000", "L40S", "H100", "H200", "B200"}, cpuOnly: true, spot: true, regions: []string{"eu-north1", "eu-west1"}},
 	}
 }
 
