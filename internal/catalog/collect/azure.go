@@ -46,7 +46,7 @@ func collectAzure(ctx context.Context, s *session, t *tray) error {
 			return err
 		}
 		t.azureTypes(types, found.types)
-		regions = azureRegions(regions, found.regions)
+		regions = both(regions, slices.Collect(maps.Keys(found.regions)))
 	}
 	valid := azureValid{}
 	var mu sync.Mutex // of t and valid

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -319,14 +318,4 @@ func (t *tray) azureGPU(name string) (offer.GPU, bool) {
 		return t.gpu(series.gpu, gib)
 	}
 	return offer.GPU{}, false
-}
-
-// azureRegions are those that the program knows and those of a subscription.
-func azureRegions(known []string, more map[string]bool) []string {
-	all := slices.Clone(known)
-	for place := range more {
-		all = append(all, place)
-	}
-	slices.Sort(all)
-	return slices.Compact(all)
 }

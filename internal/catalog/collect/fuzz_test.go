@@ -13,7 +13,13 @@ import (
 )
 
 // everyCredential are also those that lists can do without.
-func everyCredential(name string) string { return cmp.Or(credentials(name), azureEnv(name)) }
+func everyCredential(t testing.TB) func(name string) string {
+	key, err := os.ReadFile("testdata/oci-example-key.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return func(name string) string { return cmp.Or(credentials(name), azureEnv(name), ociWith(string(key))(name)) }
+}
 
 // Whatever providers answer, a collection ends with a list in order or an error.
 func FuzzAnswers(f *testing.F) {
@@ -25,7 +31,7 @@ func FuzzAnswers(f *testing.F) {
 	if err := json.Unmarshal(data, &all); err != nil {
 		f.Fatal(err)
 	}
-	sources := Sources()
+	sources, env := Sources(), everyCredential(f)
 	for i, s := range sources {
 		for _, answer := range all[s.Provider] {
 			f.Add(uint8(i), []byte(answer))
@@ -48,7 +54,7 @@ func FuzzAnswers(f *testing.F) {
 		})
 		c := Config{
 			Transport: backend.NewTransport(backend.TransportConfig{Base: inMemory{double}, Log: slog.New(slog.DiscardHandler), Version: "test"}),
-			Env:       everyCredential, Known: known(t),
+			Env:       env, Known: known(t),
 		}
 		got, err := Collect(t.Context(), c, s, today)
 		if (err == nil) != (got.List != nil) {

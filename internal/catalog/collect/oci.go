@@ -10,10 +10,11 @@ import (
 	"dstack/internal/config"
 )
 
-// oci publishes what its cost estimator reads. Prices are the same in all regions.
+// oci publishes what its cost estimator reads. Prices are the same in all regions, which are told to accounts
+// only, so that without one the list has those that the program knows.
 func oci() Source {
 	return Source{
-		Provider: "oci", base: "https://www.oracle.com", collect: collectOCI,
+		Provider: "oci", May: []string{ociUser, ociKey, ociFingerprint, ociTenancy, ociRegion}, base: "https://www.oracle.com", collect: collectOCI,
 		expect: expectation{gpus: []string{"V100", "A10", "A100"}, cpuOnly: true, spot: true},
 	}
 }
@@ -62,7 +63,15 @@ func collectOCI(ctx context.Context, s *session, t *tray) error {
 	if err := s.get(ctx, dir+"products.json", nil, &products); err != nil {
 		return err
 	}
-	return t.oci(shapes.Items, products.Items, s.known.Regions(t.provider))
+	regions := s.known.Regions(t.provider)
+	if s.hasAccount {
+		more, err := s.ociRegions(ctx)
+		if err := t.doWithout(ctx, err); err != nil {
+			return err
+		}
+		regions = both(regions, more)
+	}
+	return t.oci(shapes.Items, products.Items, regions)
 }
 
 func (t *tray) oci(shapes []ociShape, products []ociProduct, regions []string) error {

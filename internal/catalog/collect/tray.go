@@ -56,6 +56,13 @@ func (t *tray) doWithout(ctx context.Context, err error) error {
 	return nil
 }
 
+// both are the names of two lists, in order, each once.
+func both(a, b []string) []string {
+	all := slices.Concat(a, b)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
 // addIn adds a row in each of some places.
 func (t *tray) addIn(r pricelist.Row, regions []string) error {
 	for _, r.Region = range regions {

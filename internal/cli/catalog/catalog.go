@@ -164,7 +164,7 @@ func (o options) one(ctx context.Context, c collect.Config, s collect.Source) ou
 	if found.NoAccount != nil {
 		out.Hint = "only what anybody is told, since the account was not: " + found.NoAccount.Error()
 	} else if lacking := s.Lacking(o.Env); len(lacking) > 0 && c.Catalogs == "" {
-		out.Hint = "for more of it set " + strings.Join(lacking, " and ")
+		out.Hint = "for more of it set " + strings.Join(lacking, ", ")
 	}
 	out.LeftOut = append(out.LeftOut, found.LeftOut.Names...)
 	out.More, out.Free = found.LeftOut.More, found.Free

@@ -146,11 +146,11 @@ func TestRefreshSaysWhatIsLeftOut(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 1 || got[0].Hint != "for more of it set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" || got[0].Rows != 1007 || len(got[0].LeftOut) != 100 || got[0].LeftOut[0] != "x000.large" || got[0].More != 7 || got[0].Free != 1 {
+	if len(got) != 1 || got[0].Hint != "for more of it set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" || got[0].Rows != 1007 || len(got[0].LeftOut) != 100 || got[0].LeftOut[0] != "x000.large" || got[0].More != 7 || got[0].Free != 1 {
 		t.Errorf("got %+v", got)
 	}
 	out, _, err = c.run("catalog", "refresh", "--provider", "aws")
-	const want = "not known, left out: x000.large, x001.large, x002.large, x003.large, x004.large and 102 more; rows without a price: 1; for more of it set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+	const want = "not known, left out: x000.large, x001.large, x002.large, x003.large, x004.large and 102 more; rows without a price: 1; for more of it set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"
 	if err != nil || !strings.Contains(strings.Join(strings.Fields(out), " "), want) {
 		t.Errorf("%v, the table lacks %q:\n%s", err, want, out)
 	}
