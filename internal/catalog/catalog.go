@@ -110,34 +110,55 @@ func (c *Catalog) Close() {
 	c.wg.Wait()
 }
 
+// Pending is until when, at the latest, offers that are missing yet are known or given up, by backend;
+// those that nobody awaits are not in it.
+type Pending map[string]time.Time
+
+// Until is the latest time of some backends, zero for none.
+func (p Pending) Until(of func(backend string) bool) (last time.Time) {
+	for name, at := range p {
+		if of(name) && at.After(last) {
+			last = at
+		}
+	}
+	return last
+}
+
+func (p Pending) add(backend string, at time.Time) {
+	if at.After(time.Now()) && at.After(p[backend]) {
+		p[backend] = at
+	}
+}
+
 // Offers lists what the project's backends offer, as they last said, and what could not be had
 // lately with a penalty, for somebody to look at. Old answers are refreshed in the background;
-// only a backend without a valid answer is waited for, and not for long. One that does not
-// answer contributes its last answer, however old: see [Catalog.Problems].
+// only a backend without a valid answer is waited for, and not for long, and none of which from says
+// that it is of no use; nil waits for all. One that does not answer contributes its last answer,
+// however old: see [Catalog.Problems].
 //
 // Offers say what room the reservations that are named have for them.
-func (c *Catalog) Offers(ctx context.Context, projectID string, reservations ...string) ([]offer.Offer, error) {
-	return c.offers(ctx, projectID, reservations, wait{old: coldWait}, func(*answer) bool { return true })
+func (c *Catalog) Offers(ctx context.Context, projectID string, from func(backend string) bool, reservations ...string) ([]offer.Offer, error) {
+	return c.offers(ctx, projectID, reservations, wait{old: coldWait, from: from}, func(string, *answer) bool { return true })
 }
 
 // Purchasable lists the offers that something may be bought on: those of valid answers. A
 // backend without one is waited for longer than by Offers, and one whose answer is not fresh as
-// long as by it, so that a price which was raised is known. pending is when, at the
-// latest, offers that are missing yet are known or given up; zero when none are awaited. A backend
-// that fails is asked again by who asks until then.
-func (c *Catalog) Purchasable(ctx context.Context, projectID string, reservations ...string) (offers []offer.Offer, pending time.Time, err error) {
-	offers, err = c.offers(ctx, projectID, reservations, buying(), func(k *answer) bool {
+// long as by it, so that a price which was raised is known. A backend that fails is asked again by
+// who asks until what is pending is over.
+func (c *Catalog) Purchasable(ctx context.Context, projectID string, from func(backend string) bool, reservations ...string) (offers []offer.Offer, pending Pending, err error) {
+	pending = Pending{}
+	w := buying()
+	w.from = from
+	offers, err = c.offers(ctx, projectID, reservations, w, func(backend string, k *answer) bool {
 		now := time.Now()
-		if end := k.hopedFor(now); end.After(now) && end.After(pending) {
-			pending = end
-		}
+		pending.add(backend, k.hopedFor(now))
 		return k.valid(now)
 	})
 	return offers, pending, err
 }
 
 // offers lists the offers of the answers that count, after it waited for them.
-func (c *Catalog) offers(ctx context.Context, projectID string, reservations []string, w wait, counts func(*answer) bool) ([]offer.Offer, error) {
+func (c *Catalog) offers(ctx context.Context, projectID string, reservations []string, w wait, counts func(backend string, k *answer) bool) ([]offer.Offer, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return nil, err
@@ -153,7 +174,7 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 	var told []subject
 	said := fmt.Appendf(nil, "%v %v", lower, dear)
 	for _, a := range subjects {
-		if k := c.known[a]; k != nil && counts(k) {
+		if k := c.known[a]; k != nil && counts(a.Backend, k) {
 			told = append(told, a)
 			said = fmt.Appendf(said, " %v %d", a, k.since.UnixNano())
 		}
@@ -199,24 +220,26 @@ type market struct {
 	offers []offer.Offer
 }
 
-// Settled asks the backends that [Catalog.Purchasable] would wait for, and returns until when it
-// would; zero when it would not. Changed is called when one of them has answered, whatever it says.
-func (c *Catalog) Settled(ctx context.Context, projectID string, reservations ...string) (until time.Time, err error) {
+// Settled asks the backends that [Catalog.Purchasable] would wait for, and says until when it would.
+// Changed is called when one of them has answered, whatever it says.
+func (c *Catalog) Settled(ctx context.Context, projectID string, reservations ...string) (Pending, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
-		return time.Time{}, err
+		return nil, err
 	}
+	pending := Pending{}
 	for _, q := range c.refreshStale(append(offersOf(accounts), c.reservationsOf(ctx, accounts, reservations)...), fresh, true) {
-		if end := q.asked.Add(buying().of(q)); end.After(time.Now()) && end.After(until) {
-			until = end
-		}
+		pending.add(q.backend, q.asked.Add(buying().of(q)))
 	}
-	return until, nil
+	return pending, nil
 }
 
 // wait is how long after the question answers are waited for: where there is no valid one, and
-// where the valid one is not fresh, which is one younger than young.
-type wait struct{ old, aged, young time.Duration }
+// where the valid one is not fresh, which is one younger than young; and whose answers, nil for all.
+type wait struct {
+	old, aged, young time.Duration
+	from             func(backend string) bool
+}
 
 // buying is how long what decides for good waits.
 func buying() wait { return wait{old: firstWait, aged: coldWait} }
@@ -231,6 +254,9 @@ func (w wait) of(q question) time.Duration {
 // await refreshes old answers and waits for them.
 func (c *Catalog) await(ctx context.Context, about []subject, w wait) error {
 	for _, q := range c.refreshStale(about, cmp.Or(w.young, fresh), false) {
+		if w.from != nil && !w.from(q.backend) {
+			continue
+		}
 		timer := time.NewTimer(time.Until(q.asked.Add(w.of(q))))
 		select {
 		case <-q.done:
@@ -282,9 +308,10 @@ func (c *Catalog) accountsOf(ctx context.Context, projectID string) ([]ledger.Ac
 
 // question is one that a backend has not answered yet.
 type question struct {
-	asked time.Time
-	done  chan struct{}
-	old   bool // there is no valid answer to an earlier one
+	backend string
+	asked   time.Time
+	done    chan struct{}
+	old     bool // there is no valid answer to an earlier one
 }
 
 // refreshStale begins to ask the backends whose answers are old, and returns the questions that
@@ -308,7 +335,7 @@ func (c *Catalog) refreshStale(about []subject, young time.Duration, expected bo
 		}
 		if k.asking && !silent(k.err) {
 			k.expected = k.expected || expected
-			open = append(open, question{k.asked, k.done, !k.valid(now)})
+			open = append(open, question{a.Backend, k.asked, k.done, !k.valid(now)})
 		}
 	}
 	return open

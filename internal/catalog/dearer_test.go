@@ -64,7 +64,7 @@ func TestOffersThatAreDearer(t *testing.T) {
 		}
 		check := func(when string, project string, want float64) {
 			t.Helper()
-			offers, err := c.Offers(t.Context(), project)
+			offers, err := c.Offers(t.Context(), project, nil)
 			if err != nil || offers[0].Price != want || offers[0].Penalty != 0 {
 				t.Errorf("%s: %+v, %v, want the price %v", when, offers, err, want)
 			}

@@ -60,7 +60,7 @@ func TestOffersAreLowered(t *testing.T) {
 			return failures, broken
 		}
 		penalty := func() float64 {
-			offers, err := c.Offers(t.Context(), "p")
+			offers, err := c.Offers(t.Context(), "p", nil)
 			if err != nil || len(offers) != 2 {
 				t.Fatalf("%d offers, %v", len(offers), err)
 			}
@@ -96,7 +96,7 @@ func TestCapabilitiesOfOffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, cl, _ := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) { return one(name), nil })
 		cl.reserves = "b"
-		offers, err := c.Offers(t.Context(), "p")
+		offers, err := c.Offers(t.Context(), "p", nil)
 		if err != nil || len(offers) != 2 || offers[0].Order != 0 || offers[0].Multinode || offers[1].Order != 1 || !offers[1].Multinode {
 			t.Errorf("offers %+v, %v, want that only those of b are ranked and reach each other", offers, err)
 		}

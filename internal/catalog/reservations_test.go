@@ -23,7 +23,7 @@ func TestReservations(t *testing.T) {
 		cl.parts = map[string][]offer.Reserved{"r": {{Region: "eu", Zone: "z1", Instance: "big", Left: 2}, {Region: "eu", Zone: "z2", Instance: "big", Left: -1}}}
 		rooms := func(names ...string) string {
 			t.Helper()
-			offers, err := c.Offers(t.Context(), "p", names...)
+			offers, err := c.Offers(t.Context(), "p", nil, names...)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -66,7 +66,7 @@ func TestReservations(t *testing.T) {
 		time.Sleep(valid + time.Second)
 		rooms("r")
 		synctest.Wait()
-		if bought, _, err := c.Purchasable(t.Context(), "p", "r"); err != nil || len(bought) != 6 || bought[3].Rooms != nil {
+		if bought, _, err := c.Purchasable(t.Context(), "p", nil, "r"); err != nil || len(bought) != 6 || bought[3].Rooms != nil {
 			t.Errorf("an old answer counts: %+v, %v", bought, err)
 		}
 		problems, err := c.Problems(t.Context(), "p")
@@ -82,7 +82,7 @@ func TestReservationsAreForgotten(t *testing.T) {
 		c, cl, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) { return one(name), nil })
 		cl.reserves = "b"
 		for n := range 2 * maxReservations {
-			if _, err := c.Offers(t.Context(), "p", fmt.Sprint("r", n)); err != nil {
+			if _, err := c.Offers(t.Context(), "p", nil, fmt.Sprint("r", n)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -90,7 +90,7 @@ func TestReservationsAreForgotten(t *testing.T) {
 			t.Errorf("%d answers are kept", n)
 		}
 		time.Sleep(forgotten + time.Second)
-		if _, err := c.Offers(t.Context(), "p", "r"); err != nil {
+		if _, err := c.Offers(t.Context(), "p", nil, "r"); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(c.known); n != 3 {
@@ -106,7 +106,7 @@ func TestRanking(t *testing.T) {
 			return []offer.Offer{{Backend: name, Instance: "x", Price: 2}, {Backend: name, Instance: "y", Price: 1}, {Backend: name, Instance: "z", Price: 3}}, nil
 		})
 		cl.reserves = "b"
-		offers, err := c.Offers(t.Context(), "p")
+		offers, err := c.Offers(t.Context(), "p", nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -37,12 +37,12 @@ func TestOldPricesAreNotPaid(t *testing.T) {
 				names(t, c)
 				price = 9.99
 				time.Sleep(tt.pause)
-				shown, err := c.Offers(t.Context(), "p")
+				shown, err := c.Offers(t.Context(), "p", nil)
 				if err != nil || shown[0].Price != tt.shown {
 					t.Errorf("shown %v, %v, want %v", shown, err, tt.shown)
 				}
-				paid, pending, err := c.Purchasable(t.Context(), "p")
-				if err != nil || paid[0].Price != tt.paid || !pending.IsZero() {
+				paid, pending, err := c.Purchasable(t.Context(), "p", nil)
+				if err != nil || paid[0].Price != tt.paid || len(pending) != 0 {
 					t.Errorf("paid %v, pending %v, %v, want %v", paid, pending, err, tt.paid)
 				}
 			})
@@ -72,16 +72,16 @@ func TestOldOffersAreOnlyShown(t *testing.T) {
 			t.Errorf("problems %+v, %v, want %q", list, err, want)
 		}
 		before := changes.Load()
-		offers, pending, err := c.Purchasable(t.Context(), "p")
-		if err != nil || len(offers) != 1 || offers[0].Backend != "a" || time.Until(pending) != deadline-firstWait {
-			t.Errorf("purchasable %v, pending %v, %v, want a's, and b's until its deadline", offers, time.Until(pending), err)
+		offers, pending, err := c.Purchasable(t.Context(), "p", nil)
+		if err != nil || len(offers) != 1 || offers[0].Backend != "a" || len(pending) != 1 || time.Until(pending["b"]) != deadline-firstWait {
+			t.Errorf("purchasable %v, pending %v, %v, want a's, and b's until its deadline", offers, pending, err)
 		}
 		time.Sleep(30 * time.Second)
 		if changes.Load() == before {
 			t.Error("that b has answered is not told to those who wait")
 		}
-		offers, pending, err = c.Purchasable(t.Context(), "p")
-		if err != nil || len(offers) != 2 || !pending.IsZero() {
+		offers, pending, err = c.Purchasable(t.Context(), "p", nil)
+		if err != nil || len(offers) != 2 || len(pending) != 0 {
 			t.Errorf("purchasable %v, pending %v, %v, want both", offers, pending, err)
 		}
 	})
@@ -100,8 +100,8 @@ func TestHangingBackend(t *testing.T) {
 		names(t, c)
 		time.Sleep(deadline + 2*fresh)
 		began := time.Now()
-		offers, pending, err := c.Purchasable(t.Context(), "p")
-		if err != nil || len(offers) != 1 || !pending.IsZero() || time.Since(began) > 0 {
+		offers, pending, err := c.Purchasable(t.Context(), "p", nil)
+		if err != nil || len(offers) != 1 || len(pending) != 0 || time.Since(began) > 0 {
 			t.Errorf("purchasable %v, pending %v, %v, after %v, want a's at once", offers, pending, err, time.Since(began))
 		}
 	})
@@ -133,15 +133,15 @@ func TestFailingBackend(t *testing.T) {
 					fail = tt.err
 					began, until := time.Now(), time.Time{}
 					for {
-						offers, pending, err := c.Purchasable(t.Context(), "p")
+						offers, pending, err := c.Purchasable(t.Context(), "p", nil)
 						list, err2 := c.Silent(t.Context(), "p")
 						if err := errors.Join(err, err2); err != nil || len(offers) != 1 || len(list) != 1 || list[0].Backend != "b" || list[0].Text != tt.silent {
 							t.Fatalf("after %v: offers %v, silent %+v, %v; want a's, and of b %q", time.Since(began), offers, list, err, tt.silent)
 						}
-						if pending.IsZero() {
+						if len(pending) == 0 {
 							break
 						}
-						until = pending
+						until = pending["b"]
 						time.Sleep(again + time.Second)
 					}
 					if tt.hoped == 0 && !until.IsZero() || tt.hoped > 0 && until.Sub(began) != tt.hoped {
@@ -151,8 +151,8 @@ func TestFailingBackend(t *testing.T) {
 				}
 				fail = nil
 				time.Sleep(time.Minute)
-				offers, pending, err := c.Purchasable(t.Context(), "p")
-				if list, err2 := c.Silent(t.Context(), "p"); errors.Join(err, err2) != nil || len(offers) != 2 || !pending.IsZero() || list != nil {
+				offers, pending, err := c.Purchasable(t.Context(), "p", nil)
+				if list, err2 := c.Silent(t.Context(), "p"); errors.Join(err, err2) != nil || len(offers) != 2 || len(pending) != 0 || list != nil {
 					t.Errorf("once it is well: offers %v, pending %v, silent %v, %v", offers, pending, list, errors.Join(err, err2))
 				}
 			})
@@ -265,5 +265,38 @@ func TestQuote(t *testing.T) {
 		check(0, ledger.Quote{Known: false}, 0)
 		what.Backend, slow = "none", 0
 		check(0, ledger.Quote{}, 0)
+	})
+}
+
+// Who has no use for a backend does not wait for it, and is not told of it.
+func TestBackendsOfNoUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, cl, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) {
+			if name == "b" {
+				time.Sleep(30 * time.Second)
+			}
+			return one(name), nil
+		})
+		onlyA := func(name string) bool { return name == "a" }
+		began := time.Now()
+		offers, err := c.Offers(t.Context(), "p", onlyA)
+		if err != nil || len(offers) != 1 || time.Since(began) != 0 {
+			t.Errorf("%v, %v, after %v, want a's at once", offers, err, time.Since(began))
+		}
+		offers, pending, err := c.Purchasable(t.Context(), "p", onlyA)
+		if err != nil || len(offers) != 1 || time.Since(began) != 0 {
+			t.Errorf("%v, %v, after %v, want a's at once", offers, err, time.Since(began))
+		}
+		if at := pending.Until(onlyA); !at.IsZero() || len(pending) != 1 || pending.Until(func(string) bool { return true }).Sub(began) != deadline {
+			t.Errorf("pending %v, want only b", pending)
+		}
+		if cl.asked["b"] != 1 {
+			t.Errorf("b was asked %d times, want once, for others", cl.asked["b"])
+		}
+		time.Sleep(30 * time.Second)
+		synctest.Wait()
+		if offers, _, err := c.Purchasable(t.Context(), "p", onlyA); err != nil || len(offers) != 2 {
+			t.Errorf("%v, %v, want those of both: lists are shared", offers, err)
+		}
 	})
 }

@@ -19,6 +19,7 @@ import (
 	"dstack/internal/instance"
 	"dstack/internal/offer"
 	"dstack/internal/project"
+	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
 
@@ -53,8 +54,8 @@ type Config struct {
 	Box       *crypt.Box
 	Projects  *project.Service
 	Instances func() *instance.Service
-	// Market is what a project's backends say now, of reservations too that are named.
-	Market func(ctx context.Context, projectID string, reservations ...string) (Market, error)
+	// Market is what a project's backends say now, for an ask.
+	Market func(ctx context.Context, projectID string, ask scheduler.Ask) (Market, error)
 	// Freed is called after a commit that lets the instances of a project become more.
 	Freed func(projectID string)
 	Log   *slog.Logger

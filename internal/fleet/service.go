@@ -151,11 +151,7 @@ func (s *Service) planOffers(ctx context.Context, sc project.Scope, plan *api.Fl
 		return nil
 	}
 	ask := Fleet{Spec: *plan.EffectiveSpec}.Ask()
-	var reserved []string
-	if r := ask.Requirements.Reservation; r != nil {
-		reserved = []string{*r}
-	}
-	market, err := s.Market(ctx, sc.Project.ID, reserved...)
+	market, err := s.Market(ctx, sc.Project.ID, ask)
 	if err != nil {
 		return err
 	}

@@ -187,11 +187,7 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 			ask.Profile.Backends, ask.Profile.Regions = []string{string(first.Data.Offer.Backend)}, []string{first.Data.Offer.Region}
 		}
 	}
-	var reserved []string
-	if r := ask.Requirements.Reservation; r != nil {
-		reserved = []string{*r}
-	}
-	offers, pending, err := s.Offers(ctx, inst.ProjectID, reserved...)
+	offers, pending, err := s.Offers(ctx, inst.ProjectID, ask)
 	if err != nil {
 		return time.Time{}, err
 	}

@@ -16,6 +16,7 @@ import (
 	"dstack/internal/event"
 	"dstack/internal/host"
 	"dstack/internal/ledger"
+	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
 
@@ -61,8 +62,8 @@ type Config struct {
 	// FleetName names a fleet in the cloud's tags and in messages.
 	FleetName func(ctx context.Context, fleetID string) string
 	// Offers lists what a project's backends offer and an instance may be bought on, cheapest
-	// first. More may come until pending, zero when all have answered.
-	Offers func(ctx context.Context, projectID string, reservations ...string) (list []api.InstanceOffer, pending time.Time, err error)
+	// first, and other things. More for an ask may come until pending, zero when all have answered.
+	Offers func(ctx context.Context, projectID string, ask scheduler.Ask) (list []api.InstanceOffer, pending time.Time, err error)
 	// MaxOffers bounds the offers that are tried for one instance, 0: 25.
 	MaxOffers int
 	// ProjectName names a project in the cloud's tags.

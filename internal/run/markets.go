@@ -8,14 +8,16 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/catalog"
 	"dstack/internal/fleet"
 	"dstack/internal/offer"
 	"dstack/internal/scheduler"
 )
 
-// Market is what a project's backends offer, and what they say of themselves, for somebody to look at.
-func (s *Service) Market(ctx context.Context, projectID string, reservations ...string) (fleet.Market, error) {
-	m, err := s.market(ctx, projectID, reservations)
+// Market is what a project's backends offer, and what they say of themselves, for somebody to look at
+// whom an ask excludes some of them for.
+func (s *Service) Market(ctx context.Context, projectID string, ask scheduler.Ask) (fleet.Market, error) {
+	m, err := s.market(ctx, projectID, ask.MayBuy, reservation(ask))
 	if err != nil {
 		return fleet.Market{}, err
 	}
@@ -27,22 +29,31 @@ func (s *Service) Market(ctx context.Context, projectID string, reservations ...
 	return out, err
 }
 
-// Purchasable lists the offers that something may be bought on, see [catalog.Catalog.Purchasable].
-// The list is shared: nobody changes it.
-func (s *Service) Purchasable(ctx context.Context, projectID string, reservations ...string) (list []api.InstanceOffer, pending time.Time, err error) {
-	m, pending, err := s.purchasable(ctx, projectID, reservations)
-	return m.list, pending, err
+// Purchasable lists the offers that something may be bought on for an ask, and until when there may be
+// more, see [catalog.Catalog.Purchasable]. The list is shared: nobody changes it.
+func (s *Service) Purchasable(ctx context.Context, projectID string, ask scheduler.Ask) (list []api.InstanceOffer, pending time.Time, err error) {
+	m, missing, err := s.purchasable(ctx, projectID, ask.MayBuy, reservation(ask))
+	return m.list, missing.Until(ask.MayBuy), err
 }
 
-func (s *Service) purchasable(ctx context.Context, projectID string, reservations []string) (market, time.Time, error) {
-	offers, pending, err := s.Catalog.Purchasable(ctx, projectID, reservations...)
+func (s *Service) purchasable(ctx context.Context, projectID string, from func(backend string) bool, reservations []string) (market, catalog.Pending, error) {
+	offers, pending, err := s.Catalog.Purchasable(ctx, projectID, from, reservations...)
 	return s.markets.of(fmt.Sprint(projectID, reservations), offers), pending, err
 }
 
-// market is what a project's backends offer, for somebody to look at.
-func (s *Service) market(ctx context.Context, projectID string, reservations []string) (market, error) {
-	offers, err := s.Catalog.Offers(ctx, projectID, reservations...)
+// market is what a project's backends offer, for somebody to look at, whom some of them are of no
+// use to.
+func (s *Service) market(ctx context.Context, projectID string, from func(backend string) bool, reservations []string) (market, error) {
+	offers, err := s.Catalog.Offers(ctx, projectID, from, reservations...)
 	return s.markets.of(fmt.Sprint(projectID, reservations), offers), err
+}
+
+// reservation is the one that an ask names, if it does.
+func reservation(ask scheduler.Ask) []string {
+	if r := ask.Requirements.Reservation; r != nil {
+		return []string{*r}
+	}
+	return nil
 }
 
 // reservations are those that gangs and fleets ask for.

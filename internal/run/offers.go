@@ -30,7 +30,11 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 	if err := s.relate(ctx, &ask, &g, supply.Fleets); err != nil {
 		return survey{}, err
 	}
-	market, err := s.market(ctx, r.ProjectID, reservations([]scheduler.Gang{ask}, supply.Fleets))
+	from := func(backend string) bool { return supply.MayBuy(&ask, backend) }
+	if offersOnly {
+		from = scheduler.Ask{Profile: ask.Profile}.MayBuy
+	}
+	market, err := s.market(ctx, r.ProjectID, from, reservations([]scheduler.Gang{ask}, supply.Fleets))
 	if err != nil {
 		return survey{}, err
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/catalog"
 	"dstack/internal/engine"
 	"dstack/internal/event"
 	"dstack/internal/fleet"
@@ -54,19 +55,8 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	}
 	asks := c.recall(gangs)
 	reserved := reservations(asks, supply.Fleets)
-	if unsettled.IsZero() && reserved != nil {
+	if reserved != nil {
 		if unsettled, err = s.Catalog.Settled(ctx, it.ID, reserved...); err != nil {
-			return time.Time{}, err
-		}
-	}
-	var pending time.Time
-	if unsettled.IsZero() {
-		var market market
-		if market, pending, err = s.purchasable(ctx, it.ID, reserved); err != nil {
-			return time.Time{}, err
-		}
-		supply.Offers, supply.Index = market.list, market.index
-		if supply.Silent, err = s.silent(ctx, it.ID); err != nil {
 			return time.Time{}, err
 		}
 	}
@@ -75,21 +65,52 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 			return time.Time{}, err
 		}
 	}
-	if unsettled.IsZero() {
-		return s.carryOut(ctx, it, gangs, scheduler.Place(asks, supply), pending)
+	answers := untilFor(asks, supply, unsettled)
+	decided := false
+	for i := range asks {
+		asks[i].Open = !answers[i].IsZero()
+		decided = decided || !asks[i].Open
 	}
-	var placed []gang
-	var verdicts []scheduler.Verdict
-	for i, v := range scheduler.PlaceOnHosts(asks, supply) {
-		if v.Nodes != nil {
-			placed, verdicts = append(placed, gangs[i]), append(verdicts, v)
+	var pending catalog.Pending
+	if decided {
+		settled := func(backend string) bool { return unsettled[backend].IsZero() }
+		var market market
+		if market, pending, err = s.purchasable(ctx, it.ID, settled, reserved); err != nil {
+			return time.Time{}, err
+		}
+		supply.Offers, supply.Index = market.list, market.index
+		if supply.Silent, err = s.silent(ctx, it.ID); err != nil {
+			return time.Time{}, err
 		}
 	}
-	again, err := s.carryOut(ctx, it, placed, verdicts, pending)
-	if again.IsZero() || unsettled.Before(again) {
-		again = unsettled
+	verdicts := scheduler.Place(asks, supply)
+	again, err := s.carryOut(ctx, it, gangs, verdicts, untilFor(asks, supply, pending))
+	for i, v := range verdicts {
+		if until := answers[i]; v.Open && !until.IsZero() && (again.IsZero() || until.Before(again)) {
+			again = until
+		}
 	}
 	return again, err
+}
+
+// untilFor is for each gang until when backends may answer of which it could have an instance, zero
+// for no longer.
+func untilFor(asks []scheduler.Gang, supply scheduler.Supply, pending catalog.Pending) []time.Time {
+	list := make([]time.Time, len(asks))
+	if len(pending) == 0 {
+		return list
+	}
+	equal := map[string]time.Time{} // for gangs that ask for the same
+	for i := range asks {
+		g := &asks[i]
+		until, known := equal[g.Key]
+		if !known || g.Key == "" {
+			until = pending.Until(func(backend string) bool { return supply.MayBuy(g, backend) })
+			equal[g.Key] = until
+		}
+		list[i] = until
+	}
+	return list
 }
 
 // waits says that a job of the project waits for a place.
@@ -110,8 +131,8 @@ type outcome func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error
 const together = 64
 
 // carryOut stores what was decided for each gang and returns when to look again. None is refused
-// while backends may still answer, until pending.
-func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict, pending time.Time) (time.Time, error) {
+// while backends may still answer of which it could have an instance, until pending.
+func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, verdicts []scheduler.Verdict, pending []time.Time) (time.Time, error) {
 	var again time.Time
 	sooner := func(t time.Time) {
 		if again.IsZero() || t.Before(again) {
@@ -125,16 +146,17 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 		until := g.until()
 		ends := !now.Before(until)
 		switch {
+		case v.Open:
 		case v.Nodes != nil:
 			all = append(all, func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error {
 				return s.claim(ctx, tx, fleets, g, v)
 			})
-		case ends && (v.NoFleet || !now.Before(pending)):
+		case ends && (v.NoFleet || !now.Before(pending[i])):
 			all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.refuse(ctx, tx, g, v.Why) })
 		default:
 			switch {
 			case ends:
-				sooner(pending)
+				sooner(pending[i])
 				sooner(now.Add(lookSoon))
 			case v.Later:
 				sooner(until)

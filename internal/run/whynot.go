@@ -32,14 +32,14 @@ func (s *Service) problems(ctx context.Context, projectID string) ([]api.Backend
 }
 
 // silent says which of the project's backends do not say what they offer, in sentences.
-func (s *Service) silent(ctx context.Context, projectID string) ([]string, error) {
+func (s *Service) silent(ctx context.Context, projectID string) ([]scheduler.Silence, error) {
 	list, err := s.Catalog.Silent(ctx, projectID)
 	if err != nil {
 		return nil, err
 	}
-	var out []string
+	var out []scheduler.Silence
 	for _, p := range list {
-		out = append(out, fmt.Sprintf("Backend '%s' %s", p.Backend, p.Text))
+		out = append(out, scheduler.Silence{Backend: p.Backend, Text: fmt.Sprintf("Backend '%s' %s", p.Backend, p.Text)})
 	}
 	return out, nil
 }

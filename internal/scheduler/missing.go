@@ -235,7 +235,11 @@ func (p *placer) facts(g *Gang, anyway bool) []string {
 		list = append(list, noBackends)
 	}
 	if anyway || slices.ContainsFunc(growing, func(f grower) bool { return f.missed == 0 && f.settings&(1<<fleetIsFull) == 0 }) {
-		list = append(list, p.Silent...)
+		for _, s := range p.Silent {
+			if anyway && (Ask{Profile: g.Profile}).MayBuy(s.Backend) || p.MayBuy(g, s.Backend) {
+				list = append(list, s.Text)
+			}
+		}
 	}
 	if g.Cluster && (anyway || len(growing) > 0) && len(p.Offers) > 0 && !slices.ContainsFunc(p.Offers, func(o api.InstanceOffer) bool { return o.Multinode }) {
 		list = append(list, "None of the project's backends connects its instances to clusters")

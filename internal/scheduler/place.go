@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"unique"
 
 	"dstack/internal/api"
@@ -30,6 +31,9 @@ type Gang struct {
 	Reuse bool
 	// Patient gangs wait for their turn: what they could use is kept from those behind them.
 	Patient bool
+	// Open says that it is not known yet what backends offer that the gang may use: it is placed on
+	// hosts that exist, or not yet.
+	Open bool
 	// Run is the name of the run, for what those behind it are told.
 	Run string
 }
@@ -89,9 +93,12 @@ type Supply struct {
 	Index *Index
 	// Backends is how many there are that could provide any.
 	Backends int
-	// Silent tells of those that do not say what they offer, a sentence for each.
-	Silent []string
+	// Silent are those that do not say what they offer.
+	Silent []Silence
 }
+
+// A Silence is a backend that does not say what it offers, with a sentence for people.
+type Silence struct{ Backend, Text string }
 
 // A Node is one job's place: Blocks of a host, or a new instance of an offer.
 type Node struct {
@@ -112,8 +119,8 @@ type Verdict struct {
 	// Why tells people what is missing; NoFleet that no fleet could ever serve the gang.
 	Why     string
 	NoFleet bool
-	// Later says that hosts which exist would do if they were free.
-	Later bool
+	// Later says that hosts which exist would do if they were free, Open that nothing is decided.
+	Later, Open bool
 	// Reasons are the sentences of Why, but for what may help.
 	Reasons []string
 }
@@ -121,7 +128,8 @@ type Verdict struct {
 // Place goes through the queue in its order and places each gang as a whole or not at
 // all. A patient gang that cannot be placed, but could be on hosts that exist, keeps what
 // it could use from those behind it, so that they pass it only with what it has no use
-// for. Place changes nothing but its own copies.
+// for. One that is open keeps all that it could use, since it may need something new or may not;
+// who lacks that is open as well. Place changes nothing but its own copies.
 func Place(queue []Gang, s Supply) []Verdict {
 	p := newPlacer(s)
 	verdicts := make([]Verdict, len(queue))
@@ -134,40 +142,17 @@ func Place(queue []Gang, s Supply) []Verdict {
 			continue
 		}
 		v := p.place(g)
-		if v.Nodes == nil {
-			v.Why = p.words(g, v)
-		}
 		verdicts[i] = v
-		if v.Nodes == nil {
-			if g.Patient && v.Later {
-				p.hold(g)
-			}
-			refused[g.Key] = v
-		}
-	}
-	return verdicts
-}
-
-// PlaceOnHosts places those gangs that fit on hosts that exist, before it is known what backends
-// offer. The others, which may need something new or may not, keep all that they could use from
-// those behind them. A verdict without nodes is none yet.
-func PlaceOnHosts(queue []Gang, s Supply) []Verdict {
-	s.Offers, s.Index = nil, nil
-	p := newPlacer(s)
-	verdicts := make([]Verdict, len(queue))
-	open := map[string]bool{}
-	for i := range queue {
-		g := &queue[i]
-		verdicts[i] = Verdict{Gang: g.ID}
-		if g.Key != "" && open[g.Key] {
+		if v.Nodes != nil {
 			continue
 		}
-		if best := p.best(g); best != nil {
-			verdicts[i] = p.take(g, best)
-			continue
+		switch {
+		case v.Open:
+			p.keepAll(g)
+		case g.Patient && v.Later:
+			p.hold(g)
 		}
-		p.keepAll(g)
-		open[g.Key] = true
+		refused[g.Key] = v
 	}
 	return verdicts
 }
@@ -183,6 +168,7 @@ type placer struct {
 	queues  map[string]*hostQueue // of gangs with one job, by key and fleet
 	asked   map[jobOf]*view       // see wish
 	taken   rooms                 // of reservations
+	open    []bool                // fleets of which open gangs keep something
 }
 
 // jobOf is a job of a gang, in a fleet.
@@ -219,7 +205,7 @@ func (s Supply) indexed() Supply {
 func newPlacer(s Supply) *placer {
 	p := &placer{
 		Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
-		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{},
+		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{}, open: make([]bool, len(s.Fleets)),
 	}
 	index := make(map[string]int, len(s.Fleets))
 	for i, f := range s.Fleets {
@@ -250,19 +236,29 @@ func newPlacer(s Supply) *placer {
 
 func (p *placer) place(g *Gang) Verdict {
 	fleets := p.fleetsOf(g)
+	best := p.best(g)
+	switch {
+	case best != nil:
+		return p.take(g, best)
+	case g.Open || slices.ContainsFunc(fleets, func(f int) bool { return p.open[f] }):
+		return Verdict{Gang: g.ID, Open: true}
+	}
+	v := p.refuse(g, fleets)
+	v.Why = p.words(g, v)
+	return v
+}
+
+// refuse says what is missing for a gang that has no place in its fleets.
+func (p *placer) refuse(g *Gang, fleets []int) Verdict {
 	if len(fleets) == 0 {
 		return p.noFleet(g)
 	}
-	best := p.best(g)
-	if best == nil {
-		shares := p.shares(g)
-		impossible := func(f int) bool { return !p.possible(g, f, shares) }
-		if able := slices.DeleteFunc(slices.Clone(fleets), impossible); len(able) > 0 {
-			return p.later(g, able, shares)
-		}
-		return p.missing(g, fleets, shares)
+	shares := p.shares(g)
+	impossible := func(f int) bool { return !p.possible(g, f, shares) }
+	if able := slices.DeleteFunc(slices.Clone(fleets), impossible); len(able) > 0 {
+		return p.later(g, able, shares)
 	}
-	return p.take(g, best)
+	return p.missing(g, fleets, shares)
 }
 
 // best is the best way to place a gang, nil when there is none.
@@ -281,12 +277,15 @@ func (p *placer) best(g *Gang) *plan {
 func (p *placer) fleetsOf(g *Gang) []int {
 	var list []int
 	for i := range p.Fleets {
-		f := &p.Fleets[i]
-		if g.uses(f) && (g.Beside.Fleet == "" || g.Beside.Fleet == f.ID) && (!g.Cluster || f.Cluster) {
+		if g.mayUse(&p.Fleets[i]) {
 			list = append(list, i)
 		}
 	}
 	return list
+}
+
+func (g *Gang) mayUse(f *Fleet) bool {
+	return g.uses(f) && (g.Beside.Fleet == "" || g.Beside.Fleet == f.ID) && (!g.Cluster || f.Cluster)
 }
 
 // shares finds for each job of the gang how many blocks of every host would serve it,
@@ -511,7 +510,7 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 // fresh finds the best offer for a new instance of a fleet, beside those that take rooms in
 // reservations, and counts it to them.
 func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, bool) {
-	if g.refusesNew() != 0 || p.room[f] == 0 {
+	if g.Open || g.refusesNew() != 0 || p.room[f] == 0 {
 		return Node{}, false
 	}
 	v := p.wish(g, f, j)
@@ -557,6 +556,26 @@ func (p *placer) wish(g *Gang, f, j int) *view {
 	}
 	p.asked[of] = v
 	return v
+}
+
+// MayBuy says that a new instance for the gang could be one of a backend, whatever that offers.
+func (s Supply) MayBuy(g *Gang, backend string) bool {
+	if g.refusesNew() != 0 || g.Beside != (Site{}) && !strings.EqualFold(g.Beside.Backend, backend) {
+		return false
+	}
+	run := Ask{g.Profile, g.Jobs[0].Requirements}
+	return run.MayBuy(backend) && slices.ContainsFunc(s.Fleets, func(f Fleet) bool {
+		if f.Hosts || f.Room == 0 || !g.mayUse(&f) || !f.Ask.MayBuy(backend) {
+			return false
+		}
+		_, together := Combine(f.Ask, run)
+		return together
+	})
+}
+
+// MayBuy says that an ask does not exclude a backend.
+func (a Ask) MayBuy(backend string) bool {
+	return a.Profile.Backends == nil || contains(a.Profile.Backends, backend)
 }
 
 // Next is the best offer that serves an ask and was not tried yet, in the zones that were
@@ -639,11 +658,16 @@ func (p *placer) hold(g *Gang) {
 	}
 }
 
-// keepAll keeps all hosts that a gang could use from those behind it.
+// keepAll keeps all that a gang could use from those behind it: hosts, and the room for new ones
+// where that is limited.
 func (p *placer) keepAll(g *Gang) {
 	shares := p.shares(g)
 	for _, f := range p.fleetsOf(g) {
 		p.keep(g, f, shares)
+		p.open[f] = true
+		if p.room[f] > 0 && g.refusesNew() == 0 {
+			p.room[f] = 0
+		}
 	}
 }
 

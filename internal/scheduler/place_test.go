@@ -265,33 +265,54 @@ func randomWorld(r *rand.Rand) ([]Gang, Supply) {
 	return queue, s
 }
 
-// Before offers are known, nobody is placed on what somebody before them could use, and the first of
-// the queue has the place that it would have anyway.
-func TestPlaceOnHosts(t *testing.T) {
-	for seed := range uint64(3000) {
-		queue, s := randomWorld(rand.New(rand.NewPCG(seed, 3)))
+// Before it is known what backends offer, nobody is placed on what an open gang before them could use,
+// or told that there is nothing, and the first of the queue has the place that it would have anyway.
+func TestPlaceOpenGangs(t *testing.T) {
+	for seed := range uint64(6000) {
+		r := rand.New(rand.NewPCG(seed, 3))
+		queue, s := randomWorld(r)
 		hosts := map[string]int{}
 		for i, h := range s.Hosts {
 			hosts[h.ID] = i
 		}
-		early, full := PlaceOnHosts(queue, s), Place(queue, s)
+		full := Place(queue, s)
+		all := seed%2 == 0
+		for k := range queue {
+			queue[k].Open = all || r.IntN(3) == 0
+			queue[k].Key += fmt.Sprint(queue[k].Open)
+		}
+		early := Place(queue, s)
 		if n := slices.IndexFunc(full[0].Nodes, func(n Node) bool { return n.Host == "" }); full[0].Nodes != nil && n < 0 && !cmp.Equal(early[0], full[0]) {
 			t.Fatalf("seed %d: the first gang's place (-with offers +without):\n%s", seed, cmp.Diff(full[0], early[0]))
 		}
 		p := newPlacer(s)
-		for k := range queue {
-			if early[k].Nodes != nil {
+		for k, v := range early {
+			if v.Nodes == nil && queue[k].Open && !v.Open {
+				t.Fatalf("seed %d: gang %d is refused before it is known what there is: %s", seed, k, v.Why)
+			}
+			if slices.ContainsFunc(v.Nodes, func(n Node) bool { return n.Host == "" }) && queue[k].Open {
+				t.Fatalf("seed %d: gang %d has a new instance", seed, k)
+			}
+			if !v.Open {
 				continue
 			}
-			shares := p.shares(&queue[k])
+			shares, fleets := p.shares(&queue[k]), p.fleetsOf(&queue[k])
 			for m := k + 1; m < len(queue); m++ {
+				equal := slices.IndexFunc(queue, func(g Gang) bool { return g.Key == queue[m].Key }) // which was told the same
+				if w := early[m]; w.Nodes == nil && !w.Open && equal > k && slices.ContainsFunc(p.fleetsOf(&queue[m]), func(f int) bool { return slices.Contains(fleets, f) }) {
+					t.Fatalf("seed %d: gang %d is refused behind gang %d, which is open: %s", seed, m, k, w.Why)
+				}
 				for _, n := range early[m].Nodes {
 					i, onHost := hosts[n.Host]
 					if !onHost {
-						t.Fatalf("seed %d: gang %d has a new instance", seed, m)
+						f := slices.IndexFunc(s.Fleets, func(f Fleet) bool { return f.ID == early[m].Fleet })
+						if s.Fleets[f].Room > 0 && slices.Contains(fleets, f) && queue[k].refusesNew() == 0 {
+							t.Fatalf("seed %d: gang %d has room in fleet %s, which gang %d waits for", seed, m, early[m].Fleet, k)
+						}
+						continue
 					}
 					for j := range shares {
-						if f := s.Hosts[i].Fleet; shares[j][i] > 0 && slices.ContainsFunc(p.fleetsOf(&queue[k]), func(at int) bool { return s.Fleets[at].ID == f }) {
+						if f := s.Hosts[i].Fleet; shares[j][i] > 0 && slices.ContainsFunc(fleets, func(at int) bool { return s.Fleets[at].ID == f }) {
 							t.Fatalf("seed %d: gang %d has host %s, which gang %d waits for", seed, m, n.Host, k)
 						}
 					}

@@ -40,6 +40,7 @@ import (
 	"dstack/internal/proxy"
 	"dstack/internal/repo"
 	"dstack/internal/run"
+	"dstack/internal/scheduler"
 	"dstack/internal/secret"
 	"dstack/internal/store"
 	"dstack/internal/template"
@@ -266,8 +267,8 @@ func (s *Server) assemble(file file) error {
 		return s.runs.MayCall(ctx, hostID, jobID)
 	}}
 	s.pool.SetSink(&sink{s})
-	offers := func(ctx context.Context, projectID string, reservations ...string) ([]api.InstanceOffer, time.Time, error) {
-		return s.runs.Purchasable(ctx, projectID, reservations...)
+	offers := func(ctx context.Context, projectID string, ask scheduler.Ask) ([]api.InstanceOffer, time.Time, error) {
+		return s.runs.Purchasable(ctx, projectID, ask)
 	}
 	freed := func(projectID string) {
 		s.runs.Freed(projectID)
@@ -278,8 +279,8 @@ func (s *Server) assemble(file file) error {
 	}
 	s.fleets, err = fleet.New(fleet.Config{DB: s.db, Engine: s.engine, Box: box, Projects: s.projects, Log: s.Log,
 		Instances: func() *instance.Service { return s.inst }, Freed: freed,
-		Market: func(ctx context.Context, projectID string, reservations ...string) (fleet.Market, error) {
-			return s.runs.Market(ctx, projectID, reservations...)
+		Market: func(ctx context.Context, projectID string, ask scheduler.Ask) (fleet.Market, error) {
+			return s.runs.Market(ctx, projectID, ask)
 		}})
 	if err != nil {
 		return err

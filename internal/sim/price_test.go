@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -80,6 +81,72 @@ func TestFailingClouds(t *testing.T) {
 				why := run.Jobs[0].Submissions[0].Message
 				if told := strings.Contains(why, "Backend '"+cloudNames[0]+"' cannot say what it offers"); told != tt.told {
 					t.Errorf("the end is told as %q; that of a failing backend: %v, want %v", why, told, tt.told)
+				}
+			})
+		})
+	}
+}
+
+// TestCloudsThatAreOfNoUse has a cloud fail, or say nothing, that a run or its fleet excludes: the run has
+// its machine, or hears that there is none, as soon as the others have answered. One that could use the
+// cloud waits for it.
+func TestCloudsThatAreOfNoUse(t *testing.T) {
+	well, ill := cloudNames[0], cloudNames[1]
+	for name, tt := range map[string]struct {
+		fleet, run object
+		hangs      bool
+		end        string // of the job, within seconds; "" is none yet
+	}{
+		"excluded by the run":               {object{}, object{"backends": []string{well}}, false, "done_by_runner"},
+		"excluded by the fleet":             {object{"backends": []string{well}}, object{}, false, "done_by_runner"},
+		"silent, excluded by the run":       {object{}, object{"backends": []string{well}}, true, "done_by_runner"},
+		"silent, excluded by the fleet":     {object{"backends": []string{well}}, object{}, true, "done_by_runner"},
+		"nothing fits":                      {object{}, object{"backends": []string{well}, "max_price": 0.01}, false, noCapacity},
+		"nothing fits, silent":              {object{}, object{"backends": []string{well}, "max_price": 0.01}, true, noCapacity},
+		"nothing fits, but it is of use":    {object{}, object{"max_price": 0.01}, false, ""},
+		"nothing fits, silent but of use":   {object{}, object{"max_price": 0.01}, true, ""},
+		"it is all that the run may use":    {object{}, object{"backends": []string{ill}}, true, ""},
+		"run and fleet exclude all of them": {object{"backends": []string{well}}, object{"backends": []string{ill}}, true, noCapacity},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tp := newTemplate(t)
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				list := &unread{}
+				for _, name := range cloudNames {
+					c := fake.Config{Name: name, Offers: fake.SomeOffers(), Latency: 500 * time.Millisecond, Boot: time.Second}
+					if name == ill {
+						c.Prices = list
+					}
+					w.addCloud(c)
+				}
+				w.start()
+				defer w.end()
+				fleet := object{"nodes": object{"min": 0, "max": 1}}
+				maps.Copy(fleet, tt.fleet)
+				w.applyFleet("nodes", fleet)
+				time.Sleep(time.Hour)
+				if tt.hangs {
+					w.clouds[ill].Inject(fake.Fault{Op: "Offers", Crash: func() {}})
+				}
+				list.Store(true)
+				task := object{"type": "task", "commands": []string{"work"}}
+				maps.Copy(task, tt.run)
+				w.applyRun("one", task, script{Run: time.Second, Lines: 1})
+				time.Sleep(9 * time.Second) // who needs an answer of a cloud waits for ten, before anything else
+				s := w.checks.now()
+				if len(s.jobs) != 1 {
+					t.Fatalf("jobs %v, want one", s.jobs)
+				}
+				for _, j := range s.jobs {
+					if j.reason != tt.end {
+						t.Errorf("the job's end is %q, want %q", j.reason, tt.end)
+					}
+				}
+				var run api.Run
+				w.call("project/main/runs/get", object{"run_name": "one"}, &run)
+				if m := run.LatestJobSubmission.TerminationReasonMessage; tt.end == noCapacity && (m == nil || strings.Contains(*m, ill)) {
+					t.Errorf("the run's end tells of a cloud that is of no use to it: %v", m)
 				}
 			})
 		})
