@@ -33,6 +33,7 @@ import (
 	"dstack/internal/nebiusclient/nebiustest"
 	commonpb "dstack/internal/nebiusclient/pb/nebius/common/v1"
 	iampb "dstack/internal/nebiusclient/pb/nebius/iam/v1"
+	iamv2pb "dstack/internal/nebiusclient/pb/nebius/iam/v2"
 )
 
 // open makes a client of a server in memory.
@@ -57,7 +58,7 @@ func open(t *testing.T, s *nebiustest.Server, change func(*nebiusclient.Config))
 
 // tenants makes a call.
 func tenants(ctx context.Context, c *nebiusclient.Client) error {
-	_, err := iampb.NewTenantServiceClient(c.Service(nebiusclient.IAM)).List(ctx, &iampb.ListTenantsRequest{})
+	_, err := iamv2pb.NewTenantServiceClient(c.Service(nebiusclient.IAM)).List(ctx, &iamv2pb.ListTenantsRequest{})
 	return err
 }
 

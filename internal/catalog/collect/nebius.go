@@ -24,7 +24,7 @@ import (
 	billingpb "dstack/internal/nebiusclient/pb/nebius/billing/v1alpha1"
 	commonpb "dstack/internal/nebiusclient/pb/nebius/common/v1"
 	computepb "dstack/internal/nebiusclient/pb/nebius/compute/v1"
-	iampb "dstack/internal/nebiusclient/pb/nebius/iam/v1"
+	iamv2pb "dstack/internal/nebiusclient/pb/nebius/iam/v2"
 	"dstack/internal/offer"
 	"dstack/internal/version"
 )
@@ -111,9 +111,9 @@ func (t *tray) askNebius(ctx context.Context, client *nebiusclient.Client) error
 }
 
 // nebiusProjects are those of the one tenant that credentials belong to.
-func nebiusProjects(ctx context.Context, iam grpc.ClientConnInterface) ([]*iampb.Container, error) {
-	tenants, err := nebiusAll(func(token string) (*iampb.ListTenantsResponse, error) {
-		return iampb.NewTenantServiceClient(iam).List(ctx, &iampb.ListTenantsRequest{PageSize: nebiusPageSize, PageToken: token}, grpc.MaxCallRecvMsgSize(nebiusPage))
+func nebiusProjects(ctx context.Context, iam grpc.ClientConnInterface) ([]*iamv2pb.Project, error) {
+	tenants, err := nebiusAll(func(token string) (*iamv2pb.ListTenantsResponse, error) {
+		return iamv2pb.NewTenantServiceClient(iam).List(ctx, &iamv2pb.ListTenantsRequest{PageSize: nebiusPageSize, PageToken: token}, grpc.MaxCallRecvMsgSize(nebiusPage))
 	})
 	if err != nil {
 		return nil, fmt.Errorf("tenants: %w", err)
@@ -121,8 +121,8 @@ func nebiusProjects(ctx context.Context, iam grpc.ClientConnInterface) ([]*iampb
 	if len(tenants) != 1 {
 		return nil, fmt.Errorf("the credentials see %d tenants, not 1: use those of a service account of one", len(tenants))
 	}
-	projects, err := nebiusAll(func(token string) (*iampb.ListProjectsResponse, error) {
-		return iampb.NewProjectServiceClient(iam).List(ctx, &iampb.ListProjectsRequest{
+	projects, err := nebiusAll(func(token string) (*iamv2pb.ListProjectsResponse, error) {
+		return iamv2pb.NewProjectServiceClient(iam).List(ctx, &iamv2pb.ListProjectsRequest{
 			ParentId: tenants[0].GetMetadata().GetId(), PageSize: nebiusPageSize, PageToken: token,
 		}, grpc.MaxCallRecvMsgSize(nebiusPage))
 	})
@@ -173,20 +173,19 @@ func nebiusAll[T any, P aPage[T]](ask func(token string) (P, error)) ([]T, error
 
 // nebiusPlaces has a project of each region, by region: prices are the same in all of a region. It
 // takes one that is in use if there is one.
-func nebiusPlaces(projects []*iampb.Container) map[string]string {
-	idle := func(p *iampb.Container) int {
-		state, suspended := p.GetStatus().GetContainerState(), p.GetStatus().GetSuspensionState()
-		if (state == iampb.State_ACTIVE || state == iampb.State_STATE_UNSPECIFIED) && suspended <= iampb.SuspensionState_NONE {
+func nebiusPlaces(projects []*iamv2pb.Project) map[string]string {
+	idle := func(p *iamv2pb.Project) int {
+		if p.GetStatus().GetProjectState() == iamv2pb.ProjectStatus_ACTIVE {
 			return 0
 		}
 		return 1
 	}
-	order := slices.SortedFunc(slices.Values(projects), func(a, b *iampb.Container) int {
+	order := slices.SortedFunc(slices.Values(projects), func(a, b *iamv2pb.Project) int {
 		return cmp.Or(cmp.Compare(idle(a), idle(b)), cmp.Compare(a.GetMetadata().GetId(), b.GetMetadata().GetId()))
 	})
 	places := map[string]string{}
 	for _, p := range order {
-		region := p.GetStatus().GetRegion()
+		region := p.GetSpec().GetRegion()
 		if _, known := places[region]; !known && region != "" {
 			places[region] = p.GetMetadata().GetId()
 		}

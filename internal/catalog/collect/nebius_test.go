@@ -27,7 +27,7 @@ import (
 	"dstack/internal/nebiusclient/nebiustest"
 	billingpb "dstack/internal/nebiusclient/pb/nebius/billing/v1alpha1"
 	computepb "dstack/internal/nebiusclient/pb/nebius/compute/v1"
-	iampb "dstack/internal/nebiusclient/pb/nebius/iam/v1"
+	iamv2pb "dstack/internal/nebiusclient/pb/nebius/iam/v2"
 )
 
 // atNebius is what the double has: answers in the shapes of the API.
@@ -46,7 +46,7 @@ func atNebius(t testing.TB) nebiustest.Account {
 		t.Fatal(err)
 	}
 	a := nebiustest.Account{
-		Tenants: messages[iampb.Container](t, file.Tenants), Projects: messages[iampb.Container](t, file.Projects), Platforms: map[string][]*computepb.Platform{},
+		Tenants: messages[iamv2pb.Tenant](t, file.Tenants), Projects: messages[iamv2pb.Project](t, file.Projects), Platforms: map[string][]*computepb.Platform{},
 	}
 	platforms := messages[computepb.Platform](t, file.Platforms)
 	for project, names := range file.Regions {
@@ -277,8 +277,8 @@ func TestNebiusHostile(t *testing.T) {
 		"no tenant":           {func(s *nebiustest.Server) { s.Tenants = nil }, "the credentials see 0 tenants, not 1"},
 		"two tenants":         {func(s *nebiustest.Server) { s.Tenants = append(s.Tenants, s.Tenants[0]) }, "the credentials see 2 tenants, not 1"},
 		"no projects":         {func(s *nebiustest.Server) { s.Projects = nil }, "there are 0 rows, fewer than 1"},
-		"a region less":       {func(s *nebiustest.Server) { s.Projects[3].Status.Region = "eu-west2" }, "there is nothing in eu-west1"},
-		"a hostile region":    {func(s *nebiustest.Server) { s.Projects[3].Status.Region = "eu-\x1b[2J" }, `location: "eu-\x1b[2J" is not a name`},
+		"a region less":       {func(s *nebiustest.Server) { s.Projects[3].Spec.Region = "eu-west2" }, "there is nothing in eu-west1"},
+		"a hostile region":    {func(s *nebiustest.Server) { s.Projects[3].Spec.Region = "eu-\x1b[2J" }, `location: "eu-\x1b[2J" is not a name`},
 		"no clusters":         {at(func(_ *computepb.Platform, p *computepb.Preset) { p.AllowGpuClustering = false }), "8gpu-128vcpu-1600gb in eu-north1 has no fabrics"},
 		"clusters of one":     {at(func(_ *computepb.Platform, p *computepb.Preset) { p.Name = "1gpu-16vcpu-200gb" }), "1gpu-16vcpu-200gb in eu-north1 has fabrics"},
 		"negative memory":     {at(func(_ *computepb.Platform, p *computepb.Preset) { p.Resources.MemoryGibibytes = -1 }), "memory: -1024 MiB is not 1 to"},

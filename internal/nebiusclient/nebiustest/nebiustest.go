@@ -26,6 +26,7 @@ import (
 	billingpb "dstack/internal/nebiusclient/pb/nebius/billing/v1alpha1"
 	computepb "dstack/internal/nebiusclient/pb/nebius/compute/v1"
 	iampb "dstack/internal/nebiusclient/pb/nebius/iam/v1"
+	iamv2pb "dstack/internal/nebiusclient/pb/nebius/iam/v2"
 )
 
 // Endpoint is that of servers that are reached through [Server.Dial].
@@ -55,8 +56,8 @@ type Server struct {
 
 // Account is what there is at Nebius.
 type Account struct {
-	Tenants   []*iampb.Container
-	Projects  []*iampb.Container
+	Tenants   []*iamv2pb.Tenant
+	Projects  []*iamv2pb.Project
 	Platforms map[string][]*computepb.Platform // by id of the project
 	// Price is what the calculator says of a type, nil for nothing.
 	Price func(region, platform, preset string, spot bool) *billingpb.ResourceGroupCost
@@ -99,8 +100,8 @@ func (s *Server) serve(t testing.TB, l net.Listener) {
 	s.key, s.calls, s.tokens = k, map[string]int{}, map[string]time.Time{}
 	g := grpc.NewServer(grpc.UnaryInterceptor(s.intercept), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
 	iampb.RegisterTokenExchangeServiceServer(g, exchange{s: s})
-	iampb.RegisterTenantServiceServer(g, tenants{s: s})
-	iampb.RegisterProjectServiceServer(g, projects{s: s})
+	iamv2pb.RegisterTenantServiceServer(g, tenants{s: s})
+	iamv2pb.RegisterProjectServiceServer(g, projects{s: s})
 	computepb.RegisterPlatformServiceServer(g, platforms{s: s})
 	billingpb.RegisterCalculatorServiceServer(g, calculator{s: s})
 	var served sync.WaitGroup
@@ -226,22 +227,22 @@ func page[T any](s *Server, all []T, size int64, token string) ([]T, string, err
 }
 
 type tenants struct {
-	iampb.UnimplementedTenantServiceServer
+	iamv2pb.UnimplementedTenantServiceServer
 	s *Server
 }
 
-func (h tenants) List(_ context.Context, in *iampb.ListTenantsRequest) (*iampb.ListTenantsResponse, error) {
+func (h tenants) List(_ context.Context, in *iamv2pb.ListTenantsRequest) (*iamv2pb.ListTenantsResponse, error) {
 	items, next, err := page(h.s, h.s.Tenants, in.PageSize, in.PageToken)
-	return &iampb.ListTenantsResponse{Items: items, NextPageToken: next}, err
+	return &iamv2pb.ListTenantsResponse{Items: items, NextPageToken: next}, err
 }
 
 type projects struct {
-	iampb.UnimplementedProjectServiceServer
+	iamv2pb.UnimplementedProjectServiceServer
 	s *Server
 }
 
-func (h projects) List(_ context.Context, in *iampb.ListProjectsRequest) (*iampb.ListProjectsResponse, error) {
-	var mine []*iampb.Container
+func (h projects) List(_ context.Context, in *iamv2pb.ListProjectsRequest) (*iamv2pb.ListProjectsResponse, error) {
+	var mine []*iamv2pb.Project
 	for _, p := range h.s.Projects {
 		if p.GetMetadata().GetParentId() == in.ParentId {
 			mine = append(mine, p)
@@ -251,7 +252,7 @@ func (h projects) List(_ context.Context, in *iampb.ListProjectsRequest) (*iampb
 		return nil, status.Error(codes.InvalidArgument, "parent_id is required")
 	}
 	items, next, err := page(h.s, mine, in.PageSize, in.PageToken)
-	return &iampb.ListProjectsResponse{Items: items, NextPageToken: next}, err
+	return &iamv2pb.ListProjectsResponse{Items: items, NextPageToken: next}, err
 }
 
 type platforms struct {
@@ -281,7 +282,7 @@ func (h calculator) Estimate(_ context.Context, in *billingpb.EstimateRequest) (
 		if p.GetMetadata().GetId() != asked.GetMetadata().GetParentId() {
 			continue
 		}
-		cost := h.s.Price(p.GetStatus().GetRegion(), platform, preset, spec.GetPreemptible() != nil)
+		cost := h.s.Price(p.GetSpec().GetRegion(), platform, preset, spec.GetPreemptible() != nil)
 		return &billingpb.EstimateResponse{HourlyCost: cost, MonthlyCost: &billingpb.ResourceGroupCost{}}, nil
 	}
 	return nil, status.Error(codes.NotFound, "there is no such project")
