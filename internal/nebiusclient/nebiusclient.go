@@ -132,12 +132,10 @@ func (c *Client) dial(s Service) (*grpc.ClientConn, error) {
 	if c.tls {
 		options[0] = grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS12}))
 	}
-	target := "dns:///" + address
 	if c.config.Dial != nil {
-		target = "passthrough:///" + address
 		options = append(options, grpc.WithContextDialer(c.config.Dial))
 	}
-	conn, err := grpc.NewClient(target, options...)
+	conn, err := grpc.NewClient("passthrough:///"+address, options...) // whose errors say what became of the name
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", address, err)
 	}

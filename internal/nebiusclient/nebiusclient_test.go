@@ -288,10 +288,21 @@ func TestStrangeTokens(t *testing.T) {
 func TestOtherServers(t *testing.T) {
 	for name, tt := range map[string]struct {
 		start func(*httptest.Server)
+		took  time.Duration // at most
 		want  string
 	}{
-		"of a stranger": {(*httptest.Server).StartTLS, "certificate"},
-		"of pages":      {(*httptest.Server).Start, "cpl.iam List: "},
+		"of a stranger": {(*httptest.Server).StartTLS, 3 * time.Second, "certificate"},
+		"of pages":      {(*httptest.Server).Start, 3 * time.Second, "cpl.iam List: "},
+		"of silence": {func(s *httptest.Server) {
+			s.URL = nebiustest.Endpoint
+			go func() { // until the listener is closed
+				for {
+					if _, err := s.Listener.Accept(); err != nil {
+						return
+					}
+				}
+			}()
+		}, 35 * time.Second, "cpl.iam List: "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -307,8 +318,12 @@ func TestOtherServers(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				began := time.Now()
 				if err := tenants(t.Context(), c); err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "secret") {
 					t.Errorf("%v, want %q", err, tt.want)
+				}
+				if took := time.Since(began); took > tt.took {
+					t.Errorf("took %v, want %v at most", took, tt.took)
 				}
 				if err := c.Close(); err != nil {
 					t.Error(err)
