@@ -60,7 +60,7 @@ type Client struct {
 	host   string // of Endpoint with its port, "" without
 
 	mu    sync.Mutex
-	conns map[string]*grpc.ClientConn // by address
+	conns map[string]*grpc.ClientConn // by address, nil after Close
 }
 
 const (
@@ -104,10 +104,13 @@ func (c *Client) Close() error {
 	for _, conn := range c.conns {
 		err = errors.Join(err, conn.Close())
 	}
+	c.conns = nil
 	c.mu.Unlock()
 	c.tokens.running.Wait()
 	return err
 }
+
+var errClosed = errors.New("the client is closed")
 
 // dial is the connection to a service, which is made when it is used first.
 func (c *Client) dial(s Service) (*grpc.ClientConn, error) {
@@ -117,6 +120,9 @@ func (c *Client) dial(s Service) (*grpc.ClientConn, error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.conns == nil {
+		return nil, errClosed
+	}
 	if conn, ok := c.conns[address]; ok {
 		return conn, nil
 	}

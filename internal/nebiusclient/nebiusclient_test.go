@@ -418,6 +418,29 @@ func TestParseFile(t *testing.T) {
 	}
 }
 
+// After its end a client makes no connections.
+func TestClosed(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, credentials := range []nebiusclient.Credentials{{Token: "ne1secret"}, {ServiceAccount: "a", PublicKey: "k", Key: key}} {
+		c, err := nebiusclient.New(nebiusclient.Config{Credentials: credentials, Dial: func(context.Context, string) (net.Conn, error) {
+			t.Error("a connection is made")
+			return nil, io.EOF
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := tenants(t.Context(), c); err == nil || !strings.Contains(err.Error(), "the client is closed") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
 // Credentials that are written somewhere by mistake tell nothing.
 func TestLoggedCredentials(t *testing.T) {
 	for _, c := range []nebiusclient.Credentials{{Token: "ne1secret"}, {ServiceAccount: "a", Key: &rsa.PrivateKey{}}} {
