@@ -242,8 +242,12 @@ func TestCollect(t *testing.T) {
 			"ECS4GPU2 it-mi2 32 128GB disk=500GB A6000:48GB:4 $2.96",
 		}, []string{"Grayskull"}},
 		"oci": {false, []string{
+			"BM.GPU.GB200.4 uk-london-1 144 960GB GB200:186GB:4 arm $24",
+			"BM.GPU.GB200.4 us-ashburn-1 144 960GB GB200:186GB:4 arm $24",
 			"BM.GPU.MI300X.8 uk-london-1 224 2048GB MI300X:192GB:8 $48",
 			"BM.GPU.MI300X.8 us-ashburn-1 224 2048GB MI300X:192GB:8 $48",
+			"BM.GPU.RTXPRO.8 uk-london-1 288 3072GB RTXPRO6000:96GB:8 $48",
+			"BM.GPU.RTXPRO.8 us-ashburn-1 288 3072GB RTXPRO6000:96GB:8 $48",
 			"BM.GPU4.8 uk-london-1 128 2048GB A100:40GB:8 $24.4",
 			"BM.GPU4.8 us-ashburn-1 128 2048GB A100:40GB:8 $24.4",
 			"BM.Standard.E4.128 uk-london-1 256 2048GB $6.272",
@@ -254,7 +258,7 @@ func TestCollect(t *testing.T) {
 			"VM.GPU.A10.1 us-ashburn-1 30 240GB A10:24GB:1 spot $1",
 			"VM.GPU3.1 uk-london-1 12 90GB V100:16GB:1 $2.95",
 			"VM.GPU3.1 us-ashburn-1 12 90GB V100:16GB:1 $2.95",
-		}, []string{"VM.Priceless.1"}},
+		}, []string{"BM.Standard.Disk.1", "VM.Priceless.1"}},
 	} {
 		t.Run(provider, func(t *testing.T) {
 			handler := answered(t, provider)

@@ -3,6 +3,7 @@ package collect
 import (
 	"context"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -126,17 +127,35 @@ func (s ociShape) sold() bool {
 		slices.Contains([]string{"standard", "gpu", "optimized"}, s.Sub.Value) && !strings.Contains(s.Name, ".A1.")
 }
 
-// ociRow puts a shape together from its components. It is false where something is missing.
+// ociMachines are shapes of which the estimator leaves out cores or memory, or has them wrong
+// (docs.oracle.com/en-us/iaas/Content/Compute/References/computeshapes.htm).
+var ociMachines = map[string]struct{ cores, gib int }{
+	"BM.GPU.B300.8": {128, 4096}, "BM.GPU.GB200.4": {144, 960}, "BM.GPU.GB300.4": {144, 960}, "BM.GPU.RTXPRO.8": {144, 3072},
+}
+
+// superchip is a GPU with a processor of its own kind: GB200.
+var superchip = regexp.MustCompile(`^G[BH]\d`)
+
+// ociRow puts a shape together from its components. It is false where something is missing, or costs extra.
 func (t *tray) ociRow(s ociShape, prices map[string]float64) (pricelist.Row, bool) {
-	r := pricelist.Row{Instance: s.Name, MemoryMiB: mib(float64(s.Bundled)), GPUs: s.GPUs.whole()}
-	gpuShape := strings.Contains(s.Name, "GPU4") || strings.Contains(s.Name, "GPU.A10")
-	if s.Processor.Value == "arm" && !(s.Sub.Value == "gpu" && gpuShape) { // those are marked wrongly
+	name, _, _ := strings.Cut(s.Name, " (") // "BM.GPU.GB200.4 (NVL72)" cannot be had under that name
+	gpu := ociGPU(name)
+	r := pricelist.Row{Instance: name, MemoryMiB: mib(math.Trunc(float64(s.Bundled))), GPUs: s.GPUs.whole()}
+	gpuShape := strings.Contains(name, "GPU4") || strings.Contains(name, "GPU.A10")
+	if s.Processor.Value == "arm" && !(s.Sub.Value == "gpu" && gpuShape) || superchip.MatchString(gpu) { // those are marked wrongly
 		r.Arch = "arm"
+	}
+	machine, stated := ociMachines[name]
+	if stated {
+		r.MemoryMiB = machine.gib << 10
 	}
 	for _, c := range s.Components {
 		price, priced := prices[c.Part]
 		switch {
 		case c.Type.Value == "ocpu" && priced:
+			if stated {
+				c.Qty = number(machine.cores)
+			}
 			r.CPUs = c.Qty.whole() * 2
 			if r.Arch == "arm" {
 				r.CPUs = c.Qty.whole()
@@ -149,17 +168,16 @@ func (t *tray) ociRow(s ociShape, prices map[string]float64) (pricelist.Row, boo
 		case c.Type.Value == "memory" && priced:
 			r.MemoryMiB = mib(math.Trunc(float64(c.Qty)))
 			r.Price += price * float64(c.Qty)
-		case c.Type.Value == "ocpu" || c.Type.Value == "memory":
+		default:
 			return r, false
 		}
 	}
 	if r.GPUs > 0 {
-		name := ociGPU(s.Name)
-		if name == "" || s.GPUMemory <= 0 {
+		if gpu == "" || s.GPUMemory <= 0 {
 			return r, false
 		}
 		var ok bool
-		if r.GPU, ok = t.gpu(name, float64(s.GPUMemory)/float64(r.GPUs)); !ok {
+		if r.GPU, ok = t.gpu(gpu, float64(s.GPUMemory)/float64(r.GPUs)); !ok {
 			return r, false
 		}
 	}
@@ -177,6 +195,8 @@ func ociGPU(name string) string {
 			return "V100"
 		case "GPU4":
 			return "A100"
+		case "RTXPRO":
+			return "RTXPRO6000"
 		case "GPU":
 			if i+1 < len(words) {
 				if a, ok := config.FindAccelerator(words[i+1]); ok {
