@@ -20,7 +20,10 @@ import (
 func aws() Source {
 	return Source{
 		Provider: "aws", Huge: true, May: []string{awsKey, awsSecret}, base: "https://pricing.us-east-1.amazonaws.com", limit: 2 * time.Hour, collect: collectAWS,
-		expect: expectation{rows: 1000, gpus: []string{"H100", "A100", "A10G", "T4", "L40S", "L4"}, cpuOnly: true, noSpot: true, regions: []string{"us-east-1", "us-west-2-lax-1"}},
+		expect: expectation{
+			rows: 1000, gpus: []string{"H100", "A100", "A10G", "T4", "L40S", "RTXPRO4500", "RTXPRO6000", "L4"}, cpuOnly: true, noSpot: true,
+			regions: []string{"us-east-1", "us-west-2-lax-1"}, spread: map[string]int{"m5.large": 25},
+		},
 	}
 }
 

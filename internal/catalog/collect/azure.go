@@ -20,7 +20,7 @@ import (
 func azure() Source {
 	return Source{
 		Provider: "azure", May: []string{azureSubscription, azureTenant, azureClient, azureSecret}, base: "https://prices.azure.com", collect: collectAzure,
-		expect: expectation{rows: 1000, gpus: []string{"A100", "A10", "H100NVL"}, cpuOnly: true, spot: true, regions: []string{"eastus"}},
+		expect: expectation{rows: 1000, gpus: []string{"A100", "A10", "H100NVL"}, cpuOnly: true, spot: true, regions: []string{"eastus"}, spread: map[string]int{"Standard_D2s_v6": 30}},
 	}
 }
 

@@ -132,6 +132,31 @@ func TestAWS(t *testing.T) {
 	}
 }
 
+// A type that is sold nearly everywhere is not in a few places only: what lists them was cut off.
+func TestSpread(t *testing.T) {
+	in := func(provider, name string, places int) *pricelist.List {
+		tr := &tray{provider: provider, asOf: "2026-11-25"}
+		for n := range places {
+			if err := tr.add(pricelist.Row{Instance: name, Region: fmt.Sprint("r", n), CPUs: 2, MemoryMiB: 8192, Price: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return tr.list.List()
+	}
+	for _, s := range []Source{aws(), azure()} {
+		for name, places := range s.expect.spread {
+			only := expectation{spread: map[string]int{name: places}}
+			want := fmt.Sprintf("%s is in %d places, fewer than %d", name, places-1, places)
+			if err := only.check(in(s.Provider, name, places-1)); err == nil || err.Error() != want {
+				t.Errorf("%v, want %s", err, want)
+			}
+			if err := only.check(in(s.Provider, name, places)); err != nil {
+				t.Errorf("%s is where it must be: %v", name, err)
+			}
+		}
+	}
+}
+
 // ec2 is a double of the API of EC2 in all regions, which checks signatures.
 type ec2 struct {
 	t     *testing.T

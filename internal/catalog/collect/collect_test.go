@@ -104,7 +104,7 @@ func source(t *testing.T, name string) Source {
 
 // small is a source that is content with the few rows of a test.
 func small(s Source) Source {
-	s.expect.rows = 0
+	s.expect.rows, s.expect.spread = 0, nil
 	if !s.Spot {
 		s.expect.regions = nil
 	}

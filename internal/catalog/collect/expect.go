@@ -18,17 +18,25 @@ type expectation struct {
 	noSpot  bool     // none of those
 	noOther bool     // none but those
 	regions []string // these places
+	// spread are types that are in at least so many places.
+	spread map[string]int
 }
 
 func (e expectation) check(l *pricelist.List) error {
 	if l.Len() < max(1, e.rows) {
 		return fmt.Errorf("there are %d rows, fewer than %d", l.Len(), max(1, e.rows))
 	}
-	gpus, regions := map[string]bool{}, map[string]bool{}
+	gpus, regions, spread := map[string]bool{}, map[string]bool{}, map[string]map[string]bool{}
+	for name := range e.spread {
+		spread[name] = map[string]bool{}
+	}
 	cpuOnly, spot, onDemand := false, false, false
 	for i := range l.Len() {
 		r := l.Row(i)
 		gpus[r.GPU.Name], regions[r.Region] = true, true
+		if in := spread[r.Instance]; in != nil {
+			in[r.Region] = true
+		}
 		cpuOnly = cpuOnly || r.GPUs == 0
 		spot, onDemand = spot || r.Spot, onDemand || !r.Spot
 	}
@@ -37,6 +45,11 @@ func (e expectation) check(l *pricelist.List) error {
 	}
 	if i := slices.IndexFunc(e.regions, func(name string) bool { return !regions[name] }); i >= 0 {
 		return fmt.Errorf("there is nothing in %s", e.regions[i])
+	}
+	for name, in := range spread {
+		if len(in) < e.spread[name] {
+			return fmt.Errorf("%s is in %d places, fewer than %d", name, len(in), e.spread[name])
+		}
 	}
 	switch {
 	case e.cpuOnly && !cpuOnly:

@@ -119,7 +119,7 @@ func awsFile() string {
 	row := func(price, instance, cpus, memory, region string) {
 		fmt.Fprintf(&b, "OnDemand,Hrs,%s,USD,%s,%s,%s GiB,Shared,Linux,NA,Used,OnDemand,%s\n", price, instance, cpus, memory, region)
 	}
-	for _, gpus := range []string{"p5.48xlarge", "p4d.24xlarge", "g5.xlarge", "g4dn.xlarge", "g6e.xlarge", "g6.xlarge"} {
+	for _, gpus := range []string{"p5.48xlarge", "p4d.24xlarge", "g5.xlarge", "g4dn.xlarge", "g6e.xlarge", "g6.xlarge", "g7.2xlarge", "g7e.2xlarge"} {
 		row("5", gpus, "4", "16", "us-east-1")
 	}
 	for n := range 1000 {
@@ -146,7 +146,7 @@ func TestRefreshSaysWhatIsLeftOut(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &got); err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 1 || got[0].Hint != "for more of it set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" || got[0].Rows != 1007 || len(got[0].LeftOut) != 100 || got[0].LeftOut[0] != "x000.large" || got[0].More != 7 || got[0].Free != 1 {
+	if len(got) != 1 || got[0].Hint != "for more of it set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY" || got[0].Rows != 1009 || len(got[0].LeftOut) != 100 || got[0].LeftOut[0] != "x000.large" || got[0].More != 7 || got[0].Free != 1 {
 		t.Errorf("got %+v", got)
 	}
 	out, _, err = c.run("catalog", "refresh", "--provider", "aws")
