@@ -61,7 +61,7 @@ func (s Source) session(c Config, endpoint string, now time.Time) *session {
 	}
 	for _, name := range slices.Concat(s.Needs, s.May) {
 		if value := c.Credentials(name); len(value) >= minSecret && secretName.MatchString(name) {
-			n.secrets = append(n.secrets, value)
+			n.secrets = append(n.secrets, value, url.QueryEscape(value), url.PathEscape(value))
 		}
 	}
 	return n
