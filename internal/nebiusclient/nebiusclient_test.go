@@ -113,7 +113,7 @@ func TestGivingUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &nebiustest.Server{Fault: func(ctx context.Context, method string, n int) error {
 			if method == "Exchange" && n == 1 {
-				<-ctx.Done()
+				return nebiustest.Hang(ctx)
 			}
 			return nil
 		}}
@@ -171,8 +171,7 @@ func TestRepeats(t *testing.T) {
 					case method != "List" || n > tt.times:
 						return nil
 					case tt.err == hang:
-						<-ctx.Done()
-						return ctx.Err()
+						return nebiustest.Hang(ctx)
 					}
 					if md, _ := metadata.FromIncomingContext(ctx); !strings.HasPrefix(strings.Join(md.Get("user-agent"), ""), "dstack/test ") {
 						t.Errorf("user agent %q", md.Get("user-agent"))

@@ -29,12 +29,15 @@ import (
 	"dstack/internal/version"
 )
 
+// nebiusRegions are where Nebius has long been, so that a list without them is not whole.
+var nebiusRegions = []string{"eu-north1", "eu-west1"}
+
 func nebius() Source {
 	return Source{
 		Provider: "nebius", Needs: []string{nebiusAccount, nebiusKeyID, nebiusKeyFile}, Instead: []string{nebiusFile, nebiusToken},
 		PerAccount: true, // contracts change prices, and regions are those of the tenant's projects
 		collect:    collectNebius,
-		expect:     expectation{gpus: []string{"RTXPRO6000", "L40S", "H100", "H200", "B200"}, cpuOnly: true, spot: true, regions: []string{"eu-north1", "eu-west1"}},
+		expect:     expectation{gpus: []string{"RTXPRO6000", "L40S", "H100", "H200", "B200"}, cpuOnly: true, spot: true, regions: nebiusRegions},
 	}
 }
 
@@ -78,6 +81,11 @@ func (t *tray) askNebius(ctx context.Context, client *nebiusclient.Client) error
 		return err
 	}
 	places := nebiusPlaces(projects)
+	for _, region := range nebiusRegions {
+		if places[region] == "" {
+			return fmt.Errorf("the tenant has no project in %s, so that there are no prices of it", region)
+		}
+	}
 	var questions []nebiusQuestion
 	for _, region := range slices.Sorted(maps.Keys(places)) {
 		platforms, err := nebiusPlatforms(ctx, client.Service(nebiusclient.Compute), places[region])

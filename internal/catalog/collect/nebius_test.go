@@ -276,9 +276,10 @@ func TestNebiusHostile(t *testing.T) {
 		"no spot":             {func(s *nebiustest.Server) { unspot(s) }, "there are no prices of spot instances"},
 		"no tenant":           {func(s *nebiustest.Server) { s.Tenants = nil }, "the credentials see 0 tenants, not 1"},
 		"two tenants":         {func(s *nebiustest.Server) { s.Tenants = append(s.Tenants, s.Tenants[0]) }, "the credentials see 2 tenants, not 1"},
-		"no projects":         {func(s *nebiustest.Server) { s.Projects = nil }, "there are 0 rows, fewer than 1"},
-		"a region less":       {func(s *nebiustest.Server) { s.Projects[3].Spec.Region = "eu-west2" }, "there is nothing in eu-west1"},
-		"a hostile region":    {func(s *nebiustest.Server) { s.Projects[3].Spec.Region = "eu-\x1b[2J" }, `location: "eu-\x1b[2J" is not a name`},
+		"no projects":         {func(s *nebiustest.Server) { s.Projects = nil }, "the tenant has no project in eu-north1"},
+		"nothing in a region": {func(s *nebiustest.Server) { s.Platforms["project-e01d"] = nil }, "there is nothing in eu-west1"},
+		"a region less":       {func(s *nebiustest.Server) { s.Projects[3].Spec.Region = "eu-west2" }, "the tenant has no project in eu-west1, so that there are no prices of it"},
+		"a hostile region":    {func(s *nebiustest.Server) { s.Projects[4].Spec.Region = "eu-\x1b[2J" }, `location: "eu-\x1b[2J" is not a name`},
 		"no clusters":         {at(func(_ *computepb.Platform, p *computepb.Preset) { p.AllowGpuClustering = false }), "8gpu-128vcpu-1600gb in eu-north1 has no fabrics"},
 		"clusters of one":     {at(func(_ *computepb.Platform, p *computepb.Preset) { p.Name = "1gpu-16vcpu-200gb" }), "1gpu-16vcpu-200gb in eu-north1 has fabrics"},
 		"negative memory":     {at(func(_ *computepb.Platform, p *computepb.Preset) { p.Resources.MemoryGibibytes = -1 }), "memory: -1024 MiB is not 1 to"},
@@ -326,13 +327,13 @@ func TestNebiusOutages(t *testing.T) {
 	}{
 		"it hangs": {func(ctx context.Context, method string, _ int) error {
 			if method == "Estimate" {
-				<-ctx.Done()
+				return nebiustest.Hang(ctx)
 			}
 			return nil
 		}, 30 * time.Second, "Estimate: no answer in 10s (DeadlineExceeded)"},
 		"no token comes": {func(ctx context.Context, method string, _ int) error {
 			if method == "Exchange" {
-				<-ctx.Done()
+				return nebiustest.Hang(ctx)
 			}
 			return nil
 		}, 15 * time.Second, "get an access token: "},

@@ -98,7 +98,7 @@ func (s *Server) serve(t testing.TB, l net.Listener) {
 		t.Fatal(err)
 	}
 	s.key, s.calls, s.tokens = k, map[string]int{}, map[string]time.Time{}
-	g := grpc.NewServer(grpc.UnaryInterceptor(s.intercept), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
+	g := grpc.NewServer(grpc.UnaryInterceptor(s.intercept), grpc.WaitForHandlers(true), grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: time.Second}))
 	iampb.RegisterTokenExchangeServiceServer(g, exchange{s: s})
 	iamv2pb.RegisterTenantServiceServer(g, tenants{s: s})
 	iamv2pb.RegisterProjectServiceServer(g, projects{s: s})
@@ -124,6 +124,14 @@ func (s *Server) Credentials() nebiusclient.Credentials {
 // Dial connects to a server in memory.
 func (s *Server) Dial(ctx context.Context, _ string) (net.Conn, error) {
 	return s.memory.DialContext(ctx)
+}
+
+// Hang answers nothing, for a [Server].Fault: whoever asked has given up when it returns. It is for
+// tests in virtual time.
+func Hang(ctx context.Context) error {
+	<-ctx.Done()
+	time.Sleep(time.Second) // the server hears of the end no later than who asked
+	return ctx.Err()
 }
 
 // Calls is how often a method was called.
