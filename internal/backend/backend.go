@@ -8,6 +8,7 @@ package backend
 
 import (
 	"context"
+	"reflect"
 	"time"
 
 	"dstack/internal/offer"
@@ -164,6 +165,15 @@ type Instance struct {
 // Ready reports whether the instance runs and can be connected to.
 func (i Instance) Ready() bool {
 	return i.State == StateRunning && (i.Hostname != "" || i.Socket != "")
+}
+
+// Equal says that both are the same to people: times are, however they are written.
+func (i Instance) Equal(o Instance) bool {
+	if !i.CreatedAt.Equal(o.CreatedAt) || !i.GoneAt.Equal(o.GoneAt) {
+		return false
+	}
+	i.CreatedAt, i.GoneAt = o.CreatedAt, o.GoneAt
+	return reflect.DeepEqual(i, o)
 }
 
 // Jump is an SSH server on the way to an instance.

@@ -2,6 +2,7 @@ package backend_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -203,6 +204,38 @@ func TestRetryAfter(t *testing.T) {
 	} {
 		if got := backend.RetryAfter(http.Header{"Retry-After": {value}}, now); got != want {
 			t.Errorf("RetryAfter(%q) = %v, want %v", value, got, want)
+		}
+	}
+}
+
+// An instance is what it was, wherever its times were kept.
+func TestInstanceEqual(t *testing.T) {
+	now := time.Now() // with the clock's reading, and of this place
+	full := func() backend.Instance {
+		return backend.Instance{
+			Mark: backend.Mark{IntentID: "i", Name: "n"}, Ref: backend.Ref{Region: "eu", ID: "1"}, State: backend.StateRunning, Hostname: "192.0.2.1",
+			Jump: &backend.Jump{Hostname: "jump", Port: 22}, Price: 2.5, CreatedAt: now, GoneAt: now.Add(time.Hour),
+		}
+	}
+	data, err := json.Marshal(full())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stored backend.Instance
+	if err := json.Unmarshal(data, &stored); err != nil {
+		t.Fatal(err)
+	}
+	if !stored.Equal(full()) {
+		t.Errorf("%+v is not %+v", stored, full())
+	}
+	for name, change := range map[string]func(*backend.Instance){
+		"state": func(i *backend.Instance) { i.State = backend.StateGone }, "address": func(i *backend.Instance) { i.Hostname = "192.0.2.2" },
+		"jump": func(i *backend.Instance) { i.Jump.Port = 2222 }, "no jump": func(i *backend.Instance) { i.Jump = nil },
+		"price": func(i *backend.Instance) { i.Price = 3 }, "begin": func(i *backend.Instance) { i.CreatedAt = now.Add(1) }, "end": func(i *backend.Instance) { i.GoneAt = time.Time{} },
+	} {
+		other := full()
+		if change(&other); stored.Equal(other) {
+			t.Errorf("another %s makes no difference", name)
 		}
 	}
 }

@@ -137,13 +137,17 @@ func (l *Ledger) Intend(ctx context.Context, tx *store.Tx, in Intent) (string, e
 	return r.ID, nil
 }
 
-// Release says that the resource of an intent is not wanted any more. It is idempotent. The
-// ledger deletes what exists or may exist, however long it takes.
+// Release says that the resource of an intent is not wanted any more. The ledger deletes what exists
+// or may exist, however long it takes. It is idempotent: owners say it at each look, and only the
+// first time has the provider asked.
 func (l *Ledger) Release(ctx context.Context, tx *store.Tx, id string) error {
-	if _, err := tx.ExecContext(ctx, releaseIntent, id); err != nil {
+	res, err := tx.ExecContext(ctx, releaseIntent, id)
+	if err != nil {
 		return fmt.Errorf("release intent %s: %w", id, err)
 	}
-	tx.OnCommit(func() { l.Engine.Wake(Kind, id) })
+	if n, err := res.RowsAffected(); err != nil || n > 0 {
+		tx.OnCommit(func() { l.Engine.Wake(Kind, id) })
+	}
 	return nil
 }
 

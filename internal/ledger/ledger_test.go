@@ -246,6 +246,27 @@ func TestDeletionIsNeverGivenUp(t *testing.T) {
 	})
 }
 
+// TestDeletionIsAwaited has a provider take a minute to delete, while the owner says again and again
+// that the machine is not wanted: the provider hears of it now and then.
+func TestDeletionIsAwaited(t *testing.T) {
+	c := plain
+	c.Deletion = time.Minute
+	each(t, c, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Minute)
+		for range 300 {
+			w.release(id)
+			time.Sleep(100 * time.Millisecond)
+		}
+		w.want(id, ledger.Deleting, 1)
+		if n := w.cloud.Calls("Terminate"); n < 2 || n > 12 {
+			t.Errorf("the provider was asked %d times in half a minute", n)
+		}
+		time.Sleep(time.Minute)
+		w.want(id, ledger.Gone, 0)
+	})
+}
+
 // TestPreemption ends the machine from outside: the sweep finds it missing, or the owner
 // asks because its host is silent.
 func TestPreemption(t *testing.T) {

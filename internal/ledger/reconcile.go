@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"time"
 
 	"dstack/internal/backend"
@@ -312,7 +311,7 @@ func (l *Ledger) transact(ctx context.Context, it engine.Item, change func(*stor
 func (l *Ledger) changed(tx *store.Tx, before, after Record) {
 	same := before.State == after.State && before.Price == after.Price &&
 		before.Doc.Message == after.Doc.Message && before.Doc.Outcome == after.Doc.Outcome &&
-		reflect.DeepEqual(before.Doc.Instance, after.Doc.Instance)
+		before.Doc.Instance.Equal(after.Doc.Instance)
 	if same || after.OwnerKind == "" {
 		return
 	}

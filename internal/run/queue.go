@@ -164,6 +164,9 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 				sooner(until)
 				sooner(now.Add(lookAgain))
 			}
+			if from := g.buyFrom(); now.Before(from) {
+				sooner(from)
+			}
 			if w := g.run.Data.Waiting; w == nil || w.Why != v.Why { // it is news
 				all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.wait(ctx, tx, g, v.Why) })
 			}

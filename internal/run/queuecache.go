@@ -33,6 +33,9 @@ func (g *gang) until() time.Time {
 	return time.Time{}
 }
 
+// buyFrom is when the gang may have new instances.
+func (g *gang) buyFrom() time.Time { return g.jobs[0].Data.BuyFrom }
+
 // queueCache keeps the parsed rows of the projects' queues by their versions, so that a
 // pass over a long queue reads only what changed.
 type queueCache struct {

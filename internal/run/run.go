@@ -63,7 +63,7 @@ type Data struct {
 	// Published says that a published client submitted the run: see [agentapi.JobSpec.Linger].
 	Published   bool      `json:"published,omitempty"`
 	ProcessedAt time.Time `json:"processed_at"`
-	// Resubmissions counts how often in a row the whole run was sent back to wait.
+	// Resubmissions counts how often in a row the whole run was sent back to wait without having run.
 	Resubmissions int `json:"resubmissions,omitempty"`
 	// NextAt is when a scheduled run starts, TriggeredAt when it last did.
 	NextAt      time.Time `json:"next_at,omitzero"`
@@ -125,6 +125,9 @@ type JobData struct {
 	Abort bool `json:"abort,omitempty"`
 	// WaitFrom is when the time began that the attempt may wait for capacity.
 	WaitFrom time.Time `json:"wait_from,omitzero"`
+	// BuyFrom is before when the attempt may only have a place on an instance that exists: providers
+	// refused the attempts before it.
+	BuyFrom time.Time `json:"buy_from,omitzero"`
 	// Streaks count the successes in a row of each of the probes, up to what makes it ready.
 	Streaks []int `json:"streaks,omitempty"`
 	// ProbeError is why a probe fails, "" when none does or none has for long enough.

@@ -295,7 +295,7 @@ func (s *Service) startJobs(ctx context.Context, tx *store.Tx, r Run, origin str
 // newJob stores one attempt and wakes the queue.
 func (s *Service) newJob(ctx context.Context, tx *store.Tx, r Run, spec api.JobSpec, n NewJob, origin string) error {
 	j := Job{ID: uuid.NewString(), RunID: r.ID, ProjectID: r.ProjectID, Replica: n.Replica, Num: n.Num, Attempt: n.Attempt, Status: api.JobSubmitted,
-		SubmittedAt: time.Now(), Data: JobData{Spec: spec, Deployment: r.Data.Deployment, WaitFrom: n.WaitFrom, ProcessedAt: time.Now()}}
+		SubmittedAt: time.Now(), Data: JobData{Spec: spec, Deployment: r.Data.Deployment, WaitFrom: n.WaitFrom, BuyFrom: n.BuyFrom, ProcessedAt: time.Now()}}
 	if err := j.insert(ctx, tx); err != nil {
 		return err
 	}

@@ -43,6 +43,8 @@ type NewJob struct {
 	Group                 string // of replicas
 	// WaitFrom is when the time began that the attempt may wait for capacity.
 	WaitFrom time.Time
+	// BuyFrom is when it may have new instances, the zero value for at once.
+	BuyFrom time.Time
 }
 
 // StepRun decides what should happen to a run (lifecycle 8). It reads nothing but its
@@ -92,9 +94,12 @@ func (d *RunDecision) tidy(now time.Time, s RunSnapshot) {
 // resubmitAfter spaces whole resubmissions of a run (lifecycle 8.2); the last repeats.
 var resubmitAfter = [...]time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute}
 
-// pending waits for the schedule or for the back-off and starts new attempts.
+// pending waits for the schedule or for the back-off and starts new attempts. A task that providers
+// have refused waits in the queue for most of its back-off, since an instance that exists may become
+// free; what it must not do is to ask providers again, nor to pay for the nodes of a cluster again and
+// again of which another one is refused.
 func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
-	at := s.Run.Data.NextAt
+	at, buyFrom := s.Run.Data.NextAt, time.Time{}
 	latest := latestOf(s.Jobs)
 	if n := s.Run.Data.Resubmissions; n > 0 {
 		var last time.Time
@@ -107,6 +112,9 @@ func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
 			}
 		}
 		at = last.Add(resubmitAfter[min(n, len(resubmitAfter))-1])
+		if s.Run.Data.Spec.Configuration.Service == nil && slices.ContainsFunc(latest, notGiven) {
+			at, buyFrom = last.Add(resubmitAfter[0]), at
+		}
 	}
 	if now.Before(at) {
 		d.Again = at
@@ -129,8 +137,14 @@ func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
 	for _, j := range latest {
 		d.again(s, j)
 	}
+	for i := range d.New {
+		d.New[i].BuyFrom = buyFrom
+	}
 	d.to(api.RunSubmitted)
 }
+
+// notGiven says that no provider gave an attempt the instance that it was to have.
+func notGiven(j Job) bool { return j.Data.Reason == api.JobNoCapacity }
 
 // again starts the next attempt of a job and drops what older ones without capacity left.
 func (d *RunDecision) again(s RunSnapshot, j Job) {
@@ -403,7 +417,7 @@ func (d *RunDecision) to(status api.RunStatus) {
 	switch {
 	case status == api.RunTerminating:
 		d.Again = time.Unix(0, 1) // at once
-	case status == api.RunProvisioning:
+	case status == api.RunRunning: // not before: that it is provisioning says only that machines are asked for
 		d.Run.Data.Resubmissions = 0
 	case status == api.RunPending && was != api.RunTerminating:
 		d.Run.Data.Resubmissions++

@@ -174,6 +174,29 @@ func TestStepRunCountsAttempts(t *testing.T) {
 	}
 }
 
+// A run that providers refuse asks them less and less often, until it has run, but may have an
+// instance that exists all the time. That its machines are asked for is no success.
+func TestStepRunBacksOff(t *testing.T) {
+	r := Run{Status: api.RunSubmitted, SubmittedAt: start, Data: Data{Spec: taskWith(func(*config.Task) {})}}
+	for n, want := range []time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 10 * time.Minute} {
+		r = StepRun(start, RunSnapshot{Run: r, Jobs: jobs(api.JobProvisioning)}).Run
+		refused := retrying(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity")
+		if r = StepRun(start, RunSnapshot{Run: r, Jobs: refused}).Run; r.Status != api.RunPending {
+			t.Fatalf("%s after a refusal", r.Status)
+		}
+		d := StepRun(at(15*time.Second), RunSnapshot{Run: r, Jobs: refused})
+		if d.Run.Status != api.RunSubmitted || len(d.New) != 1 || !d.New[0].BuyFrom.Equal(at(want)) {
+			t.Errorf("after %d refusals: %s, new %+v, want an attempt that may buy after %v", n+1, d.Run.Status, d.New, want)
+		}
+		r = d.Run
+	}
+	r = StepRun(start, RunSnapshot{Run: r, Jobs: jobs(api.JobRunning)}).Run
+	r = StepRun(start, RunSnapshot{Run: r, Jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobInterruptedByNoCapacity, "interruption"))}).Run
+	if r.Data.Resubmissions != 1 {
+		t.Errorf("%d resubmissions in a row after it has run", r.Data.Resubmissions)
+	}
+}
+
 // Of a replica that comes and goes, the last attempts are kept, and what the others have cost.
 func TestStepRunForgetsAttempts(t *testing.T) {
 	spec := serviceWith(ranged(1, 2))

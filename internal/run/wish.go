@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"time"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -28,10 +29,14 @@ func wish(g *gang) scheduler.Gang {
 	return a
 }
 
-// relate adds to a wish what depends on others: the fleets that it names, and where the other
-// nodes of the gang's replica are.
+// relate adds to a wish what depends on others and on the time: the fleets that it names, whether it
+// may have new instances yet, and where the other nodes of the gang's replica are.
 func (s *Service) relate(ctx context.Context, a *scheduler.Gang, g *gang, fleets []scheduler.Fleet) error {
 	a.Fleets = named(a.Profile.Fleets, fleets) // equal for equal keys, which have the names
+	if from := g.buyFrom(); time.Now().Before(from) {
+		a.BuyFrom = from
+		a.Key += from.String()
+	}
 	if len(g.jobs) >= g.jobs[0].Data.Spec.JobsPerReplica {
 		return nil
 	}

@@ -109,6 +109,9 @@ func (p *placer) later(g *Gang, fleets []int, shares [][]int) Verdict {
 		names[n] = p.Fleets[f].Name
 	}
 	reasons := []string{waiting(g, "fleet "+quoted(names, "or"), p.keptFor(g, fleets, shares))}
+	if !g.BuyFrom.IsZero() {
+		reasons = append(reasons, g.refusedLately())
+	}
 	if out := p.out(fleets); out != "" {
 		reasons = append(reasons, out)
 	}
@@ -151,6 +154,8 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int) Verdict {
 		why = "Could not reuse any instance for this job"
 	case short != "":
 		why = short
+	case !g.BuyFrom.IsZero():
+		why = g.refusedLately()
 	default:
 		why = noOffers + "fleet " + quoted(others, "or")
 	}
@@ -162,6 +167,11 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int) Verdict {
 		reasons = append(reasons, out)
 	}
 	return Verdict{Gang: g.ID, Reasons: append(reasons, p.facts(g, false)...)}
+}
+
+// refusedLately says when new instances are asked for again.
+func (g *Gang) refusedLately() string {
+	return "No provider had the instances when they were last requested; the next request is at " + g.BuyFrom.UTC().Format("15:04:05") + " UTC"
 }
 
 // atCapacity tells of some fleets that may not grow, where others may.

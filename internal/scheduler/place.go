@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 	"unique"
 
 	"dstack/internal/api"
@@ -29,6 +30,8 @@ type Gang struct {
 	Beside Site
 	// Reuse allows no new instances.
 	Reuse bool
+	// BuyFrom is when new instances are allowed, if that is not now: providers have refused them.
+	BuyFrom time.Time
 	// Patient gangs wait for their turn: what they could use is kept from those behind them.
 	Patient bool
 	// Open says that it is not known yet what backends offer that the gang may use: it is placed on
@@ -510,7 +513,7 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 // fresh finds the best offer for a new instance of a fleet, beside those that take rooms in
 // reservations, and counts it to them.
 func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, bool) {
-	if g.Open || g.refusesNew() != 0 || p.room[f] == 0 {
+	if g.Open || !g.BuyFrom.IsZero() || g.refusesNew() != 0 || p.room[f] == 0 {
 		return Node{}, false
 	}
 	v := p.wish(g, f, j)

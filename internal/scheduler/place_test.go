@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -50,6 +51,13 @@ func cluster(id string) Fleet {
 func anything() Ask {
 	r := config.Resources{CPU: config.CPU{Count: config.Between(1, -1)}, Memory: config.AtLeast(0), GPU: &config.GPU{Count: config.Between(0, -1)}}
 	return Ask{Requirements: api.Requirements{Resources: r}}
+}
+
+// refused is a gang whose instances no provider had.
+func refused(g Gang) Gang {
+	g.BuyFrom = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
+	g.Key += "refused"
+	return g
 }
 
 // told writes verdicts as "gang: host, +offer" or "gang: waits".
@@ -131,6 +139,10 @@ func TestPlace(t *testing.T) {
 			Hosts: []*Host{{ID: "h", Fleet: "f", Offer: func() api.InstanceOffer { o := machine("b", "us", 1, 2); o.Availability = api.Idle; return o }(), Blocks: 1, Ready: true}}}, "x: h:1 +b/us/g1"},
 		{"no new instances where they are not wanted", []Gang{func() Gang { g := asks("x", 1, 1); g.Reuse = true; return g }()},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: no"},
+		{"nor before they may be asked for again, by those who may not", []Gang{refused(asks("x", 1, 1)), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: no; y: +a/eu/g1"},
+		{"while one that exists is taken, or waited for", []Gang{refused(asks("x", 1, 1)), refused(asks("y", 1, 1))},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1; y: waits"},
 		{"only the fleets that were named", []Gang{func() Gang { g := asks("x", 1, 1); g.Fleets = []string{"g"}; return g }()},
 			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
 		{"a fleet with room for the whole gang", []Gang{asks("x", 2, 1)},

@@ -39,6 +39,7 @@ type checker struct {
 	steps      int
 	violations []violation
 	seen       map[string]bool // violations already told
+	requests   map[string][]time.Time
 	tasks      map[string]*fact
 	disturbed  map[*agent]time.Time // when packets last did not pass
 }
@@ -67,7 +68,7 @@ type fact struct {
 }
 
 func newChecker(w *world) *checker {
-	c := &checker{w: w, reading: make(chan struct{}, 1), woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string][]string{}, seen: map[string]bool{},
+	c := &checker{w: w, reading: make(chan struct{}, 1), woken: make(chan struct{}, 1), done: make(chan struct{}), foreign: map[string][]string{}, seen: map[string]bool{}, requests: map[string][]time.Time{},
 		tasks: map[string]*fact{}, disturbed: map[*agent]time.Time{}}
 	c.wg.Go(func() {
 		for {

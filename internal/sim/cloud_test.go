@@ -50,6 +50,7 @@ func (a *account) Privileged() {}
 func (a *account) Multinode() {}
 
 func (a *account) call(what string, do func() error) error {
+	a.p.w.checks.requested(a.name, what)
 	if err := a.p.effect("before " + a.name + " " + what); err != nil {
 		return err
 	}
@@ -97,7 +98,14 @@ func (a *account) Describe(ctx context.Context, ref backend.Ref) (inst backend.I
 // Terminate implements backend.Backend.
 func (a *account) Terminate(ctx context.Context, ref backend.Ref) error {
 	a.p.w.checks.asked(a.name, ref.ID)
-	return a.call("Terminate "+ref.ID, func() error { return a.cloud.Terminate(ctx, ref) })
+	terminate := func() error { return a.cloud.Terminate(ctx, ref) }
+	for a.p.pesters {
+		if inst, err := a.cloud.Describe(ctx, ref); err != nil || inst.State == backend.StateGone {
+			break
+		}
+		_ = a.call("Terminate "+ref.ID, terminate)
+	}
+	return a.call("Terminate "+ref.ID, terminate)
 }
 
 // List implements backend.Backend.

@@ -67,11 +67,17 @@ func recordedFirst(s *state) (bad []string) {
 	return bad
 }
 
-// noOrphan is I1 when all is calm: every machine that costs money is wanted and known.
+// noOrphan is I1 when all is calm: every machine that costs money is wanted and known, or on its way
+// out, since runs that wait for capacity go on trying. See [nothingInBetween] for how long it may be
+// that, and [nothingLeft] for the end of the world.
 func noOrphan(s *state) (bad []string) {
 	intents := s.intentsByID()
 	for _, m := range s.machines {
-		if in := intents[m.intent]; in.state != "created" || !in.wanted || in.resource != m.id {
+		in := intents[m.intent]
+		if in.state == "deleting" && in.resource == m.id {
+			continue
+		}
+		if in.state != "created" || !in.wanted || in.resource != m.id {
 			bad = append(bad, fmt.Sprintf("machine %s is left over: its intent %.8s is %q", m.key(), m.intent, in.state))
 		}
 	}
@@ -360,7 +366,8 @@ func outageKillsNoJob(s *state) (bad []string) {
 }
 
 // noInversion is I10: of two waiting runs that ask for the same, the one that comes first in
-// the queue is placed first.
+// the queue is placed first, but for one that may not have a new instance yet, since providers have
+// refused it.
 func noInversion(s *state) (bad []string) {
 	if s.prev == nil {
 		return nil
@@ -376,7 +383,7 @@ func noInversion(s *state) (bad []string) {
 		r := s.runs[j.run]
 		for _, k := range s.jobs {
 			o := s.runs[k.run]
-			if k.run == j.run || !waited[k.id] || k.status != "submitted" || o.class != r.class || o.class == "" || o.status == "terminating" {
+			if k.run == j.run || !waited[k.id] || k.status != "submitted" || o.class != r.class || o.class == "" || o.status == "terminating" || k.buyFrom != "" {
 				continue
 			}
 			if p := s.prev.runs[o.id]; p.priority != o.priority || s.prev.runs[r.id].priority != r.priority {

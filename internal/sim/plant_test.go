@@ -24,6 +24,8 @@ func TestPlantedDefects(t *testing.T) {
 		},
 		// A create request that was not answered is sent again as a new one.
 		"retry a create after a timeout without listing": func(_ *world, p *process) { p.retries = true },
+		// A deletion is asked for again and again until it is done.
+		"pester a cloud": func(_ *world, p *process) { p.pesters = true },
 		// A deletion counts as done once it was asked for.
 		"mark terminated without confirmation": func(w *world, p *process) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF state ON main.intent WHEN NEW.state = 'deleting'

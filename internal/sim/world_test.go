@@ -169,7 +169,7 @@ type process struct {
 	links  []func() // close its connections to hosts
 
 	// Defects that are planted.
-	retries, unfenced bool
+	retries, unfenced, pesters bool
 }
 
 func (p *process) alive() bool {
