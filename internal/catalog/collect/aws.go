@@ -31,9 +31,9 @@ func aws() Source {
 const maxAWS = 64 << 30
 
 func collectAWS(ctx context.Context, s *session, t *tray) error {
-	var others awsOthers
+	var others *awsOthers
 	if s.hasAccount {
-		others = awsOthers{}
+		others = &awsOthers{prices: map[string]awsPrices{}}
 	}
 	err := s.stream(ctx, "/offers/v1.0/aws/AmazonEC2/current/index.csv", nil, func(r io.Reader) error {
 		return t.aws(io.LimitReader(r, maxAWS), s.known.Types(t.provider), others)
@@ -54,7 +54,7 @@ var awsWanted = map[string][]string{
 
 // aws reads the file: five lines about it, a header, and rows. Those of other types than some are kept
 // in others, or left out where that is nil.
-func (t *tray) aws(r io.Reader, types map[string]pricelist.Row, others awsOthers) error {
+func (t *tray) aws(r io.Reader, types map[string]pricelist.Row, others *awsOthers) error {
 	lines := bufio.NewReaderSize(r, 1<<20)
 	for range 5 {
 		if _, err := lines.ReadSlice('\n'); err != nil {
@@ -107,7 +107,7 @@ func awsNames() []string {
 	return names
 }
 
-func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, others awsOthers, seen map[[2]string]float64) error {
+func (t *tray) awsRow(cell func(string) string, types map[string]pricelist.Row, others *awsOthers, seen map[[2]string]float64) error {
 	for name, values := range awsWanted {
 		if !slices.Contains(values, cell(name)) {
 			return nil

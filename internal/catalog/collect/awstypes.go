@@ -14,9 +14,12 @@ import (
 	"dstack/internal/offer"
 )
 
-// awsOthers are what AWS charges for types that the program does not know, by type and region. EC2 tells
-// accounts what those have (ec2:DescribeInstanceTypes).
-type awsOthers map[string]awsPrices
+// awsOthers are what AWS charges for types that the program does not know. EC2 tells accounts what those
+// have (ec2:DescribeInstanceTypes).
+type awsOthers struct {
+	prices map[string]awsPrices // by type
+	rows   int                  // of all of them
+}
 
 // awsPrices are what one type costs by region, all with its CPUs and memory.
 type awsPrices map[string]pricelist.Row
@@ -24,12 +27,12 @@ type awsPrices map[string]pricelist.Row
 // awsContested is a price of a type that has two in one place.
 const awsContested = -1
 
-// maxAWSOthers bounds the types and the regions of each. AWS has some thousand types and 60 regions.
+// maxAWSOthers bounds the types. AWS has some thousand.
 const maxAWSOthers = 5000
 
 // keep keeps a row, and is false for one that is of no use: of former generations, of parts of a GPU, or
 // one that makes no sense.
-func (o awsOthers) keep(cell func(string) string) bool {
+func (o *awsOthers) keep(cell func(string) string) bool {
 	name := cell("Instance Type")
 	if o == nil || !awsTypeName.MatchString(name) || awsFormer.MatchString(name) {
 		return false
@@ -43,17 +46,19 @@ func (o awsOthers) keep(cell func(string) string) bool {
 	if awsPrice(cell, &r) != nil || r.Price != 0 && r.Region == "" {
 		return false
 	}
-	prices := o[name]
+	prices := o.prices[name]
 	switch {
 	case r.Price == 0: // billed otherwise
 		return prices != nil
-	case prices == nil && len(o) == maxAWSOthers, len(prices) == maxAWSOthers:
+	case prices == nil && len(o.prices) == maxAWSOthers || o.rows == pricelist.MaxRows:
 		return false
 	case prices == nil:
 		prices = awsPrices{}
-		o[r.Instance] = prices
+		o.prices[r.Instance] = prices
 	}
-	if old, again := prices[r.Region]; again && old.Price != r.Price {
+	if old, again := prices[r.Region]; !again {
+		o.rows++
+	} else if old.Price != r.Price {
 		r.Price = awsContested
 	}
 	prices[r.Region] = r
@@ -72,9 +77,9 @@ var (
 func regionOf(place string) string { return strings.TrimSuffix(awsRegion.FindString(place), "-") }
 
 // awsOthers adds what is known of other types by now.
-func (t *tray) awsOthers(others awsOthers, found map[string]awsType) {
-	for _, name := range slices.Sorted(maps.Keys(others)) {
-		prices := others[name]
+func (t *tray) awsOthers(others *awsOthers, found map[string]awsType) {
+	for _, name := range slices.Sorted(maps.Keys(others.prices)) {
+		prices := others.prices[name]
 		about, ok := found[name]
 		shape := pricelist.Row{Instance: name}
 		if ok = ok && !prices.contested(); ok {
@@ -118,6 +123,12 @@ type awsType struct {
 	Media     *struct{} `xml:"mediaAcceleratorInfo"`
 }
 
+// awsDescribed is a page of what EC2 says of types.
+type awsDescribed struct {
+	Types []awsType `xml:"instanceTypeSet>item"`
+	Next  string    `xml:"nextToken"`
+}
+
 // awsShape completes a row with the GPUs and the architecture of a type. It is false for what no list can
 // say: a type must not pass for one without accelerators.
 func (t *tray) awsShape(a awsType, r *pricelist.Row) bool {
@@ -154,17 +165,17 @@ func (t *tray) awsShape(a awsType, r *pricelist.Row) bool {
 // awsTypes asks the regions for what the types have, first the one in which most are sold that none has
 // told of yet. A region that does not answer, or has not been opted in to, is passed over; it is an error
 // when none answers.
-func (s *session) awsTypes(ctx context.Context, others awsOthers) (map[string]awsType, error) {
+func (s *session) awsTypes(ctx context.Context, others *awsOthers) (map[string]awsType, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, accountLimit, fmt.Errorf("it took longer than %v", accountLimit))
 	defer cancel()
-	found, asked, answered := map[string]awsType{}, map[string]bool{}, false
+	found, open, answered := map[string]awsType{}, others.byRegion(), false
 	var silent error
-	for len(asked) < maxAWSRegions {
-		region, names := others.next(found, asked)
+	for range maxAWSRegions {
+		region, names := mostOpen(open, found)
 		if region == "" || ctx.Err() != nil {
 			break
 		}
-		asked[region] = true
+		delete(open, region)
 		got, err := s.awsDescribe(ctx, region, names)
 		if err != nil {
 			if silent == nil {
@@ -174,7 +185,7 @@ func (s *session) awsTypes(ctx context.Context, others awsOthers) (map[string]aw
 		}
 		answered = true
 		for _, a := range got {
-			if _, priced := others[a.Name]; priced {
+			if _, priced := others.prices[a.Name]; priced {
 				found[a.Name] = a
 			}
 		}
@@ -188,25 +199,29 @@ func (s *session) awsTypes(ctx context.Context, others awsOthers) (map[string]aw
 // maxAWSRegions is how many regions are asked at most. AWS has some 35.
 const maxAWSRegions = 100
 
-// next is the region in which most types are sold that were not found, of those that were not asked, and
-// these types; "" when there is none.
-func (o awsOthers) next(found map[string]awsType, asked map[string]bool) (region string, names []string) {
-	open := map[string][]string{}
-	for _, name := range slices.Sorted(maps.Keys(o)) {
-		if _, known := found[name]; known {
-			continue
-		}
-		in := map[string]bool{}
-		for place := range o[name] {
-			if region := regionOf(place); region != "" && !asked[region] && !in[region] {
-				in[region] = true
-				open[region] = append(open[region], name)
+// byRegion are the types that each region sells, its local zones included.
+func (o *awsOthers) byRegion() map[string][]string {
+	sold := map[string][]string{}
+	for _, name := range slices.Sorted(maps.Keys(o.prices)) {
+		for place := range o.prices[name] {
+			region := regionOf(place)
+			if last := sold[region]; region != "" && (len(last) == 0 || last[len(last)-1] != name) {
+				sold[region] = append(last, name)
 			}
 		}
 	}
-	for _, some := range slices.Sorted(maps.Keys(open)) {
-		if len(open[some]) > len(names) {
-			region, names = some, open[some]
+	return sold
+}
+
+// mostOpen is the region in which most types are sold that were not found, and these types; "" when there is none.
+func mostOpen(sold map[string][]string, found map[string]awsType) (region string, names []string) {
+	for _, some := range slices.Sorted(maps.Keys(sold)) {
+		open := slices.DeleteFunc(slices.Clone(sold[some]), func(name string) bool {
+			_, known := found[name]
+			return known
+		})
+		if len(open) > len(names) {
+			region, names = some, open
 		}
 	}
 	return region, names
@@ -221,10 +236,7 @@ func (s *session) awsDescribe(ctx context.Context, region string, names []string
 			q.Set("Filter.1.Value."+strconv.Itoa(i+1), name)
 		}
 		for page := 0; ; page++ {
-			var answer struct {
-				Types []awsType `xml:"instanceTypeSet>item"`
-				Next  string    `xml:"nextToken"`
-			}
+			var answer awsDescribed
 			if err := s.ec2(ctx, region, q, &answer); err != nil {
 				return nil, err
 			}

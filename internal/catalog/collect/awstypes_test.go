@@ -1,9 +1,9 @@
 package collect
 
 import (
+	"encoding/xml"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/awsclient/awssig"
+	"dstack/internal/catalog/pricelist"
 )
 
 // awsLine is a row of the price file.
@@ -238,19 +239,49 @@ func TestAWSWithoutItsAccount(t *testing.T) {
 
 // However many types and places a file has, what is kept of it is bounded.
 func TestAWSOthersAreBounded(t *testing.T) {
-	tr, others := &tray{provider: "aws", asOf: "2026-11-25"}, awsOthers{}
-	var file strings.Builder
-	for n := range maxAWSOthers + 5 {
-		file.WriteString(awsLine(fmt.Sprintf("x%d.large", n), "us-east-1", "1", "2", "8", ""))
-		file.WriteString(awsLine("y.large", fmt.Sprintf("us-east-%d", n), "1", "2", "8", ""))
+	for name, tt := range map[string]struct {
+		rows, types int                                   // that are kept
+		row         func(n int) (instance, region string) // the n-th
+	}{
+		"many types":  {maxAWSOthers, maxAWSOthers, func(n int) (string, string) { return fmt.Sprintf("x%d.large", n), "us-east-1" }},
+		"many places": {pricelist.MaxRows, 100, func(n int) (string, string) { return fmt.Sprintf("x%d.large", n%100), fmt.Sprintf("us-east-%d", n/100) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			others, refused := &awsOthers{prices: map[string]awsPrices{}}, 0
+			for n := range tt.rows + 5 {
+				instance, region := tt.row(n)
+				cells := map[string]string{"Instance Type": instance, "Region Code": region, "PricePerUnit": "1", "vCPU": "2", "Memory": "8 GiB"}
+				if !others.keep(func(name string) string { return cells[name] }) {
+					refused++
+				}
+			}
+			if others.rows != tt.rows || len(others.prices) != tt.types || refused != 5 {
+				t.Errorf("%d rows of %d types are kept, %d refused", others.rows, len(others.prices), refused)
+			}
+		})
 	}
-	if err := tr.aws(strings.NewReader(awsHead+file.String()), nil, others); err != nil {
-		t.Fatal(err)
+}
+
+// Whatever EC2 says, types that it does not describe in order are left out.
+func FuzzAWSTypes(f *testing.F) {
+	for name, about := range described()["us-east-1"] {
+		f.Add("<a><instanceTypeSet><item><instanceType>" + name + "</instanceType>" + about + "</item></instanceTypeSet></a>")
 	}
-	if len(others) != maxAWSOthers || len(others["y.large"]) != maxAWSOthers {
-		t.Errorf("%d types, %d places of one are kept", len(others), len(others["y.large"]))
-	}
-	if names := slices.Collect(maps.Keys(tr.left)); !slices.Contains(names, "y.large") {
-		t.Errorf("left out are %v", names)
-	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var answer awsDescribed
+		if xml.Unmarshal([]byte(text), &answer) != nil {
+			return
+		}
+		tr, others, found := &tray{provider: "aws", asOf: "2026-11-25"}, &awsOthers{prices: map[string]awsPrices{}}, map[string]awsType{}
+		if err := tr.aws(strings.NewReader(awsHead+priced()), nil, others); err != nil {
+			t.Fatal(err)
+		}
+		for _, a := range answer.Types {
+			found[a.Name] = a
+		}
+		tr.awsOthers(others, found)
+		if err := tr.list.List().Encode(io.Discard); err != nil {
+			t.Error(err)
+		}
+	})
 }
