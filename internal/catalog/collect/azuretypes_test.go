@@ -1,6 +1,7 @@
 package collect
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -288,6 +290,74 @@ func TestAzureWithoutItsAccount(t *testing.T) {
 			}
 		})
 	}
+}
+
+// roundTrip is a transport.
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// trickle is a body of which something comes every half a minute, without end.
+type trickle struct{ ctx context.Context }
+
+func (b trickle) Read(p []byte) (int, error) {
+	select {
+	case <-time.After(stallLimit / 2):
+		return copy(p, ",{}"), nil
+	case <-b.ctx.Done():
+		return 0, context.Cause(b.ctx)
+	}
+}
+
+// A subscription's list that does not end costs five minutes, and not the prices.
+func TestAzureTypesWithoutEnd(t *testing.T) {
+	k := known(t)
+	synctest.Test(t, func(t *testing.T) {
+		c := settings(nil, k)
+		c.Env = azureEnv
+		double := inMemory{&azureDouble{t: t, prices: azurePrices()}}
+		c.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Host == "management.azure.com" {
+				return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(io.MultiReader(strings.NewReader(`{"value": [{}`), trickle{r.Context()})), Request: r}, nil
+			}
+			return double.RoundTrip(r)
+		})
+		s, began := small(source(t, "azure")), time.Now()
+		s.expect.gpus, s.expect.spot = nil, false
+		got, err := Collect(t.Context(), c, s, today)
+		if err != nil || got.NoAccount == nil || got.NoAccount.Error() != "it took longer than 5m0s" || got.List.Len() != 2 {
+			t.Errorf("%v, without the account for %v", err, got.NoAccount)
+		}
+		if took := time.Since(began); took < accountLimit || took > accountLimit+answerLimit {
+			t.Errorf("it took %v", took)
+		}
+	})
+}
+
+// Public prices may be elsewhere, also for who has credentials, which do not go there.
+func TestAzurePricesElsewhere(t *testing.T) {
+	k := known(t)
+	synctest.Test(t, func(t *testing.T) {
+		a, moved := &azureDouble{t: t, prices: azurePrices(), skus: azureSKUs()}, 0
+		c := settings(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			switch r.URL.Host {
+			case "prices.azure.com":
+				http.Redirect(w, r, "https://mirror.example"+r.URL.RequestURI(), http.StatusFound)
+				return
+			case "mirror.example":
+				moved++
+				r.URL.Host = "prices.azure.com"
+			}
+			a.ServeHTTP(w, r)
+		}), k)
+		c.Env = azureEnv
+		s := small(source(t, "azure"))
+		s.expect.gpus, s.expect.spot = nil, false
+		got, err := Collect(t.Context(), c, s, today)
+		if err != nil || got.NoAccount != nil || got.List.Len() != 9 || moved == 0 {
+			t.Errorf("%v, without the account for %v, %d requests were elsewhere", err, got.NoAccount, moved)
+		}
+	})
 }
 
 // azureShown is the secret, also as forms have it.
