@@ -262,6 +262,9 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 	p.combine()
 	p.due[s.Name()] = later(p.expiry(s), time.Now().Add(pricesRetry))
 	log.Info("list prices collected", "rows", found.List.Len(), "left_out", found.LeftOut.Len(), "free", found.Free, "took", time.Since(began).Round(time.Second))
+	if found.NoAccount != nil {
+		log.Warn("the list has only what anybody is told", "err", found.NoAccount)
+	}
 	if known, newest := p.newer(s); known != "" {
 		log.Warn("the collected list prices are older than those that are known, which stay in use", "of", newest, "known_of", known)
 	}
