@@ -58,7 +58,7 @@ type Catalog struct {
 	Config
 	failed  memory[ledger.Failure]
 	mu      sync.Mutex
-	dearer  map[string]*memory[ledger.Dearer] // by project
+	lessons map[string]*lessons // by project
 	known   map[subject]*answer
 	markets map[string]market // by project and reservations
 	ctx     context.Context   // of refreshes; ends with Run
@@ -99,7 +99,7 @@ func New(c Config) (*Catalog, error) {
 		c.Changed = func(string) {}
 	}
 	ctx, end := context.WithCancel(context.Background())
-	return &Catalog{Config: c, known: map[subject]*answer{}, dearer: map[string]*memory[ledger.Dearer]{}, markets: map[string]market{}, ctx: ctx, end: end}, nil
+	return &Catalog{Config: c, known: map[subject]*answer{}, lessons: map[string]*lessons{}, markets: map[string]market{}, ctx: ctx, end: end}, nil
 }
 
 // Close ends the refreshes that are under way and waits for them.
@@ -130,14 +130,19 @@ func (p Pending) add(backend string, at time.Time) {
 	}
 }
 
-// Offers lists what the project's backends offer, as they last said, and what could not be had
-// lately with a penalty, for somebody to look at. Old answers are refreshed in the background;
+// Listing is what a project's backends offer. Nobody changes it.
+type Listing struct {
+	Offers []offer.Offer // the very list for as long as they say the same
+	Lately *Lately       // what counts otherwise than it is listed
+}
+
+// Offers lists what the project's backends offer, as they last said, for somebody to look at. Old answers are refreshed in the background;
 // only a backend without a valid answer is waited for, and not for long, and none of which from says
 // that it is of no use; nil waits for all. One that does not answer contributes its last answer,
 // however old: see [Catalog.Problems].
 //
 // Offers say what room the reservations that are named have for them.
-func (c *Catalog) Offers(ctx context.Context, projectID string, from func(backend string) bool, reservations ...string) ([]offer.Offer, error) {
+func (c *Catalog) Offers(ctx context.Context, projectID string, from func(backend string) bool, reservations ...string) (Listing, error) {
 	return c.offers(ctx, projectID, reservations, wait{old: coldWait, from: from}, func(string, *answer) bool { return true })
 }
 
@@ -145,7 +150,7 @@ func (c *Catalog) Offers(ctx context.Context, projectID string, from func(backen
 // backend without one is waited for longer than by Offers, and one whose answer is not fresh as
 // long as by it, so that a price which was raised is known. A backend that fails is asked again by
 // who asks until what is pending is over.
-func (c *Catalog) Purchasable(ctx context.Context, projectID string, from func(backend string) bool, reservations ...string) (offers []offer.Offer, pending Pending, err error) {
+func (c *Catalog) Purchasable(ctx context.Context, projectID string, from func(backend string) bool, reservations ...string) (offers Listing, pending Pending, err error) {
 	pending = Pending{}
 	w := buying()
 	w.from = from
@@ -158,21 +163,20 @@ func (c *Catalog) Purchasable(ctx context.Context, projectID string, from func(b
 }
 
 // offers lists the offers of the answers that count, after it waited for them.
-func (c *Catalog) offers(ctx context.Context, projectID string, reservations []string, w wait, counts func(backend string, k *answer) bool) ([]offer.Offer, error) {
+func (c *Catalog) offers(ctx context.Context, projectID string, reservations []string, w wait, counts func(backend string, k *answer) bool) (Listing, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
-		return nil, err
+		return Listing{}, err
 	}
 	subjects := append(offersOf(accounts), c.reservationsOf(ctx, accounts, reservations)...)
 	if err := c.await(ctx, subjects, w); err != nil {
-		return nil, err
+		return Listing{}, err
 	}
-	now := time.Now().Truncate(penaltyStep)
-	lower, dear := penalties(now, c.failures(ctx), projectID), dearOnes(now, c.dearers(ctx, projectID))
+	lately := c.lately(ctx, projectID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var told []subject
-	said := fmt.Appendf(nil, "%v %v", lower, dear)
+	var said []byte
 	for _, a := range subjects {
 		if k := c.known[a]; k != nil && counts(a.Backend, k) {
 			told = append(told, a)
@@ -181,7 +185,7 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 	}
 	name := fmt.Sprintf("%s %q", projectID, reservations)
 	if m := c.markets[name]; m.said == string(said) {
-		return m.offers, nil
+		return Listing{m.offers, lately}, nil
 	}
 	var all []offer.Offer
 	for _, a := range told {
@@ -191,30 +195,21 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 			reserve(all, a, c.known[a].parts)
 		}
 	}
-	if len(lower)+len(dear) > 0 {
-		for i := range all {
-			o := &all[i]
-			k := o.Key()
-			var unlike float64
-			o.Price, unlike = dear[k].price(o.Price)
-			o.Penalty = min(maxPenalty, lower[k]+unlike)
-		}
-	}
 	if len(c.markets) >= maxMarkets {
 		clear(c.markets)
 	}
 	c.markets[name] = market{string(said), all}
-	return all, nil
+	return Listing{all, lately}, nil
 }
 
 const (
-	// penaltyStep is how finely time counts for penalties: lists stay the same in between.
+	// penaltyStep is how finely time counts for penalties: what was learnt stays the same in between.
 	penaltyStep = 10 * time.Second
 	// maxMarkets bounds the lists that are remembered: one may have a hundred thousand offers.
 	maxMarkets = 16
 )
 
-// market is what a project's backends offer, and what they and failures said that made it so.
+// market is what a project's backends offer, and what they said that made it so.
 type market struct {
 	said   string
 	offers []offer.Offer
@@ -357,7 +352,7 @@ func (c *Catalog) refresh(a subject, k *answer) {
 	}
 	c.mu.Lock()
 	// An answer that was waited for is told of even when it is the same, or none.
-	changed := k.expected || k.awaited(time.Now()) || err == nil && !(same(k.offers, offers) && slices.EqualFunc(k.parts, parts, equalParts))
+	changed := k.expected || k.awaited(time.Now()) || err == nil && !(alike(k.offers, offers) && slices.EqualFunc(k.parts, parts, equalParts))
 	news := err != nil && c.ctx.Err() == nil && (k.err == nil || k.err.Error() != err.Error())
 	strange := err == nil && absurd.n > 0 && absurd.n != k.absurd
 	if err == nil {
@@ -433,8 +428,8 @@ func (c *Catalog) ask(ctx context.Context, a ledger.Account) ([]offer.Offer, abs
 	return offers, out, nil
 }
 
-// same compares what is looked at when jobs are placed.
-func same(a, b []offer.Offer) bool {
+// alike compares what is looked at when jobs are placed.
+func alike(a, b []offer.Offer) bool {
 	return slices.EqualFunc(a, b, func(x, y offer.Offer) bool {
 		return x.Key() == y.Key() && x.Price == y.Price && x.Availability == y.Availability
 	})

@@ -84,7 +84,7 @@ func names(t *testing.T, c *Catalog) (list string, took time.Duration) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, o := range offers {
+	for _, o := range offers.Offers {
 		list += o.Instance + " "
 	}
 	return list, time.Since(began)
@@ -177,12 +177,12 @@ func TestListStaysWhileOffersDo(t *testing.T) {
 		})
 		first := func() *offer.Offer {
 			offers, err := c.Offers(t.Context(), "p", nil)
-			if err != nil || len(offers) != 2 {
+			if err != nil || len(offers.Offers) != 2 {
 				t.Fatal(offers, err)
 			}
 			time.Sleep(fresh + time.Second)
 			synctest.Wait()
-			return &offers[0]
+			return &offers.Offers[0]
 		}
 		one := first()
 		_, two := first(), first() // asks again, and sees the answer

@@ -1,7 +1,6 @@
 package catalog
 
 import (
-	"context"
 	"time"
 
 	"dstack/internal/ledger"
@@ -50,19 +49,4 @@ func (list dears) price(listed float64) (really, penalty float64) {
 		penalty = 0
 	}
 	return really, penalty
-}
-
-// dearers lists what turned out dearer for a project.
-func (c *Catalog) dearers(ctx context.Context, projectID string) []ledger.Dearer {
-	if c.Dearers == nil {
-		return nil
-	}
-	c.mu.Lock()
-	m := c.dearer[projectID]
-	if m == nil {
-		m = &memory[ledger.Dearer]{}
-		c.dearer[projectID] = m
-	}
-	c.mu.Unlock()
-	return m.of(ctx, c.Log, func(since time.Time) ([]ledger.Dearer, error) { return c.Dearers(ctx, projectID, since) })
 }

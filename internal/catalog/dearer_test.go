@@ -64,12 +64,18 @@ func TestOffersThatAreDearer(t *testing.T) {
 		}
 		check := func(when string, project string, want float64) {
 			t.Helper()
-			offers, err := c.Offers(t.Context(), project, nil)
-			if err != nil || offers[0].Price != want || offers[0].Penalty != 0 {
-				t.Errorf("%s: %+v, %v, want the price %v", when, offers, err, want)
+			l, err := c.Offers(t.Context(), project, nil)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if len(offers) > 1 && offers[1].Price != 2.5 {
-				t.Errorf("%s: another offer costs %v", when, offers[1].Price)
+			for n, o := range l.Offers {
+				other := want
+				if n > 0 {
+					other = 2.5
+				}
+				if price, penalty := l.Lately.Of(o.Key(), o.Price); price != other || penalty != 0 {
+					t.Errorf("%s: %s costs %v with the penalty %v, want %v without", when, o.Instance, price, penalty, other)
+				}
 			}
 			if q, err := c.Quote(t.Context(), project, what); err != nil || q.Price != want || !q.Known {
 				t.Errorf("%s: quoted %+v, %v, want %v", when, q, err, want)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"math"
+	"slices"
 	"sync"
 	"time"
 
@@ -45,13 +46,13 @@ func decayed(age time.Duration) float64 { return math.Exp2(-float64(max(0, age))
 
 // memory is what the ledger last said about something. The ledger keeps it, so that it survives the
 // server, and other replicas hear of it.
-type memory[T any] struct {
+type memory[T comparable] struct {
 	mu   sync.Mutex
 	list []T
 	at   time.Time
 }
 
-// of is what still counts, as it was moments ago.
+// of is what still counts, as it was moments ago: the very list for as long as it is the same.
 func (m *memory[T]) of(ctx context.Context, log *slog.Logger, ask func(since time.Time) ([]T, error)) []T {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -66,7 +67,9 @@ func (m *memory[T]) of(ctx context.Context, log *slog.Logger, ask func(since tim
 		}
 		return m.list
 	}
-	m.list, m.at = list, now
+	if m.at = now; !slices.Equal(m.list, list) {
+		m.list = list
+	}
 	return m.list
 }
 

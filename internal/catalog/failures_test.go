@@ -60,14 +60,18 @@ func TestOffersAreLowered(t *testing.T) {
 			return failures, broken
 		}
 		penalty := func() float64 {
-			offers, err := c.Offers(t.Context(), "p", nil)
-			if err != nil || len(offers) != 2 {
-				t.Fatalf("%d offers, %v", len(offers), err)
+			l, err := c.Offers(t.Context(), "p", nil)
+			if err != nil || len(l.Offers) != 2 {
+				t.Fatalf("%d offers, %v", len(l.Offers), err)
 			}
-			if offers[1].Penalty != 0 {
-				t.Errorf("another offer has the penalty %v", offers[1].Penalty)
+			if _, other := l.Lately.Of(l.Offers[1].Key(), 1); other != 0 {
+				t.Errorf("another offer has the penalty %v", other)
 			}
-			return offers[0].Penalty
+			price, got := l.Lately.Of(l.Offers[0].Key(), 1)
+			if price != 1 {
+				t.Errorf("it costs %v, want what is listed", price)
+			}
+			return got
 		}
 		if got := penalty(); got != 0 {
 			t.Errorf("the penalty is %v before anything failed", got)
@@ -96,7 +100,8 @@ func TestCapabilitiesOfOffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, cl, _ := open(t, func(ctx context.Context, name string) ([]offer.Offer, error) { return one(name), nil })
 		cl.reserves = "b"
-		offers, err := c.Offers(t.Context(), "p", nil)
+		l, err := c.Offers(t.Context(), "p", nil)
+		offers := l.Offers
 		if err != nil || len(offers) != 2 || offers[0].Order != 0 || offers[0].Multinode || offers[1].Order != 1 || !offers[1].Multinode {
 			t.Errorf("offers %+v, %v, want that only those of b are ranked and reach each other", offers, err)
 		}

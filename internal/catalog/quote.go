@@ -20,7 +20,7 @@ func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (
 	if err := c.await(ctx, []subject{offers}, w); err != nil {
 		return ledger.Quote{}, err
 	}
-	dear := dearOnes(time.Now(), c.dearers(ctx, projectID))[what]
+	lately := c.lately(ctx, projectID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	k, now := c.known[offers], time.Now()
@@ -38,7 +38,7 @@ func (c *Catalog) Quote(ctx context.Context, projectID string, what offer.Key) (
 		if o.Key() != what {
 			continue
 		}
-		if price, _ := dear.price(o.Price); !q.Known || price < q.Price {
+		if price, _ := lately.Of(what, o.Price); !q.Known || price < q.Price {
 			q.Price, q.Known = price, true
 		}
 	}

@@ -28,7 +28,7 @@ func TestReservations(t *testing.T) {
 				t.Fatal(err)
 			}
 			var list []string
-			for _, o := range offers {
+			for _, o := range offers.Offers {
 				if o.Rooms != nil {
 					list = append(list, fmt.Sprintf("%s/%s %v", o.Backend, o.Region, o.Rooms))
 				}
@@ -66,7 +66,7 @@ func TestReservations(t *testing.T) {
 		time.Sleep(valid + time.Second)
 		rooms("r")
 		synctest.Wait()
-		if bought, _, err := c.Purchasable(t.Context(), "p", nil, "r"); err != nil || len(bought) != 6 || bought[3].Rooms != nil {
+		if bought, _, err := c.Purchasable(t.Context(), "p", nil, "r"); err != nil || len(bought.Offers) != 6 || bought.Offers[3].Rooms != nil {
 			t.Errorf("an old answer counts: %+v, %v", bought, err)
 		}
 		problems, err := c.Problems(t.Context(), "p")
@@ -111,7 +111,7 @@ func TestRanking(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := ""
-		for _, o := range offers {
+		for _, o := range offers.Offers {
 			got += fmt.Sprintf("%s%s %d, ", o.Backend, o.Instance, o.Order)
 		}
 		if want := "ax 0, ay 0, az 0, bx 1, by 2, bz 3, "; got != want {

@@ -38,11 +38,11 @@ func TestOldPricesAreNotPaid(t *testing.T) {
 				price = 9.99
 				time.Sleep(tt.pause)
 				shown, err := c.Offers(t.Context(), "p", nil)
-				if err != nil || shown[0].Price != tt.shown {
+				if err != nil || shown.Offers[0].Price != tt.shown {
 					t.Errorf("shown %v, %v, want %v", shown, err, tt.shown)
 				}
 				paid, pending, err := c.Purchasable(t.Context(), "p", nil)
-				if err != nil || paid[0].Price != tt.paid || len(pending) != 0 {
+				if err != nil || paid.Offers[0].Price != tt.paid || len(pending) != 0 {
 					t.Errorf("paid %v, pending %v, %v, want %v", paid, pending, err, tt.paid)
 				}
 			})
@@ -73,7 +73,7 @@ func TestOldOffersAreOnlyShown(t *testing.T) {
 		}
 		before := changes.Load()
 		offers, pending, err := c.Purchasable(t.Context(), "p", nil)
-		if err != nil || len(offers) != 1 || offers[0].Backend != "a" || len(pending) != 1 || time.Until(pending["b"]) != deadline-firstWait {
+		if err != nil || len(offers.Offers) != 1 || offers.Offers[0].Backend != "a" || len(pending) != 1 || time.Until(pending["b"]) != deadline-firstWait {
 			t.Errorf("purchasable %v, pending %v, %v, want a's, and b's until its deadline", offers, pending, err)
 		}
 		time.Sleep(30 * time.Second)
@@ -81,7 +81,7 @@ func TestOldOffersAreOnlyShown(t *testing.T) {
 			t.Error("that b has answered is not told to those who wait")
 		}
 		offers, pending, err = c.Purchasable(t.Context(), "p", nil)
-		if err != nil || len(offers) != 2 || len(pending) != 0 {
+		if err != nil || len(offers.Offers) != 2 || len(pending) != 0 {
 			t.Errorf("purchasable %v, pending %v, %v, want both", offers, pending, err)
 		}
 	})
@@ -101,7 +101,7 @@ func TestHangingBackend(t *testing.T) {
 		time.Sleep(deadline + 2*fresh)
 		began := time.Now()
 		offers, pending, err := c.Purchasable(t.Context(), "p", nil)
-		if err != nil || len(offers) != 1 || len(pending) != 0 || time.Since(began) > 0 {
+		if err != nil || len(offers.Offers) != 1 || len(pending) != 0 || time.Since(began) > 0 {
 			t.Errorf("purchasable %v, pending %v, %v, after %v, want a's at once", offers, pending, err, time.Since(began))
 		}
 	})
@@ -135,7 +135,7 @@ func TestFailingBackend(t *testing.T) {
 					for {
 						offers, pending, err := c.Purchasable(t.Context(), "p", nil)
 						list, err2 := c.Silent(t.Context(), "p")
-						if err := errors.Join(err, err2); err != nil || len(offers) != 1 || len(list) != 1 || list[0].Backend != "b" || list[0].Text != tt.silent {
+						if err := errors.Join(err, err2); err != nil || len(offers.Offers) != 1 || len(list) != 1 || list[0].Backend != "b" || list[0].Text != tt.silent {
 							t.Fatalf("after %v: offers %v, silent %+v, %v; want a's, and of b %q", time.Since(began), offers, list, err, tt.silent)
 						}
 						if len(pending) == 0 {
@@ -152,7 +152,7 @@ func TestFailingBackend(t *testing.T) {
 				fail = nil
 				time.Sleep(time.Minute)
 				offers, pending, err := c.Purchasable(t.Context(), "p", nil)
-				if list, err2 := c.Silent(t.Context(), "p"); errors.Join(err, err2) != nil || len(offers) != 2 || len(pending) != 0 || list != nil {
+				if list, err2 := c.Silent(t.Context(), "p"); errors.Join(err, err2) != nil || len(offers.Offers) != 2 || len(pending) != 0 || list != nil {
 					t.Errorf("once it is well: offers %v, pending %v, silent %v, %v", offers, pending, list, errors.Join(err, err2))
 				}
 			})
@@ -280,11 +280,11 @@ func TestBackendsOfNoUse(t *testing.T) {
 		onlyA := func(name string) bool { return name == "a" }
 		began := time.Now()
 		offers, err := c.Offers(t.Context(), "p", onlyA)
-		if err != nil || len(offers) != 1 || time.Since(began) != 0 {
+		if err != nil || len(offers.Offers) != 1 || time.Since(began) != 0 {
 			t.Errorf("%v, %v, after %v, want a's at once", offers, err, time.Since(began))
 		}
 		offers, pending, err := c.Purchasable(t.Context(), "p", onlyA)
-		if err != nil || len(offers) != 1 || time.Since(began) != 0 {
+		if err != nil || len(offers.Offers) != 1 || time.Since(began) != 0 {
 			t.Errorf("%v, %v, after %v, want a's at once", offers, err, time.Since(began))
 		}
 		if at := pending.Until(onlyA); !at.IsZero() || len(pending) != 1 || pending.Until(func(string) bool { return true }).Sub(began) != deadline {
@@ -295,7 +295,7 @@ func TestBackendsOfNoUse(t *testing.T) {
 		}
 		time.Sleep(30 * time.Second)
 		synctest.Wait()
-		if offers, _, err := c.Purchasable(t.Context(), "p", onlyA); err != nil || len(offers) != 2 {
+		if offers, _, err := c.Purchasable(t.Context(), "p", onlyA); err != nil || len(offers.Offers) != 2 {
 			t.Errorf("%v, %v, want those of both: lists are shared", offers, err)
 		}
 	})

@@ -64,6 +64,7 @@ type Config struct {
 // Market is what the backends of a project say.
 type Market struct {
 	Offers   []api.InstanceOffer // cheapest first
+	Index    *scheduler.Index    // of Offers
 	Backends int                 // how many there are, answering or not
 	Problems []api.BackendProblem
 }
@@ -277,7 +278,7 @@ func ToAPI(o offer.Offer) api.InstanceOffer {
 	}
 	return api.InstanceOffer{Backend: api.BackendType(o.Backend), Instance: api.InstanceType{Name: o.Instance, Resources: res}, Region: o.Region, Price: o.Price,
 		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1,
-		Reserves: o.Reserves, Multinode: o.Multinode, Penalty: o.Penalty, Rooms: rooms, Order: o.Order}
+		Reserves: o.Reserves, Multinode: o.Multinode, Rooms: rooms, Order: o.Order}
 }
 
 // GeneratedName makes adjective-animal.

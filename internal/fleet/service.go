@@ -156,19 +156,14 @@ func (s *Service) planOffers(ctx context.Context, sc project.Scope, plan *api.Fl
 		return err
 	}
 	plan.BackendProblems = market.Problems
-	offers, why := scheduler.Nodes(ask, c.Blocks.N, c.Blocks.Auto, scheduler.Supply{Offers: market.Offers, Backends: market.Backends})
+	offers, why := scheduler.Nodes(ask, c.Blocks.N, c.Blocks.Auto, scheduler.Supply{Offers: market.Offers, Index: market.Index, Backends: market.Backends})
 	plan.WhyNot = why.Worth(scheduler.Few)
 	if c.Nodes.Target == 0 {
 		plan.WhyNot = &why // says how many there would be
 		return nil
 	}
-	plan.TotalOffers = len(offers)
-	for _, o := range offers {
-		if plan.MaxOfferPrice == nil || o.Price > *plan.MaxOfferPrice {
-			plan.MaxOfferPrice = &o.Price
-		}
-	}
-	plan.Offers = append(plan.Offers, offers[:min(len(offers), maxPlanOffers)]...)
+	plan.TotalOffers, plan.MaxOfferPrice = offers.Len(), offers.MaxPrice()
+	plan.Offers = append(plan.Offers, offers.First(maxPlanOffers)...)
 	plan.LoweredOffers = scheduler.Lowered(plan.Offers)
 	return nil
 }

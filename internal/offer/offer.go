@@ -37,9 +37,6 @@ type Offer struct {
 	// Order is the place that the backend's own ranking gives the offer, from 1; 0 without such a
 	// ranking. The catalog sets it.
 	Order int `json:"-"`
-	// Penalty lowers the place of what could not be had lately: offers are ordered by their
-	// price times one plus it. The catalog sets it.
-	Penalty float64 `json:"-"`
 }
 
 // Resources are what one instance has.

@@ -21,7 +21,7 @@ func (s *Service) Market(ctx context.Context, projectID string, ask scheduler.As
 	if err != nil {
 		return fleet.Market{}, err
 	}
-	out := fleet.Market{Offers: m.list}
+	out := fleet.Market{Offers: m.list, Index: m.index}
 	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
 		return out, err
 	}
@@ -37,15 +37,15 @@ func (s *Service) Purchasable(ctx context.Context, projectID string, ask schedul
 }
 
 func (s *Service) purchasable(ctx context.Context, projectID string, from func(backend string) bool, reservations []string) (market, catalog.Pending, error) {
-	offers, pending, err := s.Catalog.Purchasable(ctx, projectID, from, reservations...)
-	return s.markets.of(fmt.Sprint(projectID, reservations), offers), pending, err
+	listing, pending, err := s.Catalog.Purchasable(ctx, projectID, from, reservations...)
+	return s.markets.of(fmt.Sprint(projectID, reservations), listing), pending, err
 }
 
 // market is what a project's backends offer, for somebody to look at, whom some of them are of no
 // use to.
 func (s *Service) market(ctx context.Context, projectID string, from func(backend string) bool, reservations []string) (market, error) {
-	offers, err := s.Catalog.Offers(ctx, projectID, from, reservations...)
-	return s.markets.of(fmt.Sprint(projectID, reservations), offers), err
+	listing, err := s.Catalog.Offers(ctx, projectID, from, reservations...)
+	return s.markets.of(fmt.Sprint(projectID, reservations), listing), err
 }
 
 // reservation is the one that an ask names, if it does.
@@ -85,36 +85,63 @@ type markets struct {
 	by map[string]market // by project and reservations
 }
 
-// market is a list of offers in the wire's form, cheapest first, with its index, and that of which
-// it was made. It is the same for as long as what is offered is; nobody changes it.
+// market is a list of offers in the wire's form, cheapest first, with its index. It is the same for as
+// long as what is offered is; nobody changes it.
 type market struct {
-	from  []offer.Offer
 	list  []api.InstanceOffer
 	index *scheduler.Index
+	from  catalog.Listing // of which it was made
+	plain *market         // of the same offers as they are listed, nil for itself
 }
 
-// of returns the market of the offers of that name.
-func (m *markets) of(name string, offers []offer.Offer) market {
-	if len(offers) == 0 {
+// of returns the market of the listing of that name.
+func (m *markets) of(name string, listing catalog.Listing) market {
+	if len(listing.Offers) == 0 {
 		return market{list: []api.InstanceOffer{}, index: scheduler.NewIndex(nil)}
 	}
 	m.mu.Lock()
 	known := m.by[name]
 	m.mu.Unlock()
-	if len(known.from) == len(offers) && &known.from[0] == &offers[0] { // the catalog's very list
+	listed := len(known.from.Offers) == len(listing.Offers) && &known.from.Offers[0] == &listing.Offers[0] // the catalog's very list
+	if listed && known.from.Lately == listing.Lately {
 		return known
 	}
-	made := market{from: offers, list: make([]api.InstanceOffer, len(offers))}
-	for i, o := range offers {
-		made.list[i] = fleet.ToAPI(o)
+	made := market{}
+	switch {
+	case listed && known.plain != nil:
+		made = *known.plain
+	case listed && known.from.Lately == nil:
+		made = known
+	default:
+		made = marketOf(listing.Offers)
 	}
-	scheduler.Sort(made.list)
-	made.index = scheduler.NewIndex(made.list)
+	made = made.amended(listing.Lately)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.by == nil || len(m.by) >= maxMarkets {
 		m.by = map[string]market{}
 	}
 	m.by[name] = made
+	return made
+}
+
+// marketOf is that of offers as they are listed.
+func marketOf(offers []offer.Offer) market {
+	made := market{from: catalog.Listing{Offers: offers}, list: make([]api.InstanceOffer, len(offers))}
+	for i, o := range offers {
+		made.list[i] = fleet.ToAPI(o)
+	}
+	scheduler.Sort(made.list)
+	made.index = scheduler.NewIndex(made.list)
+	return made
+}
+
+// amended is a market of offers as they are listed, beside what was learnt of them.
+func (m market) amended(lately *catalog.Lately) market {
+	if lately == nil {
+		return m
+	}
+	made := market{from: catalog.Listing{Offers: m.from.Offers, Lately: lately}, plain: &m}
+	made.list, made.index = m.index.Amended(lately.Keys(), lately.Of)
 	return made
 }

@@ -12,6 +12,8 @@ type Found struct {
 	shares []api.InstanceOffer // of hosts
 	index  *Index
 	order  []int // offers of the index; below 0, ^n is the share n
+	// as is an offer of the index as it is shown, nil for one of a whole instance.
+	as func(i int) api.InstanceOffer
 }
 
 // These are offers that exist already.
@@ -32,6 +34,10 @@ func (f Found) First(n int) []api.InstanceOffer {
 	for _, at := range f.order[:cap(list)] {
 		if at < 0 {
 			list = append(list, f.shares[^at])
+			continue
+		}
+		if f.as != nil {
+			list = append(list, f.as(at))
 			continue
 		}
 		o := f.index.offers[at]

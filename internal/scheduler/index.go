@@ -194,10 +194,13 @@ type cell struct {
 	price float64 // the lowest
 }
 
-// cells divides all offers by what each of the views says of them, whether they are in the places
-// of each list, and by their availability.
-func (x *Index) cells(views []*view, sites ...[]Site) []cell {
+// cells divides all offers by what each of the views says of them, by a number of their kinds where there
+// are such, whether they are in the places of each list, and by their availability.
+func (x *Index) cells(views []*view, ofKinds []int, sites ...[]Site) []cell {
 	kinds := classes(len(x.kinds), func(key []byte, n int) []byte {
+		if ofKinds != nil {
+			key = binary.NativeEndian.AppendUint32(key, uint32(ofKinds[n]))
+		}
 		for _, v := range views {
 			key = binary.NativeEndian.AppendUint32(key, uint32(v.ofKind(uint32(n))))
 			if v.ask.Requirements.Reservation != nil {

@@ -39,32 +39,6 @@ func (t *Tally) whyNot(fleets []Fleet) api.WhyNot {
 	return api.WhyNot{Considered: t.all, Fit: t.fit, Unavailable: t.unavailable(), Excluded: append([]api.Exclusion{}, list[:min(len(list), maxExclusions)]...)}
 }
 
-// Nodes are the offers of which a fleet could make nodes that are divided into so many blocks,
-// or with auto into as many as [Divide] says, and why there are no more.
-func Nodes(ask Ask, blocks int, auto bool, s Supply) ([]api.InstanceOffer, api.WhyNot) {
-	var t Tally
-	var list []api.InstanceOffer
-	for _, o := range s.Offers {
-		missed := ask.missed(&o)
-		n, ok := Divide(blocks, auto, o.Instance.Resources.CPUs, len(o.Instance.Resources.Gpus))
-		if !ok {
-			missed |= 1 << notDivisible
-		}
-		if missed == 0 {
-			o = ask.narrowed(o)
-			o.TotalBlocks = n
-			list = append(list, o)
-		}
-		t.add(1, o.Price, way{settings: missed, state: ask.state(&o)})
-	}
-	resort(list)
-	why := t.whyNot([]Fleet{{}}) // its own settings need no name
-	if s.Backends == 0 {
-		why.Reasons = []string{noBackends}
-	}
-	return list, why
-}
-
 // noBackends is why there are no offers at all.
 const noBackends = "The project has no backends that could create instances"
 

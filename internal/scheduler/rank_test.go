@@ -85,7 +85,7 @@ func TestRankingsOfWhatFits(t *testing.T) {
 		ask := Ask{g.Profile, g.Jobs[0].Requirements}
 		choices := Choices(g, s)
 		nodes, _ := Nodes(ask, 1, false, s)
-		for name, got := range map[string][]api.InstanceOffer{"of the fleet": every(choices[0].Offers()), "everywhere": every(Everywhere(g, s, choices)), "for nodes": nodes} {
+		for name, got := range map[string][]api.InstanceOffer{"of the fleet": every(choices[0].Offers()), "everywhere": every(Everywhere(g, s, choices)), "for nodes": every(nodes)} {
 			if diff := cmp.Diff(all, names(got)); diff != "" {
 				t.Fatalf("offers %s of %v (-want +got):\n%s", name, names(s.Offers), diff)
 			}

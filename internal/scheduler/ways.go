@@ -42,7 +42,7 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 		}
 		sites = append(sites, f.sites)
 	}
-	for _, c := range x.cells(views, sites...) { // of which the rules say the same
+	for _, c := range x.cells(views, nil, sites...) { // of which the rules say the same
 		o := &x.offers[c.first]
 		missed := run.missed(o)
 		ways = ways[:0]
