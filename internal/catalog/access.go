@@ -4,11 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
-	"net/url"
 	"slices"
-	"strings"
 	"time"
 
 	"dstack/internal/backend"
@@ -127,8 +126,9 @@ func (p *Prices) collect(ctx context.Context, c collect.Config, s collect.Source
 		if forgotten {
 			continue // with others, if there are
 		}
-		if err = a.hide(err); !errors.Is(err, backend.ErrAuth) {
-			p.turn(s, a, err == nil)
+		found.NoAccount = a.say(found.NoAccount)
+		if err = a.say(err); !errors.Is(err, backend.ErrAuth) {
+			p.turn(s, a, err == nil && found.NoAccount == nil)
 			return found, err
 		}
 		p.turn(s, a, false)
@@ -166,31 +166,10 @@ func (p *Prices) turn(s collect.Source, a access, good bool) {
 	}
 }
 
-// hide takes credentials out of an error in which a provider repeats them.
-func (a access) hide(err error) error {
-	if err == nil {
-		return nil
+// say adds whose credentials an error is about.
+func (a access) say(err error) error {
+	if err == nil || a.project == "" {
+		return err
 	}
-	text := err.Error()
-	for _, v := range a.values {
-		if secret := v.Reveal(); len(secret) >= shortest {
-			text = strings.NewReplacer(secret, v.String(), url.PathEscape(secret), v.String(), url.QueryEscape(secret), v.String()).Replace(text)
-		}
-	}
-	if a.project != "" {
-		text = "with the credentials of project " + a.project + ": " + text
-	}
-	return &hiddenError{text, err}
+	return fmt.Errorf("with the credentials of project %s: %w", a.project, err)
 }
-
-// shortest is how long a text is that may be a secret, in bytes.
-const shortest = 8
-
-// hiddenError shows the text instead of that of the error.
-type hiddenError struct {
-	text string
-	err  error
-}
-
-func (e *hiddenError) Error() string { return e.text }
-func (e *hiddenError) Unwrap() error { return e.err }

@@ -158,12 +158,13 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 	ctx, cancel := context.WithTimeoutCause(ctx, s.Limit(), fmt.Errorf("it took longer than %v", s.Limit()))
 	defer cancel()
 	t := &tray{provider: s.Provider, asOf: now.UTC().Format("2006-01-02")}
-	err := s.collect(ctx, s.session(c, endpoint, now), t)
+	asked := s.session(c, endpoint, now)
+	err := s.collect(ctx, asked, t)
 	if err == nil {
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), err)
+		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), asked.hushed(err))
 	}
 	found := Collection{List: t.list.List(), LeftOut: t.leftOut(), Free: t.free, NoAccount: t.noAccount}
 	if got := found.List.Backends(); len(got) > 1 || len(got) == 1 && got[0] != s.Provider {

@@ -59,8 +59,8 @@ func (s Source) session(c Config, endpoint string, now time.Time) *session {
 	if len(s.Needs) == 0 {
 		n.http = &http.Client{Transport: c.Transport, CheckRedirect: follow}
 	}
-	for _, name := range slices.Concat(s.Needs, s.May) {
-		if value := c.Credentials(name); len(value) >= minSecret && secretName.MatchString(name) {
+	for _, name := range slices.Concat(s.Needs, s.Instead, s.May) {
+		if value := c.Credentials(name); len(value) >= minSecret && secretName.MatchString(name) && !strings.HasSuffix(name, "_FILE") {
 			n.secrets = append(n.secrets, value, url.QueryEscape(value), url.PathEscape(value))
 		}
 	}
@@ -81,7 +81,8 @@ const (
 	minSecret = 8
 )
 
-// secretName is what variables are called that have secrets, and not names of accounts.
+// secretName is what variables are called that have secrets, and not names of accounts or, at their
+// end, of files.
 var secretName = regexp.MustCompile("KEY|SECRET|TOKEN")
 
 // follow lets a public list be elsewhere.
@@ -243,6 +244,23 @@ func (s *session) hush(text string) string {
 	}
 	return text
 }
+
+// hushed is an error without secrets, also where a backend has asked with a client of its own.
+func (s *session) hushed(err error) error {
+	if text := s.hush(err.Error()); text != err.Error() {
+		return &hushedError{text, err}
+	}
+	return err
+}
+
+// hushedError shows a text instead of that of the error.
+type hushedError struct {
+	text string
+	err  error
+}
+
+func (e *hushedError) Error() string { return e.text }
+func (e *hushedError) Unwrap() error { return e.err }
 
 // maxSaid bounds what is read of an error, in bytes.
 const maxSaid = 4 << 10
