@@ -78,11 +78,20 @@ func (s service) once(ctx context.Context, token, method string, in, out any, op
 	if err == nil {
 		return nil
 	}
-	e := newError(what, err, token)
+	e := newError(what, inTime(try, err), token)
 	if cause := context.Cause(try); e.Code() == codes.DeadlineExceeded && cause != nil {
 		e.text = cause.Error() // which says how long it was waited
 	}
 	return e
+}
+
+// inTime is the error of a call, but that it took too long where it did: a server that knows the
+// deadline may say something else of it at the same moment.
+func inTime(ctx context.Context, err error) error {
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return status.FromContextError(ctx.Err()).Err()
+	}
+	return err
 }
 
 // pause is how long to wait after the attempt n, so that those who failed together do not come

@@ -127,7 +127,7 @@ func (t *tokens) once() (*iampb.CreateTokenResponse, error) {
 		SubjectTokenType:   "urn:ietf:params:oauth:token-type:jwt",
 	})
 	if err != nil {
-		e := newError("get an access token", err, assertion)
+		e := newError("get an access token", inTime(ctx, err), assertion)
 		e.token = true
 		e.refused = e.refused || e.Code() == codes.InvalidArgument || e.Code() == codes.NotFound
 		return nil, e
