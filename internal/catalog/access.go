@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
-	"time"
 
 	"dstack/internal/backend"
 	"dstack/internal/catalog/collect"
@@ -105,33 +104,45 @@ func (p *Prices) order(s collect.Source, list []access) {
 	})
 }
 
-// collect asks a source with what it may be asked with, one after the other while that is refused.
-func (p *Prices) collect(ctx context.Context, c collect.Config, s collect.Source, log *slog.Logger) (collect.Collection, error) {
+// collect asks a source with what it may be asked with, one after the other while that is refused. Of
+// those who get what anybody is told, the last counts; lists of gigabytes are not asked for twice.
+func (p *Prices) collect(ctx context.Context, s collect.Source, log *slog.Logger, ask func(context.Context, access) (collect.Collection, error)) (collect.Collection, error) {
 	refused := errForgotten
+	var public *collect.Collection
 	var tried []access
 	for {
 		ctx, end := context.WithCancelCause(ctx)
 		a, some := p.take(s, tried, end)
 		if !some {
 			end(nil)
+			if public != nil {
+				return *public, nil
+			}
 			return collect.Collection{}, refused
 		}
-		if c.Credentials = nil; a.project != "" {
-			c.Credentials = a.env
+		if a.project != "" {
 			log.Info("list prices are asked for with the credentials of a project", "project", a.project)
 		}
-		found, err := collect.Collect(ctx, c, s, time.Now())
+		found, err := ask(ctx, a)
 		forgotten := err != nil && errors.Is(context.Cause(ctx), errForgotten)
 		end(nil)
 		if forgotten {
 			continue // with others, if there are
 		}
 		found.NoAccount = a.say(found.NoAccount)
-		if err = a.say(err); !errors.Is(err, backend.ErrAuth) {
-			p.turn(s, a, err == nil && found.NoAccount == nil)
-			return found, err
+		err = a.say(err)
+		if p.turn(s, a, err == nil && found.NoAccount == nil); err == nil && found.NoAccount != nil && !s.Huge {
+			public, err = &found, found.NoAccount
 		}
-		p.turn(s, a, false)
+		switch {
+		case err == nil:
+			return found, nil
+		case errors.Is(err, backend.ErrAuth):
+		case public != nil:
+			return *public, nil
+		default:
+			return collect.Collection{}, err
+		}
 		if tried = append(tried, a); a.project != "" {
 			log.Warn("the provider refuses the credentials of a project", "project", a.project, "err", err)
 		}

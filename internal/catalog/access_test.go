@@ -3,6 +3,7 @@ package catalog
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -19,6 +20,7 @@ import (
 
 	"dstack/internal/backend"
 	"dstack/internal/catalog/collect"
+	"dstack/internal/catalog/pricelist"
 	"dstack/internal/ledger"
 	"dstack/internal/offer"
 )
@@ -228,6 +230,75 @@ func TestPricesWithCredentialsOfProjects(t *testing.T) {
 		}
 		if want := `msg="the provider refuses the credentials of a project" prices_of=lambda project=p err="with the credentials of project p: `; !strings.Contains(said.String(), want) {
 			t.Errorf("the log lacks %q:\n%s", want, said.String())
+		}
+	})
+}
+
+// A source of which anybody is told something is asked with the next project's credentials when one's
+// are refused; what anybody is told does not replace a list that has more, for a week.
+func TestPricesOfWhomAccountsKnowMore(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(30 * 365 * 24 * time.Hour)
+		p, err := NewPrices(PricesConfig{Shelf: collect.Shelf{Dir: dir}, Transport: published{}, Env: func(string) string { return "" }, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := source(t, "azure")
+		if len(s.May) == 0 || len(s.Needs) > 0 || s.Huge {
+			t.Fatalf("%+v is not such a source", s)
+		}
+		for _, project := range []string{"p", "q", "r"} {
+			values := map[string]backend.Secret{}
+			for _, name := range s.May {
+				values[name] = backend.Secret("key-of-" + project)
+			}
+			p.Use(ledger.Account{ProjectID: project, Backend: s.Provider}, values)
+		}
+		list := func(n int) *pricelist.List {
+			var b pricelist.Builder
+			for i := range n {
+				if err := b.Add(pricelist.Row{Backend: s.Provider, Instance: fmt.Sprint("t", i), Region: "r", CPUs: 1, MemoryMiB: 1024, Arch: "x86", Price: 1, AsOf: time.Now().Format("2006-01-02")}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			return b.List()
+		}
+		refuses := func(bad ...string) collect.Collection {
+			var asked []string
+			found, err := p.collect(t.Context(), s, p.Log, func(_ context.Context, a access) (collect.Collection, error) {
+				asked = append(asked, a.project)
+				if slices.Contains(bad, a.project) {
+					return collect.Collection{List: list(1), NoAccount: backend.ErrAuth}, nil
+				}
+				return collect.Collection{List: list(3)}, nil
+			})
+			if err != nil || len(asked) != min(len(bad)+1, 4) {
+				t.Errorf("asked with %q: %v", asked, err)
+			}
+			return found
+		}
+		now := time.Now()
+		whole := refuses("p")
+		if whole.NoAccount != nil || whole.List.Len() != 3 {
+			t.Errorf("%+v, want the list of another project", whole)
+		}
+		if err := p.keep(s, whole, now); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.load(); err != nil {
+			t.Fatal(err)
+		}
+		p.heard[s.Name()] = now // the file's time is that of the world
+		less := refuses("", "p", "q", "r")
+		if !errors.Is(less.NoAccount, backend.ErrAuth) || less.List.Len() != 1 {
+			t.Errorf("%+v, want what anybody is told", less)
+		}
+		if err := p.keep(s, less, now.Add(6*24*time.Hour)); err == nil || !strings.Contains(err.Error(), "fewer than the 3 before") {
+			t.Errorf("it is kept: %v", err)
+		}
+		if err := p.keep(s, less, now.Add(8*24*time.Hour)); err != nil {
+			t.Errorf("after a week: %v", err)
 		}
 	})
 }

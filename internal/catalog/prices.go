@@ -3,6 +3,7 @@ package catalog
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -27,6 +28,8 @@ const (
 	// spotValid is how old such spot prices may be while new ones cannot be had: they follow
 	// demand, and may be a multiple a day later.
 	spotValid = 6 * time.Hour
+	// richerFor is how old a list may be that stays because a newer one has less.
+	richerFor = 7 * 24 * time.Hour
 	// pricesRetry spaces attempts to collect what could not be collected.
 	pricesRetry = time.Hour
 	// pricesAtOnce is how many providers are asked at a time, beside those whose lists are
@@ -237,10 +240,15 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 		log.Info("still collecting list prices", "since", time.Since(began).Round(time.Second), "received_bytes", received.Load())
 	})
 	c := collect.Config{Transport: p.Transport, Env: p.Env, Known: p.embedded, Catalogs: p.Env(collect.CatalogsVariable), Received: &received}
-	found, err := p.collect(ctx, c, s, log)
+	found, err := p.collect(ctx, s, log, func(ctx context.Context, a access) (collect.Collection, error) {
+		if c.Credentials = nil; a.project != "" {
+			c.Credentials = a.env
+		}
+		return collect.Collect(ctx, c, s, time.Now())
+	})
 	stop()
 	if err == nil {
-		err = p.Shelf.Put(s, found.List, began)
+		err = p.keep(s, found, began)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -268,6 +276,18 @@ func (p *Prices) refresh(ctx context.Context, s collect.Source) {
 	if known, newest := p.newer(s); known != "" {
 		log.Warn("the collected list prices are older than those that are known, which stay in use", "of", newest, "known_of", known)
 	}
+}
+
+// keep puts what was collected on the shelf, unless what is there is from an account, has more, and is
+// not too old.
+func (p *Prices) keep(s collect.Source, found collect.Collection, now time.Time) error {
+	p.mu.Lock()
+	old, age := p.kept[s.Name()], now.Sub(p.heard[s.Name()])
+	p.mu.Unlock()
+	if found.NoAccount != nil && old != nil && age < richerFor && old.Len() > found.List.Len() {
+		return fmt.Errorf("there would be %d rows, fewer than the %d before, as the account was not asked: %w", found.List.Len(), old.Len(), found.NoAccount)
+	}
+	return p.Shelf.Put(s, found.List, now)
 }
 
 // every calls f again and again after so long each, until the returned function is called.
