@@ -15,6 +15,7 @@ import (
 	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
 	"dstack/internal/ledger"
+	"dstack/internal/offer"
 	"dstack/internal/store"
 )
 
@@ -135,6 +136,13 @@ type state struct {
 // machine is a machine of ours at a cloud.
 type machine struct {
 	cloud, id, intent string
+	what              offer.Key
+	price, first      float64 // now and when it was made, US dollars per hour
+	made              time.Time
+}
+
+func machineAt(cloud string, m fake.Machine) machine {
+	return machine{cloud, m.ID, m.Tags[backend.TagIntent], m.What, m.Price, m.First, m.Since}
 }
 
 func (m machine) key() string { return m.cloud + "/" + m.id }
@@ -151,7 +159,7 @@ func (w *world) ours() []machine {
 		}
 		for _, m := range cloud.Live() {
 			if m.Tags[backend.TagServer] == serverID {
-				all = append(all, machine{name, m.ID, m.Tags[backend.TagIntent]})
+				all = append(all, machineAt(name, m))
 			}
 		}
 	}

@@ -94,9 +94,9 @@ func (w *world) groups() []placement {
 			if g.Tags[backend.TagServer] != serverID {
 				continue
 			}
-			p := placement{machine: machine{name, g.ID, g.Tags[backend.TagIntent]}}
+			p := placement{machine: machine{cloud: name, id: g.ID, intent: g.Tags[backend.TagIntent]}}
 			for _, m := range g.Machines {
-				p.members = append(p.members, machine{name, m.ID, m.Tags[backend.TagIntent]})
+				p.members = append(p.members, machineAt(name, m))
 			}
 			all = append(all, p)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,12 +24,12 @@ type invariant struct {
 var always = []invariant{
 	{"I1", recordedFirst}, {"I2", noDoubleCreate}, {"I3", noFalseDeath}, {"I4", staleOwnersHarmless}, {"I6", occupancyIsAssignments},
 	{"I7", gangsAllOrNothing}, {"I8", outageKillsNoJob}, {"I10", noInversion}, {"I11", logsWhole}, {"I12", foreignUntouched},
-	{"I14", groupsRight}, {"I16", sharesRight},
+	{"I14", groupsRight}, {"I16", sharesRight}, {"I18", limitsKept},
 }
 
 // settled are the invariants of the time when the faults have stopped and everything had
 // time to settle.
-var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}, {"I13", servicesWhole}, {"I14", groupsUsed}}
+var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}, {"I13", servicesWhole}, {"I14", groupsUsed}, {"I18", nothingTooDear}, {"I19", hostsWhole}}
 
 // over are the invariants of the time when the user has ended everything and all had time to
 // go.
@@ -93,7 +94,7 @@ func noDoubleCreate(s *state) (bad []string) {
 		if s.w.clouds[name] == nil {
 			continue
 		}
-		for _, charge := range s.w.clouds[name].Invoice(s.w.serverID) {
+		for _, charge := range lives(s.w.clouds[name].Invoice(s.w.serverID)) {
 			if count[charge.Intent]++; count[charge.Intent] > 1 {
 				extra++
 			}
@@ -262,6 +263,33 @@ func nothingLeft(s *state) (bad []string) {
 		if !f.ended && !f.gone && !f.host.isOff() {
 			bad = append(bad, fmt.Sprintf("task %s %.8s still runs on %s", f.name, id, f.host.name))
 		}
+	}
+	return bad
+}
+
+// hostsWhole is I19: at rest, the fleet of the user's hosts has those that the user wants, each once. One
+// that could not be added in time is shown as terminated.
+func hostsWhole(s *state) (bad []string) {
+	s.w.mu.Lock()
+	wanted := s.w.wanted
+	s.w.mu.Unlock()
+	if wanted == nil {
+		return nil
+	}
+	has := map[string]int{}
+	for _, inst := range s.instances {
+		if host, _, ssh := strings.Cut(inst.host, ":"); ssh && !inst.deleted {
+			has[host]++
+		}
+	}
+	for _, h := range wanted {
+		if has[h] != 1 {
+			bad = append(bad, fmt.Sprintf("%d instances are host %s, which the user wants once", has[h], h))
+		}
+		delete(has, h)
+	}
+	for h, n := range has {
+		bad = append(bad, fmt.Sprintf("%d instances are host %s, which the user does not want", n, h))
 	}
 	return bad
 }
@@ -445,14 +473,32 @@ const lateKnown = 20 * time.Minute
 // to a request is waited for, and that lists may lag.
 const neverSeen = 8 * time.Minute
 
-// lives are charges for the whole time of machines, at their last prices.
-func lives(charges []fake.Charge) (all []fake.Charge) {
-	for _, h := range charges {
+// charge is for the whole time of a machine, at its last price.
+type charge struct {
+	fake.Charge
+	late []float64 // prices before, of the time that the ledger may be late
+}
+
+// known says that a price is the one that the ledger has in the end: of a machine that ended soon after a
+// new price, nobody may have heard of that.
+func (c charge) known(price float64) bool {
+	return price == c.Price || !c.Live && slices.Contains(c.late, price)
+}
+
+// lives are the charges of an invoice, one for each machine.
+func lives(invoice []fake.Charge) (all []charge) {
+	for i, h := range invoice {
+		c := charge{Charge: h}
 		if n := len(all); n > 0 && all[n-1].ID == h.ID {
-			h.From = all[n-1].From
+			c.From = all[n-1].From
+			for _, e := range invoice[:i] {
+				if e.ID == h.ID && h.To.Sub(e.To) < lateKnown {
+					c.late = append(c.late, e.Price)
+				}
+			}
 			all = all[:n-1]
 		}
-		all = append(all, h)
+		all = append(all, c)
 	}
 	return all
 }
@@ -491,7 +537,7 @@ func costsEqualBill(s *state) (bad []string) {
 			if in.billedTo != 0 {
 				late = store.Time(in.billedTo).Sub(h.To)
 			}
-			if in.price != h.Price || store.Time(in.billedFrom).Sub(h.From).Abs() > time.Second || h.Live != (in.billedTo == 0) || late < -time.Second || late > lateKnown {
+			if !h.known(in.price) || store.Time(in.billedFrom).Sub(h.From).Abs() > time.Second || h.Live != (in.billedTo == 0) || late < -time.Second || late > lateKnown {
 				bad = append(bad, fmt.Sprintf("machine %s/%s: the ledger has $%.3f from %v to %v, the bill $%.3f from %v to %v", name, h.ID,
 					in.price, store.Time(in.billedFrom), store.Time(in.billedTo), h.Price, h.From, h.To))
 			}

@@ -65,6 +65,16 @@ func TestPlantedDefects(t *testing.T) {
 			       WHEN NEW.status = 'terminating' AND json_extract(NEW.data, '$.reason') = 'instance_access_revoked'
 			       BEGIN UPDATE job SET status = OLD.status, data = OLD.data WHERE id = NEW.id; END`)
 		},
+		// What a machine may cost is forgotten when it is wished for.
+		"keep a machine that is too dear": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER INSERT ON main.intent WHEN json_extract(NEW.doc, '$.max_price') IS NOT NULL
+			       BEGIN UPDATE intent SET doc = json_remove(doc, '$.max_price') WHERE id = NEW.id; END`)
+		},
+		// A host that is to come back when it has been taken off is forgotten.
+		"forget a host that is removed and added again": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF data ON main.instance WHEN json_extract(NEW.data, '$.next') IS NOT NULL
+			       BEGIN UPDATE instance SET data = json_remove(data, '$.next'), version = version + 1 WHERE id = NEW.id; END`)
+		},
 		// When a job gives blocks back, another job of the instance loses its own.
 		"release capacity twice": func(w *world, p *process) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER DELETE ON main.assignment

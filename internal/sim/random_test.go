@@ -2,7 +2,9 @@ package sim
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"testing"
 	"time"
@@ -77,6 +79,8 @@ func (w *world) settle(list []invariant, looks int) {
 // populate draws clouds and hosts.
 func (w *world) populate(rnd *rand.Rand) {
 	own := rand.New(rand.NewPCG(w.seed, 3)) // of what was added later: other things stay as they were
+	trade := rand.New(rand.NewPCG(w.seed, 5))
+	traded := trade.IntN(2) == 0
 	for _, name := range cloudNames {
 		w.plain[name] = own.IntN(4) == 0
 		c := fake.Config{
@@ -89,6 +93,10 @@ func (w *world) populate(rnd *rand.Rand) {
 				o.Backend = name
 				c.Capacity[o.Key()] = rnd.IntN(3)
 			}
+		}
+		if traded {
+			w.markets[name] = newMarket(c.Offers, choose(trade, 0, 0, time.Minute, 10*time.Minute))
+			c.Prices, c.Charges = w.markets[name], w.markets[name].charges
 		}
 		cloud := w.addCloud(c)
 		mix := fake.EveryKind(0)
@@ -148,6 +156,9 @@ func (w *world) chaos(rnd *rand.Rand) {
 	w.planServices(own, add(own))
 	visits := rand.New(rand.NewPCG(w.seed, 4)) // later still
 	w.planShares(visits, add(visits))
+	trade, removals := rand.New(rand.NewPCG(w.seed, 6)), rand.New(rand.NewPCG(w.seed, 7))
+	w.planPrices(trade, add(trade))
+	w.planRemovals(removals, add(removals))
 	w.planTrouble(rnd, add(rnd))
 	slices.SortStableFunc(deeds, func(a, b deed) int { return int(a.at - b.at) })
 	begin := time.Now()
@@ -229,6 +240,49 @@ func (w *world) planFleets(rnd *rand.Rand, add plan) {
 		c["placement"] = "cluster"
 	}
 	add(0, 5*time.Second, w.again(func() int { return w.applyFleet("hosts", c) }))
+}
+
+// planRemovals draws single instances that are removed, and what the user wants instead while they go: the
+// same again, or, of hosts, some of them and then all. Hosts take longer to go when they are out of reach.
+func (w *world) planRemovals(rnd *rand.Rand, add plan) {
+	if rnd.IntN(2) == 0 {
+		return
+	}
+	for range 1 + rnd.IntN(3) {
+		name, num, pause := choose(rnd, "fleet-0", "fleet-1"), rnd.IntN(3), seconds(rnd, 0, 30)
+		cut, left := rnd.IntN(2) == 0, rnd.IntN(3)
+		if len(w.hosts) > 0 && rnd.IntN(3) > 0 {
+			name, num = "hosts", rnd.IntN(len(w.hosts))
+		}
+		add(time.Minute, chaosFor, func() {
+			w.mu.Lock()
+			c := w.fleets[name]
+			w.mu.Unlock()
+			if c == nil { // of another world
+				return
+			}
+			ssh, _ := c["ssh_config"].(object)
+			if ssh != nil && cut {
+				for _, h := range w.every() {
+					if w.hosts[h.name] != nil {
+						w.trace.add("trouble", h.name, "cut off for", (2 * pause).String())
+						h.cut(2 * pause)
+					}
+				}
+			}
+			if w.deleteInstance(name, num) == http.StatusOK {
+				w.count("instance removed")
+			}
+			if ssh != nil && left > 0 {
+				fewer, hosts := maps.Clone(ssh), ssh["hosts"].([]string)
+				fewer["hosts"] = hosts[:min(left, len(hosts))]
+				some := maps.Clone(c)
+				some["ssh_config"] = fewer
+				time.AfterFunc(pause/2, w.again(func() int { return w.submitFleet(name, some) }))
+			}
+			time.AfterFunc(pause, w.again(func() int { return w.submitFleet(name, c) }))
+		})
+	}
 }
 
 func (w *world) planRuns(rnd *rand.Rand, add plan) {

@@ -36,8 +36,11 @@ type intentRow struct {
 
 type instanceRow struct {
 	id, name, status, intent, project, fleet string
+	job                                      string // that it was made for, "" for none
+	host                                     string // address and port of a host of the user, "" of a cloud's machine
 	deleted                                  bool
 	blocks                                   int
+	price                                    float64 // US dollars per hour
 }
 
 type jobRow struct {
@@ -175,8 +178,9 @@ func (r *reader) all(now *rows) error {
 		now.instances = append(now.instances, instanceRow{
 			id: row.ColumnText(0), name: row.ColumnText(1), status: row.ColumnText(2), intent: row.ColumnText(3), deleted: row.ColumnBool(4),
 			blocks: row.ColumnInt(5), project: row.ColumnText(6), fleet: row.ColumnText(7),
+			job: row.ColumnText(8), price: row.ColumnFloat(9), host: row.ColumnText(10),
 		})
-	}, `SELECT id, name, status, intent_id, deleted, blocks, project_id, fleet_id FROM instance ORDER BY created_at, id`)
+	}, `SELECT id, name, status, intent_id, deleted, blocks, project_id, fleet_id, json_extract(doc, '$.for_job'), json_extract(doc, '$.offer.price'), ssh_host FROM (SELECT *, CASE WHEN json_valid(data) THEN data END AS doc FROM instance) ORDER BY created_at, id`)
 	if err != nil {
 		return err
 	}

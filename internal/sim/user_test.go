@@ -11,13 +11,46 @@ import (
 
 type object = map[string]any
 
-// applyFleet submits a fleet's configuration or changes a live one.
+// applyFleet submits a fleet's configuration or changes a live one, and remembers what the user wants.
 func (w *world) applyFleet(name string, config object) int {
+	w.mu.Lock()
+	w.fleets[name] = config
+	w.mu.Unlock()
+	return w.submitFleet(name, config)
+}
+
+func (w *world) submitFleet(name string, config object) int {
 	config = maps.Clone(config)
 	config["type"], config["name"] = "fleet", name
-	w.trace.add("user", "applies fleet", name)
-	return w.call("project/main/fleets/apply", object{"plan": object{"spec": object{
-		"configuration": config, "profile": object{"name": "default"}}}, "force": true}, nil)
+	ssh, _ := config["ssh_config"].(object)
+	hosts, _ := ssh["hosts"].([]string)
+	return w.aboutHosts(name, hosts, func() int {
+		w.trace.add("user", "applies fleet", name)
+		return w.call("project/main/fleets/apply", object{"plan": object{"spec": object{
+			"configuration": config, "profile": object{"name": "default"}}}, "force": true}, nil)
+	})
+}
+
+// aboutHosts makes a request after which a fleet is to have these hosts of the user, nil when the user
+// cannot say which. It is not known either of a request whose answer is lost, or that meets another.
+func (w *world) aboutHosts(fleet string, hosts []string, call func() int) int {
+	if fleet != "hosts" {
+		return call()
+	}
+	w.mu.Lock()
+	w.hostRequests++
+	n := w.hostRequests
+	w.mu.Unlock()
+	status := call()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case status == 0 || n != w.hostRequests:
+		w.wanted = nil
+	case status == http.StatusOK:
+		w.wanted = hosts
+	}
+	return status
 }
 
 func (w *world) deleteFleets(names ...string) int {
@@ -97,6 +130,8 @@ func (w *world) endAll() {
 }
 
 func (w *world) deleteInstance(fleet string, num int) int {
-	w.trace.add("user", "deletes instance", fmt.Sprint(fleet, "-", num))
-	return w.call("project/main/fleets/delete_instances", object{"name": fleet, "instance_nums": []int{num}}, nil)
+	return w.aboutHosts(fleet, nil, func() int {
+		w.trace.add("user", "deletes instance", fmt.Sprint(fleet, "-", num))
+		return w.call("project/main/fleets/delete_instances", object{"name": fleet, "instance_nums": []int{num}}, nil)
+	})
 }

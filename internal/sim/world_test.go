@@ -32,38 +32,43 @@ const adminToken = "11111111-1111-4111-8111-111111111111"
 
 // world is a server with everything around it. It lives in a synctest bubble.
 type world struct {
-	t      testing.TB
-	seed   uint64
-	dir    string
-	public string            // a user's key
-	keys   object            // of SSH hosts
-	sshd   *ssh.ServerConfig // of tasks
-	began  time.Time
-	clouds map[string]*fake.Cloud
-	plain  map[string]bool   // clouds without placement groups
-	hosts  map[string]*agent // of the user, by address
-	trace  *trace
-	checks *checker
-	spoil  func(w *world, p *process) // plants a defect into a process that starts; optional
+	t       testing.TB
+	seed    uint64
+	dir     string
+	public  string            // a user's key
+	keys    object            // of SSH hosts
+	sshd    *ssh.ServerConfig // of tasks
+	began   time.Time
+	clouds  map[string]*fake.Cloud
+	plain   map[string]bool    // clouds without placement groups
+	hosts   map[string]*agent  // of the user, by address
+	markets map[string]*market // by cloud, none where prices stay
+	limits  map[string]float64 // what runs may cost an hour, by name
+	trace   *trace
+	checks  *checker
+	spoil   func(w *world, p *process) // plants a defect into a process that starts; optional
 
-	mu         sync.Mutex
-	proc       *process // the newest one, also when it is dead
-	serverID   string   // of the database, "" before the first process
-	all        []*process
-	machines   map[string]*agent // by cloud and machine id
-	scripts    map[string]int    // attempts by job name
-	boundary   int               // effects so far
-	crashAt    int               // boundary at which the server dies, 0 for none
-	exhaustive bool              // passes that stored something count as effects: how many there are depends on chance, so seeds leave them out
-	crashes    int               // how often it may still die at a call, as the seed decides
-	crashed    chan struct{}     // holds a token after a crash at a boundary
-	asked      map[string]uint64
-	netFaults  float64 // share of calls to hosts that go wrong
-	injected   map[string]int
-	replicas   map[string]int // of services, when nobody asks them
-	requests   sync.WaitGroup // of services
-	calm       bool           // no faults any more
-	overtakes  bool           // servers are overtaken in every world
+	mu           sync.Mutex
+	proc         *process // the newest one, also when it is dead
+	serverID     string   // of the database, "" before the first process
+	all          []*process
+	machines     map[string]*agent // by cloud and machine id
+	scripts      map[string]int    // attempts by job name
+	boundary     int               // effects so far
+	crashAt      int               // boundary at which the server dies, 0 for none
+	exhaustive   bool              // passes that stored something count as effects: how many there are depends on chance, so seeds leave them out
+	crashes      int               // how often it may still die at a call, as the seed decides
+	crashed      chan struct{}     // holds a token after a crash at a boundary
+	asked        map[string]uint64
+	netFaults    float64 // share of calls to hosts that go wrong
+	injected     map[string]int
+	replicas     map[string]int // of services, when nobody asks them
+	fleets       map[string]object
+	hostRequests int            // about the fleet "hosts", so far
+	wanted       []string       // hosts that it is to have, nil when nobody can say
+	requests     sync.WaitGroup // of services
+	calm         bool           // no faults any more
+	overtakes    bool           // servers are overtaken in every world
 }
 
 // template is the database of a server that was started once, and its configuration: what
@@ -116,7 +121,7 @@ func newTemplate(t *testing.T) template {
 func newWorld(t *testing.T, seed uint64, tp template) *world {
 	t.Helper()
 	w := &world{
-		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, plain: map[string]bool{}, hosts: map[string]*agent{},
+		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, plain: map[string]bool{}, markets: map[string]*market{}, limits: map[string]float64{}, fleets: map[string]object{}, hosts: map[string]*agent{},
 		machines: map[string]*agent{}, scripts: map[string]int{}, crashed: make(chan struct{}, 1),
 		asked: map[string]uint64{}, injected: map[string]int{}, replicas: map[string]int{}, sshd: tp.sshd,
 	}

@@ -17,7 +17,9 @@ type Machine struct {
 	ID, Name string
 	Address  string // the host name that Describe tells
 	Tags     map[string]string
+	What     offer.Key
 	Price    float64 // US dollars per hour
+	First    float64 // what it cost when it was made
 	Since    time.Time
 	Gone     time.Time // zero while it costs money
 	// Reservation and Zone are where it was created, "" for none.
@@ -25,7 +27,11 @@ type Machine struct {
 }
 
 func (m *machine) outside() Machine {
-	return Machine{m.id, m.req.Name, m.address, maps.Clone(m.tags), m.price, m.createdAt, m.goneAt, m.req.Reservation, m.req.Zone}
+	first := m.price
+	if len(m.earlier) > 0 {
+		first = m.earlier[0].Price
+	}
+	return Machine{m.id, m.req.Name, m.address, maps.Clone(m.tags), m.req.Offer.Key(), m.price, first, m.createdAt, m.goneAt, m.req.Reservation, m.req.Zone}
 }
 
 // Live lists the machines that cost money now, in the order of their creation.
