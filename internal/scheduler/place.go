@@ -287,6 +287,9 @@ func (p *placer) fleetsOf(g *Gang) []int {
 	return list
 }
 
+// buys says that the gang may have new instances now.
+func (g *Gang) buys() bool { return g.refusesNew() == 0 && g.BuyFrom.IsZero() }
+
 func (g *Gang) mayUse(f *Fleet) bool {
 	return g.uses(f) && (g.Beside.Fleet == "" || g.Beside.Fleet == f.ID) && (!g.Cluster || f.Cluster)
 }
@@ -513,7 +516,7 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 // fresh finds the best offer for a new instance of a fleet, beside those that take rooms in
 // reservations, and counts it to them.
 func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, bool) {
-	if g.Open || !g.BuyFrom.IsZero() || g.refusesNew() != 0 || p.room[f] == 0 {
+	if g.Open || !g.buys() || p.room[f] == 0 {
 		return Node{}, false
 	}
 	v := p.wish(g, f, j)
@@ -561,9 +564,9 @@ func (p *placer) wish(g *Gang, f, j int) *view {
 	return v
 }
 
-// MayBuy says that a new instance for the gang could be one of a backend, whatever that offers.
+// MayBuy says that a new instance for the gang could be one of a backend now, whatever that offers.
 func (s Supply) MayBuy(g *Gang, backend string) bool {
-	if g.refusesNew() != 0 || g.Beside != (Site{}) && !strings.EqualFold(g.Beside.Backend, backend) {
+	if !g.buys() || g.Beside != (Site{}) && !strings.EqualFold(g.Beside.Backend, backend) {
 		return false
 	}
 	run := Ask{g.Profile, g.Jobs[0].Requirements}
@@ -668,7 +671,7 @@ func (p *placer) keepAll(g *Gang) {
 	for _, f := range p.fleetsOf(g) {
 		p.keep(g, f, shares)
 		p.open[f] = true
-		if p.room[f] > 0 && g.refusesNew() == 0 {
+		if p.room[f] > 0 && g.buys() {
 			p.room[f] = 0
 		}
 	}

@@ -277,6 +277,49 @@ func randomWorld(r *rand.Rand) ([]Gang, Supply) {
 	return queue, s
 }
 
+// Who may have an instance of a backend: those who wait for it to say what it offers.
+func TestMayBuy(t *testing.T) {
+	only := func(names ...string) func(*Fleet) { return func(f *Fleet) { f.Ask.Profile.Backends = names } }
+	fleet := func(change ...func(*Fleet)) Supply {
+		f := cluster("f")
+		f.Room = 2
+		for _, c := range change {
+			c(&f)
+		}
+		return Supply{Fleets: []Fleet{f}}
+	}
+	with := func(change func(*Gang)) Gang {
+		g := asks("g", 1, 1)
+		change(&g)
+		return g
+	}
+	for name, tt := range map[string]struct {
+		gang   Gang
+		supply Supply
+		want   bool
+	}{
+		"anything":               {asks("g", 1, 1), fleet(), true},
+		"named by the run":       {with(func(g *Gang) { g.Profile.Backends = []string{"B", "A"} }), fleet(), true},
+		"excluded by the run":    {with(func(g *Gang) { g.Profile.Backends = []string{"b"} }), fleet(), false},
+		"excluded by the fleet":  {asks("g", 1, 1), fleet(only("b")), false},
+		"by one fleet of two":    {asks("g", 1, 1), Supply{Fleets: append(fleet(only("b")).Fleets, fleet().Fleets...)}, true},
+		"not by a fleet it uses": {with(func(g *Gang) { g.Fleets = []string{"x"} }), fleet(), false},
+		"no fleet":               {asks("g", 1, 1), Supply{}, false},
+		"a full fleet":           {asks("g", 1, 1), fleet(func(f *Fleet) { f.Room = 0 }), false},
+		"hosts of the user":      {asks("g", 1, 1), fleet(func(f *Fleet) { f.Hosts = true }), false},
+		"no new instances":       {with(func(g *Gang) { g.Reuse = true }), fleet(), false},
+		"none before a time":     {refused(asks("g", 1, 1)), fleet(), false},
+		"beside nodes there":     {with(func(g *Gang) { g.Beside = Site{"f", "a", "eu"} }), fleet(), true},
+		"beside nodes elsewhere": {with(func(g *Gang) { g.Beside = Site{"f", "b", "eu"} }), fleet(), false},
+		"they exclude each other": {with(func(g *Gang) { g.Jobs[0].Requirements.Spot = new(true) }),
+			fleet(func(f *Fleet) { f.Ask.Requirements.Spot = new(false) }), false},
+	} {
+		if got := tt.supply.MayBuy(&tt.gang, "a"); got != tt.want {
+			t.Errorf("%s: MayBuy = %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
 // Before it is known what backends offer, nobody is placed on what an open gang before them could use,
 // or told that there is nothing, and the first of the queue has the place that it would have anyway.
 func TestPlaceOpenGangs(t *testing.T) {
