@@ -42,6 +42,8 @@ type Target struct {
 	// Bare says that the machine came without an agent, as those of clouds do: it is put there
 	// when SSH answers.
 	Bare bool
+	// Forgotten says that the pinned host key is lost: calls accept a first contact as well.
+	Forgotten bool
 }
 
 func (t Target) home() string {

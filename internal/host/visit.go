@@ -17,7 +17,7 @@ func (p *Pool) Watched(id string) bool {
 
 // Visit returns the client of a host that this pool does not watch, because another replica
 // follows it: it connects when there is no connection, and closes that when it was not used
-// for a minute. The host key must be known.
+// for a minute. The host key must be known, or known to be lost.
 func (p *Pool) Visit(ctx context.Context, t Target) (*agentapi.Client, error) {
 	var client *agentapi.Client
 	err := p.visits.use(ctx, t.ID, func(ctx context.Context) (*opened, error) { return p.call(ctx, t) }, func(n *line) error {
@@ -38,7 +38,7 @@ func (p *Pool) call(ctx context.Context, t Target) (*opened, error) {
 			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", t.Local)
 		})
 		return &opened{client: client, close: client.Close}, nil
-	case t.Endpoint.HostKey == "":
+	case t.Endpoint.HostKey == "" && !t.Forgotten:
 		return nil, ErrNotConnected
 	}
 	s, _, err := p.gate.open(ctx, t.Endpoint, t.Jump)

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,9 +44,32 @@ func (d *Decision) damaged(now time.Time, s Snapshot) {
 	switch {
 	case s.Machine.Gone:
 		d.terminate(now, api.InstanceUnreachable, "The backend says that the instance does not exist any more")
-	case works && s.Machine.Hostname != "" && !s.Link.Watched:
-		d.Effects = append(d.Effects, Watch)
+	case !works || s.Instance.IntentID == "":
+	case s.Machine.Hostname == "":
+		d.reached(false)
+	default:
+		if !s.Link.Watched {
+			d.Effects = append(d.Effects, Watch)
+		}
+		since := cmp.Or(s.Link.Since, now) // it is about to be connected to
+		if s.Link.Connected || now.Sub(since) >= lostGrace {
+			d.reached(s.Link.Connected)
+			return
+		}
+		d.again(since.Add(lostGrace))
 	}
+}
+
+// reached notes in a column whether the agent answers: other replicas know nothing else of it.
+func (d *Decision) reached(answers bool) {
+	if d.Instance.Unreachable != answers {
+		return
+	}
+	text := "Instance became unreachable"
+	if answers {
+		text = "Instance became reachable"
+	}
+	d.Instance.Unreachable, d.Changed, d.Events = !answers, true, append(d.Events, text)
 }
 
 // recall gives a damaged instance the address of its machine, as the ledger has it. The host key was in the

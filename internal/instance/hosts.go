@@ -88,7 +88,7 @@ func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error
 	if jpd == nil || jpd.Hostname == nil {
 		return t, errors.New("instance: no address yet")
 	}
-	t.Bare = true
+	t.Bare, t.Forgotten = true, inst.Data.Damage != ""
 	t.Endpoint = host.Endpoint{Addr: *jpd.Hostname, Port: 22, User: jpd.Username, Keys: []ssh.Signer{signer}, HostKey: inst.Data.HostKey}
 	if jpd.SSHPort != nil {
 		t.Endpoint.Port = *jpd.SSHPort

@@ -17,14 +17,17 @@ type hosts struct {
 }
 
 // Reachable is exact for the hosts that this replica follows; of others it knows what their
-// replica has stored, and of one whose record is damaged nothing.
+// replica has stored. Of one whose record is damaged and no ledger knows a machine, nobody knows where it is.
 func (h hosts) Reachable(inst *instance.Instance) bool {
 	if h.pool.Watched(inst.ID) {
 		_, err := h.pool.Client(inst.ID)
 		return err == nil
 	}
 	connected := inst.Status == api.InstanceIdle || inst.Status == api.InstanceBusy || inst.Status == api.InstanceTerminating
-	return connected && inst.Data.Damage == "" && !inst.Unreachable && inst.Data.LostAt.IsZero()
+	if inst.Data.Damage != "" && inst.IntentID == "" {
+		return false
+	}
+	return connected && !inst.Unreachable && inst.Data.LostAt.IsZero()
 }
 
 func (h hosts) Client(ctx context.Context, instanceID string) (*agentapi.Client, error) {
