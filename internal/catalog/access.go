@@ -113,11 +113,12 @@ func (p *Prices) collect(ctx context.Context, s collect.Source, log *slog.Logger
 	for {
 		ctx, end := context.WithCancelCause(ctx)
 		a, some := p.take(s, tried, end)
-		if !some {
+		switch {
+		case public != nil && (!some || a.project == ""): // the environment has no account
 			end(nil)
-			if public != nil {
-				return *public, nil
-			}
+			return *public, nil
+		case !some:
+			end(nil)
 			return collect.Collection{}, refused
 		}
 		if a.project != "" {
