@@ -55,13 +55,13 @@ func collectAWSSpot(ctx context.Context, s *session, t *tray) error {
 	if err != nil {
 		return err
 	}
-	prices := make([][]awsSpotPrice, len(regions))
+	prices := make([]map[string]float64, len(regions))
 	silent := make([]error, len(regions))
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for i, region := range regions {
 		g.Go(func() (err error) {
-			prices[i], err = s.awsSpotPrices(ctx, region, slices.Sorted(maps.Keys(types)))
+			prices[i], err = s.awsSpotPrices(ctx, region, types)
 			if err != nil && !errors.Is(err, errStrange) && ctx.Err() == nil {
 				silent[i], err = err, nil // a region that is out of reach is missing, not all of them
 			}
@@ -71,7 +71,7 @@ func collectAWSSpot(ctx context.Context, s *session, t *tray) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	if i := slices.IndexFunc(silent, func(err error) bool { return err != nil }); i >= 0 && len(slices.Concat(prices...)) == 0 {
+	if i := slices.IndexFunc(silent, func(err error) bool { return err != nil }); i >= 0 && !slices.ContainsFunc(prices, func(some map[string]float64) bool { return len(some) > 0 }) {
 		return silent[i] // of all, the same most likely
 	}
 	for i, region := range regions {
@@ -92,25 +92,11 @@ type awsSpotPrice struct {
 	Zone  string `xml:"availabilityZone"`
 }
 
-// awsSpot adds the types of a region at the price of their cheapest zone.
-func (t *tray) awsSpot(region string, prices []awsSpotPrice, types map[string]pricelist.Row) error {
-	least := map[string]float64{}
-	for _, p := range prices {
-		usd, err := strconv.ParseFloat(p.Price, 64)
-		if err != nil {
-			return fmt.Errorf("%w: the price %.40q of %.40q in %s is not a number", errStrange, p.Price, p.Type, region)
-		}
-		if old, known := least[p.Type]; !known || usd < old {
-			least[p.Type] = usd
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(least)) {
-		r, known := types[name]
-		if !known {
-			t.leaveOut(name)
-			continue
-		}
-		r.Region, r.Spot, r.Price = region, true, least[name]
+// awsSpot adds the types of a region.
+func (t *tray) awsSpot(region string, prices map[string]float64, types map[string]pricelist.Row) error {
+	for _, name := range slices.Sorted(maps.Keys(prices)) {
+		r := types[name]
+		r.Region, r.Spot, r.Price = region, true, prices[name]
 		if err := t.add(r); err != nil {
 			return err
 		}
@@ -126,6 +112,9 @@ func (s *session) awsRegions(ctx context.Context) ([]string, error) {
 	if err := s.ec2(ctx, awsHome, url.Values{"Action": {"DescribeRegions"}}, &answer); err != nil {
 		return nil, err
 	}
+	if len(answer.Regions) > maxAWSRegions {
+		return nil, fmt.Errorf("%w: there are more than %d regions", errStrange, maxAWSRegions)
+	}
 	for _, name := range answer.Regions {
 		if strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || len(name) > 40 || name == "" { // it becomes part of a host's name
 			return nil, fmt.Errorf("%w: %.40q is not a region", errStrange, name)
@@ -134,9 +123,10 @@ func (s *session) awsRegions(ctx context.Context) ([]string, error) {
 	return answer.Regions, nil
 }
 
-// awsSpotPrices are those of some types in a region now.
-func (s *session) awsSpotPrices(ctx context.Context, region string, types []string) (all []awsSpotPrice, err error) {
-	for some := range slices.Chunk(types, awsTypes) {
+// awsSpotPrices are those of some types in a region now, of each the price of its cheapest zone.
+func (s *session) awsSpotPrices(ctx context.Context, region string, types map[string]pricelist.Row) (map[string]float64, error) {
+	least := map[string]float64{}
+	for some := range slices.Chunk(slices.Sorted(maps.Keys(types)), awsTypes) {
 		now := s.now.UTC().Format(time.RFC3339)
 		q := url.Values{
 			"Action": {"DescribeSpotPriceHistory"}, "ProductDescription.1": {"Linux/UNIX"}, "MaxResults": {"1000"},
@@ -153,9 +143,15 @@ func (s *session) awsSpotPrices(ctx context.Context, region string, types []stri
 			if err := s.ec2(ctx, region, q, &answer); err != nil {
 				return nil, err
 			}
-			all = append(all, answer.Prices...)
-			if len(all) > pricelist.MaxRows {
-				return nil, fmt.Errorf("%w: there are more than %d prices for %s", errStrange, pricelist.MaxRows, region)
+			for _, p := range answer.Prices {
+				usd, err := strconv.ParseFloat(p.Price, 64)
+				if err != nil {
+					return nil, fmt.Errorf("%w: the price %.40q of %.40q in %s is not a number", errStrange, p.Price, p.Type, region)
+				}
+				r, asked := types[p.Type]
+				if old, again := least[p.Type]; asked && (!again || usd < old) {
+					least[r.Instance] = usd
+				}
 			}
 			if answer.Next == "" {
 				break
@@ -166,7 +162,7 @@ func (s *session) awsSpotPrices(ctx context.Context, region string, types []stri
 			q.Set("NextToken", answer.Next)
 		}
 	}
-	return all, nil
+	return least, nil
 }
 
 // ec2 asks a signed question.

@@ -54,10 +54,10 @@ func collectAzure(ctx context.Context, s *session, t *tray) error {
 	g.SetLimit(8)
 	for _, region := range regions {
 		g.Go(func() error {
-			return s.azure(ctx, region, func(page []azurePrice) {
+			return s.azure(ctx, region, func(page []azurePrice) error {
 				mu.Lock()
 				defer mu.Unlock()
-				t.azurePage(valid, region, page, types, s.now)
+				return t.azurePage(valid, region, page, types, s.now)
 			})
 		})
 	}
@@ -68,7 +68,7 @@ func collectAzure(ctx context.Context, s *session, t *tray) error {
 }
 
 // azure reads the prices of one region, page by page.
-func (s *session) azure(ctx context.Context, region string, take func(page []azurePrice)) error {
+func (s *session) azure(ctx context.Context, region string, take func(page []azurePrice) error) error {
 	filter := "serviceName eq 'Virtual Machines' and priceType eq 'Consumption' and contains(productName, 'Windows') eq false and " +
 		"contains(productName, 'Dedicated') eq false and contains(meterName, 'Low Priority') eq false and armRegionName eq '" + region + "'"
 	for n := range maxPages {
@@ -83,7 +83,9 @@ func (s *session) azure(ctx context.Context, region string, take func(page []azu
 		case len(page.Items) > azurePage:
 			return fmt.Errorf("%w: a page has more than %d prices", errStrange, azurePage)
 		}
-		take(page.Items)
+		if err := take(page.Items); err != nil {
+			return err
+		}
 	}
 	return fmt.Errorf("%w: there are more than %d pages for %s", errStrange, maxPages, region)
 }
@@ -95,11 +97,17 @@ type azurePlace struct {
 }
 
 // azureValid is the price of each place that counts of those seen.
-type azureValid map[azurePlace]azurePrice
+type azureValid map[azurePlace]azureSince
+
+// azureSince is a price and the day since when it counts.
+type azureSince struct {
+	usd   float64
+	since time.Time
+}
 
 // azurePage keeps the prices that count now: of several the one since the latest day, and of
 // those that began at once the highest, to promise nothing.
-func (t *tray) azurePage(valid azureValid, region string, page []azurePrice, types map[string]pricelist.Row, now time.Time) {
+func (t *tray) azurePage(valid azureValid, region string, page []azurePrice, types map[string]pricelist.Row, now time.Time) error {
 	for _, p := range page {
 		r, known := types[p.SKU]
 		switch {
@@ -114,10 +122,14 @@ func (t *tray) azurePage(valid azureValid, region string, page []azurePrice, typ
 		}
 		k := azurePlace{r.Instance, region, strings.Contains(p.Meter, "Spot")}
 		old, again := valid[k]
-		if !again || p.Since.After(old.Since) || p.Since.Equal(old.Since) && p.Price > old.Price {
-			valid[k] = p
+		switch usd := float64(p.Price); {
+		case !again && len(valid) == pricelist.MaxRows:
+			return fmt.Errorf("%w: it lists more than %d prices", errStrange, pricelist.MaxRows)
+		case !again || p.Since.After(old.since) || p.Since.Equal(old.since) && usd > old.usd:
+			valid[k] = azureSince{usd, p.Since}
 		}
 	}
+	return nil
 }
 
 // azure adds what costs something. What is wrong with types that the program does not know leaves those out.
@@ -127,7 +139,7 @@ func (t *tray) azure(valid azureValid, types, known map[string]pricelist.Row) er
 	}
 	for _, k := range slices.SortedFunc(maps.Keys(valid), byName) {
 		r := types[k.sku]
-		r.Region, r.Spot, r.Price = k.region, k.spot, float64(valid[k].Price)
+		r.Region, r.Spot, r.Price = k.region, k.spot, valid[k].usd
 		if _, ours := known[k.sku]; !ours {
 			t.addMore(r)
 		} else if err := t.add(r); err != nil {

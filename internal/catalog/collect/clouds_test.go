@@ -9,9 +9,11 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,7 +192,7 @@ func (e ec2) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.WriteString(w, `<DescribeSpotPriceHistoryResponse xmlns="http://ec2.amazonaws.com/doc/2016-11-15/"><spotPriceHistorySet>`)
 		for _, priced := range strings.Fields(e.zones[region][zones[at]]) {
 			name, price, _ := strings.Cut(priced, "=")
-			if slices.Contains([]string{q.Get("InstanceType.1"), q.Get("InstanceType.2")}, name) {
+			if slices.ContainsFunc(slices.Collect(maps.Values(q)), func(values []string) bool { return values[0] == name }) {
 				fmt.Fprintf(w, `<item><instanceType>%s</instanceType><spotPrice>%s</spotPrice><availabilityZone>%s</availabilityZone></item>`, name, price, zones[at])
 			}
 		}
@@ -306,35 +308,37 @@ type answer func(*http.Request) *http.Response
 
 func (a answer) RoundTrip(r *http.Request) (*http.Response, error) { return a(r), nil }
 
+// gcpItem is a price as Google publishes it.
+func gcpItem(family, group, usage, description string, usd float64) string {
+	return fmt.Sprintf(`{"description": %q, "category": {"resourceFamily": %q, "resourceGroup": %q, "usageType": %q}, "serviceRegions": ["us-central1"],
+		"pricingInfo": [{"pricingExpression": {"tieredRates": [{"unitPrice": {"units": "%d", "nanos": %.0f}}]}}]}`, description, family, group, usage, int(usd), (usd-float64(int(usd)))*1e9)
+}
+
 func TestGCP(t *testing.T) {
-	sku := func(family, group, usage, description string, usd float64) string {
-		return fmt.Sprintf(`{"description": %q, "category": {"resourceFamily": %q, "resourceGroup": %q, "usageType": %q}, "serviceRegions": ["us-central1"],
-			"pricingInfo": [{"pricingExpression": {"tieredRates": [{"unitPrice": {"units": "%d", "nanos": %.0f}}]}}]}`, description, family, group, usage, int(usd), (usd-float64(int(usd)))*1e9)
-	}
 	pages := map[string][]string{
 		"6F81-5844-456A ": {
-			sku("Compute", "CPU", "OnDemand", "N2 Instance Core running in Americas", 0.03),
-			sku("Compute", "RAM", "OnDemand", "N2 Instance Ram running in Americas", 0.004),
-			sku("Compute", "CPU", "Preemptible", "Spot Preemptible N2 Instance Core running in Americas", 0.01),
-			sku("Compute", "RAM", "Preemptible", "Spot Preemptible N2 Instance Ram running in Americas", 0.001),
-			sku("Compute", "CPU", "OnDemand", "N2 Sole Tenancy Instance Core running in Americas", 9),
-			sku("Compute", "CPU", "Commit1Yr", "Commitment v1: N2 Cpu in Americas for 1 Year", 9),
-			sku("Compute", "CPU", "OnDemand", "G2 Instance Core running in Americas", 0.025),
-			sku("Compute", "RAM", "OnDemand", "G2 Instance Ram running in Americas", 0.003),
-			sku("Compute", "GPU", "OnDemand", "Nvidia L4 GPU running in Americas", 0.56),
-			sku("Compute", "GPU", "OnDemand", "Nvidia Tesla A100 80GB GPU running in Americas", 3.9),
+			gcpItem("Compute", "CPU", "OnDemand", "N2 Instance Core running in Americas", 0.03),
+			gcpItem("Compute", "RAM", "OnDemand", "N2 Instance Ram running in Americas", 0.004),
+			gcpItem("Compute", "CPU", "Preemptible", "Spot Preemptible N2 Instance Core running in Americas", 0.01),
+			gcpItem("Compute", "RAM", "Preemptible", "Spot Preemptible N2 Instance Ram running in Americas", 0.001),
+			gcpItem("Compute", "CPU", "OnDemand", "N2 Sole Tenancy Instance Core running in Americas", 9),
+			gcpItem("Compute", "CPU", "Commit1Yr", "Commitment v1: N2 Cpu in Americas for 1 Year", 9),
+			gcpItem("Compute", "CPU", "OnDemand", "G2 Instance Core running in Americas", 0.025),
+			gcpItem("Compute", "RAM", "OnDemand", "G2 Instance Ram running in Americas", 0.003),
+			gcpItem("Compute", "GPU", "OnDemand", "Nvidia L4 GPU running in Americas", 0.56),
+			gcpItem("Compute", "GPU", "OnDemand", "Nvidia Tesla A100 80GB GPU running in Americas", 3.9),
 		},
 		"6F81-5844-456A next": {
-			sku("Compute", "CPU", "OnDemand", "E2 Instance Core running in Americas", 0.022),
-			sku("Compute", "RAM", "OnDemand", "E2 Instance Ram running in Americas", 0.003),
-			sku("Compute", "CPU", "OnDemand", "A2 Instance Core running in Americas", 0.03),
-			sku("Compute", "RAM", "OnDemand", "A2 Instance Ram running in Americas", 0.004),
-			sku("Storage", "LocalSSD", "OnDemand", "SSD backed Local Storage in Iowa", 0.073),
-			sku("Compute", "N1Standard", "OnDemand", "N1 Predefined Instance Core running in Americas", 0.03),
-			sku("Compute", "N1Standard", "OnDemand", "N1 Predefined Instance Ram running in Americas", 0.004),
-			sku("Compute", "GPU", "OnDemand", "Nvidia Tesla T4 GPU running in Americas", 0.35),
-			sku("Compute", "GPU", "Preemptible", "Spot Preemptible A4 Nvidia B200 (1 gpu slice) running in Americas", 6),
-			sku("Compute", "TPU", "OnDemand", "TpuV5e running in Iowa", 1.2),
+			gcpItem("Compute", "CPU", "OnDemand", "E2 Instance Core running in Americas", 0.022),
+			gcpItem("Compute", "RAM", "OnDemand", "E2 Instance Ram running in Americas", 0.003),
+			gcpItem("Compute", "CPU", "OnDemand", "A2 Instance Core running in Americas", 0.03),
+			gcpItem("Compute", "RAM", "OnDemand", "A2 Instance Ram running in Americas", 0.004),
+			gcpItem("Storage", "LocalSSD", "OnDemand", "SSD backed Local Storage in Iowa", 0.073),
+			gcpItem("Compute", "CPU", "OnDemand", "A3 Instance Core running in Americas", 0.03),
+			gcpItem("Compute", "RAM", "OnDemand", "A3 Instance Ram running in Americas", 0.003),
+			gcpItem("Compute", "GPU", "OnDemand", "Nvidia H100 80GB GPU running in Americas", 9.8),
+			gcpItem("Compute", "GPU", "Preemptible", "Spot Preemptible A4 Nvidia B200 (1 gpu slice) running in Americas", 6),
+			gcpItem("Compute", "TPU", "OnDemand", "TpuV5e running in Iowa", 1.2),
 		},
 	}
 	got, err := gather(t, "gcp", func(w http.ResponseWriter, r *http.Request) {
@@ -354,10 +358,10 @@ func TestGCP(t *testing.T) {
 	}
 	want := []string{
 		"a2-ultragpu-1g us-central1 12 170GB A100:80GB:1 $4.9775",
+		"a3-highgpu-8g us-central1 208 1872GB H100:80GB:8 $90.856",
 		"a4-highgpu-8g us-central1 224 3968GB B200:180GB:8 spot $48",
 		"e2-medium us-central1 2 4GB $0.034",
 		"g2-standard-4 us-central1 4 16GB L4:24GB:1 $0.708",
-		"n1-standard-4 us-central1 4 15GB T4:16GB:1 $0.53",
 		"n2-standard-2 us-central1 2 8GB $0.092",
 		"n2-standard-2 us-central1 2 8GB spot $0.028",
 		"v5litepod-4 us-central1 112 192GB v5litepod-4:64GB:1 $4.8",
@@ -455,20 +459,100 @@ func TestRunpodRanges(t *testing.T) {
 	}
 }
 
-// Answers that are short of the limit for one are not so together.
+// Answers that are short of the limit for one are not held together.
 func TestRunpodIsBounded(t *testing.T) {
-	const half = pricelist.MaxRows/2 + 1
+	const size, answers, enough = 512 << 10, 150, 60 << 20 // bytes, and what is on its way
+	answer := fmt.Sprintf(`{"data": {"gpuTypes": [{"id": %[1]q, "lowestPrice": {"stockStatus": %[1]q}}], "countryCodes": [%[1]q]}}`, strings.Repeat("x", size/3))
+	var asked, most atomic.Int64
+	before := heap()
 	_, err := gather(t, "runpod", func(w http.ResponseWriter, r *http.Request) {
 		question, _ := io.ReadAll(r.Body)
 		if strings.Contains(string(question), "countryCodes") {
-			_, _ = io.WriteString(w, `{"data": {"gpuTypes": [{"id": "a", "maxGpuCount": 1}], "dataCenters": [{"id": "A", "listed": true}, {"id": "B", "listed": true}]}}`)
+			places := strings.Repeat(`{"id": "A", "listed": true},`, answers-1) + `{"id": "A", "listed": true}`
+			fmt.Fprintf(w, `{"data": {"gpuTypes": [{"id": "a", "maxGpuCount": 1}], "dataCenters": [%s]}}`, places)
 			return
 		}
-		fmt.Fprintf(w, `{"data": {"gpuTypes": [%s{}]}}`, strings.Repeat("{},", half))
+		if asked.Add(1) == answers-10 {
+			most.Store(heap())
+		}
+		_, _ = io.WriteString(w, answer)
 	})
-	if err == nil || !strings.Contains(err.Error(), "it lists more than 500000 prices") {
+	if err == nil || !strings.Contains(err.Error(), "there are 0 rows") {
 		t.Errorf("error %v", err)
 	}
+	if held := most.Load() - before; held > enough {
+		t.Errorf("%d MB are held of answers that are not needed any more", held>>20)
+	}
+}
+
+// Pages that are short of the limit for one are not so together.
+func TestPagesAreBounded(t *testing.T) {
+	for provider, tt := range map[string]struct {
+		page func(n int) string
+		want string
+	}{
+		"gcp": {func(n int) string {
+			var regions []string
+			for i := range maxGCPParts / 4 {
+				regions = append(regions, fmt.Sprintf("%d-%d", n, i))
+			}
+			places, _ := json.Marshal(regions) // texts
+			item := gcpItem("Compute", "CPU", "OnDemand", "N2 Instance Core running in Americas", 1)
+			return fmt.Sprintf(`{"skus": [%s], "nextPageToken": "more"}`, strings.Replace(item, `["us-central1"]`, string(places), 1))
+		}, "it lists more than 100000 prices of parts"},
+		"vultr": {func(n int) string {
+			var plans []string
+			for i := range 5000 {
+				plans = append(plans, plan(fmt.Sprintf("vc2-%d-%d", n, i), "1"))
+			}
+			return fmt.Sprintf(`{"plans": [%s], "meta": {"links": {"next": "more"}}}`, strings.Join(plans, ","))
+		}, "is one of more than 20000 different ones"},
+		"digitalocean": {func(n int) string {
+			var sizes []string
+			for i := range 5000 {
+				sizes = append(sizes, fmt.Sprintf(`{"slug": "s-%d-%d", "price_hourly": 1, "vcpus": 1, "memory": 1024, "disk": 10, "regions": ["nyc1"]}`, n, i))
+			}
+			return fmt.Sprintf(`{"sizes": [%s], "links": {"pages": {"next": "more"}}}`, strings.Join(sizes, ","))
+		}, "is one of more than 20000 different ones"},
+	} {
+		asked := 0
+		_, err := gather(t, provider, func(w http.ResponseWriter, _ *http.Request) {
+			asked++
+			_, _ = io.WriteString(w, tt.page(asked))
+		})
+		if err == nil || !strings.Contains(err.Error(), tt.want) || asked > 6 {
+			t.Errorf("%s: %v after %d pages, want %q", provider, err, asked, tt.want)
+		}
+	}
+}
+
+// Of Azure's prices a list is kept before it is made.
+func TestAzurePricesAreBounded(t *testing.T) {
+	types, page := map[string]pricelist.Row{}, []azurePrice{}
+	for n := range 5000 {
+		name := fmt.Sprintf("Standard_D%ds_v9", n)
+		types[name] = pricelist.Row{Instance: name}
+		page = append(page, azurePrice{SKU: name, Price: 1, Meter: name, Unit: "1 Hour", Coin: "USD"})
+	}
+	tr, valid := &tray{provider: "azure"}, azureValid{}
+	for n := range 101 {
+		region := fmt.Sprint("r", n)
+		for i := range page {
+			page[i].Region = region
+		}
+		err := tr.azurePage(valid, region, page, types, today)
+		if full := n == pricelist.MaxRows/len(page); (err != nil) != full || full && !strings.Contains(err.Error(), "it lists more than 500000 prices") {
+			t.Errorf("page %d: %v", n, err)
+		}
+	}
+}
+
+// heap is what is in use, in bytes.
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
 
 // An error among the answers is no reason to publish the rest.

@@ -168,7 +168,7 @@ func known(t *testing.T) *pricelist.List {
 	add("gcp", "e2-medium", "us-central1", 2, 4, 0, "", 0, false)
 	add("gcp", "g2-standard-4", "us-central1", 4, 16, 1, "L4", 24, false)
 	add("gcp", "a2-ultragpu-1g", "us-central1", 12, 170, 1, "A100", 80, false)
-	add("gcp", "n1-standard-4", "us-central1", 4, 15, 1, "T4", 16, false)
+	add("gcp", "a3-highgpu-8g", "us-central1", 208, 1872, 8, "H100", 80, false)
 	add("gcp", "a4-highgpu-8g", "us-central1", 224, 3968, 8, "B200", 180, true)
 	add("gcp", "v5litepod-4", "us-central1", 112, 192, 1, "v5litepod-4", 64, false)
 	add("gcp", "a3-ultragpu-8g", "us-central1", 224, 2952, 8, "H200", 141, false)

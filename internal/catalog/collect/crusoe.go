@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
 	"net/url"
@@ -61,11 +62,15 @@ func collectCrusoe(ctx context.Context, s *session, t *tray) error {
 
 // crusoe adds the types where there is any capacity.
 func (t *tray) crusoe(types []crusoeType, capacities []crusoeCapacity) error {
-	where := map[string][]string{}
+	where := map[string]map[string]bool{}
 	for _, c := range capacities {
-		if c.Quantity > 0 && !slices.Contains(where[c.Type], c.Location) {
-			where[c.Type] = append(where[c.Type], c.Location)
+		if c.Quantity <= 0 {
+			continue
 		}
+		if where[c.Type] == nil {
+			where[c.Type] = map[string]bool{}
+		}
+		where[c.Type][c.Location] = true
 	}
 	for _, typ := range types {
 		r := pricelist.Row{
@@ -95,7 +100,7 @@ func (t *tray) crusoe(types []crusoeType, capacities []crusoeCapacity) error {
 				continue
 			}
 		}
-		if err := t.addIn(r, where[typ.Product]); err != nil {
+		if err := t.addIn(r, slices.Sorted(maps.Keys(where[typ.Product]))); err != nil {
 			return err
 		}
 	}

@@ -32,7 +32,7 @@ func gcp() Source {
 			}
 			return t.gcp(s.known, parts)
 		},
-		expect: expectation{rows: 1000, gpus: []string{"A100", "L4", "T4"}, cpuOnly: true, spot: true, regions: []string{"us-central1"}},
+		expect: expectation{rows: 1000, gpus: []string{"A100", "H100", "L4"}, cpuOnly: true, spot: true, regions: []string{"us-central1"}},
 	}
 }
 
@@ -68,7 +68,9 @@ func (s *session) gcp(ctx context.Context, service, key string, parts gcpParts) 
 			return err
 		}
 		for _, sku := range page.SKUs {
-			parts.add(sku)
+			if err := parts.add(sku); err != nil {
+				return err
+			}
 		}
 		if page.Next == "" {
 			return nil
@@ -87,30 +89,45 @@ type gcpPart struct {
 
 type gcpParts map[gcpPart]float64 // US dollars per hour
 
+const (
+	// maxGCPParts bounds what is kept of all pages. Google has some ten thousand.
+	maxGCPParts = 100_000
+	// maxGCPText bounds the description of a price, in bytes. Those of Google have some hundred.
+	maxGCPText = 500
+)
+
 var (
 	gcpPlain  = regexp.MustCompile(`(?i)^(?:spot preemptible )?(.+?) (gpu|ram|core)\b`)
 	gcpFamily = regexp.MustCompile(`(?i)^([a-z]\d[a-z]?) `)
 	gcpTPU    = regexp.MustCompile(`(?i)\btpu[ -]?(v\d+[a-z]*)`)
+	gcpRegion = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 	gcpOther  = regexp.MustCompile(`Sole Tenancy|Reserved|Premium|Custom|suspended|DWS Calendar Mode`)
 )
 
 // add takes a price, if it is one of those that instances are made of.
-func (p gcpParts) add(sku gcpSKU) {
+func (p gcpParts) add(sku gcpSKU) error {
 	usage := sku.Category.Usage
-	if usage != "OnDemand" && usage != "Preemptible" || gcpOther.MatchString(sku.Description) {
-		return
+	if usage != "OnDemand" && usage != "Preemptible" || len(sku.Description) > maxGCPText || gcpOther.MatchString(sku.Description) {
+		return nil
 	}
 	if len(sku.Pricing) == 0 || len(sku.Pricing[0].Expression.Rates) == 0 {
-		return
+		return nil
 	}
 	what, units := sku.part()
 	if what == "" {
-		return
+		return nil
 	}
 	price := sku.Pricing[0].Expression.Rates[0].Price
 	for _, region := range sku.Regions {
+		if !gcpRegion.MatchString(region) {
+			continue
+		}
 		p[gcpPart{what, region, usage == "Preemptible"}] = (float64(price.Units) + float64(price.Nanos)/1e9) / units
+		if len(p) > maxGCPParts {
+			return fmt.Errorf("%w: it lists more than %d prices of parts", errStrange, maxGCPParts)
+		}
 	}
+	return nil
 }
 
 // part is what a price is of, "" for what no instance has, and how many hours it is for.

@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"sync/atomic"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -61,7 +61,7 @@ type runpodPlace struct {
 	secure bool
 }
 
-// runpodQuestion is one to be asked; its answer is kept under it.
+// runpodQuestion is one to be asked.
 type runpodQuestion struct {
 	runpodPlace
 	gpus int // 0: machines without
@@ -87,28 +87,21 @@ func collectRunpod(ctx context.Context, s *session, t *tray) error {
 	if err != nil {
 		return err
 	}
-	answers := make([]runpodAnswer, len(questions))
-	var kinds atomic.Int64 // of all answers, which are held together
+	var mu sync.Mutex // of t, which takes each answer at once: all of them together can be large
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(10)
-	for i, q := range questions {
-		g.Go(func() (err error) {
-			answers[i], err = s.runpod(ctx, q.text(), q.input())
-			if kinds.Add(int64(len(answers[i].GPUs)+len(answers[i].Flavors))) > pricelist.MaxRows {
-				return fmt.Errorf("%w: it lists more than %d prices", errStrange, pricelist.MaxRows)
+	for _, q := range questions {
+		g.Go(func() error {
+			answer, err := s.runpod(ctx, q.text(), q.input())
+			if err != nil {
+				return err
 			}
-			return err
+			mu.Lock()
+			defer mu.Unlock()
+			return errors.Join(t.runpodGPUs(q, answer.GPUs), t.runpodCPUs(q, answer.Flavors))
 		})
 	}
-	if err := g.Wait(); err != nil {
-		return err
-	}
-	for i, q := range questions {
-		if err := errors.Join(t.runpodGPUs(q, answers[i].GPUs), t.runpodCPUs(q, answers[i].Flavors)); err != nil {
-			return err
-		}
-	}
-	return nil
+	return g.Wait()
 }
 
 // runpodQuestions are all numbers of GPUs in all places.
