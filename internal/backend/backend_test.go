@@ -191,6 +191,12 @@ func TestCheckResponse(t *testing.T) {
 	if _, ok := errors.AsType[*backend.InvalidError](check(422)); !ok {
 		t.Errorf("422: %v", check(422))
 	}
+	for status, want := range map[int]string{400: "bad request", 403: "forbidden", 404: "not found", 503: "service unavailable"} {
+		err := backend.CheckResponse(&http.Response{StatusCode: status, Body: http.NoBody})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%d without a word: %v, want %q", status, err, want)
+		}
+	}
 	if err := check(500); backend.Refused(err) || errors.Is(err, backend.ErrNotFound) {
 		t.Errorf("500: %v", err)
 	}

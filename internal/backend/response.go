@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net/http"
@@ -46,7 +47,7 @@ func CheckResponse(resp *http.Response) error {
 		return nil
 	}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxExcerpt)) // what was read is better than nothing
-	body := strings.TrimSpace(Printable(string(b)))
+	body := cmp.Or(strings.TrimSpace(Printable(string(b))), strings.ToLower(http.StatusText(resp.StatusCode)))
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
 		return fmt.Errorf("%w: %s", ErrAuth, body)

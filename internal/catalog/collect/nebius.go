@@ -37,7 +37,8 @@ func nebius() Source {
 		Provider: "nebius", Needs: []string{nebiusAccount, nebiusKeyID, nebiusKeyFile}, Instead: []string{nebiusFile, nebiusToken},
 		PerAccount: true, // contracts change prices, and regions are those of the tenant's projects
 		collect:    collectNebius,
-		expect:     expectation{gpus: []string{"RTXPRO6000", "L40S", "H100", "H200", "B200"}, cpuOnly: true, spot: true, regions: nebiusRegions},
+		// RTXPRO6000 and B200 (catalog 9) are only elsewhere, where a tenant need not be.
+		expect: expectation{gpus: []string{"L40S", "H100", "H200"}, cpuOnly: true, spot: true, regions: nebiusRegions},
 	}
 }
 
@@ -89,6 +90,10 @@ func (t *tray) askNebius(ctx context.Context, client *nebiusclient.Client) error
 	var questions []nebiusQuestion
 	for _, region := range slices.Sorted(maps.Keys(places)) {
 		platforms, err := nebiusPlatforms(ctx, client.Service(nebiusclient.Compute), places[region])
+		if code := status.Code(err); (code == codes.NotFound || code == codes.PermissionDenied) && !slices.Contains(nebiusRegions, region) {
+			t.leaveOut("platforms in " + region) // a project that is being deleted, say
+			continue
+		}
 		if err != nil {
 			return fmt.Errorf("platforms in %s: %w", printable(region), err)
 		}

@@ -310,6 +310,28 @@ func TestNebiusHostile(t *testing.T) {
 	}
 }
 
+// A tenant need not be everywhere, and a project may be on its way out: the list has the other regions.
+func TestNebiusInTwoRegions(t *testing.T) {
+	s := &nebiustest.Server{Account: atNebius(t)}
+	for _, p := range s.Projects {
+		if !slices.Contains(nebiusRegions, p.Spec.Region) {
+			delete(s.Platforms, p.Metadata.Id)
+		}
+	}
+	got, _, err := collectFrom(t, s, source(t, "nebius"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range got.List.Len() {
+		if r := got.List.Row(i); !slices.Contains(nebiusRegions, r.Region) {
+			t.Errorf("%s is in %s", r.Instance, r.Region)
+		}
+	}
+	if got.LeftOut.Len() == 0 || !strings.HasPrefix(got.LeftOut.Names[0], "platforms in ") {
+		t.Errorf("left out %+v", got.LeftOut)
+	}
+}
+
 // unspot makes that nothing is sold as spot.
 func unspot(s *nebiustest.Server) {
 	for _, platforms := range s.Platforms {
