@@ -185,7 +185,7 @@ func (s *session) ec2(ctx context.Context, region string, q url.Values, into any
 		return fmt.Errorf("%s in %s: %w", q.Get("Action"), region, err)
 	}
 	defer resp.Body.Close()
-	data, err := backend.ReadBody(resp, maxAnswer)
+	data, err := backend.ReadBody(resp, s.most.bytes)
 	if err != nil {
 		return fmt.Errorf("%s in %s: %w", q.Get("Action"), region, err)
 	}

@@ -20,6 +20,7 @@ import (
 func azure() Source {
 	return Source{
 		Provider: "azure", May: []string{azureSubscription, azureTenant, azureClient, azureSecret}, base: "https://prices.azure.com", collect: collectAzure,
+		most:   answerSize{4 << 20, 100_000}, // a page has a thousand prices of some twenty values
 		expect: expectation{rows: 1000, gpus: []string{"A100", "A10", "H100NVL"}, cpuOnly: true, spot: true, regions: []string{"eastus"}, spread: map[string]int{"Standard_D2s_v6": 30}},
 	}
 }

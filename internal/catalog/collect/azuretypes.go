@@ -27,7 +27,7 @@ const (
 	// maxAzureSKU bounds one thing of the list, in bytes, maxAzureSKUs how many there are: Azure has some
 	// hundred thousand, one for each type and region.
 	maxAzureSKU  = 1 << 20
-	maxAzureSKUs = maxItems
+	maxAzureSKUs = 1_000_000
 	// maxAzureTypes and maxAzureRegions bound what is made of it. Azure has a thousand types and a hundred regions.
 	maxAzureTypes, maxAzureRegions = 10_000, 300
 )

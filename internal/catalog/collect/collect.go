@@ -44,6 +44,7 @@ type Source struct {
 	baseEnv string // the provider's own variable for it
 	limit   time.Duration
 	expect  expectation
+	most    answerSize // zero for the usual
 	collect func(context.Context, *session, *tray) error
 }
 

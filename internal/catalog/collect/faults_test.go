@@ -41,7 +41,7 @@ func TestHostileAnswers(t *testing.T) {
 		"an infinite price":         {`{"plans": [` + plan("a", `"Inf"`) + `]}`, "vultr: row 1: price: +Inf is not 0.0001 to 100000"},
 		"twice the same":            {`{"plans": [` + plan("a", "1") + "," + plan("a", "2") + `]}`, `vultr: row 2: instance_name: a in "ewr" is there twice`},
 		"twice, one is false":       {`{"plans": [` + strings.Replace(plan("a", "1"), "1024", "9999", 1) + "," + plan("a", "1") + `]}`, `vultr: row 2: instance_name: a in "ewr" is there twice`},
-		"many empty rows":           {`{"plans": [` + strings.Repeat("{},", maxItems+1) + `{}]}`, "it lists more than 1000000 things"},
+		"many empty rows":           {`{"plans": [` + strings.Repeat("{},", maxItems+1) + `{}]}`, "it lists more than 300000 things"},
 		"a name that moves cursors": {`{"plans": [` + plan("a\x1b[2J", "1") + `]}`, `vultr: row 1: instance_name: "a\x1b[2J" is not a name`},
 		"a name without end":        {`{"plans": [` + plan(strings.Repeat("a", 1000), "1") + `]}`, "is not a name of 1 to 200 bytes"},
 		"endless memory":            {`{"plans": [` + strings.Replace(plan("a", "1"), "1024", "1e300", 1) + `]}`, "vultr: row 1: memory: -1 MiB is not 1 to"},
@@ -116,6 +116,21 @@ func TestHugeAnswers(t *testing.T) {
 	_, err := Collect(t.Context(), c, source(t, "vultr"), today)
 	if err == nil || !strings.Contains(err.Error(), "larger than") {
 		t.Errorf("%v, want that it is too large", err)
+	}
+}
+
+// Sources that ask many things at a time have little memory for each answer.
+func TestManyAnswers(t *testing.T) {
+	for _, name := range []string{"azure", "runpod"} {
+		for what, body := range map[string]string{
+			"lists more than 100000 things": `{"Items": [` + strings.Repeat("{},", 100_001) + `{}]}`,
+			"larger than 4194304 bytes":     strings.Repeat(" ", 4<<20) + "{}",
+		} {
+			_, err := gather(t, name, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, body) })
+			if err == nil || !strings.Contains(err.Error(), what) {
+				t.Errorf("%s: %v, want %q", name, err, what)
+			}
+		}
 	}
 }
 

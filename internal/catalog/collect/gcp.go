@@ -22,6 +22,7 @@ func gcp() Source {
 	const key = "GCP_API_KEY"
 	return Source{
 		Provider: "gcp", Needs: []string{key}, base: "https://cloudbilling.googleapis.com",
+		most: answerSize{64 << 20, 1_000_000}, // a page has five thousand parts, each in many regions
 		collect: func(ctx context.Context, s *session, t *tray) error {
 			parts := gcpParts{}
 			// Compute Engine, and Cloud TPU for its older versions.

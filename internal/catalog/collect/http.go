@@ -24,10 +24,10 @@ import (
 )
 
 const (
-	// maxAnswer bounds one answer, in bytes. The largest known is Oracle's list of products.
-	maxAnswer = 64 << 20
-	// maxItems bounds the values of one answer, which take memory also where they are short.
-	maxItems = 1_000_000
+	// maxAnswer bounds one answer, in bytes, and maxItems its values, which take memory also where they
+	// are short. See [answerSize] for sources that need more, or ask much at a time.
+	maxAnswer = 16 << 20
+	maxItems  = 300_000
 	// maxPages bounds a list that comes in pages.
 	maxPages = 1000
 )
@@ -45,8 +45,16 @@ type session struct {
 	endpoint   string       // which the environment sets for all addresses, "" for none
 	secrets    []string     // that no error shows
 
+	most     answerSize
 	received *atomic.Int64 // bytes of answers
 	dial     func(ctx context.Context, address string) (net.Conn, error)
+}
+
+// answerSize is what one answer may have. Sources that ask many things at a time have little room for
+// each; one that is not what it should be may take ten times its size in memory.
+type answerSize struct {
+	bytes  int64
+	values int
 }
 
 // session is that of a collection. endpoint replaces the provider's address unless it is empty.
@@ -54,6 +62,7 @@ func (s Source) session(c Config, endpoint string, now time.Time) *session {
 	guarded := &http.Client{Transport: c.Transport, CheckRedirect: s.stay}
 	n := &session{
 		http: guarded, guarded: guarded, base: cmp.Or(endpoint, s.base), endpoint: endpoint, env: c.Credentials, known: c.Known, now: now, received: c.Received, dial: c.Dial,
+		most:       answerSize{cmp.Or(s.most.bytes, maxAnswer), cmp.Or(s.most.values, maxItems)},
 		hasAccount: len(s.May) > 0 && len(s.Lacking(c.Credentials)) == 0,
 	}
 	if len(s.Needs) == 0 {
@@ -123,12 +132,12 @@ func (s *session) call(ctx context.Context, method, path string, header http.Hea
 		return err
 	}
 	defer resp.Body.Close()
-	data, err := backend.ReadBody(resp, maxAnswer)
+	data, err := backend.ReadBody(resp, s.most.bytes)
 	if err != nil {
 		return fmt.Errorf("%s %s: %w", method, plain(path), err)
 	}
-	if n := items(data); n > maxItems {
-		return fmt.Errorf("%s %s: %w: it lists more than %d things", method, plain(path), errStrange, maxItems)
+	if n := items(data); n > s.most.values {
+		return fmt.Errorf("%s %s: %w: it lists more than %d things", method, plain(path), errStrange, s.most.values)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("%s %s: %w: %w", method, plain(path), errStrange, err)

@@ -17,6 +17,7 @@ func oci() Source {
 	return Source{
 		Provider: "oci", May: []string{ociUser, ociKey, ociFingerprint, ociTenancy, ociRegion}, base: "https://www.oracle.com", collect: collectOCI,
 		expect: expectation{gpus: []string{"V100", "A10", "A100"}, cpuOnly: true, spot: true},
+		most:   answerSize{64 << 20, 1_000_000}, // all products of Oracle in one document
 	}
 }
 

@@ -187,7 +187,7 @@ func TestOCIWithoutItsAccount(t *testing.T) {
 		"it hangs":            {ociWith(key), func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }, "no answer in 30s"},
 		"not JSON":            {ociWith(key), say(http.StatusOK, `<html>`), "the answer is not what the provider documents"},
 		"an object":           {ociWith(key), say(http.StatusOK, `{}`), "the answer is not what the provider documents"},
-		"many things":         {ociWith(key), say(http.StatusOK, "["+strings.Repeat("{},", maxItems+1)+"{}]"), "it lists more than 1000000 things"},
+		"many things":         {ociWith(key), say(http.StatusOK, "["+strings.Repeat("{},", 1_000_001)+"{}]"), "it lists more than 1000000 things"},
 		"many regions":        {ociWith(key), say(http.StatusOK, "["+strings.Repeat(`{"name": "us-ashburn-1"},`, maxOCIRegions)+"{}]"), "there are more than 300 regions"},
 		"no name":             {ociWith(key), say(http.StatusOK, `[{"name": "us-ashburn-1"}, {"name": "a\u001b[2J"}]`), `"a\x1b[2J" is not a region`},
 		"elsewhere": {ociWith(key), func(w http.ResponseWriter, r *http.Request) {

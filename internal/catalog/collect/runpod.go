@@ -18,6 +18,7 @@ func runpod() Source {
 	return Source{
 		Provider: "runpod", base: "https://api.runpod.io", collect: collectRunpod,
 		expect: expectation{gpus: []string{"H100", "A100", "RTX4090"}, cpuOnly: true, noSpot: true},
+		most:   answerSize{4 << 20, 100_000}, // one kind in one place for each question
 	}
 }
 
