@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"net/http"
 	"net/url"
 	"regexp"
 	"strconv"
@@ -81,17 +80,7 @@ func (s *session) azureToken(ctx context.Context) (string, error) {
 	form := url.Values{
 		"grant_type": {"client_credentials"}, "scope": {azureManage + "/.default"}, "client_id": {s.env(azureClient)}, "client_secret": {s.env(azureSecret)},
 	}
-	var answer struct {
-		Token string `json:"access_token"`
-	}
-	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
-	if err := s.call(ctx, http.MethodPost, "/"+url.PathEscape(s.env(azureTenant))+"/oauth2/v2.0/token", header, []byte(form.Encode()), &answer); err != nil {
-		return "", err
-	}
-	if answer.Token == "" || strings.ContainsFunc(answer.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return "", fmt.Errorf("%w: there is no token", errStrange)
-	}
-	return answer.Token, nil
+	return s.token(ctx, "/"+url.PathEscape(s.env(azureTenant))+"/oauth2/v2.0/token", form)
 }
 
 // following is the path of a further page, which must be where the first one was.

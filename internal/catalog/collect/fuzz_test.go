@@ -18,7 +18,10 @@ func everyCredential(t testing.TB) func(name string) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return func(name string) string { return cmp.Or(credentials(name), azureEnv(name), ociWith(string(key))(name)) }
+	google := gcpKeyIn(t, t.TempDir(), "service_account", string(key))
+	return func(name string) string {
+		return cmp.Or(credentials(name), azureEnv(name), ociWith(string(key))(name), gcpWith(google)(name))
+	}
 }
 
 // Whatever providers answer, a collection ends with a list in order or an error.
@@ -38,6 +41,8 @@ func FuzzAnswers(f *testing.F) {
 		}
 	}
 	f.Add(uint8(1), []byte(awsHead))
+	f.Add(uint8(7), []byte(`{"access_token": "a", "skus": [`+gcpItem("Compute", "CPU", "OnDemand", "N2 Instance Core", 1)+`], "locations": [{"locationId": "us-central1-a"}],
+		"items": {"zones/us-central1-a": {"machineTypes": [`+machine("n1-standard-1", 1, 3840, "")+`], "acceleratorTypes": [{"name": "nvidia-tesla-t4"}]}}, "acceleratorTypes": [{"type": "v5litepod-4"}]}`))
 	f.Add(uint8(3), []byte(`{"access_token": "a", "value": [`+azureSKUs()[0]+`], "Items": [`+azurePrices()["eastus"]+`]}`))
 	f.Fuzz(func(t *testing.T, n uint8, answer []byte) {
 		s := sources[int(n)%len(sources)]

@@ -16,12 +16,12 @@ import (
 )
 
 // gcp publishes prices of parts (a core, a GB of memory, a GPU, a chip) to anybody with an API
-// key. Which types there are, and where, is told to accounts only: the list has those that the
-// program knows, with the sum of their parts.
+// key. Which types there are, and where, is told to accounts only: without one the list has those
+// that the program knows, with the sum of their parts.
 func gcp() Source {
 	const key = "GCP_API_KEY"
 	return Source{
-		Provider: "gcp", Needs: []string{key}, base: "https://cloudbilling.googleapis.com",
+		Provider: "gcp", Needs: []string{key}, May: []string{gcpKeyFile, gcpProject}, base: "https://cloudbilling.googleapis.com",
 		most: answerSize{64 << 20, 1_000_000}, // a page has five thousand parts, each in many regions
 		collect: func(ctx context.Context, s *session, t *tray) error {
 			parts := gcpParts{}
@@ -31,7 +31,17 @@ func gcp() Source {
 					return err
 				}
 			}
-			return t.gcp(s.known, parts)
+			found := newGCPFound()
+			if s.hasAccount {
+				more, err := s.gcpTypes(ctx, t)
+				if err := t.doWithout(ctx, err); err != nil {
+					return err
+				}
+				if more != nil {
+					found = more
+				}
+			}
+			return t.gcp(s.known, parts, found)
 		},
 		expect: expectation{rows: 1000, gpus: []string{"A100", "H100", "L4"}, cpuOnly: true, spot: true, regions: []string{"us-central1"}},
 	}
@@ -58,25 +68,41 @@ type gcpSKU struct {
 }
 
 func (s *session) gcp(ctx context.Context, service, key string, parts gcpParts) error {
-	token := ""
-	for range maxPages {
-		var page struct {
-			SKUs []gcpSKU
-			Next string `json:"nextPageToken"`
-		}
-		path := "/v1/services/" + service + "/skus?pageSize=5000&pageToken=" + url.QueryEscape(token)
-		if err := s.get(ctx, path, http.Header{"X-Goog-Api-Key": {key}}, &page); err != nil {
-			return err
-		}
-		for _, sku := range page.SKUs {
+	type page struct {
+		gcpNext
+		SKUs []gcpSKU
+	}
+	return gcpPages(ctx, s, "/v1/services/"+service+"/skus?pageSize=5000", http.Header{"X-Goog-Api-Key": {key}}, func(p page) error {
+		for _, sku := range p.SKUs {
 			if err := parts.add(sku); err != nil {
 				return err
 			}
 		}
-		if page.Next == "" {
+		return nil
+	})
+}
+
+// gcpNext is what a page of a list says of the next one.
+type gcpNext struct {
+	Token string `json:"nextPageToken"`
+}
+
+func (n gcpNext) next() string { return n.Token }
+
+// gcpPages reads all pages of a list. The path has parameters.
+func gcpPages[P interface{ next() string }](ctx context.Context, s *session, path string, header http.Header, take func(P) error) error {
+	token := ""
+	for range maxPages {
+		var page P
+		if err := s.get(ctx, path+"&pageToken="+url.QueryEscape(token), header, &page); err != nil {
+			return err
+		}
+		if err := take(page); err != nil {
+			return err
+		}
+		if token = page.next(); token == "" {
 			return nil
 		}
-		token = page.Next
 	}
 	return fmt.Errorf("%w: there are more than %d pages", errStrange, maxPages)
 }
@@ -102,7 +128,7 @@ var (
 	gcpFamily = regexp.MustCompile(`(?i)^([a-z]\d[a-z]?) `)
 	gcpTPU    = regexp.MustCompile(`(?i)\btpu[ -]?(v\d+[a-z]*)`)
 	gcpRegion = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
-	gcpOther  = regexp.MustCompile(`Sole Tenancy|Reserved|Premium|Custom|suspended|DWS Calendar Mode`)
+	gcpOther  = regexp.MustCompile(`Sole Tenancy|Reserved|Premium|Custom|suspended|DWS|Capacity Optimized`)
 )
 
 // add takes a price, if it is one of those that instances are made of.
@@ -181,8 +207,17 @@ func (sku gcpSKU) part() (what string, hours float64) {
 	return "", 1
 }
 
-// gcp prices the instances that the known list has, where it has them.
-func (t *tray) gcp(known *pricelist.List, parts gcpParts) error {
+// gcpSold is something that has a price in a region.
+type gcpSold struct {
+	gcpKind
+	region string
+	spot   bool
+}
+
+// gcp prices the instances that the known list has, where it has them, in the zones that a project has
+// found them in; then what else that has found.
+func (t *tray) gcp(known *pricelist.List, parts gcpParts, found *gcpFound) error {
+	listed := map[gcpSold]bool{}
 	for i := range known.Len() {
 		r := known.Row(i)
 		if r.Backend != t.provider || r.Zone != "" {
@@ -193,16 +228,29 @@ func (t *tray) gcp(known *pricelist.List, parts gcpParts) error {
 			t.leaveOut(r.Instance)
 			continue
 		}
-		r.Price = math.Round(price*1e6) / 1e6
-		if err := t.add(r); err != nil {
-			return err
+		r.Price = price
+		listed[gcpSold{gcpKindOf(r), r.Region, r.Spot}] = true
+		zones := found.in(gcpKindOf(r))[r.Region]
+		if len(zones) == 0 {
+			zones = []string{""} // nobody has said which
+		}
+		for _, r.Zone = range zones {
+			if err := t.add(r); err != nil {
+				return err
+			}
 		}
 	}
+	t.gcpMore(found, parts, listed)
 	return nil
 }
 
-// price is the sum of an instance's parts, false if one of them has no price there.
-func (p gcpParts) price(r pricelist.Row) (sum float64, ok bool) {
+// price is the sum of an instance's parts, to a millionth, false if one of them has no price there.
+func (p gcpParts) price(r pricelist.Row) (usd float64, ok bool) {
+	usd, ok = p.sum(r)
+	return math.Round(usd*1e6) / 1e6, ok
+}
+
+func (p gcpParts) sum(r pricelist.Row) (sum float64, ok bool) {
 	ok = true
 	add := func(n float64, what string) {
 		price, known := p[gcpPart{what, r.Region, r.Spot}]
@@ -219,6 +267,9 @@ func (p gcpParts) price(r pricelist.Row) (sum float64, ok bool) {
 		add(float64(r.GPUs), "b200 slice")
 		return sum, ok
 	}
+	if r.Instance == "m4-ultramem-224" { // costs more than its parts
+		return 0, false
+	}
 	family, _, _ := strings.Cut(r.Instance, "-")
 	if strings.HasPrefix(r.Instance, "a3-megagpu") {
 		family = "a3-megagpu"
@@ -232,7 +283,7 @@ func (p gcpParts) price(r pricelist.Row) (sum float64, ok bool) {
 	if r.GPUs > 0 {
 		names := gcpGPUs[fmt.Sprintf("%s:%d", r.GPU.Name, r.GPU.MemoryMiB>>10)]
 		if family == "a3-megagpu" {
-			names = []string{"nvidia-h100-80gb-mega", "nvidia-h100-80gb-plus"}
+			names = []string{"nvidia-h100-80gb-mega", "nvidia-h100-80gb-plus", "nvidia-h100-mega-80gb"}
 		}
 		i := slices.IndexFunc(names, func(name string) bool {
 			_, known := p[gcpPart{name + " gpu", r.Region, r.Spot}]

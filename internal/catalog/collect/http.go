@@ -277,5 +277,20 @@ const maxSaid = 4 << 10
 // oneLine is the beginning of what an error says, which can be a whole page.
 func oneLine(text string) string { return printable(strings.Join(strings.Fields(text), " ")) }
 
+// token is what a form gets that lets somebody in (RFC 6749).
+func (s *session) token(ctx context.Context, path string, form url.Values) (string, error) {
+	var answer struct {
+		Token string `json:"access_token"`
+	}
+	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
+	if err := s.call(ctx, http.MethodPost, path, header, []byte(form.Encode()), &answer); err != nil {
+		return "", err
+	}
+	if answer.Token == "" || strings.ContainsFunc(answer.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return "", fmt.Errorf("%w: there is no token", errStrange)
+	}
+	return answer.Token, nil
+}
+
 // bearer is the header of most APIs.
 func bearer(token string) http.Header { return http.Header{"Authorization": {"Bearer " + token}} }
