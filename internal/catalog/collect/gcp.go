@@ -15,36 +15,45 @@ import (
 	"dstack/internal/config"
 )
 
-// gcp publishes prices of parts (a core, a GB of memory, a GPU, a chip) to anybody with an API
-// key. Which types there are, and where, is told to accounts only: without one the list has those
-// that the program knows, with the sum of their parts.
+// gcp publishes prices of parts (a core, a GB of memory, a GPU, a chip) to anybody with an API key
+// or a service account. Which types there are, and where, is told to accounts that belong to a
+// project: without one the list has those that the program knows, with the sum of their parts.
 func gcp() Source {
-	const key = "GCP_API_KEY"
 	return Source{
-		Provider: "gcp", Needs: []string{key}, May: []string{gcpKeyFile, gcpProject}, base: "https://cloudbilling.googleapis.com",
-		most: answerSize{64 << 20, 1_000_000}, // a page has five thousand parts, each in many regions
-		collect: func(ctx context.Context, s *session, t *tray) error {
-			parts := gcpParts{}
-			// Compute Engine, and Cloud TPU for its older versions.
-			for _, service := range []string{"6F81-5844-456A", "E000-3F24-B8AA"} {
-				if err := s.gcp(ctx, service, s.env(key), parts); err != nil {
-					return err
-				}
-			}
-			found := newGCPFound()
-			if s.hasAccount {
-				more, err := s.gcpTypes(ctx, t)
-				if err := t.doWithout(ctx, err); err != nil {
-					return err
-				}
-				if more != nil {
-					found = more
-				}
-			}
-			return t.gcp(s.known, parts, found)
-		},
-		expect: expectation{rows: 1000, gpus: []string{"A100", "H100", "L4"}, cpuOnly: true, spot: true, regions: []string{"us-central1"}},
+		Provider: "gcp", Needs: []string{gcpKey}, Instead: []string{gcpKeyFile}, May: []string{gcpKeyFile, gcpProject}, base: "https://cloudbilling.googleapis.com",
+		collect: collectGCP,
+		most:    answerSize{64 << 20, 1_000_000}, // a page has five thousand parts, each in many regions
+		expect:  expectation{rows: 1000, gpus: []string{"A100", "H100", "L4"}, cpuOnly: true, spot: true, regions: []string{"us-central1"}},
 	}
+}
+
+func collectGCP(ctx context.Context, s *session, t *tray) error {
+	header := http.Header{"X-Goog-Api-Key": {s.env(gcpKey)}}
+	if s.env(gcpKey) == "" {
+		token, err := s.gcpToken(ctx)
+		if err != nil {
+			return err
+		}
+		header = bearer(token)
+	}
+	parts := gcpParts{}
+	// Compute Engine, and Cloud TPU for its older versions.
+	for _, service := range []string{"6F81-5844-456A", "E000-3F24-B8AA"} {
+		if err := s.gcp(ctx, service, header, parts); err != nil {
+			return err
+		}
+	}
+	found := newGCPFound()
+	if s.hasAccount {
+		more, err := s.gcpTypes(ctx, t)
+		if err := t.doWithout(ctx, err); err != nil {
+			return err
+		}
+		if err == nil {
+			found = more
+		}
+	}
+	return t.gcp(s.known, parts, found)
 }
 
 type gcpSKU struct {
@@ -67,12 +76,12 @@ type gcpSKU struct {
 	} `json:"pricingInfo"`
 }
 
-func (s *session) gcp(ctx context.Context, service, key string, parts gcpParts) error {
+func (s *session) gcp(ctx context.Context, service string, header http.Header, parts gcpParts) error {
 	type page struct {
 		gcpNext
 		SKUs []gcpSKU
 	}
-	return gcpPages(ctx, s, "/v1/services/"+service+"/skus?pageSize=5000", http.Header{"X-Goog-Api-Key": {key}}, func(p page) error {
+	return gcpPages(ctx, s, "/v1/services/"+service+"/skus?pageSize=5000", header, func(p page) error {
 		for _, sku := range p.SKUs {
 			if err := parts.add(sku); err != nil {
 				return err

@@ -21,7 +21,7 @@ import (
 
 const (
 	// gcpKeyFile is where Google's programs look for the key of a service account.
-	gcpKeyFile, gcpProject = "GOOGLE_APPLICATION_CREDENTIALS", "GCP_PROJECT_ID"
+	gcpKey, gcpKeyFile, gcpProject = "GCP_API_KEY", "GOOGLE_APPLICATION_CREDENTIALS", "GCP_PROJECT_ID"
 
 	gcpLogin   = "https://oauth2.googleapis.com"
 	gcpCompute = "https://compute.googleapis.com"
@@ -115,8 +115,6 @@ func (s *session) gcpTypes(ctx context.Context, t *tray) (*gcpFound, error) {
 		return nil, err
 	}
 	compute, tpus := s.account(gcpCompute), s.account(gcpTPUs)
-	compute.secrets = append(slices.Clip(s.secrets), token)
-	tpus.secrets = compute.secrets
 	compute.most = answerSize{maxAnswer, maxItems} // a page has some hundred types
 	tpus.most = answerSize{1 << 20, 20_000}        // of one zone
 	found := newGCPFound()
@@ -139,7 +137,8 @@ func (s *session) gcpTypes(ctx context.Context, t *tray) (*gcpFound, error) {
 	return found, nil
 }
 
-// gcpToken lets the service account in whose key the credentials are.
+// gcpToken lets the service account in whose key the credentials are. No error of the session shows the
+// token.
 func (s *session) gcpToken(ctx context.Context) (string, error) {
 	file, err := readSecret(s.env(gcpKeyFile))
 	if err != nil {
@@ -156,16 +155,20 @@ func (s *session) gcpToken(ctx context.Context) (string, error) {
 	}
 	login.secrets = append(slices.Clip(s.secrets), assertion)
 	form := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {assertion}}
-	return login.token(ctx, "/token", form)
+	token, err := login.token(ctx, "/token", form)
+	if err == nil {
+		s.secrets = append(slices.Clip(s.secrets), token)
+	}
+	return token, err
 }
 
 // gcpMachine is a type of machines in a zone.
 type gcpMachine struct {
 	Name         string
-	CPUs         number                 `json:"guestCpus"`
-	MiB          number                 `json:"memoryMb"`
-	Deprecated   struct{ State string } // "" or ACTIVE for what is not
-	Arch         string                 `json:"architecture"`
+	CPUs         number `json:"guestCpus"`
+	MiB          number `json:"memoryMb"`
+	Deprecated   struct{ State string }
+	Arch         string `json:"architecture"`
 	Accelerators []struct {
 		Type  string `json:"guestAcceleratorType"`
 		Count number `json:"guestAcceleratorCount"`
@@ -187,13 +190,14 @@ func (s *session) gcpMachines(ctx context.Context, token, project string, t *tra
 	known := s.known.Types(t.provider)
 	path := "/compute/v1/projects/" + url.PathEscape(project) + "/aggregated/machineTypes?maxResults=500&returnPartialSuccess=true"
 	return bases, gcpPages(ctx, s, path, bearer(token), func(p page) error {
-		for place, some := range p.Items {
+		for _, place := range slices.Sorted(maps.Keys(p.Items)) {
 			zone, ok := gcpZoneOf(place)
 			if !ok {
 				continue
 			}
+			some := p.Items[place]
 			for _, m := range some.Types {
-				if !gcpTypeName.MatchString(m.Name) || m.Deprecated.State != "" && m.Deprecated.State != "ACTIVE" {
+				if !gcpTypeName.MatchString(m.Name) || gcpGone(m.Deprecated.State) {
 					continue
 				}
 				to := found
@@ -215,6 +219,9 @@ func (s *session) gcpMachines(ctx context.Context, token, project string, t *tra
 		return nil
 	})
 }
+
+// gcpGone says of a state that there is nothing new of that.
+func gcpGone(state string) bool { return state != "" && state != "ACTIVE" }
 
 // gcpZoneOf is the zone in the key of a list of things by place.
 func gcpZoneOf(place string) (zone string, ok bool) {
@@ -283,30 +290,43 @@ func (s *session) gcpAttached(ctx context.Context, token, project string, t *tra
 		}
 	}
 	path := "/compute/v1/projects/" + url.PathEscape(project) + "/aggregated/acceleratorTypes?maxResults=500&returnPartialSuccess=true"
-	return gcpPages(ctx, s, path, bearer(token), func(p page) error {
+	where := map[string]gcpZones{}
+	err := gcpPages(ctx, s, path, bearer(token), func(p page) error {
 		for place, some := range p.Items {
 			zone, ok := gcpZoneOf(place)
-			if !ok {
+			if !ok || !bases.all[zone] {
 				continue
 			}
 			for _, a := range some.Types {
-				attached, known := gcpAttachable[a.Name]
-				if !known || a.Deprecated.State != "" && a.Deprecated.State != "ACTIVE" {
+				if _, known := gcpAttachable[a.Name]; !known || gcpGone(a.Deprecated.State) {
 					continue
 				}
-				gpu, known := t.gpu(attached.gpu, attached.gib)
-				if !known {
-					continue
+				if where[a.Name] == nil {
+					where[a.Name] = gcpZones{}
 				}
-				for i, limit := range attached.limits {
-					if err := bases.attach(gpu, 1<<i, limit, zone, found); err != nil {
-						return err
-					}
-				}
+				where[a.Name][zone] = true
 			}
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	for name, zones := range where {
+		attached := gcpAttachable[name]
+		gpu, known := t.gpu(attached.gpu, attached.gib)
+		if !known {
+			continue
+		}
+		for i, limit := range attached.limits {
+			for zone := range zones {
+				if err := bases.attach(gpu, 1<<i, limit, zone, found); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // attach adds some GPUs to each kind in a zone that is not too large for them.

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dstack/internal/backend"
 	"dstack/internal/offer"
 )
 
@@ -36,8 +38,8 @@ func (g *gcpDouble) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	let := r.Header.Get("Authorization") == "Bearer "+gcpSecret
 	switch {
 	case r.URL.Host == "cloudbilling.googleapis.com":
-		if r.Header.Get("Authorization") != "" {
-			g.t.Error("prices are asked for with the credentials of the project")
+		if key := r.Header.Get("X-Goog-Api-Key"); let == (key == "key") || !let && r.Header.Get("Authorization") != "" {
+			g.t.Errorf("prices are asked for with %v", r.Header)
 		}
 	case r.URL.Host == "oauth2.googleapis.com" && r.Header.Get("Authorization") == "":
 		g.checkAssertion(r)
@@ -267,6 +269,42 @@ func TestGCPTypes(t *testing.T) {
 	left := []string{"a3-ultragpu-8g", "a4-highgpu-8g", "c4-standard-4-lssd", "m4-ultramem-224", "n2d-standard-2", "x9-mega"}
 	if diff := cmp.Diff(left, with.LeftOut.Names); diff != "" {
 		t.Errorf("left out (-want +got):\n%s", diff)
+	}
+}
+
+// A service account does in place of an API key, without a project too.
+func TestGCPWithoutAPIKey(t *testing.T) {
+	key := gcpKeyIn(t, t.TempDir(), "service_account", exampleKey(t))
+	with := func(names ...string) func(string) string {
+		return func(name string) string {
+			if !slices.Contains(names, name) {
+				return ""
+			}
+			return gcpWith(key)(name)
+		}
+	}
+	for _, names := range [][]string{{gcpKeyFile}, {gcpKeyFile, gcpProject}} {
+		want, err := (&gcpDouble{answers: gcpAnswers()}).collect(t, with(append(names, gcpKey)...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := (&gcpDouble{answers: gcpAnswers()}).collect(t, with(names...))
+		if err != nil || got.NoAccount != nil {
+			t.Fatal(err, got.NoAccount)
+		}
+		if diff := cmp.Diff(zoned(want), zoned(got)); diff != "" {
+			t.Errorf("%v (-with a key +without):\n%s", names, diff)
+		}
+	}
+	g := &gcpDouble{answers: gcpAnswers(), instead: map[string]http.HandlerFunc{"cloudbilling.googleapis.com": func(w http.ResponseWriter, r *http.Request) {
+		http.Error(w, "not with "+r.Header.Get("Authorization"), http.StatusForbidden)
+	}}}
+	if _, err := g.collect(t, with(gcpKeyFile)); !errors.Is(err, backend.ErrAuth) || !strings.Contains(err.Error(), "not with Bearer ***") {
+		t.Errorf("%v, want %v without the token", err, backend.ErrAuth)
+	}
+	_, err := (&gcpDouble{}).collect(t, with())
+	if err == nil || !strings.Contains(err.Error(), "set GCP_API_KEY, or GOOGLE_APPLICATION_CREDENTIALS") {
+		t.Errorf("without anything: %v", err)
 	}
 }
 
