@@ -369,8 +369,8 @@ func TestGCP(t *testing.T) {
 	if diff := cmp.Diff(want, listed(got.List)); diff != "" {
 		t.Errorf("the list differs (-want +got):\n%s", diff)
 	}
-	if diff := cmp.Diff([]string{"a3-ultragpu-8g"}, got.LeftOut.Names); diff != "" {
-		t.Errorf("left out (-want +got):\n%s", diff)
+	if diff := cmp.Diff([]string{"a3-ultragpu-8g"}, got.LeftOut.Names); diff != "" || got.Free != 1 {
+		t.Errorf("%d rows without a price, left out (-want +got):\n%s", got.Free, diff)
 	}
 }
 

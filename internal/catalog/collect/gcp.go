@@ -226,7 +226,8 @@ type gcpSold struct {
 // gcp prices the instances that the known list has, where it has them, in the zones that a project has
 // found them in; then what else that has found.
 func (t *tray) gcp(known *pricelist.List, parts gcpParts, found *gcpFound) error {
-	listed := map[gcpSold]bool{}
+	listed, somewhere := map[gcpSold]bool{}, map[string]bool{}
+	var unpriced []string
 	for i := range known.Len() {
 		r := known.Row(i)
 		if r.Backend != t.provider || r.Zone != "" {
@@ -234,11 +235,12 @@ func (t *tray) gcp(known *pricelist.List, parts gcpParts, found *gcpFound) error
 		}
 		price, ok := parts.price(r)
 		if !ok {
-			t.leaveOut(r.Instance)
+			t.free++
+			unpriced = append(unpriced, r.Instance)
 			continue
 		}
 		r.Price = price
-		listed[gcpSold{gcpKindOf(r), r.Region, r.Spot}] = true
+		listed[gcpSold{gcpKindOf(r), r.Region, r.Spot}], somewhere[r.Instance] = true, true
 		zones := found.in(gcpKindOf(r))[r.Region]
 		if len(zones) == 0 {
 			zones = []string{""} // nobody has said which
@@ -247,6 +249,11 @@ func (t *tray) gcp(known *pricelist.List, parts gcpParts, found *gcpFound) error
 			if err := t.add(r); err != nil {
 				return err
 			}
+		}
+	}
+	for _, name := range unpriced {
+		if !somewhere[name] {
+			t.leaveOut(name)
 		}
 	}
 	t.gcpMore(found, parts, listed)
