@@ -184,11 +184,7 @@ func (s *session) awsTypes(ctx context.Context, others *awsOthers) (map[string]a
 			continue
 		}
 		answered = true
-		for _, a := range got {
-			if _, priced := others.prices[a.Name]; priced {
-				found[a.Name] = a
-			}
-		}
+		maps.Copy(found, got)
 	}
 	if !answered {
 		return nil, silent // of all, the same most likely
@@ -227,8 +223,19 @@ func mostOpen(sold map[string][]string, found map[string]awsType) (region string
 	return region, names
 }
 
+// short says that a type is described in as few words as EC2 has: it is kept until all are known.
+func (a awsType) short() bool {
+	const most, letters = 10, 100
+	long := len(a.Arch) > most || len(a.GPUs) > most || slices.ContainsFunc(a.Arch, func(name string) bool { return len(name) > letters })
+	for _, g := range a.GPUs {
+		long = long || len(g.Name) > letters || len(g.Part) > letters
+	}
+	return !long
+}
+
 // awsDescribe asks a region what types have. It does not know all of them.
-func (s *session) awsDescribe(ctx context.Context, region string, names []string) (all []awsType, err error) {
+func (s *session) awsDescribe(ctx context.Context, region string, names []string) (map[string]awsType, error) {
+	all := map[string]awsType{}
 	for some := range slices.Chunk(names, awsTypes) {
 		// A filter passes over names that the region does not have, which would be an error otherwise.
 		q := url.Values{"Action": {"DescribeInstanceTypes"}, "Filter.1.Name": {"instance-type"}, "MaxResults": {strconv.Itoa(awsTypes)}}
@@ -240,7 +247,11 @@ func (s *session) awsDescribe(ctx context.Context, region string, names []string
 			if err := s.ec2(ctx, region, q, &answer); err != nil {
 				return nil, err
 			}
-			all = append(all, answer.Types...)
+			for _, a := range answer.Types {
+				if slices.Contains(some, a.Name) && a.short() {
+					all[a.Name] = a
+				}
+			}
 			if answer.Next == "" {
 				break
 			}

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -257,6 +258,34 @@ func TestAWSOthersAreBounded(t *testing.T) {
 			}
 			if others.rows != tt.rows || len(others.prices) != tt.types || refused != 5 {
 				t.Errorf("%d rows of %d types are kept, %d refused", others.rows, len(others.prices), refused)
+			}
+		})
+	}
+}
+
+// What is said at length, or of types that nobody asked about, is not kept.
+func TestAWSDescriptionsAreBounded(t *testing.T) {
+	long := strings.Repeat("x", 1000)
+	many := strings.Repeat("<item>x86_64</item>", 20)
+	for name, about := range map[string]string{
+		"a long name": xmlX86 + xmlGPU("L4 "+long, 1, 22888, ""), "a long part": xmlX86 + xmlGPU("L4", 1, 22888, long),
+		"many words":  `<processorInfo><supportedArchitectures>` + many + `</supportedArchitectures></processorInfo>`,
+		"a long word": `<processorInfo><supportedArchitectures><item>x86_64</item><item>` + long + `</item></supportedArchitectures></processorInfo>`,
+		"many GPUs":   xmlX86 + `<gpuInfo><gpus>` + strings.Repeat(`<item><name>L4</name></item>`, 20) + `</gpus></gpuInfo>`,
+	} {
+		a := &awsAccount{t: t}
+		a.ec2 = func(string) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprintf(w, `<a><instanceTypeSet><item><instanceType>x9.large</instanceType>%s</item><item><instanceType>m5.large</instanceType>%s</item></instanceTypeSet></a>`, about, xmlX86)
+			}
+		}
+		c := settings(a, known(t))
+		c.Credentials, c.Received = credentials, new(atomic.Int64)
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Until(today))
+			got, err := source(t, "aws").session(c, "", today).account(awsEC2).awsDescribe(t.Context(), "us-east-1", []string{"x9.large"})
+			if err != nil || len(got) > 0 {
+				t.Errorf("%s: %v, %v", name, got, err)
 			}
 		})
 	}
