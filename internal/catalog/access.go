@@ -68,7 +68,7 @@ func (p *Prices) Use(a ledger.Account, values map[string]backend.Secret) {
 // but from the one whose turn it is. It wants the mutex held.
 func (p *Prices) accesses(s collect.Source) []access {
 	environment := access{values: map[string]backend.Secret{}}
-	for _, name := range slices.Concat(s.Needs, s.May) {
+	for _, name := range slices.Concat(s.Needs, s.Instead, s.May, s.With) {
 		environment.values[name] = backend.Secret(p.Env(name))
 	}
 	published := p.Env(collect.CatalogsVariable) != "" // which are for everybody

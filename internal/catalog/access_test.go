@@ -114,6 +114,33 @@ func TestAccesses(t *testing.T) {
 	}
 }
 
+// What only goes with credentials, or stands for them, is taken from the environment too.
+func TestAccessOfTheEnvironment(t *testing.T) {
+	for name, set := range map[string][]string{
+		"aws-spot": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"},
+		"aws":      {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"},
+		"gcp":      {"GOOGLE_APPLICATION_CREDENTIALS", "GCP_PROJECT_ID"},
+		"nebius":   {"NEBIUS_IAM_TOKEN"},
+	} {
+		p := &Prices{PricesConfig: PricesConfig{Env: func(name string) string {
+			if slices.Contains(set, name) {
+				return "value of " + name
+			}
+			return ""
+		}}}
+		got := p.accesses(source(t, name))
+		if len(got) != 1 {
+			t.Errorf("%s: %d accesses, want that of the environment", name, len(got))
+			continue
+		}
+		for _, variable := range set {
+			if v := got[0].env(variable); v != "value of "+variable {
+				t.Errorf("%s: %s is %q", name, variable, v)
+			}
+		}
+	}
+}
+
 // accounts is Lambda, as far as its list prices go, with the accounts that it knows.
 type accounts struct {
 	mu    sync.Mutex

@@ -19,7 +19,7 @@ import (
 // so that without one the list has the types that the program knows; spot prices are told to accounts too.
 func aws() Source {
 	return Source{
-		Provider: "aws", Huge: true, May: []string{awsKey, awsSecret}, base: "https://pricing.us-east-1.amazonaws.com", limit: 2 * time.Hour, collect: collectAWS,
+		Provider: "aws", Huge: true, May: []string{awsKey, awsSecret}, With: []string{awsToken}, base: "https://pricing.us-east-1.amazonaws.com", limit: 2 * time.Hour, collect: collectAWS,
 		expect: expectation{
 			rows: 1000, gpus: []string{"H100", "A100", "A10G", "T4", "L40S", "RTXPRO4500", "RTXPRO6000", "L4"}, cpuOnly: true, noSpot: true,
 			regions: []string{"us-east-1", "us-west-2-lax-1"}, spread: map[string]int{"m5.large": 25},

@@ -29,13 +29,13 @@ import (
 // account has.
 func awsSpot() Source {
 	return Source{
-		Provider: "aws", Spot: true, Needs: []string{awsKey, awsSecret}, base: awsEC2, collect: collectAWSSpot,
+		Provider: "aws", Spot: true, Needs: []string{awsKey, awsSecret}, With: []string{awsToken}, base: awsEC2, collect: collectAWSSpot,
 		expect: expectation{rows: 20, noOther: true, regions: []string{awsHome}},
 	}
 }
 
 const (
-	awsKey, awsSecret, awsToken = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN" // the last is optional
+	awsKey, awsSecret, awsToken = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 	// awsHome is the region that every account has.
 	awsHome = "us-east-1"
 	// awsEC2 is where EC2 answers, in the region that stands for regionMark.

@@ -81,9 +81,9 @@ func (a *azureDouble) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/tenant-1/oauth2/v2.0/token" || r.Method != http.MethodPost {
 			a.t.Errorf("asked for %s %s", r.Method, r.URL)
 		}
-		_, _ = io.WriteString(w, `{"token_type": "Bearer", "expires_in": 3599, "access_token": "token.1"}`)
+		_, _ = io.WriteString(w, `{"token_type": "Bearer", "expires_in": 3599, "access_token": "token.of.an.hour"}`)
 	case "management.azure.com":
-		if r.Header.Get("Authorization") != "Bearer token.1" || r.URL.Path != "/subscriptions/sub-1/providers/Microsoft.Compute/skus" || r.URL.Query().Get("api-version") != "2021-07-01" {
+		if r.Header.Get("Authorization") != "Bearer token.of.an.hour" || r.URL.Path != "/subscriptions/sub-1/providers/Microsoft.Compute/skus" || r.URL.Query().Get("api-version") != "2021-07-01" {
 			a.t.Errorf("asked for %s, %q", r.URL, r.Header.Get("Authorization"))
 		}
 		if a.manage != nil {
@@ -247,6 +247,9 @@ func TestAzureWithoutItsAccount(t *testing.T) {
 			form, _ := io.ReadAll(r.Body)
 			http.Error(w, string(form), http.StatusForbidden)
 		}, nil, "client_secret=***"},
+		"the token comes back": {nil, func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, r.Header.Get("Authorization"), http.StatusForbidden)
+		}, "credentials rejected: Bearer ***"},
 		"the application is not there": {say(http.StatusBadRequest, "AADSTS700016"), nil, "AADSTS700016"},
 		"no login":                     {hang, nil, "no answer in 30s"},
 		"a login elsewhere":            {elsewhere, nil, "elsewhere.example, which gets no credentials: set DSTACK_ENDPOINT_AZURE"},

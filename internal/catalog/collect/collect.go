@@ -35,6 +35,8 @@ type Source struct {
 	// May are environment variables with credentials that no list needs. With all of them a list has
 	// what the provider tells accounts too: types and places that the program does not know.
 	May []string
+	// With are environment variables that go with those where they are set.
+	With []string
 	// PerAccount sources tell each account something else: what is free for it, what was agreed with it.
 	PerAccount bool
 	// Huge sources are gigabytes and take many minutes: they are for who asks for them by name.
@@ -165,9 +167,9 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 		err = context.Cause(ctx)
 	}
 	if err != nil {
-		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), asked.hushed(err))
+		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), asked.secrets.hushed(err))
 	}
-	found := Collection{List: t.list.List(), LeftOut: t.leftOut(), Free: t.free, NoAccount: t.noAccount}
+	found := Collection{List: t.list.List(), LeftOut: t.leftOut(), Free: t.free, NoAccount: asked.secrets.hushed(t.noAccount)}
 	if got := found.List.Backends(); len(got) > 1 || len(got) == 1 && got[0] != s.Provider {
 		return Collection{}, fmt.Errorf("collect the prices of %s: they are of %s", s.Name(), strings.Join(got, ", "))
 	}

@@ -83,8 +83,7 @@ func (s *session) gcpTypes(ctx context.Context, t *tray) (*gcpFound, error) {
 	return found, nil
 }
 
-// gcpToken lets the service account in whose key the credentials are. No error of the session shows the
-// token.
+// gcpToken lets the service account in whose key the credentials are.
 func (s *session) gcpToken(ctx context.Context) (string, error) {
 	file, err := readSecret(s.env(gcpKeyFile))
 	if err != nil {
@@ -99,13 +98,9 @@ func (s *session) gcpToken(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	login.secrets = append(slices.Clip(s.secrets), assertion)
+	s.secrets.hide(assertion)
 	form := url.Values{"grant_type": {"urn:ietf:params:oauth:grant-type:jwt-bearer"}, "assertion": {assertion}}
-	token, err := login.token(ctx, "/token", form)
-	if err == nil {
-		s.secrets = append(slices.Clip(s.secrets), token)
-	}
-	return token, err
+	return login.token(ctx, "/token", form)
 }
 
 // gcpMachine is a type of machines in a zone.

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -43,7 +42,7 @@ type session struct {
 	hasAccount bool         // all credentials of [Source.May] are set
 	guarded    *http.Client // takes credentials to no other host
 	endpoint   string       // which the environment sets for all addresses, "" for none
-	secrets    []string     // that no error shows
+	secrets    *secrets
 
 	most     answerSize
 	received *atomic.Int64 // bytes of answers
@@ -63,14 +62,14 @@ func (s Source) session(c Config, endpoint string, now time.Time) *session {
 	n := &session{
 		http: guarded, guarded: guarded, base: cmp.Or(endpoint, s.base), endpoint: endpoint, env: c.Credentials, known: c.Known, now: now, received: c.Received, dial: c.Dial,
 		most:       answerSize{cmp.Or(s.most.bytes, maxAnswer), cmp.Or(s.most.values, maxItems)},
-		hasAccount: len(s.May) > 0 && len(s.Lacking(c.Credentials)) == 0,
+		hasAccount: len(s.May) > 0 && len(s.Lacking(c.Credentials)) == 0, secrets: &secrets{},
 	}
 	if len(s.Needs) == 0 {
 		n.http = &http.Client{Transport: c.Transport, CheckRedirect: follow}
 	}
-	for _, name := range slices.Concat(s.Needs, s.Instead, s.May) {
-		if value := c.Credentials(name); len(value) >= minSecret && secretName.MatchString(name) && !strings.HasSuffix(name, "_FILE") {
-			n.secrets = append(n.secrets, value, url.QueryEscape(value), url.PathEscape(value))
+	for _, name := range slices.Concat(s.Needs, s.Instead, s.May, s.With) {
+		if secretName.MatchString(name) && !strings.HasSuffix(name, "_FILE") {
+			n.secrets.hide(c.Credentials(name))
 		}
 	}
 	return n
@@ -83,16 +82,8 @@ func (s *session) account(base string) *session {
 	return &a
 }
 
-const (
-	// maxRedirects bounds how often a list may be elsewhere.
-	maxRedirects = 5
-	// minSecret is the length of what is taken for a secret, in bytes.
-	minSecret = 8
-)
-
-// secretName is what variables are called that have secrets, and not names of accounts or, at their
-// end, of files.
-var secretName = regexp.MustCompile("KEY|SECRET|TOKEN")
+// maxRedirects bounds how often a list may be elsewhere.
+const maxRedirects = 5
 
 // follow lets a public list be elsewhere.
 func follow(_ *http.Request, via []*http.Request) error {
@@ -240,36 +231,11 @@ func (s *session) do(req *http.Request) (*http.Response, error) {
 	if resp.StatusCode < 200 || resp.StatusCode >= 300 {
 		defer resp.Body.Close()
 		said, _ := io.ReadAll(io.LimitReader(resp.Body, maxSaid)) // what was read is better than nothing
-		resp.Body = io.NopCloser(strings.NewReader(oneLine(s.hush(string(said)))))
+		resp.Body = io.NopCloser(strings.NewReader(oneLine(s.secrets.hush(string(said)))))
 		return nil, backend.CheckResponse(resp)
 	}
 	return resp, nil
 }
-
-// hush takes secrets out of what somebody repeats.
-func (s *session) hush(text string) string {
-	for _, secret := range s.secrets {
-		text = strings.ReplaceAll(text, secret, "***")
-	}
-	return text
-}
-
-// hushed is an error without secrets, also where a backend has asked with a client of its own.
-func (s *session) hushed(err error) error {
-	if text := s.hush(err.Error()); text != err.Error() {
-		return &hushedError{text, err}
-	}
-	return err
-}
-
-// hushedError shows a text instead of that of the error.
-type hushedError struct {
-	text string
-	err  error
-}
-
-func (e *hushedError) Error() string { return e.text }
-func (e *hushedError) Unwrap() error { return e.err }
 
 // maxSaid bounds what is read of an error, in bytes.
 const maxSaid = 4 << 10
@@ -279,17 +245,26 @@ func oneLine(text string) string { return printable(strings.Join(strings.Fields(
 
 // token is what a form gets that lets somebody in (RFC 6749).
 func (s *session) token(ctx context.Context, path string, form url.Values) (string, error) {
-	var answer struct {
-		Token string `json:"access_token"`
-	}
+	var answer tokenAnswer
 	header := http.Header{"Content-Type": {"application/x-www-form-urlencoded"}}
 	if err := s.call(ctx, http.MethodPost, path, header, []byte(form.Encode()), &answer); err != nil {
 		return "", err
 	}
-	if answer.Token == "" || strings.ContainsFunc(answer.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+	return s.accept(answer)
+}
+
+// tokenAnswer is what such a form gets.
+type tokenAnswer struct {
+	Token string `json:"access_token"`
+}
+
+// accept takes a token that can be sent, which no error shows from then on.
+func (s *session) accept(a tokenAnswer) (string, error) {
+	if a.Token == "" || strings.ContainsFunc(a.Token, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		return "", fmt.Errorf("%w: there is no token", errStrange)
 	}
-	return answer.Token, nil
+	s.secrets.hide(a.Token)
+	return a.Token, nil
 }
 
 // bearer is the header of most APIs.

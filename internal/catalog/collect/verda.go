@@ -41,19 +41,21 @@ type verdaType struct {
 type verdaLocation struct{ Code string }
 
 func collectVerda(ctx context.Context, s *session, t *tray) error {
-	var token struct {
-		Access string `json:"access_token"`
-	}
+	var answer tokenAnswer
 	login := map[string]string{"grant_type": "client_credentials", "client_id": s.env("VERDA_CLIENT_ID"), "client_secret": s.env("VERDA_CLIENT_SECRET")}
-	if err := s.post(ctx, "/oauth2/token", nil, login, &token); err != nil {
+	if err := s.post(ctx, "/oauth2/token", nil, login, &answer); err != nil {
+		return err
+	}
+	token, err := s.accept(answer)
+	if err != nil {
 		return err
 	}
 	var types []verdaType
-	if err := s.get(ctx, "/instance-types", bearer(token.Access), &types); err != nil {
+	if err := s.get(ctx, "/instance-types", bearer(token), &types); err != nil {
 		return err
 	}
 	var locations []verdaLocation
-	if err := s.get(ctx, "/locations", bearer(token.Access), &locations); err != nil {
+	if err := s.get(ctx, "/locations", bearer(token), &locations); err != nil {
 		return err
 	}
 	return t.verda(types, locations)
