@@ -24,6 +24,9 @@ type ServiceAccount struct {
 // assertionLife is how long an assertion counts, the longest that Google takes.
 const assertionLife = time.Hour
 
+// ErrNotServiceAccount says that credentials are of another kind, such as those of a user.
+var ErrNotServiceAccount = errors.New("it is not the key of a service account")
+
 // ParseServiceAccount reads the file of a key, as Google's console writes it. Its errors tell nothing of
 // the key.
 func ParseServiceAccount(file []byte) (ServiceAccount, error) {
@@ -37,7 +40,7 @@ func ParseServiceAccount(file []byte) (ServiceAccount, error) {
 		return ServiceAccount{}, errors.New("it is not JSON")
 	}
 	if said.Type != "service_account" || said.Email == "" {
-		return ServiceAccount{}, errors.New("it is not the key of a service account")
+		return ServiceAccount{}, ErrNotServiceAccount
 	}
 	block, _ := pem.Decode([]byte(said.Key))
 	if block == nil {

@@ -179,5 +179,9 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 	return found, nil
 }
 
+// ErrOtherCredentials says that a variable has credentials of a kind that is of no use here, though
+// other programs may know it.
+var ErrOtherCredentials = errors.New("no list can be asked for with these credentials")
+
 // errStrange means that an answer is not what its provider documents.
 var errStrange = errors.New("the answer is not what the provider documents")

@@ -2,6 +2,7 @@ package collect
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net/url"
@@ -90,6 +91,9 @@ func (s *session) gcpToken(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%s: %w", gcpKeyFile, err)
 	}
 	account, err := gcpclient.ParseServiceAccount(file)
+	if errors.Is(err, gcpclient.ErrNotServiceAccount) {
+		err = fmt.Errorf("%w: %w", ErrOtherCredentials, err)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", gcpKeyFile, err)
 	}

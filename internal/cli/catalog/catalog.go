@@ -157,6 +157,10 @@ func (o options) one(ctx context.Context, c collect.Config, s collect.Source) ou
 		out.Status, out.Reason = "skipped", collect.ErrNotPublished.Error()
 		return out
 	}
+	if errors.Is(err, collect.ErrOtherCredentials) && len(o.providers) == 0 {
+		out.Status, out.Reason = "skipped", err.Error()
+		return out
+	}
 	if err != nil {
 		out.Status, out.Reason = "failed", err.Error()
 		return out

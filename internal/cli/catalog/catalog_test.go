@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -15,6 +18,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dstack/internal/backend"
+	"dstack/internal/catalog/collect"
 	"dstack/internal/cli/catalog"
 	"dstack/internal/cli/offer"
 	"dstack/internal/cli/program"
@@ -254,6 +259,35 @@ func TestRefreshFromOlder(t *testing.T) {
 		want.Provider, want.LeftOut = "lambda", []string{}
 		if diff := cmp.Diff([]outcome{want}, got); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", version, diff)
+		}
+	}
+}
+
+// Whoever has credentials of a user for other programs has not asked for GCP's prices with them.
+func TestRefreshWithCredentialsOfAnotherKind(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) }))
+	defer srv.Close()
+	file := filepath.Join(t.TempDir(), "adc.json")
+	if err := os.WriteFile(file, []byte(`{"type": "authorized_user", "client_id": "1", "client_secret": "x", "refresh_token": "y"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": file}
+	for _, s := range collect.Sources() {
+		env[backend.EndpointVariable(s.Provider)] = srv.URL
+	}
+	c := client{t, t.TempDir(), env}
+	for want, args := range map[string][]string{"skipped": {"refresh", "--json"}, "failed": {"refresh", "--json", "--provider", "gcp"}} {
+		out, _, err := c.run("catalog", args...)
+		var got []outcome
+		if err := json.Unmarshal([]byte(out), &got); err != nil {
+			t.Fatal(err)
+		}
+		i := slices.IndexFunc(got, func(o outcome) bool { return o.Provider == "gcp" })
+		if i < 0 || got[i].Status != want || !strings.HasSuffix(got[i].Reason, "GOOGLE_APPLICATION_CREDENTIALS: no list can be asked for with these credentials: it is not the key of a service account") {
+			t.Errorf("%v: %+v, want %s", args, got, want)
+		}
+		if want == "failed" && err == nil {
+			t.Error("a provider that was named failed without an error")
 		}
 	}
 }
