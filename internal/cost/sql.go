@@ -3,6 +3,7 @@ package cost
 import (
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -66,7 +67,7 @@ func machines(ctx context.Context, q store.Querier, column string, ids []string,
 		rows, err := q.QueryContext(ctx, selectMachines+column+" IN "+list+cond, args...)
 		return store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var m machine
-			err := rows.Scan(&m.id, &m.fleetID, &m.num, &m.blocks)
+			err := store.DespiteDamage(store.Scan(rows, &m.id, &m.fleetID, &m.num, &m.blocks))
 			all[m.id] = m
 			return err
 		})
@@ -91,7 +92,7 @@ func fleetNames(ctx context.Context, q store.Querier, projects []string) (map[st
 		return store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id string
 			var f named
-			err := rows.Scan(&id, &f.name, &f.deleted)
+			err := store.DespiteDamage(store.Scan(rows, &id, &f.name, &f.deleted))
 			names[id] = f
 			return err
 		})
@@ -131,7 +132,11 @@ func scanHolds(rows *sql.Rows, err error, of map[string]machine) ([]Hold, error)
 		var h Hold
 		var blocks, total int
 		var from, to int64
-		if err := rows.Scan(&h.RunID, &h.InstanceID, &blocks, &total, &from, &to); err != nil {
+		err := store.Scan(rows, &h.RunID, &h.InstanceID, &blocks, &total, &from, &to)
+		if _, damaged := errors.AsType[*store.Damage](err); damaged {
+			return nil // what it held, or when, is not known
+		}
+		if err != nil {
 			return err
 		}
 		m, known := of[h.InstanceID]

@@ -46,7 +46,7 @@ SELECT e.id, e.message, e.recorded_at, e.actor_id, e.actor_name, COALESCE(a.dele
 		var at int64
 		var actor, name string
 		var deleted bool
-		if err := rows.Scan(&e.ID, &e.Message, &at, &actor, &name, &deleted); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &e.ID, &e.Message, &at, &actor, &name, &deleted)); err != nil {
 			return nil, fmt.Errorf("read an event: %w", err)
 		}
 		e.RecordedAt = api.At(store.Time(at))
@@ -85,7 +85,7 @@ WHERE  t.event_id IN (`+list(1, len(args))+`) ORDER BY t.event_id, t.num`, args.
 		var id, project, projectName string
 		var deleted bool
 		var t api.EventTarget
-		if err := rows.Scan(&id, &t.Type, &t.ID, &t.Name, &project, &projectName, &deleted); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &id, &t.Type, &t.ID, &t.Name, &project, &projectName, &deleted)); err != nil {
 			return fmt.Errorf("read an event target: %w", err)
 		}
 		if project != "" {

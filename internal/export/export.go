@@ -193,7 +193,7 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, sc project.Scope, e 
 		}
 	}
 	if r.UnsetGlobal { // those who import it go on
-		if _, err := tx.ExecContext(ctx, `UPDATE export SET is_global = FALSE, version = version + 1 WHERE id = $1`, e.id); err != nil {
+		if _, err := tx.ExecContext(ctx, `UPDATE export SET is_global = FALSE, version = `+store.NextVersion+` WHERE id = $1`, e.id); err != nil {
 			return err
 		}
 	}

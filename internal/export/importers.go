@@ -100,7 +100,7 @@ func (s *Service) removeImporters(ctx context.Context, tx *store.Tx, sc project.
 
 // makeGlobal gives an export to all projects.
 func (s *Service) makeGlobal(ctx context.Context, tx *store.Tx, sc project.Scope, e row) error {
-	if _, err := tx.ExecContext(ctx, `UPDATE export SET is_global = TRUE, version = version + 1 WHERE id = $1`, e.id); err != nil {
+	if _, err := tx.ExecContext(ctx, `UPDATE export SET is_global = TRUE, version = `+store.NextVersion+` WHERE id = $1`, e.id); err != nil {
 		return err
 	}
 	all, err := ids(ctx, tx, `SELECT id FROM project WHERE NOT deleted AND id <> $1 ORDER BY id`, e.projectID)

@@ -71,7 +71,7 @@ type row struct {
 
 func find(ctx context.Context, q store.Querier, projectID, name string) (row, error) {
 	var e row
-	err := q.QueryRowContext(ctx, selectExports+`WHERE project_id = $1 AND name = $2`, projectID, name).Scan(&e.id, &e.projectID, &e.name, &e.global)
+	err := store.DespiteDamage(store.Scan(q.QueryRowContext(ctx, selectExports+`WHERE project_id = $1 AND name = $2`, projectID, name), &e.id, &e.projectID, &e.name, &e.global))
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return row{}, fmt.Errorf("read export %s: %w", name, err)
 	}
@@ -158,7 +158,7 @@ func views(ctx context.Context, q store.Querier, cond string, args ...any) ([]ap
 	rows, err := q.QueryContext(ctx, selectExports+"WHERE "+cond+" ORDER BY created_at DESC, id", args...)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var e row
-		err := rows.Scan(&e.id, &e.projectID, &e.name, &e.global)
+		err := store.DespiteDamage(store.Scan(rows, &e.id, &e.projectID, &e.name, &e.global))
 		at[e.id] = len(list)
 		list = append(list, api.Export{ID: e.id, Name: e.name, IsGlobal: e.global, Imports: []api.ExportImport{}, ExportedFleets: []api.Named{}, ExportedGateways: []api.Named{}})
 		return err

@@ -29,6 +29,9 @@ func (f *Fleet) whole(err error) error {
 		return err
 	}
 	f.Damage = fmt.Sprintf("The stored record of this fleet cannot be read (%v). It gets no jobs and no instances; delete it", damage)
+	if !damage.Document {
+		return nil
+	}
 	f.Spec = api.FleetSpec{Configuration: config.Fleet{Type: config.TypeFleet, Name: &f.Name, Blocks: config.Blocks{N: 1}, Env: config.Env{}}, Profile: config.Profile{Name: "default"}}
 	return nil
 }

@@ -87,12 +87,12 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-const columns = `id, project_id, name, status, deleted, created_at, version, attempts, consolidated_at, data`
+const columns = `id, project_id, name, status, deleted, created_at, ` + store.Version + ` AS version, attempts, consolidated_at, data`
 
 func scan(row interface{ Scan(...any) error }) (Fleet, error) {
 	var f Fleet
 	var at, consolidated int64
-	err := f.whole(row.Scan(&f.ID, &f.ProjectID, &f.Name, &f.Status, &f.Deleted, &at, &f.Version, &f.Attempts, &consolidated, store.JSON((*document)(&f.Spec))))
+	err := f.whole(store.Scan(row, &f.ID, &f.ProjectID, &f.Name, &f.Status, &f.Deleted, &at, &f.Version, &f.Attempts, &consolidated, store.JSON((*document)(&f.Spec))))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Fleet{}, store.ErrNotFound
 	}
@@ -150,7 +150,7 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, f *Fleet) error {
 		data = nil // somebody may mend what is there
 	}
 	err := store.Guarded(tx.ExecContext(ctx, `
-UPDATE fleet SET status = $1, deleted = $2, attempts = $3, consolidated_at = $4, data = coalesce($5, data), version = version + 1 WHERE id = $6 AND version = $7`,
+UPDATE fleet SET status = $1, deleted = $2, attempts = $3, consolidated_at = $4, data = coalesce($5, data), version = `+store.NextVersion+` WHERE id = $6 AND `+store.Version+` = $7`,
 		f.Status, f.Deleted, f.Attempts, store.Micros(f.ConsolidatedAt), data, f.ID, f.Version))
 	if err != nil {
 		return fmt.Errorf("store fleet %s: %w", f.Name, err)

@@ -26,9 +26,9 @@ func newKnown() *known {
 
 // byID reads one fleet.
 func (k *known) byID(ctx context.Context, q store.Querier, id string) (Fleet, error) {
-	if f, version := k.rows.Get(id); version > 0 {
+	if f, version := k.rows.Get(id); version != store.Unknown {
 		var now int64
-		err := q.QueryRowContext(ctx, "SELECT version FROM fleet WHERE id = $1", id).Scan(&now)
+		err := q.QueryRowContext(ctx, "SELECT "+store.Version+" FROM fleet WHERE id = $1", id).Scan(&now)
 		if err == nil && now == version {
 			return f, nil
 		}
@@ -53,13 +53,13 @@ func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	rows, err := q.QueryContext(ctx, "SELECT id, version FROM fleet "+tail, args...)
+	rows, err := q.QueryContext(ctx, "SELECT id, "+store.Version+" FROM fleet "+tail, args...)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id string
 		var version int64
 		err := rows.Scan(&id, &version)
 		f, known := k.rows.Get(id)
-		if known < version {
+		if known != version {
 			missing[id] = len(list)
 		}
 		list = append(list, f)

@@ -6,6 +6,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -28,6 +29,8 @@ type Gateway struct {
 	CreatedAt time.Time
 	Version   int64
 	Data      Data
+	// Damage is what people are told of a row that makes no sense, "" of one that does.
+	Damage string
 }
 
 // Data is the part of a gateway that no query looks into.
@@ -123,8 +126,8 @@ func view(g Gateway, projectName string, isDefault bool) api.Gateway {
 	c.Default = &isDefault
 	v := api.Gateway{ID: g.ID, Name: g.Name, ProjectName: projectName, Configuration: c, CreatedAt: api.At(g.CreatedAt), Status: g.Status,
 		WildcardDomain: c.Domain, Default: isDefault, Replicas: []api.GatewayReplica{}}
-	if g.Data.Message != "" {
-		v.StatusMessage = &g.Data.Message
+	if text := cmp.Or(g.Damage, g.Data.Message); text != "" {
+		v.StatusMessage = &text
 	}
 	if g.Data.Hostname != "" {
 		v.Hostname = &g.Data.Hostname

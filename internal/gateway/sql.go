@@ -10,16 +10,16 @@ import (
 	"dstack/internal/store"
 )
 
-const columns = `id, project_id, name, status, created_at, version, data`
+const columns = `id, project_id, name, status, created_at, ` + store.Version + ` AS version, data`
 
 const insertGateway = `INSERT INTO gateway (id, project_id, name, status, created_at, data) VALUES ($1, $2, $3, $4, $5, $6)`
 
-const updateGateway = `UPDATE gateway SET status = $1, data = $2, version = version + 1 WHERE id = $3 AND version = $4`
+const updateGateway = `UPDATE gateway SET status = $1, data = coalesce($2, data), version = ` + store.NextVersion + ` WHERE id = $3 AND ` + store.Version + ` = $4`
 
 func scan(row interface{ Scan(...any) error }) (Gateway, error) {
 	var g Gateway
 	var at int64
-	err := row.Scan(&g.ID, &g.ProjectID, &g.Name, &g.Status, &at, &g.Version, store.JSON(&g.Data))
+	err := g.whole(store.Scan(row, &g.ID, &g.ProjectID, &g.Name, &g.Status, &at, &g.Version, store.JSON(&g.Data)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Gateway{}, store.ErrNotFound
 	}
@@ -77,7 +77,11 @@ func insert(ctx context.Context, tx *store.Tx, g *Gateway) error {
 }
 
 func update(ctx context.Context, tx *store.Tx, g *Gateway) error {
-	if err := store.Guarded(tx.ExecContext(ctx, updateGateway, g.Status, store.JSON(&g.Data), g.ID, g.Version)); err != nil {
+	var data any = store.JSON(&g.Data)
+	if g.Damage != "" {
+		data = nil // somebody may mend what is there
+	}
+	if err := store.Guarded(tx.ExecContext(ctx, updateGateway, g.Status, data, g.ID, g.Version)); err != nil {
 		return fmt.Errorf("store gateway %s: %w", g.Name, err)
 	}
 	g.Version++

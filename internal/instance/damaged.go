@@ -30,6 +30,10 @@ func (i *Instance) whole(err error) error {
 		return err
 	}
 	problem := fmt.Sprintf("The stored record of this instance cannot be read (%v). It takes no jobs; delete it", damage)
+	if !damage.Document { // where it is is known
+		i.Data.Damage, i.Data.Problem = damage.Error(), problem
+		return nil
+	}
 	if i.SSHHost != "" { // how to log in, and the host key, are lost
 		problem += fmt.Sprintf(". Host %s is not reached once the present connection has ended: containers of jobs may run on there until you add it again", i.SSHHost)
 	}
@@ -44,8 +48,8 @@ func (d *Decision) damaged(now time.Time, s Snapshot) {
 	switch {
 	case s.Machine.Gone:
 		d.terminate(now, api.InstanceUnreachable, "The backend says that the instance does not exist any more")
-	case !works || s.Instance.IntentID == "":
-	case s.Machine.Hostname == "":
+	case !works || s.Instance.IntentID == "" && s.Instance.Data.Remote == nil:
+	case s.Instance.IntentID != "" && s.Machine.Hostname == "":
 		d.reached(false)
 	default:
 		if !s.Link.Watched {

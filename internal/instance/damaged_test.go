@@ -54,7 +54,7 @@ func TestStepDamaged(t *testing.T) {
 func TestDamagedHost(t *testing.T) {
 	for host, want := range map[string]bool{"10.0.0.7": true, "": false} {
 		i := Instance{SSHHost: host}
-		if err := i.whole(&store.Damage{Err: errors.New("no JSON")}); err != nil {
+		if err := i.whole(&store.Damage{Err: errors.New("no JSON"), Document: true}); err != nil {
 			t.Fatal(err)
 		}
 		if got := strings.Contains(i.Data.Problem, "containers of jobs may run on"); got != want {

@@ -63,7 +63,7 @@ func (s *Service) projectSigner(ctx context.Context, projectID string) (ssh.Sign
 
 // target is how the pool reaches the instance's agent.
 func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error) {
-	if inst.Data.Damage != "" && inst.IntentID != "" {
+	if inst.Data.Damage != "" && inst.IntentID != "" && inst.Data.Provisioning == nil {
 		if err := s.recall(ctx, &inst); err != nil {
 			return host.Target{}, err
 		}
@@ -88,7 +88,7 @@ func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error
 	if jpd == nil || jpd.Hostname == nil {
 		return t, errors.New("instance: no address yet")
 	}
-	t.Bare, t.Forgotten = true, inst.Data.Damage != ""
+	t.Bare, t.Forgotten = true, inst.Data.Damage != "" && inst.Data.HostKey == ""
 	t.Endpoint = host.Endpoint{Addr: *jpd.Hostname, Port: 22, User: jpd.Username, Keys: []ssh.Signer{signer}, HostKey: inst.Data.HostKey}
 	if jpd.SSHPort != nil {
 		t.Endpoint.Port = *jpd.SSHPort

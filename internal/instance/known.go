@@ -46,9 +46,9 @@ func newKnown() *known {
 
 // Get is [Get] for an instance that is probably known.
 func (s *Service) Get(ctx context.Context, q store.Querier, id string) (Instance, error) {
-	if known, version := s.known.rows.Get(id); version > 0 {
+	if known, version := s.known.rows.Get(id); version != store.Unknown {
 		var now int64
-		err := q.QueryRowContext(ctx, `SELECT version FROM instance WHERE id = $1`, id).Scan(&now)
+		err := q.QueryRowContext(ctx, `SELECT `+store.Version+` FROM instance WHERE id = $1`, id).Scan(&now)
 		if err == nil && now == version {
 			return *known, nil
 		}
@@ -96,7 +96,7 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	}
 	changed := map[string]string{} // their texts
 	for batch := range slices.Chunk(open, 500) {
-		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || version, ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(batch))+") GROUP BY fleet_id", store.Args(batch)...)
+		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || "+store.Version+", ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(batch))+") GROUP BY fleet_id", store.Args(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id, text string
 			err := rows.Scan(&id, &text)
@@ -218,7 +218,7 @@ func (s *Service) List(ctx context.Context, q store.Querier, f Filter) ([]*Insta
 // list reads what follows FROM instance WHERE.
 func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...any) ([]*Instance, error) {
 	var order []row
-	rows, err := q.QueryContext(ctx, "SELECT id, version FROM instance WHERE "+tail, args...)
+	rows, err := q.QueryContext(ctx, "SELECT id, "+store.Version+" FROM instance WHERE "+tail, args...)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var r row
 		err := rows.Scan(&r.id, &r.version)
@@ -242,7 +242,7 @@ func (k *known) of(ctx context.Context, q store.Querier, order []row) ([]*Instan
 	list := make([]*Instance, len(order))
 	missing := map[string]int{} // where in the list
 	for n, r := range order {
-		if i, version := k.rows.Get(r.id); version >= r.version {
+		if i, version := k.rows.Get(r.id); version == r.version {
 			list[n] = i
 		} else {
 			missing[r.id] = n

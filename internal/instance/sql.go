@@ -12,7 +12,7 @@ import (
 )
 
 const columns = `id, project_id, fleet_id, num, name, status, backend, ssh_host, intent_id, unreachable,
-deleted, created_at, finished_at, last_job_at, blocks, version, data`
+deleted, created_at, finished_at, last_job_at, blocks, ` + store.Version + ` AS version, data`
 
 const insertInstance = `
 INSERT INTO instance (id, project_id, fleet_id, num, name, status, backend, ssh_host, intent_id, created_at, blocks, shard, data)
@@ -21,8 +21,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 const updateInstance = `
 UPDATE instance
 SET    status = $1, backend = $2, ssh_host = $3, intent_id = $4, unreachable = $5, deleted = $6,
-       finished_at = $7, last_job_at = $8, blocks = $9, data = coalesce($10, data), version = version + 1
-WHERE  id = $11 AND version = $12`
+       finished_at = $7, last_job_at = $8, blocks = coalesce($9, blocks), data = coalesce($10, data), version = ` + store.NextVersion + `
+WHERE  id = $11 AND ` + store.Version + ` = $12`
 
 const insertAssignment = `
 INSERT INTO assignment (job_id, instance_id, blocks, created_at, run_id) VALUES ($1, $2, $3, $4, $5)`
@@ -129,7 +129,7 @@ func query(ctx context.Context, q store.Querier, where string, args ...any) ([]I
 func scan(rows *sql.Rows) (Instance, error) {
 	var i Instance
 	var created, finished, lastJob int64
-	err := i.whole(rows.Scan(&i.ID, &i.ProjectID, &i.FleetID, &i.Num, &i.Name, &i.Status, &i.Backend, &i.SSHHost, &i.IntentID,
+	err := i.whole(store.Scan(rows, &i.ID, &i.ProjectID, &i.FleetID, &i.Num, &i.Name, &i.Status, &i.Backend, &i.SSHHost, &i.IntentID,
 		&i.Unreachable, &i.Deleted, &created, &finished, &lastJob, &i.Blocks, &i.Version, store.JSON(&i.Data)))
 	if err != nil {
 		return Instance{}, fmt.Errorf("read an instance: %w", err)
@@ -166,7 +166,7 @@ func scanAssignments(ctx context.Context, q store.Querier, byID map[string]*Inst
 	for rows.Next() {
 		var id string
 		var a Assignment
-		if err := rows.Scan(&id, &a.JobID, &a.Blocks); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &id, &a.JobID, &a.Blocks)); err != nil {
 			return fmt.Errorf("read an assignment: %w", err)
 		}
 		if inst := byID[id]; inst != nil {
@@ -187,12 +187,12 @@ func insert(ctx context.Context, tx *store.Tx, i *Instance) error {
 }
 
 func update(ctx context.Context, tx *store.Tx, i *Instance) error {
-	var data any = store.JSON(&i.Data)
+	var data, blocks any = store.JSON(&i.Data), i.Blocks
 	if i.Data.Damage != "" {
-		data = nil // somebody may mend what is there
+		data, blocks = nil, nil // somebody may mend what is there
 	}
 	err := store.Guarded(tx.ExecContext(ctx, updateInstance, i.Status, i.Backend, i.SSHHost, i.IntentID, i.Unreachable, i.Deleted,
-		store.Micros(i.FinishedAt), store.Micros(i.LastJobAt), i.Blocks, data, i.ID, i.Version))
+		store.Micros(i.FinishedAt), store.Micros(i.LastJobAt), blocks, data, i.ID, i.Version))
 	if err != nil {
 		return fmt.Errorf("store instance %s: %w", i.Name, err)
 	}
@@ -210,7 +210,7 @@ func nextNumbers(ctx context.Context, tx *store.Tx, fleetID string, n int) ([]in
 	used := map[int]bool{}
 	for rows.Next() {
 		var num int
-		if err := rows.Scan(&num); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &num)); err != nil {
 			return nil, fmt.Errorf("read an instance number: %w", err)
 		}
 		used[num] = true

@@ -1,8 +1,11 @@
 package ledger
 
 import (
+	"cmp"
 	"database/sql/driver"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"math"
 	"time"
 
@@ -37,7 +40,25 @@ func (p *Prices) Scan(src any) error {
 	if s, ok := src.(string); ok && s == "" {
 		return nil
 	}
-	return store.JSON((*[]PriceUntil)(p)).Scan(src)
+	err := store.JSON((*[]PriceUntil)(p)).Scan(src)
+	if damage, ok := errors.AsType[*store.Damage](err); ok { // the rest of the row stands without it
+		*p, err = nil, &store.Damage{Err: damage.Err}
+	}
+	for i := range *p {
+		err = credible(&(*p)[i].Price, err)
+	}
+	return err
+}
+
+// credible takes the error of reading a price. One that nobody can mean is taken for nothing: it would
+// spoil the sum.
+func credible(price *float64, err error) error {
+	if err != nil && store.DespiteDamage(err) != nil || *price >= 0 && *price <= offer.MaxPrice {
+		return err
+	}
+	absurd := &store.Damage{Err: fmt.Errorf("%v is no price", *price)}
+	*price = 0
+	return cmp.Or(err, error(absurd))
 }
 
 // Interval is a time in which something cost the same.

@@ -3,7 +3,6 @@ package ledger
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -127,10 +126,8 @@ func scanBilled(rows *sql.Rows) (Cost, Billed, error) {
 	var b Billed
 	var kind string
 	var begin, end int64
-	err := rows.Scan(&c.ID, &c.ProjectID, &c.OwnerKind, &c.OwnerID, &kind, &c.Backend, &b.Price, &begin, &end, &b.Earlier)
-	if _, damaged := errors.AsType[*store.Damage](err); damaged {
-		err = nil // all at the present price: what was before nobody knows
-	}
+	err := store.Scan(rows, &c.ID, &c.ProjectID, &c.OwnerKind, &c.OwnerID, &kind, &c.Backend, &b.Price, &begin, &end, &b.Earlier)
+	err = store.DespiteDamage(credible(&b.Price, err)) // what was before nobody knows: all at the present price
 	c.Kind = backend.ResourceKind(kind)
 	b.From, b.To = store.Time(begin), store.Time(end)
 	return c, b, err

@@ -14,8 +14,13 @@ func (r *Record) whole(err error, resource *string) error {
 	if !ok {
 		return err
 	}
+	message := "the stored record " + r.ID + " cannot be read: " + damage.Error()
+	if !damage.Document {
+		r.Doc.Damage, r.Doc.Message = damage.Error(), message
+		return nil
+	}
 	r.Doc = Doc{
-		Damage: damage.Error(), Message: "the stored record " + r.ID + " cannot be read: " + damage.Error(),
+		Damage: damage.Error(), Message: message,
 		Instance: backend.Instance{Ref: backend.Ref{ID: *resource, Region: r.Region}, State: backend.StateRunning},
 	}
 	return nil

@@ -54,11 +54,11 @@ const countMembers = `SELECT count(*) FROM intent WHERE group_id = $1 AND state 
 const selectWaiting = `SELECT id FROM intent WHERE group_id = $1 AND state = 'intended'`
 
 const joinGroup = `
-UPDATE intent SET member_at = $2, idle = FALSE, version = version + 1
+UPDATE intent SET member_at = $2, idle = FALSE, version = ` + store.NextVersion + `
 WHERE  id = $1 AND wanted AND state <> 'gone'`
 
 const leaveGroup = `
-UPDATE intent SET member_at = $2, idle = FALSE, version = version + 1
+UPDATE intent SET member_at = $2, idle = FALSE, version = ` + store.NextVersion + `
 WHERE  id = $1`
 
 // load is [Get] with what an intent hangs together with.

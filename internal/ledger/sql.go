@@ -9,25 +9,27 @@ import (
 	"dstack/internal/store"
 )
 
-const columns = `id, version, kind, backend, region, project_id, owner_kind, owner_id, state, wanted, idle,
+const columns = `id, ` + store.Version + ` AS version, ` + rest
+
+const rest = `kind, backend, region, project_id, owner_kind, owner_id, state, wanted, idle,
        resource_id, group_id, member_at, price, created_at, check_at, billed_from, billed_to, earlier, doc`
 
 const insertIntent = `
-INSERT INTO intent (` + columns + `, astray, shard)
+INSERT INTO intent (id, version, ` + rest + `, astray, shard)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23)`
 
 const updateIntent = `
 UPDATE intent
-SET    version = version + 1, state = $2, wanted = $3, idle = $4, resource_id = $5, price = $6,
+SET    version = ` + store.NextVersion + `, state = $2, wanted = $3, idle = $4, resource_id = $5, price = $6,
        billed_from = $7, billed_to = $8, doc = $9, group_id = $11, earlier = $12, astray = $13
-WHERE  id = $1 AND version = $10`
+WHERE  id = $1 AND ` + store.Version + ` = $10`
 
 const releaseIntent = `
-UPDATE intent SET wanted = FALSE, idle = FALSE, version = version + 1
+UPDATE intent SET wanted = FALSE, idle = FALSE, version = ` + store.NextVersion + `
 WHERE  id = $1 AND wanted AND state <> 'gone'`
 
 const checkIntent = `
-UPDATE intent SET check_at = $2, idle = FALSE, version = version + 1
+UPDATE intent SET check_at = $2, idle = FALSE, version = ` + store.NextVersion + `
 WHERE  id = $1 AND state = 'created'`
 
 const selectIntent = `SELECT ` + columns + ` FROM intent WHERE id = $1`
@@ -45,10 +47,11 @@ SELECT ` + columns + ` FROM intent
 WHERE  (state = 'unknown' OR state = 'deleting') AND created_at < $1
 ORDER BY created_at, id LIMIT $2`
 
-// selectBilled reads nothing but the index intent_paid; a condition may follow.
+// selectBilled reads nothing but the index intent_paid; a condition may follow. An end that is no
+// number is none that costs: SQLite sorts it behind all numbers.
 const selectBilled = `
 SELECT id, project_id, owner_kind, owner_id, kind, backend, price, billed_from, billed_to, earlier FROM intent
-WHERE  billed_from > 0 AND billed_from < $2 AND (billed_to = 0 OR billed_to > $1)`
+WHERE  billed_from > 0 AND billed_from < $2 AND (billed_to = 0 OR billed_to > $1 AND billed_to <= 9223372036854775807)`
 
 // selectOpen finds what may be in doubt: of the others nothing is to be found out. A condition may
 // follow.
@@ -79,8 +82,9 @@ func scan(row interface{ Scan(...any) error }) (Record, error) {
 	var r Record
 	var kind, state, resource string
 	var member, created, check, from, to int64
-	err := r.whole(row.Scan(&r.ID, &r.Version, &kind, &r.Backend, &r.Region, &r.ProjectID, &r.OwnerKind, &r.OwnerID, &state, &r.Wanted, &r.idle,
-		&resource, &r.GroupID, &member, &r.Price, &created, &check, &from, &to, &r.Earlier, store.JSON(&r.Doc)), &resource)
+	err := store.Scan(row, &r.ID, &r.Version, &kind, &r.Backend, &r.Region, &r.ProjectID, &r.OwnerKind, &r.OwnerID, &state, &r.Wanted, &r.idle,
+		&resource, &r.GroupID, &member, &r.Price, &created, &check, &from, &to, &r.Earlier, store.JSON(&r.Doc))
+	err = r.whole(credible(&r.Price, err), &resource)
 	r.Kind, r.State = backend.ResourceKind(kind), State(state)
 	r.memberAt = store.Time(member)
 	r.CreatedAt, r.checkAt = store.Time(created), store.Time(check)

@@ -67,7 +67,7 @@ func (s *Store) HealthChecks(ctx context.Context, q store.Querier, instanceID st
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var at int64
 		var response agentapi.Health
-		if err := rows.Scan(&at, store.JSON(&response)); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &at, store.JSON(&response))); err != nil {
 			return err
 		}
 		h := Health{InstanceID: instanceID, At: store.Time(at)}

@@ -105,7 +105,7 @@ func (s *Store) Points(ctx context.Context, q store.Querier, jobID string, r Ran
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		p := Point{JobID: jobID}
 		var at int64
-		if err := rows.Scan(&at, &p.CPUMicros, &p.MemoryBytes, &p.WorkingSetBytes, store.JSON(&p.GPUs)); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &at, &p.CPUMicros, &p.MemoryBytes, &p.WorkingSetBytes, store.JSON(&p.GPUs))); err != nil {
 			return err
 		}
 		p.At = store.Time(at)
@@ -125,7 +125,7 @@ func (s *Store) Latest(ctx context.Context, q store.Querier) (map[string]Point, 
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var p Point
 		var at int64
-		if err := rows.Scan(&p.JobID, &at, &p.CPUMicros, &p.MemoryBytes, &p.WorkingSetBytes, store.JSON(&p.GPUs)); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &p.JobID, &at, &p.CPUMicros, &p.MemoryBytes, &p.WorkingSetBytes, store.JSON(&p.GPUs))); err != nil {
 			return err
 		}
 		p.At = store.Time(at)

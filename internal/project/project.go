@@ -87,7 +87,7 @@ const columns = `id, name, owner_id, public_key, is_public, templates_repo, crea
 func scan(row interface{ Scan(...any) error }) (Project, error) {
 	var p Project
 	var created int64
-	err := row.Scan(&p.ID, &p.Name, &p.OwnerID, &p.PublicKey, &p.IsPublic, &p.TemplatesRepo, &created, &p.Deleted, &p.private)
+	err := store.DespiteDamage(store.Scan(row, &p.ID, &p.Name, &p.OwnerID, &p.PublicKey, &p.IsPublic, &p.TemplatesRepo, &created, &p.Deleted, &p.private))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Project{}, store.ErrNotFound
 	}

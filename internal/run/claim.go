@@ -111,7 +111,7 @@ func (s *Service) roomIn(ctx context.Context, tx *store.Tx, f fleet.Fleet) error
 // chosen remembers the fleet of the run and that it waits no longer.
 func (s *Service) chosen(ctx context.Context, tx *store.Tx, r Run, f fleet.Fleet) error {
 	var version int64
-	if err := tx.QueryRowContext(ctx, `SELECT version FROM run WHERE id = $1`, r.ID).Scan(&version); err != nil {
+	if err := tx.QueryRowContext(ctx, `SELECT `+store.Version+` FROM run WHERE id = $1`, r.ID).Scan(&version); err != nil {
 		return fmt.Errorf("read the version of run %s: %w", r.Name, err)
 	}
 	now := r

@@ -15,7 +15,8 @@ import (
 )
 
 // A row whose document makes no sense, because somebody edited it or a disk did, still has its
-// columns: it is shown, with a stand-in for its document, can be ended, and holds nobody else up.
+// columns: it is shown, with a stand-in for its document, can be ended, and holds nobody else up. So has
+// one of which a column makes no sense its document, and zero for that column.
 
 // Intact says what a document of a run lacks; nil is nothing.
 func (d *Data) Intact() error {
@@ -55,6 +56,10 @@ func (r *Run) whole(err error) error {
 	if !ok {
 		return err
 	}
+	if !damage.Document {
+		r.Data.Damage = damage.Error()
+		return nil
+	}
 	spec, err := standIn(r.Name, r.RepoID)
 	if err != nil {
 		return err
@@ -77,6 +82,10 @@ func (j *Job) whole(err error) error {
 	damage, ok := errors.AsType[*store.Damage](err)
 	if !ok {
 		return err
+	}
+	if !damage.Document {
+		j.Data.Damage = damage.Error()
+		return nil
 	}
 	run, err := standIn("damaged", "")
 	if err != nil {

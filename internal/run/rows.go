@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"slices"
@@ -31,7 +32,7 @@ func (c *rows) run(ctx context.Context, q store.Querier, id string) (Run, error)
 	case err != nil:
 		return Run{}, err
 	case r.Version == version:
-		r.Data = data
+		r.remembered(data)
 	default:
 		c.runs.Read(q, id, r.Version, r.Data)
 	}
@@ -46,7 +47,7 @@ func (c *rows) job(ctx context.Context, q store.Querier, id string) (Job, error)
 	case err != nil:
 		return Job{}, err
 	case j.Version == version:
-		j.Data = data
+		j.remembered(data)
 	default:
 		c.jobs.Read(q, id, j.Version, j.Data)
 	}
@@ -63,7 +64,7 @@ func (c *rows) list(ctx context.Context, q store.Querier, tail string, args ...a
 	for n := range list {
 		r := &list[n]
 		data, version := c.runs.Get(r.ID)
-		if r.Data = data; version != r.Version {
+		if r.remembered(data); version != r.Version {
 			missing[r.ID] = n
 		}
 	}
@@ -118,7 +119,7 @@ func (c *rows) listJobs(ctx context.Context, q store.Querier, tail string, args 
 	for n := range list {
 		j := &list[n]
 		data, version := c.jobs.Get(j.ID)
-		if j.Data = data; version != j.Version {
+		if j.remembered(data); version != j.Version {
 			missing[j.ID] = n
 		}
 	}
@@ -152,4 +153,16 @@ func (c *rows) updateJob(ctx context.Context, tx *store.Tx, j *Job) error {
 	}
 	c.jobs.Written(tx, j.ID, j.Version, j.Data)
 	return nil
+}
+
+// remembered puts the document of a row of which the columns were read.
+func (r *Run) remembered(d Data) {
+	d.Damage = cmp.Or(r.Data.Damage, d.Damage)
+	r.Data = d
+}
+
+// remembered puts the document of a row of which the columns were read.
+func (j *Job) remembered(d JobData) {
+	d.Damage = cmp.Or(j.Data.Damage, d.Damage)
+	j.Data = d
 }

@@ -15,9 +15,9 @@ import (
 
 // A row is its state and its document, which is read only where it is not known: see [rows].
 const (
-	runState   = `id, project_id, user_id, name, status, priority, repo_id, deleted, submitted_at, version`
+	runState   = `id, project_id, user_id, name, status, priority, repo_id, deleted, submitted_at, ` + store.Version + ` AS version`
 	runColumns = runState + `, data`
-	knownRun   = `SELECT ` + runState + `, CASE WHEN version = $2 THEN NULL ELSE data END FROM run WHERE id = $1`
+	knownRun   = `SELECT ` + runState + `, CASE WHEN ` + store.Version + ` = $2 THEN NULL ELSE data END FROM run WHERE id = $1`
 )
 
 const insertRun = `
@@ -26,13 +26,13 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
 const updateRun = `
 UPDATE run
-SET    status = $1, priority = $2, deleted = $3, data = $4, version = version + 1
-WHERE  id = $5 AND version = $6`
+SET    status = $1, priority = $2, deleted = $3, data = $4, version = ` + store.NextVersion + `
+WHERE  id = $5 AND ` + store.Version + ` = $6`
 
 const (
-	jobState   = `id, run_id, project_id, replica_num, job_num, submission_num, status, instance_id, submitted_at, version, observed`
+	jobState   = `id, run_id, project_id, replica_num, job_num, submission_num, status, instance_id, submitted_at, ` + store.Version + ` AS version, observed`
 	jobColumns = jobState + `, data`
-	knownJob   = `SELECT ` + jobState + `, CASE WHEN version = $2 THEN NULL ELSE data END FROM job WHERE id = $1`
+	knownJob   = `SELECT ` + jobState + `, CASE WHEN ` + store.Version + ` = $2 THEN NULL ELSE data END FROM job WHERE id = $1`
 	byAttempt  = `ORDER BY run_id, replica_num, job_num, submission_num`
 )
 
@@ -42,8 +42,8 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
 const updateJob = `
 UPDATE job
-SET    status = $1, instance_id = $2, data = $3, version = version + 1
-WHERE  id = $4 AND version = $5`
+SET    status = $1, instance_id = $2, data = $3, version = ` + store.NextVersion + `
+WHERE  id = $4 AND ` + store.Version + ` = $5`
 
 // selectObserved and observeJob are no work of a reconciler: they are for what a host said.
 const (
@@ -53,7 +53,7 @@ const (
 
 // waitingJobs is a project's queue in its order; the run's id is empty where there is no run.
 const waitingJobs = `
-SELECT j.id, j.version, COALESCE(r.id, ''), COALESCE(r.version, 0)
+SELECT j.id, CAST(j.version AS BIGINT), COALESCE(r.id, ''), CAST(COALESCE(r.version, 0) AS BIGINT)
 FROM   job j LEFT JOIN run r ON r.id = j.run_id
 WHERE  j.project_id = $1 AND j.status = 'submitted'
 ORDER  BY r.priority DESC, r.submitted_at, r.id, j.replica_num, j.job_num`
@@ -71,7 +71,7 @@ WHERE  r.project_id = $1 AND r.status NOT IN ('terminating', 'terminated', 'fail
 func scanRun(row interface{ Scan(...any) error }) (Run, error) {
 	var r Run
 	var at int64
-	err := r.whole(row.Scan(&r.ID, &r.ProjectID, &r.UserID, &r.Name, &r.Status, &r.Priority, &r.RepoID, &r.Deleted, &at, &r.Version, store.JSON(&r.Data)))
+	err := r.whole(store.Scan(row, &r.ID, &r.ProjectID, &r.UserID, &r.Name, &r.Status, &r.Priority, &r.RepoID, &r.Deleted, &at, &r.Version, store.JSON(&r.Data)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Run{}, store.ErrNotFound
 	}
@@ -126,7 +126,7 @@ func scanJob(row interface{ Scan(...any) error }) (Job, error) {
 	var j Job
 	var at int64
 	var observed string
-	err := j.whole(row.Scan(&j.ID, &j.RunID, &j.ProjectID, &j.Replica, &j.Num, &j.Attempt, &j.Status, &j.InstanceID, &at, &j.Version, &observed, store.JSON(&j.Data)))
+	err := j.whole(store.Scan(row, &j.ID, &j.RunID, &j.ProjectID, &j.Replica, &j.Num, &j.Attempt, &j.Status, &j.InstanceID, &at, &j.Version, &observed, store.JSON(&j.Data)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Job{}, store.ErrNotFound
 	}

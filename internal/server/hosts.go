@@ -24,7 +24,7 @@ func (h hosts) Reachable(inst *instance.Instance) bool {
 		return err == nil
 	}
 	connected := inst.Status == api.InstanceIdle || inst.Status == api.InstanceBusy || inst.Status == api.InstanceTerminating
-	if inst.Data.Damage != "" && inst.IntentID == "" {
+	if inst.Data.Damage != "" && inst.IntentID == "" && inst.Data.Remote == nil {
 		return false
 	}
 	return connected && !inst.Unreachable && inst.Data.LostAt.IsZero()

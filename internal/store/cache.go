@@ -1,6 +1,12 @@
 package store
 
-import "sync"
+import (
+	"math"
+	"sync"
+)
+
+// Unknown is a version that no row has. They begin with 1; by hand anything can be made of them.
+const Unknown = math.MinInt64
 
 // Cache remembers rows by id and version: reading one again costs a tenth of decoding its
 // document again. What it gives is shared, nobody changes what a value points to. The zero
@@ -18,12 +24,14 @@ type remembered[T any] struct {
 	value   T
 }
 
-// Get returns a row as it was in a version, with that version; 0 when none is known. Rows
-// begin with version 1.
+// Get returns a row as it was in a version, with that version; [Unknown] when none is known.
 func (c *Cache[T]) Get(id string) (T, int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	r := c.rows[id]
+	r, known := c.rows[id]
+	if !known {
+		return r.value, Unknown
+	}
 	return r.value, r.version
 }
 

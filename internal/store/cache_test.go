@@ -18,7 +18,7 @@ func TestCache(t *testing.T) {
 				t.Errorf("%s: %q of version %d, want %q of %d", what, v, n, value, version)
 			}
 		}
-		knows("at first", "a", "", 0)
+		knows("at first", "a", "", store.Unknown)
 		c.Read(db.Read(), "a", 2, "two")
 		knows("read", "a", "two", 2)
 		c.Read(db.Read(), "a", 1, "one")
@@ -49,7 +49,7 @@ func TestCache(t *testing.T) {
 		}
 		known := 0
 		for _, id := range []string{"a", "0", "1", "2", "3", "4"} {
-			if _, n := c.Get(id); n > 0 {
+			if _, n := c.Get(id); n != store.Unknown {
 				known++
 			}
 		}

@@ -60,10 +60,18 @@ func (d Document[T]) Value() (driver.Value, error) {
 }
 
 // Damage is a stored document that makes no sense: it is no JSON, of other types, or lacks what
-// is always there. The columns before it in the row were scanned.
-type Damage struct{ Err error }
+// is always there; or a stored number that is none, see [Scan].
+type Damage struct {
+	Err      error
+	Document bool // it is a document: what it says is not known
+}
 
-func (d *Damage) Error() string { return "stored document: " + d.Err.Error() }
+func (d *Damage) Error() string {
+	if d.Document {
+		return "stored document: " + d.Err.Error()
+	}
+	return "stored value: " + d.Err.Error()
+}
 
 func (d *Damage) Unwrap() error { return d.Err }
 
@@ -79,14 +87,14 @@ func (d Document[T]) Scan(src any) error {
 	case []byte:
 		b = src
 	default:
-		return &Damage{fmt.Errorf("a %T, not text", src)}
+		return &Damage{fmt.Errorf("a %T, not text", src), true}
 	}
 	if err := json.Unmarshal(b, d.v); err != nil {
-		return &Damage{err}
+		return &Damage{err, true}
 	}
 	if v, ok := any(d.v).(interface{ Intact() error }); ok {
 		if err := v.Intact(); err != nil {
-			return &Damage{err}
+			return &Damage{err, true}
 		}
 	}
 	return nil

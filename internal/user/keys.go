@@ -31,7 +31,7 @@ SELECT id, added_at, name, type, fingerprint FROM public_key WHERE user_id = $1 
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var k api.PublicKeyInfo
 		var at int64
-		if err := rows.Scan(&k.ID, &at, &k.Name, &k.Type, &k.Fingerprint); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &k.ID, &at, &k.Name, &k.Type, &k.Fingerprint)); err != nil {
 			return err
 		}
 		k.AddedAt = api.At(store.Time(at))

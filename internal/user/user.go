@@ -60,7 +60,7 @@ const columns = `id, name, global_role, email, active, public_key, created_at, t
 func scan(row interface{ Scan(...any) error }) (User, error) {
 	var u User
 	var created int64
-	err := row.Scan(&u.ID, &u.Name, &u.GlobalRole, &u.Email, &u.Active, &u.PublicKey, &created, &u.token, &u.private)
+	err := store.DespiteDamage(store.Scan(row, &u.ID, &u.Name, &u.GlobalRole, &u.Email, &u.Active, &u.PublicKey, &created, &u.token, &u.private))
 	if errors.Is(err, sql.ErrNoRows) {
 		return User{}, store.ErrNotFound
 	}

@@ -26,6 +26,9 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 	if err != nil {
 		return time.Time{}, err
 	}
+	if snap.Volume.Damage != "" {
+		s.Log.Error("the stored record of a volume cannot be read", "volume", snap.Volume.Name, "id", it.ID, "err", snap.Volume.Damage)
+	}
 	d := Step(time.Now(), snap)
 	if d.Register {
 		if err := s.register(ctx, &d); err != nil {

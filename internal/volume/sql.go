@@ -12,15 +12,15 @@ import (
 	"dstack/internal/store"
 )
 
-const columns = `id, project_id, user_id, name, status, backend, intent_id, unwanted, deleted, created_at, version, data`
+const columns = `id, project_id, user_id, name, status, backend, intent_id, unwanted, deleted, created_at, ` + store.Version + ` AS version, data`
 
 const insertVolume = `
 INSERT INTO volume (id, project_id, user_id, name, status, backend, intent_id, created_at, shard, data)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
 const updateVolume = `
-UPDATE volume SET status = $1, unwanted = $2, deleted = $3, data = $4, version = version + 1
-WHERE  id = $5 AND version = $6`
+UPDATE volume SET status = $1, unwanted = $2, deleted = $3, data = coalesce($4, data), version = ` + store.NextVersion + `
+WHERE  id = $5 AND ` + store.Version + ` = $6`
 
 // selectAttachments lists who has some volumes.
 const selectAttachments = `
@@ -31,7 +31,7 @@ WHERE  a.volume_id IN (%s) ORDER BY a.volume_id, a.created_at, a.instance_id`
 func scan(row interface{ Scan(...any) error }) (Volume, error) {
 	var v Volume
 	var at int64
-	err := row.Scan(&v.ID, &v.ProjectID, &v.UserID, &v.Name, &v.Status, &v.Backend, &v.IntentID, &v.Unwanted, &v.Deleted, &at, &v.Version, store.JSON(&v.Data))
+	err := v.whole(store.Scan(row, &v.ID, &v.ProjectID, &v.UserID, &v.Name, &v.Status, &v.Backend, &v.IntentID, &v.Unwanted, &v.Deleted, &at, &v.Version, store.JSON(&v.Data)))
 	if errors.Is(err, sql.ErrNoRows) {
 		return Volume{}, store.ErrNotFound
 	}
@@ -69,7 +69,11 @@ func insert(ctx context.Context, tx *store.Tx, v *Volume) error {
 }
 
 func update(ctx context.Context, tx *store.Tx, v *Volume) error {
-	if err := store.Guarded(tx.ExecContext(ctx, updateVolume, v.Status, v.Unwanted, v.Deleted, store.JSON(&v.Data), v.ID, v.Version)); err != nil {
+	var data any = store.JSON(&v.Data)
+	if v.Damage != "" {
+		data = nil // somebody may mend what is there
+	}
+	if err := store.Guarded(tx.ExecContext(ctx, updateVolume, v.Status, v.Unwanted, v.Deleted, data, v.ID, v.Version)); err != nil {
 		return fmt.Errorf("store volume %s: %w", v.Name, err)
 	}
 	v.Version++

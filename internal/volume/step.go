@@ -35,6 +35,8 @@ func Step(now time.Time, s Snapshot) Decision {
 	case s.Volume.Deleted:
 	case s.Volume.Unwanted:
 		d.remove(now, s)
+	case s.Volume.Damage != "": // what it is to be is not known
+		return d
 	case s.Volume.Status == api.VolumeSubmitted && s.Volume.External():
 		d.Register = true
 	case s.Volume.Status == api.VolumeFailed:

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"fmt"
@@ -58,8 +59,8 @@ func (s *Service) views(ctx context.Context, list []Volume) ([]api.Volume, error
 func view(now time.Time, v Volume) api.Volume {
 	out := api.Volume{ID: v.ID, Name: v.Name, Configuration: v.Data.Configuration, External: v.External(), CreatedAt: api.At(v.CreatedAt),
 		LastProcessedAt: api.At(v.Data.ProcessedAt), Status: v.Status, Deleted: v.Deleted, Attachments: []api.VolumeAttachment{}, Cost: cost(now, v)}
-	if v.Data.Message != "" {
-		out.StatusMessage = &v.Data.Message
+	if text := cmp.Or(v.Damage, v.Data.Message); text != "" {
+		out.StatusMessage = &text
 	}
 	if v.Deleted {
 		out.DeletedAt = api.OptTime(v.Data.EndedAt)
@@ -81,7 +82,7 @@ func view(now time.Time, v Volume) api.Volume {
 // cost is what a volume has cost so far, in US dollars.
 func cost(now time.Time, v Volume) float64 {
 	disk := v.Data.Disk
-	if disk == nil || v.External() {
+	if disk == nil || v.External() || v.CreatedAt.IsZero() { // of one without a time it is not known
 		return 0
 	}
 	end := now
@@ -105,7 +106,7 @@ func attachments(ctx context.Context, q store.Querier, list []Volume) (map[strin
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var id, device, fleet string
 		var a api.VolumeAttachment
-		if err := rows.Scan(&id, &device, &a.Instance.Name, &a.Instance.InstanceNum, &fleet); err != nil {
+		if err := store.DespiteDamage(store.Scan(rows, &id, &device, &a.Instance.Name, &a.Instance.InstanceNum, &fleet)); err != nil {
 			return err
 		}
 		a.Instance.FleetName = &fleet

@@ -45,6 +45,8 @@ type Volume struct {
 	CreatedAt time.Time
 	Version   int64
 	Data      Data
+	// Damage is what people are told of a row that makes no sense, "" of one that does.
+	Damage string
 }
 
 // Data is the part of a volume that no query looks into.
