@@ -310,8 +310,10 @@ func HashedQuery(query string) func(context.Context, store.Querier, []int) ([]st
 	}
 }
 
-// LiveQuery makes a [Kind]'s Live of a query for ids that ends with "shard IN".
+// LiveQuery makes a [Kind]'s Live of a query for ids that ends with "shard IN". Rows whose shard is
+// none, because somebody edited it, belong to that of their id.
 func LiveQuery(query string) func(context.Context, store.Querier, []int) ([]string, error) {
+	head := strings.TrimSuffix(query, "shard IN")
 	return func(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
 		if len(shards) == 0 {
 			return nil, nil
@@ -320,16 +322,7 @@ func LiveQuery(query string) func(context.Context, store.Querier, []int) ([]stri
 		for i, s := range shards {
 			in[i] = strconv.Itoa(s)
 		}
-		var ids []string
-		rows, err := q.QueryContext(ctx, query+" ("+strings.Join(in, ", ")+")")
-		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-			var id string
-			if err := rows.Scan(&id); err != nil {
-				return err
-			}
-			ids = append(ids, id)
-			return nil
-		})
-		return ids, err
+		text := fmt.Sprintf("%s(shard IN (%s) OR shard NOT BETWEEN 0 AND %d)", head, strings.Join(in, ", "), Shards-1)
+		return HashedQuery(text)(ctx, q, shards)
 	}
 }

@@ -90,6 +90,8 @@ func (s *Service) recall(ctx context.Context, inst *Instance) error {
 	return nil
 }
 
+const liveInShards = `SELECT id FROM instance WHERE NOT deleted AND shard IN`
+
 // ownerless are owners of machines that are wanted, and no instances (any more).
 const ownerless = `
 SELECT DISTINCT owner_id FROM intent
@@ -99,9 +101,9 @@ WHERE  owner_kind = 'instance' AND kind = 'instance' AND wanted AND state <> 'go
 // toLookAt lists the live instances, and those that are not there though a machine is wanted for
 // them: there is none unless rows were lost or edited.
 func toLookAt(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
-	ids, err := live(ctx, q, shards)
+	ids, err := engine.LiveQuery(liveInShards)(ctx, q, shards)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list live instances: %w", err)
 	}
 	missing, err := engine.HashedQuery(ownerless)(ctx, q, shards)
 	if err != nil {

@@ -153,7 +153,7 @@ func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []strin
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id string
 			var n int64
-			err := rows.Scan(&id, &n)
+			err := store.DespiteDamage(store.Scan(rows, &id, &n))
 			counts[id] = n
 			return err
 		})

@@ -40,9 +40,6 @@ DELETE FROM assignment WHERE job_id = $1 AND instance_id = $2`
 const usedNumbers = `
 SELECT num FROM instance WHERE fleet_id = $1 AND NOT deleted ORDER BY num`
 
-const liveInShards = `
-SELECT id FROM instance WHERE NOT deleted AND shard IN (%s)`
-
 // Get returns one instance, also a deleted one; store.ErrNotFound when there is none.
 func Get(ctx context.Context, q store.Querier, id string) (Instance, error) {
 	list, err := query(ctx, q, "WHERE id = $1", id)
@@ -225,27 +222,6 @@ func nextNumbers(ctx context.Context, tx *store.Tx, fleetID string, n int) ([]in
 		}
 	}
 	return free, nil
-}
-
-func live(ctx context.Context, q store.Querier, shards []int) ([]string, error) {
-	if len(shards) == 0 {
-		return nil, nil
-	}
-	args := store.Args(shards)
-	rows, err := q.QueryContext(ctx, fmt.Sprintf(liveInShards, store.Marks(1, len(args))), args...)
-	if err != nil {
-		return nil, fmt.Errorf("list live instances: %w", err)
-	}
-	defer rows.Close()
-	var ids []string
-	for rows.Next() {
-		var id string
-		if err := rows.Scan(&id); err != nil {
-			return nil, fmt.Errorf("read a live instance: %w", err)
-		}
-		ids = append(ids, id)
-	}
-	return ids, rows.Err()
 }
 
 // Filter chooses instances of a list.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -124,6 +125,54 @@ func TestCostsOf(t *testing.T) {
 			costs, err := ledger.Costs(context.Background(), w.db.Read(), tt.which)
 			if err != nil || math.Abs(usd(costs)-tt.want) > 0.01 {
 				t.Errorf("%s: $%.4f, %v, want $%.2f", name, usd(costs), err, tt.want)
+			}
+		}
+	})
+}
+
+// TestAbsurdPrices edits the price of a machine by hand, and of one that is gone: what nobody can mean
+// costs nothing and is told, and the others cost what they do.
+func TestAbsurdPrices(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.intend()
+		id, gone := w.intend(), w.intend()
+		time.Sleep(time.Hour)
+		w.release(gone)
+		time.Sleep(time.Hour)
+		w.want(gone, ledger.Gone, 2)
+		edits := map[string]float64{ // what both cost then
+			`price = 1e6`:  0,
+			`price = -3`:   0,
+			`price = 2e-9`: 0,
+			`earlier = '[{"price": 1e308, "until": "9000-01-01T00:00:00Z"}]'`: 0,
+			`earlier = '[{"price": -1, "until": "9000-01-01T00:00:00Z"}]'`:    0,
+			`earlier = '[{"price'`: 7.5,
+		}
+		if w.db.Engine() == store.SQLite {
+			edits[`price = 9e999`], edits[`price = 'much'`], edits[`price = x'00'`] = 0, 0, 0
+		} else {
+			edits[`price = 'NaN'`], edits[`price = 'Infinity'`], edits[`price = '-Infinity'`] = 0, 0, 0
+		}
+		for edit, want := range edits {
+			w.write(func(tx *store.Tx) error {
+				_, err := tx.ExecContext(context.Background(), `UPDATE intent SET price = 2.5, earlier = '' WHERE id IN ($1, $2)`, id, gone)
+				if err == nil {
+					_, err = tx.ExecContext(context.Background(), `UPDATE intent SET `+edit+` WHERE id IN ($1, $2)`, id, gone)
+				}
+				return err
+			})
+			if got := usd(w.costs()); math.Abs(got-5-want) > 0.1 {
+				t.Errorf("%s: $%.4f, want $%.2f", edit, got, 5+want)
+			}
+			found, err := w.ledger.Inspect(context.Background(), w.db.Read())
+			if err != nil || len(found.Found) != 2 {
+				t.Fatalf("%s: Inspect = %d, %v, want two", edit, len(found.Found), err)
+			}
+			for _, f := range found.Found {
+				broken := f.ID == id && !strings.HasPrefix(edit, `price = 2e-9`)
+				if (f.Verdict == ledger.Broken) != broken || !(f.Price >= 0 && f.Price <= 2.5) || broken != strings.Contains(f.Message(), "cannot be read") {
+					t.Errorf("%s: %s, $%v, %q", edit, f.Verdict, f.Price, f.Message())
+				}
 			}
 		}
 	})

@@ -56,6 +56,35 @@ func TestDamagedRows(t *testing.T) {
 	}
 }
 
+// TestDamagedNumbers writes into one column of numbers after the other what is none, as SQLite lets
+// anybody do, with the same ends as [TestDamagedRows].
+func TestDamagedNumbers(t *testing.T) {
+	tp := newTemplate(t)
+	var edits []string
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers()})
+		}
+		w.start()
+		defer w.end()
+		edits = w.texts(`SELECT 'UPDATE OR IGNORE ' || t.name || ' SET ' || c.name || ' = ' || iif(c.type LIKE 'DOUBLE%', '9e999', '''two''')
+			FROM sqlite_schema t JOIN pragma_table_info(t.name) c
+			WHERE t.type = 'table' AND (c.type LIKE '%INT%' OR c.type LIKE 'BOOL%' OR c.type LIKE 'DOUBLE%')
+			  AND NOT (t.name = 'shard' AND c.name = 'id') -- SQLite refuses it
+			  AND NOT (t.name = 'account' AND c.name = 'active') -- who is not active is refused
+			  AND t.name NOT LIKE 'sqlite%' AND t.name NOT LIKE 'goose%'`)
+	})
+	if len(edits) < 80 {
+		t.Fatalf("%d columns, want those of all tables: %q", len(edits), edits)
+	}
+	for _, edit := range edits {
+		t.Run(strings.TrimPrefix(edit, "UPDATE OR IGNORE "), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { damage(t, tp, edit) })
+		})
+	}
+}
+
 func damage(t *testing.T, tp template, edit string) {
 	w := newWorld(t, 1, tp)
 	for _, name := range cloudNames {
@@ -198,7 +227,8 @@ func (w *world) lists() {
 	var runs []api.Run
 	var fleets, own []api.Fleet
 	var instances []api.Instance
-	for path, out := range map[string]any{"runs/list": &runs, "fleets/list": &fleets, "instances/list": &instances, "project/main/fleets/list": &own, "server/doctor": nil} {
+	for path, out := range map[string]any{"runs/list": &runs, "fleets/list": &fleets, "instances/list": &instances, "project/main/fleets/list": &own,
+		"server/doctor": nil, "costs/get": nil, "volumes/list": nil, "events/list": nil, "projects/list": nil, "project/main/gateways/list": nil, "project/main/exports/list": nil} {
 		if code := w.call(path, object{}, out); code != http.StatusOK {
 			w.t.Errorf("%s: %d", path, code)
 		}
