@@ -191,7 +191,7 @@ func TestCheckResponse(t *testing.T) {
 	if _, ok := errors.AsType[*backend.InvalidError](check(422)); !ok {
 		t.Errorf("422: %v", check(422))
 	}
-	for status, want := range map[int]string{400: "bad request", 403: "forbidden", 404: "not found", 503: "service unavailable"} {
+	for status, want := range map[int]string{400: "400 bad request", 403: "403 forbidden", 404: "404 not found", 422: "422 unprocessable entity", 503: "status 503: service unavailable"} {
 		err := backend.CheckResponse(&http.Response{StatusCode: status, Body: http.NoBody})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%d without a word: %v, want %q", status, err, want)

@@ -47,18 +47,19 @@ func CheckResponse(resp *http.Response) error {
 		return nil
 	}
 	b, _ := io.ReadAll(io.LimitReader(resp.Body, maxExcerpt)) // what was read is better than nothing
-	body := cmp.Or(strings.TrimSpace(Printable(string(b))), strings.ToLower(http.StatusText(resp.StatusCode)))
+	body := strings.TrimSpace(Printable(string(b)))
+	reason := cmp.Or(body, strings.TrimSpace(fmt.Sprintf("%d %s", resp.StatusCode, strings.ToLower(http.StatusText(resp.StatusCode)))))
 	switch resp.StatusCode {
 	case http.StatusUnauthorized, http.StatusForbidden:
-		return fmt.Errorf("%w: %s", ErrAuth, body)
+		return fmt.Errorf("%w: %s", ErrAuth, reason)
 	case http.StatusNotFound, http.StatusGone:
-		return fmt.Errorf("%w: %s", ErrNotFound, body)
+		return fmt.Errorf("%w: %s", ErrNotFound, reason)
 	case http.StatusTooManyRequests:
 		return &RateLimitedError{After: RetryAfter(resp.Header, time.Now())}
 	case http.StatusBadRequest, http.StatusConflict, http.StatusUnprocessableEntity:
-		return &InvalidError{Msg: body}
+		return &InvalidError{Msg: reason}
 	}
-	return &StatusError{resp.StatusCode, body}
+	return &StatusError{resp.StatusCode, cmp.Or(body, strings.ToLower(http.StatusText(resp.StatusCode)))}
 }
 
 // ReadBody reads the body of an answer and leaves closing to the caller. One larger than
