@@ -169,7 +169,7 @@ func (a *accounts) RoundTrip(r *http.Request) (*http.Response, error) {
 		rec.WriteHeader(http.StatusUnauthorized)
 		fmt.Fprintf(rec, `{"error": {"code": "global/invalid-api-key", "message": "no account has the key %s"}}`, key)
 	case strings.HasSuffix(r.URL.Path, "/regions"):
-		_, _ = io.WriteString(rec, `{"data": [{"name": "us-east-1"}]}`)
+		_, _ = io.WriteString(rec, `{"data": [{"name": "asia-south-1"}, {"name": "europe-central-1"}, {"name": "me-west-1"}, {"name": "us-east-1"}, {"name": "us-midwest-1"}, {"name": "us-south-2"}, {"name": "us-west-1"}, {"name": "us-west-2"}]}`)
 	default:
 		var types []string
 		for _, gpu := range []string{"A10 (24 GB PCIe)", "A100 (40 GB SXM4)", "H100 (80 GB SXM5)"} {
@@ -231,7 +231,7 @@ func TestPricesWithCredentialsOfProjects(t *testing.T) {
 		has("r", "good-key-of-r")
 		has("q", "good-key-of-q") // at the same time
 		expect("projects with right ones", time.Minute, "good-key-of-q")
-		if offers, err := p.Offers("lambda", offer.Query{}); err != nil || len(offers) != 3 {
+		if offers, err := p.Offers("lambda", offer.Query{}); err != nil || len(offers) != 3*8 {
 			t.Errorf("%d offers, %v, want those that were collected", len(offers), err)
 		}
 		expect("a day later", 24*time.Hour, "good-key-of-q")

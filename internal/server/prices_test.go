@@ -97,7 +97,7 @@ func TestPricesAreCollectedWithTheCredentialsOfProjects(t *testing.T) {
 	keys, ended := make(chan string, 10), make(chan struct{}) // of questions for types; the one that hangs
 	double := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasSuffix(r.URL.Path, "/regions") {
-			fmt.Fprint(w, `{"data": [{"name": "us-east-1"}]}`)
+			fmt.Fprint(w, `{"data": [{"name": "asia-south-1"}, {"name": "europe-central-1"}, {"name": "me-west-1"}, {"name": "us-east-1"}, {"name": "us-midwest-1"}, {"name": "us-south-2"}, {"name": "us-west-1"}, {"name": "us-west-2"}]}`)
 			return
 		}
 		key := strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer ")

@@ -11,7 +11,7 @@ import (
 func cloudRift() Source {
 	return Source{
 		Provider: "cloudrift", base: "https://api.cloudrift.ai", baseEnv: "CLOUDRIFT_SERVER_ADDRESS",
-		collect: collectCloudRift, expect: expectation{noSpot: true},
+		collect: collectCloudRift, expect: expectation{counts: []int{1, 2}, noSpot: true},
 	}
 }
 

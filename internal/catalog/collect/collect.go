@@ -174,6 +174,9 @@ func Collect(ctx context.Context, c Config, s Source, now time.Time) (Collection
 		return Collection{}, fmt.Errorf("collect the prices of %s: they are of %s", s.Name(), strings.Join(got, ", "))
 	}
 	if err := s.expect.check(found.List); err != nil {
+		if len(s.Needs) > 0 && len(s.May) == 0 { // all of the list is what the account is told
+			err = fmt.Errorf("%w: the list was cut off, or the account is told less than others", err)
+		}
 		return Collection{}, fmt.Errorf("collect the prices of %s: %w", s.Name(), err)
 	}
 	return found, nil

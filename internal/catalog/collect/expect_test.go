@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/catalog/pricelist"
+	"dstack/internal/config"
 )
 
 // A list that is made with what the program knows of types can have no more than that: where a provider
@@ -26,7 +27,8 @@ func TestExpectationsCanBeMet(t *testing.T) {
 	}
 	composed := map[string][]string{"gcp": {"m4-ultramem-224"}} // what costs more than its parts
 	for name, sells := range map[string]func(*testing.T, string, *pricelist.List) http.Handler{
-		"aws": awsSellsAll, "aws-spot": awsSpotSellsAll, "azure": azureSellsAll, "gcp": gcpSellsAll,
+		"aws": awsSellsAll, "aws-spot": awsSpotSellsAll, "azure": azureSellsAll, "cloudrift": cloudRiftSellsAll, "gcp": gcpSellsAll,
+		"lambda": lambdaSellsAll, "oci": ociSellsAll, "runpod": runpodSellsAll, "verda": verdaSellsAll,
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := source(t, name)
@@ -46,8 +48,62 @@ func TestExpectationsCanBeMet(t *testing.T) {
 				if diff := cmp.Diff(composed[name], got.LeftOut.Names); diff != "" {
 					t.Errorf("left out (-want +got):\n%s", diff)
 				}
+				refusesParts(t, s.expect, got.List)
 			})
 		})
+	}
+}
+
+// refusesParts holds that a list in which something is missing that is expected is refused.
+func refusesParts(t *testing.T, e expectation, whole *pricelist.List) {
+	t.Helper()
+	refuses := func(e expectation, want string, keep func(pricelist.Row) bool) {
+		t.Helper()
+		var b pricelist.Builder
+		for i := range whole.Len() {
+			if r := whole.Row(i); keep(r) {
+				if err := b.Add(r); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		e.rows = 0 // what is left may be too short, whatever is in it
+		if err := e.check(b.List()); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+	for _, gpu := range e.gpus {
+		refuses(e, "there is no "+gpu, func(r pricelist.Row) bool {
+			tpu, _ := config.ParseTPU(r.GPU.Name)
+			return r.GPUs == 0 || !slices.Contains([]string{r.GPU.Name, fmt.Sprintf("%s:%d", r.GPU.Name, r.GPU.MemoryMiB>>10), tpu.Version}, gpu)
+		})
+	}
+	for _, region := range e.regions {
+		refuses(e, "there is nothing in "+region, func(r pricelist.Row) bool { return r.Region != region })
+	}
+	if n := len(e.most); n > 0 {
+		refuses(e, "there is nothing in "+e.most[0], func(r pricelist.Row) bool { return !slices.Contains(e.most[:(n+1)/2], r.Region) })
+	}
+	for _, count := range e.counts {
+		refuses(e, fmt.Sprintf("there is nothing with %d GPUs", count), func(r pricelist.Row) bool { return r.GPUs != count })
+	}
+	for _, beginning := range e.begins {
+		part := e
+		part.gpus, part.counts, part.cpuOnly = nil, nil, false // those types may be the only ones that have them
+		refuses(part, "there are no types "+beginning, func(r pricelist.Row) bool { return !strings.HasPrefix(r.Instance, beginning) })
+	}
+	for name, places := range e.spread {
+		refuses(e, fmt.Sprintf("%s is in 0 places, fewer than %d", name, places), func(r pricelist.Row) bool { return r.Instance != name })
+	}
+	if e.cpuOnly {
+		part := e
+		part.begins, part.spread = nil, nil
+		refuses(part, "there are no types without GPUs", func(r pricelist.Row) bool { return r.GPUs > 0 })
+	}
+	if e.spot {
+		part := e
+		part.gpus = nil // some are only spot
+		refuses(part, "there are no prices of spot instances", func(r pricelist.Row) bool { return !r.Spot })
 	}
 }
 
@@ -132,4 +188,114 @@ func gcpSellsAll(_ *testing.T, provider string, known *pricelist.List) http.Hand
 		add("Preemptible", "Compute", "GPU", "Spot Preemptible A4 Nvidia B200 (1 gpu slice) running in Americas")
 		fmt.Fprintf(w, `{"skus": [%s]}`, strings.Join(skus, ","))
 	})
+}
+
+// lambdaSellsAll has each type in all regions, with what is left of its GPU's name and memory.
+func lambdaSellsAll(t *testing.T, provider string, known *pricelist.List) http.Handler {
+	types := map[string]any{}
+	for name, r := range known.Types(provider) {
+		if r.GPUs == 0 {
+			continue // the backend has none of those
+		}
+		types[name] = map[string]any{"instance_type": map[string]any{
+			"name": name, "description": fmt.Sprintf("%dx %s (%d GB SXM)", r.GPUs, r.GPU.Name, r.GPU.MemoryMiB>>10), "price_cents_per_hour": 100,
+			"specs": map[string]int{"vcpus": r.CPUs, "memory_gib": r.MemoryMiB >> 10, "storage_gib": 100},
+		}}
+	}
+	regions := []map[string]string{}
+	for _, name := range known.Regions(provider) {
+		regions = append(regions, map[string]string{"name": name})
+	}
+	return says(t, map[string]any{"/api/v1/instance-types": map[string]any{"data": types}, "/api/v1/regions": map[string]any{"data": regions}})
+}
+
+// says answers each path with a document.
+func says(t *testing.T, answers map[string]any) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		answer, ok := answers[r.URL.Path]
+		if err := json.NewEncoder(w).Encode(answer); err != nil || !ok {
+			t.Errorf("asked for %s: %v", r.URL, err)
+		}
+	})
+}
+
+func verdaSellsAll(t *testing.T, provider string, known *pricelist.List) http.Handler {
+	var types, locations []map[string]any
+	for name, r := range known.Types(provider) {
+		types = append(types, map[string]any{
+			"instance_type": name, "price_per_hour": "1", "spot_price": "0.5", "cpu": map[string]int{"number_of_cores": r.CPUs},
+			"memory":     map[string]int{"size_in_gigabytes": r.MemoryMiB >> 10},
+			"gpu":        map[string]any{"description": fmt.Sprintf("%dx %s SXM %dGB", r.GPUs, r.GPU.Name, r.GPU.MemoryMiB>>10), "number_of_gpus": r.GPUs},
+			"gpu_memory": map[string]int{"size_in_gigabytes": r.GPUs * r.GPU.MemoryMiB >> 10},
+		})
+	}
+	for _, name := range known.Regions(provider) {
+		locations = append(locations, map[string]any{"code": name})
+	}
+	return says(t, map[string]any{"/v1/oauth2/token": map[string]string{"access_token": "t"}, "/v1/instance-types": types, "/v1/locations": locations})
+}
+
+func ociSellsAll(t *testing.T, provider string, known *pricelist.List) http.Handler {
+	var shapes []map[string]any
+	word := func(value string) map[string]string { return map[string]string{"value": value} }
+	types := known.Types(provider)
+	types["VM.Standard2.1"] = pricelist.Row{CPUs: 2, MemoryMiB: 15 << 10} // the embedded list has none such
+	for name, r := range types {
+		sub, cores := "standard", r.CPUs/2
+		if r.GPUs > 0 {
+			sub = "gpu"
+		}
+		shapes = append(shapes, map[string]any{
+			"name": name, "status": "ACTIVE", "shapeType": word(strings.ToLower(name[:2])), "subType": word(sub), "processorType": word("intel"),
+			"allowPreemptible": true, "bundleMemoryQty": r.MemoryMiB >> 10, "gpuQty": r.GPUs, "gpuMemoryQty": r.GPUs * r.GPU.MemoryMiB >> 10,
+			"products": []map[string]any{{"type": word("ocpu"), "partNumber": "B1", "qty": cores}},
+		})
+	}
+	product := map[string]any{"partNumber": "B1", "billingModel": "UCM", "pricetype": "HOUR", "currencyCodeLocalizations": []map[string]any{
+		{"currencyCode": "USD", "prices": []map[string]any{{"model": "PAY_AS_YOU_GO", "value": 1}}},
+	}}
+	const dir = "/a/ocom/docs/cloudestimator2/data/"
+	return says(t, map[string]any{dir + "shapes.json": map[string]any{"items": shapes}, dir + "products.json": map[string]any{"items": []any{product}}})
+}
+
+// runpodSellsAll has kinds of GPUs by the names that Runpod has for them, in its places of which some are known.
+func runpodSellsAll(t *testing.T, _ string, _ *pricelist.List) http.Handler {
+	var gpus []map[string]any
+	for id, gib := range map[string]int{
+		"NVIDIA A100 80GB PCIe": 80, "NVIDIA A40": 48, "NVIDIA B200": 180, "NVIDIA GeForce RTX 4090": 24, "NVIDIA GeForce RTX 5090": 32,
+		"NVIDIA H100 80GB HBM3": 80, "NVIDIA L4": 24, "NVIDIA L40S": 48,
+	} {
+		gpus = append(gpus, map[string]any{
+			"id": id, "memoryInGb": gib, "maxGpuCount": 1, "securePrice": 1, "communityPrice": 1, "lowestPrice": map[string]any{"stockStatus": "High", "minVcpu": 8, "minMemory": 50},
+		})
+	}
+	flavor := map[string]any{"id": "cpu3g", "minVcpu": 2, "maxVcpu": 4, "ramMultiplier": 4, "diskLimitPerVcpu": 10, "specifics": map[string]any{"stockStatus": "High", "securePrice": 0.08}}
+	var centers []map[string]any
+	for _, id := range []string{"CA-MTL-1", "CA-MTL-2", "CA-MTL-3", "EU-NL-1", "EU-RO-1", "EU-SE-1", "EUR-IS-1", "EUR-IS-2", "US-TX-3", "US-KS-2"} {
+		centers = append(centers, map[string]any{"id": id, "listed": true})
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		data := map[string]any{"gpuTypes": gpus, "countryCodes": []string{"CA", "CZ", "FR", "US"}, "dataCenters": centers}
+		if body, _ := io.ReadAll(r.Body); strings.Contains(string(body), "cpuFlavors") {
+			data = map[string]any{"cpuFlavors": []any{flavor}}
+		}
+		if err := json.NewEncoder(w).Encode(map[string]any{"data": data}); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func cloudRiftSellsAll(t *testing.T, _ string, _ *pricelist.List) http.Handler {
+	var types []map[string]any
+	for _, brand := range []string{"MI350X", "RTX 4090", "RTX 5090", "RTX PRO 6000"} {
+		var variants []map[string]any
+		for _, n := range []int{1, 2} {
+			variants = append(variants, map[string]any{
+				"name": fmt.Sprintf("%s.%d", brand, n), "nodes_per_dc": map[string]int{"us-central-1": 4}, "cost_per_hour": 39 * n, "cpu_count": 8 * n,
+				"dram": 50 << 30, "disk": 400 << 30, "gpu_count": n,
+			})
+		}
+		types = append(types, map[string]any{"brand_short": brand, "variants": variants})
+	}
+	return says(t, map[string]any{"/api/v1/instance-types/list": map[string]any{"data": map[string]any{"instance_types": types}}})
 }

@@ -313,7 +313,7 @@ func TestPublished(t *testing.T) {
 					}
 				}), k)
 				c.Catalogs, c.Env = "https://catalogs.example/v3/", func(string) string { return "" }
-				got, err := Collect(t.Context(), c, source(t, "lambda"), today)
+				got, err := Collect(t.Context(), c, small(source(t, "lambda")), today)
 				if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 					t.Fatalf("%v, want %q", err, tt.want)
 				}

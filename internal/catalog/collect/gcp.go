@@ -23,7 +23,11 @@ func gcp() Source {
 		Provider: "gcp", Needs: []string{gcpKey}, Instead: []string{gcpKeyFile}, May: []string{gcpKeyFile, gcpProject}, base: "https://cloudbilling.googleapis.com",
 		collect: collectGCP,
 		most:    answerSize{64 << 20, 1_000_000}, // a page has five thousand parts, each in many regions
-		expect:  expectation{rows: 1000, gpus: []string{"A100", "H100", "L4"}, cpuOnly: true, spot: true, regions: []string{"us-central1"}},
+		// T4, V100 and P100 (catalog 9) are only in lists that accounts are told.
+		expect: expectation{
+			rows: 1000, gpus: []string{"B200", "H100", "A100:40", "A100:80", "L4", "RTXPRO6000", "v2", "v3", "v5litepod", "v5p"}, cpuOnly: true, spot: true,
+			regions: []string{"us-central1"}, spread: map[string]int{"e2-highcpu-2": 38},
+		},
 	}
 }
 

@@ -22,7 +22,13 @@ func lambdaCloud() Source {
 			}
 			return t.offers(ctx, b)
 		},
-		expect: expectation{gpus: []string{"A10", "A100", "H100"}, noSpot: true},
+		expect: expectation{
+			gpus: []string{"A10", "A100", "H100"}, noSpot: true,
+			most: []string{
+				"asia-northeast-1", "asia-northeast-2", "asia-south-1", "australia-east-1", "europe-central-1", "me-west-1", "us-east-1", "us-east-3",
+				"us-midwest-1", "us-south-2", "us-south-3", "us-west-1", "us-west-2", "us-west-3",
+			},
+		},
 	}
 }
 

@@ -16,8 +16,10 @@ import (
 func oci() Source {
 	return Source{
 		Provider: "oci", May: []string{ociUser, ociKey, ociFingerprint, ociTenancy, ociRegion}, base: "https://www.oracle.com", collect: collectOCI,
-		expect: expectation{gpus: []string{"V100", "A10", "A100"}, cpuOnly: true, spot: true},
-		most:   answerSize{64 << 20, 1_000_000}, // all products of Oracle in one document
+		expect: expectation{
+			gpus: []string{"P100", "V100", "A10", "A100"}, cpuOnly: true, spot: true, begins: []string{"VM.Standard", "BM.Standard", "VM.GPU", "BM.GPU"},
+		},
+		most: answerSize{64 << 20, 1_000_000}, // all products of Oracle in one document
 	}
 }
 

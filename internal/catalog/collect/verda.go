@@ -13,7 +13,10 @@ import (
 func verda() Source {
 	return Source{
 		Provider: "verda", Needs: []string{"VERDA_CLIENT_ID", "VERDA_CLIENT_SECRET"}, base: "https://api.verda.com/v1",
-		collect: collectVerda, expect: expectation{gpus: []string{"H100", "A100"}, cpuOnly: true, spot: true, regions: []string{"FIN-01"}},
+		collect: collectVerda, expect: expectation{
+			// A6000 and L40S, which have been sold too (catalog 8.6), no list of this year has.
+			gpus: []string{"B200", "B300", "H200", "H100", "A100", "RTX6000Ada", "RTXPRO6000", "V100"}, cpuOnly: true, spot: true, regions: []string{"FIN-01", "FIN-02"},
+		},
 	}
 }
 

@@ -233,14 +233,16 @@ func TestRefreshFromOlder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fmt.Fprint(f, "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot\n"+
-		"a,r,1,4,16,1,A10,24,False\nb,r,1,4,16,1,A100,40,False\nc,r,1,4,16,1,H100,80,False\n")
+	fmt.Fprintln(f, "instance_name,location,price,cpu,memory,gpu_count,gpu_name,gpu_memory,spot")
+	for _, region := range []string{"asia-south-1", "europe-central-1", "me-west-1", "us-east-1", "us-midwest-1", "us-south-2", "us-west-1", "us-west-2"} {
+		fmt.Fprintf(f, "a,%[1]s,1,4,16,1,A10,24,False\nb,%[1]s,1,4,16,1,A100,40,False\nc,%[1]s,1,4,16,1,H100,80,False\n", region)
+	}
 	if err := zw.Close(); err != nil {
 		t.Fatal(err)
 	}
 	for version, want := range map[string]outcome{
 		"20200101-1": {Status: "older", Rows: 391, AsOf: "2026", Reason: "those that are published are of 2020-01-01, older than these, which stay in use"},
-		"20991101-1": {Status: "refreshed", Rows: 3, AsOf: "2099-11-01"},
+		"20991101-1": {Status: "refreshed", Rows: 3 * 8, AsOf: "2099-11-01"},
 	} {
 		srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(r.URL.Path, "version") {
