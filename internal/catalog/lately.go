@@ -40,6 +40,9 @@ func (l *Lately) Of(k offer.Key, listed float64) (price, penalty float64) {
 	return price, min(maxPenalty, one.penalty+unlike)
 }
 
+// Refused says that an offer could not be had.
+func (l *Lately) Refused(k offer.Key) bool { return l != nil && l.by[k].penalty > 0 }
+
 // lessons are what a project has learnt, and from what.
 type lessons struct {
 	dearer   memory[ledger.Dearer]

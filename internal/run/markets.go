@@ -136,6 +136,9 @@ func marketOf(offers []offer.Offer) market {
 	return made
 }
 
+// refused says that an offer could not be had lately.
+func (m market) refused(k offer.Key) bool { return m.from.Lately.Refused(k) }
+
 // amended is a market of offers as they are listed, beside what was learnt of them.
 func (m market) amended(lately *catalog.Lately) market {
 	if lately == nil {

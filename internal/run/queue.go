@@ -78,7 +78,7 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 		if market, pending, err = s.purchasable(ctx, it.ID, settled, reserved); err != nil {
 			return time.Time{}, err
 		}
-		supply.Offers, supply.Index = market.list, market.index
+		supply.Offers, supply.Index, supply.Refused = market.list, market.index, market.refused
 		if supply.Silent, err = s.silent(ctx, it.ID); err != nil {
 			return time.Time{}, err
 		}
@@ -158,14 +158,19 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 			case ends:
 				sooner(pending[i])
 				sooner(now.Add(lookSoon))
+			case v.Behind:
+				sooner(until)
+				sooner(now.Add(lookSoon))
 			case v.Later:
 				sooner(until)
 			default:
 				sooner(until)
 				sooner(now.Add(lookAgain))
 			}
-			if from := g.buyFrom(); now.Before(from) {
-				sooner(from)
+			for _, at := range []time.Time{g.asksFrom(), g.buyFrom()} {
+				if now.Before(at) && now.Before(g.buyFrom()) {
+					sooner(at)
+				}
 			}
 			if w := g.run.Data.Waiting; w == nil || w.Why != v.Why { // it is news
 				all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.wait(ctx, tx, g, v.Why) })
@@ -232,6 +237,8 @@ func (s *Service) wait(ctx context.Context, tx *store.Tx, g *gang, why string) e
 	r.Data.Waiting = &Waiting{Why: why, Since: time.Now()}
 	if old := g.run.Data.Waiting; old != nil {
 		r.Data.Waiting.Since = old.Since
+	} else if from := g.jobs[0].Data.WaitFrom; !from.IsZero() { // attempts before this one have waited too
+		r.Data.Waiting.Since = from
 	}
 	if err := s.rows.updateRun(ctx, tx, &r); err != nil {
 		return err

@@ -33,8 +33,9 @@ func (g *gang) until() time.Time {
 	return time.Time{}
 }
 
-// buyFrom is when the gang may have new instances.
-func (g *gang) buyFrom() time.Time { return g.jobs[0].Data.BuyFrom }
+// buyFrom is when the gang may have new instances of any offer, asksFrom of those that were not refused.
+func (g *gang) buyFrom() time.Time  { return g.jobs[0].Data.BuyFrom }
+func (g *gang) asksFrom() time.Time { return g.jobs[0].SubmittedAt.Add(resubmitAfter[0]) }
 
 // queueCache keeps the parsed rows of the projects' queues by their versions, so that a
 // pass over a long queue reads only what changed.

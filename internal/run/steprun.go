@@ -95,9 +95,9 @@ func (d *RunDecision) tidy(now time.Time, s RunSnapshot) {
 var resubmitAfter = [...]time.Duration{15 * time.Second, 30 * time.Second, time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute}
 
 // pending waits for the schedule or for the back-off and starts new attempts. A task that providers
-// have refused waits in the queue for most of its back-off, since an instance that exists may become
-// free; what it must not do is to ask providers again, nor to pay for the nodes of a cluster again and
-// again of which another one is refused.
+// have refused waits in the queue instead, since an instance that exists may become free and others may
+// have what it needs; what it must not do is to ask again where it was refused, nor to pay again and
+// again for the nodes of a cluster of which another one is refused.
 func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
 	at, buyFrom := s.Run.Data.NextAt, time.Time{}
 	latest := latestOf(s.Jobs)
@@ -113,7 +113,7 @@ func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
 		}
 		at = last.Add(resubmitAfter[min(n, len(resubmitAfter))-1])
 		if s.Run.Data.Spec.Configuration.Service == nil && slices.ContainsFunc(latest, notGiven) {
-			at, buyFrom = last.Add(resubmitAfter[0]), at
+			at, buyFrom = last, at
 		}
 	}
 	if now.Before(at) {
@@ -353,7 +353,7 @@ func (r *replicaState) fail(now time.Time, s RunSnapshot, j Job) {
 	if j.Data.WaitFrom.After(from) { // it was wanted later
 		from = j.Data.WaitFrom
 	}
-	if now.Sub(from) > agentapi.Seconds(retry.Duration) {
+	if now.Sub(from) >= agentapi.Seconds(retry.Duration) { // when the queue does not wait any more either
 		if r.failed == "" {
 			r.failed = api.RunRetryLimitExceeded
 		}

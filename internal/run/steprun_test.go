@@ -90,11 +90,11 @@ func TestStepRun(t *testing.T) {
 			jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobInterruptedByNoCapacity, "interruption")), status: api.RunPending},
 		{name: "another lost instance is an error", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Minute,
 			jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobInstanceUnreachable, "interruption")), status: api.RunTerminating, reason: api.RunJobFailed},
-		{name: "errors are tried again for the time that was asked for", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Hour + time.Second,
+		{name: "errors are tried again for the time that was asked for", run: Run{Status: api.RunRunning, SubmittedAt: start}, now: time.Hour,
 			jobs: hadInstance(retrying(jobs(api.JobFailed), api.JobContainerExitedWithError, "error")), status: api.RunTerminating, reason: api.RunRetryLimitExceeded},
-		{name: "capacity is waited for as long as was asked for", run: Run{Status: api.RunSubmitted, SubmittedAt: start}, now: time.Hour,
+		{name: "capacity is waited for as long as was asked for", run: Run{Status: api.RunSubmitted, SubmittedAt: start}, now: time.Hour - 1,
 			jobs: retrying(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity"), status: api.RunPending},
-		{name: "and no longer", run: Run{Status: api.RunSubmitted, SubmittedAt: start}, now: time.Hour + time.Second,
+		{name: "and no longer", run: Run{Status: api.RunSubmitted, SubmittedAt: start}, now: time.Hour,
 			jobs: retrying(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity"), status: api.RunTerminating, reason: api.RunRetryLimitExceeded},
 		{name: "a run that was sent back waits", run: Run{Status: api.RunPending, Data: Data{Resubmissions: 2}}, now: 29 * time.Second,
 			jobs: jobs(api.JobFailed, api.JobTerminated), status: api.RunPending, again: 30 * time.Second},
@@ -184,7 +184,7 @@ func TestStepRunBacksOff(t *testing.T) {
 		if r = StepRun(start, RunSnapshot{Run: r, Jobs: refused}).Run; r.Status != api.RunPending {
 			t.Fatalf("%s after a refusal", r.Status)
 		}
-		d := StepRun(at(15*time.Second), RunSnapshot{Run: r, Jobs: refused})
+		d := StepRun(start, RunSnapshot{Run: r, Jobs: refused})
 		if d.Run.Status != api.RunSubmitted || len(d.New) != 1 || !d.New[0].BuyFrom.Equal(at(want)) {
 			t.Errorf("after %d refusals: %s, new %+v, want an attempt that may buy after %v", n+1, d.Run.Status, d.New, want)
 		}

@@ -33,9 +33,8 @@ func wish(g *gang) scheduler.Gang {
 // may have new instances yet, and where the other nodes of the gang's replica are.
 func (s *Service) relate(ctx context.Context, a *scheduler.Gang, g *gang, fleets []scheduler.Fleet) error {
 	a.Fleets = named(a.Profile.Fleets, fleets) // equal for equal keys, which have the names
-	if from := g.buyFrom(); time.Now().Before(from) {
-		a.BuyFrom = from
-		a.Key += from.String()
+	if from, now := g.buyFrom(), time.Now(); now.Before(from) {
+		a.BuyFrom, a.Asks = from, !now.Before(g.asksFrom())
 	}
 	if len(g.jobs) >= g.jobs[0].Data.Spec.JobsPerReplica {
 		return nil

@@ -11,6 +11,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/offer"
 )
 
 // A Gang is what is placed together or not at all: the waiting jobs of one replica.
@@ -30,8 +31,12 @@ type Gang struct {
 	Beside Site
 	// Reuse allows no new instances.
 	Reuse bool
-	// BuyFrom is when new instances are allowed, if that is not now: providers have refused them.
+	// BuyFrom is when new instances are allowed again of offers that were refused lately, if that is not
+	// now: this gang was one of those that were refused.
 	BuyFrom time.Time
+	// Asks says of such a gang that its last refusal is a while ago: it may have new instances of other
+	// offers, and one behind it that wants the same lets it ask first.
+	Asks bool
 	// Patient gangs wait for their turn: what they could use is kept from those behind them.
 	Patient bool
 	// Open says that it is not known yet what backends offer that the gang may use: it is placed on
@@ -94,6 +99,8 @@ type Supply struct {
 	Offers []api.InstanceOffer
 	// Index is that of Offers; nil has it made.
 	Index *Index
+	// Refused says which of them could not be had lately; nil for none.
+	Refused func(offer.Key) bool
 	// Backends is how many there are that could provide any.
 	Backends int
 	// Silent are those that do not say what they offer.
@@ -124,6 +131,8 @@ type Verdict struct {
 	NoFleet bool
 	// Later says that hosts which exist would do if they were free, Open that nothing is decided.
 	Later, Open bool
+	// Behind says that another gang asks for the same first.
+	Behind bool
 	// Reasons are the sentences of Why, but for what may help.
 	Reasons []string
 }
@@ -133,18 +142,30 @@ type Verdict struct {
 // it could use from those behind it, so that they pass it only with what it has no use
 // for. One that is open keeps all that it could use, since it may need something new or may not;
 // who lacks that is open as well. Place changes nothing but its own copies.
+//
+// Those that providers refused do not ask again for a while. When one behind them that wants the same
+// may, the first of them does instead, once.
 func Place(queue []Gang, s Supply) []Verdict {
 	p := newPlacer(s)
 	verdicts := make([]Verdict, len(queue))
 	refused := map[string]Verdict{}
+	asks := map[string]int{} // by key: the first that waits to ask again
 	for i := range queue {
 		g := &queue[i]
-		if v, ok := refused[g.Key]; ok && g.Key != "" {
+		memo := fmt.Sprint(g.Key, g.BuyFrom, g.Asks)
+		if v, ok := refused[memo]; ok && g.Key != "" {
 			v.Gang = g.ID
 			verdicts[i] = v
 			continue
 		}
-		v := p.place(g)
+		first, some := asks[g.Key]
+		some = some && g.Key != "" && g.BuyFrom.IsZero()
+		v := Verdict{}
+		if some {
+			v = p.letAsk(g, &queue[first], &verdicts[first])
+		} else {
+			v = p.place(g)
+		}
 		verdicts[i] = v
 		if v.Nodes != nil {
 			continue
@@ -155,9 +176,30 @@ func Place(queue []Gang, s Supply) []Verdict {
 		case g.Patient && v.Later:
 			p.hold(g)
 		}
-		refused[g.Key] = v
+		refused[memo] = v
+		if _, some := asks[g.Key]; !some && g.Asks {
+			asks[g.Key] = i
+		}
 	}
 	return verdicts
+}
+
+// letAsk places a gang on hosts that exist; where it needs new instances, the first that waits to ask for
+// the same gets them, and the gang has its turn after that.
+func (p *placer) letAsk(g, first *Gang, verdict *Verdict) Verdict {
+	onHosts := *g
+	onHosts.Open = true
+	if v := p.place(&onHosts); v.Nodes != nil || g.Open {
+		return v
+	}
+	asking := *first
+	asking.BuyFrom = time.Time{}
+	if v := p.place(&asking); v.Nodes != nil {
+		*verdict = v
+		text := fmt.Sprintf("Run '%s' is before it and asks for the same first", first.Run)
+		return Verdict{Gang: g.ID, Behind: true, Reasons: []string{text}, Why: text}
+	}
+	return p.place(g)
 }
 
 // placer holds the supply as it shrinks while gangs are placed.
@@ -287,8 +329,8 @@ func (p *placer) fleetsOf(g *Gang) []int {
 	return list
 }
 
-// buys says that the gang may have new instances now.
-func (g *Gang) buys() bool { return g.refusesNew() == 0 && g.BuyFrom.IsZero() }
+// buys says that the gang may have new instances.
+func (g *Gang) buys() bool { return g.refusesNew() == 0 }
 
 func (g *Gang) mayUse(f *Fleet) bool {
 	return g.uses(f) && (g.Beside.Fleet == "" || g.Beside.Fleet == f.ID) && (!g.Cluster || f.Cluster)
@@ -516,7 +558,7 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 // fresh finds the best offer for a new instance of a fleet, beside those that take rooms in
 // reservations, and counts it to them.
 func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, bool) {
-	if g.Open || !g.buys() || p.room[f] == 0 {
+	if g.Open || !g.buys() || p.room[f] == 0 || !g.BuyFrom.IsZero() && !g.Asks {
 		return Node{}, false
 	}
 	v := p.wish(g, f, j)
@@ -529,6 +571,9 @@ func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, boo
 	}
 	for i := range v.inOrder() {
 		if here(i) && v.usable(i) {
+			if !g.BuyFrom.IsZero() && p.Refused != nil && p.Refused(keyFor(&v.offers[i])) {
+				continue
+			}
 			o := taken.less(v.offers[i])
 			if needReservation.excludes(&ask.Requirements, &ask.Profile, &o) {
 				continue // others take the rest of it

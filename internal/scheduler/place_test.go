@@ -12,6 +12,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/offer"
 )
 
 // machine is a whole instance with so many GPUs at a price.
@@ -56,8 +57,19 @@ func anything() Ask {
 // refused is a gang whose instances no provider had.
 func refused(g Gang) Gang {
 	g.BuyFrom = time.Date(2026, 11, 26, 12, 0, 0, 0, time.UTC)
-	g.Key += "refused"
 	return g
+}
+
+// again is such a gang, a while later.
+func again(g Gang) Gang {
+	g = refused(g)
+	g.Asks = true
+	return g
+}
+
+// except says that offers of some backends could not be had lately.
+func except(backends ...string) func(offer.Key) bool {
+	return func(k offer.Key) bool { return slices.Contains(backends, k.Backend) }
 }
 
 // told writes verdicts as "gang: host, +offer" or "gang: waits".
@@ -77,6 +89,8 @@ func told(verdicts []Verdict) string {
 			lines = append(lines, v.Gang+": "+strings.Join(nodes, " "))
 		case v.NoFleet:
 			lines = append(lines, v.Gang+": no fleet")
+		case v.Behind:
+			lines = append(lines, v.Gang+": behind")
 		case v.Later:
 			lines = append(lines, v.Gang+": waits")
 		default:
@@ -143,6 +157,12 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: no; y: +a/eu/g1"},
 		{"while one that exists is taken, or waited for", []Gang{refused(asks("x", 1, 1)), refused(asks("y", 1, 1))},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1; y: waits"},
+		{"offers that were not refused may be asked for sooner", []Gang{refused(asks("x", 1, 1)), again(asks("y", 1, 1))},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a")}, "x: no; y: +b/us/g1"},
+		{"who was refused a while ago asks before others that want the same", []Gang{again(asks("x", 1, 1)), again(asks("y", 1, 1)), asks("z", 1, 1), asks("o", 1, 8)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: no; z: behind; o: +b/us/g8"},
+		{"all wait where there is nothing to ask for", []Gang{again(asks("x", 2, 1)), again(asks("y", 1, 4)), asks("z", 1, 4)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 4, 1, 1)}, Offers: clouds}, "x: no; y: waits; z: waits"},
 		{"only the fleets that were named", []Gang{func() Gang { g := asks("x", 1, 1); g.Fleets = []string{"g"}; return g }()},
 			Supply{Fleets: []Fleet{cluster("f"), cluster("g")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "g", 1, 1, 0)}}, "x: i:1"},
 		{"a fleet with room for the whole gang", []Gang{asks("x", 2, 1)},
@@ -308,7 +328,7 @@ func TestMayBuy(t *testing.T) {
 		"a full fleet":           {asks("g", 1, 1), fleet(func(f *Fleet) { f.Room = 0 }), false},
 		"hosts of the user":      {asks("g", 1, 1), fleet(func(f *Fleet) { f.Hosts = true }), false},
 		"no new instances":       {with(func(g *Gang) { g.Reuse = true }), fleet(), false},
-		"none before a time":     {refused(asks("g", 1, 1)), fleet(), false},
+		"after a refusal":        {refused(asks("g", 1, 1)), fleet(), true},
 		"beside nodes there":     {with(func(g *Gang) { g.Beside = Site{"f", "a", "eu"} }), fleet(), true},
 		"beside nodes elsewhere": {with(func(g *Gang) { g.Beside = Site{"f", "b", "eu"} }), fleet(), false},
 		"they exclude each other": {with(func(g *Gang) { g.Jobs[0].Requirements.Spot = new(true) }),
