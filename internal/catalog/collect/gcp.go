@@ -139,6 +139,7 @@ const (
 var (
 	gcpPlain  = regexp.MustCompile(`(?i)^(?:spot preemptible )?(.+?) (gpu|ram|core)\b`)
 	gcpFamily = regexp.MustCompile(`(?i)^([a-z]\d[a-z]?) `)
+	gcpSlice  = regexp.MustCompile(`^Spot Preemptible A4X? Nvidia (B200|GB200) `)
 	gcpTPU    = regexp.MustCompile(`(?i)\btpu[ -]?(v\d+[a-z]*)`)
 	gcpRegion = regexp.MustCompile(`^[a-z0-9-]{1,40}$`)
 	gcpOther  = regexp.MustCompile(`Sole Tenancy|Reserved|Premium|Custom|suspended|DWS|Capacity Optimized`)
@@ -191,8 +192,8 @@ func (sku gcpSKU) part() (what string, hours float64) {
 	}
 	switch {
 	case strings.Contains(lower, "(1 gpu slice)"):
-		if strings.HasPrefix(text, "Spot Preemptible A4 Nvidia B200") {
-			return "b200 slice", 1
+		if m := gcpSlice.FindStringSubmatch(text); m != nil {
+			return strings.ToLower(m[1]) + " slice", 1
 		}
 		return "", 1
 	case strings.Contains(text, "RTX 6000 96GB"):
@@ -216,6 +217,8 @@ func (sku gcpSKU) part() (what string, hours float64) {
 		return "c2 " + kind, 1
 	case "A3Plus Instance":
 		return "a3-megagpu " + kind, 1
+	case "A3Ultra Instance":
+		return "a3-ultragpu " + kind, 1
 	}
 	return "", 1
 }
@@ -283,16 +286,18 @@ func (p gcpParts) sum(r pricelist.Row) (sum float64, ok bool) {
 		add(float64(tpu.Chips), gcpChip(r.Instance, tpu))
 		return sum, ok
 	}
-	if r.GPU.Name == "B200" {
-		add(float64(r.GPUs), "b200 slice")
+	if gcpSliced[r.GPU.Name] {
+		add(float64(r.GPUs), strings.ToLower(r.GPU.Name)+" slice")
 		return sum, ok
 	}
 	if r.Instance == "m4-ultramem-224" { // costs more than its parts
 		return 0, false
 	}
 	family, _, _ := strings.Cut(r.Instance, "-")
-	if strings.HasPrefix(r.Instance, "a3-megagpu") {
-		family = "a3-megagpu"
+	for _, own := range []string{"a3-megagpu", "a3-ultragpu"} { // which cost other than a3
+		if strings.HasPrefix(r.Instance, own) {
+			family = own
+		}
 	}
 	cores, shared := gcpSharedCores[r.Instance]
 	if !shared {
@@ -325,8 +330,12 @@ var gcpSharedCores = map[string]float64{"e2-micro": 0.25, "e2-small": 0.5, "e2-m
 var gcpGPUs = map[string][]string{
 	"A100:40": {"nvidia-tesla-a100"}, "A100:80": {"nvidia-tesla-a100-80gb", "nvidia-a100-80gb"}, "H100:80": {"nvidia-h100-80gb"},
 	"L4:24": {"nvidia-l4"}, "T4:16": {"nvidia-tesla-t4"}, "V100:16": {"nvidia-tesla-v100"}, "P100:16": {"nvidia-tesla-p100"},
-	"RTXPRO6000:96": {"nvidia-rtx-pro-6000"},
+	"RTXPRO6000:96": {"nvidia-rtx-pro-6000"}, "H200:141": {"h200-141gb", "nvidia-h200-141gb"},
 }
+
+// gcpSliced are the GPUs that are billed with their part of the machine, its local SSDs too. Of GB200 no
+// price has been published yet.
+var gcpSliced = map[string]bool{"B200": true, "GB200": true}
 
 // gcpChip is the part that a TPU consists of. The older versions cost more in one machine
 // than in a pod.
@@ -343,11 +352,14 @@ func gcpBundledSSD(instance string) float64 {
 	sizes := map[string]map[string]float64{
 		"c3":  {"4": 1, "8": 2, "22": 4, "44": 8, "88": 16, "176": 32},
 		"c3d": {"8": 1, "16": 1, "30": 2, "60": 4, "90": 8, "180": 16, "360": 32},
+		"h4d": {"192": 10},
 	}
 	words := strings.Split(instance, "-") // c3-standard-4-lssd, a2-ultragpu-2g
 	switch {
 	case strings.HasPrefix(instance, "a3-megagpu-8g"), strings.HasPrefix(instance, "a3-highgpu-8g"):
 		return 6000
+	case strings.HasPrefix(instance, "a3-ultragpu-8g"):
+		return 12000
 	case strings.HasPrefix(instance, "a2-ultragpu-") && len(words) == 3:
 		n, _ := strconv.Atoi(strings.TrimSuffix(words[2], "g")) // 0 for what is no size
 		return 375 * float64(n)

@@ -42,8 +42,8 @@ var (
 	gcpZone        = regexp.MustCompile(`^([a-z]{1,20}-[a-z]{1,20}[0-9]{1,2})-[a-z0-9]{1,10}$`)
 	gcpTypeName    = regexp.MustCompile(`^[a-z0-9-]{1,60}$`)
 	gcpProjectName = regexp.MustCompile(`^[a-z0-9.:-]{1,100}$`)
-	// gcpFamilies are the types without GPUs that are of use (catalog 8.3).
-	gcpFamilies = regexp.MustCompile(`^(m4|c4|n4|h3|n2|e2-standard|e2-highmem|e2-highcpu|m1|a2|g2)-|^e2-medium$`)
+	// gcpFamilies are the types without GPUs that are of use (catalog 8.3, 11).
+	gcpFamilies = regexp.MustCompile(`^(m4|c4|n4|h3|h4d|n2|e2-standard|e2-highmem|e2-highcpu|m1|a2|g2)-|^e2-medium$`)
 	// gcpSpotOnly are types that nobody can buy on demand (catalog 8.3).
 	gcpSpotOnly = regexp.MustCompile(`^(a4x-|a4-|a3-ultragpu-|a3-highgpu-[124]g$)`)
 )
@@ -174,12 +174,12 @@ func gcpZoneOf(place string) (zone string, ok bool) {
 	return zone, ok && gcpZone.MatchString(zone)
 }
 
-// gcpAccelerators are the GPUs that types have, with their memory in GiB (catalog 8.3).
+// gcpAccelerators are the GPUs that types have, with their memory in GiB (catalog 8.3, 11).
 var gcpAccelerators = map[string]struct {
 	gpu string
 	gib float64
 }{
-	"nvidia-b200": {"B200", 180}, "nvidia-a100-80gb": {"A100", 80}, "nvidia-h100-80gb": {"H100", 80}, "nvidia-h100-mega-80gb": {"H100", 80},
+	"nvidia-b200": {"B200", 180}, "nvidia-gb200": {"GB200", 186}, "nvidia-h200-141gb": {"H200", 141}, "nvidia-a100-80gb": {"A100", 80}, "nvidia-h100-80gb": {"H100", 80}, "nvidia-h100-mega-80gb": {"H100", 80},
 	"nvidia-l4": {"L4", 24}, "nvidia-tesla-a100": {"A100", 40}, "nvidia-rtx-pro-6000": {"RTXPRO6000", 96},
 }
 
@@ -190,14 +190,12 @@ func (t *tray) gcpRow(m gcpMachine) (pricelist.Row, bool) {
 	if m.Arch == "ARM64" {
 		r.Arch = "arm"
 	}
-	if (m.SSDs.Count != 0 || strings.HasSuffix(m.Name, "-lssd")) && gcpBundledSSD(m.Name) == 0 {
-		return r, false
-	}
+	unknownSSD := (m.SSDs.Count != 0 || strings.HasSuffix(m.Name, "-lssd")) && gcpBundledSSD(m.Name) == 0
 	if len(m.Accelerators) == 0 {
-		return r, r.CPUs > 0 && r.MemoryMiB > 0
+		return r, !unknownSSD && r.CPUs > 0 && r.MemoryMiB > 0
 	}
 	a, known := gcpAccelerators[m.Accelerators[0].Type]
-	if !known || len(m.Accelerators) > 1 {
+	if !known || len(m.Accelerators) > 1 || unknownSSD && !gcpSliced[a.gpu] {
 		return r, false
 	}
 	r.GPUs = m.Accelerators[0].Count.whole()

@@ -272,6 +272,59 @@ func TestGCPTypes(t *testing.T) {
 	}
 }
 
+// The prices of later machines are of parts that are called otherwise; those that only spot instances have, and
+// those of which no part has a price.
+func TestGCPLaterTypes(t *testing.T) {
+	answers := gcpAnswers()
+	const prices, types = "cloudbilling.googleapis.com/v1/services/6F81-5844-456A/skus", "compute.googleapis.com/compute/v1/projects/acme/aggregated/machineTypes more"
+	var skus []string
+	for usage, usd := range map[string]float64{"OnDemand": 1, "Preemptible": 0.25} {
+		prefix, attached := "", ""
+		if usage == "Preemptible" {
+			prefix, attached = "Spot Preemptible ", " attached to Spot Preemptible VMs"
+		}
+		for _, family := range []string{"A3Ultra", "H4D"} {
+			skus = append(skus, gcpItem("Compute", "CPU", usage, prefix+family+" Instance Core running in Americas", usd*0.04), gcpItem("Compute", "RAM", usage, prefix+family+" Instance Ram running in Americas", usd*0.004))
+		}
+		skus = append(skus, gcpItem("Compute", "GPU", usage, "H200 141GB GPU"+attached+" running in Americas", usd*8))
+	}
+	skus = append(skus, gcpItem("Compute", "CPU", "OnDemand", "DWS Calendar Mode H4D Instance Core running in Americas", 9),
+		gcpItem("Compute", "GPU", "OnDemand", "A4X Nvidia GB200 (1 gpu slice) running in Americas", 9))
+	answers[types] = `{"items": {"zones/us-central1-c": {"machineTypes": [` + strings.Join([]string{
+		machine("a3-ultragpu-8g", 224, 3022848, gpuOf("nvidia-h200-141gb", 8)+`, "bundledLocalSsds": {"partitionCount": 32}`),
+		machine("a4x-highgpu-4g", 140, 905216, gpuOf("nvidia-gb200", 4)+`, "bundledLocalSsds": {"partitionCount": 4}`),
+		machine("h4d-standard-192", 192, 737280, ""), machine("h4d-highmem-192-lssd", 192, 1523712, `, "bundledLocalSsds": {"partitionCount": 10}`),
+	}, ",") + `]}}}`
+	collected := func(more ...string) (rows, left []string) {
+		answers[prices] = strings.Replace(gcpAnswers()[prices], `{"skus": [`, `{"skus": [`+strings.Join(append(more, skus...), ",")+",", 1)
+		got, err := (&gcpDouble{answers: answers}).collect(t, gcpWith(gcpKeyIn(t, t.TempDir(), "service_account", exampleKey(t))))
+		if err != nil || got.NoAccount != nil {
+			t.Fatal(err, got.NoAccount)
+		}
+		rows = slices.DeleteFunc(zoned(got), func(row string) bool { return !strings.Contains(row, "us-central1-c") })
+		return rows, got.LeftOut.Names
+	}
+	const zone = " us-central1 [us-central1-c] "
+	want := []string{
+		// With 12,000 GB of SSDs. It is on demand where the known list has it so.
+		"a3-ultragpu-8g" + zone + "224 2952GB H200:8 $85.968", "a3-ultragpu-8g" + zone + "224 2952GB H200:8 spot $21.492",
+		"h4d-highmem-192-lssd" + zone + "192 1488GB $14.007", "h4d-highmem-192-lssd" + zone + "192 1488GB spot $3.50175",
+		"h4d-standard-192" + zone + "192 720GB $10.56", "h4d-standard-192" + zone + "192 720GB spot $2.64",
+	}
+	rows, left := collected()
+	if diff := cmp.Diff(want, rows); diff != "" {
+		t.Errorf("rows (-want +got):\n%s", diff)
+	}
+	if !slices.Contains(left, "a4x-highgpu-4g") {
+		t.Errorf("left out are %v, without what has no price", left)
+	}
+	rows, left = collected(gcpItem("Compute", "GPU", "Preemptible", "Spot Preemptible A4X Nvidia GB200 (1 gpu slice) running in Americas", 5))
+	want = slices.Insert(want, 2, "a4x-highgpu-4g"+zone+"140 884GB GB200:4 spot $20")
+	if diff := cmp.Diff(want, rows); diff != "" || slices.Contains(left, "a4x-highgpu-4g") {
+		t.Errorf("with a price of GB200 (-want +got):\n%s", diff)
+	}
+}
+
 // A service account does in place of an API key, without a project too.
 func TestGCPWithoutAPIKey(t *testing.T) {
 	key := gcpKeyIn(t, t.TempDir(), "service_account", exampleKey(t))
@@ -444,13 +497,16 @@ func TestGCPRows(t *testing.T) {
 		machine("g4-standard-12", 12, 46080, gpuOf("nvidia-rtx-pro-6000", 1)):                                               "",
 		machine("a2-ultragpu-1g", 12, 174080, gpuOf("nvidia-a100-80gb", 1)+`, "bundledLocalSsds": {"partitionCount": 1}`):   "12 170GB x A100:80GB:1",
 		machine("a3-edgegpu-8g", 208, 1916928, gpuOf("nvidia-h100-80gb", 8)+`, "bundledLocalSsds": {"partitionCount": 16}`): "",
-		machine("z9-lssd", 2, 2048, ""):                                                                                                  "",
-		strings.Replace(machine("n4a-standard-2", 2, 8192, ""), "X86_64", "ARM64", 1):                                                    "2 8GB xarm",
-		machine("n2-standard-2", 0, 8192, ""):                                                                                            "",
-		machine("n2-standard-2", 2, -1, ""):                                                                                              "",
-		strings.Replace(machine("n2-standard-2", 2, 8192, ""), `"guestCpus": 2`, `"guestCpus": 1e99`, 1):                                 "",
-		machine("a2-highgpu-1g", 12, 87040, gpuOf("nvidia-tesla-a100", 0)):                                                               "",
-		machine("a2-highgpu-1g", 12, 87040, `, "accelerators": [{"guestAcceleratorType": "nvidia-l4", "guestAcceleratorCount": 1}, {}]`): "",
+		machine("z9-lssd", 2, 2048, ""):                                                                                                                       "",
+		strings.Replace(machine("n4a-standard-2", 2, 8192, ""), "X86_64", "ARM64", 1):                                                                         "2 8GB xarm",
+		machine("a3-ultragpu-8g", 224, 3022848, gpuOf("nvidia-h200-141gb", 8)+`, "bundledLocalSsds": {"partitionCount": 32}`):                                 "224 2952GB x H200:141GB:8",
+		strings.Replace(machine("a4x-highgpu-4g", 140, 905216, gpuOf("nvidia-gb200", 4)+`, "bundledLocalSsds": {"partitionCount": 4}`), "X86_64", "ARM64", 1): "140 884GB xarm GB200:186GB:4",
+		machine("h4d-highmem-192-lssd", 192, 1523712, `, "bundledLocalSsds": {"partitionCount": 10}`):                                                         "192 1488GB x",
+		machine("n2-standard-2", 0, 8192, ""):                                                                                                                 "",
+		machine("n2-standard-2", 2, -1, ""):                                                                                                                   "",
+		strings.Replace(machine("n2-standard-2", 2, 8192, ""), `"guestCpus": 2`, `"guestCpus": 1e99`, 1):                                                      "",
+		machine("a2-highgpu-1g", 12, 87040, gpuOf("nvidia-tesla-a100", 0)):                                                                                    "",
+		machine("a2-highgpu-1g", 12, 87040, `, "accelerators": [{"guestAcceleratorType": "nvidia-l4", "guestAcceleratorCount": 1}, {}]`):                      "",
 	} {
 		var m gcpMachine
 		if err := json.Unmarshal([]byte(text), &m); err != nil {
