@@ -1,5 +1,10 @@
 package engine
 
+// nextEpoch is the next of an epoch, and of one that somebody made none the first: 0 is that of no owner.
+const nextEpoch = `CASE WHEN epoch BETWEEN 0 AND 4000000000000000000 THEN CAST(epoch AS BIGINT) + 1 ELSE 1 END`
+
+const mendEpoch = `UPDATE shard SET epoch = $1 WHERE id = $2`
+
 const selectEpoch = `SELECT epoch FROM shard WHERE id = $1`
 
 // addShards makes up for rows that are missing: what belongs to them would stand still. Their
@@ -11,7 +16,7 @@ SELECT id, '', (SELECT coalesce(max(epoch), 0) + 1000 FROM shard), 0 FROM n WHER
 ON CONFLICT (id) DO NOTHING`
 
 const takeAllShards = `
-UPDATE shard SET owner = $1, epoch = epoch + 1, expires_at = $2
+UPDATE shard SET owner = $1, epoch = ` + nextEpoch + `, expires_at = $2
 RETURNING id, epoch`
 
 // selectClock is the time of the database, PostgreSQL only, in Unix microseconds.
@@ -36,7 +41,7 @@ WHERE owner = $1 AND id NOT IN (SELECT id FROM shard WHERE owner = $1 ORDER BY i
 
 const takeShards = `
 UPDATE shard
-SET    owner = $1, epoch = epoch + 1, expires_at = $2
+SET    owner = $1, epoch = ` + nextEpoch + `, expires_at = $2
 WHERE  id IN (SELECT id FROM shard WHERE expires_at < $3 ORDER BY id LIMIT $4)
   AND  expires_at < $3
 RETURNING id, epoch`

@@ -9,7 +9,8 @@ import (
 const Unknown = math.MinInt64
 
 // Cache remembers rows by id and version: reading one again costs a tenth of decoding its
-// document again. What it gives is shared, nobody changes what a value points to. The zero
+// document again. It knows one version of each, the one that it was told last: whoever asks compares it with
+// what the row has. What it gives is shared, nobody changes what a value points to. The zero
 // value of everything but Max is ready; it is safe for concurrent use.
 type Cache[T any] struct {
 	// Max bounds the rows; when there are more, any other is forgotten.
@@ -54,11 +55,7 @@ func (c *Cache[T]) put(id string, version int64, v T) {
 	if c.rows == nil {
 		c.rows = map[string]remembered[T]{}
 	}
-	r, known := c.rows[id]
-	switch {
-	case known && r.version > version:
-		return
-	case !known && len(c.rows) >= c.Max:
+	if _, known := c.rows[id]; !known && len(c.rows) >= c.Max {
 		for other := range c.rows { // any
 			delete(c.rows, other)
 			break
