@@ -87,6 +87,56 @@ func TestDamagedNumbers(t *testing.T) {
 	}
 }
 
+// TestDamageIsTold edits a number of each kind: people and the log are told, and what the document says stays.
+func TestDamageIsTold(t *testing.T) {
+	tp := newTemplate(t)
+	for edit, logged := range map[string]string{
+		`UPDATE run SET priority = 'high'`:          "the stored record of a run",
+		`UPDATE run SET submitted_at = 'now'`:       "the stored record of a run",
+		`UPDATE job SET submitted_at = 'now'`:       "the stored record of a job",
+		`UPDATE instance SET blocks = 'two'`:        "the stored record of an instance",
+		`UPDATE instance SET created_at = x'00'`:    "the stored record of an instance",
+		`UPDATE fleet SET created_at = 'yesterday'`: "the stored record of a fleet",
+	} {
+		t.Run(edit, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				for _, name := range cloudNames {
+					w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second})
+				}
+				w.start()
+				defer w.end()
+				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}})
+				w.applyRun("victim", object{"type": "task", "commands": []string{"work"}}, script{Run: 24 * time.Hour})
+				time.Sleep(2 * time.Minute)
+				w.current().sql(edit)
+				w.stop()
+				w.start()
+				time.Sleep(2 * time.Minute)
+				var runs []api.Run
+				var fleets []api.Fleet
+				w.call("runs/list", object{}, &runs)
+				w.call("project/main/fleets/list", object{}, &fleets)
+				if len(runs) != 1 || len(fleets) != 1 || runs[0].Status != api.RunRunning || runs[0].RunSpec.Configuration.Task.Commands[0] != "work" {
+					t.Fatalf("%d runs, %d fleets: %+v", len(runs), len(fleets), runs)
+				}
+				said := ""
+				for _, text := range []*string{runs[0].Error, fleets[0].StatusMessage} {
+					if text != nil {
+						said += *text
+					}
+				}
+				if !strings.Contains(logged, "job") && !strings.Contains(said, "cannot be read (stored value: ") {
+					t.Errorf("people are told %q", said)
+				}
+				if !strings.Contains(w.trace.text(w.current().db), logged) {
+					t.Error("the log does not tell")
+				}
+			})
+		})
+	}
+}
+
 func damage(t *testing.T, tp template, edit string, restart bool) {
 	w := newWorld(t, 1, tp)
 	for _, name := range cloudNames {
