@@ -105,7 +105,7 @@ func source(t *testing.T, name string) Source {
 // small is a source that is content with the few rows of a test. TestExpectationsCanBeMet is about the whole.
 func small(s Source) Source {
 	e := &s.expect
-	e.rows, e.spread, e.most, e.begins, e.counts, e.kinds = 0, nil, nil, nil, nil, 0
+	e.rows, e.spread, e.most, e.begins, e.counts, e.names = 0, nil, nil, nil, nil, 0
 	if some, fewer := map[string][]string{"gcp": {"A100", "H100", "L4"}, "oci": {"V100", "A10", "A100"}, "verda": {"H100", "A100"}}[s.Name()]; fewer {
 		e.gpus = some
 	}

@@ -17,7 +17,7 @@ import (
 type expectation struct {
 	rows    int      // at least so many
 	gpus    []string // these kinds: A100, A100:80 (GiB), or a version of TPUs: v5p
-	kinds   int      // at least so many kinds of GPUs
+	names   int      // at least so many names of GPUs
 	counts  []int    // machines with so many GPUs
 	cpuOnly bool     // types without GPUs too
 	spot    bool     // prices of spot instances too
@@ -38,8 +38,8 @@ func (e expectation) check(l *pricelist.List) error {
 	if i := slices.IndexFunc(e.gpus, func(name string) bool { return !has.gpus[name] }); i >= 0 {
 		return fmt.Errorf("there is no %s", e.gpus[i])
 	}
-	if len(has.kinds) < e.kinds {
-		return fmt.Errorf("there are %d kinds of GPUs, fewer than %d", len(has.kinds), e.kinds)
+	if len(has.names) < e.names {
+		return fmt.Errorf("there are GPUs of %d names, fewer than %d", len(has.names), e.names)
 	}
 	if i := slices.IndexFunc(e.counts, func(n int) bool { return !has.counts[n] }); i >= 0 {
 		return fmt.Errorf("there is nothing with %d GPUs", e.counts[i])
@@ -79,7 +79,7 @@ func (e expectation) check(l *pricelist.List) error {
 // survey is what there is in a list.
 type survey struct {
 	gpus           map[string]bool            // by all names that expectations have for them
-	kinds          map[offer.GPU]bool         // TPUs of each size are one
+	names          map[string]bool            // of GPUs, without their memory
 	counts         map[int]bool               // of GPUs in a machine
 	regions        map[string]bool            // all
 	types          map[string]map[string]bool // their places
@@ -88,8 +88,9 @@ type survey struct {
 
 func surveyed(l *pricelist.List) survey {
 	has := survey{
-		gpus: map[string]bool{}, kinds: map[offer.GPU]bool{}, counts: map[int]bool{}, regions: map[string]bool{}, types: map[string]map[string]bool{},
+		gpus: map[string]bool{}, names: map[string]bool{}, counts: map[int]bool{}, regions: map[string]bool{}, types: map[string]map[string]bool{},
 	}
+	seen := map[offer.GPU]bool{}
 	for i := range l.Len() {
 		r := l.Row(i)
 		if has.types[r.Instance] == nil {
@@ -97,10 +98,10 @@ func surveyed(l *pricelist.List) survey {
 		}
 		has.types[r.Instance][r.Region], has.regions[r.Region], has.counts[r.GPUs] = true, true, true
 		has.spot, has.onDemand = has.spot || r.Spot, has.onDemand || !r.Spot
-		if r.GPUs == 0 || has.kinds[r.GPU] {
+		if r.GPUs == 0 || seen[r.GPU] {
 			continue
 		}
-		has.kinds[r.GPU] = true
+		seen[r.GPU], has.names[r.GPU.Name] = true, true
 		has.gpus[r.GPU.Name], has.gpus[fmt.Sprintf("%s:%d", r.GPU.Name, r.GPU.MemoryMiB>>10)] = true, true
 		if tpu, is := config.ParseTPU(r.GPU.Name); is {
 			has.gpus[tpu.Version] = true

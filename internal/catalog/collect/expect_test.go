@@ -84,6 +84,16 @@ func refusesParts(t *testing.T, e expectation, whole *pricelist.List) {
 	if n := len(e.most); n > 0 {
 		refuses(e, "there is nothing in "+e.most[0], func(r pricelist.Row) bool { return !slices.Contains(e.most[:(n+1)/2], r.Region) })
 	}
+	if e.names > 0 {
+		part, first := e, ""
+		part.gpus = nil
+		refuses(part, fmt.Sprintf("there are GPUs of 1 names, fewer than %d", e.names), func(r pricelist.Row) bool {
+			if first == "" {
+				first = r.GPU.Name
+			}
+			return r.GPU.Name == first || r.GPUs == 0
+		})
+	}
 	for _, count := range e.counts {
 		refuses(e, fmt.Sprintf("there is nothing with %d GPUs", count), func(r pricelist.Row) bool { return r.GPUs != count })
 	}
@@ -263,7 +273,7 @@ func runpodSellsAll(t *testing.T, _ string, _ *pricelist.List) http.Handler {
 	var gpus []map[string]any
 	for id, gib := range map[string]int{
 		"NVIDIA A100 80GB PCIe": 80, "NVIDIA A40": 48, "NVIDIA B200": 180, "NVIDIA GeForce RTX 4090": 24, "NVIDIA GeForce RTX 5090": 32,
-		"NVIDIA H100 80GB HBM3": 80, "NVIDIA L4": 24, "NVIDIA L40S": 48,
+		"NVIDIA H100 80GB HBM3": 80, "NVIDIA L4": 24, "NVIDIA L40S": 48, "NVIDIA A100 PCIe": 40,
 	} {
 		gpus = append(gpus, map[string]any{
 			"id": id, "memoryInGb": gib, "maxGpuCount": 1, "securePrice": 1, "communityPrice": 1, "lowestPrice": map[string]any{"stockStatus": "High", "minVcpu": 8, "minMemory": 50},

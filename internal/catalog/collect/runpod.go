@@ -18,7 +18,7 @@ func runpod() Source {
 	return Source{
 		Provider: "runpod", base: "https://api.runpod.io", collect: collectRunpod,
 		expect: expectation{
-			gpus: []string{"H100", "A100", "RTX4090"}, kinds: 8, cpuOnly: true, noSpot: true,
+			gpus: []string{"H100", "A100", "RTX4090"}, names: 8, cpuOnly: true, noSpot: true,
 			most: []string{
 				"CA-MTL-1", "CA-MTL-2", "CA-MTL-3", "EU-NL-1", "EU-RO-1", "EU-SE-1", "EUR-IS-1", "EUR-IS-2", "US-TX-3", "CA", "CZ", "FR", "US",
 			},
