@@ -20,6 +20,7 @@ import (
 	"hash/fnv"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -100,7 +101,12 @@ type Engine struct {
 	hears  map[string]func(id string)
 	start  sync.Mutex // held by Register and at the start of Run
 	runs   bool
+	barred atomic.Bool // see Barred
 }
+
+// Barred says that the engine does nothing since it runs, because the database has refused to give it a
+// share of the work so far.
+func (e *Engine) Barred() bool { return e.barred.Load() }
 
 // New checks c and returns an Engine. It starts nothing: see [Engine.Run].
 func New(c Config) (*Engine, error) {
@@ -187,8 +193,8 @@ func (e *Engine) Run(ctx context.Context) error {
 			<-ctx.Done()
 			return nil
 		}
-		if err := e.acquire(ctx); err != nil {
-			return fmt.Errorf("take shards: %w", err)
+		if !e.insist(ctx) {
+			return nil
 		}
 		for _, q := range e.queues {
 			q.open(work)

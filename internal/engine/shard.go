@@ -114,6 +114,26 @@ func (e *Engine) acquire(ctx context.Context) error {
 	return nil
 }
 
+// insist takes shards, however long the database refuses: its disk may be full, or it may be failing
+// over. It is false when ctx ended before.
+func (e *Engine) insist(ctx context.Context) bool {
+	for pause := time.Second; ; pause = min(2*pause, 10*time.Second) {
+		err := e.acquire(ctx)
+		if e.barred.Store(err != nil); err == nil {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		e.Log.Error("nobody works on runs and machines here: the database does not give this server its share of the work", "err", err, "retry_in", pause)
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
 // keep renews leases until ctx ends. It gives the shards up when they could not be renewed
 // for as long as the lease: others have them by then.
 func (e *Engine) keep(ctx context.Context) {

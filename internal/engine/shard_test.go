@@ -91,6 +91,34 @@ func TestEpochGrowsAtEachStart(t *testing.T) {
 	})
 }
 
+// TestDatabaseThatRefusesAtStart has the first look at the database fail for a minute, as when its disk is
+// full: the engine goes on asking.
+func TestDatabaseThatRefusesAtStart(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		rename := func(from, to string) {
+			t.Helper()
+			if err := db.Write(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.ExecContext(t.Context(), "ALTER TABLE "+from+" RENAME TO "+to)
+				return err
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rename("shard", "elsewhere")
+		r := startReplica(t, db, &enginetest.Bus{}, "late", ids(10))
+		time.Sleep(time.Minute)
+		if !r.e.Barred() || len(r.ids()) > 0 {
+			t.Errorf("barred: %t; it has looked at %v", r.e.Barred(), r.ids())
+		}
+		rename("elsewhere", "shard")
+		time.Sleep(11 * time.Second)
+		settle()
+		if n := len(r.ids()); r.e.Barred() || n != 10 {
+			t.Errorf("%d of 10 objects were looked at, barred: %t", n, r.e.Barred())
+		}
+	})
+}
+
 // TestReplicasShare has a second replica join and leave.
 func TestReplicasShare(t *testing.T) {
 	url := storetest.PostgresURL(t)

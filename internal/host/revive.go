@@ -57,7 +57,7 @@ func (c *conn) revive(ctx context.Context, why error) (started bool, err error) 
 		return false, why
 	}
 	c.silence.err = err
-	if err == nil || !c.target.Bare || time.Since(now) > reviveSoon {
+	if err == nil || time.Since(now) > reviveSoon {
 		c.silence.until = time.Now().Add(reviveEvery)
 	}
 	return err == nil, err

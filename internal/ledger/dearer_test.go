@@ -81,5 +81,17 @@ func TestDearers(t *testing.T) {
 		if diff := cmp.Diff([]Dearer{at(10), at(5), at(1)}, got); diff != "" { // booting, ended, being deleted
 			t.Errorf("Dearers (-want +got):\n%s", diff)
 		}
+
+		cheap := of(func(r *Record) {
+			r.ID, r.ProjectID, r.Backend, r.Region, r.Kind, r.CreatedAt, r.BilledFrom, r.BilledTo = "as listed again", "p", "aws", "us-east-1", backend.InstanceResource, ago(3), ago(3), time.Time{}
+			r.State, r.Wanted, r.idle, r.Price, r.Doc = Created, true, true, 2.5, with(func(d *Doc) { d.MaxPrice, d.DeletingAt = nil, time.Time{} })
+		})
+		if err := db.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, cheap) }); err != nil {
+			t.Fatal(err)
+		}
+		got, err = Dearers(t.Context(), db.Read(), "p", now.Add(-time.Hour))
+		if err != nil || len(got) != 1 || !got[0].At.Equal(ago(1)) {
+			t.Errorf("Dearers after a machine that costs what it was offered for: %+v, %v, want the one after it", got, err)
+		}
 	})
 }

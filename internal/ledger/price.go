@@ -30,7 +30,7 @@ func (l *Ledger) affordable(ctx context.Context, r Record) (why string, again ti
 		return "", time.Time{}, nil
 	}
 	o := r.Doc.Create.Offer
-	q, err := l.Quote(ctx, r.ProjectID, offer.Key{Backend: r.Backend, Region: o.Region, Instance: o.Instance, Spot: o.Resources.Spot})
+	q, err := l.Quote(ctx, r.ProjectID, r.key())
 	if err != nil {
 		return "", time.Time{}, fmt.Errorf("look up the price of %s at %s: %w", o.Instance, r.Backend, err)
 	}

@@ -25,7 +25,7 @@ func (s *Service) Market(ctx context.Context, projectID string, ask scheduler.As
 	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
 		return out, err
 	}
-	out.Problems, err = s.problems(ctx, projectID)
+	out.Problems, err = s.problems(ctx, projectID, ask.MayBuy)
 	return out, err
 }
 

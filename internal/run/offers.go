@@ -30,16 +30,22 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 	if err := s.relate(ctx, &ask, &g, supply.Fleets); err != nil {
 		return survey{}, err
 	}
-	from := func(backend string) bool { return supply.MayBuy(&ask, backend) }
-	if offersOnly {
-		from = scheduler.Ask{Profile: ask.Profile}.MayBuy
-	}
-	market, err := s.market(ctx, r.ProjectID, from, reservations([]scheduler.Gang{ask}, supply.Fleets))
+	v := survey{supply: supply, ask: ask, specs: specs, offersOnly: offersOnly}
+	market, err := s.market(ctx, r.ProjectID, v.mayBuy, reservations([]scheduler.Gang{ask}, supply.Fleets))
 	if err != nil {
 		return survey{}, err
 	}
-	supply.Offers, supply.Index = market.list, market.index
-	return survey{supply, ask, scheduler.Choices(ask, supply), specs, offersOnly}, nil
+	v.supply.Offers, v.supply.Index = market.list, market.index
+	v.choices = scheduler.Choices(ask, v.supply)
+	return v, nil
+}
+
+// mayBuy says that a backend is of use.
+func (v survey) mayBuy(backend string) bool {
+	if v.offersOnly {
+		return scheduler.Ask{Profile: v.ask.Profile}.MayBuy(backend)
+	}
+	return v.supply.MayBuy(&v.ask, backend)
 }
 
 // offers lists where the jobs could run, for a plan.

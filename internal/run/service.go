@@ -69,6 +69,7 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 	}
 	byGroup := map[group]scheduler.Found{} // the jobs of a group have the same offers
 	whyNot := map[group]*api.WhyNot{}
+	var surveys []survey
 	for _, js := range specs {
 		key := group{js.NodeGroupIndex, js.ReplicaGroup}
 		offers, known := byGroup[key]
@@ -78,6 +79,7 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			if err != nil {
 				return plan, nil, err
 			}
+			surveys = append(surveys, found)
 			offers = found.offers()
 			byGroup[key] = offers
 			whyNot[key] = found.whyNot(offers)
@@ -93,7 +95,9 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		}
 		plan.JobPlans, all = append(plan.JobPlans, jp), append(all, offers)
 	}
-	plan.BackendProblems, err = s.problems(ctx, sc.Project.ID)
+	plan.BackendProblems, err = s.problems(ctx, sc.Project.ID, func(backend string) bool {
+		return slices.ContainsFunc(surveys, func(v survey) bool { return v.mayBuy(backend) })
+	})
 	return plan, all, err
 }
 

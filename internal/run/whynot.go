@@ -18,14 +18,17 @@ func (v survey) whyNot(offers scheduler.Found) *api.WhyNot {
 	return why.Worth(scheduler.Few)
 }
 
-// problems are the project's backends whose offers are missing or old.
-func (s *Service) problems(ctx context.Context, projectID string) ([]api.BackendProblem, error) {
+// problems are those of the project's backends whose offers are missing or old, of those that are of use.
+func (s *Service) problems(ctx context.Context, projectID string, of func(backend string) bool) ([]api.BackendProblem, error) {
 	list, err := s.Catalog.Problems(ctx, projectID)
 	if err != nil {
 		return nil, err
 	}
 	var out []api.BackendProblem
 	for _, p := range list {
+		if !of(p.Backend) {
+			continue
+		}
 		out = append(out, api.BackendProblem{Backend: api.BackendType(p.Backend), Message: p.Text, OffersAt: api.OptTime(p.At)})
 	}
 	return out, nil

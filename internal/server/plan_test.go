@@ -95,6 +95,9 @@ func TestPlanSaysWhyNot(t *testing.T) {
 	if plan.JobPlans[0].WhyNot != nil || plan.BackendProblems != nil || plan.LoweredOffers != nil {
 		t.Errorf("a published client is told %+v, %+v", plan.JobPlans[0].WhyNot, plan.BackendProblems)
 	}
+	if plan := s.plan(t, `, "backends": ["vultr"]`); plan.BackendProblems != nil {
+		t.Errorf("who excludes a backend hears of it: %+v", plan.BackendProblems)
+	}
 	if plan := s.plan(t, `, "reservation": "r"`); len(plan.JobPlans[0].Offers) != 0 || plan.JobPlans[0].WhyNot.Excluded[0].Requirement != "reservation" {
 		t.Errorf("backends without reservations offer %+v", plan.JobPlans[0])
 	}

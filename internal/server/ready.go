@@ -21,6 +21,10 @@ func ready(s *Server, _ caller, w http.ResponseWriter, r *http.Request) error {
 		encode(w, http.StatusServiceUnavailable, map[string]string{"detail": "The database does not answer"})
 		return nil
 	}
+	if s.engine.Barred() {
+		encode(w, http.StatusServiceUnavailable, map[string]string{"detail": "The database does not give this server its share of the work"})
+		return nil
+	}
 	encode(w, http.StatusOK, map[string]string{"status": "ready"})
 	return nil
 }

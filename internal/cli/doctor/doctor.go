@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -108,9 +109,13 @@ func doubtful(r api.DoctorResource) bool {
 }
 
 func show(p *program.Program, d api.Doctor) {
-	if len(d.Resources) == 0 {
+	silent := slices.ContainsFunc(d.Accounts, func(a api.DoctorAccount) bool { return a.Error != "" })
+	switch {
+	case len(d.Resources) == 0 && silent:
+		p.Println("Nothing that costs money is known.")
+	case len(d.Resources) == 0:
 		p.Println("Nothing that costs money exists.")
-	} else {
+	default:
 		tb := &term.Table{Columns: term.Columns("PROJECT", "FOR", "KIND", "BACKEND", "RESOURCE", "STATE", "PRICE/H", "COST", "CREATED", "REMARK")}
 		for _, r := range d.Resources {
 			row := term.Row{}
