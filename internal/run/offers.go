@@ -31,7 +31,7 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 		return survey{}, err
 	}
 	v := survey{supply: supply, ask: ask, specs: specs, offersOnly: offersOnly}
-	market, err := s.market(ctx, r.ProjectID, v.mayBuy, reservations([]scheduler.Gang{ask}, supply.Fleets))
+	market, err := s.market(ctx, r.ProjectID, v.concerns, reservations([]scheduler.Gang{ask}, supply.Fleets))
 	if err != nil {
 		return survey{}, err
 	}
@@ -40,12 +40,12 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 	return v, nil
 }
 
-// mayBuy says that a backend is of use.
-func (v survey) mayBuy(backend string) bool {
+// concerns says that the plan is to tell of a backend.
+func (v survey) concerns(backend string) bool {
 	if v.offersOnly {
 		return scheduler.Ask{Profile: v.ask.Profile}.MayBuy(backend)
 	}
-	return v.supply.MayBuy(&v.ask, backend)
+	return v.supply.Concerns(&v.ask, backend)
 }
 
 // offers lists where the jobs could run, for a plan.

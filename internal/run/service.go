@@ -96,7 +96,7 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		plan.JobPlans, all = append(plan.JobPlans, jp), append(all, offers)
 	}
 	plan.BackendProblems, err = s.problems(ctx, sc.Project.ID, func(backend string) bool {
-		return slices.ContainsFunc(surveys, func(v survey) bool { return v.mayBuy(backend) })
+		return slices.ContainsFunc(surveys, func(v survey) bool { return v.concerns(backend) })
 	})
 	return plan, all, err
 }

@@ -611,12 +611,22 @@ func (p *placer) wish(g *Gang, f, j int) *view {
 
 // MayBuy says that a new instance for the gang could be one of a backend now, whatever that offers.
 func (s Supply) MayBuy(g *Gang, backend string) bool {
-	if !g.buys() || g.Beside != (Site{}) && !strings.EqualFold(g.Beside.Backend, backend) {
+	return g.buys() && s.couldBuy(g, backend, func(f Fleet) bool { return f.Room != 0 })
+}
+
+// Concerns says the same but for the room in fleets and what the gang says against new instances, which
+// people are told about.
+func (s Supply) Concerns(g *Gang, backend string) bool {
+	return s.couldBuy(g, backend, func(Fleet) bool { return true })
+}
+
+func (s Supply) couldBuy(g *Gang, backend string, has func(Fleet) bool) bool {
+	if g.Beside != (Site{}) && !strings.EqualFold(g.Beside.Backend, backend) {
 		return false
 	}
 	run := Ask{g.Profile, g.Jobs[0].Requirements}
 	return run.MayBuy(backend) && slices.ContainsFunc(s.Fleets, func(f Fleet) bool {
-		if f.Hosts || f.Room == 0 || !g.mayUse(&f) || !f.Ask.MayBuy(backend) {
+		if f.Hosts || !has(f) || !g.mayUse(&f) || !f.Ask.MayBuy(backend) {
 			return false
 		}
 		_, together := Combine(f.Ask, run)

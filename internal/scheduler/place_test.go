@@ -337,6 +337,10 @@ func TestMayBuy(t *testing.T) {
 		if got := tt.supply.MayBuy(&tt.gang, "a"); got != tt.want {
 			t.Errorf("%s: MayBuy = %v, want %v", name, got, tt.want)
 		}
+		told := tt.want || name == "a full fleet" || name == "no new instances"
+		if got := tt.supply.Concerns(&tt.gang, "a"); got != told {
+			t.Errorf("%s: Concerns = %v, want %v", name, got, told)
+		}
 	}
 }
 
