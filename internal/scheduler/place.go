@@ -148,14 +148,21 @@ type Verdict struct {
 func Place(queue []Gang, s Supply) []Verdict {
 	p := newPlacer(s)
 	verdicts := make([]Verdict, len(queue))
-	refused := map[string]Verdict{}
+	type alike struct { // gangs of which the first speaks for the others
+		key        string
+		buys, asks bool
+	}
+	type refusal struct {
+		v  Verdict
+		of *Gang
+	}
+	refused := map[alike]refusal{}
 	asks := map[string]int{} // by key: the first that waits to ask again
 	for i := range queue {
 		g := &queue[i]
-		memo := fmt.Sprint(g.Key, g.BuyFrom, g.Asks)
-		if v, ok := refused[memo]; ok && g.Key != "" {
-			v.Gang = g.ID
-			verdicts[i] = v
+		kind := alike{g.Key, g.BuyFrom.IsZero(), g.Asks}
+		if r, ok := refused[kind]; ok && g.Key != "" {
+			verdicts[i] = r.v.of(r.of, g)
 			continue
 		}
 		first, some := asks[g.Key]
@@ -176,12 +183,26 @@ func Place(queue []Gang, s Supply) []Verdict {
 		case g.Patient && v.Later:
 			p.hold(g)
 		}
-		refused[memo] = v
+		refused[kind] = refusal{v, g}
 		if _, some := asks[g.Key]; !some && g.Asks {
 			asks[g.Key] = i
 		}
 	}
 	return verdicts
+}
+
+// of is the verdict on one gang for another that is alike, which may buy at another time.
+func (v Verdict) of(one, other *Gang) Verdict {
+	v.Gang = other.ID
+	if !one.BuyFrom.Equal(other.BuyFrom) {
+		was, is := one.refusedLately(), other.refusedLately()
+		v.Why = strings.Replace(v.Why, was, is, 1)
+		if i := slices.Index(v.Reasons, was); i >= 0 {
+			v.Reasons = slices.Clone(v.Reasons)
+			v.Reasons[i] = is
+		}
+	}
+	return v
 }
 
 // letAsk places a gang on hosts that exist; where it needs new instances, the first that waits to ask for

@@ -344,6 +344,22 @@ func TestMayBuy(t *testing.T) {
 	}
 }
 
+// Gangs that wait to ask again say when each of them does, and none has the place of another.
+func TestPlaceRefusedGangs(t *testing.T) {
+	later := again(asks("y", 1, 1))
+	later.BuyFrom = later.BuyFrom.Add(time.Minute)
+	growing := cluster("f")
+	growing.Room = -1
+	s := Supply{Fleets: []Fleet{growing}, Offers: []api.InstanceOffer{machine("a", "eu", 1, 1)}, Refused: except("a")}
+	v := Place([]Gang{again(asks("x", 1, 1)), later, asks("z", 1, 1), later}, s)
+	if got, want := told(v), "x: +a/eu/g1; y: no; z: behind; y: no"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if !strings.Contains(v[1].Why, "12:01:00 UTC") || v[3].Nodes != nil {
+		t.Errorf("%+v, want the time of its own request", v[1])
+	}
+}
+
 // Before it is known what backends offer, nobody is placed on what an open gang before them could use,
 // or told that there is nothing, and the first of the queue has the place that it would have anyway.
 func TestPlaceOpenGangs(t *testing.T) {
