@@ -59,7 +59,9 @@ func Dearers(ctx context.Context, q store.Querier, projectID string, since time.
 		return nil, err
 	}
 	return slices.DeleteFunc(all, func(d Dearer) bool {
-		return slices.ContainsFunc(younger, func(r Record) bool { return r.key() == d.Key && r.asListed() && r.CreatedAt.After(d.At) })
+		return slices.ContainsFunc(younger, func(r Record) bool {
+			return r.key() == d.Key && r.Doc.Priced && r.Price <= d.Offered && r.CreatedAt.After(d.At)
+		})
 	}), nil
 }
 
@@ -71,6 +73,3 @@ func (r *Record) key() offer.Key {
 	o := r.Doc.Create.Offer
 	return offer.Key{Backend: r.Backend, Region: o.Region, Instance: o.Instance, Spot: o.Resources.Spot}
 }
-
-// asListed says that the provider has told that a machine costs no more than it was offered for.
-func (r *Record) asListed() bool { return r.Doc.Priced && r.Price <= r.Doc.Create.Offer.Price }

@@ -82,13 +82,29 @@ func TestDearers(t *testing.T) {
 			t.Errorf("Dearers (-want +got):\n%s", diff)
 		}
 
+		knowing := of(func(r *Record) { // bought for what it was known to cost
+			r.ID, r.ProjectID, r.Backend, r.Region, r.Kind, r.CreatedAt, r.BilledFrom, r.BilledTo = "dear again", "p", "aws", "us-east-1", backend.InstanceResource, ago(2), ago(2), time.Time{}
+			r.State, r.Wanted, r.idle, r.Price, r.Doc = Created, true, true, 9, with(func(d *Doc) {
+				create := *d.Create
+				create.Offer.Price = 9
+				d.Create, d.MaxPrice, d.DeletingAt = &create, nil, time.Time{}
+			})
+		})
 		cheap := of(func(r *Record) {
 			r.ID, r.ProjectID, r.Backend, r.Region, r.Kind, r.CreatedAt, r.BilledFrom, r.BilledTo = "as listed again", "p", "aws", "us-east-1", backend.InstanceResource, ago(3), ago(3), time.Time{}
 			r.State, r.Wanted, r.idle, r.Price, r.Doc = Created, true, true, 2.5, with(func(d *Doc) { d.MaxPrice, d.DeletingAt = nil, time.Time{} })
 		})
-		if err := db.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, cheap) }); err != nil {
-			t.Fatal(err)
+		add := func(r Record) {
+			t.Helper()
+			if err := db.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, r) }); err != nil {
+				t.Fatal(err)
+			}
 		}
+		add(knowing)
+		if got, err := Dearers(t.Context(), db.Read(), "p", now.Add(-time.Hour)); err != nil || len(got) != 3 {
+			t.Errorf("Dearers after a machine that costs what it was known to: %+v, %v, want all of them", got, err)
+		}
+		add(cheap)
 		got, err = Dearers(t.Context(), db.Read(), "p", now.Add(-time.Hour))
 		if err != nil || len(got) != 1 || !got[0].At.Equal(ago(1)) {
 			t.Errorf("Dearers after a machine that costs what it was offered for: %+v, %v, want the one after it", got, err)

@@ -35,7 +35,7 @@ type Gang struct {
 	// now: this gang was one of those that were refused.
 	BuyFrom time.Time
 	// Asks says of such a gang that its last refusal is a while ago: it may have new instances of other
-	// offers, and one behind it that wants the same lets it ask first.
+	// offers, and one behind it lets it ask first for what both would have.
 	Asks bool
 	// Patient gangs wait for their turn: what they could use is kept from those behind them.
 	Patient bool
@@ -143,8 +143,8 @@ type Verdict struct {
 // for. One that is open keeps all that it could use, since it may need something new or may not;
 // who lacks that is open as well. Place changes nothing but its own copies.
 //
-// Those that providers refused do not ask again for a while. When one behind them that wants the same
-// may, the first of them does instead, once.
+// Those that providers refused do not ask again for a while. When one behind them is about to ask for
+// what they would have, the first of them asks before it.
 func Place(queue []Gang, s Supply) []Verdict {
 	p := newPlacer(s)
 	verdicts := make([]Verdict, len(queue))
@@ -157,7 +157,7 @@ func Place(queue []Gang, s Supply) []Verdict {
 		of *Gang
 	}
 	refused := map[alike]refusal{}
-	asks := map[string]int{} // by key: the first that waits to ask again
+	var asks []int // those that wait to ask again, the first of each kind
 	for i := range queue {
 		g := &queue[i]
 		kind := alike{g.Key, g.BuyFrom.IsZero(), g.Asks}
@@ -165,15 +165,19 @@ func Place(queue []Gang, s Supply) []Verdict {
 			verdicts[i] = r.v.of(r.of, g)
 			continue
 		}
-		first, some := asks[g.Key]
-		some = some && g.Key != "" && g.BuyFrom.IsZero()
-		v := Verdict{}
-		if some {
-			v = p.letAsk(g, &queue[first], &verdicts[first])
-		} else {
-			v = p.place(g)
+		n, asked := p.ahead(g, queue, asks)
+		if n >= 0 {
+			verdicts[asks[n]] = asked
 		}
-		verdicts[i] = v
+		if n >= 0 && g.Patient {
+			verdicts[i] = behind(g, &queue[asks[n]])
+		} else {
+			verdicts[i] = p.place(g)
+		}
+		if n >= 0 {
+			asks = slices.Delete(asks, n, n+1)
+		}
+		v := verdicts[i]
 		if v.Nodes != nil {
 			continue
 		}
@@ -184,8 +188,8 @@ func Place(queue []Gang, s Supply) []Verdict {
 			p.hold(g)
 		}
 		refused[kind] = refusal{v, g}
-		if _, some := asks[g.Key]; !some && g.Asks {
-			asks[g.Key] = i
+		if g.Asks && len(asks) < maxAsks {
+			asks = append(asks, i)
 		}
 	}
 	return verdicts
@@ -205,23 +209,41 @@ func (v Verdict) of(one, other *Gang) Verdict {
 	return v
 }
 
-// letAsk places a gang on hosts that exist; where it needs new instances, the first that waits to ask for
-// the same gets them, and the gang has its turn after that.
-func (p *placer) letAsk(g, first *Gang, verdict *Verdict) Verdict {
-	onHosts := *g
-	onHosts.Open = true
-	if v := p.place(&onHosts); v.Nodes != nil || g.Open {
-		return v
+// ahead has the first of those that wait to ask again ask before a gang that would take an offer which
+// it would have, and says which of them it is; -1 for none.
+func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
+	if len(asks) == 0 || g.Open || !g.BuyFrom.IsZero() {
+		return -1, Verdict{}
 	}
-	asking := *first
-	asking.BuyFrom = time.Time{}
-	if v := p.place(&asking); v.Nodes != nil {
-		*verdict = v
-		text := fmt.Sprintf("Run '%s' is before it and asks for the same first", first.Run)
-		return Verdict{Gang: g.ID, Behind: true, Reasons: []string{text}, Why: text}
+	mine := p.best(g)
+	if mine == nil || mine.fresh == 0 {
+		return -1, Verdict{}
 	}
-	return p.place(g)
+	for n, i := range asks {
+		asking := queue[i]
+		asking.BuyFrom = time.Time{}
+		if theirs := p.best(&asking); theirs != nil && theirs.meets(mine) {
+			return n, p.take(&asking, theirs)
+		}
+	}
+	return -1, Verdict{}
 }
+
+// meets says that two plans have new instances of one offer.
+func (a *plan) meets(b *plan) bool {
+	return slices.ContainsFunc(a.nodes, func(x Node) bool {
+		return x.Host == "" && slices.ContainsFunc(b.nodes, func(y Node) bool { return y.Host == "" && keyFor(&x.Offer) == keyFor(&y.Offer) })
+	})
+}
+
+// behind is the verdict on a gang that waits for another one's request.
+func behind(g, first *Gang) Verdict {
+	text := fmt.Sprintf("Run '%s' is before it and asks for the same first", first.Run)
+	return Verdict{Gang: g.ID, Behind: true, Reasons: []string{text}, Why: text}
+}
+
+// maxAsks bounds the kinds of gangs that are looked at for that.
+const maxAsks = 16
 
 // placer holds the supply as it shrinks while gangs are placed.
 type placer struct {
