@@ -42,7 +42,7 @@ func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offers
 
 // concerns says that the plan is to tell of a backend.
 func (v survey) concerns(backend string) bool {
-	if v.offersOnly {
+	if v.offersOnly && v.ask.Fleets == nil {
 		return scheduler.Ask{Profile: v.ask.Profile}.MayBuy(backend)
 	}
 	return v.supply.Concerns(&v.ask, backend)

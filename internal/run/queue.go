@@ -158,9 +158,6 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 			case ends:
 				sooner(pending[i])
 				sooner(now.Add(lookSoon))
-			case v.Behind:
-				sooner(until)
-				sooner(now.Add(lookSoon))
 			case v.Later:
 				sooner(until)
 			default:

@@ -145,7 +145,7 @@ func (p *placer) missing(g *Gang, fleets []int, shares [][]int) Verdict {
 
 // refusedLately says when new instances are asked for again.
 func (g *Gang) refusedLately() string {
-	return "No provider had the instances when they were last requested; the next request is at " + g.BuyFrom.UTC().Format("15:04:05") + " UTC"
+	return "No provider gave the instances that were last requested; the next request is at " + g.BuyFrom.UTC().Format("15:04:05") + " UTC"
 }
 
 // atCapacity tells of some fleets that may not grow, where others may.

@@ -35,7 +35,7 @@ type Gang struct {
 	// now: this gang was one of those that were refused.
 	BuyFrom time.Time
 	// Asks says of such a gang that its last refusal is a while ago: it may have new instances of other
-	// offers, and one behind it lets it ask first for what both would have.
+	// offers, and asks with the first behind it that would have the same.
 	Asks bool
 	// Patient gangs wait for their turn: what they could use is kept from those behind them.
 	Patient bool
@@ -131,8 +131,6 @@ type Verdict struct {
 	NoFleet bool
 	// Later says that hosts which exist would do if they were free, Open that nothing is decided.
 	Later, Open bool
-	// Behind says that another gang asks for the same first.
-	Behind bool
 	// Reasons are the sentences of Why, but for what may help.
 	Reasons []string
 }
@@ -144,7 +142,7 @@ type Verdict struct {
 // who lacks that is open as well. Place changes nothing but its own copies.
 //
 // Those that providers refused do not ask again for a while. When one behind them is about to ask for
-// what they would have, the first of them asks before it.
+// what they would have, the first of them asks too.
 func Place(queue []Gang, s Supply) []Verdict {
 	p := newPlacer(s)
 	verdicts := make([]Verdict, len(queue))
@@ -165,19 +163,11 @@ func Place(queue []Gang, s Supply) []Verdict {
 			verdicts[i] = r.v.of(r.of, g)
 			continue
 		}
-		n, asked := p.ahead(g, queue, asks)
-		if n >= 0 {
-			verdicts[asks[n]] = asked
+		if n, asked := p.ahead(g, queue, asks); n >= 0 {
+			verdicts[asks[n]], asks = asked, slices.Delete(asks, n, n+1)
 		}
-		if n >= 0 && g.Patient {
-			verdicts[i] = behind(g, &queue[asks[n]])
-		} else {
-			verdicts[i] = p.place(g)
-		}
-		if n >= 0 {
-			asks = slices.Delete(asks, n, n+1)
-		}
-		v := verdicts[i]
+		v := p.place(g)
+		verdicts[i] = v
 		if v.Nodes != nil {
 			continue
 		}
@@ -209,8 +199,8 @@ func (v Verdict) of(one, other *Gang) Verdict {
 	return v
 }
 
-// ahead has the first of those that wait to ask again ask before a gang that would take an offer which
-// it would have, and says which of them it is; -1 for none.
+// ahead has the first of those that wait to ask again ask with a gang that is about to ask for an offer
+// which it would have too, and says which of them it is; -1 for none.
 func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
 	if len(asks) == 0 || g.Open || !g.BuyFrom.IsZero() {
 		return -1, Verdict{}
@@ -234,12 +224,6 @@ func (a *plan) meets(b *plan) bool {
 	return slices.ContainsFunc(a.nodes, func(x Node) bool {
 		return x.Host == "" && slices.ContainsFunc(b.nodes, func(y Node) bool { return y.Host == "" && keyFor(&x.Offer) == keyFor(&y.Offer) })
 	})
-}
-
-// behind is the verdict on a gang that waits for another one's request.
-func behind(g, first *Gang) Verdict {
-	text := fmt.Sprintf("Run '%s' is before it and asks for the same first", first.Run)
-	return Verdict{Gang: g.ID, Behind: true, Reasons: []string{text}, Why: text}
 }
 
 // maxAsks bounds the kinds of gangs that are looked at for that.
@@ -654,17 +638,16 @@ func (p *placer) wish(g *Gang, f, j int) *view {
 
 // MayBuy says that a new instance for the gang could be one of a backend now, whatever that offers.
 func (s Supply) MayBuy(g *Gang, backend string) bool {
-	return g.buys() && s.couldBuy(g, backend, func(f Fleet) bool { return f.Room != 0 })
+	return s.couldBuy(g, backend, func(f Fleet) bool { return f.Room != 0 })
 }
 
-// Concerns says the same but for the room in fleets and what the gang says against new instances, which
-// people are told about.
+// Concerns says the same but for the room in fleets, which people are told about.
 func (s Supply) Concerns(g *Gang, backend string) bool {
 	return s.couldBuy(g, backend, func(Fleet) bool { return true })
 }
 
 func (s Supply) couldBuy(g *Gang, backend string, has func(Fleet) bool) bool {
-	if g.Beside != (Site{}) && !strings.EqualFold(g.Beside.Backend, backend) {
+	if !g.buys() || g.Beside != (Site{}) && !strings.EqualFold(g.Beside.Backend, backend) {
 		return false
 	}
 	run := Ask{g.Profile, g.Jobs[0].Requirements}

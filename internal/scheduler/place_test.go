@@ -89,8 +89,6 @@ func told(verdicts []Verdict) string {
 			lines = append(lines, v.Gang+": "+strings.Join(nodes, " "))
 		case v.NoFleet:
 			lines = append(lines, v.Gang+": no fleet")
-		case v.Behind:
-			lines = append(lines, v.Gang+": behind")
 		case v.Later:
 			lines = append(lines, v.Gang+": waits")
 		default:
@@ -159,10 +157,10 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 1, 1, 0)}, Offers: clouds}, "x: h:1; y: waits"},
 		{"offers that were not refused may be asked for sooner", []Gang{refused(asks("x", 1, 1)), again(asks("y", 1, 1))},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a")}, "x: no; y: +b/us/g1"},
-		{"who was refused a while ago asks before others that want the same", []Gang{again(asks("x", 1, 1)), again(asks("y", 1, 1)), asks("z", 1, 1), asks("o", 1, 8)},
-			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: no; z: behind; o: +b/us/g8"},
-		{"also before one that wants something else but would have the same offer", []Gang{again(asks("x", 1, 1)), func() Gang { g := asks("y", 1, 1); g.Key = "other"; return g }(), impatient(asks("z", 1, 8))},
-			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: behind; z: +b/us/g8"},
+		{"who was refused a while ago asks with the next that wants the same", []Gang{again(asks("x", 1, 1)), again(asks("y", 1, 1)), asks("z", 1, 1), asks("o", 1, 8)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: no; z: +a/eu/g1; o: +b/us/g8"},
+		{"also with one that wants something else but would have the same offer", []Gang{again(asks("x", 1, 1)), func() Gang { g := asks("y", 1, 1); g.Key = "other"; return g }(), impatient(asks("z", 1, 8))},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: +a/eu/g1; z: +b/us/g8"},
 		{"who may not wait asks at the same time", []Gang{again(asks("x", 1, 1)), impatient(asks("y", 1, 1))},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: +a/eu/g1"},
 		{"all wait where there is nothing to ask for", []Gang{again(asks("x", 2, 1)), again(asks("y", 1, 4)), asks("z", 1, 4)},
@@ -341,7 +339,7 @@ func TestMayBuy(t *testing.T) {
 		if got := tt.supply.MayBuy(&tt.gang, "a"); got != tt.want {
 			t.Errorf("%s: MayBuy = %v, want %v", name, got, tt.want)
 		}
-		told := tt.want || name == "a full fleet" || name == "no new instances"
+		told := tt.want || name == "a full fleet"
 		if got := tt.supply.Concerns(&tt.gang, "a"); got != told {
 			t.Errorf("%s: Concerns = %v, want %v", name, got, told)
 		}
@@ -356,7 +354,7 @@ func TestPlaceRefusedGangs(t *testing.T) {
 	growing.Room = -1
 	s := Supply{Fleets: []Fleet{growing}, Offers: []api.InstanceOffer{machine("a", "eu", 1, 1)}, Refused: except("a")}
 	v := Place([]Gang{again(asks("x", 1, 1)), later, asks("z", 1, 1), later}, s)
-	if got, want := told(v), "x: +a/eu/g1; y: no; z: behind; y: no"; got != want {
+	if got, want := told(v), "x: +a/eu/g1; y: no; z: +a/eu/g1; y: no"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if !strings.Contains(v[1].Why, "12:01:00 UTC") || v[3].Nodes != nil {
