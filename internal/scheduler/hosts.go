@@ -1,0 +1,213 @@
+package scheduler
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"unique"
+
+	"dstack/internal/api"
+	"dstack/internal/config"
+)
+
+// shares finds for each job of the gang how many blocks of every host would serve it,
+// regardless of what is busy; 0 where none do.
+func (p *placer) shares(g *Gang) [][]int {
+	out := make([][]int, len(g.Jobs))
+	for n, w := range g.Jobs {
+		key := ""
+		if g.Key != "" {
+			key = fmt.Sprintf("%s/%d", g.Key, n)
+			if known, ok := p.byKey[key]; ok {
+				out[n] = known
+				continue
+			}
+		}
+		list := make([]int, len(p.Hosts))
+		byHost := map[unique.Handle[string]]int{}
+		for i, h := range p.Hosts {
+			if !Selected(g.Profile.Instances, h) {
+				continue
+			}
+			blocks, known := byHost[h.Key]
+			if !known || h.Key == (unique.Handle[string]{}) {
+				blocks = shareOf(g, w, h)
+				byHost[h.Key] = blocks
+			}
+			list[i] = blocks
+		}
+		out[n] = list
+		if key != "" {
+			p.byKey[key] = list
+		}
+	}
+	return out
+}
+
+// shareOf is how many blocks of one host serve a want, 0 when none do, whether it is selected or
+// not. Nodes of a cluster get whole hosts.
+func shareOf(g *Gang, w Want, h *Host) int {
+	if !zoned(g.Profile.AvailabilityZones, h.Zone) {
+		return 0
+	}
+	if g.Beside != (Site{}) && (g.Beside.Backend != string(h.Offer.Backend) || g.Beside.Region != h.Offer.Region) {
+		return 0
+	}
+	from := 1
+	if g.Cluster {
+		from = h.Blocks
+	}
+	for n := from; n <= h.Blocks; n++ {
+		if Fits(w.Requirements, g.Profile, offerOf(h, n, api.Idle)) == "" {
+			return n
+		}
+	}
+	return 0
+}
+
+// offerOf is so many blocks of a host as an offer.
+func offerOf(h *Host, blocks int, a api.InstanceAvailability) api.InstanceOffer {
+	o := h.Offer
+	o.Instance.Resources = Share(o.Instance.Resources, blocks, h.Blocks)
+	o.Blocks, o.TotalBlocks, o.Availability = blocks, h.Blocks, a
+	return o
+}
+
+// zoned is true unless it is known that a zone was not asked for.
+func zoned(asked []string, zone string) bool {
+	return zone == "" || asked == nil || contains(asked, zone)
+}
+
+// freeHosts finds a host for as many jobs of the gang as possible, -1 for the others.
+func (p *placer) freeHosts(g *Gang, f int, site Site, shares [][]int) []int {
+	if len(g.Jobs) > 1 || site != (Site{}) || g.Key == "" {
+		return p.match(g, f, site, shares, func(i, n int) bool { return n <= p.free[i] })
+	}
+	key := fmt.Sprintf("%s/%d", g.Key, f)
+	q := p.queues[key]
+	if q == nil {
+		q = &hostQueue{hosts: p.byPrice(f, func(i int) bool { return shares[0][i] > 0 })}
+		p.queues[key] = q
+	}
+	for len(q.hosts) > 0 {
+		if i := q.hosts[0]; shares[0][i] <= p.free[i] {
+			return q.hosts[:1:1]
+		}
+		q.hosts = q.hosts[1:]
+	}
+	return []int{-1}
+}
+
+// match assigns jobs to different places on hosts, as many as possible (augmenting paths);
+// -1 marks the jobs that got none. Jobs of one gang share a host only when it is no
+// cluster, which has one job.
+func (p *placer) match(g *Gang, f int, site Site, shares [][]int, free func(host, blocks int) bool) []int {
+	taken := map[int]int{} // host → job
+	out := make([]int, len(g.Jobs))
+	for j := range out {
+		out[j] = -1
+	}
+	usable := func(j, i int) bool {
+		h, n := p.Hosts[i], shares[j][i]
+		return n > 0 && free(i, n) && (site == Site{} || site.Backend == string(h.Offer.Backend) && site.Region == h.Offer.Region)
+	}
+	var try func(j int, seen map[int]bool) bool
+	try = func(j int, seen map[int]bool) bool {
+		hosts := p.byPrice(f, func(i int) bool { return usable(j, i) })
+		for _, i := range hosts {
+			if _, busy := taken[i]; !busy {
+				taken[i], out[j] = j, i
+				return true
+			}
+		}
+		for _, i := range hosts {
+			if seen[i] {
+				continue
+			}
+			seen[i] = true
+			if try(taken[i], seen) {
+				taken[i], out[j] = j, i
+				return true
+			}
+		}
+		return false
+	}
+	for j := range g.Jobs {
+		try(j, map[int]bool{})
+	}
+	return out
+}
+
+// byPrice lists the usable hosts of a fleet, cheapest and fullest first: what is whole
+// stays whole for those who need all of it.
+func (p *placer) byPrice(f int, usable func(host int) bool) []int {
+	var list []int
+	for _, i := range p.inFleet[f] {
+		if usable(i) {
+			list = append(list, i)
+		}
+	}
+	slices.SortStableFunc(list, func(a, b int) int {
+		return cmp.Or(cmp.Compare(p.Hosts[a].Offer.Price, p.Hosts[b].Offer.Price), cmp.Compare(p.free[a], p.free[b]))
+	})
+	return list
+}
+
+// hold keeps everything that a gang could use from those behind it.
+func (p *placer) hold(g *Gang) {
+	fleets := p.fleetsOf(g)
+	shares := p.shares(g)
+	for _, f := range fleets {
+		if !p.possible(g, f, shares) {
+			continue
+		}
+		p.keep(g, f, shares)
+		for j := range g.Jobs {
+			if _, can := p.fresh(g, f, g.Beside, j, maps.Clone(p.taken)); can {
+				p.room[f] = 0
+			}
+		}
+	}
+}
+
+// keepAll keeps all that a gang could use from those behind it: hosts, and the room for new ones
+// where that is limited.
+func (p *placer) keepAll(g *Gang) {
+	shares := p.shares(g)
+	for _, f := range p.fleetsOf(g) {
+		p.keep(g, f, shares)
+		p.open[f] = true
+		if p.room[f] > 0 && g.buys() {
+			p.room[f] = 0
+		}
+	}
+}
+
+// keep keeps the hosts of a fleet that a gang could use from those behind it.
+func (p *placer) keep(g *Gang, f int, shares [][]int) {
+	for _, i := range p.inFleet[f] {
+		for j := range g.Jobs {
+			if shares[j][i] > 0 && p.free[i] > 0 {
+				p.kept[i] = kept{p.free[i], g.Run}
+				p.free[i] = 0
+			}
+		}
+	}
+}
+
+// Selected says that a host is among those that were asked for by name.
+func Selected(sel []config.InstanceSelector, h *Host) bool {
+	if len(sel) == 0 {
+		return true
+	}
+	for _, s := range sel {
+		switch {
+		case s.Name != nil && *s.Name == h.Name,
+			s.Hostname != nil && contains(h.Hostnames, *s.Hostname),
+			s.Fleet != nil && s.Instance == h.Num && s.Fleet.Name == h.FleetName:
+			return true
+		}
+	}
+	return false
+}
