@@ -1,17 +1,15 @@
 package gcpclient
 
 import (
-	"crypto"
-	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"time"
+
+	"dstack/internal/jwt"
 )
 
 // A ServiceAccount signs with the key that was made for it.
@@ -60,18 +58,11 @@ func ParseServiceAccount(file []byte) (ServiceAccount, error) {
 // Assertion is a text with which audience, the address that gives tokens, lets the account in from now on,
 // to do what scope allows (RFC 7523).
 func (a ServiceAccount) Assertion(scope, audience string, now time.Time) (string, error) {
-	head, headErr := json.Marshal(map[string]string{"alg": "RS256", "typ": "JWT", "kid": a.keyID})
-	claims, claimsErr := json.Marshal(map[string]any{
+	text, err := jwt.RS256(a.key, a.keyID, map[string]any{
 		"iss": a.Email, "scope": scope, "aud": audience, "iat": now.Unix(), "exp": now.Add(assertionLife).Unix(),
 	})
-	if err := errors.Join(headErr, claimsErr); err != nil {
-		return "", err
-	}
-	text := base64.RawURLEncoding.EncodeToString(head) + "." + base64.RawURLEncoding.EncodeToString(claims)
-	sum := sha256.Sum256([]byte(text))
-	signature, err := rsa.SignPKCS1v15(rand.Reader, a.key, crypto.SHA256, sum[:])
 	if err != nil {
-		return "", fmt.Errorf("sign for %s: %w", a.Email, err)
+		return "", fmt.Errorf("ask for %s: %w", a.Email, err)
 	}
-	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
+	return text, nil
 }

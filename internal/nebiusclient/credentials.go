@@ -1,18 +1,16 @@
 package nebiusclient
 
 import (
-	"crypto"
-	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"time"
+
+	"dstack/internal/jwt"
 )
 
 // Credentials are a service account's, or an access token that somebody else renews.
@@ -116,21 +114,11 @@ const (
 
 // assertion is a signed statement of who asks (RFC 7519), to get an access token for.
 func (c Credentials) assertion(now time.Time) (string, error) {
-	head, err := json.Marshal(map[string]string{"alg": "RS256", "typ": "JWT", "kid": c.PublicKey})
-	if err != nil {
-		return "", err
-	}
-	claims, err := json.Marshal(map[string]any{
+	text, err := jwt.RS256(c.Key, c.PublicKey, map[string]any{
 		"iss": c.ServiceAccount, "sub": c.ServiceAccount, "aud": audience, "iat": now.Unix(), "exp": now.Add(assertionFor).Unix(),
 	})
 	if err != nil {
-		return "", err
+		return "", fmt.Errorf("ask for service account %s: %w", c.ServiceAccount, err)
 	}
-	text := base64.RawURLEncoding.EncodeToString(head) + "." + base64.RawURLEncoding.EncodeToString(claims)
-	sum := sha256.Sum256([]byte(text))
-	signature, err := rsa.SignPKCS1v15(rand.Reader, c.Key, crypto.SHA256, sum[:])
-	if err != nil {
-		return "", fmt.Errorf("sign with the key of service account %s: %w", c.ServiceAccount, err)
-	}
-	return text + "." + base64.RawURLEncoding.EncodeToString(signature), nil
+	return text, nil
 }
