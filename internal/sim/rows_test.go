@@ -76,13 +76,14 @@ type holdRow struct {
 }
 
 // reader looks into the database beside the server, also while that is down. It reads only
-// when something was stored since, of jobs and runs only the documents whose version is new,
-// and keeps its statements: half of a simulation would be spent here otherwise.
+// when something was stored since, of instances, jobs and runs only the documents whose version
+// is new, and keeps its statements: half of a simulation would be spent here otherwise.
 type reader struct {
 	db      *sqlite3.Conn
 	kept    map[string]*sqlite3.Stmt
 	version int64 // of the database, when last was read
 	last    rows
+	docs    map[string]instanceDoc
 	jobs    map[string]jobRow
 	runs    map[string]runRow
 	cluster map[string]string // of intents, which stays
@@ -102,7 +103,7 @@ func openReader(path string) (*reader, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &reader{db: db, kept: map[string]*sqlite3.Stmt{}, jobs: map[string]jobRow{}, runs: map[string]runRow{}, cluster: map[string]string{}}, nil
+	return &reader{db: db, kept: map[string]*sqlite3.Stmt{}, docs: map[string]instanceDoc{}, jobs: map[string]jobRow{}, runs: map[string]runRow{}, cluster: map[string]string{}}, nil
 }
 
 func (r *reader) close() {
@@ -174,14 +175,7 @@ func (r *reader) all(now *rows) error {
 	if err := r.allClusters(now); err != nil {
 		return err
 	}
-	err = r.each(func(row *sqlite3.Stmt) {
-		now.instances = append(now.instances, instanceRow{
-			id: row.ColumnText(0), name: row.ColumnText(1), status: row.ColumnText(2), intent: row.ColumnText(3), deleted: row.ColumnBool(4),
-			blocks: row.ColumnInt(5), project: row.ColumnText(6), fleet: row.ColumnText(7),
-			job: row.ColumnText(8), price: row.ColumnFloat(9), host: row.ColumnText(10),
-		})
-	}, `SELECT id, name, status, intent_id, deleted, blocks, project_id, fleet_id, json_extract(doc, '$.for_job'), json_extract(doc, '$.offer.price'), ssh_host FROM (SELECT *, CASE WHEN json_valid(data) THEN data END AS doc FROM instance) ORDER BY created_at, id`)
-	if err != nil {
+	if err := r.allInstances(now); err != nil {
 		return err
 	}
 	err = r.each(func(row *sqlite3.Stmt) {
@@ -213,6 +207,43 @@ func (r *reader) allClusters(now *rows) error {
 			}
 		}
 		now.intents[i].cluster = r.cluster[in.id]
+	}
+	return nil
+}
+
+// instanceDoc is what the document of an instance says, in one version.
+type instanceDoc struct {
+	version int64
+	job     string
+	price   float64
+}
+
+func (r *reader) allInstances(now *rows) error {
+	var stale []int
+	err := r.each(func(row *sqlite3.Stmt) {
+		v := instanceRow{
+			id: row.ColumnText(0), name: row.ColumnText(1), status: row.ColumnText(2), intent: row.ColumnText(3), deleted: row.ColumnBool(4),
+			blocks: row.ColumnInt(5), project: row.ColumnText(6), fleet: row.ColumnText(7), host: row.ColumnText(8),
+		}
+		if r.docs[v.id].version != row.ColumnInt64(9) {
+			stale = append(stale, len(now.instances))
+		}
+		now.instances = append(now.instances, v)
+	}, `SELECT id, name, status, intent_id, deleted, blocks, project_id, fleet_id, ssh_host, version FROM instance ORDER BY created_at, id`)
+	if err != nil {
+		return err
+	}
+	for _, i := range stale {
+		id := now.instances[i].id
+		err := r.each(func(row *sqlite3.Stmt) {
+			r.docs[id] = instanceDoc{row.ColumnInt64(0), row.ColumnText(1), row.ColumnFloat(2)}
+		}, `SELECT version, json_extract(doc, '$.for_job'), json_extract(doc, '$.offer.price') FROM (SELECT version, CASE WHEN json_valid(data) THEN data END AS doc FROM instance WHERE id = ?)`, id)
+		if err != nil {
+			return err
+		}
+	}
+	for i, v := range now.instances {
+		now.instances[i].job, now.instances[i].price = r.docs[v.id].job, r.docs[v.id].price
 	}
 	return nil
 }
