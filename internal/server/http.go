@@ -203,13 +203,24 @@ func (s *Server) fail(w http.ResponseWriter, r *http.Request, err error) {
 		s.Log.Error("a key is missing in config.yml", "path", r.URL.Path, "err", err)
 		encode(w, http.StatusBadRequest, map[string]any{"detail": []detail{{Msg: "The stored value is encrypted with a key that the server no longer has", Code: code(api.CodeError)}}})
 	case r.Context().Err() != nil: // the client is gone, or the server stops and it can try again
-		encode(w, http.StatusServiceUnavailable, map[string]string{"detail": "The server is stopping"})
+		unavailable(w, "The server is stopping")
+	case errors.Is(err, store.ErrFull):
+		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		unavailable(w, "The disk of the server's database is full and nothing was stored. Try again when there is space")
+	case store.Down(err):
+		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
+		unavailable(w, "The server's database does not answer. Try again in a moment")
 	default:
 		s.Log.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 		w.WriteHeader(http.StatusInternalServerError)
 		_, _ = io.WriteString(w, "Internal Server Error") // the client is gone
 	}
+}
+
+// unavailable answers what may be asked again later.
+func unavailable(w http.ResponseWriter, why string) {
+	encode(w, http.StatusServiceUnavailable, map[string]string{"detail": why})
 }
 
 func code(c api.Code) *string {

@@ -18,11 +18,11 @@ func ready(s *Server, _ caller, w http.ResponseWriter, r *http.Request) error {
 	var one int
 	if err := s.db.Read().QueryRowContext(ctx, `SELECT 1`).Scan(&one); err != nil {
 		s.Log.Warn("not ready: the database does not answer", "err", err)
-		encode(w, http.StatusServiceUnavailable, map[string]string{"detail": "The database does not answer"})
+		unavailable(w, "The database does not answer")
 		return nil
 	}
 	if s.engine.Barred() {
-		encode(w, http.StatusServiceUnavailable, map[string]string{"detail": "The database does not give this server its share of the work"})
+		unavailable(w, "The database does not give this server its share of the work")
 		return nil
 	}
 	encode(w, http.StatusOK, map[string]string{"status": "ready"})

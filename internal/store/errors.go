@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -100,6 +101,28 @@ func BadValue(err error) bool {
 		return strings.HasPrefix(e.Code, "22") || strings.HasPrefix(e.Code, "54") // data exception, limit of the program
 	}
 	return errors.Is(err, sqlite3.MISMATCH) || errors.Is(err, sqlite3.TOOBIG)
+}
+
+// Down says that err is about a database that cannot be used for now, whatever was asked of it:
+// it does not answer, starts or stops, or takes no more connections. What was about to be
+// committed may be stored or not.
+func Down(err error) bool {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
+		switch e.Code {
+		case "57P01", "57P02", "57P03", "53300": // told to stop, crashed, starting or stopping; too many connections
+			return true
+		}
+		return strings.HasPrefix(e.Code, "08") // a connection that failed
+	}
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+		return true
+	}
+	for _, gone := range []error{errBusy, driver.ErrBadConn, pgconn.ErrConnClosed, sqlite3.BUSY, sqlite3.IOERR, sqlite3.CANTOPEN, sqlite3.READONLY} {
+		if errors.Is(err, gone) {
+			return true
+		}
+	}
+	return false
 }
 
 // retryable reports whether the transaction lost against a concurrent one and was undone.

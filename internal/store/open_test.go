@@ -3,6 +3,7 @@ package store_test
 import (
 	"bufio"
 	"context"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,6 +16,9 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/ncruces/go-sqlite3"
 
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
@@ -135,6 +139,29 @@ func TestDiskFull(t *testing.T) {
 	})
 	if !errors.Is(err, store.ErrFull) || !strings.Contains(err.Error(), "free some space") {
 		t.Errorf("Write = %v, want ErrFull", err)
+	}
+}
+
+func TestDown(t *testing.T) {
+	_, refused := pgconn.Connect(t.Context(), "postgres://user@127.0.0.1:1/db?connect_timeout=2")
+	for name, tt := range map[string]struct {
+		err  error
+		want bool
+	}{
+		"nobody answers":  {fmt.Errorf("begin: %w", refused), true},
+		"it stops":        {&pgconn.PgError{Code: "57P01"}, true},
+		"lost connection": {&pgconn.PgError{Code: "08006"}, true},
+		"pool":            {driver.ErrBadConn, true},
+		"locked":          {sqlite3.BUSY, true},
+		"unique":          {&pgconn.PgError{Code: "23505"}, false},
+		"cancelled":       {&pgconn.PgError{Code: "57014"}, false},
+		"syntax":          {sqlite3.ERROR, false},
+		"no row":          {store.ErrNotFound, false},
+		"none":            {nil, false},
+	} {
+		if got := store.Down(tt.err); got != tt.want {
+			t.Errorf("%s: Down(%v) = %v", name, tt.err, got)
+		}
 	}
 }
 

@@ -247,6 +247,12 @@ func refusal(res *http.Response, address string, data []byte) *api.Error {
 		e.Kind = api.KindNotFound
 		e.Msg = fmt.Sprintf("Status code %d when requesting %s", res.StatusCode, address)
 		return e
+	case http.StatusServiceUnavailable:
+		var body struct{ Detail string }
+		if json.Unmarshal(data, &body) == nil && body.Detail != "" {
+			e.Kind, e.Msg = api.KindServer, "The server cannot answer now: "+body.Detail
+			return e
+		}
 	case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
 		e.Msg = fmt.Sprintf("%s redirects to %s: use that server's URL in `dstack project add`", address, res.Header.Get("Location"))
 		return e

@@ -43,6 +43,8 @@ func TestRefusals(t *testing.T) {
 		"not found":    {404, ``, "Status code 404 when requesting http", ""},
 		"method":       {405, ``, "Status code 405 when requesting http", ""},
 		"server":       {500, `Internal Server Error`, "Unexpected error: status code 500", ""},
+		"unavailable":  {503, `{"detail":"The server is stopping"}`, "The server cannot answer now: The server is stopping", ""},
+		"no server":    {503, `<html>`, "Unexpected error: status code 503", ""},
 		"redirect":     {302, ``, "redirects to", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
