@@ -16,6 +16,11 @@ import (
 
 // sshd answers the other end of a connection as the SSH server of a host.
 func sshd(key ssh.Signer) func(context.Context) (net.Conn, error) {
+	return answering(key, func(ch ssh.NewChannel) { _ = ch.Reject(ssh.Prohibited, "") })
+}
+
+// answering is sshd with an answer of its own to each channel that is opened.
+func answering(key ssh.Signer, answer func(ssh.NewChannel)) func(context.Context) (net.Conn, error) {
 	return func(context.Context) (net.Conn, error) {
 		near, end := net.Pipe()
 		far := &writer{Conn: end, out: make(chan []byte, 64), closed: make(chan struct{})}
@@ -30,7 +35,7 @@ func sshd(key ssh.Signer) func(context.Context) (net.Conn, error) {
 			}
 			go ssh.DiscardRequests(reqs)
 			for ch := range chans {
-				_ = ch.Reject(ssh.Prohibited, "")
+				answer(ch)
 			}
 			c.Close()
 		}()
@@ -72,6 +77,21 @@ func (w *writer) Write(b []byte) (int, error) {
 func (w *writer) Close() error {
 	w.once.Do(func() { close(w.closed) })
 	return w.Conn.Close()
+}
+
+// unheard is a connection to somebody who does not listen any more.
+type unheard struct {
+	net.Conn
+	silent chan struct{}
+}
+
+func (u unheard) Write(b []byte) (int, error) {
+	select {
+	case <-u.silent:
+		return len(b), nil
+	default:
+		return u.Conn.Write(b)
+	}
 }
 
 func signer(t *testing.T) ssh.Signer {
@@ -201,4 +221,82 @@ func TestConnectTimeout(t *testing.T) {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
 	})
+}
+
+// A host that lets the server in and then answers nothing holds nobody for longer than they have time:
+// there are only so many who look after hosts.
+func TestCommandOnASilentHost(t *testing.T) {
+	key := signer(t)
+	synctest.Test(t, func(t *testing.T) {
+		g := newGate(1, dialTimeout)
+		c, _, err := g.handshake(t.Context(), Endpoint{Addr: "h", Port: 22, User: "root", Keys: []ssh.Signer{key}}, answering(key, func(ssh.NewChannel) {}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		const limit = 20 * time.Second
+		ctx, cancel := context.WithTimeout(t.Context(), limit)
+		defer cancel()
+		began, done := time.Now(), make(chan error, 1)
+		go func() {
+			_, _, err := run(ctx, c, "true", nil)
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != limit {
+				t.Errorf("%v after %v", err, time.Since(began))
+			}
+		case <-time.After(time.Hour):
+			t.Error("it is waited for without end")
+		}
+	})
+}
+
+// A host that opens a forwarding and then moves nothing, nor closes it when it is asked to, holds
+// nobody either who wants to log in behind it.
+func TestLogInBehindASilentHost(t *testing.T) {
+	key := signer(t)
+	e := Endpoint{Addr: "h", Port: 22, User: "root", Keys: []ssh.Signer{key}}
+	for name, logIn := range map[string]func(context.Context, gate, *ssh.Client) error{
+		"to a host": func(ctx context.Context, g gate, via *ssh.Client) error {
+			_, _, err := g.through(ctx, via, e)
+			return err
+		},
+		"to a container": func(ctx context.Context, g gate, via *ssh.Client) error {
+			_, _, err := g.handshake(ctx, e, func(ctx context.Context) (net.Conn, error) { return dialLoopback(ctx, via, 22) })
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				g := newGate(1, dialTimeout)
+				silent := make(chan struct{})
+				dial := answering(key, func(ch ssh.NewChannel) {
+					if _, reqs, err := ch.Accept(); err == nil {
+						close(silent)
+						go ssh.DiscardRequests(reqs)
+					}
+				})
+				via, _, err := g.handshake(t.Context(), e, func(ctx context.Context) (net.Conn, error) {
+					c, err := dial(ctx)
+					return unheard{c, silent}, err
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer via.Close()
+				began, done := time.Now(), make(chan error, 1)
+				go func() { done <- logIn(t.Context(), g, via) }()
+				select {
+				case err := <-done:
+					if refused, ok := errors.AsType[*OnboardError](err); !ok || refused.Code != CodeUnreachable || time.Since(began) != dialTimeout {
+						t.Errorf("%v after %v", err, time.Since(began))
+					}
+				case <-time.After(time.Hour):
+					t.Error("it is waited for without end")
+				}
+			})
+		})
+	}
 }

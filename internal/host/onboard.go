@@ -21,6 +21,7 @@ import (
 const maxSkew = 5 * time.Minute
 
 const (
+	lookTimeout = 20 * time.Second
 	// installTimeout is a little more than the agent's own limit, so that its words arrive.
 	installTimeout = 3 * time.Minute
 	onboardTimeout = 5 * time.Minute
@@ -114,7 +115,7 @@ func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 		`if [ -S /var/run/docker.sock ] || command -v dockerd >/dev/null 2>&1; then echo docker; else echo none; fi; ` +
 		`if [ -e ` + binaryPath + ` ]; then echo known; else echo new; fi; ` +
 		`if [ -d /run/cloud-init ] && [ ! -e /var/lib/cloud/instance/boot-finished ]; then echo setup; else echo finished; fi`
-	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	out, errs, err := run(ctx, s, "sh -c "+quote(script), nil)
 	if err != nil {

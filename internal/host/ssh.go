@@ -82,19 +82,30 @@ func (g gate) open(ctx context.Context, e Endpoint, jump *Endpoint) (*ssh.Client
 		}
 		return nil, keys{}, fmt.Errorf("jump host: %w", err)
 	}
+	client, key, err := g.through(ctx, via, e)
+	return client, keys{Host: key, Jump: seen.Host}, err
+}
+
+// through opens a connection by way of a jump host, whose own ends with it.
+func (g gate) through(ctx context.Context, via *ssh.Client, e Endpoint) (*ssh.Client, string, error) {
 	client, key, err := g.handshake(ctx, e, func(ctx context.Context) (net.Conn, error) {
-		return via.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
+		c, err := via.DialContext(ctx, "tcp", net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)))
+		return forwarded{c, via}, err
 	})
 	if err != nil {
 		via.Close()
-		return nil, keys{}, err
 	}
-	go func() {
-		_ = client.Wait() // the jump's connection ends with the host's
-		via.Close()
-	}()
-	return client, keys{Host: key, Jump: seen.Host}, nil
+	return client, key, err
 }
+
+// forwarded is the forwarding that its jump host is there for. To close a forwarding alone is to ask the
+// jump host for it, and whoever reads waits for the answer.
+type forwarded struct {
+	net.Conn
+	via *ssh.Client
+}
+
+func (f forwarded) Close() error { return f.via.Close() }
 
 // maxHandshakes bounds the key exchanges at a time. Each takes a millisecond of a processor and
 // some kilobytes, so that more would not be faster when thousands of hosts are to be connected
@@ -136,8 +147,6 @@ func (g gate) handshake(ctx context.Context, e Endpoint, dial func(context.Conte
 	defer g.leave()
 	ctx, cancel = context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { raw.Close() })
-	defer stop()
 	seen := ""
 	cfg := &ssh.ClientConfig{
 		User: e.User, Auth: []ssh.AuthMethod{ssh.PublicKeys(e.Keys...)}, Timeout: dialTimeout,
@@ -154,16 +163,30 @@ func (g gate) handshake(ctx context.Context, e Endpoint, dial func(context.Conte
 			cfg.HostKeyAlgorithms = algorithms(key.Type())
 		}
 	}
-	c, chans, reqs, err := ssh.NewClientConn(raw, net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)), cfg)
-	if err != nil {
-		raw.Close()
-		return nil, "", explain(ctx, e, err)
+	type result struct {
+		client *ssh.Client
+		err    error
 	}
-	if !stop() { // the deadline was faster
-		c.Close()
-		return nil, "", problem(CodeUnreachable, "%s does not answer", e)
+	done := make(chan result, 1)
+	go func() {
+		c, chans, reqs, err := ssh.NewClientConn(raw, net.JoinHostPort(e.Addr, strconv.Itoa(e.Port)), cfg)
+		if err != nil {
+			done <- result{nil, err}
+			return
+		}
+		done <- result{client(c, chans, reqs), nil}
+	}()
+	select {
+	case r := <-done:
+		if r.err != nil {
+			raw.Close()
+			return nil, "", explain(ctx, e, r.err)
+		}
+		return r.client, seen, nil
+	case <-ctx.Done():
+		go raw.Close() // where raw is a forwarding, it is the host that ends what waits for it
+		return nil, "", explain(ctx, e, ctx.Err())
 	}
-	return client(c, chans, reqs), seen, nil
 }
 
 var errHostKey = errors.New("the host key changed")
@@ -258,13 +281,37 @@ func (b *bounded) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// run runs a command on a host, with input, and returns its stdout.
+// run runs a command on a host, with input, and returns its stdout. Nobody waits for the host when ctx has
+// ended: one that does not answer, or does not end the command, holds its session for as long as there
+// is the connection, which the caller closes.
 func run(ctx context.Context, s *ssh.Client, cmd string, in io.Reader) (string, string, error) {
+	type result struct {
+		out, errs string
+		err       error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, errs, err := command(ctx, s, cmd, in)
+		done <- result{out, errs, err}
+	}()
+	select {
+	case r := <-done:
+		return r.out, r.errs, r.err
+	case <-ctx.Done():
+		return "", "", ctx.Err()
+	}
+}
+
+// command is run for as long as the host takes.
+func command(ctx context.Context, s *ssh.Client, cmd string, in io.Reader) (string, string, error) {
 	sess, err := s.NewSession()
 	if err != nil {
 		return "", "", err
 	}
 	defer sess.Close()
+	if ctx.Err() != nil { // nobody waits for it any more
+		return "", "", ctx.Err()
+	}
 	stop := context.AfterFunc(ctx, func() { sess.Close() })
 	defer stop()
 	var out, errs bounded
@@ -278,7 +325,9 @@ func run(ctx context.Context, s *ssh.Client, cmd string, in io.Reader) (string, 
 
 // push uploads the agent when the host has another one, and puts it into place at once.
 func (p *Pool) push(ctx context.Context, s *ssh.Client, user string, bin agentbin.Binary) error {
-	out, _, _ := run(ctx, s, "sha256sum "+binaryPath+" 2>/dev/null", nil) // absent: upload
+	looking, cancel := context.WithTimeout(ctx, lookTimeout)
+	out, _, _ := run(looking, s, "sha256sum "+binaryPath+" 2>/dev/null", nil) // absent: upload
+	cancel()
 	if strings.HasPrefix(out, bin.SHA256) {
 		return nil
 	}
@@ -288,7 +337,7 @@ func (p *Pool) push(ctx context.Context, s *ssh.Client, user string, bin agentbi
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel = context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	tmp := fmt.Sprintf("%s.new-%d", binaryPath, rand.Uint32())
 	script := fmt.Sprintf("cat >%[1]s && echo '%[2]s  %[1]s' | sha256sum -c - >/dev/null && chmod 0755 %[1]s && mv -f %[1]s %[3]s || { rm -f %[1]s; exit 1; }", tmp, bin.SHA256, binaryPath)
