@@ -130,9 +130,10 @@ func (t *task) refresh() (runner.State, bool) {
 		if err != nil || !st.Mode().IsRegular() {
 			return 0
 		}
-		return st.Size()
+		return min(st.Size(), maxCount)
 	}
 	rs, err := runner.ReadState(t.jobDir())
+	rs = sensible(rs)
 	job, own := size(runner.JobLogFile), size(runner.OwnLogFile)
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -319,7 +320,7 @@ func (t *task) follow(ctx context.Context) {
 // setPorts learns how the runner's ports are reached on the host.
 func (t *task) setPorts(ctx context.Context, rs runner.State) {
 	state, _ := t.snapshot()
-	if rs.SSHPort == 0 || state.Ports != nil || state.State != agentapi.Running {
+	if rs.SSHPort == 0 || rs.HTTPPort == 0 || state.Ports != nil || state.State != agentapi.Running {
 		return
 	}
 	ports, err := t.shim.Runtime.Ports(ctx, t.spec.ID)
@@ -354,7 +355,7 @@ func (t *task) finish(reason, msg string, exit *int) {
 	s.gpus.Release(t.spec.ID)
 	t.refresh()
 	t.set(func(v *agentapi.Task) {
-		v.State, v.Reason, v.Message, v.ExitStatus = agentapi.Terminated, reason, msg, exit
+		v.State, v.Reason, v.Message, v.ExitStatus = agentapi.Terminated, reason, short(msg, maxText), exit
 		v.FinishedAt = time.Now().UnixMicro()
 	})
 	close(t.ended)
