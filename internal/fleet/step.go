@@ -73,9 +73,6 @@ func (d *Decision) finish(s Snapshot) {
 // consolidate brings the number and the kind of a fleet's instances to what its
 // configuration says.
 func (d *Decision) consolidate(now time.Time, s Snapshot) {
-	if s.Fleet.Attempts >= maxConsolidations {
-		return // an update of the fleet starts anew
-	}
 	d.bootstrapFailed(now, s)
 	due := !now.Before(s.Fleet.nextConsolidation())
 	nodes := s.Fleet.Spec.Configuration.Nodes
@@ -102,14 +99,19 @@ func (d *Decision) consolidate(now time.Time, s Snapshot) {
 			active--
 		}
 	}
-	needed := d.Create > 0 || d.Terminate != nil || d.Delete != nil
+	stopped := s.Fleet.Attempts >= maxConsolidations
+	if stopped { // an update of the fleet starts anew
+		d.Terminate, d.Create = nil, 0
+	}
+	needed := d.Create > 0 || d.Terminate != nil // to tidy up what has ended is no attempt
 	switch {
-	case !needed && s.Fleet.Attempts == 0:
+	case !needed && d.Delete == nil && (stopped || s.Fleet.Attempts == 0):
 		return
 	case !due:
 		d.Terminate, d.Delete, d.Create = nil, nil, 0
 		d.Again = s.Fleet.nextConsolidation()
 		return
+	case stopped:
 	case !needed:
 		d.Fleet.Attempts = 0
 	default:

@@ -80,6 +80,8 @@ func TestStep(t *testing.T) {
 		{name: "and go on", f: cloud(2, 2, tried(1, 0)), instances: nodes(idle), now: 2 * time.Minute, create: 1, attempts: 2, again: 7 * time.Minute},
 		{name: "success is remembered", f: cloud(1, 2, tried(3, 0)), instances: nodes(idle), now: time.Hour, attempts: 0},
 		{name: "for ever they do not", f: cloud(2, 2, tried(15, 0)), instances: nodes(idle), now: 100 * time.Hour, attempts: 15},
+		{name: "what has ended goes all the same", f: cloud(2, 2, tried(15, 0)), instances: nodes(idle, gone), now: 100 * time.Hour, remove: 1, attempts: 15},
+		{name: "and that it goes is no attempt", f: cloud(0, 2), instances: nodes(gone), remove: 1, again: time.Minute},
 		{name: "what waits for the cloud counts", f: cloud(2, 2), instances: nodes(idle, pending)},
 		{name: "what failed is replaced", f: cloud(2, 2), instances: nodes(idle, gone), create: 1, remove: 1, attempts: 1},
 		{name: "too many: the idle ones go, the last first", f: cloud(0, 1), instances: nodes(busy, idle, idle), attempts: 1,
