@@ -82,6 +82,7 @@ func (d *Decision) consolidate(now time.Time, s Snapshot) {
 		switch {
 		case inst.Status == api.InstanceTerminated:
 			d.Delete = append(d.Delete, inst)
+		case !inst.Live(): // on its way out, however long its cloud takes
 		case mismatch(s.Fleet, inst):
 			d.Terminate = append(d.Terminate, Termination{inst, api.InstanceFleetSpecMismatch, "Instance does not match fleet spec"})
 		default:

@@ -83,6 +83,8 @@ func TestStep(t *testing.T) {
 		{name: "what has ended goes all the same", f: cloud(2, 2, tried(15, 0)), instances: nodes(idle, gone), now: 100 * time.Hour, remove: 1, attempts: 15},
 		{name: "and that it goes is no attempt", f: cloud(0, 2), instances: nodes(gone), remove: 1, again: time.Minute},
 		{name: "what waits for the cloud counts", f: cloud(2, 2), instances: nodes(idle, pending)},
+		{name: "what is on its way out does not", f: cloud(2, 2), instances: nodes(idle, ends), create: 1, attempts: 1},
+		{name: "and is none too many", f: cloud(0, 1), instances: nodes(ends, idle)},
 		{name: "what failed is replaced", f: cloud(2, 2), instances: nodes(idle, gone), create: 1, remove: 1, attempts: 1},
 		{name: "too many: the idle ones go, the last first", f: cloud(0, 1), instances: nodes(busy, idle, idle), attempts: 1,
 			terminate: map[string]api.InstanceTerminationReason{"c": api.InstanceMaxInstancesLimit, "b": api.InstanceMaxInstancesLimit}},
