@@ -147,6 +147,8 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 	case d.unneeded(now, s):
 	case s.Instance.IntentID == "":
 		d.Effects = append(d.Effects, Provision)
+	case s.Machine.Gone: // it was there, and gone before anybody looked
+		d.terminate(now, api.InstanceError, "Error while waiting for instance to become running")
 	case s.Machine.Refused:
 		d.refused(s.Machine)
 		d.Effects = append(d.Effects, Provision)
