@@ -27,6 +27,7 @@ type fleetHosts struct {
 	made map[*instance.Instance]*scheduler.Host // nil for those that jobs can never see
 	list []*scheduler.Host                      // the others, by number
 	live int                                    // instances that count for the fleet's size
+	at   *api.InstanceOffer                     // of the first of them that has one: where a cluster is; nil for none
 }
 
 // maxFleetHosts bounds the fleets that are remembered.
@@ -57,6 +58,9 @@ func (c *hostCache) of(fleetID, name string, list []*instance.Instance) fleetHos
 		}
 		if inst.Live() {
 			now.live++
+			if now.at == nil {
+				now.at = inst.Data.Offer
+			}
 		}
 	}
 	c.mu.Lock()

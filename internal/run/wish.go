@@ -110,17 +110,17 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
 		return out, err
 	}
-	live, hosts, total := map[string]int{}, make([][]*scheduler.Host, len(fleets)), 0
+	live, hosts, total := map[string]int{}, make([]fleetHosts, len(fleets)), 0
 	for i, f := range fleets {
-		h := s.hosts.of(f.ID, f.Name, instances[f.ID])
-		live[f.ID], hosts[i] = h.live, h.list
-		total += len(h.list)
+		hosts[i] = s.hosts.of(f.ID, f.Name, instances[f.ID])
+		live[f.ID] = hosts[i].live
+		total += len(hosts[i].list)
 	}
 	out.Hosts = make([]*scheduler.Host, 0, total)
-	for _, list := range hosts {
-		out.Hosts = append(out.Hosts, list...)
+	for _, h := range hosts {
+		out.Hosts = append(out.Hosts, h.list...)
 	}
-	for _, f := range fleets {
+	for i, f := range fleets {
 		if projects[f.ProjectID] == "" {
 			p, err := s.Projects.ByID(ctx, s.DB.Read(), f.ProjectID)
 			if err != nil {
@@ -131,6 +131,9 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 		one := f.Supply(projects[f.ProjectID], live[f.ID])
 		if f.ProjectID != projectID { // imported: people name it with its project
 			one.Name = one.Project + "/" + one.Name
+		}
+		if at := hosts[i].at; at != nil && one.Cluster {
+			one.At = scheduler.Site{Fleet: f.ID, Backend: string(at.Backend), Region: at.Region}
 		}
 		out.Fleets = append(out.Fleets, one)
 	}

@@ -21,6 +21,9 @@ func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, boo
 	if v == nil {
 		return Node{}, false
 	}
+	if site == (Site{}) {
+		site = p.Fleets[f].At
+	}
 	ask, here := *v.ask, v.at([]Site{site})
 	if site != (Site{}) {
 		ask.Profile.Backends, ask.Profile.Regions = []string{site.Backend}, []string{site.Region}

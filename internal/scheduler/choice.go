@@ -106,7 +106,7 @@ func (p *placer) offers(g *Gang, f int) *fitting {
 	if v == nil {
 		return nil
 	}
-	return &fitting{view: v, here: v.at(p.sites(g, f))}
+	return &fitting{view: v, here: v.at(p.newAt(g, f))}
 }
 
 // fitting are the offers of a view that fit in some places, found when somebody wants to know; nil

@@ -240,18 +240,31 @@ func (p *placer) sites(g *Gang, f int) []Site {
 			list = append(list, s)
 		}
 	}
-	occupied := false
 	for _, i := range p.inFleet[f] {
 		add(p.Hosts[i].Offer)
-		occupied = true
 	}
-	if v := p.wish(g, f, 0); v != nil && !occupied { // a cluster fleet stays where its first instance is
+	if at := p.Fleets[f].At; at != (Site{}) && !slices.Contains(list, at) { // of instances that jobs do not see yet
+		list = append(list, at)
+	}
+	if v := p.wish(g, f, 0); v != nil && list == nil { // a cluster fleet stays where its first instance is
 		seen := make([]bool, len(v.places))
 		for i := range v.inOrder() {
 			if place := v.rows[i].place; !seen[place] && v.offers[i].Multinode {
 				seen[place] = true
 				add(v.offers[i])
 			}
+		}
+	}
+	return list
+}
+
+// newAt are the places in which new instances of a fleet may be made for a gang: one that needs no cluster
+// does not take that of the fleet elsewhere.
+func (p *placer) newAt(g *Gang, f int) []Site {
+	list := p.sites(g, f)
+	for n := range list {
+		if list[n] == (Site{}) {
+			list[n] = p.Fleets[f].At
 		}
 	}
 	return list

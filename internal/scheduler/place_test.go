@@ -190,6 +190,43 @@ func TestPlace(t *testing.T) {
 	}
 }
 
+// TestPlaceWhereTheClusterIs has a new instance made where its fleet's cluster is, also of instances that
+// jobs do not see yet and for a single node, or in another fleet.
+func TestPlaceWhereTheClusterIs(t *testing.T) {
+	f, g := cluster("f"), Fleet{ID: "g", Name: "g", Room: -1, Ask: anything()}
+	f.Room, f.At = -1, Site{"f", "b", "us"}
+	cheaper, there := machine("b", "eu", 1, 1), machine("b", "us", 1, 2)
+	for name, tt := range map[string]struct {
+		nodes       int
+		fleets      []Fleet
+		offers      []api.InstanceOffer
+		want, fleet string
+		plan        float64 // price of the first that a plan shows, 0 for none
+	}{
+		"one node":               {1, []Fleet{f}, []api.InstanceOffer{cheaper, there}, "x: +b/us/g1", "f", 2},
+		"several":                {2, []Fleet{f}, []api.InstanceOffer{cheaper, there}, "x: +b/us/g1 +b/us/g1", "f", 2},
+		"none are there":         {1, []Fleet{f}, []api.InstanceOffer{cheaper}, "x: no", "", 0},
+		"but for another fleet":  {1, []Fleet{f, g}, []api.InstanceOffer{cheaper}, "x: +b/eu/g1", "g", 1},
+		"which comes first then": {1, []Fleet{f, g}, []api.InstanceOffer{cheaper, there}, "x: +b/eu/g1", "g", 1},
+	} {
+		s, x := Supply{Fleets: tt.fleets, Offers: tt.offers, Backends: 1}, asks("x", tt.nodes, 1)
+		v := Place([]Gang{x}, s)
+		if got := told(v); got != tt.want || v[0].Fleet != tt.fleet {
+			t.Errorf("%s: %s in fleet %q, want %s in %q", name, got, v[0].Fleet, tt.want, tt.fleet)
+		}
+		price := 0.0
+		if first := Choices(x, s)[0].Offers().First(1); len(first) > 0 {
+			price = first[0].Price
+		}
+		if price != tt.plan {
+			t.Errorf("%s: a plan begins with $%v, want $%v", name, price, tt.plan)
+		}
+		if why := WhyNot(x, s, false); tt.fleet == "" && (why.Fit != 0 || len(why.Excluded) != 1 || Setting(why.Excluded[0]) != "`placement` of fleet 'f'") {
+			t.Errorf("%s: %s", name, summary(why))
+		}
+	}
+}
+
 // Whatever the queue and the supply: gangs all or nothing, no block given twice, no fleet
 // beyond its limit, and nobody takes what a patient gang before it could use.
 func TestPlaceInvariants(t *testing.T) {

@@ -83,7 +83,9 @@ type Fleet struct {
 	Hosts bool
 	// Room is how many instances may be added, -1 without limit.
 	Room int
-	Ask  Ask
+	// At is where its cluster is, the zero value while that is nowhere: new instances are made there.
+	At  Site
+	Ask Ask
 }
 
 // Supply is everything that gangs can be placed on.

@@ -172,8 +172,8 @@ func (p *placer) growing(g *Gang, run Ask, anyway bool) []grower {
 		if g.Cluster && !f.Cluster {
 			one.settings |= 1 << needMultinode
 		}
-		if g.Beside != (Site{}) || g.Cluster && len(p.inFleet[i]) > 0 {
-			one.sites = p.sites(g, i)
+		if g.Beside != (Site{}) || f.At != (Site{}) || g.Cluster && len(p.inFleet[i]) > 0 {
+			one.sites = p.newAt(g, i)
 		}
 		list = append(list, one)
 	}
