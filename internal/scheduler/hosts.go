@@ -189,9 +189,25 @@ func (p *placer) keep(g *Gang, f int, shares [][]int) {
 	for _, i := range p.inFleet[f] {
 		for j := range g.Jobs {
 			if shares[j][i] > 0 && p.free[i] > 0 {
-				p.kept[i] = kept{p.free[i], g.Run}
+				p.kept[i] = kept{p.free[i], g.ID, g.Run}
 				p.free[i] = 0
 			}
+		}
+	}
+}
+
+// withOwn does something while a gang may use what is kept for it; what it does not take is kept on.
+func (p *placer) withOwn(g *Gang, do func()) {
+	for i, k := range p.kept {
+		if k.gang == g.ID {
+			p.free[i] = k.blocks
+		}
+	}
+	do()
+	for i, k := range p.kept {
+		if k.gang == g.ID {
+			k.blocks, p.free[i] = p.free[i], 0
+			p.kept[i] = k
 		}
 	}
 }

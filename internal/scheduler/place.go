@@ -81,8 +81,8 @@ type jobOf struct {
 
 // kept are free blocks that later gangs may not use.
 type kept struct {
-	blocks int
-	run    string
+	blocks    int
+	gang, run string
 }
 
 // hostQueue lists the hosts that fit a job, best first. What it skipped once is skipped

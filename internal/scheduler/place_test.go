@@ -102,6 +102,7 @@ func TestPlace(t *testing.T) {
 	grows := func(f Fleet, room int) Fleet { f.Room = room; return f }
 	impatient := func(g Gang) Gang { g.Patient = false; return g }
 	unready := func(h *Host) *Host { h.Ready = false; return h }
+	rented := func(h *Host, o api.InstanceOffer) *Host { o.Availability = api.Idle; h.Offer = o; return h }
 	clouds := []api.InstanceOffer{machine("a", "eu", 1, 1), machine("b", "us", 1, 2), machine("b", "us", 8, 20)}
 	for _, c := range []struct {
 		name  string
@@ -163,6 +164,10 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: +a/eu/g1; z: +b/us/g8"},
 		{"who may not wait asks at the same time", []Gang{again(asks("x", 1, 1)), impatient(asks("y", 1, 1))},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: +a/eu/g1"},
+		{"on the hosts that are kept for it first", []Gang{again(asks("x", 2, 1)), asks("y", 1, 1)}, Supply{
+			Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: []api.InstanceOffer{machine("b", "us", 1, 2)}, Refused: except("b"),
+			Hosts: []*Host{rented(hosted("h", "f", 1, 1, 0), machine("b", "us", 1, 2)), rented(hosted("i", "f", 1, 1, 1), machine("b", "us", 1, 2))},
+		}, "x: h:1 +b/us/g1; y: +b/us/g1"},
 		{"all wait where there is nothing to ask for", []Gang{again(asks("x", 2, 1)), again(asks("y", 1, 4)), asks("z", 1, 4)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Hosts: []*Host{hosted("h", "f", 4, 1, 1)}, Offers: clouds}, "x: no; y: waits; z: waits"},
 		{"only the fleets that were named", []Gang{func() Gang { g := asks("x", 1, 1); g.Fleets = []string{"g"}; return g }()},

@@ -33,8 +33,13 @@ func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
 	for n, i := range asks {
 		asking := queue[i]
 		asking.BuyFrom = time.Time{}
-		if theirs := p.best(&asking); theirs != nil && theirs.meets(mine) {
-			return n, p.take(&asking, theirs)
+		p.withOwn(&asking, func() {
+			if theirs := p.best(&asking); theirs != nil && theirs.meets(mine) {
+				v = p.take(&asking, theirs)
+			}
+		})
+		if v.Nodes != nil {
+			return n, v
 		}
 	}
 	return -1, Verdict{}
