@@ -164,7 +164,8 @@ func (p *placer) hold(g *Gang) {
 		}
 		p.keep(g, f, shares)
 		for j := range g.Jobs {
-			if _, can := p.fresh(g, f, g.Beside, j, maps.Clone(p.taken)); can {
+			node, can := p.fresh(g, f, g.Beside, j, maps.Clone(p.taken))
+			if can && (p.room[f] > 0 || node.Ask.Requirements.Reservation != nil) { // there is room for all without either limit
 				p.room[f] = 0
 			}
 		}

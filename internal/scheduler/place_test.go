@@ -124,6 +124,10 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: waits"},
 		{"what it has no use for is not", []Gang{asks("x", 2, 8), asks("y", 1, 1)},
 			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 8, 1, 0), hosted("i", "f", 8, 1, 1), hosted("j", "f", 1, 1, 0)}}, "x: waits; y: j:1"},
+		{"nor is the room of a fleet without limit", []Gang{asks("x", 2, 8), asks("y", 1, 1)}, Supply{
+			Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: []api.InstanceOffer{machine("b", "us", 1, 2), machine("b", "eu", 8, 20)},
+			Hosts: []*Host{rented(hosted("h", "f", 8, 1, 0), machine("b", "us", 8, 20)), rented(hosted("i", "f", 8, 1, 1), machine("b", "us", 8, 20))},
+		}, "x: waits; y: +b/us/g1"},
 		{"a head that can never be placed holds nothing", []Gang{asks("x", 3, 1), asks("y", 1, 1)},
 			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: no; y: h:1"},
 		{"nor does one that may not wait", []Gang{impatient(asks("x", 2, 1)), asks("y", 1, 1)},
