@@ -135,12 +135,12 @@ func (n *fitting) all() []int {
 	return n.fit
 }
 
-// lowest is the price of the first that can be had now, infinite without any.
+// lowest is the price by which the first has its place that can be had now, infinite without any.
 func (n *fitting) lowest() float64 {
 	if n != nil {
 		for i := range n.inOrder() {
 			if n.here(i) && n.usable(i) {
-				return n.rows[i].price
+				return n.rows[i].price * (1 + n.offers[i].Penalty)
 			}
 		}
 	}

@@ -187,7 +187,7 @@ type plan struct {
 	hosts []int // per job, -1 for a new instance
 	nodes []Node
 	fresh int     // new instances
-	price float64 // of all nodes, per hour
+	price float64 // of all nodes, per hour: that by which they have their places among offers
 	rooms rooms   // that the new instances and those of others take
 }
 
@@ -215,7 +215,7 @@ func (p *placer) within(g *Gang, f int, shares [][]int) *plan {
 			}
 			c.nodes[j] = node
 			c.fresh++
-			c.price += node.Offer.Price
+			c.price += node.Offer.Price * (1 + node.Offer.Penalty)
 		}
 		if ok && (p.room[f] < 0 || c.fresh <= p.room[f]) {
 			return c // the sites come cheapest first

@@ -103,6 +103,8 @@ func TestPlace(t *testing.T) {
 	impatient := func(g Gang) Gang { g.Patient = false; return g }
 	unready := func(h *Host) *Host { h.Ready = false; return h }
 	rented := func(h *Host, o api.InstanceOffer) *Host { o.Availability = api.Idle; h.Offer = o; return h }
+	of := func(f Fleet, backend string) Fleet { f.Ask.Profile.Backends = []string{backend}; return f }
+	lowered := func(o api.InstanceOffer) api.InstanceOffer { o.Penalty = 1; return o }
 	clouds := []api.InstanceOffer{machine("a", "eu", 1, 1), machine("b", "us", 1, 2), machine("b", "us", 8, 20)}
 	for _, c := range []struct {
 		name  string
@@ -154,6 +156,10 @@ func TestPlace(t *testing.T) {
 		}()}, Offers: []api.InstanceOffer{machine("b", "eu", 1, 1), machine("b", "us", 1, 2)}}, "x: +b/us/g1 +b/us/g1"},
 		{"and grows where it is", []Gang{asks("x", 2, 1)}, Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds,
 			Hosts: []*Host{{ID: "h", Fleet: "f", Offer: func() api.InstanceOffer { o := machine("b", "us", 1, 2); o.Availability = api.Idle; return o }(), Blocks: 1, Ready: true}}}, "x: h:1 +b/us/g1"},
+		{"what could not be had lately comes later, in another fleet too", []Gang{asks("x", 1, 1)}, Supply{
+			Fleets: []Fleet{of(grows(cluster("f"), -1), "a"), of(grows(cluster("g"), -1), "b")},
+			Offers: []api.InstanceOffer{machine("b", "us", 1, 1.5), lowered(machine("a", "eu", 1, 1))},
+		}, "x: +b/us/g1"},
 		{"no new instances where they are not wanted", []Gang{func() Gang { g := asks("x", 1, 1); g.Reuse = true; return g }()},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds}, "x: no"},
 		{"nor before they may be asked for again, by those who may not", []Gang{refused(asks("x", 1, 1)), asks("y", 1, 1)},
