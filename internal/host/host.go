@@ -250,7 +250,7 @@ func (c *conn) session() error {
 	}
 	if err == nil {
 		c.silence, c.met = silence{}, true
-		err = c.upgrade(ctx, info)
+		err = c.upgrade(ctx, client, info)
 	}
 	if err != nil {
 		c.set(nil, nil, err)
@@ -321,8 +321,9 @@ func (c *conn) pin(key string) {
 	}
 }
 
-// upgrade replaces an agent of another build. Containers go on meanwhile.
-func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
+// upgrade replaces an agent of another build. Containers go on meanwhile. Where that is not possible the
+// one there stays, since jobs matter more than its age.
+func (c *conn) upgrade(ctx context.Context, client *agentapi.Client, info agentapi.HostInfo) error {
 	if c.target.Local != "" || c.pool.Transport != nil {
 		return nil
 	}
@@ -340,12 +341,19 @@ func (c *conn) upgrade(ctx context.Context, info agentapi.HostInfo) error {
 		if ctx.Err() != nil {
 			return err
 		}
-		// A full disk, for example: jobs matter more than the agent's age.
-		c.pool.Log.Warn("the agent of a host cannot be replaced and stays", "host", c.target.ID, "err", err)
+		c.stays(err) // a full disk, for example
 		return nil
 	}
 	if _, err := installAgent(ctx, s, c.target.Endpoint.User, c.target.home(), nil); err != nil {
-		return err
+		if _, gone := client.Host(ctx); gone != nil {
+			return err
+		}
+		c.stays(err) // refused before anything was changed, as while Docker is away
+		return nil
 	}
 	return errors.New("the agent was replaced; connecting to the new one")
+}
+
+func (c *conn) stays(why error) {
+	c.pool.Log.Warn("the agent of a host cannot be replaced and stays", "host", c.target.ID, "err", why)
 }

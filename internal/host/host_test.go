@@ -515,3 +515,19 @@ func TestUpgradeThatFails(t *testing.T) {
 		t.Error("half an agent was left")
 	}
 }
+
+// The same when the new one is there and refuses to be installed: the old one runs on.
+func TestUpgradeThatIsRefused(t *testing.T) {
+	for code, why := range map[string]string{"disk_full": "only 3 MiB are free", "no_docker": "Docker does not answer"} {
+		t.Run(code, func(t *testing.T) {
+			w := newWorld(t)
+			h := w.host()
+			write(t, h, "refusal", `{"code":"`+code+`","message":"`+why+`"}`)
+			w.pool.Watch(host.Target{ID: "h", Endpoint: w.endpoint(h)})
+			w.until("the old agent is connected", func() bool { return w.sink.connected == 1 })
+			if h.File("installed") == "" {
+				t.Error("nobody has tried to replace it")
+			}
+		})
+	}
+}

@@ -1,12 +1,15 @@
 package install
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dstack/internal/agentapi"
 )
 
 func TestEnv(t *testing.T) {
@@ -39,6 +42,26 @@ func TestEnv(t *testing.T) {
 		if _, err := environment(options{home: home, newEnv: true}, strings.NewReader(bad)); err == nil {
 			t.Errorf("%s was accepted", bad)
 		}
+	}
+}
+
+// An agent that is there is started again, and keeps its variables, however full the disk is.
+func TestKeep(t *testing.T) {
+	o := options{home: t.TempDir(), newEnv: true}
+	env := map[string]string{"A": "1"}
+	var refused *agentapi.Error
+	if err := o.keep(env, minDisk-1); !errors.As(err, &refused) || refused.Code != "disk_full" {
+		t.Errorf("the first installation on a full disk: %v", err)
+	}
+	if err := o.keep(env, minDisk); err != nil {
+		t.Fatal(err)
+	}
+	o.newEnv = false
+	if err := o.keep(map[string]string{"A": "2"}, 0); err != nil {
+		t.Errorf("an agent with jobs on a full disk: %v", err)
+	}
+	if kept, err := environment(o, nil); err != nil || cmp.Diff(env, kept) != "" {
+		t.Errorf("the variables are %v now (%v)", kept, err)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"os"
 	"os/exec"
@@ -21,6 +22,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"dstack/internal/agent/runner"
 	"dstack/internal/agent/runtime"
 	"dstack/internal/agent/shim"
 	"dstack/internal/agentapi"
@@ -108,17 +110,33 @@ func install(ctx context.Context, o options) (agentapi.HostInfo, error) {
 	if err := os.MkdirAll(o.home, 0o755); err != nil {
 		return none, problem("disk_full", "cannot write to %s: %v", o.home, err)
 	}
+	free := int64(math.MaxInt64)
 	var fs unix.Statfs_t
-	if err := unix.Statfs(o.home, &fs); err == nil && int64(fs.Bavail)*fs.Bsize < minDisk {
-		return none, problem("disk_full", "only %d MiB are free below %s; free at least 1 GiB", int64(fs.Bavail)*fs.Bsize>>20, o.home)
+	if err := unix.Statfs(o.home, &fs); err == nil {
+		free = int64(fs.Bavail) * fs.Bsize
 	}
-	if err := os.WriteFile(envPath(o.home), []byte(formatEnv(env)), 0o600); err != nil {
-		return none, problem("disk_full", "cannot write to %s: %v", o.home, err)
+	if err := o.keep(env, free); err != nil {
+		return none, err
 	}
 	if err := start(ctx, self, o, kind, env); err != nil {
 		return none, err
 	}
 	return await(ctx, o.home)
+}
+
+// keep writes the agent's variables down, where there is room for images too. An agent that is there already
+// keeps those that it has, and needs no room: its jobs would be out of reach without it.
+func (o options) keep(env map[string]string, free int64) error {
+	if _, err := os.Stat(envPath(o.home)); err == nil && !o.newEnv {
+		return nil
+	}
+	if free < minDisk {
+		return problem("disk_full", "only %d MiB are free below %s; free at least 1 GiB", free>>20, o.home)
+	}
+	if err := runner.WriteFile(envPath(o.home), []byte(formatEnv(env)), 0o600); err != nil {
+		return problem("disk_full", "cannot write to %s: %v", o.home, err)
+	}
+	return nil
 }
 
 func checkDocker(ctx context.Context, self, home string) error {
@@ -142,7 +160,6 @@ func start(ctx context.Context, self string, o options, kind string, env map[str
 	if o.user != "" {
 		args = append(args, "--socket-user", o.user)
 	}
-	_ = os.Remove(filepath.Join(o.home, agentapi.SocketName)) // so that the new agent is seen to answer
 	if st, err := os.Stat("/run/systemd/system"); err == nil && st.IsDir() {
 		return startUnit(ctx, self, args, o)
 	}
@@ -166,10 +183,15 @@ KillMode=process
 [Install]
 WantedBy=multi-user.target
 `, self, strings.Join(args, " "), envPath(o.home))
-	if err := os.WriteFile(unitPath, []byte(unit), 0o644); err != nil {
-		return fmt.Errorf("write %s: %w", unitPath, err)
+	if had, err := os.ReadFile(unitPath); err != nil || string(had) != unit { // a full disk keeps nobody from starting again
+		if err := runner.WriteFile(unitPath, []byte(unit), 0o644); err != nil {
+			return err
+		}
 	}
 	for _, cmd := range [][]string{{"daemon-reload"}, {"enable", "--quiet", unitName}, {"restart", unitName}} {
+		if cmd[0] == "restart" {
+			hideSocket(o.home)
+		}
 		if out, err := exec.CommandContext(ctx, "systemctl", cmd...).CombinedOutput(); err != nil {
 			return problem("error", "systemctl %s: %s", cmd[0], strings.TrimSpace(string(out)))
 		}
@@ -177,9 +199,14 @@ WantedBy=multi-user.target
 	return nil
 }
 
+// hideSocket takes the old agent's socket away, so that the new one is seen to answer: not before the old
+// one has to end.
+func hideSocket(home string) { _ = os.Remove(filepath.Join(home, agentapi.SocketName)) }
+
 // startSupervised starts a detached process that keeps the agent running.
 func startSupervised(self string, args []string, o options, env map[string]string) error {
 	stopSupervised(o.home)
+	hideSocket(o.home)
 	log, err := os.OpenFile(filepath.Join(o.home, "agent.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
