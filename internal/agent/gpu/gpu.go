@@ -182,15 +182,21 @@ func NewLocks(gpus []agentapi.GPU) *Locks {
 }
 
 // Acquire gives n free accelerators to a task, all free ones for -1. What the task holds
-// already counts.
+// already comes first, and is all for -1: its container may have been made with it.
 func (l *Locks) Acquire(task string, n int) ([]agentapi.GPU, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var got []agentapi.GPU
-	for _, g := range l.gpus {
-		if o := l.owner[g.ID]; (o == "" || o == task) && (n < 0 || len(got) < n) {
-			got = append(got, g)
+	take := func(got []agentapi.GPU, owner string) []agentapi.GPU {
+		for _, g := range l.gpus {
+			if l.owner[g.ID] == owner && (n < 0 || len(got) < n) {
+				got = append(got, g)
+			}
 		}
+		return got
+	}
+	got := take(nil, task)
+	if n >= 0 || len(got) == 0 {
+		got = take(got, "")
 	}
 	if n > 0 && len(got) < n {
 		return nil, fmt.Errorf("no capacity: %d GPUs requested, %d available", n, len(got))

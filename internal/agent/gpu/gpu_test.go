@@ -146,6 +146,15 @@ func TestLocks(t *testing.T) {
 	if err := l.Adopt("t3", []string{"a", "b"}); err != nil {
 		t.Error(err)
 	}
+	l.Release("t3")
+	if err := l.Adopt("t3", []string{"b"}); err != nil {
+		t.Error(err)
+	}
+	for _, n := range []int{1, -1} { // though a is free and comes before it
+		if kept, err := l.Acquire("t3", n); err != nil || len(kept) != 1 || kept[0].ID != "b" {
+			t.Errorf("%d of those that it holds: %v, %v", n, kept, err)
+		}
+	}
 	if none, err := l.Acquire("t4", 0); err != nil || len(none) != 0 {
 		t.Errorf("no GPUs: %v, %v", none, err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"dstack/internal/agent/gpu"
 	"dstack/internal/agent/runner"
 	"dstack/internal/agent/runtime"
 	"dstack/internal/agentapi"
@@ -471,6 +473,34 @@ func TestKilledAtEachStep(t *testing.T) {
 				t.Errorf("%+v", v)
 			}
 		})
+	}
+}
+
+// A container that was made keeps the GPUs that it was made with, when the agent starts it after others have
+// become free: otherwise the next task would get the same.
+func TestGPUsOfAContainerThatWasMade(t *testing.T) {
+	two := func(c *Config) {
+		c.Detect = func(context.Context) gpu.Found {
+			return gpu.Found{Vendor: "amd", GPUs: []agentapi.GPU{{ID: "a"}, {ID: "b"}}}
+		}
+	}
+	e := newEngine()
+	old := run(t, newHome(t), e, two)
+	first, second := spec(), spec()
+	first.GPUs, second.GPUs = 1, 1
+	old.put(first)
+	old.reaches(first.ID, agentapi.Running)
+	reached, _ := blockAt(e, "start")
+	old.put(second)
+	<-reached
+	old.finish(first.ID, 0)
+	old.reaches(first.ID, agentapi.Terminated)
+	old.stop()
+	e.setGate(nil)
+	e.box(second.ID).running = false
+	a := run(t, old.home, e, two)
+	if v := a.reaches(second.ID, agentapi.Running); !slices.Equal(v.GPUs, []string{"b"}) {
+		t.Errorf("the task holds %q, its container was made with b", v.GPUs)
 	}
 }
 

@@ -265,7 +265,6 @@ func (t *task) resume(ctx context.Context) {
 	_, err := runner.ReadState(t.jobDir())
 	begun := !errors.Is(err, os.ErrNotExist) // the runner's first act is to write its state
 	if state.State != agentapi.Running && !begun && !t.runs(ctx) {
-		t.shim.gpus.Release(t.spec.ID)
 		t.start(ctx)
 		return
 	}
