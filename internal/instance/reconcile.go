@@ -50,7 +50,7 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, err
 	}
-	snap := Snapshot{Instance: inst, Link: s.linkOf(id)}
+	snap := Snapshot{Instance: inst, Link: s.linkOf(id), Began: s.began}
 	if inst.IntentID != "" {
 		snap.Machine, err = s.machine(ctx, s.DB.Read(), inst)
 		if errors.Is(err, store.ErrNotFound) {

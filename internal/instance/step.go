@@ -22,6 +22,9 @@ const (
 	askEvery = time.Minute
 	// lostLimit is when an unreachable paid machine is given back (lifecycle 10.4).
 	lostLimit = 20 * time.Minute
+	// tryFor is for how long a server tries to reach a machine before it gives that up, whenever it was
+	// last seen or should have come up: the server may have been away, and not the machine.
+	tryFor = 2 * time.Minute
 	// uninstallTries bounds the attempts to take the agent off a host that is removed.
 	uninstallTries = 3
 )
@@ -60,6 +63,8 @@ type Snapshot struct {
 	Retraced bool
 	// SpareNodes says that the fleet has more live instances than its minimum.
 	SpareNodes bool
+	// Began is since when this server looks at instances.
+	Began time.Time
 }
 
 // Effect is something to do outside the database, after the decision is stored.
@@ -129,7 +134,7 @@ func Step(now time.Time, s Snapshot) Decision {
 
 func (d *Decision) pending(now time.Time, s Snapshot) {
 	if s.Instance.SSH() {
-		if now.Sub(s.Instance.CreatedAt) > addTimeout {
+		if now.After(latest(s.Instance.CreatedAt.Add(addTimeout), s.Began.Add(tryFor))) {
 			msg := fmt.Sprintf("Failed to add SSH instance in %ds", int(addTimeout.Seconds()))
 			if p := s.Instance.Data.Problem; p != "" {
 				msg += ". " + p
@@ -183,8 +188,11 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 		return
 	}
 	d.made(s.Machine)
-	deadline := d.Instance.Data.StartedAt.Add(BootTimeout(d.Instance))
 	known := d.Instance.Data.Provisioning != nil && deref(d.Instance.Data.Provisioning.Hostname) != ""
+	deadline := latest(d.Instance.Data.StartedAt.Add(BootTimeout(d.Instance)), s.Began.Add(tryFor))
+	if s.Link.Watched {
+		deadline = latest(deadline, s.Link.Since.Add(tryFor))
+	}
 	switch {
 	case known && s.Link.Connected:
 		d.adopt(s.Link.Info)
@@ -319,7 +327,8 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 	if inst.SSH() {
 		return
 	}
-	if limit := inst.Data.LostAt.Add(lostLimit); now.Before(limit) {
+	tried := cmp.Or(s.Link.Since, now).Add(tryFor) // it is about to be connected to
+	if limit := latest(inst.Data.LostAt.Add(lostLimit), tried); now.Before(limit) {
 		d.Effects = append(d.Effects, AskCloud)
 		d.again(now.Add(askEvery))
 		d.again(limit)
@@ -429,6 +438,14 @@ func (d *Decision) again(at time.Time) {
 	if d.Again.IsZero() || at.Before(d.Again) {
 		d.Again = at
 	}
+}
+
+// latest is the later of two times.
+func latest(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // statusEvent is the text of lifecycle 10.1.

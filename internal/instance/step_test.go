@@ -48,7 +48,7 @@ func TestStep(t *testing.T) {
 	held := []Assignment{{JobID: "j", Blocks: 1}}
 	lost := func(since time.Duration) func(*Snapshot) {
 		return func(s *Snapshot) {
-			s.Link = Link{Watched: true, Problem: "no route to host"}
+			s.Link = Link{Watched: true, Since: at(since), Problem: "no route to host"}
 			s.Instance.Data.LostAt = at(since)
 		}
 	}
@@ -65,6 +65,8 @@ func TestStep(t *testing.T) {
 		{name: "an SSH host is added", s: sshHost(api.InstancePending), status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "an SSH host that cannot be added for too long is given up", s: sshHost(api.InstancePending), now: addTimeout + time.Second,
 			status: api.InstanceTerminated, reason: api.InstanceProvisioningTimeout},
+		{name: "but not by a server that was away itself", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Began = at(time.Hour) }), now: time.Hour + tryFor,
+			status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "a machine without an offer yet", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Instance.IntentID, s.Machine = "", Machine{} }),
 			status: api.InstancePending, effects: []Effect{Provision}},
 		{name: "a refused machine is looked for elsewhere", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Refused: true, Message: "no capacity"} }),
@@ -83,8 +85,15 @@ func TestStep(t *testing.T) {
 			status: api.InstanceIdle, again: 360 * time.Second, freed: true},
 		{name: "a machine that was made for a job is busy at once", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Assignments = held }),
 			status: api.InstanceBusy, freed: true},
-		{name: "a machine that never answers is given back", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true} }), now: 10 * time.Minute,
+		{name: "a machine that never answers is given back", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true, Since: start} }), now: 10 * time.Minute,
 			status: api.InstanceTerminating, reason: api.InstanceProvisioningTimeout, again: 10 * time.Minute},
+		{name: "one that came up while the server was away is tried first", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link, s.Began = Link{}, at(time.Hour) }), now: time.Hour,
+			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: time.Hour + tryFor},
+		{name: "and is not tried for ever", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true, Since: at(time.Hour)} }), now: time.Hour + tryFor,
+			status: api.InstanceTerminating, reason: api.InstanceProvisioningTimeout, again: time.Hour + tryFor},
+		{name: "a cloud is asked for the address first, after the server was away", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) {
+			s.Instance.Data.Provisioning, s.Machine.Hostname, s.Link, s.Began = nil, "", Link{}, at(time.Hour)
+		}), now: time.Hour, status: api.InstanceProvisioning, again: time.Hour + tryFor},
 		{name: "a machine that vanished while booting ends", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Gone = true }), now: time.Second,
 			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
 		{name: "a released machine is idle and wakes the queue", s: paid(api.InstanceBusy), now: time.Minute,
@@ -105,6 +114,14 @@ func TestStep(t *testing.T) {
 			now: lostGrace, status: api.InstanceBusy, effects: []Effect{AskCloud}, again: lostGrace + askEvery},
 		{name: "a lost paid machine is given back at last", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
 			now: lostLimit, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: lostLimit},
+		{name: "not by a server that was away and has not tried it yet", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
+			lost(0)(s)
+			s.Link, s.Instance.Unreachable, s.Instance.Assignments = Link{}, true, held
+		}), now: time.Hour, status: api.InstanceBusy, effects: []Effect{Watch, AskCloud}, again: time.Hour + askEvery},
+		{name: "but by one that has", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
+			lost(0)(s)
+			s.Link.Since, s.Instance.Unreachable, s.Instance.Assignments = at(time.Hour), true, held
+		}), now: time.Hour + tryFor, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: time.Hour + tryFor},
 		{name: "a lost SSH host is never given up", s: changed(sshHost(api.InstanceIdle), lost(0)), now: 1000 * time.Hour, status: api.InstanceIdle},
 		{name: "a connection is kept", s: changed(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link.Watched = false }), status: api.InstanceIdle, effects: []Effect{Watch}},
 		{name: "jobs end before their machine", s: changed(paid(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceTerminating},
@@ -210,7 +227,7 @@ func TestBootingMachine(t *testing.T) {
 		{name: "not ready", s: booting(Link{Problem: docker, Reached: true}), problem: docker, events: []string{"Instance is not ready yet: " + docker}},
 		{name: "still not ready", s: known(booting(Link{Problem: docker, Reached: true}), docker), problem: docker},
 		{name: "ready", s: known(paid(api.InstanceProvisioning), docker), events: []string{"Instance status changed PROVISIONING -> IDLE"}},
-		{name: "never ready", s: known(booting(Link{Problem: docker}), docker), now: time.Hour, problem: docker,
+		{name: "never ready", s: known(booting(Link{Problem: docker, Since: start}), docker), now: time.Hour, problem: docker,
 			message: "Instance did not become reachable in time. " + docker,
 			events: []string{"Instance status changed PROVISIONING -> TERMINATING. Termination reason: PROVISIONING_TIMEOUT " +
 				"(Instance did not become reachable in time. " + docker + ")"}},
