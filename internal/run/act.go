@@ -22,14 +22,7 @@ func (s *Service) act(ctx context.Context, it engine.Item, e Effect, snap JobSna
 	case Send:
 		return s.send(ctx, it, client, snap)
 	case Stop:
-		grace := int64(0)
-		if !j.Data.Abort && j.Data.Reason != api.JobAbortedByUser {
-			grace = 300
-			if j.Data.Spec.StopDuration != nil {
-				grace = *j.Data.Spec.StopDuration
-			}
-		}
-		t, err := client.Terminate(ctx, j.ID, agentapi.Terminate{Grace: grace, Reason: string(j.Data.Reason), Message: j.Data.Message})
+		t, err := client.Terminate(ctx, j.ID, agentapi.Terminate{Grace: j.grace(), Reason: string(j.Data.Reason), Message: j.Data.Message})
 		if agentapi.IsCode(err, agentapi.CodeNotFound) { // it never arrived
 			return time.Time{}, s.observe(ctx, j.InstanceID, agentapi.Task{ID: j.ID, State: agentapi.Terminated})
 		}

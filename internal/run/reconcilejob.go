@@ -76,7 +76,7 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 	if err != nil {
 		return JobSnapshot{}, err
 	}
-	snap := JobSnapshot{Job: j, LostAfter: s.LostAfter}
+	snap := JobSnapshot{Job: j, LostAfter: s.LostAfter, Began: s.started}
 	if j.InstanceID != "" {
 		inst, err := s.Instances.Get(ctx, q, j.InstanceID)
 		if err == nil {

@@ -207,7 +207,7 @@ type Service struct {
 	hosts  *hostCache
 	places *positionCache
 	clock  probeClock
-	// started is when this replica of the server began to count requests.
+	// started is when this replica of the server began to look at jobs and to count requests.
 	started time.Time
 	rows    *rows
 	texts   *texts

@@ -10,9 +10,12 @@ import (
 )
 
 const (
-	// goneGrace is how long the end of a job on a host that cannot be reached is waited for:
-	// the host is cleaned up when it is back.
+	// goneGrace is how long the end of a job on a host that cannot be reached is waited for, since the
+	// host was lost: it is cleaned up when it is back.
 	goneGrace = 30 * time.Second
+	// tryFor is for how long a server that has begun to work tries to reach the hosts of jobs before it
+	// gives jobs up for them: it may have been away itself.
+	tryFor = 3 * time.Minute
 	// drainFor is how long a replica that is not wanted any more gets to answer what it was asked
 	// before everybody knew, at least.
 	drainFor = 5 * time.Second
@@ -44,6 +47,8 @@ type JobSnapshot struct {
 	// LostAfter is how long a host may be unreachable before its jobs count as lost, 0: for
 	// ever, since nothing proves that they do not run.
 	LostAfter time.Duration
+	// Began is when this server began to look at jobs.
+	Began time.Time
 	// Serving says that requests which came through this server are under way there.
 	Serving bool
 	// Peers are the other jobs of the replica, for a provisioning job of several nodes.
@@ -91,7 +96,7 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 	if d.lost(now, s) || s.Job.Data.Damage != "" { // what to send is not known
 		return
 	}
-	deadline := s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance))
+	deadline := later(s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance)), s.Began.Add(tryFor))
 	d.made(s.Instance)
 	switch {
 	// What the host is like has to be known: a task depends on it.
@@ -294,7 +299,7 @@ func (d *JobDecision) unreachable(now time.Time, s JobSnapshot) bool {
 	if s.LostAfter <= 0 || s.Reachable || lostAt.IsZero() {
 		return false
 	}
-	if at := lostAt.Add(s.LostAfter); now.Before(at) {
+	if at := later(lostAt.Add(s.LostAfter), s.Began.Add(tryFor)); now.Before(at) {
 		d.Again = at
 		return false
 	}
@@ -329,11 +334,37 @@ func (d *JobDecision) terminating(now time.Time, s JobSnapshot) {
 	case s.Reachable:
 		d.Effects = append(d.Effects, Stop)
 		d.Again = now.Add(15 * time.Second)
-	case now.Sub(s.Job.Data.StoppingAt) >= goneGrace:
+	case !now.Before(s.waitsUntil()):
 		d.finish(now) // the agent is told to drop the task when the host is back
 	default:
-		d.Again = s.Job.Data.StoppingAt.Add(goneGrace)
+		d.Again = s.waitsUntil()
 	}
+}
+
+// waitsUntil is how long the end of a job on a host that cannot be reached is waited for. A host that was
+// reached a moment ago most likely is again in another: until its instance says that it is lost, the job
+// has the time that it may take for its end.
+func (s *JobSnapshot) waitsUntil() time.Time {
+	from := later(s.Job.Data.StoppingAt, s.Began)
+	if s.Instance.Status == api.InstanceBusy && s.Instance.Data.Damage == "" { // otherwise nobody notes when it was lost
+		lost := s.Instance.Data.LostAt
+		if lost.IsZero() {
+			lost = s.Job.Data.StoppingAt.Add(agentapi.Seconds(s.Job.grace()))
+		}
+		from = later(from, lost)
+	}
+	return from.Add(goneGrace)
+}
+
+// grace is how long a job that is to end may take for it, in seconds.
+func (j *Job) grace() int64 {
+	switch limit := j.Data.Spec.StopDuration; {
+	case j.Data.Abort, j.Data.Reason == api.JobAbortedByUser:
+		return 0
+	case limit != nil:
+		return *limit
+	}
+	return defaultStop
 }
 
 // drains says that a replica that is not wanted any more, and gets no more requests, is left to
@@ -342,11 +373,8 @@ func (d *JobDecision) drains(now time.Time, s JobSnapshot) bool {
 	if !s.Job.Data.Ready || s.Job.Data.Reason != api.JobScaledDown {
 		return false
 	}
-	waited, grace := now.Sub(s.Job.Data.StoppingAt), int64(defaultStop)
-	if limit := s.Job.Data.Spec.StopDuration; limit != nil {
-		grace = *limit
-	}
-	return waited < min(drainFor, agentapi.Seconds(grace)) || s.Serving && waited < agentapi.Seconds(grace)
+	waited, grace := now.Sub(s.Job.Data.StoppingAt), agentapi.Seconds(s.Job.grace())
+	return waited < min(drainFor, grace) || s.Serving && waited < grace
 }
 
 // end begins the end of the attempt.
@@ -366,6 +394,14 @@ func (d *JobDecision) finish(now time.Time) {
 	d.Release = d.Job.InstanceID != ""
 	d.Job.Data.FinishedAt = now
 	d.to(status)
+}
+
+// later is the later of two times.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 func (d *JobDecision) to(status api.JobStatus) {

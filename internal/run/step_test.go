@@ -40,6 +40,14 @@ func reported(task agentapi.Task) func(*JobSnapshot) {
 
 func unreachable(s *JobSnapshot) { s.Reachable = false }
 
+// lostAt makes the instance tell since when it cannot be reached.
+func lostAt(d time.Duration) func(*JobSnapshot) {
+	return func(s *JobSnapshot) {
+		s.Reachable = false
+		s.Instance.Unreachable, s.Instance.Data.LostAt = true, at(d)
+	}
+}
+
 func gone(s *JobSnapshot) {
 	s.Reachable = false
 	s.Instance.Status, s.Instance.Deleted = api.InstanceTerminated, true
@@ -92,6 +100,8 @@ func TestStepJob(t *testing.T) {
 		{name: "and for what it is like", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Instance.Data.Host = nil }), status: api.JobProvisioning, again: 10 * time.Minute},
 		{name: "a machine that never comes", s: job(placed(api.JobProvisioning), unreachable), now: 10 * time.Minute,
 			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
+		{name: "a machine that came up while the server was away is tried first", s: job(job(placed(api.JobProvisioning), unreachable), func(s *JobSnapshot) { s.Began = at(time.Hour) }), now: time.Hour,
+			status: api.JobProvisioning, again: time.Hour + tryFor},
 		{name: "a spot instance that was taken back", s: job(placed(api.JobRunning), func(s *JobSnapshot) {
 			s.Job.Data.Provisioning.InstanceType.Resources.Spot = true
 			gone(s)
@@ -109,6 +119,9 @@ func TestStepJob(t *testing.T) {
 		{name: "and no longer", s: job(job(placed(api.JobRunning), unreachable), func(s *JobSnapshot) {
 			s.LostAfter, s.Instance.Data.LostAt = time.Minute, start
 		}), now: time.Minute, status: api.JobTerminating, reason: api.JobInstanceUnreachable, again: time.Minute},
+		{name: "but not by a server that was away itself and has not tried it yet", s: job(job(placed(api.JobRunning), lostAt(0)), func(s *JobSnapshot) {
+			s.LostAfter, s.Began = time.Minute, at(time.Hour)
+		}), now: time.Hour, status: api.JobRunning, again: time.Hour + tryFor},
 		{name: "an instance that is gone ends its job", s: job(placed(api.JobRunning), gone), now: time.Second, status: api.JobTerminating, reason: api.JobInstanceUnreachable, again: time.Second},
 		{name: "an end that was reported counts also after the instance is gone", s: job(job(placed(api.JobRunning), gone), exited(agentapi.DoneByRunner, ptr(0))), now: time.Second,
 			status: api.JobTerminating, reason: api.JobDoneByRunner, again: time.Second},
@@ -127,10 +140,19 @@ func TestStepJob(t *testing.T) {
 			status: api.JobTerminating, reason: api.JobTerminatedByUser, effects: []Effect{Stop}, again: 15 * time.Second},
 		{name: "the job has stopped", s: job(job(placed(api.JobTerminating), exited(agentapi.TerminatedByUser, nil)), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }),
 			status: api.JobTerminated, reason: api.JobTerminatedByUser, effects: []Effect{Forget}, release: true},
-		{name: "an unreachable host is waited for", s: job(job(placed(api.JobTerminating), unreachable), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }),
+		{name: "an unreachable host is waited for", s: job(job(placed(api.JobTerminating), lostAt(0)), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }),
 			status: api.JobTerminating, reason: api.JobTerminatedByUser, again: goneGrace},
-		{name: "not for ever", s: job(job(placed(api.JobTerminating), unreachable), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }), now: goneGrace,
+		{name: "not for ever", s: job(job(placed(api.JobTerminating), lostAt(0)), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }), now: goneGrace,
 			status: api.JobTerminated, reason: api.JobTerminatedByUser, release: true},
+		{name: "one that is lost while the job takes its time is waited for as long", s: job(job(placed(api.JobTerminating), lostAt(2*time.Minute)), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }),
+			now: 2*time.Minute + 15*time.Second, status: api.JobTerminating, reason: api.JobTerminatedByUser, again: 2*time.Minute + goneGrace},
+		{name: "one that does not answer for a moment is no lost one", s: job(job(placed(api.JobTerminating), unreachable), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }),
+			now: 2 * time.Minute, status: api.JobTerminating, reason: api.JobTerminatedByUser, again: defaultStop*time.Second + goneGrace},
+		{name: "though nobody waits for what an abort ends", s: job(job(placed(api.JobTerminating), unreachable), func(s *JobSnapshot) { s.Job.Data.Reason, s.Job.Data.Abort = api.JobAbortedByUser, true }),
+			now: goneGrace, status: api.JobAborted, reason: api.JobAbortedByUser, release: true},
+		{name: "a server that has just begun has lost nobody", s: job(job(placed(api.JobTerminating), lostAt(0)), func(s *JobSnapshot) {
+			s.Job.Data.Reason, s.Began = api.JobTerminatedByUser, at(time.Hour)
+		}), now: time.Hour, status: api.JobTerminating, reason: api.JobTerminatedByUser, again: time.Hour + goneGrace},
 		{name: "a job that was never sent just ends", s: job(placed(api.JobTerminating), func(s *JobSnapshot) {
 			s.Job.Data.Sent, s.Job.Data.Reason = false, api.JobTerminatedByUser
 		}), status: api.JobTerminated, reason: api.JobTerminatedByUser, release: true},
