@@ -246,6 +246,26 @@ func TestDeletionIsNeverGivenUp(t *testing.T) {
 	})
 }
 
+// TestEndedWhileDeletionIsRefused has a provider refuse every deletion, as one does whose credentials
+// may not delete: what somebody ends by hand meanwhile is seen to be gone.
+func TestEndedWhileDeletionIsRefused(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Minute)
+		w.cloud.Inject(fake.Fault{Op: "Terminate", Before: backend.ErrAuth})
+		w.release(id)
+		time.Sleep(time.Hour)
+		if r := w.want(id, ledger.Deleting, 1); r.Message() != backend.ErrAuth.Error() {
+			t.Errorf("message %q", r.Message())
+		}
+		w.cloud.Kill(w.cloud.Live()[0].ID)
+		time.Sleep(25 * time.Minute) // two attempts
+		if r := w.want(id, ledger.Gone, 0); r.Doc.Outcome != ledger.Deleted {
+			t.Errorf("outcome %s", r.Doc.Outcome)
+		}
+	})
+}
+
 // TestDeletionIsAwaited has a provider take a minute to delete, while the owner says again and again
 // that the machine is not wanted: the provider hears of it now and then.
 func TestDeletionIsAwaited(t *testing.T) {

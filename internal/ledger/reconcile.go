@@ -228,9 +228,8 @@ func (l *Ledger) terminate(ctx context.Context, it engine.Item, r Record, b back
 	call, cancel := context.WithTimeoutCause(ctx, deleteTimeout, errNoAnswer)
 	asked := ops.terminate(call, ref)
 	cancel()
-	var inst backend.Instance
-	described := asked
-	if asked == nil || errors.Is(asked, backend.ErrNotFound) {
+	inst, described := backend.Instance{}, asked
+	if _, limited := errors.AsType[*backend.RateLimitedError](asked); !limited { // also when refused: somebody else may have ended it
 		inst, described = ask(ctx, ops, ref)
 	}
 	log := l.Log.With("intent", r.ID, "kind", r.Kind, "backend", r.Backend, "region", r.Region, "resource", ref.ID)

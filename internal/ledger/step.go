@@ -262,6 +262,9 @@ func (r *Record) terminated(now time.Time, asked error, inst backend.Instance, d
 		r.gone(now, Deleted)
 		return time.Time{}
 	case !known:
+		if described == nil {
+			r.see(now, inst)
+		}
 		r.Doc.Message = asked.Error()
 	case described != nil && !notFound:
 		r.Doc.Message = described.Error()

@@ -127,6 +127,10 @@ func TestTerminated(t *testing.T) {
 		"taken before, not found":   {Doc{SeenAt: ago(1), Taken: true}, backend.ErrNotFound, backend.Instance{}, backend.ErrNotFound, Gone},
 		"not found, but described":  {Doc{SeenAt: ago(1), Taken: true}, backend.ErrNotFound, living, nil, Deleting},
 		"refused":                   {Doc{SeenAt: ago(1)}, boom, backend.Instance{}, boom, Deleting},
+		"refused, still there":      {Doc{SeenAt: ago(1), MissingAt: ago(time.Hour)}, boom, living, nil, Deleting},
+		"refused, gone":             {Doc{SeenAt: ago(1)}, boom, backend.Instance{State: backend.StateGone}, nil, Gone},
+		"refused, not found":        {Doc{SeenAt: ago(1)}, boom, backend.Instance{}, backend.ErrNotFound, Deleting},
+		"refused, long not found":   {Doc{SeenAt: ago(1), MissingAt: ago(missingFor)}, boom, backend.Instance{}, backend.ErrNotFound, Gone},
 		"taken, then no answer":     {Doc{SeenAt: ago(1)}, nil, backend.Instance{}, boom, Deleting},
 		"credentials taken away":    {Doc{SeenAt: ago(1), Taken: true}, backend.ErrAuth, backend.Instance{}, backend.ErrAuth, Deleting},
 		"not found, then no answer": {Doc{SeenAt: ago(1)}, backend.ErrNotFound, backend.Instance{}, boom, Deleting},
@@ -139,6 +143,9 @@ func TestTerminated(t *testing.T) {
 			}
 			if (r.State == Gone) != at.IsZero() || (r.State == Gone) != !r.BilledTo.IsZero() {
 				t.Errorf("again at %v, billed to %v", at, r.BilledTo)
+			}
+			if tt.described == nil && r.State == Deleting && !r.Doc.MissingAt.IsZero() {
+				t.Errorf("what was described just now is missing since %v", r.Doc.MissingAt)
 			}
 		})
 	}
