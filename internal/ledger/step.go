@@ -106,7 +106,7 @@ func (r *Record) asking(now time.Time, account string) {
 func (r *Record) answered(now time.Time, inst backend.Instance, err error) time.Time {
 	if err == nil { // its addresses count when it is shown as ours, which other calls may not do yet
 		r.exists(now, backend.Instance{Ref: inst.Ref, State: backend.StatePending, Price: inst.Price, CreatedAt: inst.CreatedAt})
-		r.Doc.SeenAt = time.Time{}
+		r.Doc.SeenAt, r.Doc.TriedAt = time.Time{}, now // what the provider shows may lag behind its answer
 		return now
 	}
 	r.Doc.Message = err.Error()

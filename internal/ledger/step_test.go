@@ -106,6 +106,27 @@ func TestAsked(t *testing.T) {
 	}
 }
 
+// TestSlowAnswer has a Create take longer than what is created takes to turn up: that it is not shown
+// right after the answer is no proof that it has ended.
+func TestSlowAnswer(t *testing.T) {
+	const settle = time.Minute
+	r := Record{State: Intended, Wanted: true, Kind: backend.InstanceResource}
+	r.asking(ago(4*time.Minute), "")
+	r.answered(now, backend.Instance{Ref: backend.Ref{ID: "m"}}, nil)
+	for _, tt := range []struct {
+		after time.Duration
+		want  State
+	}{{0, Created}, {settle - time.Second, Created}, {settle, Gone}} {
+		r.described(now.Add(tt.after), witness{}, backend.Instance{}, backend.ErrNotFound, settle)
+		if r.State != tt.want {
+			t.Fatalf("not found %v after the answer: %s (%s), want %s", tt.after, r.State, r.Doc.Outcome, tt.want)
+		}
+	}
+	if !r.BilledFrom.Equal(ago(4 * time.Minute)) {
+		t.Errorf("billed from %v, want since it was asked for", r.BilledFrom)
+	}
+}
+
 func TestTerminated(t *testing.T) {
 	const settle = time.Minute
 	boom := errors.New("internal error")
