@@ -175,7 +175,7 @@ func (d *Decision) unneeded(now time.Time, s Snapshot) bool {
 }
 
 func (d *Decision) provisioning(now time.Time, s Snapshot) {
-	if s.Machine.Gone || s.Machine.Failed {
+	if s.Machine.Gone || s.Machine.Refused || s.Machine.Failed { // refused: what was taken for it is somebody else's
 		d.terminate(now, api.InstanceError, "Error while waiting for instance to become running")
 		return
 	}

@@ -96,6 +96,8 @@ func TestStep(t *testing.T) {
 		}), now: time.Hour, status: api.InstanceProvisioning, again: time.Hour + tryFor},
 		{name: "a machine that vanished while booting ends", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Gone = true }), now: time.Second,
 			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
+		{name: "so does one that turns out to be somebody else's", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine = Machine{Refused: true} }), now: time.Second,
+			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
 		{name: "a released machine is idle and wakes the queue", s: paid(api.InstanceBusy), now: time.Minute,
 			status: api.InstanceIdle, again: 300 * time.Second, freed: true},
 		{name: "a claimed machine is busy", s: changed(paid(api.InstanceIdle), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceBusy},
