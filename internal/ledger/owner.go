@@ -11,6 +11,25 @@ import (
 const selectWanted = `
 SELECT id FROM intent WHERE owner_kind = $1 AND owner_id = $2 AND kind = 'instance' AND wanted AND state <> 'gone' ORDER BY created_at DESC, id`
 
+// maxLeft bounds what is left of an account.
+const maxLeft = 1000
+
+const selectLeft = `
+SELECT ` + columns + ` FROM intent
+WHERE  project_id = $1 AND (backend = $2 OR $2 = '') AND state <> 'gone' AND state <> 'intended' AND kind <> 'placement'
+ORDER  BY created_at, id LIMIT $3`
+
+// Left lists what may cost money in a project at a backend, "" for all: what nobody could end any more
+// without the backend. Instances and volumes may be gone long since that it is for, and what a sweep
+// found is for none.
+func (l *Ledger) Left(ctx context.Context, q store.Querier, projectID, name string) ([]Record, error) {
+	left, err := scanAll(q.QueryContext(ctx, selectLeft, projectID, name, maxLeft))
+	if err != nil {
+		return nil, fmt.Errorf("list what is left of project %s: %w", projectID, err)
+	}
+	return left, nil
+}
+
 // Wanted lists the intents of an owner's machines that are wanted and not known to be gone, the
 // newest first.
 func (l *Ledger) Wanted(ctx context.Context, q store.Querier, ownerKind, ownerID string) ([]string, error) {

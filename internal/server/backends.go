@@ -122,19 +122,24 @@ func (s *Server) covered(ctx context.Context, a ledger.Account, b backend.Backen
 	if len(missed) == 0 {
 		return nil
 	}
+	return api.Invalid("These credentials of backend %s seem to be of another account: they do not show what was made with the present ones and may cost money (%s). "+
+		"Delete it first and wait until `dstack server doctor` shows it no more, or use credentials of the same account.", a.Backend, resources(missed))
+}
+
+// resources says which resources there are, for a refusal.
+func resources(list []ledger.Record) string {
 	var names []string
-	for _, r := range missed[:min(len(missed), maxNamed)] {
+	for _, r := range list[:min(len(list), maxNamed)] {
 		id := r.Instance().Ref.ID
 		if id == "" {
 			id = "asked for, its id is not known yet"
 		}
 		names = append(names, fmt.Sprintf("%s %s in %s", r.Kind, id, r.Region))
 	}
-	if more := len(missed) - len(names); more > 0 {
+	if more := len(list) - len(names); more > 0 {
 		names = append(names, fmt.Sprintf("%d more", more))
 	}
-	return api.Invalid("These credentials of backend %s seem to be of another account: they do not show what was made with the present ones and may cost money (%s). "+
-		"Delete it first and wait until `dstack server doctor` shows it no more, or use credentials of the same account.", a.Backend, strings.Join(names, "; "))
+	return strings.Join(names, "; ")
 }
 
 // invalidBackend makes the fields of a refused configuration known to the client.
@@ -266,6 +271,14 @@ func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteB
 		}
 		if volumes {
 			return nil, api.Invalid("Backend %s has active volumes. Delete volumes before deleting the backend.", name)
+		}
+		left, err := s.ledger.Left(ctx, s.db.Read(), sc.Project.ID, string(name))
+		if err != nil {
+			return nil, err
+		}
+		if len(left) > 0 {
+			return nil, api.Invalid("Backend %s has what may cost money and could not be ended without it (%s). "+
+				"Wait until `dstack server doctor` shows it no more, or forget it there, before deleting the backend.", name, resources(left))
 		}
 	}
 	err := s.db.Write(ctx, func(tx *store.Tx) error {

@@ -79,7 +79,8 @@ func TestBackendConfigurations(t *testing.T) {
 }
 
 // TestCredentialsOfAnotherAccount changes a key while a machine may cost money: one that does not
-// show it is refused, one that does is taken, and so is any when nothing is left.
+// show it is refused, one that does is taken, and so is any when nothing is left. Nor can the backend or
+// the project be deleted before, with which nobody could end it any more: it may be for no instance.
 func TestCredentialsOfAnotherAccount(t *testing.T) {
 	s := newServer(t)
 	intent := ""
@@ -117,6 +118,19 @@ func TestCredentialsOfAnotherAccount(t *testing.T) {
 		t.Errorf("refused, but in use: %v", c)
 	}
 	save("update", "good-too", 200, "")
+	remove := func(path, field, name string) answer {
+		t.Helper()
+		return s.call(t, http.MethodPost, path, adminToken, map[string]any{field: []string{name}})
+	}
+	const deleteBackends, deleteProjects = "/api/project/main/backends/delete", "/api/projects/delete"
+	for _, got := range []answer{remove(deleteBackends, "backends_names", "lambda"), remove(deleteProjects, "projects_names", "main")} {
+		if got.Status != 400 || !strings.Contains(refusal(got), "may cost money and could not be ended without it") || !strings.Contains(refusal(got), "in us-east-1") {
+			t.Errorf("delete what is needed to end a machine: %d %s", got.Status, got.Body)
+		}
+	}
+	if !s.clouds.has(mainID(t, s), "lambda") {
+		t.Error("the backend was refused to be deleted, and is gone")
+	}
 	err = s.db.Write(t.Context(), func(tx *store.Tx) error {
 		_, err := tx.ExecContext(t.Context(), `UPDATE intent SET state = 'gone' WHERE id = $1`, intent)
 		return err
@@ -125,6 +139,9 @@ func TestCredentialsOfAnotherAccount(t *testing.T) {
 		t.Fatal(err)
 	}
 	save("update", "other", 200, "")
+	if got := remove(deleteBackends, "backends_names", "lambda"); got.Status != 200 {
+		t.Errorf("delete the backend when nothing is left: %d %s", got.Status, got.Body)
+	}
 }
 
 func mainID(t *testing.T, s *Server) string {

@@ -50,7 +50,12 @@ func (s *Server) projectBusy(ctx context.Context, q store.Querier, p project.Pro
 			return why, err
 		}
 	}
-	return "", nil
+	left, err := s.ledger.Left(ctx, q, p.ID, "")
+	if err != nil || len(left) == 0 {
+		return "", err
+	}
+	return "Failed to delete project with what may cost money and could not be ended without it (" + resources(left) + "). " +
+		"Wait until `dstack server doctor` shows it no more, or forget it there.", nil
 }
 
 func (s *Server) projectCreated(ctx context.Context, tx *store.Tx, p project.Project) error {
