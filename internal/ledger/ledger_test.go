@@ -407,6 +407,25 @@ func TestLateArrival(t *testing.T) {
 	})
 }
 
+// TestListThatHangs has an account not say what there is while more of its intents are looked up than
+// there are workers: they hear together that it does not, and others are carried out then.
+func TestListThatHangs(t *testing.T) {
+	each(t, plain, func(w *world) {
+		const many = 100
+		for range many {
+			w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrReset})
+		}
+		w.cloud.Inject(fake.Fault{Op: "List", Crash: func() {}}) // no answer until the caller gives up
+		for range many {
+			w.intend()
+		}
+		time.Sleep(10 * time.Second)
+		id := w.intend()
+		time.Sleep(3 * time.Minute)
+		w.want(id, ledger.Created, 1)
+	})
+}
+
 func TestBackendThatCannotBeOpened(t *testing.T) {
 	each(t, plain, func(w *world) {
 		created := w.intend()

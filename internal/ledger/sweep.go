@@ -227,12 +227,15 @@ type source struct {
 }
 
 type listing struct {
-	turn  chan struct{} // holds a token while nobody lists
-	began time.Time
-	owned []backend.Owned
+	turn   chan struct{} // holds a token while nobody lists
+	began  time.Time
+	owned  []backend.Owned
+	failed time.Time // when the last call ended that was not answered, err is why
+	err    error
 }
 
-// list returns what the account lists, as of a call that began at or after since.
+// list returns what the account lists, as of a call that began at or after since. A call that fails
+// does so for all who wait for it: each of them may take minutes.
 func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since time.Time) ([]backend.Owned, error) {
 	l.lists.mu.Lock()
 	if l.lists.all == nil {
@@ -253,15 +256,22 @@ func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since t
 		return nil, context.Cause(ctx)
 	}
 	defer func() { s.turn <- struct{}{} }()
-	if !s.began.Before(since) {
+	switch {
+	case !s.began.Before(since):
 		return s.owned, nil
+	case s.failed.After(since):
+		return nil, s.err
 	}
 	began := time.Now()
 	call, cancel := context.WithTimeoutCause(ctx, listTimeout, errNoAnswer)
 	defer cancel()
 	owned, err := b.List(call, l.DB.ServerID())
 	if err != nil {
-		return nil, fmt.Errorf("list %s: %w", a.Backend, err)
+		err = fmt.Errorf("list %s: %w", a.Backend, err)
+		if ctx.Err() == nil { // else this caller has given up, which says nothing to others
+			s.failed, s.err = time.Now(), err
+		}
+		return nil, err
 	}
 	s.began, s.owned = began, owned
 	return owned, nil
