@@ -65,7 +65,8 @@ type Config struct {
 // Ledger records and carries out intents. It is safe for concurrent use.
 type Ledger struct {
 	Config
-	lists lists
+	lists  lists
+	crowds crowds
 }
 
 // New checks c and registers the ledger's kinds with the engine.
@@ -78,7 +79,7 @@ func New(c Config) (*Ledger, error) {
 	}
 	l := &Ledger{Config: c}
 	c.Engine.Register(engine.Kind{
-		Name: Kind, Workers: 64, Timeout: createTimeout + 2*time.Minute, Live: engine.LiveQuery(selectBusy), Reconcile: l.reconcile,
+		Name: Kind, Workers: workers, Timeout: createTimeout + 2*time.Minute, Live: engine.LiveQuery(selectBusy), Reconcile: l.reconcile,
 	})
 	c.Engine.Register(engine.Kind{
 		Name: SweepKind, Workers: 8, Timeout: 3 * listTimeout, Live: l.accounts, Reconcile: l.sweep,

@@ -407,6 +407,38 @@ func TestLateArrival(t *testing.T) {
 	})
 }
 
+// TestSilentAccount has an account not say what there is while hundreds of its intents are looked up:
+// those of another one are carried out meanwhile, and its own when it answers again.
+func TestSilentAccount(t *testing.T) {
+	each(t, plain, func(w *world) {
+		const many = 300
+		for range many {
+			w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrReset})
+		}
+		w.cloud.Inject(fake.Fault{Op: "List", Crash: func() {}}) // no answer until the caller gives up
+		for range many {
+			w.intend()
+		}
+		time.Sleep(30 * time.Second)
+		var other string
+		w.write(func(tx *store.Tx) (err error) {
+			other, err = w.ledger.Intend(context.Background(), tx, ledger.Intent{
+				Kind: backend.InstanceResource, Backend: "fake", Region: "north", ProjectID: "another", Price: 2.50, Name: "other-0",
+				Create: &backend.CreateRequest{Project: "another", Fleet: "other", Offer: h100()},
+			})
+			return err
+		})
+		time.Sleep(2 * time.Second)
+		w.want(other, ledger.Created, 1)
+		w.cloud.Heal()
+		time.Sleep(15 * time.Minute)
+		var n int
+		if err := w.db.Read().QueryRowContext(context.Background(), `SELECT count(*) FROM intent WHERE state = 'gone'`).Scan(&n); err != nil || n != many {
+			w.Errorf("%d of %d intents of which nothing was made are gone, %v", n, many, err)
+		}
+	})
+}
+
 // TestListThatHangs has an account not say what there is while more of its intents are looked up than
 // there are workers: they hear together that it does not, and others are carried out then.
 func TestListThatHangs(t *testing.T) {
