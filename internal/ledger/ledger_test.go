@@ -94,6 +94,19 @@ func TestNearRateLimitIsWaitedFor(t *testing.T) {
 	})
 }
 
+// TestFarRateLimitOfAQuestion has the provider, or what is in front of it, not be asked for an hour
+// about a machine that boots meanwhile.
+func TestFarRateLimitOfAQuestion(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.cloud.Inject(fake.Fault{Op: "Describe", Nth: 1, Before: &backend.RateLimitedError{After: time.Hour}})
+		id := w.intend()
+		time.Sleep(4 * time.Minute)
+		if r := w.want(id, ledger.Created, 1); !r.Instance().Ready() {
+			t.Errorf("a machine that runs is %+v", r.Instance())
+		}
+	})
+}
+
 // TestQueueOfBackendIsWaitedFor has the backend's own queue say more often and for longer to come
 // back than a provider may.
 func TestQueueOfBackendIsWaitedFor(t *testing.T) {

@@ -186,7 +186,7 @@ func find(owned []backend.Owned, r Record) *backend.Owned {
 func (l *Ledger) describe(ctx context.Context, it engine.Item, r Record, b backend.Backend, ops ops) (time.Time, error) {
 	inst, err := ask(ctx, ops, r.Doc.Instance.Ref)
 	if limit, ok := errors.AsType[*backend.RateLimitedError](err); ok {
-		return time.Now().Add(max(limit.After, time.Second)), nil
+		return time.Now().Add(min(max(limit.After, time.Second), longestLimit)), nil
 	}
 	if err != nil && !errors.Is(err, backend.ErrNotFound) {
 		return time.Time{}, fmt.Errorf("describe %s %s: %w", r.Kind, r.Doc.Instance.Ref.ID, err)

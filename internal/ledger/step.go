@@ -26,7 +26,8 @@ const (
 	// maxRateLimited is how long a create request may wait for a rate limit of the provider, in
 	// tries: a backend's own queue takes as long as it takes.
 	maxRateLimited = 5
-	// longestLimit is the longest wait for such a limit; other offers come sooner.
+	// longestLimit is the longest wait for such a limit: other offers come sooner, and what is in front
+	// of a provider may name a day, in which a machine boots or costs unseen.
 	longestLimit = 2 * time.Minute
 	// missingFor is how long a resource must be "not found" before it is believed to have
 	// ended: reads of most providers are eventually consistent.
@@ -271,7 +272,11 @@ func (r *Record) terminated(now time.Time, asked error, inst backend.Instance, d
 	case described == nil:
 		r.see(now, inst)
 	}
-	return now.Add(deletePause(r.Doc.Tries, known || errors.Is(asked, backend.ErrInUse)))
+	pause := deletePause(r.Doc.Tries, known || errors.Is(asked, backend.ErrInUse))
+	if limit, limited := errors.AsType[*backend.RateLimitedError](asked); limited { // no refusal of this one
+		pause = min(max(pause, limit.After), longestLimit)
+	}
+	return now.Add(pause)
 }
 
 // gone ends the intent.

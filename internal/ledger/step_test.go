@@ -172,6 +172,22 @@ func TestTerminated(t *testing.T) {
 	}
 }
 
+// TestDeletionUnderALimit has the provider's limit keep a deletion waiting: as long as it says and no
+// longer than a while, however often.
+func TestDeletionUnderALimit(t *testing.T) {
+	for _, tt := range []struct {
+		tries int
+		after time.Duration
+		want  time.Duration
+	}{{0, 0, 2 * time.Second}, {0, 30 * time.Second, 30 * time.Second}, {0, 24 * time.Hour, longestLimit}, {20, 0, longestLimit}} {
+		r := Record{State: Deleting, BilledFrom: ago(time.Hour), Doc: Doc{SeenAt: ago(1), Tries: tt.tries}}
+		limit := &backend.RateLimitedError{After: tt.after}
+		if at := r.terminated(now, limit, backend.Instance{}, limit, time.Minute); !at.Equal(now.Add(tt.want)) || r.State != Deleting {
+			t.Errorf("after %d tries, limited for %v: again in %v (%s), want %v", tt.tries, tt.after, at.Sub(now), r.State, tt.want)
+		}
+	}
+}
+
 func TestPauses(t *testing.T) {
 	for n, want := range map[int]time.Duration{1: time.Second, 2: 2 * time.Second, 5: 16 * time.Second, 6: 30 * time.Second, 1 << 30: 30 * time.Second} {
 		if got := lookupPause(n); got != want {
