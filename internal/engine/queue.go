@@ -284,7 +284,7 @@ func (q *queue) done(e *entry, v verdict) {
 		next = now.Add(failedPause)
 	}
 	switch {
-	case v.drop:
+	case v.drop && !woken: // who is woken again after it was lost is ours again
 		delete(q.entries, e.id)
 	case woken && v.err == nil, !next.IsZero() && !next.After(now):
 		q.push(e)
