@@ -285,8 +285,8 @@ func (d *Decision) live(now time.Time, s Snapshot) {
 }
 
 // link follows the connection: a short loss is no news and not stored, a long one is shown
-// and, for a paid machine, makes the cloud be asked, a very long one gives a paid machine
-// back. SSH hosts are never given up.
+// and, for a paid machine, makes the cloud be asked, a very long one, or one of a machine that
+// has failed, gives a paid machine back. SSH hosts are never given up.
 func (d *Decision) link(now time.Time, s Snapshot) {
 	inst := &d.Instance
 	if s.Link.Connected {
@@ -325,6 +325,14 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 		d.Events = append(d.Events, "Instance became unreachable")
 	}
 	if inst.SSH() {
+		return
+	}
+	if s.Machine.Failed { // preempted, say: nobody has to wait for it
+		msg := "The backend says that the instance will not run any more"
+		if s.Machine.Message != "" {
+			msg += ": " + s.Machine.Message
+		}
+		d.terminate(now, api.InstanceUnreachable, msg)
 		return
 	}
 	tried := cmp.Or(s.Link.Since, now).Add(tryFor) // it is about to be connected to

@@ -124,6 +124,11 @@ func TestStep(t *testing.T) {
 			lost(0)(s)
 			s.Link.Since, s.Instance.Unreachable, s.Instance.Assignments = at(time.Hour), true, held
 		}), now: time.Hour + tryFor, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: time.Hour + tryFor},
+		{name: "one that the cloud says has failed is given back at once", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
+			lost(0)(s)
+			s.Instance.Assignments, s.Machine.Failed = held, true
+		}), now: lostGrace, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: lostGrace},
+		{name: "but not while its agent answers", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { s.Instance.Assignments, s.Machine.Failed = held, true }), status: api.InstanceBusy},
 		{name: "a lost SSH host is never given up", s: changed(sshHost(api.InstanceIdle), lost(0)), now: 1000 * time.Hour, status: api.InstanceIdle},
 		{name: "a connection is kept", s: changed(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link.Watched = false }), status: api.InstanceIdle, effects: []Effect{Watch}},
 		{name: "jobs end before their machine", s: changed(paid(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceTerminating},
