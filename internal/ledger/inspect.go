@@ -68,16 +68,19 @@ func (l *Ledger) Inspect(ctx context.Context, q store.Querier) (Inspection, erro
 	}
 	states, listed := l.listAll(ctx, accounts)
 	out := Inspection{Accounts: states}
-	known := map[string]bool{}
+	known := map[string]bool{} // intents, and resources: a sweep records those without an intent by what they are
 	for _, r := range records {
 		a := Account{r.ProjectID, r.Backend}
 		list, asked := listed[a]
 		known[r.ID] = true
+		if ref := r.Doc.Instance.Ref.ID; ref != "" {
+			known[resource(r.Backend, r.Kind, ref)] = true
+		}
 		out.Found = append(out.Found, Found{Record: r, Project: r.ProjectID, Verdict: verdict(r, list, asked), Debt: r.debt(time.Now()), Forgettable: r.forgettable(list, asked)})
 	}
 	for a, list := range listed {
 		for _, o := range list.owned {
-			if !known[o.IntentID] && o.State != backend.StateGone {
+			if !known[o.IntentID] && !known[resource(a.Backend, o.Kind, o.Ref.ID)] && o.State != backend.StateGone {
 				r := Record{Kind: o.Kind, Backend: a.Backend, Region: o.Ref.Region, ProjectID: a.ProjectID, Price: o.Price, CreatedAt: o.CreatedAt}
 				r.Doc.Instance = backend.Instance{Ref: o.Ref, State: o.State}
 				out.Found = append(out.Found, Found{Record: r, Project: a.ProjectID, Verdict: Unexplained, Debt: true})
@@ -88,6 +91,11 @@ func (l *Ledger) Inspect(ctx context.Context, q store.Querier) (Inspection, erro
 		return cmp.Or(cmp.Compare(b.Price, a.Price), cmp.Compare(a.ID, b.ID))
 	})
 	return out, nil
+}
+
+// resource names what a provider lists, unlike any intent.
+func resource(name string, kind backend.ResourceKind, id string) string {
+	return name + "/" + string(kind) + "/" + id
 }
 
 // accountList is what an account listed.

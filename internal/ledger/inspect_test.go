@@ -57,6 +57,14 @@ func TestInspect(t *testing.T) {
 		time.Sleep(10 * time.Minute) // a sweep deletes it
 		want("confirmed")
 
+		w.cloud.Plant("north", 1, map[string]string{backend.TagServer: w.db.ServerID(), backend.TagIntent: "lost too"})
+		w.cloud.Inject(fake.Fault{Op: "Terminate", Before: fake.ErrTimeout})
+		time.Sleep(6 * time.Minute) // a sweep records it
+		want("confirmed", "ending")
+		w.cloud.Heal()
+		time.Sleep(20 * time.Minute)
+		want("confirmed")
+
 		w.breakBackend(errors.New("no route to the cloud"))
 		w.release(kept)
 		time.Sleep(time.Minute)
