@@ -163,7 +163,7 @@ func (r *Record) see(now time.Time, inst backend.Instance) {
 	if !inst.CreatedAt.IsZero() {
 		r.BilledFrom = inst.CreatedAt
 	}
-	if inst.Message != "" || r.Doc.Message == otherAccount {
+	if inst.Message != "" || r.Doc.Message == otherAccount || r.Doc.Message == r.Doc.Instance.Message { // what it explained before may be over
 		r.Doc.Message = inst.Message
 	}
 	r.Doc.Instance = inst

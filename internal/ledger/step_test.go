@@ -127,6 +127,25 @@ func TestSlowAnswer(t *testing.T) {
 	}
 }
 
+// TestExplanation has the provider explain a state that ends: the explanation does too, and what others
+// have said does not.
+func TestExplanation(t *testing.T) {
+	const settle = time.Minute
+	r := Record{State: Created, Wanted: true, Kind: backend.InstanceResource, BilledFrom: ago(time.Hour), Doc: Doc{SeenAt: ago(time.Hour)}}
+	for _, want := range []string{"", "its checks fail", ""} {
+		r.described(now, witness{}, backend.Instance{Ref: backend.Ref{ID: "m"}, State: backend.StateRunning, Hostname: "h", Message: want}, nil, settle)
+		if r.Message() != want {
+			t.Errorf("the provider says %q, shown is %q", want, r.Message())
+		}
+	}
+	r.unwanted(now)
+	refused := errors.New("may not be deleted")
+	r.terminated(now, refused, backend.Instance{}, refused, settle)
+	if r.see(now, backend.Instance{State: backend.StateRunning}); r.Message() != refused.Error() {
+		t.Errorf("why it is not deleted is shown as %q", r.Message())
+	}
+}
+
 func TestTerminated(t *testing.T) {
 	const settle = time.Minute
 	boom := errors.New("internal error")
