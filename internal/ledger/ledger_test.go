@@ -407,6 +407,24 @@ func TestSweepKnowsWhatItFound(t *testing.T) {
 	})
 }
 
+// TestSweepKnowsNames sweeps while an intent is unknown whose machine shows its name alone.
+func TestSweepKnowsNames(t *testing.T) {
+	each(t, plain, func(w *world) {
+		w.mu.Lock()
+		w.bare = true
+		w.mu.Unlock()
+		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, After: fake.ErrReset})
+		id := w.intend()
+		time.Sleep(500 * time.Millisecond)
+		w.want(id, ledger.Unknown, 1)
+		w.ledger.Sweep(ledger.Account{ProjectID: "p", Backend: "fake"})
+		time.Sleep(10 * time.Minute)
+		if r := w.want(id, ledger.Created, 1); !r.Instance().Ready() {
+			t.Errorf("not ready: %+v", r.Instance())
+		}
+	})
+}
+
 func TestLateArrival(t *testing.T) {
 	each(t, plain, func(w *world) {
 		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrTimeout})

@@ -155,17 +155,32 @@ func (l *Ledger) vouch(ctx context.Context, tx *store.Tx, r Record, account stri
 }
 
 // owner finds the intent of a resource: by its tag, else by the provider's id, which those have
-// that an earlier sweep found. The tag is no answer when the provider made two for one request.
+// that an earlier sweep found, else by its name, where the provider keeps no tag. The tag or name is
+// no answer when the provider made two for one request.
 func (l *Ledger) owner(ctx context.Context, q store.Querier, a Account, o backend.Owned) (Record, error) {
+	another := func(r Record) bool {
+		return (r.State == Created || r.State == Deleting) && r.Doc.Instance.Ref.ID != o.Ref.ID
+	}
 	if o.IntentID != "" {
 		r, err := Get(ctx, q, o.IntentID)
-		another := (r.State == Created || r.State == Deleting) && r.Doc.Instance.Ref.ID != o.Ref.ID
-		if err == nil && !another || err != nil && !errors.Is(err, store.ErrNotFound) {
+		if err == nil && !another(r) || err != nil && !errors.Is(err, store.ErrNotFound) {
 			return r, err
 		}
 	}
 	r, err := scan(q.QueryRowContext(ctx, selectByResource, a.Backend, o.Ref.ID, string(o.Kind)))
-	return r, store.One(err)
+	if err = store.One(err); o.IntentID != "" || !errors.Is(err, store.ErrNotFound) {
+		return r, err
+	}
+	live, err := scanAll(q.QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
+	if err != nil {
+		return Record{}, err
+	}
+	for _, r := range live {
+		if r.Kind == o.Kind && o.Of(r.ID, r.requested()) && !another(r) {
+			return r, nil
+		}
+	}
+	return Record{}, store.ErrNotFound
 }
 
 // reap records a resource of ours that nothing explains, for deletion.

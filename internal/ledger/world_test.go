@@ -34,6 +34,7 @@ type world struct {
 	kills   int
 	broken  error // of Clouds.Backend
 	key     string
+	bare    bool // see untagged
 	prices  ledger.QuoteFunc
 	mu      sync.Mutex
 	changes int
@@ -86,7 +87,29 @@ func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, err
 	if name != "fake" {
 		return nil, errors.New("no such backend")
 	}
+	if w.bare {
+		return untagged{keyed{w.cloud, w.key}}, nil
+	}
 	return keyed{w.cloud, w.key}, nil
+}
+
+// untagged is a cloud that does not keep the intent of what it makes: the name alone tells.
+type untagged struct{ keyed }
+
+// Describe implements backend.Backend.
+func (u untagged) Describe(ctx context.Context, ref backend.Ref) (backend.Instance, error) {
+	inst, err := u.keyed.Describe(ctx, ref)
+	inst.IntentID = ""
+	return inst, err
+}
+
+// List implements backend.Backend.
+func (u untagged) List(ctx context.Context, serverID string) ([]backend.Owned, error) {
+	owned, err := u.keyed.List(ctx, serverID)
+	for i := range owned {
+		owned[i].IntentID = ""
+	}
+	return owned, err
 }
 
 func (w *world) Accounts(context.Context) ([]ledger.Account, error) {
