@@ -250,6 +250,26 @@ func TestKeyTidiedMeanwhile(t *testing.T) {
 	})
 }
 
+// TestKeyAddedMeanwhile has another server of the same database add the project's key between the look
+// and the addition: it is there, which is all that a launch needs.
+func TestKeyAddedMeanwhile(t *testing.T) {
+	spec := openapi.Load(t, "testdata/openapi.json.gz")
+	synctest.Test(t, func(t *testing.T) {
+		a, req := newAccount(), request("t", "gpu_1x_a10")
+		serve := a.serve(t, spec)
+		hurried := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost && strings.HasSuffix(r.URL.Path, "/ssh-keys") {
+				public := strings.TrimSpace(req.SSHKeys[0])
+				a.keys = []map[string]any{{"id": "k", "name": keyName("s1", public), "public_key": public}}
+			}
+			serve.ServeHTTP(w, r)
+		})
+		if _, err := openAt(t, goodKey, "", direct{hurried}, quiet()).Create(t.Context(), req); err != nil || len(a.machines) != 1 || len(a.keys) != 1 {
+			t.Errorf("Create = %v, %d machines, keys %v", err, len(a.machines), a.keys)
+		}
+	})
+}
+
 // TestKeyOfSomebodyElse uses a key that the account has already, and never deletes it.
 func TestKeyOfSomebodyElse(t *testing.T) {
 	bubble(t, func(t *testing.T, a *account, b *lambda) {

@@ -26,17 +26,32 @@ func keyName(serverID, public string) string {
 // and returns its name as a launch wants it. The others are in the user data.
 func (l *lambda) ensureKey(ctx context.Context, req backend.CreateRequest) ([]string, error) {
 	public := strings.TrimSpace(req.SSHKeys[0])
+	if names, err := l.known(ctx, public); err != nil || names != nil {
+		return names, err
+	}
+	name := keyName(req.Tags[backend.TagServer], public)
+	err := l.api.addKey(ctx, name, public)
+	if _, refused := errors.AsType[*backend.InvalidError](err); refused { // another server of this database may have been faster
+		if names, failed := l.known(ctx, public); failed != nil || names != nil {
+			return names, failed
+		}
+	}
+	return []string{name}, err
+}
+
+// known finds a key in the account, nil when it is not there. It may be one that somebody else added:
+// accounts need no second.
+func (l *lambda) known(ctx context.Context, public string) ([]string, error) {
 	keys, err := l.api.keys(ctx)
 	if err != nil {
 		return nil, err
 	}
 	for _, k := range keys {
-		if sameKey(k.Public, public) { // also one that somebody else added: accounts need no second
+		if sameKey(k.Public, public) {
 			return []string{k.Name}, nil
 		}
 	}
-	name := keyName(req.Tags[backend.TagServer], public)
-	return []string{name}, l.api.addKey(ctx, name, public)
+	return nil, nil
 }
 
 // sameKey compares public keys without their comments.
