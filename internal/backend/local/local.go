@@ -250,11 +250,11 @@ func metaOf(home string, ref backend.Ref) (meta, error) {
 }
 
 // record writes what an agent is for, unless that is written. It is there as a whole or not at all,
-// also when several ask at once, or the server is killed: an agent whose record cannot be read could
-// not be ended.
+// also when several ask at once, the server is killed or power is lost: an agent whose record cannot be
+// read could not be ended.
 func record(home string, m meta) error {
 	path := filepath.Join(home, "meta.json")
-	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+	if info, err := os.Stat(path); err == nil && info.Size() > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	f, err := os.CreateTemp(home, ".meta-*") // with mode 0600
@@ -262,7 +262,7 @@ func record(home string, m meta) error {
 		return err
 	}
 	defer os.Remove(f.Name()) // gone after the rename
-	if err := errors.Join(json.NewEncoder(f).Encode(m), f.Close()); err != nil {
+	if err := errors.Join(json.NewEncoder(f).Encode(m), f.Sync(), f.Close()); err != nil {
 		return err
 	}
 	return os.Rename(f.Name(), path)
@@ -271,7 +271,7 @@ func record(home string, m meta) error {
 func readMeta(home string) (meta, error) {
 	var m meta
 	data, err := os.ReadFile(filepath.Join(home, "meta.json"))
-	if errors.Is(err, os.ErrNotExist) {
+	if errors.Is(err, os.ErrNotExist) || err == nil && len(data) == 0 { // power was lost before it was written
 		return m, backend.ErrNotFound
 	}
 	if err == nil {
