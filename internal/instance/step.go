@@ -134,7 +134,8 @@ func Step(now time.Time, s Snapshot) Decision {
 
 func (d *Decision) pending(now time.Time, s Snapshot) {
 	if s.Instance.SSH() {
-		if now.After(latest(s.Instance.CreatedAt.Add(addTimeout), s.Began.Add(tryFor))) {
+		// Of many hosts, some have waited for their turn as long.
+		if s.Instance.Data.Touched && now.After(latest(s.Instance.CreatedAt.Add(addTimeout), s.Began.Add(tryFor))) {
 			msg := fmt.Sprintf("Failed to add SSH instance in %ds", int(addTimeout.Seconds()))
 			if p := s.Instance.Data.Problem; p != "" {
 				msg += ". " + p

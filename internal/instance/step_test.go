@@ -67,6 +67,8 @@ func TestStep(t *testing.T) {
 			status: api.InstanceTerminated, reason: api.InstanceProvisioningTimeout},
 		{name: "but not by a server that was away itself", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Began = at(time.Hour) }), now: time.Hour + tryFor,
 			status: api.InstancePending, effects: []Effect{Onboard}},
+		{name: "nor is one that was never tried", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Instance.Data.Touched = false }), now: addTimeout + time.Second,
+			status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "a machine without an offer yet", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Instance.IntentID, s.Machine = "", Machine{} }),
 			status: api.InstancePending, effects: []Effect{Provision}},
 		{name: "a refused machine is looked for elsewhere", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Refused: true, Message: "no capacity"} }),
