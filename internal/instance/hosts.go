@@ -245,7 +245,11 @@ func (s *Service) giveBack(ctx context.Context, inst Instance) error {
 
 // askCloud has the ledger look whether a machine that does not answer still exists.
 func (s *Service) askCloud(ctx context.Context, inst Instance) error {
-	return s.DB.Write(ctx, func(tx *store.Tx) error { return s.Ledger.Check(ctx, tx, inst.IntentID) })
+	err := s.DB.Write(ctx, func(tx *store.Tx) error { return s.Ledger.Check(ctx, tx, inst.IntentID) })
+	if err == nil {
+		s.setLink(inst.ID, func(l *Link) { l.Asked = time.Now() })
+	}
+	return err
 }
 
 // machine is what the ledger knows about the instance's machine.

@@ -296,7 +296,9 @@ func (s *Service) lost(theirs func(id string) bool) {
 
 // Connected is told by the host pool that an agent answers.
 func (s *Service) Connected(id string, info agentapi.HostInfo) {
-	s.setLink(id, func(l *Link) { l.Connected, l.Info, l.Problem, l.Since = true, &info, "", time.Now() })
+	s.setLink(id, func(l *Link) {
+		l.Connected, l.Info, l.Problem, l.Since, l.Asked = true, &info, "", time.Now(), time.Time{}
+	})
 	s.Engine.Wake(Kind, id)
 }
 

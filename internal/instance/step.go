@@ -49,6 +49,7 @@ type Link struct {
 	Watched   bool
 	Connected bool
 	Since     time.Time // of the present state of a watched connection
+	Asked     time.Time // when the cloud was last asked whether the machine exists, since the connection was lost
 	Info      *agentapi.HostInfo
 	Problem   string
 	Reached   bool // Problem is what the host itself says, not that it cannot be reached
@@ -338,8 +339,12 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 	}
 	tried := cmp.Or(s.Link.Since, now).Add(tryFor) // it is about to be connected to
 	if limit := latest(inst.Data.LostAt.Add(lostLimit), tried); now.Before(limit) {
-		d.Effects = append(d.Effects, AskCloud)
-		d.again(now.Add(askEvery))
+		due := s.Link.Asked.Add(askEvery) // each attempt to connect that fails wakes us
+		if !now.Before(due) {
+			d.Effects = append(d.Effects, AskCloud)
+			due = now.Add(askEvery)
+		}
+		d.again(due)
 		d.again(limit)
 		return
 	}

@@ -116,6 +116,14 @@ func TestStep(t *testing.T) {
 		{name: "nor is a start of the server", s: changed(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link = Link{} }), status: api.InstanceIdle, effects: []Effect{Watch}, again: lostGrace},
 		{name: "the cloud is asked about a machine that does not answer", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
 			now: lostGrace, status: api.InstanceBusy, effects: []Effect{AskCloud}, again: lostGrace + askEvery},
+		{name: "but not each time that connecting to it fails", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
+			lost(0)(s)
+			s.Link.Asked, s.Instance.Assignments = at(lostGrace), held
+		}), now: lostGrace + askEvery - time.Second, status: api.InstanceBusy, again: lostGrace + askEvery},
+		{name: "once in a while", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
+			lost(0)(s)
+			s.Link.Asked, s.Instance.Assignments = at(lostGrace), held
+		}), now: lostGrace + askEvery, status: api.InstanceBusy, effects: []Effect{AskCloud}, again: lostGrace + 2*askEvery},
 		{name: "a lost paid machine is given back at last", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { lost(0)(s); s.Instance.Assignments = held }),
 			now: lostLimit, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: lostLimit},
 		{name: "not by a server that was away and has not tried it yet", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
