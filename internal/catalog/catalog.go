@@ -60,7 +60,7 @@ type Catalog struct {
 	mu      sync.Mutex
 	lessons map[string]*lessons // by project
 	known   map[subject]*answer
-	markets map[string]market // by project and reservations
+	markets map[string]market // by what for, project and reservations
 	ctx     context.Context   // of refreshes; ends with Run
 	end     context.CancelFunc
 	wg      sync.WaitGroup
@@ -143,7 +143,7 @@ type Listing struct {
 //
 // Offers say what room the reservations that are named have for them.
 func (c *Catalog) Offers(ctx context.Context, projectID string, from func(backend string) bool, reservations ...string) (Listing, error) {
-	return c.offers(ctx, projectID, reservations, wait{old: coldWait, from: from}, func(string, *answer) bool { return true })
+	return c.offers(ctx, projectID, reservations, wait{old: coldWait, from: from}, toShow, func(string, *answer) bool { return true })
 }
 
 // Purchasable lists the offers that something may be bought on: those of valid answers. A
@@ -154,7 +154,7 @@ func (c *Catalog) Purchasable(ctx context.Context, projectID string, from func(b
 	pending = Pending{}
 	w := buying()
 	w.from = from
-	offers, err = c.offers(ctx, projectID, reservations, w, func(backend string, k *answer) bool {
+	offers, err = c.offers(ctx, projectID, reservations, w, toBuy, func(backend string, k *answer) bool {
 		now := time.Now()
 		pending.add(backend, k.hopedFor(now))
 		return k.valid(now)
@@ -162,8 +162,14 @@ func (c *Catalog) Purchasable(ctx context.Context, projectID string, from func(b
 	return offers, pending, err
 }
 
+// What a list of offers is for: both are one while all answers are valid.
+const (
+	toShow = "to show "
+	toBuy  = "to buy "
+)
+
 // offers lists the offers of the answers that count, after it waited for them.
-func (c *Catalog) offers(ctx context.Context, projectID string, reservations []string, w wait, counts func(backend string, k *answer) bool) (Listing, error) {
+func (c *Catalog) offers(ctx context.Context, projectID string, reservations []string, w wait, purpose string, counts func(backend string, k *answer) bool) (Listing, error) {
 	accounts, err := c.accountsOf(ctx, projectID)
 	if err != nil {
 		return Listing{}, err
@@ -178,14 +184,16 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 	var told []subject
 	var said []byte
 	for _, a := range subjects {
-		if k := c.known[a]; k != nil && counts(a.Backend, k) {
+		if k := c.known[a]; k != nil && counts(a.Backend, k) && !k.since.IsZero() { // else it has said nothing yet
 			told = append(told, a)
 			said = fmt.Appendf(said, " %v %d", a, k.since.UnixNano())
 		}
 	}
 	name := fmt.Sprintf("%s %q", projectID, reservations)
-	if m := c.markets[name]; m.said == string(said) {
-		return Listing{m.offers, lately}, nil
+	for _, purpose := range []string{toShow, toBuy} {
+		if m := c.markets[purpose+name]; m.said == string(said) {
+			return Listing{m.offers, lately}, nil
+		}
 	}
 	var all []offer.Offer
 	for _, a := range told {
@@ -195,10 +203,10 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 			reserve(all, a, c.known[a].parts)
 		}
 	}
-	if len(c.markets) >= maxMarkets {
+	if _, there := c.markets[purpose+name]; !there && len(c.markets) >= maxMarkets {
 		clear(c.markets)
 	}
-	c.markets[name] = market{string(said), all}
+	c.markets[purpose+name] = market{string(said), all}
 	return Listing{all, lately}, nil
 }
 

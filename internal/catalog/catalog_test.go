@@ -168,6 +168,45 @@ func TestSlowBackends(t *testing.T) {
 	})
 }
 
+// While one backend does not answer, what is shown and what may be bought differ, and both lists stay.
+func TestListsToShowAndToBuyStay(t *testing.T) {
+	for name, tt := range map[string]struct {
+		heard         bool // it has answered before
+		shown, bought int
+	}{"any more": {true, 2, 1}, "at all": {false, 1, 1}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				fail := !tt.heard
+				c, _, _ := open(t, func(_ context.Context, name string) ([]offer.Offer, error) {
+					if name == "b" && fail {
+						return nil, errors.New("no route")
+					}
+					return one(name), nil
+				})
+				names(t, c)
+				fail = true
+				time.Sleep(10 * time.Minute)
+				names(t, c)
+				var shown, bought *offer.Offer
+				for n := range 3 {
+					show, err := c.Offers(t.Context(), "p", nil)
+					if err != nil || len(show.Offers) != tt.shown {
+						t.Fatalf("shown %v, %v", show.Offers, err)
+					}
+					buy, _, err := c.Purchasable(t.Context(), "p", nil)
+					if err != nil || len(buy.Offers) != tt.bought {
+						t.Fatalf("to be bought %v, %v", buy.Offers, err)
+					}
+					if n > 0 && (&show.Offers[0] != shown || &buy.Offers[0] != bought) {
+						t.Error("a list is another, though what is offered is not")
+					}
+					shown, bought = &show.Offers[0], &buy.Offers[0]
+				}
+			})
+		})
+	}
+}
+
 // While a backend says the same, the list of offers is the same, so that nothing is made of it anew.
 func TestListStaysWhileOffersDo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

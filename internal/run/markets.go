@@ -38,14 +38,14 @@ func (s *Service) Purchasable(ctx context.Context, projectID string, ask schedul
 
 func (s *Service) purchasable(ctx context.Context, projectID string, from func(backend string) bool, reservations []string) (market, catalog.Pending, error) {
 	listing, pending, err := s.Catalog.Purchasable(ctx, projectID, from, reservations...)
-	return s.markets.of(fmt.Sprint(projectID, reservations), listing), pending, err
+	return s.markets.of(toBuy, fmt.Sprint(projectID, reservations), listing), pending, err
 }
 
 // market is what a project's backends offer, for somebody to look at, whom some of them are of no
 // use to.
 func (s *Service) market(ctx context.Context, projectID string, from func(backend string) bool, reservations []string) (market, error) {
 	listing, err := s.Catalog.Offers(ctx, projectID, from, reservations...)
-	return s.markets.of(fmt.Sprint(projectID, reservations), listing), err
+	return s.markets.of(toShow, fmt.Sprint(projectID, reservations), listing), err
 }
 
 // reservation is the one that an ask names, if it does.
@@ -82,8 +82,14 @@ const maxMarkets = 8
 // thousand offers takes a fifth of a second.
 type markets struct {
 	mu sync.Mutex
-	by map[string]market // by project and reservations
+	by map[string]market // by what for, project and reservations
 }
+
+// What a market is for: both are one while all backends answer.
+const (
+	toShow = "to show "
+	toBuy  = "to buy "
+)
 
 // market is a list of offers in the wire's form, cheapest first, with its index. It is the same for as
 // long as what is offered is; nobody changes it.
@@ -95,14 +101,19 @@ type market struct {
 }
 
 // of returns the market of the listing of that name.
-func (m *markets) of(name string, listing catalog.Listing) market {
+func (m *markets) of(purpose, name string, listing catalog.Listing) market {
 	if len(listing.Offers) == 0 {
 		return market{list: []api.InstanceOffer{}, index: scheduler.NewIndex(nil)}
 	}
 	m.mu.Lock()
-	known := m.by[name]
+	var known market
+	for _, purpose := range []string{toShow, toBuy} {
+		if one := m.by[purpose+name]; one.lists(listing.Offers) && (known.list == nil || one.from.Lately == listing.Lately) {
+			known = one
+		}
+	}
 	m.mu.Unlock()
-	listed := len(known.from.Offers) == len(listing.Offers) && &known.from.Offers[0] == &listing.Offers[0] // the catalog's very list
+	listed := known.lists(listing.Offers)
 	if listed && known.from.Lately == listing.Lately {
 		return known
 	}
@@ -118,11 +129,16 @@ func (m *markets) of(name string, listing catalog.Listing) market {
 	made = made.amended(listing.Lately)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.by == nil || len(m.by) >= maxMarkets {
+	if _, there := m.by[purpose+name]; m.by == nil || !there && len(m.by) >= maxMarkets {
 		m.by = map[string]market{}
 	}
-	m.by[name] = made
+	m.by[purpose+name] = made
 	return made
+}
+
+// lists says that a market was made of the catalog's very list.
+func (m market) lists(offers []offer.Offer) bool {
+	return len(m.from.Offers) == len(offers) && &m.from.Offers[0] == &offers[0]
 }
 
 // marketOf is that of offers as they are listed.

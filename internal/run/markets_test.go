@@ -70,3 +70,35 @@ func TestMarketsAreMadeOnce(t *testing.T) {
 		}
 	})
 }
+
+// What is shown and what may be bought are remembered beside each other, and a market that is made anew
+// takes no other's place.
+func TestMarketsStay(t *testing.T) {
+	listing := func() catalog.Listing {
+		offers, err := seller{}.Offers(t.Context(), offer.Query{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return catalog.Listing{Offers: offers}
+	}
+	var m markets
+	show, buy := listing(), listing()
+	first := func(purpose, name string, of catalog.Listing) *api.InstanceOffer {
+		return &m.of(purpose, name, of).list[0]
+	}
+	shown, bought := first(toShow, "p", show), first(toBuy, "p", buy)
+	if first(toShow, "p", show) != shown || first(toBuy, "p", buy) != bought {
+		t.Error("one of what is shown and what may be bought takes the other's place")
+	}
+	if first(toBuy, "p", show) != shown {
+		t.Error("what is shown is made again to be bought")
+	}
+	for n := range maxMarkets - 2 {
+		first(toShow, string(rune('a'+n)), show)
+	}
+	a := first(toShow, "a", show)
+	first(toBuy, "p", listing())
+	if first(toShow, "a", show) != a {
+		t.Error("a market that is made anew takes the places of others")
+	}
+}
