@@ -153,9 +153,11 @@ func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []strin
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id string
 			var n int64
-			err := store.DespiteDamage(store.Scan(rows, &id, &n))
-			counts[id] = n
-			return err
+			err := store.Scan(rows, &id, &n)
+			if err == nil { // a count that is none may stay so: what changes is not seen by it
+				counts[id] = n
+			}
+			return store.DespiteDamage(err)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("read how often the instances of fleets changed: %w", err)
