@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // errQuota says that the job printed more than it may.
@@ -15,7 +17,7 @@ var errQuota = errors.New("log quota exceeded")
 
 // output is where the job's bytes go: raw for clients that attach, stripped for the store.
 type output struct {
-	mu      sync.Mutex
+	writing sync.Mutex // held by who writes, which may take long: see patiently
 	raw     *os.File
 	stored  *os.File
 	strip   stripper
@@ -23,12 +25,15 @@ type output struct {
 	used    int64
 	hour    time.Time
 	over    bool
+	full    bool // the disk, for longer than is waited for
 	flush   *time.Timer
-	forced  time.Time     // when redrawn rows are taken as final at the latest
+	forced  time.Time // when redrawn rows are taken as final at the latest
+
+	mu      sync.Mutex    // of what readers look at
 	changed chan struct{} // closed when raw grew or ended
 	size    int64         // of raw
 	written time.Time     // when it grew
-	closed  bool
+	closed  bool          // changed with writing held, too
 	readers sync.WaitGroup
 	read    chan struct{} // closed when somebody has read all of a job that has ended
 	readAll sync.Once
@@ -40,6 +45,41 @@ const quietAfter = 500 * time.Millisecond
 
 // forcedAfter is when they are although the drawing goes on.
 const forcedAfter = 3 * time.Second
+
+const (
+	// diskPatience is how long a full disk is waited for, diskRetry the time between two attempts.
+	diskPatience = 10 * time.Minute
+	diskRetry    = 500 * time.Millisecond
+)
+
+// patiently repeats what fails because the disk is full. What the job prints meanwhile waits in its
+// terminal, and the job with it, as when somebody has stopped its output.
+func patiently(do func() error) error {
+	for late := time.Now().Add(diskPatience); ; <-time.After(diskRetry) {
+		err := do()
+		if !full(err) || time.Now().After(late) {
+			return err
+		}
+	}
+}
+
+// append writes all of p to one of the logs. A disk that stayed full is not waited for again: the job is over.
+func (o *output) append(f *os.File, p []byte) (n int, err error) {
+	write := func() error {
+		m, err := f.Write(p[n:])
+		n += m
+		return err
+	}
+	if o.full {
+		err = write()
+	} else {
+		err = patiently(write)
+		o.full = full(err)
+	}
+	return n, err
+}
+
+func full(err error) bool { return errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) }
 
 func openOutput(dir string, quota int64) (*output, error) {
 	raw, err := os.OpenFile(filepath.Join(dir, RawLogFile), os.O_CREATE|os.O_RDWR|os.O_APPEND, 0o644)
@@ -59,13 +99,9 @@ func openOutput(dir string, quota int64) (*output, error) {
 
 // Write takes bytes from the terminal; errQuota when the job has to end.
 func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.written = time.Now()
-	o.mark(o.written)
-	n, err := o.raw.Write(p)
-	o.size += int64(n)
-	o.wake()
+	o.writing.Lock()
+	defer o.writing.Unlock()
+	n, err := o.print(p)
 	if err != nil {
 		return n, fmt.Errorf("write the raw log: %w", err)
 	}
@@ -87,6 +123,20 @@ func (o *output) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// print appends to the raw log.
+func (o *output) print(p []byte) (int, error) {
+	o.mu.Lock()
+	o.written = time.Now()
+	o.mark(o.written)
+	o.mu.Unlock()
+	n, err := o.append(o.raw, p)
+	o.mu.Lock()
+	o.size += int64(n)
+	o.wake()
+	o.mu.Unlock()
+	return n, err
+}
+
 // line adds a line of the runner's own to both logs.
 func (o *output) line(text string) error {
 	_, err := o.Write([]byte(text + "\r\n"))
@@ -105,7 +155,7 @@ func (o *output) store(p []byte) error {
 		return errQuota
 	}
 	o.used += int64(len(p))
-	if _, err := o.stored.Write(p); err != nil {
+	if _, err := o.append(o.stored, p); err != nil {
 		return fmt.Errorf("write the job's log: %w", err)
 	}
 	return nil
@@ -127,8 +177,10 @@ func (o *output) lastLine(silence time.Duration) string {
 }
 
 func (o *output) quiet() {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	if !o.writing.TryLock() {
+		return // who writes has it called again
+	}
+	defer o.writing.Unlock()
 	if !o.closed {
 		_ = o.store(o.strip.quiet()) // the next write reports the quota
 	}
@@ -141,12 +193,11 @@ func (o *output) wake() {
 
 // Close writes what is left.
 func (o *output) Close() error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+	o.writing.Lock()
+	defer o.writing.Unlock()
 	if o.closed {
 		return nil
 	}
-	o.closed = true
 	o.flush.Stop()
 	err := o.store(o.strip.close())
 	if err != nil && !errors.Is(err, errQuota) {
@@ -154,7 +205,10 @@ func (o *output) Close() error {
 	} else {
 		err = nil
 	}
+	o.mu.Lock()
+	o.closed = true
 	o.wake()
+	o.mu.Unlock()
 	return errors.Join(err, o.stored.Close())
 }
 

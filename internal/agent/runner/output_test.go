@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 func read(t *testing.T, dir, name string) string {
@@ -95,6 +97,80 @@ func TestOutputQuota(t *testing.T) {
 			t.Errorf("stored %q", got)
 		}
 	})
+}
+
+// fill puts a disk without room in the place of a file, until room is called.
+func fill(t *testing.T, f **os.File) (room func()) {
+	t.Helper()
+	file := *f
+	device, err := os.OpenFile("/dev/full", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	*f = device
+	return func() {
+		t.Helper()
+		if err := unix.Dup3(int(file.Fd()), int(device.Fd()), unix.O_CLOEXEC); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// On a full disk the job's output waits until there is room, and nothing of it is lost; but not for ever.
+func TestOutputOnAFullDisk(t *testing.T) {
+	for name, of := range map[string]func(*output) **os.File{
+		"raw":    func(o *output) **os.File { return &o.raw },
+		"stored": func(o *output) **os.File { return &o.stored },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			synctest.Test(t, func(t *testing.T) {
+				o, err := openOutput(dir, 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer o.Close()
+				room := fill(t, of(o))
+				done := make(chan error, 1)
+				write := func(s string) {
+					_, err := o.Write([]byte(s))
+					done <- err
+				}
+				go write("one\r\n")
+				time.Sleep(time.Minute)
+				if got := o.lastLine(0); got != "" { // which holds up nobody
+					t.Errorf("readers see %q", got)
+				}
+				select {
+				case err := <-done:
+					t.Fatalf("a full disk is not waited for: %v", err)
+				default:
+				}
+				room()
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if raw, stored := read(t, dir, RawLogFile), read(t, dir, JobLogFile); raw != "one\r\n" || stored != "one\n" {
+					t.Errorf("raw %q, stored %q", raw, stored)
+				}
+				fill(t, of(o))
+				go write("two\r\n")
+				time.Sleep(2 * diskPatience)
+				select {
+				case err := <-done:
+					if !errors.Is(err, unix.ENOSPC) {
+						t.Errorf("%v, want that the disk is full", err)
+					}
+				default:
+					t.Error("a disk that stays full is waited for without end")
+				}
+				began := time.Now()
+				if _, err := o.Write([]byte("three\r\n")); !errors.Is(err, unix.ENOSPC) || time.Since(began) != 0 {
+					t.Errorf("what is left in the terminal: %v after %v", err, time.Since(began))
+				}
+			})
+		})
+	}
 }
 
 // Everybody who attaches gets every byte once, however late they come.

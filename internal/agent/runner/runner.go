@@ -94,10 +94,19 @@ func Main(ctx context.Context, c Config) int {
 	if end.reason == agentapi.DoneByRunner || end.reason == agentapi.ContainerExitedWithError {
 		r.linger(ctx)
 	}
-	r.update(func(s *State) {
-		s.Phase, s.Reason, s.Message, s.ExitStatus = Finished, end.reason, end.message, end.exit
+	err = patiently(func() error {
+		return r.store(func(s *State) {
+			s.Phase, s.Reason, s.Message, s.ExitStatus = Finished, end.reason, end.message, end.exit
+		})
 	})
 	r.output.drained(2 * time.Second)
+	if err != nil {
+		c.Log.Error("store how the job ended", "err", err)
+		if end.exit != nil && *end.exit > 0 {
+			return *end.exit // all that is left of it
+		}
+		return 1
+	}
 	return 0
 }
 
@@ -151,8 +160,15 @@ func unlockMemory() error {
 	return unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unlimited)
 }
 
-// update changes the state, stores it and tells who waits.
+// update changes the state. What cannot be stored is with the next change.
 func (r *runner) update(change func(*State)) {
+	if err := r.store(change); err != nil {
+		r.Log.Error("store the state", "err", err)
+	}
+}
+
+// store changes the state, writes it down and tells who waits.
+func (r *runner) store(change func(*State)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.state)
@@ -161,11 +177,9 @@ func (r *runner) update(change func(*State)) {
 	if err == nil {
 		err = WriteFile(filepath.Join(r.Dir, StateFile), data, 0o644)
 	}
-	if err != nil {
-		r.Log.Error("store the state", "err", err)
-	}
 	close(r.changed)
 	r.changed = make(chan struct{})
+	return err
 }
 
 // serve opens the control socket, the SSH server and the log websocket.
@@ -205,9 +219,16 @@ func (r *runner) serve(ctx context.Context) (func(), error) {
 		cancel()
 		return nil, err
 	}
-	r.update(func(s *State) {
-		s.SSHPort, s.HTTPPort = ssh.Addr().(*net.TCPAddr).Port, logs.Addr().(*net.TCPAddr).Port
+	// An agent that is started again takes a job without a state for one that has not begun.
+	err = patiently(func() error {
+		return r.store(func(s *State) {
+			s.SSHPort, s.HTTPPort = ssh.Addr().(*net.TCPAddr).Port, logs.Addr().(*net.TCPAddr).Port
+		})
 	})
+	if err != nil {
+		cancel()
+		return nil, err
+	}
 	for _, server := range []func(){
 		func() { serveHTTP(ctx, control, r.controlHandler()) },
 		func() { serveHTTP(ctx, logs, r.logsHandler()) },
