@@ -282,11 +282,12 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 	r.update(func(s *State) { s.Phase = Running })
 	quota := make(chan error, 1)
 	copied := make(chan struct{})
+	out := sshd.NewOutput(master)
 	go func() {
 		defer close(copied)
 		buf := make([]byte, 32<<10)
 		for {
-			n, err := master.Read(buf)
+			n, err := out.Read(buf)
 			if n > 0 {
 				if _, werr := r.output.Write(buf[:n]); werr != nil {
 					select {
@@ -309,14 +310,10 @@ func (r *runner) execute(ctx context.Context, env map[string]string, dir string)
 		go c.leavePrompt(r.output, over)
 	}
 	end := r.await(ctx, c, quota)
-	// What the job left in the terminal is read; descendants that keep it open are not
-	// waited for.
-	select {
-	case <-copied:
-	case <-time.After(300 * time.Millisecond):
-		master.Close()
-		<-copied
-	}
+	// What the job left in the terminal is read, however slow the disk is that it goes to; descendants
+	// that keep it open are not waited for.
+	out.CommandEnded()
+	<-copied
 	return end
 }
 

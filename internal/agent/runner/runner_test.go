@@ -258,6 +258,35 @@ func TestLeftBehind(t *testing.T) {
 	}
 }
 
+// TestPrintingLeftBehind has a job leave a process that goes on printing, with pauses: it is not waited for.
+func TestPrintingLeftBehind(t *testing.T) {
+	begin := time.Now()
+	s, log := start(t, agentapi.JobSpec{Command: []string{"dash", "-i", "-c", "echo ready; (for i in $(seq 150); do sleep 0.2; echo $i; done) & exit 3"}}).wait()
+	if took := time.Since(begin); s.ExitStatus == nil || *s.ExitStatus != 3 || !strings.HasPrefix(log, "ready\n") || took > 15*time.Second {
+		t.Errorf("%+v after %v, log %q", s, took, log)
+	}
+}
+
+// The end of the output is not lost where storing it takes longer than the job.
+func TestSlowDisk(t *testing.T) {
+	dir := t.TempDir()
+	o, err := openOutput(dir, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := sh("echo one; sleep 0.2; echo two; exit 3")
+	r := &runner{Config: Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}, spec: spec, changed: make(chan struct{}), stop: make(chan stopRequest, 1), output: o}
+	o.writing.Lock()
+	time.AfterFunc(2*time.Second, o.writing.Unlock)
+	end := r.execute(t.Context(), map[string]string{"PATH": os.Getenv("PATH")}, dir)
+	if err := o.Close(); err != nil {
+		t.Error(err)
+	}
+	if log := read(t, dir, JobLogFile); log != "one\ntwo\n" || end.exit == nil || *end.exit != 3 {
+		t.Errorf("%+v, log %q", end, log)
+	}
+}
+
 // TestNoPrompt runs what looks like a prompt and is none: the terminal stays open to who reads it.
 func TestNoPrompt(t *testing.T) {
 	for name, script := range map[string]string{

@@ -203,16 +203,16 @@ func (s *Server) terminal(sess ssh.Session, cmd *exec.Cmd, l login, req ssh.Pty,
 	go func() {
 		_, _ = io.Copy(master, sess) // ends with the client or the terminal
 	}()
-	out := output{file: master}
+	out := NewOutput(master)
 	copied := make(chan struct{})
 	go func() {
-		_, _ = io.Copy(channelOf(sess), &out)
+		_, _ = io.Copy(channelOf(sess), out)
 		close(copied)
 	}()
 	done := follow(sess, cmd, func() { _ = syscall.Kill(-cmd.Process.Pid, syscall.SIGHUP) })
 	err = cmd.Wait()
 	close(done)
-	out.commandEnded()
+	out.CommandEnded()
 	<-copied
 	exit(sess, err)
 }
@@ -245,10 +245,10 @@ func (s *Server) pipes(sess ssh.Session, cmd *exec.Cmd) {
 		_, _ = io.Copy(stdin, sess) // until the client says that it is over
 		stdin.Close()
 	}()
-	out, errs := output{file: outR}, output{file: errR}
+	out, errs := NewOutput(outR), NewOutput(errR)
 	var copied sync.WaitGroup
-	copied.Go(func() { _, _ = io.Copy(sess.Stderr(), &errs) })
-	copied.Go(func() { _, _ = io.Copy(sess, &out) })
+	copied.Go(func() { _, _ = io.Copy(sess.Stderr(), errs) })
+	copied.Go(func() { _, _ = io.Copy(sess, out) })
 	// As with OpenSSH, a command without terminal notices that its client is gone by its
 	// pipes alone: remote editors leave servers running that way.
 	done := follow(sess, cmd, func() {
@@ -257,8 +257,8 @@ func (s *Server) pipes(sess ssh.Session, cmd *exec.Cmd) {
 	})
 	err = cmd.Wait()
 	close(done)
-	out.commandEnded()
-	errs.commandEnded()
+	out.CommandEnded()
+	errs.CommandEnded()
 	copied.Wait()
 	exit(sess, err)
 }
