@@ -91,12 +91,15 @@ func Main(ctx context.Context, c Config) int {
 	if err := r.output.Close(); err != nil {
 		c.Log.Error("close the job's log", "err", err)
 	}
-	if end.reason == agentapi.DoneByRunner || end.reason == agentapi.ContainerExitedWithError {
+	ended := func(s *State) { s.Reason, s.Message, s.ExitStatus = end.reason, end.message, end.exit }
+	if r.spec.Linger > 0 && (end.reason == agentapi.DoneByRunner || end.reason == agentapi.ContainerExitedWithError) {
+		r.update(ended) // whatever happens to us meanwhile
 		r.linger(ctx)
 	}
 	err = patiently(func() error {
 		return r.store(func(s *State) {
-			s.Phase, s.Reason, s.Message, s.ExitStatus = Finished, end.reason, end.message, end.exit
+			ended(s)
+			s.Phase = Finished
 		})
 	})
 	r.output.drained(2 * time.Second)
@@ -113,9 +116,6 @@ func Main(ctx context.Context, c Config) int {
 // linger leaves a job that has ended by itself attachable. Published clients read the output
 // only here, and attach only after they have seen the job run, which they look at every 5 s.
 func (r *runner) linger(ctx context.Context) {
-	if r.spec.Linger == 0 {
-		return
-	}
 	select {
 	case <-r.output.read:
 		r.detached(2 * time.Second)

@@ -484,6 +484,10 @@ func TestLinger(t *testing.T) {
 	})
 	t.Run("stopped", func(t *testing.T) {
 		j, _ := lingering(t)
+		j.until("how it ended is written down", func() bool { // the runner may be killed any time
+			s, err := ReadState(j.dir)
+			return err == nil && s.Phase == Running && s.Reason == agentapi.ContainerExitedWithError && s.ExitStatus != nil && *s.ExitStatus == 3
+		})
 		j.stop(agentapi.Terminate{Reason: agentapi.TerminatedByUser})
 		ended(t, j)
 	})

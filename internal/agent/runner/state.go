@@ -47,7 +47,7 @@ type State struct {
 	Phase       Phase  `json:"phase"`
 	Username    string `json:"username"`
 	WorkingDir  string `json:"working_dir"`
-	Reason      string `json:"reason"` // once Finished, a reason of agentapi
+	Reason      string `json:"reason"` // once the job has ended, before it is Finished: a reason of agentapi
 	Message     string `json:"message"`
 	ExitStatus  *int   `json:"exit_status"`
 	IdleSeconds int64  `json:"idle_seconds"`

@@ -346,6 +346,18 @@ func TestTask(t *testing.T) {
 	}
 }
 
+// A job that has ended keeps its exit code when its container is killed while people may still attach.
+func TestKilledAfterItsEnd(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	code := 3
+	a.tell(s.ID, runner.State{Version: 2, Phase: runner.Running, Reason: agentapi.ContainerExitedWithError, ExitStatus: &code})
+	a.engine.end(s.ID, runtime.Exit{Code: 137})
+	if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError || v.ExitStatus == nil || *v.ExitStatus != code {
+		t.Errorf("%+v", v)
+	}
+}
+
 // However a container ends without its runner's word, the task does.
 func TestContainerEnds(t *testing.T) {
 	for name, c := range map[string]struct {

@@ -302,7 +302,7 @@ func (t *task) follow(ctx context.Context) {
 	rs, ok := t.refresh()
 	reason, msg := t.stopped()
 	switch {
-	case ok && rs.Phase == runner.Finished:
+	case ok && (rs.Phase == runner.Finished || rs.Reason != ""): // the runner may have been killed while it lingered
 		t.finish(rs.Reason, rs.Message, rs.ExitStatus)
 	case reason != "":
 		t.finish(reason, msg, nil)
