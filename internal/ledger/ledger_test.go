@@ -391,7 +391,6 @@ func TestSweep(t *testing.T) {
 	})
 }
 
-// TestLateArrival has a machine turn up after its intent was given up as lost.
 // TestSweepKnowsWhatItFound has one record, and one cost, of a machine that nobody explains and
 // that cannot be deleted.
 func TestSweepKnowsWhatItFound(t *testing.T) {
@@ -425,6 +424,7 @@ func TestSweepKnowsNames(t *testing.T) {
 	})
 }
 
+// TestLateArrival has a machine turn up after its intent was given up as lost.
 func TestLateArrival(t *testing.T) {
 	each(t, plain, func(w *world) {
 		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrTimeout})

@@ -146,6 +146,39 @@ func TestExplanation(t *testing.T) {
 	}
 }
 
+// TestExplains is what a sweep has nothing to do about.
+func TestExplains(t *testing.T) {
+	const account = "key"
+	shown := backend.Owned{Ref: backend.Ref{ID: "m"}, Price: 2}
+	good := Record{State: Created, Wanted: true, Price: 2, Doc: Doc{Instance: backend.Instance{Ref: shown.Ref}, Accounts: []string{account}, Priced: true}}
+	for name, tt := range map[string]struct {
+		change func(r *Record)
+		want   bool
+	}{
+		"as it was":                  {func(*Record) {}, true},
+		"not wanted":                 {func(r *Record) { r.Wanted = false }, true},
+		"being deleted":              {func(r *Record) { r.State = Deleting }, true},
+		"asked for":                  {func(r *Record) { r.State = Unknown }, false},
+		"gone":                       {func(r *Record) { r.State = Gone }, false},
+		"another, of one request":    {func(r *Record) { r.Doc.Instance.Ref.ID = "n" }, false},
+		"at another price":           {func(r *Record) { r.Price = 3 }, false},
+		"at a price that is news":    {func(r *Record) { r.Doc.Priced = false }, false},
+		"by another account":         {func(r *Record) { r.Doc.Accounts = []string{"other"} }, false},
+		"by nobody before":           {func(r *Record) { r.Doc.Accounts = nil }, false},
+		"though it was thought lost": {func(r *Record) { r.Doc.Message = otherAccount }, false},
+		"of a broken record":         {func(r *Record) { r.Doc.Damage = "no JSON" }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := good
+			r.Doc.Accounts = []string{account}
+			tt.change(&r)
+			if got := r.explains(shown, account); got != tt.want {
+				t.Errorf("explains = %v, want %v", got, tt.want)
+			}
+		})
+	}
+}
+
 func TestTerminated(t *testing.T) {
 	const settle = time.Minute
 	boom := errors.New("internal error")

@@ -58,16 +58,28 @@ func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("sweep %s: %w", it.ID, err)
 	}
 	account := backend.AccountOf(b)
+	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
+	if err != nil {
+		return time.Time{}, fmt.Errorf("sweep %s: %w", it.ID, err)
+	}
+	live := map[string]*Record{}
+	for i := range records {
+		live[records[i].ID] = &records[i]
+	}
 	var failed []error
 	for _, o := range owned {
 		if o.State == backend.StateGone {
+			continue
+		}
+		if r := live[o.IntentID]; r != nil && r.explains(o, account) { // nearly all: no transaction for each
+			l.absurd(*r, o.Price)
 			continue
 		}
 		if err := l.explain(ctx, it, a, account, o, backend.Settle(b)); err != nil {
 			failed = append(failed, fmt.Errorf("sweep %s %s: %w", o.Kind, o.Ref.ID, err))
 		}
 	}
-	failed = append(failed, l.doubt(ctx, a, owned, began.Add(-backend.Settle(b))))
+	failed = append(failed, l.doubt(ctx, records, owned, began.Add(-backend.Settle(b))))
 	if t, ok := b.(backend.TidyBackend); ok {
 		failed = append(failed, l.tidy(ctx, a, t))
 	}
@@ -90,6 +102,12 @@ func (l *Ledger) tidy(ctx context.Context, a Account, b backend.TidyBackend) err
 		return fmt.Errorf("tidy %s: %w", a.Backend, err)
 	}
 	return nil
+}
+
+// explains says that there is nothing to do about what an account shows of an intent's resource.
+func (r *Record) explains(o backend.Owned, account string) bool {
+	return (r.State == Created || r.State == Deleting) && r.Doc.Instance.Ref.ID == o.Ref.ID && !r.repriced(o.Price) &&
+		r.spoken(account) && (len(r.Doc.Accounts) > 0 || account == "") && !r.Astray() && r.Doc.Damage == ""
 }
 
 // explain compares one listed resource with the intent that should explain it, and begins
@@ -202,13 +220,9 @@ func (l *Ledger) reap(ctx context.Context, tx *store.Tx, a Account, account stri
 	return nil
 }
 
-// doubt has created resources looked at that the list lacks, if they are older than limit, and
-// what waits for other credentials: the present ones may be new.
-func (l *Ledger) doubt(ctx context.Context, a Account, owned []backend.Owned, limit time.Time) error {
-	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
-	if err != nil {
-		return err
-	}
+// doubt has created resources of an account looked at that the list lacks, if they are older than
+// limit, and what waits for other credentials: the present ones may be new.
+func (l *Ledger) doubt(ctx context.Context, records []Record, owned []backend.Owned, limit time.Time) error {
 	listed := map[string]bool{}
 	for _, o := range owned {
 		if o.State != backend.StateGone {
