@@ -7,6 +7,14 @@ import (
 	"dstack/internal/store"
 )
 
+// Intact says what a document lacks; nil is nothing.
+func (d *Doc) Intact() error {
+	if d.Create == nil && d.Volume == nil && d.Placement == nil && d.Instance.Ref.ID == "" {
+		return errors.New("there is neither a request nor a resource")
+	}
+	return nil
+}
+
 // whole takes the error of reading a row, and puts a stand-in for a damaged document: what is known
 // from the columns is enough to find the resource and to delete it.
 func (r *Record) whole(err error, resource *string) error {

@@ -112,13 +112,19 @@ func TestInspectOtherAccount(t *testing.T) {
 
 // TestInspectBrokenRow has one row that cannot be read: it is shown with what can, and the others.
 func TestInspectBrokenRow(t *testing.T) {
+	for _, doc := range []string{"{bad", "{}"} {
+		t.Run(doc, func(t *testing.T) { inspectBroken(t, doc) })
+	}
+}
+
+func inspectBroken(t *testing.T, doc string) {
 	each(t, plain, func(w *world) {
 		w.intend()
 		broken := w.intend()
 		time.Sleep(time.Minute)
 		resource := w.get(broken).Instance().Ref.ID
 		w.write(func(tx *store.Tx) error {
-			_, err := tx.ExecContext(context.Background(), `UPDATE intent SET doc = '{bad' WHERE id = $1`, broken)
+			_, err := tx.ExecContext(context.Background(), `UPDATE intent SET doc = $2 WHERE id = $1`, broken, doc)
 			return err
 		})
 		found, err := w.ledger.Inspect(context.Background(), w.db.Read())

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/api"
+	"dstack/internal/backend"
 	"dstack/internal/ledger"
 	"dstack/internal/store"
 )
@@ -25,7 +26,7 @@ func paidFleets(t testing.TB, s *Server, fleets, each int) {
 	var p api.Project
 	s.must(t, "/api/projects/main/get", nil, &p)
 	at, end := store.Micros(time.Now().Add(-2*time.Hour)), store.Micros(time.Now().Add(-time.Hour))
-	doc := ledger.Doc{}
+	doc := ledger.Doc{Instance: backend.Instance{Ref: backend.Ref{ID: "m", Region: "north"}}}
 	write := func(tx *store.Tx, query string, args ...any) error {
 		_, err := tx.ExecContext(t.Context(), query, args...)
 		return err
