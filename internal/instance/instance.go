@@ -87,6 +87,8 @@ type Data struct {
 	// Skipped is how many of Tried could not be asked for, Skips says why.
 	Skipped int      `json:"skipped,omitempty"`
 	Skips   []string `json:"skips,omitempty"`
+	// SpareUntil is until when offers are not asked for that could not be had lately, but the first.
+	SpareUntil time.Time `json:"spare_until,omitzero"`
 }
 
 // RemoteHost is how to reach an SSH host of the user. Private keys are sealed.
@@ -178,4 +180,6 @@ type Want struct {
 	RunID       string // the job's
 	Blocks      int    // in how many parts it may be shared, 0 for "auto"
 	IdleSeconds int64  // -1 never
+	// SpareUntil is until when other offers than the first are left alone that could not be had lately.
+	SpareUntil time.Time
 }

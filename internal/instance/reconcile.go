@@ -187,7 +187,7 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 			ask.Profile.Backends, ask.Profile.Regions = []string{string(first.Data.Offer.Backend)}, []string{first.Data.Offer.Region}
 		}
 	}
-	offers, pending, err := s.Offers(ctx, inst.ProjectID, ask)
+	offers, pending, err := s.Offers(ctx, inst.ProjectID, ask, time.Now().Before(inst.Data.SpareUntil))
 	if err != nil {
 		return time.Time{}, err
 	}

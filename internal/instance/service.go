@@ -62,8 +62,9 @@ type Config struct {
 	// FleetName names a fleet in the cloud's tags and in messages.
 	FleetName func(ctx context.Context, fleetID string) string
 	// Offers lists what a project's backends offer and an instance may be bought on, cheapest
-	// first, and other things. More for an ask may come until pending, zero when all have answered.
-	Offers func(ctx context.Context, projectID string, ask scheduler.Ask) (list []api.InstanceOffer, pending time.Time, err error)
+	// first, and other things; those that could not be had lately are left out when they are to be spared.
+	// More for an ask may come until pending, zero when all have answered.
+	Offers func(ctx context.Context, projectID string, ask scheduler.Ask, spare bool) (list []api.InstanceOffer, pending time.Time, err error)
 	// MaxOffers bounds the offers that are tried for one instance, 0: 25.
 	MaxOffers int
 	// ProjectName names a project in the cloud's tags.
@@ -103,7 +104,7 @@ func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, e
 		ID: uuid.NewString(), ProjectID: n.ProjectID, FleetID: n.FleetID,
 		Num: nums[0], Name: fmt.Sprintf("%s-%d", n.FleetName, nums[0]),
 		Status: api.InstancePending, CreatedAt: time.Now(), Blocks: n.Blocks,
-		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0},
+		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0, SpareUntil: n.SpareUntil},
 	}
 	if n.First != nil {
 		together, err := together(ctx, tx, inst, *n.First)

@@ -55,7 +55,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 		}
 		offer := n.Offer
 		inst, err := s.Instances.Create(ctx, tx, instance.Want{
-			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, Cluster: f.Cluster(), JobID: j.ID, RunID: r.ID, Blocks: 1, IdleSeconds: idle(n.Ask),
+			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, Cluster: f.Cluster(), JobID: j.ID, RunID: r.ID, Blocks: 1, IdleSeconds: idle(n.Ask), SpareUntil: j.Data.BuyFrom,
 		})
 		if err != nil {
 			return err

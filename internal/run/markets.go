@@ -30,10 +30,15 @@ func (s *Service) Market(ctx context.Context, projectID string, ask scheduler.As
 }
 
 // Purchasable lists the offers that something may be bought on for an ask, and until when there may be
-// more, see [catalog.Catalog.Purchasable]. The list is shared: nobody changes it.
-func (s *Service) Purchasable(ctx context.Context, projectID string, ask scheduler.Ask) (list []api.InstanceOffer, pending time.Time, err error) {
+// more, see [catalog.Catalog.Purchasable]. Those that could not be had lately are not in it when they are
+// to be spared. The list is shared: nobody changes it.
+func (s *Service) Purchasable(ctx context.Context, projectID string, ask scheduler.Ask, spare bool) (list []api.InstanceOffer, pending time.Time, err error) {
 	m, missing, err := s.purchasable(ctx, projectID, ask.MayBuy, reservation(ask))
-	return m.list, missing.Until(ask.MayBuy), err
+	list = m.list
+	if spare {
+		list = slices.DeleteFunc(slices.Clone(list), func(o api.InstanceOffer) bool { return m.refused(scheduler.KeyOf(&o)) })
+	}
+	return list, missing.Until(ask.MayBuy), err
 }
 
 func (s *Service) purchasable(ctx context.Context, projectID string, from func(backend string) bool, reservations []string) (market, catalog.Pending, error) {

@@ -12,7 +12,7 @@ import (
 // which takes a tenth of the time that a new list takes.
 func (x *Index) Amended(keys []offer.Key, of func(k offer.Key, price float64) (really, penalty float64)) ([]api.InstanceOffer, *Index) {
 	touched := x.of(keys)
-	amend := func(o *api.InstanceOffer) { o.Price, o.Penalty = of(keyFor(o), o.Price) }
+	amend := func(o *api.InstanceOffer) { o.Price, o.Penalty = of(KeyOf(o), o.Price) }
 	if x.ranked { // the place of each depends on the others
 		list := slices.Clone(x.offers)
 		for _, i := range touched {
@@ -62,7 +62,8 @@ func (x *Index) Amended(keys []offer.Key, of func(k offer.Key, price float64) (r
 	return list, made
 }
 
-func keyFor(o *api.InstanceOffer) offer.Key {
+// KeyOf names an offer for what is learnt of it.
+func KeyOf(o *api.InstanceOffer) offer.Key {
 	return offer.Key{Backend: string(o.Backend), Region: o.Region, Instance: o.Instance.Name, Spot: o.Instance.Resources.Spot}
 }
 
@@ -76,14 +77,14 @@ func (x *Index) of(keys []offer.Key) []int {
 	}
 	ofKind, ofPlace := make([]bool, len(x.kinds)), make([]bool, len(x.places))
 	for n, i := range x.kinds {
-		ofKind[n] = kinds[kindOf(keyFor(&x.offers[i]))]
+		ofKind[n] = kinds[kindOf(KeyOf(&x.offers[i]))]
 	}
 	for n, i := range x.places {
-		ofPlace[n] = places[placeOf(keyFor(&x.offers[i]))]
+		ofPlace[n] = places[placeOf(KeyOf(&x.offers[i]))]
 	}
 	var list []int
 	for i := range x.rows {
-		if r := &x.rows[i]; ofKind[r.kind] && ofPlace[r.place] && wanted[keyFor(&x.offers[i])] {
+		if r := &x.rows[i]; ofKind[r.kind] && ofPlace[r.place] && wanted[KeyOf(&x.offers[i])] {
 			list = append(list, i)
 		}
 	}

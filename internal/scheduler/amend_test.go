@@ -26,7 +26,7 @@ func TestAmended(t *testing.T) {
 			if n%4 > 0 {
 				o.Order = 0
 			}
-			if k := keyFor(&o); !seen[k] || n%2 == 0 {
+			if k := KeyOf(&o); !seen[k] || n%2 == 0 {
 				seen[k] = true
 				offers = append(offers, o)
 			}
@@ -50,7 +50,7 @@ func TestAmended(t *testing.T) {
 		}
 		want := slices.Clone(offers)
 		for i := range want {
-			if l, known := learnt[keyFor(&want[i])]; known {
+			if l, known := learnt[KeyOf(&want[i])]; known {
 				want[i].Price += l[0]
 				want[i].Penalty = l[1]
 			}
@@ -64,7 +64,7 @@ func TestAmended(t *testing.T) {
 		if !cmp.Equal(before, offers, cmpopts.EquateEmpty()) {
 			t.Fatal("the list that was amended is another")
 		}
-		if !slices.EqualFunc(want, offers, func(a, b api.InstanceOffer) bool { return keyFor(&a) == keyFor(&b) }) {
+		if !slices.EqualFunc(want, offers, func(a, b api.InstanceOffer) bool { return KeyOf(&a) == KeyOf(&b) }) {
 			moved++
 		}
 		a := randomAsk(r)
@@ -87,7 +87,7 @@ func BenchmarkAmended(b *testing.B) {
 		learnt := map[offer.Key]float64{}
 		var keys []offer.Key
 		for n := range many {
-			k := keyFor(&s.Offers[n*len(s.Offers)/many])
+			k := KeyOf(&s.Offers[n*len(s.Offers)/many])
 			keys, learnt[k] = append(keys, k), 1
 		}
 		b.Run(fmt.Sprint(many, " of them"), func(b *testing.B) {
@@ -101,7 +101,7 @@ func BenchmarkAmended(b *testing.B) {
 			for b.Loop() {
 				list := slices.Clone(s.Offers)
 				for i := range list {
-					list[i].Penalty = learnt[keyFor(&list[i])]
+					list[i].Penalty = learnt[KeyOf(&list[i])]
 				}
 				Sort(list)
 				NewIndex(list)

@@ -48,7 +48,7 @@ func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
 // meets says that two plans have new instances of one offer.
 func (a *plan) meets(b *plan) bool {
 	return slices.ContainsFunc(a.nodes, func(x Node) bool {
-		return x.Host == "" && slices.ContainsFunc(b.nodes, func(y Node) bool { return y.Host == "" && keyFor(&x.Offer) == keyFor(&y.Offer) })
+		return x.Host == "" && slices.ContainsFunc(b.nodes, func(y Node) bool { return y.Host == "" && KeyOf(&x.Offer) == KeyOf(&y.Offer) })
 	})
 }
 

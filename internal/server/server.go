@@ -267,8 +267,8 @@ func (s *Server) assemble(file file) error {
 		return s.runs.MayCall(ctx, hostID, jobID)
 	}}
 	s.pool.SetSink(&sink{s})
-	offers := func(ctx context.Context, projectID string, ask scheduler.Ask) ([]api.InstanceOffer, time.Time, error) {
-		return s.runs.Purchasable(ctx, projectID, ask)
+	offers := func(ctx context.Context, projectID string, ask scheduler.Ask, spare bool) ([]api.InstanceOffer, time.Time, error) {
+		return s.runs.Purchasable(ctx, projectID, ask, spare)
 	}
 	freed := func(projectID string) {
 		s.runs.Freed(projectID)

@@ -1,13 +1,52 @@
 package sim
 
 import (
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
 	"dstack/internal/offer"
 )
+
+// soldOut refuses whatever a cloud is asked for, though it offers it.
+var soldOut = fake.Fault{Op: "Create", Before: fmt.Errorf("sold out: %w", backend.ErrNoCapacity)}
+
+// TestRefusedIsSpared has a run that backs off ask for what a new fleet has more, and when that is refused
+// too, for nothing that was refused before.
+func TestRefusedIsSpared(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		c := fake.Config{Name: cloudNames[1]}
+		for _, o := range fake.SomeOffers() {
+			if len(o.Resources.GPUs) > 0 && o.Region == "north" && !o.Resources.Spot {
+				c.Offers = append(c.Offers, o)
+			}
+		}
+		w.addCloud(fake.Config{Name: cloudNames[0]})
+		cloud := w.addCloud(c)
+		cloud.Inject(soldOut)
+		w.start()
+		defer w.end()
+		time.Sleep(time.Second)
+		w.applyFleet("one", object{"nodes": object{"min": 0, "max": 4}, "instance_types": []string{"gpu.one"}})
+		w.applyRun("run", object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": "1.."},
+			"retry": object{"on_events": []string{"no-capacity"}, "duration": "3h"}}, script{Run: time.Minute})
+		time.Sleep(5 * time.Minute) // the last request was at 3:45, the next one is due at 8:45
+		before := cloud.Calls("Create")
+		w.applyFleet("any", object{"nodes": object{"min": 0, "max": 4}})
+		time.Sleep(time.Minute)
+		if n := cloud.Calls("Create") - before; before != 5 || n != 1 {
+			t.Errorf("%d requests in five minutes and %d for a new fleet, want 5 and one, for gpu.eight", before, n)
+		}
+		for _, v := range w.result(false).Violations {
+			t.Error(v)
+		}
+	})
+}
 
 // TestRefusedGang has two nodes wanted of a cloud that has one machine left and offers it each time
 // that it is given back: it is not bought again and again.
