@@ -421,7 +421,7 @@ func (s *Service) removeHosts(ctx context.Context, tx *store.Tx, f Fleet, hosts 
 	}
 	for _, h := range hosts {
 		for _, inst := range list {
-			if !strings.HasPrefix(inst.SSHHost, h.Hostname+":") {
+			if inst.SSHHost != address(h, f.Spec.Configuration) {
 				continue
 			}
 			if inst.Busy() > 0 {

@@ -66,6 +66,21 @@ func TestRemovedHostComesBack(t *testing.T) {
 	})
 }
 
+// A host that is removed takes none with it whose address begins alike.
+func TestOneHostIsRemoved(t *testing.T) {
+	s := newServer(t)
+	application := hostFleet(t, "boxes", "fd00::1", "fd00::1:2")
+	s.must(t, "/api/project/main/fleets/apply", application, nil)
+	spec := application["plan"].(map[string]any)["spec"].(map[string]any)
+	spec["configuration"].(map[string]any)["ssh_config"].(map[string]any)["hosts"] = []string{"fd00::1:2"}
+	s.must(t, "/api/project/main/fleets/apply", application, nil)
+	for _, inst := range getFleet(t, s, "boxes").Instances {
+		if kept := *inst.Hostname == "fd00::1:2"; kept != (inst.Status == api.InstancePending) {
+			t.Errorf("host %s is %s", *inst.Hostname, inst.Status)
+		}
+	}
+}
+
 // Fleets that want each other's hosts at the same time are refused, not broken.
 func TestHostsOfTwoFleets(t *testing.T) {
 	eachServer(t, func(t *testing.T, s *Server) {
