@@ -9,7 +9,7 @@ import (
 )
 
 const selectWanted = `
-SELECT id FROM intent WHERE owner_kind = $1 AND owner_id = $2 AND kind = 'instance' AND wanted AND state <> 'gone' ORDER BY created_at DESC, id`
+SELECT id FROM intent WHERE owner_kind = $1 AND owner_id = $2 AND kind IN ('instance', 'volume') AND wanted AND state <> 'gone' ORDER BY created_at DESC, id`
 
 // maxLeft bounds what is left of an account.
 const maxLeft = 1000
@@ -30,7 +30,7 @@ func (l *Ledger) Left(ctx context.Context, q store.Querier, projectID, name stri
 	return left, nil
 }
 
-// Wanted lists the intents of an owner's machines that are wanted and not known to be gone, the
+// Wanted lists the intents of an owner's machines or disks that are wanted and not known to be gone, the
 // newest first.
 func (l *Ledger) Wanted(ctx context.Context, q store.Querier, ownerKind, ownerID string) ([]string, error) {
 	var ids []string
@@ -42,7 +42,7 @@ func (l *Ledger) Wanted(ctx context.Context, q store.Querier, ownerKind, ownerID
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("list the machines of %s %s: %w", ownerKind, ownerID, err)
+		return nil, fmt.Errorf("list what %s %s has: %w", ownerKind, ownerID, err)
 	}
 	return ids, nil
 }

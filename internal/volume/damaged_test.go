@@ -42,3 +42,43 @@ func TestDamaged(t *testing.T) {
 		}
 	})
 }
+
+// TestLostDisk edits which disk a volume has: it gets its own again, which is deleted with it, and one whose
+// disk nobody knows any more fails and can be deleted.
+func TestLostDisk(t *testing.T) {
+	each(t, func(t *testing.T, w *world) {
+		exec := func(text string) {
+			t.Helper()
+			check(t, w.DB.Write(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.ExecContext(t.Context(), text)
+				return err
+			}))
+		}
+		for _, edit := range []string{`intent_id = 'nosuch'`, `intent_id = ''`} {
+			w.must(conf("disk", nil))
+			w.after(time.Minute)
+			exec(`UPDATE volume SET ` + edit + ` WHERE NOT deleted`)
+			w.after(3 * time.Minute)
+			if v := w.get("disk"); v.Status != api.VolumeActive {
+				t.Errorf("%s: %s", edit, v.Status)
+			}
+			check(t, w.remove("disk"))
+			w.after(time.Minute)
+			if w.disks(0); !w.gone("disk") {
+				t.Errorf("%s: it cannot be deleted", edit)
+			}
+		}
+		w.must(conf("lost", nil))
+		w.after(time.Minute)
+		exec(`DELETE FROM intent WHERE state <> 'gone'`)
+		w.after(3 * time.Minute)
+		if v := w.get("lost"); v.Status != api.VolumeFailed || v.StatusMessage == nil || *v.StatusMessage != "The record of its disk is lost" {
+			t.Errorf("without a record: %s", v.Status)
+		}
+		check(t, w.remove("lost"))
+		w.after(time.Minute)
+		if !w.gone("lost") {
+			t.Error("one without a record of its disk cannot be deleted")
+		}
+	})
+}

@@ -9,6 +9,7 @@ import (
 	"dstack/internal/backend"
 	"dstack/internal/engine"
 	"dstack/internal/event"
+	"dstack/internal/ledger"
 	"dstack/internal/store"
 )
 
@@ -30,6 +31,7 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 		s.Log.Error("the stored record of a volume cannot be read", "volume", snap.Volume.Name, "id", it.ID, "err", snap.Volume.Damage)
 	}
 	d := Step(time.Now(), snap)
+	d.Changed = d.Changed || snap.Retraced
 	if d.Register {
 		if err := s.register(ctx, &d); err != nil {
 			return time.Time{}, err
@@ -48,15 +50,32 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 		return Snapshot{}, err
 	}
 	snap := Snapshot{Volume: v}
-	if v.IntentID != "" {
-		r, err := s.Ledger.Get(ctx, q, v.IntentID)
-		if err != nil {
+	if !v.External() {
+		if err := s.findDisk(ctx, q, &snap); err != nil {
 			return Snapshot{}, err
 		}
-		snap.Disk = &r
 	}
 	snap.Attachments, err = attached(ctx, q, v.ID)
 	return snap, err
+}
+
+// findDisk reads what the ledger knows of a volume's disk. A row that was edited by hand may name one that
+// does not exist: then it is what the ledger has for this volume, and without any the disk is as good as gone.
+func (s *Service) findDisk(ctx context.Context, q store.Querier, snap *Snapshot) error {
+	v := &snap.Volume
+	r, err := s.Ledger.Get(ctx, q, v.IntentID)
+	if errors.Is(err, store.ErrNotFound) {
+		var own []string
+		if own, err = s.Ledger.Wanted(ctx, q, Kind, v.ID); len(own) > 0 {
+			s.Log.Error("a volume names a disk that the ledger does not know: it gets its own again", "volume", v.Name, "id", v.ID, "intent", v.IntentID, "own", own[0])
+			v.IntentID, snap.Retraced = own[0], true
+			r, err = s.Ledger.Get(ctx, q, v.IntentID)
+		} else {
+			r = ledger.Record{State: ledger.Gone, Doc: ledger.Doc{Message: "The record of its disk is lost"}}
+		}
+	}
+	snap.Disk = &r
+	return err
 }
 
 // register asks the provider about a disk that was there before.

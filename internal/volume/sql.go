@@ -19,8 +19,8 @@ INSERT INTO volume (id, project_id, user_id, name, status, backend, intent_id, c
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
 const updateVolume = `
-UPDATE volume SET status = $1, unwanted = $2, deleted = $3, data = coalesce($4, data), version = ` + store.NextVersion + `
-WHERE  id = $5 AND ` + store.Version + ` = $6`
+UPDATE volume SET status = $1, unwanted = $2, deleted = $3, data = coalesce($4, data), intent_id = $5, version = ` + store.NextVersion + `
+WHERE  id = $6 AND ` + store.Version + ` = $7`
 
 // selectAttachments lists who has some volumes.
 const selectAttachments = `
@@ -73,7 +73,7 @@ func update(ctx context.Context, tx *store.Tx, v *Volume) error {
 	if v.Damage != "" {
 		data = nil // somebody may mend what is there
 	}
-	if err := store.Guarded(tx.ExecContext(ctx, updateVolume, v.Status, v.Unwanted, v.Deleted, data, v.ID, v.Version)); err != nil {
+	if err := store.Guarded(tx.ExecContext(ctx, updateVolume, v.Status, v.Unwanted, v.Deleted, data, v.IntentID, v.ID, v.Version)); err != nil {
 		return fmt.Errorf("store volume %s: %w", v.Name, err)
 	}
 	v.Version++

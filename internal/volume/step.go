@@ -15,6 +15,8 @@ type Snapshot struct {
 	Volume      Volume
 	Disk        *ledger.Record // of a disk that the server makes, nil for others
 	Attachments int
+	// Retraced says that the volume named a disk that the ledger does not know, and has its own again.
+	Retraced bool
 }
 
 // Decision is what should happen to a volume now.
