@@ -131,7 +131,11 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	if err == nil {
 		blocks, err = splitBlocks(inst.Blocks, inst.Data.AutoBlocks, jpd.InstanceType.Resources)
 	}
-	if err != nil {
+	if err != nil { // its end is the end of it: nobody takes the agent off later
+		e.HostKey = done.HostKey
+		if uerr := s.Onboard.Uninstall(ctx, host.UninstallRequest{Endpoint: e, Jump: jump}); uerr != nil {
+			s.Log.Warn("clean a host that is not what its fleet says", "host", inst.SSHHost, "instance", inst.Name, "err", uerr)
+		}
 		return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, err.Error())
 	}
 	d := Decision{Instance: inst}

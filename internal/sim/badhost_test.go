@@ -1,0 +1,36 @@
+package sim
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend/fake"
+)
+
+// TestHostThatDoesNotFit wants a host in more parts than it can be divided into: it is refused, and nothing
+// of ours stays on it.
+func TestHostThatDoesNotFit(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name})
+		}
+		h := newHost(w, "host0.example", 1000, false)
+		w.hosts[h.name] = h
+		w.start()
+		defer w.end()
+		w.applyFleet("hosts", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}, "blocks": 3})
+		time.Sleep(time.Minute)
+		if s := w.checks.now(); len(s.instances) != 1 || s.instances[0].status != "terminated" || h.hasAgent() {
+			t.Errorf("instances %+v, the agent is there: %v; want one that is terminated, and no agent", s.instances, h.hasAgent())
+		}
+		w.deleteFleets("hosts")
+		time.Sleep(time.Minute)
+		w.checks.check(over)
+		for _, v := range w.result(false).Violations {
+			t.Error(v)
+		}
+	})
+}
