@@ -31,14 +31,31 @@ const (
 func penalties(now time.Time, failures []ledger.Failure, projectID string) map[offer.Key]float64 {
 	sum := map[offer.Key]float64{}
 	for _, f := range failures {
-		age := max(0, now.Sub(f.At))
-		if age > remembered || f.ProjectID != projectID && f.Outcome != ledger.NoCapacity {
-			continue
+		if counts(f, now, projectID) {
+			sum[keyOf(f)] = min(maxPenalty, sum[keyOf(f)]+decayed(now.Sub(f.At)))
 		}
-		k := offer.Key{Backend: f.Backend, Region: f.Region, Instance: f.Instance, Spot: f.Spot}
-		sum[k] = min(maxPenalty, sum[k]+decayed(age))
 	}
 	return sum
+}
+
+// refusals are when each offer could not be had last, for a project.
+func refusals(now time.Time, failures []ledger.Failure, projectID string) map[offer.Key]time.Time {
+	last := map[offer.Key]time.Time{}
+	for _, f := range failures {
+		if k := keyOf(f); counts(f, now, projectID) && f.Until.After(last[k]) {
+			last[k] = f.Until
+		}
+	}
+	return last
+}
+
+// counts says that a failure means something to a project.
+func counts(f ledger.Failure, now time.Time, projectID string) bool {
+	return now.Sub(f.At) <= remembered && (f.ProjectID == projectID || f.Outcome == ledger.NoCapacity)
+}
+
+func keyOf(f ledger.Failure) offer.Key {
+	return offer.Key{Backend: f.Backend, Region: f.Region, Instance: f.Instance, Spot: f.Spot}
 }
 
 // decayed is what one failure counts for.

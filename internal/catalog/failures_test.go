@@ -45,6 +45,33 @@ func TestPenalties(t *testing.T) {
 	}
 }
 
+// An offer was refused last when anybody met with a lack of capacity, or the project with anything.
+func TestRefusals(t *testing.T) {
+	now := time.Date(2026, 11, 25, 18, 0, 0, 0, time.UTC)
+	refused := func(project string, outcome ledger.Outcome, asked, ago time.Duration) ledger.Failure {
+		return ledger.Failure{ProjectID: project, Backend: "aws", Region: "r", Instance: "a", Outcome: outcome, At: now.Add(-asked), Until: now.Add(-ago)}
+	}
+	k := offer.Key{Backend: "aws", Region: "r", Instance: "a"}
+	for name, tt := range map[string]struct {
+		failures []ledger.Failure
+		ago      time.Duration // 0: never
+	}{
+		"nothing":                    {nil, 0},
+		"the latest":                 {[]ledger.Failure{refused("p", ledger.NoCapacity, time.Minute, 50*time.Second), refused("p", ledger.Lost, 10*time.Minute, time.Second)}, time.Second},
+		"another project's capacity": {[]ledger.Failure{refused("q", ledger.NoCapacity, time.Minute, time.Second)}, time.Second},
+		"another project's quota":    {[]ledger.Failure{refused("q", ledger.NoQuota, time.Minute, time.Second)}, 0},
+		"forgotten":                  {[]ledger.Failure{refused("p", ledger.NoCapacity, remembered+time.Second, remembered)}, 0},
+	} {
+		want := map[offer.Key]time.Time{}
+		if tt.ago > 0 {
+			want[k] = now.Add(-tt.ago)
+		}
+		if diff := cmp.Diff(want, refusals(now, tt.failures, "p")); diff != "" {
+			t.Errorf("%s: refusals (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
 // What the ledger says reaches the offers within moments, and is not asked for at every question.
 func TestOffersAreLowered(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -17,7 +17,8 @@ type Lately struct{ by map[offer.Key]lesson }
 
 // lesson is what was learnt of one offer.
 type lesson struct {
-	penalty float64 // for failures
+	penalty float64   // for failures
+	refused time.Time // the last of them
 	dears   dears
 }
 
@@ -40,8 +41,14 @@ func (l *Lately) Of(k offer.Key, listed float64) (price, penalty float64) {
 	return price, min(maxPenalty, one.penalty+unlike)
 }
 
-// Refused says that an offer could not be had.
-func (l *Lately) Refused(k offer.Key) bool { return l != nil && l.by[k].penalty > 0 }
+// Refused says that an offer could not be had, and when that was last known.
+func (l *Lately) Refused(k offer.Key) (last time.Time, refused bool) {
+	if l == nil {
+		return time.Time{}, false
+	}
+	one := l.by[k]
+	return one.refused, one.penalty > 0
+}
 
 // lessons are what a project has learnt, and from what.
 type lessons struct {
@@ -73,12 +80,14 @@ func (c *Catalog) lately(ctx context.Context, projectID string) *Lately {
 		return l.last
 	}
 	l.at, l.failures, l.dearers, l.last = at, failures, dearers, nil
-	by := map[offer.Key]lesson{}
+	by, last := map[offer.Key]lesson{}, refusals(at, failures, projectID)
 	for k, penalty := range penalties(at, failures, projectID) {
-		by[k] = lesson{penalty: penalty}
+		by[k] = lesson{penalty: penalty, refused: last[k]}
 	}
 	for k, dears := range dearOnes(at, dearers) {
-		by[k] = lesson{by[k].penalty, dears}
+		one := by[k]
+		one.dears = dears
+		by[k] = one
 	}
 	if len(by) > 0 {
 		l.last = &Lately{by}

@@ -88,7 +88,7 @@ type Decision struct {
 	Changed  bool
 	Effects  []Effect
 	Events   []string
-	Freed    bool      // capacity became usable: wake the queue
+	Freed    bool      // capacity became usable, or was given: wake the queue
 	Spare    bool      // only if the fleet keeps its minimum without it
 	Again    time.Time // when to look again, zero: only when woken
 }
@@ -161,7 +161,7 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 		d.Effects = append(d.Effects, Provision)
 	case s.Machine.Created:
 		d.to(now, api.InstanceProvisioning)
-		d.Instance.Data.StartedAt = now
+		d.Instance.Data.StartedAt, d.Freed = now, true
 		d.provisioning(now, s)
 	}
 }

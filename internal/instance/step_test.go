@@ -75,6 +75,8 @@ func TestStep(t *testing.T) {
 			status: api.InstancePending, effects: []Effect{Provision}},
 		{name: "a machine that is gone before anybody looked ends", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Gone: true} }),
 			status: api.InstanceTerminating, reason: api.InstanceError, again: atOnce},
+		{name: "a machine that was given is news for those who wait for one", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Link = Link{} }),
+			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: 10 * time.Minute, freed: true},
 		{name: "a machine for a job that is over is not made", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Instance.Data.ForJob, s.Machine = "j", Machine{} }),
 			status: api.InstanceTerminating, reason: api.InstanceJobFinished, again: atOnce},
 		{name: "nor kept while it boots", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Data.ForJob, s.Link = "j", Link{} }),

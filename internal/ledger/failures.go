@@ -18,6 +18,7 @@ type Failure struct {
 	Spot                                 bool
 	Outcome                              Outcome
 	At                                   time.Time // when it was asked for
+	Until                                time.Time // when it was known that there is none
 }
 
 const selectFailures = `
@@ -41,7 +42,7 @@ func Failures(ctx context.Context, q store.Querier, since time.Time) ([]Failure,
 		}
 		o := r.Doc.Create.Offer
 		all = append(all, Failure{
-			ProjectID: r.ProjectID, Backend: r.Backend, Region: o.Region, Instance: o.Instance, Spot: o.Resources.Spot, Outcome: r.Doc.Outcome, At: r.CreatedAt,
+			ProjectID: r.ProjectID, Backend: r.Backend, Region: o.Region, Instance: o.Instance, Spot: o.Resources.Spot, Outcome: r.Doc.Outcome, At: r.CreatedAt, Until: r.Doc.GoneAt.UTC(),
 		})
 		return nil
 	})

@@ -18,7 +18,7 @@ func TestFailures(t *testing.T) {
 		now := time.Now().Truncate(time.Microsecond)
 		create := &backend.CreateRequest{Offer: offer.Offer{Backend: "aws", Region: "us-east-1", Instance: "p5", Resources: offer.Resources{Spot: true}}}
 		records := []Record{
-			{State: Gone, CreatedAt: now.Add(-time.Minute), Doc: Doc{Outcome: NoCapacity, Create: create}},
+			{State: Gone, CreatedAt: now.Add(-time.Minute), Doc: Doc{Outcome: NoCapacity, Create: create, GoneAt: now.Add(-time.Second)}},
 			{State: Gone, CreatedAt: now.Add(-2 * time.Minute), Doc: Doc{Outcome: NoQuota, Create: create}},
 			{State: Gone, CreatedAt: now.Add(-2 * time.Hour), Doc: Doc{Outcome: NoCapacity, Create: create}}, // long ago
 			{State: Gone, CreatedAt: now, Doc: Doc{Outcome: Cancelled, Create: create}},                      // nobody asked
@@ -49,9 +49,9 @@ func TestFailures(t *testing.T) {
 		for i := range got {
 			got[i].At = got[i].At.UTC()
 		}
-		f := Failure{ProjectID: "p", Backend: "aws", Region: "us-east-1", Instance: "p5", Spot: true, Outcome: NoCapacity, At: now.Add(-time.Minute).UTC()}
+		f := Failure{ProjectID: "p", Backend: "aws", Region: "us-east-1", Instance: "p5", Spot: true, Outcome: NoCapacity, At: now.Add(-time.Minute).UTC(), Until: now.Add(-time.Second)}
 		earlier := f
-		earlier.Outcome, earlier.At = NoQuota, now.Add(-2*time.Minute).UTC()
+		earlier.Outcome, earlier.At, earlier.Until = NoQuota, now.Add(-2*time.Minute).UTC(), time.Time{}
 		if diff := cmp.Diff([]Failure{f, earlier}, got); diff != "" {
 			t.Errorf("failures (-want +got):\n%s", diff)
 		}

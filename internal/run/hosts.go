@@ -5,10 +5,12 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"time"
 	"unique"
 
 	"dstack/internal/api"
 	"dstack/internal/instance"
+	"dstack/internal/offer"
 	"dstack/internal/scheduler"
 )
 
@@ -28,6 +30,8 @@ type fleetHosts struct {
 	list []*scheduler.Host                      // the others, by number
 	live int                                    // instances that count for the fleet's size
 	at   *api.InstanceOffer                     // of the first of them that has one: where a cluster is; nil for none
+	// given are when the machines were there that exist, by what they were asked for as.
+	given map[offer.Key][]time.Time
 }
 
 // maxFleetHosts bounds the fleets that are remembered.
@@ -44,7 +48,7 @@ func (c *hostCache) of(fleetID, name string, list []*instance.Instance) fleetHos
 	if old.name == name && sameList(old.of, list) {
 		return old
 	}
-	now := fleetHosts{name: name, of: list, made: make(map[*instance.Instance]*scheduler.Host, len(list))}
+	now := fleetHosts{name: name, of: list, made: make(map[*instance.Instance]*scheduler.Host, len(list)), given: map[offer.Key][]time.Time{}}
 	var last *scheduler.Host
 	for _, inst := range list {
 		h, known := old.made[inst]
@@ -61,6 +65,9 @@ func (c *hostCache) of(fleetID, name string, list []*instance.Instance) fleetHos
 			if now.at == nil {
 				now.at = inst.Data.Offer
 			}
+			if o, at := inst.Data.Offer, inst.Data.StartedAt; o != nil && !at.IsZero() && !inst.SSH() {
+				now.given[scheduler.KeyOf(o)] = append(now.given[scheduler.KeyOf(o)], at)
+			}
 		}
 	}
 	c.mu.Lock()
@@ -76,6 +83,18 @@ func (c *hostCache) known(fleetID string) fleetHosts {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.fleets[fleetID]
+}
+
+// given is how many machines of an offer exist that fleets were given after a time.
+func (c *hostCache) given(fleets []scheduler.Fleet, k offer.Key, after time.Time) (n int) {
+	for _, f := range fleets {
+		for _, at := range c.known(f.ID).given[k] {
+			if at.After(after) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // sameList says that two lists are one and the same.

@@ -158,7 +158,10 @@ func marketOf(offers []offer.Offer) market {
 }
 
 // refused says that an offer could not be had lately.
-func (m market) refused(k offer.Key) bool { return m.from.Lately.Refused(k) }
+func (m market) refused(k offer.Key) bool {
+	_, refused := m.from.Lately.Refused(k)
+	return refused
+}
 
 // amended is a market of offers as they are listed, beside what was learnt of them.
 func (m market) amended(lately *catalog.Lately) market {

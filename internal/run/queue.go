@@ -12,6 +12,7 @@ import (
 	"dstack/internal/engine"
 	"dstack/internal/event"
 	"dstack/internal/fleet"
+	"dstack/internal/offer"
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
@@ -79,6 +80,13 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 			return time.Time{}, err
 		}
 		supply.Offers, supply.Index, supply.Refused = market.list, market.index, market.refused
+		supply.Again = func(k offer.Key) int {
+			after, _ := market.from.Lately.Refused(k)
+			if at := c.asked[k]; at.After(after) {
+				after = at
+			}
+			return s.hosts.given(supply.Fleets, k, after)
+		}
 		if supply.Silent, err = s.silent(ctx, it.ID); err != nil {
 			return time.Time{}, err
 		}
@@ -149,6 +157,7 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 		case v.Open:
 		case v.Nodes != nil:
 			all = append(all, func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error {
+				tx.OnCommit(func() { s.queues.of(it.ID).asks(v, now) })
 				return s.claim(ctx, tx, fleets, g, v)
 			})
 		case ends && (v.NoFleet || !now.Before(pending[i])):

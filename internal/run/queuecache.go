@@ -10,6 +10,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/offer"
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
 )
@@ -50,6 +51,24 @@ type projectQueue struct {
 	runs map[string]*Run
 	// wishes are those of the gangs of the last pass, by their first job.
 	wishes map[string]wished
+	// asked is when a new machine of each offer was last asked for.
+	asked map[offer.Key]time.Time
+}
+
+// maxAsked bounds the offers that are remembered for that.
+const maxAsked = 1000
+
+// asks remembers what new machines a gang has asked for.
+func (q *projectQueue) asks(v scheduler.Verdict, now time.Time) {
+	for _, n := range v.Nodes {
+		if n.Host != "" {
+			continue
+		}
+		if q.asked == nil || len(q.asked) >= maxAsked {
+			q.asked = map[offer.Key]time.Time{}
+		}
+		q.asked[scheduler.KeyOf(&n.Offer)] = now
+	}
 }
 
 // wished is a gang with its wish.

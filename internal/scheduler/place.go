@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"dstack/internal/api"
+	"dstack/internal/offer"
 )
 
 // Place goes through the queue in its order and places each gang as a whole or not at
@@ -69,6 +70,7 @@ type placer struct {
 	queues  map[string]*hostQueue // of gangs with one job, by key and fleet
 	asked   map[jobOf]*view       // see wish
 	taken   rooms                 // of reservations
+	tried   map[offer.Key]bool    // offers of which gangs have new instances
 	open    []bool                // fleets of which open gangs keep something
 }
 
@@ -98,7 +100,7 @@ func (p *placer) index() *Index {
 func newPlacer(s Supply) *placer {
 	p := &placer{
 		Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
-		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{}, open: make([]bool, len(s.Fleets)),
+		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{}, tried: map[offer.Key]bool{}, open: make([]bool, len(s.Fleets)),
 	}
 	index := make(map[string]int, len(s.Fleets))
 	for i, f := range s.Fleets {
@@ -275,6 +277,8 @@ func (p *placer) take(g *Gang, c *plan) Verdict {
 	for j, i := range c.hosts {
 		if i >= 0 {
 			p.free[i] -= c.nodes[j].Blocks
+		} else {
+			p.tried[KeyOf(&c.nodes[j].Offer)] = true
 		}
 	}
 	if p.room[c.fleet] > 0 {

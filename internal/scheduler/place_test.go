@@ -72,6 +72,11 @@ func except(backends ...string) func(offer.Key) bool {
 	return func(k offer.Key) bool { return slices.Contains(backends, k.Backend) }
 }
 
+// given says that so many were given since of the offers of a backend.
+func given(backend string, n int) func(offer.Key) int {
+	return func(k offer.Key) int { return n * flag(k.Backend == backend) }
+}
+
 // told writes verdicts as "gang: host, +offer" or "gang: waits".
 func told(verdicts []Verdict) string {
 	var lines []string
@@ -172,6 +177,12 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: no; z: +a/eu/g1; o: +b/us/g8"},
 		{"also with one that wants something else but would have the same offer", []Gang{again(asks("x", 1, 1)), func() Gang { g := asks("y", 1, 1); g.Key = "other"; return g }(), impatient(asks("z", 1, 8))},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: +a/eu/g1; z: +b/us/g8"},
+		{"what was given since is asked for again, by one after the other", []Gang{again(asks("x", 1, 1)), again(asks("y", 1, 1))},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b"), Again: given("a", 1)}, "x: +a/eu/g1; y: no"},
+		{"not beside a newcomer, and not just after a refusal", []Gang{asks("z", 1, 1), again(asks("x", 1, 1)), refused(asks("y", 1, 1))},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b"), Again: given("a", 1)}, "z: +a/eu/g1; x: no; y: no"},
+		{"by as many nodes as were given", []Gang{again(asks("x", 3, 1)), again(asks("y", 2, 1))},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b"), Again: given("b", 2)}, "x: no; y: +b/us/g1 +b/us/g1"},
 		{"who may not wait asks at the same time", []Gang{again(asks("x", 1, 1)), impatient(asks("y", 1, 1))},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: +a/eu/g1"},
 		{"on the hosts that are kept for it first", []Gang{again(asks("x", 2, 1)), asks("y", 1, 1)}, Supply{

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"dstack/internal/api"
 )
 
 // of is the verdict on one gang for another that is alike, which may buy at another time.
@@ -43,6 +45,15 @@ func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
 		}
 	}
 	return -1, Verdict{}
+}
+
+// spares says that a gang which was refused does not ask for an offer yet: it could not be had lately, and
+// fewer were given since than the gang needs, or somebody finds out now whether there are more.
+func (p *placer) spares(g *Gang, o *api.InstanceOffer) bool {
+	if g.BuyFrom.IsZero() || p.Refused == nil || !p.Refused(KeyOf(o)) {
+		return false
+	}
+	return p.Again == nil || p.tried[KeyOf(o)] || p.Again(KeyOf(o)) < len(g.Jobs)
 }
 
 // meets says that two plans have new instances of one offer.

@@ -98,6 +98,9 @@ type Supply struct {
 	Index *Index
 	// Refused says which of them could not be had lately; nil for none.
 	Refused func(offer.Key) bool
+	// Again is how many of such an offer were given since it was last refused, and last asked for: gangs that
+	// were refused ask for no more than that, one after the other; nil: for none.
+	Again func(offer.Key) int
 	// Backends is how many there are that could provide any.
 	Backends int
 	// Silent are those that do not say what they offer.

@@ -89,3 +89,52 @@ func TestRefusedGang(t *testing.T) {
 		}
 	})
 }
+
+// TestGivenAgain has runs back off from a cloud that is sold out for half an hour. When one of them gets a
+// machine again, the others have theirs soon, as far as there are some, and hardly a request is in vain.
+func TestGivenAgain(t *testing.T) {
+	const runs = 6
+	tp := newTemplate(t)
+	for _, capacity := range []int{3, 100} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, 1, tp)
+			c := fake.Config{Name: cloudNames[1], Boot: 20 * time.Second, Capacity: map[offer.Key]int{}}
+			for _, o := range fake.SomeOffers() {
+				if o.Instance == "gpu.one" && o.Region == "north" && !o.Resources.Spot {
+					c.Offers = append(c.Offers, o)
+					o.Backend = c.Name
+					c.Capacity[o.Key()] = capacity
+				}
+			}
+			w.addCloud(fake.Config{Name: cloudNames[0]})
+			cloud := w.addCloud(c)
+			cloud.Inject(soldOut)
+			w.start()
+			defer w.end()
+			time.Sleep(time.Second)
+			w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 2 * runs}})
+			for n := range runs { // at different times, so that their next requests are too
+				w.applyRun(fmt.Sprint("run-", n), object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": 1},
+					"retry": object{"on_events": []string{"no-capacity"}, "duration": "5h"}}, script{Run: 3 * time.Hour})
+				time.Sleep(time.Minute)
+			}
+			time.Sleep(30 * time.Minute)
+			cloud.Heal()
+			before := cloud.Calls("Create")
+			for range 660 { // one of them asks within ten minutes
+				if cloud.Calls("Create") > before {
+					break
+				}
+				time.Sleep(time.Second)
+			}
+			time.Sleep(time.Minute)
+			asked, had := cloud.Calls("Create")-before, len(cloud.Invoice(w.serverID))
+			if want := min(runs, capacity); had != want || asked > want+2 {
+				t.Errorf("with room for %d: %d machines of %d requests, want %d", capacity, had, asked, want)
+			}
+			for _, v := range w.result(false).Violations {
+				t.Error(v)
+			}
+		})
+	}
+}
