@@ -196,7 +196,8 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 }
 
 // commitOutcomes stores outcomes in one transaction, or one by one when one of them does not
-// fit what has changed meanwhile; conflict says that there was such a one.
+// fit what has changed meanwhile; conflict says that there was such a one. One that can never be stored, of
+// a row that was edited by hand, holds up no other.
 func (s *Service) commitOutcomes(ctx context.Context, it engine.Item, batch []outcome) (conflict bool, err error) {
 	err = s.DB.WriteFirst(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
@@ -210,18 +211,25 @@ func (s *Service) commitOutcomes(ctx context.Context, it engine.Item, batch []ou
 		}
 		return nil
 	})
-	if !errors.Is(err, store.ErrConflict) {
+	conflict = errors.Is(err, store.ErrConflict)
+	never := store.Constraint(err) != "" || store.BadValue(err)
+	switch {
+	case err == nil || !conflict && !never:
 		return false, err
-	}
-	if len(batch) == 1 {
+	case len(batch) == 1 && never:
+		s.Log.Error("what was decided for a waiting run cannot be stored", "project", it.ID, "err", err)
+		return false, nil
+	case len(batch) == 1:
 		return true, nil
 	}
 	for _, do := range batch {
-		if _, err := s.commitOutcomes(ctx, it, []outcome{do}); err != nil {
+		changed, err := s.commitOutcomes(ctx, it, []outcome{do})
+		if err != nil {
 			return true, err
 		}
+		conflict = conflict || changed
 	}
-	return true, nil
+	return conflict, nil
 }
 
 // fleetsOnce are the fleets that a transaction has read: that of many hosts is large.

@@ -56,6 +56,31 @@ func TestDamagedRows(t *testing.T) {
 	}
 }
 
+// TestPlacedJobIsSaidToWait has a job wait, says its row, that holds an instance: it cannot be placed, and
+// holds up nobody else in its queue.
+func TestPlacedJobIsSaidToWait(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second})
+		}
+		w.start()
+		defer w.end()
+		task := object{"type": "task", "commands": []string{"work"}, "resources": object{"cpu": "1..", "memory": "1GB.."}}
+		time.Sleep(time.Second)
+		w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 3}})
+		w.applyRun("victim", task, script{Run: 24 * time.Hour})
+		time.Sleep(2 * time.Minute)
+		w.current().sql(`UPDATE job SET status = 'submitted', version = version + 1 WHERE status = 'running'`)
+		w.applyRun("other", task, script{Run: 10 * time.Second})
+		time.Sleep(5 * time.Minute)
+		if w.texts(`SELECT j.status FROM job j JOIN run r ON r.id = j.run_id WHERE r.name = 'other' AND j.status = 'done'`) == nil {
+			t.Errorf("another run did not get on: %q", w.texts(`SELECT name || ' is ' || status FROM run`))
+		}
+	})
+}
+
 // TestDamagedNumbers writes into one column of numbers after the other what is none, as SQLite lets
 // anybody do, with the same ends as [TestDamagedRows].
 func TestDamagedNumbers(t *testing.T) {
