@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"database/sql"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -199,15 +200,26 @@ func (s *Service) taken(ctx context.Context, c config.Fleet, fleetID string) err
 	if c.SSHConfig == nil {
 		return nil
 	}
-	var busy []string
-	for _, h := range c.SSHConfig.Hosts {
-		var n int
-		host := address(h, c)
-		err := s.DB.Read().QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE ssh_host <> '' AND NOT deleted AND ssh_host = $1 AND fleet_id <> $2`, host, fleetID).Scan(&n)
+	addresses, used := make([]string, len(c.SSHConfig.Hosts)), map[string]bool{}
+	for n, h := range c.SSHConfig.Hosts {
+		addresses[n] = address(h, c)
+	}
+	for batch := range slices.Chunk(addresses, 500) {
+		rows, err := s.DB.Read().QueryContext(ctx, `SELECT ssh_host FROM instance WHERE ssh_host <> '' AND NOT deleted AND fleet_id <> $1 AND ssh_host IN (`+store.Marks(2, len(batch))+`)`,
+			append([]any{fleetID}, store.Args(batch)...)...)
+		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+			var host string
+			err := rows.Scan(&host)
+			used[host] = true
+			return err
+		})
 		if err != nil {
-			return fmt.Errorf("look for host %s: %w", host, err)
+			return fmt.Errorf("look for hosts of other fleets: %w", err)
 		}
-		if n > 0 {
+	}
+	var busy []string
+	for n, h := range c.SSHConfig.Hosts {
+		if used[addresses[n]] {
 			busy = append(busy, h.Hostname)
 		}
 	}
@@ -399,12 +411,14 @@ func (s *Service) forgetFailed(ctx context.Context, tx *store.Tx, f Fleet, c con
 	if err != nil {
 		return err
 	}
+	again := make(map[string]bool, len(c.SSHConfig.Hosts))
 	for _, h := range c.SSHConfig.Hosts {
-		for _, inst := range list {
-			if inst.SSHHost == address(h, c) && inst.Status == api.InstanceTerminated {
-				if err := s.Instances().Terminate(ctx, tx, inst, "", ""); err != nil {
-					return err
-				}
+		again[address(h, c)] = true
+	}
+	for _, inst := range list {
+		if again[inst.SSHHost] && inst.Status == api.InstanceTerminated {
+			if err := s.Instances().Terminate(ctx, tx, inst, "", ""); err != nil {
+				return err
 			}
 		}
 	}

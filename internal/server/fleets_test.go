@@ -1,6 +1,7 @@
 package server
 
 import (
+	"fmt"
 	"net/http"
 	"sync"
 	"testing"
@@ -78,6 +79,21 @@ func TestOneHostIsRemoved(t *testing.T) {
 		if kept := *inst.Hostname == "fd00::1:2"; kept != (inst.Status == api.InstancePending) {
 			t.Errorf("host %s is %s", *inst.Hostname, inst.Status)
 		}
+	}
+}
+
+// Hosts of other fleets are named, however many hosts there are.
+func TestHostsOfAnotherFleet(t *testing.T) {
+	s := newServer(t)
+	s.must(t, "/api/project/main/fleets/apply", hostFleet(t, "one", "a.invalid", "b.invalid", "c.invalid"), nil)
+	hosts := []string{"c.invalid"}
+	for n := range 600 {
+		hosts = append(hosts, fmt.Sprint("other", n, ".invalid"))
+	}
+	const want = "Instances [c.invalid, a.invalid] are already assigned to a fleet."
+	a := s.call(t, "POST", "/api/project/main/fleets/get_plan", adminToken, planned(hostFleet(t, "two", append(hosts, "a.invalid")...)))
+	if a.Status != http.StatusBadRequest || refusal(a) != want {
+		t.Errorf("%d %s, want %q", a.Status, a.Body, want)
 	}
 }
 
