@@ -242,6 +242,9 @@ func (s *Service) wakePeers(ctx context.Context, tx *store.Tx, j Job) error {
 	switch {
 	case j.Data.Spec.ServicePort != nil:
 		r, err := s.rows.run(ctx, tx, j.RunID)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil // nobody is left to end the others but themselves: see orphaned
+		}
 		if err != nil || !needsAddresses(r) {
 			return err
 		}

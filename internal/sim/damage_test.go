@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"database/sql"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -29,6 +30,7 @@ func TestDamagedRows(t *testing.T) {
 		"job is of the far past":        `UPDATE job SET submitted_at = -9000000000000000000, version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"fleet is of the far past":      `UPDATE fleet SET created_at = -9000000000000000000, version = version + 1 WHERE name = 'nodes'`,
 		"run is gone":                   `DELETE FROM run WHERE name = 'victim'`,
+		"job of a service has no run":   `UPDATE job SET run_id = 'nothing', data = json_set(data, '$.spec.service_port', 80), version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"job is no object":              `UPDATE job SET data = '[1,2', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"job is empty":                  `UPDATE job SET data = '{}', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"job was told nonsense":         `UPDATE job SET observed = '{"State": 5', version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
@@ -344,6 +346,17 @@ func (w *world) lists() {
 // TestOrphanedQueue deletes the run of a job that waits: the job ends, and the next gets on.
 func TestOrphanedQueue(t *testing.T) {
 	tp := newTemplate(t)
+	waits := object{"resources": object{"gpu": 64}, "retry": object{"on_events": []string{"no-capacity"}, "duration": "1d"}, "commands": []string{"work"}}
+	for name, own := range map[string]object{"task": {"type": "task"}, "service": {"type": "service", "port": 8000}} {
+		t.Run(name, func(t *testing.T) {
+			victim := maps.Clone(waits)
+			maps.Copy(victim, own)
+			orphanedQueue(t, tp, victim)
+		})
+	}
+}
+
+func orphanedQueue(t *testing.T, tp template, victim object) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, 1, tp)
 		for _, name := range cloudNames {
@@ -352,7 +365,7 @@ func TestOrphanedQueue(t *testing.T) {
 		w.start()
 		defer w.end()
 		w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "idle_duration": 30})
-		w.applyRun("victim", object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": 64}, "retry": object{"on_events": []string{"no-capacity"}, "duration": "1d"}}, script{Run: time.Minute})
+		w.applyRun("victim", victim, script{Run: time.Minute})
 		time.Sleep(time.Minute)
 		if got := w.texts(`SELECT status FROM job`); !slices.Equal(got, []string{"submitted"}) {
 			t.Fatalf("jobs %q, want one that waits", got)
