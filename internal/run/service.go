@@ -322,10 +322,10 @@ func (s *Service) Stop(ctx context.Context, sc project.Scope, r api.StopRunsRequ
 			if r.Abort {
 				reason = api.RunAbortedByUser
 			}
-			d := RunDecision{Run: run}
-			if run.Status == api.RunTerminating && !(r.Abort && run.Data.Reason != api.RunAbortedByUser) {
+			if !run.endsBy(reason) {
 				return nil
 			}
+			d := RunDecision{Run: run}
 			d.end(reason)
 			d.Run.Data.ProcessedAt = time.Now()
 			if err := d.Run.update(ctx, tx); err != nil {
@@ -344,6 +344,19 @@ func (s *Service) Stop(ctx context.Context, sc project.Scope, r api.StopRunsRequ
 		}
 	}
 	return nil, nil
+}
+
+// endsBy says that the end for which a user asks is another than the one that comes anyway: what ends
+// already can be aborted, and of a schedule only a cycle ends by itself.
+func (r *Run) endsBy(reason api.RunTerminationReason) bool {
+	byUser := r.Data.Reason == api.RunStoppedByUser || r.Data.Reason == api.RunAbortedByUser
+	switch {
+	case r.Status != api.RunTerminating:
+		return true
+	case reason == api.RunAbortedByUser:
+		return r.Data.Reason != reason
+	}
+	return !byUser && r.Data.Spec.Merged().Schedule != nil
 }
 
 // Delete hides finished runs; unknown ones are ignored.

@@ -154,6 +154,46 @@ func TestStepRun(t *testing.T) {
 	}
 }
 
+// A user who stops a run while a cycle of its schedule ends wants no further cycles.
+func TestEndsBy(t *testing.T) {
+	hourly := taskWith(func(c *config.Task) { c.Schedule = &config.Schedule{Cron: []string{"0 * * * *"}} })
+	once := taskWith(func(*config.Task) {})
+	const stop, abort = api.RunStoppedByUser, api.RunAbortedByUser
+	for _, tt := range []struct {
+		name   string
+		spec   api.RunSpec
+		status api.RunStatus
+		was    api.RunTerminationReason
+		reason api.RunTerminationReason
+		want   bool
+	}{
+		{"one that runs", once, api.RunRunning, "", stop, true},
+		{"one that waits for its time", hourly, api.RunPending, "", stop, true},
+		{"one that ends", once, api.RunTerminating, api.RunAllJobsDone, stop, false},
+		{"is aborted", once, api.RunTerminating, api.RunAllJobsDone, abort, true},
+		{"a cycle that ends", hourly, api.RunTerminating, api.RunAllJobsDone, stop, true},
+		{"or has failed", hourly, api.RunTerminating, api.RunJobFailed, stop, true},
+		{"twice", hourly, api.RunTerminating, stop, stop, false},
+		{"stopped, then aborted", hourly, api.RunTerminating, stop, abort, true},
+		{"aborted, then stopped", hourly, api.RunTerminating, abort, stop, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := Run{Status: tt.status, Data: Data{Spec: tt.spec, Reason: tt.was}}
+			if got := r.endsBy(tt.reason); got != tt.want {
+				t.Fatalf("%v, want %v", got, tt.want)
+			}
+			if !tt.want {
+				return
+			}
+			d := RunDecision{Run: r}
+			d.end(tt.reason)
+			if d := StepRun(start, RunSnapshot{Run: d.Run, Jobs: jobs(api.JobDone)}); d.Run.Status != api.RunTerminated {
+				t.Errorf("the run is %s then, want terminated", d.Run.Status)
+			}
+		})
+	}
+}
+
 // Attempts count on, and those without capacity that nobody asks about any more go.
 func TestStepRunCountsAttempts(t *testing.T) {
 	failed := func(attempt int) Job {
