@@ -230,16 +230,10 @@ func (d *RunDecision) fill(now time.Time, s RunSnapshot, list []replica, group s
 // waitFrom is since when the next attempt of a replica has waited for capacity: those of one
 // that failed wait together, one that was not wanted begins anew.
 func (s *RunSnapshot) waitFrom(now time.Time, j Job) time.Time {
-	placed := lastPlaced(s.Jobs, j)
-	switch {
-	case j.Data.Reason == api.JobScaledDown, j.Status == api.JobDone:
+	if j.Data.Reason == api.JobScaledDown || j.Status == api.JobDone {
 		return now
-	case placed != nil && placed.Data.FinishedAt.After(j.Data.WaitFrom):
-		return placed.Data.FinishedAt
-	case !j.Data.WaitFrom.IsZero():
-		return j.Data.WaitFrom
 	}
-	return s.Run.begun()
+	return s.Run.waitFrom(s.Jobs, j)
 }
 
 // serve decides over a service that has started (lifecycle 8.3): unlike the replicas of tasks,

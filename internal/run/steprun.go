@@ -122,7 +122,7 @@ func (d *RunDecision) pending(now time.Time, s RunSnapshot) {
 	}
 	if s.Run.Data.Spec.Configuration.Service != nil {
 		if s.Run.Data.Resubmissions == 0 && !s.Run.Data.NextAt.IsZero() && s.Run.Data.TriggeredAt.Before(s.Run.Data.NextAt) {
-			d.Run.Data.TriggeredAt = now
+			d.Run.Data.TriggeredAt, s.Run.Data.TriggeredAt = now, now
 		}
 		d.revive(now, s)
 		return
@@ -148,14 +148,7 @@ func notGiven(j Job) bool { return j.Data.Reason == api.JobNoCapacity }
 
 // again starts the next attempt of a job and drops what older ones without capacity left.
 func (d *RunDecision) again(s RunSnapshot, j Job) {
-	from := d.Run.begun()
-	if p := lastPlaced(s.Jobs, j); p != nil {
-		from = p.Data.FinishedAt
-	}
-	if j.Data.WaitFrom.After(from) {
-		from = j.Data.WaitFrom
-	}
-	d.New = append(d.New, NewJob{Replica: j.Replica, Num: j.Num, Attempt: j.Attempt + 1, WaitFrom: from, Group: j.Data.Spec.ReplicaGroup})
+	d.New = append(d.New, NewJob{Replica: j.Replica, Num: j.Num, Attempt: j.Attempt + 1, WaitFrom: d.Run.waitFrom(s.Jobs, j), Group: j.Data.Spec.ReplicaGroup})
 	for _, old := range s.Jobs {
 		if old.Replica == j.Replica && old.Num == j.Num && old.Attempt < j.Attempt && old.Data.Reason == api.JobNoCapacity && old.Data.Provisioning == nil {
 			d.Drop = append(d.Drop, old.ID)
@@ -172,6 +165,19 @@ func lastPlaced(all []Job, of Job) *Job {
 		}
 	}
 	return last
+}
+
+// waitFrom is since when the attempt after one has waited for capacity: those after each other that had none
+// wait together, but what was in an earlier cycle does not count.
+func (r *Run) waitFrom(all []Job, j Job) time.Time {
+	from := r.begun()
+	if p := lastPlaced(all, j); p != nil && p.Data.FinishedAt.After(from) {
+		from = p.Data.FinishedAt
+	}
+	if j.Data.WaitFrom.After(from) {
+		from = j.Data.WaitFrom
+	}
+	return from
 }
 
 // begun is when the run's present cycle began.

@@ -214,6 +214,33 @@ func TestStepRunCountsAttempts(t *testing.T) {
 	}
 }
 
+// Each cycle of a schedule has all the time that its policy gives it to wait for capacity, however long ago the
+// cycle before had a machine.
+func TestStepRunWaitsInEachCycle(t *testing.T) {
+	const day = 24 * time.Hour
+	spec := taskWith(func(c *config.Task) { c.Schedule = &config.Schedule{Cron: []string{"4 3 * * *"}} })
+	yesterday := hadInstance(retrying(jobs(api.JobDone), "", "no-capacity"))[0]
+	r := Run{Status: api.RunPending, SubmittedAt: start, Data: Data{Spec: spec, NextAt: at(day), TriggeredAt: start}}
+	d := StepRun(at(day), RunSnapshot{Run: r, Jobs: []Job{yesterday}})
+	if len(d.New) != 1 || !d.New[0].WaitFrom.Equal(at(day)) {
+		t.Fatalf("new attempts %+v, want one that has waited since the cycle began", d.New)
+	}
+	refused := retrying(jobs(api.JobFailed), api.JobNoCapacity, "no-capacity")[0]
+	refused.Attempt, refused.Data.WaitFrom = 1, d.New[0].WaitFrom
+	for wait, want := range map[time.Duration]api.RunStatus{time.Hour - 1: api.RunPending, time.Hour: api.RunTerminating} {
+		if d := StepRun(at(day+wait), RunSnapshot{Run: d.Run, Jobs: []Job{yesterday, refused}}); d.Run.Status != want {
+			t.Errorf("after %v without capacity the run is %s (%s), want %s", wait, d.Run.Status, d.Run.Data.Reason, want)
+		}
+	}
+	service := serviceWith(fixed(1))
+	service.Configuration.Service.Schedule = &config.Schedule{Cron: []string{"4 3 * * *"}}
+	r.Data.Spec, r.Data.Deployment = service, 1
+	failed := serviceJobs(t, service, "0 failed retried: container_exited_with_error")
+	if d := StepRun(at(day), RunSnapshot{Run: r, Jobs: failed}); len(d.New) != 1 || !d.New[0].WaitFrom.Equal(at(day)) {
+		t.Errorf("new replicas %+v, want one that has waited since the cycle began", d.New)
+	}
+}
+
 // A run that providers refuse asks them less and less often, until it has run, but may have an
 // instance that exists all the time. That its machines are asked for is no success.
 func TestStepRunBacksOff(t *testing.T) {
