@@ -14,8 +14,8 @@ import (
 // Replicas of a service may need the addresses of others before they start: those that their
 // commands name, and, of workers behind a Dynamo router, the router's (lifecycle 9.3).
 
-// addressWait is how long a replica waits for such an address, since it was submitted: its machine
-// costs money meanwhile.
+// addressWait is how long a replica waits for such an address, since it was placed: its machine costs
+// money meanwhile, which the queue, in which it may have waited for longer, does not.
 const addressWait = 30 * time.Minute
 
 // routerVariable tells workers the address of their Dynamo router.

@@ -152,7 +152,7 @@ func (d *JobDecision) on(inst *instance.Instance, jpd api.JobProvisioningData) {
 
 // lacks lets a job wait for the address of another replica, whose commits wake it.
 func (d *JobDecision) lacks(now time.Time, s JobSnapshot) {
-	deadline := s.Job.SubmittedAt.Add(addressWait)
+	deadline := s.Job.Data.PlacedAt.Add(addressWait)
 	switch {
 	case s.Lack.Never:
 		d.end(now, api.JobTerminatedByServer, "Router replica is in a terminal state; cannot provision worker without a running router.")

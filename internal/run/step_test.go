@@ -76,6 +76,8 @@ func TestStepJob(t *testing.T) {
 		}), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
 		{name: "a replica waits for another's address", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Lack = &Lack{Name: "groups[0].replicas[0].IP_ADDRESS"} }),
 			now: 20 * time.Minute, status: api.JobProvisioning, again: 30 * time.Minute},
+		{name: "however long it has waited for its place", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Lack, s.Job.Data.PlacedAt = &Lack{}, at(time.Hour) }),
+			now: time.Hour + time.Minute, status: api.JobProvisioning, again: 90 * time.Minute},
 		{name: "half an hour", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Lack = &Lack{} }), now: 30 * time.Minute,
 			status: api.JobTerminating, reason: api.JobTerminatedByServer, again: 30 * time.Minute},
 		{name: "not for a router that has ended", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Lack = &Lack{Never: true} }), now: time.Minute,
