@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -108,12 +109,15 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 			d.lacks(now, s)
 			return
 		}
-		if wait := s.waits(); wait {
+		if s.lacksNodes() {
 			d.Again = deadline
 			if !now.Before(deadline) {
 				d.late(now, s)
 			}
 			return
+		}
+		if s.follows() {
+			return // for as long as the others take to start, and they wake it
 		}
 		if !d.Job.Data.Sent { // recorded before it is done
 			d.Job.Data.Sent = true
@@ -173,22 +177,20 @@ func (d *JobDecision) late(now time.Time, s JobSnapshot) {
 	d.end(now, api.JobWaitingRunnerLimitExceeded, msg)
 }
 
-// waits says that other nodes of the replica come first: all addresses must be known, so
-// that the nodes start together, and the startup order may ask for more (lifecycle 9.4).
-func (s *JobSnapshot) waits() bool {
-	others := true // those of a master, or the master itself
-	for _, p := range s.Peers {
-		if p.Status == api.JobSubmitted || p.Status == api.JobProvisioning && !p.Ready {
-			return true
-		}
-		started := p.Status != api.JobProvisioning && p.Status != api.JobPulling
-		switch {
-		case s.Order == "master-first" && s.Job.Num != 0 && p.Num == 0,
-			s.Order == "workers-first" && s.Job.Num == 0:
-			others = others && started
-		}
-	}
-	return !others
+// lacksNodes says that the address of another node of the replica is not known yet: the nodes start
+// together (lifecycle 9.4).
+func (s *JobSnapshot) lacksNodes() bool {
+	return slices.ContainsFunc(s.Peers, func(p Peer) bool {
+		return p.Status == api.JobSubmitted || p.Status == api.JobProvisioning && !p.Ready
+	})
+}
+
+// follows says that nodes start before this one which have not started yet, as the startup order has it.
+func (s *JobSnapshot) follows() bool {
+	return slices.ContainsFunc(s.Peers, func(p Peer) bool {
+		first := s.Order == "master-first" && s.Job.Num != 0 && p.Num == 0 || s.Order == "workers-first" && s.Job.Num == 0
+		return first && (p.Status == api.JobProvisioning || p.Status == api.JobPulling)
+	})
 }
 
 // onHost follows what the agent says about the task.

@@ -86,13 +86,16 @@ func TestStepJob(t *testing.T) {
 			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
 		{name: "workers wait for the master", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
 			s.Job.Num, s.Order, s.Peers = 1, "master-first", []Peer{{Num: 0, Status: api.JobPulling}, {Num: 2, Status: api.JobProvisioning, Ready: true}}
-		}), status: api.JobProvisioning, again: 10 * time.Minute},
+		}), status: api.JobProvisioning},
+		{name: "however long that pulls its image", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Job.Num, s.Order, s.Peers = 1, "master-first", []Peer{{Num: 0, Status: api.JobPulling}}
+		}), now: 15 * time.Minute, status: api.JobProvisioning},
 		{name: "and follow it", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
 			s.Job.Num, s.Order, s.Peers = 1, "master-first", []Peer{{Num: 0, Status: api.JobRunning}, {Num: 2, Status: api.JobProvisioning, Ready: true}}
 		}), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
 		{name: "the master waits for its workers", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
 			s.Order, s.Peers = "workers-first", []Peer{{Num: 1, Status: api.JobRunning}, {Num: 2, Status: api.JobPulling}}
-		}), status: api.JobProvisioning, again: 10 * time.Minute},
+		}), status: api.JobProvisioning},
 		{name: "a GPU that is hardly used", s: job(placed(api.JobRunning), func(s *JobSnapshot) {
 			s.Idle, s.Job.Observed = true, &agentapi.Task{State: agentapi.Running}
 			s.Job.Data.Spec.UtilizationPolicy = &config.UtilizationPolicy{MinGPUUtilization: 10, TimeWindow: 300}
