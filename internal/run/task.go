@@ -2,12 +2,14 @@ package run
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/store"
 )
 
 // specError says that a job can never run as it was asked for.
@@ -150,13 +152,21 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 	return t, s.code(ctx, r, &t)
 }
 
+// notUploaded gives a job up whose code is not there. That it cannot be looked up now passes.
+func notUploaded(what string, err error) error {
+	if errors.Is(err, store.ErrNotFound) {
+		return &specError{api.JobExecutorError, fmt.Sprintf("%s: %v", what, err)}
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
 // code adds the run's repository and files.
 func (s *Service) code(ctx context.Context, r Run, t *agentapi.TaskSpec) error {
 	spec := r.Data.Spec
 	for _, f := range spec.FileArchives {
 		blob, err := s.Repos.ArchiveBlob(ctx, f.ID)
 		if err != nil {
-			return &specError{api.JobExecutorError, fmt.Sprintf("file archive %s: %v", f.ID, err)}
+			return notUploaded("file archive "+f.ID, err)
 		}
 		t.Job.Files = append(t.Job.Files, agentapi.FileArchive{Blob: blob, Path: f.Path})
 	}
@@ -178,7 +188,7 @@ func (s *Service) code(ctx context.Context, r Run, t *agentapi.TaskSpec) error {
 	if spec.RepoCodeHash != nil {
 		blob, err := s.Repos.CodeBlob(ctx, r.ProjectID, r.RepoID, *spec.RepoCodeHash)
 		if err != nil {
-			return &specError{api.JobExecutorError, fmt.Sprintf("code of repo %s: %v", r.RepoID, err)}
+			return notUploaded("code of repo "+r.RepoID, err)
 		}
 		repo.Blob = blob
 	}
