@@ -33,7 +33,8 @@ WHERE j.status IN ('provisioning', 'pulling', 'running', 'terminating') AND j.in
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var p Placed
 		var data Data
-		if err := rows.Scan(&p.Project, &p.User, &p.Run, &p.RunID, store.JSON(&data), &p.Job.ID); err != nil {
+		// A run that somebody's edit has spoilt has no type, and keeps nobody else from being seen.
+		if err := store.DespiteDamage(store.Scan(rows, &p.Project, &p.User, &p.Run, &p.RunID, store.JSON(&data), &p.Job.ID)); err != nil {
 			return err
 		}
 		p.Type = data.Spec.Configuration.Type()

@@ -165,6 +165,29 @@ func (w *sharing) running(t *testing.T, project, name, instanceID string) string
 	return id
 }
 
+// A run whose record cannot be read does not keep the jobs of others from the page.
+func TestMetricsDespiteDamage(t *testing.T) {
+	eachServer(t, func(t *testing.T, s *Server) {
+		s.Prometheus = true
+		w, _, inst := rack(t, s)
+		w.running(t, "lab", "well", inst)
+		w.running(t, "lab", "broken", inst)
+		err := s.db.Write(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.ExecContext(t.Context(), `UPDATE run SET data = '{bad', version = version + 1 WHERE name = 'broken'`)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := s.call(t, "GET", "/metrics", "", nil)
+		for _, name := range []string{"well", "broken"} {
+			if text := string(a.Body); a.Status != http.StatusOK || !strings.Contains(text, `dstack_run_name="`+name+`"`) {
+				t.Errorf("run %s is not shown: %d %s", name, a.Status, text)
+			}
+		}
+	})
+}
+
 // What DCGM measures is on the page with its own labels and those of the job, as long as it is
 // sensible; what a host makes up is dropped, and the page stays.
 func TestGPUMetrics(t *testing.T) {
