@@ -27,7 +27,8 @@ type child struct {
 const young = 2 * time.Second
 
 // end asks the process to end as Ctrl+C does, and kills its process group when it does not
-// within grace. More urgent stops shorten the grace.
+// within grace. More urgent stops shorten the grace; nothing prolongs it: a server repeats what it asks
+// for as long as it waits.
 func (c *child) end(grace time.Duration, stops <-chan stopRequest) {
 	if grace > 0 && c.ask(grace, stops) {
 		c.kill() // what it left in its process group
@@ -43,6 +44,7 @@ func (c *child) end(grace time.Duration, stops <-chan stopRequest) {
 // ask reports whether the process ended in time.
 func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
 	asked := c.interrupt()
+	ends := time.Now().Add(grace)
 	over := time.NewTimer(grace)
 	defer over.Stop()
 	// Some shells answer an interrupt with a prompt. The end of their input ends them; who
@@ -62,7 +64,10 @@ func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
 			if s.Grace <= 0 {
 				return false
 			}
-			over.Reset(agentapi.Seconds(s.Grace))
+			if sooner := time.Now().Add(agentapi.Seconds(s.Grace)); sooner.Before(ends) {
+				ends = sooner
+				over.Reset(time.Until(ends))
+			}
 		}
 	}
 }

@@ -195,6 +195,23 @@ func TestStop(t *testing.T) {
 	}
 }
 
+// TestStopAgain asks a job again and again for its end, as a server does that waits for it: its grace is that
+// of the first time.
+func TestStopAgain(t *testing.T) {
+	t.Parallel()
+	j := start(t, sh("trap '' INT TERM HUP; echo ready; while :; do sleep 0.1; done"))
+	j.printed("ready")
+	begin := time.Now()
+	for range 3 {
+		j.stop(agentapi.Terminate{Grace: 3, Reason: agentapi.TerminatedByUser})
+		<-time.After(800 * time.Millisecond)
+	}
+	j.wait()
+	if took := time.Since(begin); took < 3*time.Second || took > 4*time.Second {
+		t.Errorf("took %v, want the 3 s of the first time", took)
+	}
+}
+
 // TestStopYoung stops jobs while their shells are starting, in whatever they do then.
 func TestStopYoung(t *testing.T) {
 	for _, shell := range []string{"bash", "dash"} {
