@@ -20,7 +20,11 @@ func (s *Service) act(ctx context.Context, it engine.Item, e Effect, snap JobSna
 	}
 	switch e {
 	case Send:
-		return s.send(ctx, it, client, snap)
+		again, err := s.send(ctx, it, client, snap)
+		if err != nil {
+			return again, &sendError{err}
+		}
+		return again, nil
 	case Stop:
 		t, err := client.Terminate(ctx, j.ID, agentapi.Terminate{Grace: j.grace(), Reason: string(j.Data.Reason), Message: j.Data.Message})
 		if agentapi.IsCode(err, agentapi.CodeNotFound) { // it never arrived
@@ -37,6 +41,12 @@ func (s *Service) act(ctx context.Context, it engine.Item, e Effect, snap JobSna
 	}
 	return time.Time{}, nil
 }
+
+// sendError says that a host was not given a task.
+type sendError struct{ err error }
+
+func (e *sendError) Error() string { return e.err.Error() }
+func (e *sendError) Unwrap() error { return e.err }
 
 // send gives the task to the agent. It may be repeated: the agent knows the task by its id.
 func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Client, snap JobSnapshot) (time.Time, error) {

@@ -31,6 +31,11 @@ func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, 
 	case snap.Job.Data.Damage != "":
 		s.Log.Error("the stored record of a job cannot be read", "job", snap.Job.ID, "run", snap.Job.RunID, "err", snap.Job.Data.Damage)
 	}
+	if p := s.Engine.Problem(JobKind, it.ID); p != nil {
+		if failed, ok := errors.AsType[*sendError](p.Err); ok {
+			snap.Failed, snap.Problem = p.Attempt, failed.Error()
+		}
+	}
 	d := settleJob(time.Now(), snap)
 	if d.Changed {
 		if err := s.commitJob(ctx, it, &d); err != nil {

@@ -20,6 +20,10 @@ const (
 	// drainFor is how long a replica that is not wanted any more gets to answer what it was asked
 	// before everybody knew, at least.
 	drainFor = 5 * time.Second
+	// sendFor and sendTries are for how long, and how often in a row, a host's agent or the server itself may
+	// fail to take a task before the job is given up: its machine costs money meanwhile.
+	sendFor   = 30 * time.Minute
+	sendTries = 10
 	// utilizationEvery spaces the looks at a job's GPU utilization.
 	utilizationEvery = 30 * time.Second
 )
@@ -58,6 +62,10 @@ type JobSnapshot struct {
 	Order string
 	// Lack is the address of another replica that a provisioning job waits for, nil for none.
 	Lack *Lack
+	// Failed counts the looks at the job in a row that failed, when the last one could not give it to its
+	// host, and Problem is why.
+	Failed  int
+	Problem string
 }
 
 // Peer is another node of a job's replica.
@@ -118,6 +126,10 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 		}
 		if s.follows() {
 			return // for as long as the others take to start, and they wake it
+		}
+		if s.Failed >= sendTries && now.Sub(s.Job.Data.ProcessedAt) >= sendFor {
+			d.end(now, api.JobWaitingRunnerLimitExceeded, "The job could not be given to its host. "+s.Problem)
+			return
 		}
 		if !d.Job.Data.Sent { // recorded before it is done
 			d.Job.Data.Sent = true

@@ -101,6 +101,12 @@ func TestStepJob(t *testing.T) {
 			s.Job.Data.Spec.UtilizationPolicy = &config.UtilizationPolicy{MinGPUUtilization: 10, TimeWindow: 300}
 		}), now: time.Second, status: api.JobTerminating, reason: api.JobUtilizationPolicy, again: time.Second},
 		{name: "a placed job is sent and that is recorded before", s: placed(api.JobProvisioning), status: api.JobProvisioning, effects: []Effect{Send}, again: 10 * time.Second},
+		{name: "a host that takes no task is tried again", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Job.Data.ProcessedAt, s.Failed = start, 100 }),
+			now: sendFor - time.Second, status: api.JobProvisioning, effects: []Effect{Send}, again: sendFor + 9*time.Second},
+		{name: "also by a server that was away meanwhile", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Job.Data.ProcessedAt = start }),
+			now: time.Hour, status: api.JobProvisioning, effects: []Effect{Send}, again: time.Hour + 10*time.Second},
+		{name: "but not for ever", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Job.Data.ProcessedAt, s.Failed, s.Problem = start, sendTries, "no such blob" }),
+			now: sendFor, status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: sendFor},
 		{name: "a job waits for its machine", s: job(placed(api.JobProvisioning), unreachable), status: api.JobProvisioning, again: 10 * time.Minute},
 		{name: "and for what it is like", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Instance.Data.Host = nil }), status: api.JobProvisioning, again: 10 * time.Minute},
 		{name: "a machine that never comes", s: job(placed(api.JobProvisioning), unreachable), now: 10 * time.Minute,
