@@ -119,6 +119,30 @@ func storeLog(ctx context.Context, logs appender, k logStream, chunks []logstore
 	return 0, nil
 }
 
+// Complete fetches what is missing of the logs of a job whose task has ended, before its host forgets them.
+func (s *Service) Complete(ctx context.Context, instanceID string, t agentapi.Task) error {
+	mine, err := s.placedOn(ctx, instanceID, []agentapi.Event{{TaskID: t.ID}})
+	if err != nil || !mine[t.ID] {
+		return err
+	}
+	sizes := map[logstore.Source]int64{logstore.Job: t.JobLog, logstore.Runner: t.RunnerLog}
+	for _, src := range []logstore.Source{logstore.Job, logstore.Runner} {
+		have, err := s.Logs.Size(ctx, t.ID, src)
+		if err != nil {
+			return err
+		}
+		if have >= sizes[src] {
+			continue
+		}
+		k := logStream{t.ID, src}
+		err = fillGap(ctx, s.Logs, k, logstore.GapError{Have: have, Got: sizes[src]}, time.Now(), s.logOf(ctx, instanceID, k))
+		if _, lacks := errors.AsType[*lackError](err); err != nil && !lacks { // what a host lacks it will never have
+			return err
+		}
+	}
+	return nil
+}
+
 func fillGap(ctx context.Context, logs appender, k logStream, gap logstore.GapError, at time.Time, fetch func(from int64) (io.ReadCloser, error)) error {
 	r, err := fetch(gap.Have)
 	refused, ok := errors.AsType[*agentapi.StatusError](err)

@@ -401,16 +401,30 @@ func (k *sink) Pinned(id, key string) {
 }
 
 // Connected takes over the tasks first, so that nobody acts on old ones, and removes those
-// that no job stands for.
+// that no job stands for before the host gets new jobs.
 func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task) {
 	if err := k.s.runs.Observe(ctx, id, tasks...); err != nil {
 		k.s.Log.Error("take over the tasks of a host", "instance", id, "err", err)
 	}
+	k.clean(ctx, id, tasks)
 	k.s.inst.Connected(id, info)
 	k.s.runs.Reconnected(ctx, id)
 	for _, t := range tasks {
 		k.s.access.saw(ctx, id, t)
 	}
+}
+
+const (
+	// leftOverPatience bounds the wait for the end of left-over tasks when a host is connected, leftOverEvery
+	// spaces the looks at them.
+	leftOverPatience = 30 * time.Second
+	leftOverEvery    = 500 * time.Millisecond
+)
+
+// clean ends the tasks that no job stands for, and waits until they have ended: they hold the accelerators
+// and ports that the next job is to have. What they have printed is kept before the host forgets it. What
+// cannot be done, or not soon, does not keep the host from its other jobs.
+func (k *sink) clean(ctx context.Context, id string, tasks []agentapi.Task) {
 	dangling, err := k.s.runs.Dangling(ctx, id, tasks)
 	if err != nil {
 		k.s.Log.Error("look for left-over tasks", "instance", id, "err", err)
@@ -420,12 +434,56 @@ func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo,
 	if err != nil {
 		return
 	}
+	ctx, cancel := context.WithTimeout(ctx, leftOverPatience)
+	defer cancel()
+	left := map[string]bool{}
 	for _, t := range dangling {
 		if _, err := client.Terminate(ctx, t, agentapi.Terminate{Reason: agentapi.TerminatedByServer}); err != nil {
 			k.s.Log.Warn("end a left-over task", "instance", id, "task", t, "err", err)
+			continue
 		}
-		_ = client.Delete(ctx, t) // refused while it ends; the next connection does it
+		left[t] = true
 	}
+	for len(left) > 0 {
+		now, err := client.Tasks(ctx)
+		if err == nil {
+			left = k.forget(ctx, client, id, left, now)
+		}
+		if err != nil || len(left) > 0 && !sleep(ctx, leftOverEvery) {
+			k.s.Log.Warn("left-over tasks stay on a host until the next connection", "instance", id, "tasks", len(left), "err", err)
+			return
+		}
+	}
+}
+
+// sleep says whether it has not been interrupted.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-time.After(d):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// forget deletes the left-over tasks of a host that have ended, and returns those that have not.
+func (k *sink) forget(ctx context.Context, client *agentapi.Client, id string, left map[string]bool, tasks []agentapi.Task) map[string]bool {
+	still := map[string]bool{}
+	for _, t := range tasks {
+		switch {
+		case !left[t.ID] || t.Check() != "":
+			continue
+		case t.State != agentapi.Terminated:
+			still[t.ID] = true
+			continue
+		}
+		if err := k.s.runs.Complete(ctx, id, t); err != nil { // the event stream tells it
+			k.s.Log.Warn("keep the log of a left-over task", "instance", id, "task", t.ID, "err", err)
+			continue
+		}
+		_ = client.Delete(ctx, t.ID) // the next connection does it
+	}
+	return still
 }
 
 func (k *sink) Disconnected(id string, err error) { k.s.inst.Disconnected(id, err) }

@@ -35,6 +35,8 @@ type agent struct {
 	cutTill   time.Time     // no packet passes before
 	lag       time.Duration // of events
 	skew      time.Duration // of the host's clock; it does not change
+	kill      time.Duration // that it takes to end a task which is not asked
+	most      int           // tasks that ran at a time, ever
 }
 
 // task is a job on a host.
@@ -117,6 +119,13 @@ func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
 		return t.state
 	}
 	h.count++
+	running := 1
+	for _, other := range h.tasks {
+		if other.state.State != agentapi.Terminated {
+			running++
+		}
+	}
+	h.most = max(h.most, running)
 	t := &task{h: h, num: h.count, spec: spec, stop: make(chan struct{}), script: h.w.scriptOf(spec)}
 	t.state = agentapi.Task{ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: h.clock()}
 	h.tasks[spec.ID] = t
@@ -139,7 +148,7 @@ func (h *agent) terminate(id string, how agentapi.Terminate) (agentapi.Task, boo
 			close(t.stop)
 		}
 		t.ending = &how
-		if how.Grace == 0 {
+		if how.Grace == 0 && h.kill == 0 {
 			t.finish(how.Reason, how.Message, nil)
 		}
 	}
@@ -336,8 +345,11 @@ func (t *task) stopped(takes time.Duration) {
 		t.h.mu.Unlock()
 		return
 	}
-	how := *t.ending
+	how, kill := *t.ending, t.h.kill
 	t.h.mu.Unlock()
+	if how.Grace == 0 && kill > 0 {
+		time.Sleep(kill)
+	}
 	if takes = min(takes, time.Duration(how.Grace)*time.Second); takes > 0 {
 		time.Sleep(takes)
 		t.print("interrupted\n")
