@@ -180,7 +180,9 @@ func jobMessage(j Job) string {
 	case api.JobDone:
 		return "exited (0)"
 	case api.JobTerminated:
-		return "stopped"
+		if j.Data.Reason == api.JobTerminatedByUser {
+			return "stopped"
+		}
 	case api.JobAborted:
 		return "aborted"
 	case api.JobFailed:
