@@ -72,7 +72,7 @@ func render(now time.Time, r Run, jobs []Job, of names, queued, connect bool, li
 		}
 	}
 	switch {
-	case queued:
+	case queued && (r.Status == api.RunSubmitted || r.Status == api.RunPending): // not a service of which a further replica waits
 		v.StatusMessage = "retrying" // the word that published clients know for it
 	case pulling:
 		v.StatusMessage = "pulling"

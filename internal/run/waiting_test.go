@@ -5,9 +5,22 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dstack/internal/api"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
 )
+
+// A run that has not started says that it waits; a service that runs while another replica of it waits says
+// that it runs.
+func TestStatusOfWhatWaits(t *testing.T) {
+	for status, want := range map[api.RunStatus]string{api.RunSubmitted: "retrying", api.RunPending: "retrying", api.RunProvisioning: "provisioning", api.RunRunning: "running"} {
+		spec := serviceWith(fixed(2))
+		r := Run{Status: status, SubmittedAt: start, Data: Data{Spec: spec}}
+		if got := render(start, r, serviceJobs(t, spec, "0 serving, 1 submitted"), names{"p", "u"}, true, false, nil).StatusMessage; got != want {
+			t.Errorf("%s is shown as %q, want %q", status, got, want)
+		}
+	}
+}
 
 // Runs that wait stand in the order of their queue: priority, then age; others have no place.
 func TestPositions(t *testing.T) {
