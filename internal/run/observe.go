@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/api"
 	"dstack/internal/instance"
 	"dstack/internal/store"
 )
@@ -112,6 +113,34 @@ func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agent
 		}
 	}
 	return ids, nil
+}
+
+// Unknown lists the jobs that an instance's agent has taken and that are not among its tasks. Tasks that were
+// listed before lack what was taken since.
+func (s *Service) Unknown(ctx context.Context, instanceID string, tasks []agentapi.Task) ([]string, error) {
+	ids, err := instance.JobsOn(ctx, s.DB.Read(), instanceID)
+	if err != nil {
+		return nil, err
+	}
+	var unknown []string
+	for _, id := range ids {
+		if slices.ContainsFunc(tasks, func(t agentapi.Task) bool { return t.ID == id }) {
+			continue
+		}
+		j, err := s.rows.job(ctx, s.DB.Read(), id)
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return nil, err
+		}
+		if err == nil && (j.Status == api.JobPulling || j.Status == api.JobRunning) {
+			unknown = append(unknown, id)
+		}
+	}
+	return unknown, nil
+}
+
+// Lost ends a job that its host does not know any more: nobody would tell of its end.
+func (s *Service) Lost(ctx context.Context, instanceID, jobID string) error {
+	return s.observe(ctx, instanceID, agentapi.Task{ID: jobID, State: agentapi.Terminated, Reason: agentapi.ExecutorError, Message: "The host does not know the job any more"})
 }
 
 // Reconnected looks at the jobs of an instance whose agent answers again.

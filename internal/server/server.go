@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -412,6 +413,7 @@ func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo,
 	for _, t := range tasks {
 		k.s.access.saw(ctx, id, t)
 	}
+	k.lost(ctx, id, tasks)
 }
 
 const (
@@ -484,6 +486,33 @@ func (k *sink) forget(ctx context.Context, client *agentapi.Client, id string, l
 		_ = client.Delete(ctx, t.ID) // the next connection does it
 	}
 	return still
+}
+
+// lost ends the jobs that a host has forgotten: its disk was replaced, for example.
+func (k *sink) lost(ctx context.Context, id string, tasks []agentapi.Task) {
+	unknown, err := k.s.runs.Unknown(ctx, id, tasks)
+	if err != nil {
+		k.s.Log.Error("look for jobs that a host has forgotten", "instance", id, "err", err)
+		return
+	}
+	client, err := k.s.pool.Client(id)
+	if err != nil || len(unknown) == 0 {
+		return
+	}
+	now, err := client.Tasks(ctx) // a job may have come after those of before were listed
+	if err != nil {
+		k.s.Log.Warn("look for jobs that a host has forgotten", "instance", id, "err", err)
+		return
+	}
+	for _, job := range unknown {
+		if slices.ContainsFunc(now, func(t agentapi.Task) bool { return t.ID == job }) {
+			continue
+		}
+		k.s.Log.Error("a host does not know a job any more that it had taken", "instance", id, "job", job)
+		if err := k.s.runs.Lost(ctx, id, job); err != nil {
+			k.s.Log.Error("end a job that its host has forgotten", "instance", id, "job", job, "err", err)
+		}
+	}
 }
 
 func (k *sink) Disconnected(id string, err error) { k.s.inst.Disconnected(id, err) }
