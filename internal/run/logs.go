@@ -212,6 +212,10 @@ func (s *Service) pollLog(ctx context.Context, q logstore.Query) (logstore.Page,
 	return page, err
 }
 
+// streamLook spaces the looks at a log that is followed when nothing is heard of it: what another replica
+// tells while this one is cut off from the database is lost.
+const streamLook = 15 * time.Second
+
 // StreamLogs sends a submission's log from a byte offset. With Follow it goes on until the
 // attempt has ended and everything was sent.
 func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.StreamLogsRequest, send func(api.LogChunk) error) error {
@@ -230,6 +234,8 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 	defer stop()
 	changed, leave := s.watch.next(j.RunID)
 	defer func() { leave() }()
+	look := time.NewTicker(streamLook)
+	defer look.Stop()
 	token := ""
 	for {
 		if j, err = getJob(ctx, s.DB.Read(), j.ID); err != nil {
@@ -263,6 +269,7 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 		}
 		select {
 		case <-news:
+		case <-look.C:
 		case <-changed:
 			leave()
 			changed, leave = s.watch.next(j.RunID)
