@@ -35,7 +35,20 @@ type line struct {
 type opened struct {
 	ssh    *ssh.Client
 	client *agentapi.Client
+	calls  atomic.Int32 // connections of client: of calls that are under way, or were a moment ago
 	close  func()
+}
+
+// counted counts the connections that dial makes, until they are closed.
+func (o *opened) counted(dial func(context.Context) (net.Conn, error)) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) {
+		c, err := dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		o.calls.Add(1)
+		return &stream{Conn: c, open: &o.calls}, nil
+	}
 }
 
 // use calls do with the line of an id; connect makes the connection when there is none.
@@ -52,9 +65,9 @@ func (l *lines) use(ctx context.Context, id string, connect func(context.Context
 			return err
 		}
 		n.open = o
-		n.idle = time.AfterFunc(lineIdle, func() { l.rest(id) })
+		n.idle = time.AfterFunc(lineIdle, func() { l.rest(id, n) })
 		if o.ssh != nil {
-			go l.leaveWhenClosed(id, o.ssh)
+			go l.leaveWhenClosed(id, n, o.ssh)
 		}
 	}
 	n.idle.Reset(lineIdle)
@@ -90,7 +103,7 @@ func (l *lines) take(ctx context.Context, id string) (*line, error) {
 	}
 }
 
-// forget drops a line that could not be made, so that nothing is left of it.
+// forget drops a line that could not be made or ends, so that nothing is left of it.
 func (l *lines) forget(id string, n *line) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -101,44 +114,31 @@ func (l *lines) forget(id string, n *line) {
 
 // leaveWhenClosed forgets a connection that the other side has ended; it ends with the
 // connection.
-func (l *lines) leaveWhenClosed(id string, s *ssh.Client) {
+func (l *lines) leaveWhenClosed(id string, n *line, s *ssh.Client) {
 	_ = s.Wait()
-	l.leave(id)
-}
-
-// rest closes a line that was not used for a while, unless somebody has a stream open on it.
-func (l *lines) rest(id string) {
-	l.mu.Lock()
-	n := l.byID[id]
-	l.mu.Unlock()
-	if n == nil {
-		return
-	}
-	<-n.turn
-	busy := n.streams.Load() > 0
-	if busy {
-		n.idle.Reset(lineIdle)
-	}
-	n.turn <- struct{}{}
-	if !busy {
-		l.leave(id)
-	}
-}
-
-// leave closes a line.
-func (l *lines) leave(id string) {
-	l.mu.Lock()
-	n := l.byID[id]
-	delete(l.byID, id)
-	l.mu.Unlock()
-	if n == nil {
-		return
-	}
 	<-n.turn
 	defer func() { n.turn <- struct{}{} }()
+	l.end(id, n)
+}
+
+// rest closes a line that was not used for a while, unless somebody has a stream open on it, or a call.
+func (l *lines) rest(id string, n *line) {
+	<-n.turn
+	defer func() { n.turn <- struct{}{} }()
+	if n.open != nil && (n.streams.Load() > 0 || n.open.calls.Load() > 0) {
+		n.idle.Reset(lineIdle)
+		return
+	}
+	l.end(id, n)
+}
+
+// end closes a line. Whoever calls it has its turn, so that nobody gets the line meanwhile.
+func (l *lines) end(id string, n *line) {
+	l.forget(id, n)
 	if n.open != nil {
 		n.idle.Stop()
 		n.open.close()
+		n.open = nil
 	}
 }
 
@@ -160,18 +160,18 @@ func (l *lines) stream(ctx context.Context, id string, connect func(context.Cont
 		n.streams.Add(-1)
 		return nil, err
 	}
-	return &stream{Conn: c, line: n}, nil
+	return &stream{Conn: c, open: &n.streams}, nil
 }
 
 // stream is a forwarding that keeps its line open.
 type stream struct {
 	net.Conn
 	once sync.Once
-	line *line
+	open *atomic.Int32 // how many there are
 }
 
 // Close ends the forwarding.
 func (s *stream) Close() error {
-	s.once.Do(func() { s.line.streams.Add(-1) })
+	s.once.Do(func() { s.open.Add(-1) })
 	return s.Conn.Close()
 }

@@ -17,7 +17,7 @@ func (p *Pool) Watched(id string) bool {
 
 // Visit returns the client of a host that this pool does not watch, because another replica
 // follows it: it connects when there is no connection, and closes that when it was not used
-// for a minute. The host key must be known, or known to be lost.
+// for a minute or two. The host key must be known, or known to be lost.
 func (p *Pool) Visit(ctx context.Context, t Target) (*agentapi.Client, error) {
 	var client *agentapi.Client
 	err := p.visits.use(ctx, t.ID, func(ctx context.Context) (*opened, error) { return p.call(ctx, t) }, func(n *line) error {
@@ -45,9 +45,11 @@ func (p *Pool) call(ctx context.Context, t Target) (*opened, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := agentapi.NewClient(socketDialer(s, t.home(), t.Endpoint.User))
-	return &opened{ssh: s, client: client, close: func() {
-		client.Close()
+	o := &opened{ssh: s}
+	o.client = agentapi.NewClient(o.counted(socketDialer(s, t.home(), t.Endpoint.User)))
+	o.close = func() {
+		o.client.Close()
 		s.Close()
-	}}, nil
+	}
+	return o, nil
 }
