@@ -108,6 +108,10 @@ func (s *Service) storeLog(ctx context.Context, instanceID string, k logStream, 
 	return dropped, err
 }
 
+// fetchStall is how long a host may take for the next piece of a log that is fetched from it: whatever else it
+// says waits meanwhile.
+const fetchStall = time.Minute
+
 // logOf opens the log of a job as its host has it.
 func (s *Service) logOf(ctx context.Context, instanceID string, k logStream) func(from int64) (io.ReadCloser, error) {
 	return func(from int64) (io.ReadCloser, error) {
@@ -115,8 +119,39 @@ func (s *Service) logOf(ctx context.Context, instanceID string, k logStream) fun
 		if err != nil {
 			return nil, err
 		}
-		return client.Logs(ctx, k.JobID, k.Source, from)
+		ctx, cancel := context.WithCancel(ctx)
+		f := &fetched{stall: time.AfterFunc(fetchStall, cancel), cancel: cancel}
+		if f.ReadCloser, err = client.Logs(ctx, k.JobID, k.Source, from); err != nil {
+			f.stop()
+			return nil, err
+		}
+		f.stall.Stop()
+		return f, nil
 	}
+}
+
+// fetched is a log that is fetched. It breaks off when nothing comes for fetchStall.
+type fetched struct {
+	io.ReadCloser
+	stall  *time.Timer
+	cancel context.CancelFunc
+}
+
+func (f *fetched) Read(p []byte) (int, error) {
+	f.stall.Reset(fetchStall)
+	defer f.stall.Stop() // what is done with it may take longer
+	return f.ReadCloser.Read(p)
+}
+
+func (f *fetched) stop() {
+	f.stall.Stop()
+	f.cancel()
+}
+
+// Close ends the fetch.
+func (f *fetched) Close() error {
+	defer f.stop()
+	return f.ReadCloser.Close()
 }
 
 // placedOn says which of the jobs that events speak of were placed on an instance.
