@@ -143,6 +143,7 @@ func idle(a scheduler.Ask) int64 {
 // share it have one of their own.
 type Network int
 
+// The policies, numbered as users set them; 0 is HostWhole.
 const (
 	HostClusters Network = 1 // those of several nodes
 	HostWhole    Network = 2
@@ -172,5 +173,3 @@ func runtimeData(n scheduler.Node, blocks int, whole api.NetworkMode) *api.JobRu
 	}
 	return d
 }
-
-// The policies, numbered as users set them; 0 is HostWhole.
