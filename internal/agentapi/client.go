@@ -201,6 +201,7 @@ func (c *Client) do(req *http.Request, out any) error {
 		return responseError(resp)
 	}
 	if out == nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, MaxBody)) // or the connection could not be used again
 		return nil
 	}
 	data, err := io.ReadAll(io.LimitReader(resp.Body, MaxBody))

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -81,6 +82,35 @@ func TestErrors(t *testing.T) {
 				t.Errorf("%v", err)
 			}
 		})
+	}
+}
+
+// Calls that want no answer leave their connection to the next: to a host each costs a round trip.
+func TestConnectionsAreUsedAgain(t *testing.T) {
+	client := serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_, _ = io.WriteString(w, "{}\n")
+	}))
+	var dials atomic.Int32
+	transport := client.http.Transport.(*http.Transport)
+	dial := transport.DialContext
+	transport.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		dials.Add(1)
+		return dial(ctx, network, addr)
+	}
+	for range 3 {
+		for name, call := range map[string]func() error{
+			"Ack":     func() error { return client.Ack(t.Context(), 7) },
+			"Delete":  func() error { return client.Delete(t.Context(), "x") },
+			"PutBlob": func() error { return client.PutBlob(t.Context(), "x", strings.NewReader("code")) },
+		} {
+			if err := call(); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
+	if n := dials.Load(); n != 1 {
+		t.Errorf("%d connections for nine calls", n)
 	}
 }
 
