@@ -24,7 +24,6 @@ type hostCache struct {
 
 // fleetHosts are the hosts of a fleet.
 type fleetHosts struct {
-	name string
 	of   []*instance.Instance
 	made map[*instance.Instance]*scheduler.Host // nil for those that jobs can never see
 	list []*scheduler.Host                      // the others, by number
@@ -38,22 +37,22 @@ type fleetHosts struct {
 const maxFleetHosts = 2_000
 
 // of returns the hosts of a fleet with these instances, see [instance.Service.InFleets].
-func (c *hostCache) of(fleetID, name string, list []*instance.Instance) fleetHosts {
-	if old := c.known(fleetID); old.name == name && sameList(old.of, list) {
+func (c *hostCache) of(fleetID string, list []*instance.Instance) fleetHosts {
+	if old := c.known(fleetID); sameList(old.of, list) {
 		return old
 	}
 	c.making.Lock()
 	defer c.making.Unlock()
 	old := c.known(fleetID)
-	if old.name == name && sameList(old.of, list) {
+	if sameList(old.of, list) {
 		return old
 	}
-	now := fleetHosts{name: name, of: list, made: make(map[*instance.Instance]*scheduler.Host, len(list)), given: map[offer.Key][]time.Time{}}
+	now := fleetHosts{of: list, made: make(map[*instance.Instance]*scheduler.Host, len(list)), given: map[offer.Key][]time.Time{}}
 	var last *scheduler.Host
 	for _, inst := range list {
 		h, known := old.made[inst]
-		if !known || old.name != name {
-			h = host(inst, name, last)
+		if !known {
+			h = host(inst, last)
 		}
 		now.made[inst] = h
 		if h != nil {
@@ -104,13 +103,13 @@ func sameList[T any](a, b []T) bool {
 
 // host puts an instance in the scheduler's words, nil when jobs can never see it. Another host which
 // may be like it, nil for none, saves the work for its key.
-func host(inst *instance.Instance, fleetName string, other *scheduler.Host) *scheduler.Host {
+func host(inst *instance.Instance, other *scheduler.Host) *scheduler.Host {
 	jpd := inst.Data.Provisioning
 	if !inst.Live() || inst.Blocks == 0 || jpd == nil || inst.Status == api.InstanceProvisioning && jpd.Hostname == nil {
 		return nil
 	}
 	h := &scheduler.Host{
-		ID: inst.ID, Fleet: inst.FleetID, FleetName: fleetName, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(), Out: !inst.Well(),
+		ID: inst.ID, Fleet: inst.FleetID, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(), Out: !inst.Well(),
 		Offer: api.InstanceOffer{
 			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
 			Availability: api.Idle, InstanceRuntime: api.RuntimeShim, TotalBlocks: inst.Blocks,

@@ -23,7 +23,7 @@ func BenchmarkHosts(b *testing.B) {
 	for b.Loop() {
 		var c hostCache
 		for f, list := range fleets {
-			c.of(fmt.Sprint(f), "fleet", list)
+			c.of(fmt.Sprint(f), list)
 		}
 	}
 }

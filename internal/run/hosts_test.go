@@ -29,27 +29,26 @@ func TestHostCache(t *testing.T) {
 	coming.Data.Provisioning = nil
 	var c hostCache
 	for _, tt := range []struct {
-		what, name string
-		list       []*instance.Instance
-		kept       int // hosts that were there before
-		live       int
+		what string
+		list []*instance.Instance
+		kept int // hosts that were there before
+		live int
 	}{
-		{"nothing", "f", nil, 0, 0},
-		{"the first", "f", list, 0, 3},
-		{"the same", "f", list, 3, 3},
-		{"one is taken", "f", []*instance.Instance{list[0], &busier, list[2]}, 2, 3},
-		{"one is gone, one comes", "f", []*instance.Instance{&gone, &busier, list[2], &coming}, 2, 3},
-		{"another name", "g", []*instance.Instance{&gone, &busier, list[2], &coming}, 0, 3},
+		{"nothing", nil, 0, 0},
+		{"the first", list, 0, 3},
+		{"the same", list, 3, 3},
+		{"one is taken", []*instance.Instance{list[0], &busier, list[2]}, 2, 3},
+		{"one is gone, one comes", []*instance.Instance{&gone, &busier, list[2], &coming}, 2, 3},
 	} {
 		before := map[*scheduler.Host]bool{}
 		for _, h := range c.fleets["f"].list {
 			before[h] = true
 		}
-		got := c.of("f", tt.name, tt.list)
+		got := c.of("f", tt.list)
 		var want []*scheduler.Host
 		kept := 0
 		for _, i := range tt.list {
-			if h := host(i, tt.name, nil); h != nil {
+			if h := host(i, nil); h != nil {
 				want = append(want, h)
 			}
 		}
@@ -65,7 +64,7 @@ func TestHostCache(t *testing.T) {
 			t.Errorf("%s: %d hosts are kept, %d live, want %d and %d", tt.what, kept, got.live, tt.kept, tt.live)
 		}
 	}
-	if a, b, c := host(list[0], "f", nil), host(&busier, "f", nil), host(list[2], "f", nil); a.Key != b.Key || a.Key == c.Key {
+	if a, b, c := host(list[0], nil), host(&busier, nil), host(list[2], nil); a.Key != b.Key || a.Key == c.Key {
 		t.Error("the keys of hosts do not tell which are alike")
 	}
 }

@@ -112,7 +112,7 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	}
 	live, hosts, total := map[string]int{}, make([]fleetHosts, len(fleets)), 0
 	for i, f := range fleets {
-		hosts[i] = s.hosts.of(f.ID, f.Name, instances[f.ID])
+		hosts[i] = s.hosts.of(f.ID, instances[f.ID])
 		live[f.ID] = hosts[i].live
 		total += len(hosts[i].list)
 	}

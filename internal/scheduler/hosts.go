@@ -26,8 +26,9 @@ func (p *placer) shares(g *Gang) [][]int {
 		}
 		list := make([]int, len(p.Hosts))
 		byHost := map[unique.Handle[string]]int{}
+		named := p.named(g)
 		for i, h := range p.Hosts {
-			if !Selected(g.Profile.Instances, h) {
+			if named != nil && !named[i] {
 				continue
 			}
 			blocks, known := byHost[h.Key]
@@ -213,8 +214,22 @@ func (p *placer) withOwn(g *Gang, do func()) {
 	}
 }
 
-// Selected says that a host is among those that were asked for by name.
-func Selected(sel []config.InstanceSelector, h *Host) bool {
+// named says of each host whether a gang names it, nil when it names none.
+func (p *placer) named(g *Gang) []bool {
+	if len(g.Profile.Instances) == 0 {
+		return nil
+	}
+	named := make([]bool, len(p.Hosts))
+	for f, list := range p.inFleet {
+		for _, i := range list {
+			named[i] = selected(g.Profile.Instances, &p.Fleets[f], p.Hosts[i])
+		}
+	}
+	return named
+}
+
+// selected says that a host of a fleet is among those that were asked for by name.
+func selected(sel []config.InstanceSelector, f *Fleet, h *Host) bool {
 	if len(sel) == 0 {
 		return true
 	}
@@ -222,7 +237,7 @@ func Selected(sel []config.InstanceSelector, h *Host) bool {
 		switch {
 		case s.Name != nil && *s.Name == h.Name,
 			s.Hostname != nil && contains(h.Hostnames, *s.Hostname),
-			s.Fleet != nil && s.Instance == h.Num && s.Fleet.Name == h.FleetName:
+			s.Fleet != nil && s.Instance == h.Num && f.Is(*s.Fleet):
 			return true
 		}
 	}

@@ -321,7 +321,7 @@ func randomQuestion(r *rand.Rand) (Gang, Supply) {
 			o := randomOffer(r)
 			o.Availability, o.AvailabilityZones = api.Idle, nil
 			blocks := pick(r, 1, 1, 2)
-			s.Hosts = append(s.Hosts, &Host{ID: fmt.Sprint(f.ID, i), Name: fmt.Sprint(f.ID, i), Fleet: f.ID, FleetName: f.ID, Num: i, Zone: pick(r, "", "a", "b"), Offer: o, Blocks: blocks, Busy: r.IntN(blocks + 1), Ready: true})
+			s.Hosts = append(s.Hosts, &Host{ID: fmt.Sprint(f.ID, i), Name: fmt.Sprint(f.ID, i), Fleet: f.ID, Num: i, Zone: pick(r, "", "a", "b"), Offer: o, Blocks: blocks, Busy: r.IntN(blocks + 1), Ready: true})
 			if h := s.Hosts[len(s.Hosts)-1]; r.IntN(6) == 0 {
 				h.Ready, h.Out = false, true
 			}

@@ -31,7 +31,7 @@ func machine(backend, region string, gpus int, price float64) api.InstanceOffer 
 func hosted(id, fleet string, gpus, blocks, busy int) *Host {
 	o := machine("remote", "remote", gpus, 0)
 	o.Availability = api.Idle
-	return &Host{ID: id, Name: id, Fleet: fleet, FleetName: fleet, Offer: o, Blocks: blocks, Busy: busy, Ready: true}
+	return &Host{ID: id, Name: id, Fleet: fleet, Offer: o, Blocks: blocks, Busy: busy, Ready: true}
 }
 
 // asks is a gang of so many nodes that need so many GPUs each.
@@ -405,6 +405,27 @@ func TestMayBuy(t *testing.T) {
 		told := tt.want || name == "a full fleet"
 		if got := tt.supply.Concerns(&tt.gang, "a"); got != told {
 			t.Errorf("%s: Concerns = %v, want %v", name, got, told)
+		}
+	}
+}
+
+// Instances that are named by fleet and number are those of that fleet, though another project's has its name.
+func TestPlaceOnNamedInstances(t *testing.T) {
+	s := Supply{Fleets: []Fleet{{ID: "own", Name: "rack", Project: "team", Hosts: true, Ask: anything()}, {ID: "shared", Name: "main/rack", Project: "main", Hosts: true, Ask: anything()}}}
+	for _, f := range s.Fleets {
+		h := hosted(f.ID+"-3", f.ID, 1, 1, 0)
+		h.Num = 3
+		s.Hosts = append(s.Hosts, h)
+	}
+	ref := func(text string) config.InstanceSelector {
+		r, _ := config.ParseEntityRef(text)
+		return config.InstanceSelector{Fleet: &r, Instance: 3}
+	}
+	for text, want := range map[string]string{"rack": "x: own-3:1; y: waits", "team/rack": "x: own-3:1; y: waits", "main/rack": "x: shared-3:1; y: waits", "other/rack": "x: no; y: no"} {
+		x, y := asks("x", 1, 1), asks("y", 1, 1)
+		x.Profile.Instances, y.Profile.Instances = []config.InstanceSelector{ref(text)}, []config.InstanceSelector{ref(text)}
+		if got := told(Place([]Gang{x, y}, s)); got != want {
+			t.Errorf("on %s: %s, want %s", text, got, want)
 		}
 	}
 }

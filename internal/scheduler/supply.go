@@ -59,10 +59,9 @@ type Host struct {
 	// Key is equal for hosts with the same Offer, Blocks and Zone, of which rules are asked
 	// once; its zero value is like no other.
 	Key unique.Handle[string]
-	// Name, Hostnames (and addresses), FleetName and Num are what people select it by.
+	// Name, Hostnames (and addresses), and Num in its fleet are what people select it by.
 	Name      string
 	Hostnames []string
-	FleetName string
 	Num       int
 	Zone      string // "" when unknown
 	// Offer is the whole instance with its price.

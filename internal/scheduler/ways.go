@@ -91,7 +91,7 @@ func (p *placer) hostWays(ways []way, g *Gang, f, i int, missed []Misses) []way 
 		return nil
 	}
 	w := way{fleet: f, run: g.refusesFleets(g.uses(fleet))}
-	if !Selected(g.Profile.Instances, h) {
+	if !selected(g.Profile.Instances, fleet, h) {
 		w.run |= 1 << otherInstance
 	}
 	if g.Cluster && !fleet.Cluster {
