@@ -288,6 +288,24 @@ func GeneratedName() string {
 	return adjectives[rand.IntN(len(adjectives))] + "-" + animals[rand.IntN(len(animals))]
 }
 
+// FreeName makes a name that no row of a project has among some, which are what follows FROM: there are only 400
+// names of two words.
+func FreeName(ctx context.Context, q store.Querier, among, projectID string) (string, error) {
+	for n := 1; ; n++ {
+		name := GeneratedName()
+		if n > 20 {
+			name = fmt.Sprintf("%s-%d", name, n)
+		}
+		var taken int
+		if err := q.QueryRowContext(ctx, "SELECT count(*) FROM "+among+" project_id = $1 AND name = $2", projectID, name).Scan(&taken); err != nil {
+			return "", fmt.Errorf("look for a free name: %w", err)
+		}
+		if taken == 0 {
+			return name, nil
+		}
+	}
+}
+
 // orMissing turns "no such row" into the answer of the API.
 func orMissing(err error) error {
 	if err == nil || errors.Is(err, store.ErrNotFound) {

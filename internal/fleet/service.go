@@ -260,10 +260,14 @@ func (s *Service) create(ctx context.Context, sc project.Scope, spec api.FleetSp
 	if err := s.taken(ctx, c, ""); err != nil {
 		return Fleet{}, err
 	}
-	name := GeneratedName()
-	if c.Name != nil {
-		name = *c.Name
+	if c.Name == nil {
+		free, err := FreeName(ctx, s.DB.Read(), "fleet WHERE NOT deleted AND", sc.Project.ID)
+		if err != nil {
+			return Fleet{}, err
+		}
+		c.Name = &free
 	}
+	name := *c.Name
 	stored := spec
 	stored.Configuration = c.WithoutKeys()
 	f := Fleet{ID: uuid.NewString(), ProjectID: sc.Project.ID, Name: name, Status: api.FleetActive, CreatedAt: time.Now(), Spec: stored, Version: 1}

@@ -80,12 +80,15 @@ func (s *Service) Create(ctx context.Context, sc project.Scope, r api.CreateGate
 }
 
 func (s *Service) create(ctx context.Context, sc project.Scope, c config.Gateway) (api.Gateway, error) {
-	name := fleet.GeneratedName()
-	if c.Name != nil {
-		name = *c.Name
+	if c.Name == nil {
+		free, err := fleet.FreeName(ctx, s.DB.Read(), "gateway WHERE", sc.Project.ID)
+		if err != nil {
+			return api.Gateway{}, err
+		}
+		c.Name = &free
 	}
-	wanted := c.Default
-	c.Name, c.Default = &name, nil // who is the default is stored elsewhere
+	name, wanted := *c.Name, c.Default
+	c.Default = nil // who is the default is stored elsewhere
 	g := Gateway{ID: uuid.NewString(), ProjectID: sc.Project.ID, Name: name, Status: api.GatewaySubmitted, CreatedAt: time.Now(), Version: 1, Data: Data{Configuration: c}}
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := insert(ctx, tx, &g); err != nil {

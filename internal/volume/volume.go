@@ -127,12 +127,14 @@ func (s *Service) Create(ctx context.Context, sc project.Scope, r api.CreateVolu
 	if err := s.check(ctx, sc.Project, c); err != nil {
 		return api.Volume{}, err
 	}
-	name := fleet.GeneratedName()
-	if c.Name != nil {
-		name = *c.Name
+	if c.Name == nil {
+		free, err := fleet.FreeName(ctx, s.DB.Read(), "volume WHERE NOT deleted AND", sc.Project.ID)
+		if err != nil {
+			return api.Volume{}, err
+		}
+		c.Name = &free
 	}
-	c.Name = &name
-	now := time.Now()
+	name, now := *c.Name, time.Now()
 	v := Volume{ID: uuid.NewString(), ProjectID: sc.Project.ID, UserID: sc.User.ID, Name: name, Status: api.VolumeSubmitted, Backend: c.Backend,
 		CreatedAt: now, Version: 1, Data: Data{Configuration: c, ProcessedAt: now}}
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
