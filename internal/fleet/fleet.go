@@ -216,7 +216,11 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 				return err
 			}
 		}
-		if err := s.addNodes(ctx, tx, d.Fleet, d.Create); err != nil {
+		lacks, err := missing(ctx, tx, d.Fleet, d.Create)
+		if err != nil {
+			return err
+		}
+		if err := s.addNodes(ctx, tx, d.Fleet, lacks); err != nil {
 			return err
 		}
 		for _, text := range d.Events {
@@ -231,6 +235,15 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 // defaultIdle is how long nodes of a fleet are kept without jobs, in seconds: 72 h
 // (lifecycle 16.4).
 const defaultIdle = 72 * 3600
+
+// missing is how many of the nodes that a fleet was found to lack it still does: runs may have brought some since.
+func missing(ctx context.Context, q store.Querier, f Fleet, found int) (int, error) {
+	if found == 0 {
+		return 0, nil
+	}
+	n, err := instance.Count(ctx, q, f.ID)
+	return max(0, min(found, f.Spec.Configuration.Nodes.Min-n)), err
+}
 
 // addNodes creates n instances for a cloud fleet.
 func (s *Service) addNodes(ctx context.Context, tx *store.Tx, f Fleet, n int) error {

@@ -1,12 +1,15 @@
 package fleet
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/instance"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
 )
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -133,4 +136,29 @@ func TestStep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A fleet gets no nodes that runs have brought since it was found to lack some.
+func TestMissing(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		for n, status := range []api.InstanceStatus{api.InstanceBusy, api.InstanceTerminating, api.InstancePending} {
+			err := db.Write(ctx, func(tx *store.Tx) error {
+				_, err := tx.ExecContext(ctx, `INSERT INTO instance (id, project_id, fleet_id, num, name, status, backend, created_at, shard, data) VALUES ($1, 'p', 'f', $2, $1, $3, '', 0, 0, '{}')`,
+					fmt.Sprint("i", n), n, status)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		for least, want := range map[int]int{1: 0, 2: 0, 3: 1, 5: 2} { // two live
+			if got, err := missing(ctx, db.Read(), cloud(least, -1), 2); got != want || err != nil {
+				t.Errorf("of %d nodes %d are missing, %v; want %d", least, got, err, want)
+			}
+		}
+		if got, err := missing(ctx, db.Read(), Fleet{ID: "f"}, 0); got != 0 || err != nil {
+			t.Errorf("a fleet that lacked none: %d, %v", got, err)
+		}
+	})
 }
