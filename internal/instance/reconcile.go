@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -175,6 +176,7 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 	if inst.Data.Ask != nil {
 		ask = *inst.Data.Ask
 	}
+	var place *api.InstanceOffer
 	if inst.Data.Cluster {
 		first, err := firstOf(ctx, s.DB.Read(), inst)
 		if err != nil {
@@ -184,12 +186,19 @@ func (s *Service) provision(ctx context.Context, it engine.Item, inst Instance) 
 			return time.Now().Add(2 * time.Second), nil // where the cluster is, is not known yet
 		}
 		if first != nil {
-			ask.Profile.Backends, ask.Profile.Regions = []string{string(first.Data.Offer.Backend)}, []string{first.Data.Offer.Region}
+			place = first.Data.Offer
 		}
 	}
-	offers, pending, err := s.Offers(ctx, inst.ProjectID, ask, time.Now().Before(inst.Data.SpareUntil))
+	asked := ask
+	if place != nil { // others need not be waited for
+		asked.Profile.Backends = []string{string(place.Backend)}
+	}
+	offers, pending, err := s.Offers(ctx, inst.ProjectID, asked, time.Now().Before(inst.Data.SpareUntil))
 	if err != nil {
 		return time.Time{}, err
+	}
+	if place != nil { // where the cluster is may not be where this instance is wanted: then there are none
+		offers = slices.DeleteFunc(slices.Clone(offers), func(o api.InstanceOffer) bool { return o.Backend != place.Backend || o.Region != place.Region })
 	}
 	d := Decision{Instance: inst}
 	o, ok := d.next(time.Now(), ask, offers, s.MaxOffers)
