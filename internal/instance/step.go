@@ -135,17 +135,17 @@ func Step(now time.Time, s Snapshot) Decision {
 
 func (d *Decision) pending(now time.Time, s Snapshot) {
 	if s.Instance.SSH() {
-		// Of many hosts, some have waited for their turn as long.
-		if s.Instance.Data.Touched && now.After(latest(s.Instance.CreatedAt.Add(addTimeout), s.Began.Add(tryFor))) {
+		if !d.Instance.Data.Touched { // recorded before it is done
+			d.Instance.Data.Touched, d.Instance.Data.StartedAt, d.Changed = true, now, true
+		}
+		began := cmp.Or(d.Instance.Data.StartedAt, s.Instance.CreatedAt) // of many hosts, some have waited for their turn as long
+		if now.After(latest(began.Add(addTimeout), s.Began.Add(tryFor))) {
 			msg := fmt.Sprintf("Failed to add SSH instance in %ds", int(addTimeout.Seconds()))
 			if p := s.Instance.Data.Problem; p != "" {
 				msg += ". " + p
 			}
 			d.end(now, api.InstanceProvisioningTimeout, msg)
 			return
-		}
-		if !d.Instance.Data.Touched { // recorded before it is done
-			d.Instance.Data.Touched, d.Changed = true, true
 		}
 		d.Effects = append(d.Effects, Onboard)
 		return

@@ -69,6 +69,8 @@ func TestStep(t *testing.T) {
 			status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "nor is one that was never tried", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Instance.Data.Touched = false }), now: addTimeout + time.Second,
 			status: api.InstancePending, effects: []Effect{Onboard}},
+		{name: "from when on it has as long as any", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Instance.Data.StartedAt = at(time.Hour) }), now: time.Hour + addTimeout,
+			status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "a machine without an offer yet", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Instance.IntentID, s.Machine = "", Machine{} }),
 			status: api.InstancePending, effects: []Effect{Provision}},
 		{name: "a refused machine is looked for elsewhere", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Machine = Machine{Refused: true, Message: "no capacity"} }),
