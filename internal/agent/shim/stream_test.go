@@ -3,10 +3,13 @@ package shim
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 
+	"dstack/internal/agent/runner"
 	"dstack/internal/agentapi"
 )
 
@@ -231,4 +234,37 @@ func TestLyingAcknowledgements(t *testing.T) {
 	e.close()
 	again := a.listen()
 	again.until("nothing counts as stored", func() bool { text, from := again.log(s.ID); return text == "one\n" && from == 0 })
+}
+
+// A container that writes to its log past its runner floods nobody.
+func TestLogBeyondTheQuota(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	e := a.listen()
+	s := spec()
+	s.Job.LogQuotaHour = 100
+	a.put(s)
+	a.reaches(s.ID, agentapi.Running)
+	for _, name := range []string{runner.JobLogFile, runner.OwnLogFile} {
+		if err := os.Truncate(filepath.Join(a.job(s.ID), name), 2*maxOwnLog); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.finish(s.ID, 0)
+	e.until("the end is told", func() bool {
+		for _, ev := range e.heard() {
+			if ev.Task != nil && ev.Task.State == agentapi.Terminated {
+				return true
+			}
+		}
+		return false
+	})
+	told := map[agentapi.LogSource]int{}
+	for _, ev := range e.heard() {
+		if ev.Log != nil {
+			told[ev.Log.Source] += len(ev.Log.Data)
+		}
+	}
+	if job, own := told[agentapi.JobLog], told[agentapi.RunnerLog]; job != 200 || own != maxOwnLog {
+		t.Errorf("told of %d and %d bytes", job, own)
+	}
 }

@@ -21,8 +21,9 @@ import (
 
 // task is one task with its lock. Its state is stored before the step that it announces.
 type task struct {
-	shim *Shim
-	spec agentapi.TaskSpec
+	shim  *Shim
+	spec  agentapi.TaskSpec
+	known time.Time // since when this agent knows of it
 
 	storing sync.Mutex // held while state goes to disk, so that the newest is the last
 	mu      sync.Mutex
@@ -42,7 +43,7 @@ type stored struct {
 }
 
 func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
-	return &task{shim: s, spec: spec, ended: make(chan struct{}), state: agentapi.Task{
+	return &task{shim: s, spec: spec, known: time.Now(), ended: make(chan struct{}), state: agentapi.Task{
 		ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro(), ServerAccess: spec.Job.ServerAccess,
 	}}
 }
@@ -137,7 +138,7 @@ func (t *task) refresh() (runner.State, bool) {
 	job, own := size(runner.JobLogFile), size(runner.OwnLogFile)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.state.JobLog, t.state.RunnerLog = job, own
+	t.state.JobLog, t.state.RunnerLog = min(job, t.logLimit()), min(own, maxOwnLog)
 	if err != nil {
 		return rs, false
 	}
@@ -152,6 +153,24 @@ func (t *task) refresh() (runner.State, bool) {
 	}
 	return rs, true
 }
+
+// maxOwnLog bounds what is told of a runner's own log, in bytes.
+const maxOwnLog = 16 << 20
+
+// logLimit is how much a task may have printed by now, in bytes. The runner keeps to the quota; but whoever
+// is root in the container can write to the log as well, or make it long without any bytes in it, and all
+// of it would go to the server.
+func (t *task) logLimit() int64 {
+	quota := t.spec.Job.LogQuotaHour
+	if quota <= 0 || quota > maxCount/maxHours {
+		return maxCount
+	}
+	age := max(time.Since(t.known), time.Since(time.UnixMicro(t.state.CreatedAt)), 0) // the clock may have been set back
+	return quota * min(int64(age/time.Hour)+2, maxHours)                              // those that have begun, by the runner's count and by ours
+}
+
+// maxHours is more than any job runs.
+const maxHours = 1 << 16
 
 // start takes a new task through its steps. When the agent ends meanwhile, the next one
 // goes on.
