@@ -7,10 +7,12 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -120,7 +122,10 @@ func (e *engine) end(id string, exit runtime.Exit) {
 	}
 }
 
-func (e *engine) Kill(_ context.Context, id string) error {
+func (e *engine) Kill(ctx context.Context, id string) error {
+	if err := e.pass(ctx, "kill", id); err != nil {
+		return err
+	}
 	if e.box(id) == nil {
 		return runtime.ErrNotFound
 	}
@@ -463,6 +468,61 @@ func TestTerminateAtEachStep(t *testing.T) {
 			}
 		})
 	}
+}
+
+// The server asks for the end of a task until it hears of it: the runner is told once, and again
+// when there is less time.
+func TestTerminateAgain(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	l, err := net.Listen("unix", filepath.Join(a.job(s.ID), runner.ControlFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var told atomic.Int32
+	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { told.Add(1) })}
+	go func() { _ = srv.Serve(l) }() // until Close
+	t.Cleanup(func() { srv.Close() })
+	for range 5 {
+		a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
+	}
+	a.until("the runner is told", func() bool { return told.Load() > 0 })
+	a.terminate(s.ID, agentapi.Terminate{Grace: 200, Reason: agentapi.TerminatedByServer})
+	a.until("the runner is told that there is less time", func() bool { return told.Load() > 1 })
+	a.finish(s.ID, 0)
+	a.reaches(s.ID, agentapi.Terminated)
+	if n := told.Load(); n != 2 {
+		t.Errorf("the runner was told %d times, want 2", n)
+	}
+}
+
+// A container that could not be killed is killed at the next request, however much time the first one left.
+func TestKillThatFails(t *testing.T) {
+	e := newEngine()
+	a := run(t, newHome(t), e)
+	s := a.running()
+	l, err := net.Listen("unix", filepath.Join(a.job(s.ID), runner.ControlFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+	go func() { _ = srv.Serve(l) }() // until Close
+	t.Cleanup(func() { srv.Close() })
+	var kills atomic.Int32
+	e.setGate(func(_ context.Context, call, _ string) error {
+		if call == "kill" && kills.Add(1) == 1 {
+			return errors.New("the engine is busy")
+		}
+		return nil
+	})
+	a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
+	a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser})
+	a.until("it is tried to kill it", func() bool { return kills.Load() == 1 })
+	a.until("it is killed", func() bool {
+		a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser})
+		return kills.Load() > 1
+	})
+	a.reaches(s.ID, agentapi.Terminated)
 }
 
 // A task goes on after the agent was killed at any step, and its job runs once.

@@ -32,7 +32,9 @@ type task struct {
 	acked   acked
 	cancel  context.CancelFunc // of preparing and pulling
 	ending  *agentapi.Terminate
-	ended   chan struct{} // closed once Terminated
+	stopBy  time.Time           // when the grace of ending is over
+	stop    *agentapi.Terminate // what somebody sees to who ends a running task
+	ended   chan struct{}       // closed once Terminated
 }
 
 // stored is what a task's state file holds. Ending is there since a request to end must
@@ -292,11 +294,11 @@ func (t *task) resume(ctx context.Context) {
 		t.shim.Log.Warn("authorize a user's keys", "task", t.spec.ID, "err", err)
 	}
 	t.mu.Lock()
-	ending := t.ending
-	t.mu.Unlock()
-	if ending != nil {
-		t.shim.wg.Go(func() { t.stop(*ending) })
+	if t.ending != nil && t.stop == nil {
+		t.stopBy = time.Now().Add(agentapi.Seconds(t.ending.Grace))
+		t.pursue(*t.ending)
 	}
+	t.mu.Unlock()
 	t.follow(ctx)
 }
 
@@ -386,30 +388,47 @@ func (t *task) terminate(req agentapi.Terminate) {
 	}
 	t.mu.Lock()
 	state := t.state.State
-	if t.ending == nil || req.Grace < t.ending.Grace {
+	urgent := t.ending == nil || req.Grace < t.ending.Grace
+	if urgent {
 		if t.ending != nil { // the first reason stays
 			req.Reason, req.Message = t.ending.Reason, t.ending.Message
 		}
-		t.ending = &req
+		t.ending, t.stopBy = &req, time.Now().Add(agentapi.Seconds(req.Grace))
 	}
 	cancel := t.cancel
+	switch { // the server repeats itself until it hears of the end
+	case state != agentapi.Running:
+	case urgent:
+		t.pursue(req)
+	case t.stop == nil: // the container could not be killed
+		again := *t.ending
+		again.Grace = int64(max(0, time.Until(t.stopBy)) / time.Second)
+		t.pursue(again)
+	}
 	t.mu.Unlock()
 	if state != agentapi.Terminated {
 		t.store()
 	}
-	switch state {
-	case agentapi.Terminated:
-	case agentapi.Running:
-		t.shim.wg.Go(func() { t.stop(req) })
-	default:
-		if cancel != nil {
-			cancel()
-		}
+	if state != agentapi.Terminated && state != agentapi.Running && cancel != nil {
+		cancel()
 	}
 }
 
-// stop tells the runner, and kills the container when it does not obey.
-func (t *task) stop(req agentapi.Terminate) {
+// pursue has a running task ended. t.mu is held.
+func (t *task) pursue(req agentapi.Terminate) {
+	t.stop = &req
+	t.shim.wg.Go(func() {
+		t.end(req)
+		t.mu.Lock()
+		if t.stop == &req { // nobody is in more of a hurry
+			t.stop = nil
+		}
+		t.mu.Unlock()
+	})
+}
+
+// end tells the runner, and kills the container when it does not obey.
+func (t *task) end(req agentapi.Terminate) {
 	ctx, cancel := context.WithTimeout(t.shim.ctx, agentapi.Seconds(req.Grace)+10*time.Second)
 	defer cancel()
 	if req.Grace > 0 && t.tell(ctx, req) == nil {
