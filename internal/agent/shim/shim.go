@@ -174,7 +174,7 @@ func (s *Shim) recover(ctx context.Context) error {
 			continue
 		}
 		s.tasks[t.spec.ID] = t
-		s.watcher.add(t.spec.ID, s.taskDir(t.spec.ID))
+		s.watcher.add(t.spec.ID, s.jobDir(t.spec.ID))
 		if t.state.State != agentapi.Terminated {
 			if err := s.gpus.Adopt(t.spec.ID, t.state.GPUs); err != nil {
 				s.Log.Warn("GPUs of a task are held by another", "task", t.spec.ID, "err", err)

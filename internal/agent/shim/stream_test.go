@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"dstack/internal/agent/runner"
 	"dstack/internal/agentapi"
@@ -183,6 +184,22 @@ func TestAcknowledgements(t *testing.T) {
 	fourth.until("only the third is told", func() bool { text, from := fourth.log(s.ID); return text == "three\n" && from == 8 })
 	if fourth.last() <= third.last() {
 		t.Errorf("numbers repeat after a restart: %d, %d", fourth.last(), third.last())
+	}
+}
+
+// What a task prints is told at once by an agent that was started under it, too, as by an upgrade.
+func TestLogAfterRestart(t *testing.T) {
+	old := run(t, newHome(t), newEngine())
+	s := old.running()
+	old.stop()
+	a := run(t, old.home, old.engine)
+	e := a.listen()
+	e.until("the task is told", func() bool { return len(e.heard()) > 0 })
+	a.print(s.ID, "one\n")
+	printed := time.Now()
+	e.until("the line arrives", func() bool { text, _ := e.log(s.ID); return text == "one\n" })
+	if took := time.Since(printed); took > 5*time.Second { // the look for lost reports of the kernel comes every 10 s
+		t.Errorf("the line arrives after %v", took)
 	}
 }
 
