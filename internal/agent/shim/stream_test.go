@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dstack/internal/agent/runner"
 	"dstack/internal/agentapi"
 )
@@ -193,6 +195,22 @@ func TestLogAfterRestart(t *testing.T) {
 	s := old.running()
 	old.stop()
 	a := run(t, old.home, old.engine)
+	e := a.listen()
+	e.until("the task is told", func() bool { return len(e.heard()) > 0 })
+	a.print(s.ID, "one\n")
+	printed := time.Now()
+	e.until("the line arrives", func() bool { text, _ := e.log(s.ID); return text == "one\n" })
+	if took := time.Since(printed); took > 5*time.Second { // the look for lost reports of the kernel comes every 10 s
+		t.Errorf("the line arrives after %v", took)
+	}
+}
+
+// Other processes of root, a job's among them, may have taken all that the kernel has to watch files with.
+func TestLogWithoutInotify(t *testing.T) {
+	a := run(t, newHome(t), newEngine(), func(c *Config) {
+		c.Inotify = func(int) (int, error) { return -1, unix.EMFILE }
+	})
+	s := a.running()
 	e := a.listen()
 	e.until("the task is told", func() bool { return len(e.heard()) > 0 })
 	a.print(s.ID, "one\n")
