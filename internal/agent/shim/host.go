@@ -66,12 +66,18 @@ func (s *Shim) describe(ctx context.Context) error {
 	return nil
 }
 
+// rootTimeout bounds the question for the engine's folder: while an engine hangs, the server can still have what
+// tasks print and how they ended.
+const rootTimeout = 2 * time.Second
+
 // hostNow adds what changes.
 func (s *Shim) hostNow() agentapi.HostInfo {
 	h := s.host
 	root := s.Home
 	if d, ok := s.Runtime.(interface{ Root(context.Context) string }); ok {
-		if r := d.Root(s.ctx); r != "" {
+		ctx, cancel := context.WithTimeout(s.ctx, rootTimeout)
+		defer cancel()
+		if r := d.Root(ctx); r != "" {
 			root = r
 		}
 	}

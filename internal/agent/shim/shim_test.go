@@ -85,7 +85,10 @@ func (e *engine) Start(ctx context.Context, c runtime.Container) error {
 	return e.pass(ctx, "start", c.ID)
 }
 
-func (e *engine) Ports(context.Context, string) (map[int]int, error) {
+func (e *engine) Ports(ctx context.Context, id string) (map[int]int, error) {
+	if err := e.pass(ctx, "ports", id); err != nil {
+		return nil, err
+	}
 	return map[int]int{agentapi.RunnerSSHPort: 32768}, nil
 }
 
@@ -594,6 +597,32 @@ func TestStoppedAtEachStep(t *testing.T) {
 				t.Errorf("started %d times", n)
 			}
 		})
+	}
+}
+
+// rooted is an engine whose folder cannot be had, since it hangs.
+type rooted struct{ *engine }
+
+func (rooted) Root(ctx context.Context) string {
+	<-ctx.Done()
+	return ""
+}
+
+// While the engine hangs, the host answers and what tasks print is told.
+func TestHangingEngine(t *testing.T) {
+	e := newEngine()
+	a := run(t, newHome(t), e, func(c *Config) { c.Runtime = rooted{e} })
+	s, other := a.running(), a.running()
+	heard := a.listen()
+	heard.until("the tasks are told", func() bool { return len(heard.heard()) > 1 })
+	reached, _ := blockAt(e, "ports")
+	a.tell(other.ID, runner.State{Version: 1, Phase: runner.Running, SSHPort: agentapi.RunnerSSHPort, HTTPPort: agentapi.RunnerHTTPPort})
+	<-reached
+	a.print(s.ID, "one\n")
+	printed := time.Now()
+	heard.until("the line arrives", func() bool { text, _ := heard.log(s.ID); return text == "one\n" })
+	if took := time.Since(printed); took > 5*time.Second {
+		t.Errorf("the line arrives after %v", took)
 	}
 }
 

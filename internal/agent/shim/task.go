@@ -32,6 +32,7 @@ type task struct {
 	acked   acked
 	cancel  context.CancelFunc // of preparing and pulling
 	ending  *agentapi.Terminate
+	asking  bool                // for the runner's ports
 	stopBy  time.Time           // when the grace of ending is over
 	stop    *agentapi.Terminate // what somebody sees to who ends a running task
 	ended   chan struct{}       // closed once Terminated
@@ -314,7 +315,7 @@ func (t *task) runs(ctx context.Context) bool {
 // follow waits for the end of a running container.
 func (t *task) follow(ctx context.Context) {
 	if rs, ok := t.refresh(); ok {
-		t.setPorts(ctx, rs)
+		t.findPorts(rs)
 	}
 	exit, err := t.shim.Runtime.Wait(ctx, t.spec.ID)
 	if ctx.Err() != nil {
@@ -337,15 +338,33 @@ func (t *task) follow(ctx context.Context) {
 	}
 }
 
-// setPorts learns how the runner's ports are reached on the host.
-func (t *task) setPorts(ctx context.Context, rs runner.State) {
-	state, _ := t.snapshot()
-	if rs.SSHPort == 0 || rs.HTTPPort == 0 || state.Ports != nil || state.State != agentapi.Running {
+// portsTimeout bounds the question for a container's ports.
+const portsTimeout = 15 * time.Second
+
+// findPorts has the runner's ports found, unless they are known. An engine that hangs must not hold up what
+// other tasks print.
+func (t *task) findPorts(rs runner.State) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if rs.SSHPort == 0 || rs.HTTPPort == 0 || t.state.Ports != nil || t.state.State != agentapi.Running || t.asking {
 		return
 	}
+	t.asking = true
+	t.shim.wg.Go(func() {
+		t.setPorts(rs)
+		t.mu.Lock()
+		t.asking = false
+		t.mu.Unlock()
+	})
+}
+
+// setPorts learns how the runner's ports are reached on the host.
+func (t *task) setPorts(rs runner.State) {
+	ctx, cancel := context.WithTimeout(t.shim.ctx, portsTimeout)
+	defer cancel()
 	ports, err := t.shim.Runtime.Ports(ctx, t.spec.ID)
 	if err != nil {
-		return // the next change of the runner's state tries again
+		return // the next look tries again
 	}
 	outside := func(inside int) int {
 		if p, ok := ports[inside]; ok {

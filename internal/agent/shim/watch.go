@@ -110,7 +110,7 @@ func (s *Shim) fileChanged(id string) {
 		return
 	}
 	if rs, ok := t.refresh(); ok {
-		t.setPorts(s.ctx, rs)
+		t.findPorts(rs)
 	}
 	s.wake()
 }
