@@ -109,6 +109,11 @@ func ReadShared(dir, name string, v any) error {
 
 // WriteFile replaces a file at once: readers see the old or the new content.
 func WriteFile(path string, data []byte, mode os.FileMode) error {
+	return WriteFileOf(path, data, mode, -1, -1)
+}
+
+// WriteFileOf is WriteFile for a file of a user, -1 for one's own: it is theirs at every moment.
+func WriteFileOf(path string, data []byte, mode os.FileMode, uid, gid int) error {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
@@ -121,6 +126,12 @@ func WriteFile(path string, data []byte, mode os.FileMode) error {
 	if err := f.Chmod(mode); err != nil {
 		f.Close()
 		return fmt.Errorf("write %s: %w", path, err)
+	}
+	if uid >= 0 {
+		if err := f.Chown(uid, gid); err != nil {
+			f.Close()
+			return fmt.Errorf("write %s: %w", path, err)
+		}
 	}
 	if err := f.Close(); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

@@ -16,7 +16,10 @@ import (
 // hostKeys lets users of tasks through the host's own sshd, as a jump to their container.
 // A line belongs to the task that is named in its comment, so that two tasks of one user
 // do not take each other's key away.
-type hostKeys struct{ mu sync.Mutex }
+type hostKeys struct {
+	mu     sync.Mutex
+	lookup func(name string) (*user.User, error) // nil: in this machine's database
+}
 
 func marker(task string) string { return "# dstack task " + task }
 
@@ -57,11 +60,16 @@ func without(lines []string, suffix string) []string {
 	return kept
 }
 
-// rewrite replaces the file of a user at once, keeping its mode and owner.
+// rewrite replaces the file of a user at once, with one of theirs that nobody else reads. Would it be
+// root's for a moment, sshd let nobody in, and after a crash then nobody any more.
 func (h *hostKeys) rewrite(name string, change func([]string) []string) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	u, err := user.Lookup(name)
+	lookup := h.lookup
+	if lookup == nil {
+		lookup = user.Lookup
+	}
+	u, err := lookup(name)
 	if err != nil {
 		return err
 	}
@@ -92,8 +100,5 @@ func (h *hostKeys) rewrite(name string, change func([]string) []string) error {
 	if text == string(data) {
 		return nil
 	}
-	if err := runner.WriteFile(path, []byte(text), 0o600); err != nil {
-		return err
-	}
-	return os.Chown(path, uid, gid)
+	return runner.WriteFileOf(path, []byte(text), 0o600, uid, gid)
 }

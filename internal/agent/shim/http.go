@@ -204,6 +204,10 @@ func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
 	}
+	if err := s.hostKeys.remove(t.spec.HostUser, t.spec.ID); err != nil { // with the task the last word of them would go
+		refuse(w, http.StatusInternalServerError, "", err.Error())
+		return
+	}
 	<-t.ended // its last state is being stored
 	if err := t.erase(); err != nil {
 		refuse(w, http.StatusInternalServerError, "", err.Error())

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/user"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -32,6 +33,8 @@ type Config struct {
 	Detect func(context.Context) gpu.Found
 	// Inotify begins to have files watched; optional: inotify_init1 of the kernel.
 	Inotify func(flags int) (fd int, err error)
+	// LookupUser finds a login user by name; optional: in this machine's database.
+	LookupUser func(name string) (*user.User, error)
 	// DCGM is where NVIDIA's programs are to be found; optional.
 	DCGM DCGM
 }
@@ -71,7 +74,7 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer unlock()
-	s := &Shim{Config: c, tasks: map[string]*task{}, ended: newEnded(), streams: map[*stream]bool{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
+	s := &Shim{Config: c, hostKeys: hostKeys{lookup: c.LookupUser}, tasks: map[string]*task{}, ended: newEnded(), streams: map[*stream]bool{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
 	if s.Inotify == nil {

@@ -389,7 +389,7 @@ func (t *task) finish(reason, msg string, exit *int) {
 		s.Log.Warn("remove a container", "task", t.spec.ID, "err", err) // Delete and the next start try again
 	}
 	if err := s.hostKeys.remove(t.spec.HostUser, t.spec.ID); err != nil {
-		s.Log.Warn("remove a user's keys", "task", t.spec.ID, "err", err)
+		s.Log.Warn("remove a user's keys", "task", t.spec.ID, "err", err) // Delete tries again
 	}
 	s.gpus.Release(t.spec.ID)
 	t.refresh()
