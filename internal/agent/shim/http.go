@@ -101,15 +101,12 @@ func (s *Shim) putTask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, err.Error())
 		return
 	}
-	if t := s.find(spec.ID); t != nil {
-		state, _ := t.snapshot()
-		answer(w, state)
-		return
-	}
-	for _, sum := range blobsOf(spec) {
-		if _, err := os.Stat(s.blobPath(sum)); err != nil {
-			refuse(w, http.StatusConflict, agentapi.CodeMissingBlob, sum)
-			return
+	if s.find(spec.ID) == nil {
+		for _, sum := range blobsOf(spec) {
+			if _, err := os.Stat(s.blobPath(sum)); err != nil {
+				refuse(w, http.StatusConflict, agentapi.CodeMissingBlob, sum)
+				return
+			}
 		}
 	}
 	t, err := s.create(spec)
@@ -127,12 +124,14 @@ func (s *Shim) putTask(w http.ResponseWriter, r *http.Request) {
 
 var errEnded = errors.New("the task has ended and was deleted")
 
-// create stores the task and starts it; of two equal requests one wins.
+// create stores the task and starts it; of two equal requests one does, and the other waits until it is stored:
+// what was answered must be known after a crash.
 func (s *Shim) create(spec agentapi.TaskSpec) (*task, error) {
 	s.mu.Lock()
 	if t := s.tasks[spec.ID]; t != nil {
 		s.mu.Unlock()
-		return t, nil
+		<-t.laid
+		return t, t.refused
 	}
 	if s.ended.has(spec.ID) {
 		s.mu.Unlock()
@@ -141,11 +140,13 @@ func (s *Shim) create(spec agentapi.TaskSpec) (*task, error) {
 	t := s.newTask(spec)
 	s.tasks[spec.ID] = t
 	s.mu.Unlock()
+	defer close(t.laid)
 	if err := s.prepare(spec); err != nil {
+		_ = os.RemoveAll(s.taskDir(spec.ID)) // the next attempt writes over it
 		s.mu.Lock()
 		delete(s.tasks, spec.ID)
 		s.mu.Unlock()
-		_ = os.RemoveAll(s.taskDir(spec.ID)) // the next attempt writes over it
+		t.refused = err
 		return nil, err
 	}
 	s.watcher.add(spec.ID, s.jobDir(spec.ID))

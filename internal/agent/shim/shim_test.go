@@ -755,6 +755,45 @@ func TestConcurrentPuts(t *testing.T) {
 	}
 }
 
+// Who asks for a task that is being stored gets no answer before it is, and none that is better than what became
+// of it.
+func TestPutWhileStored(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := spec()
+	pipe := filepath.Join(a.job(s.ID), runner.JobLogFile)
+	if err := os.MkdirAll(filepath.Join(a.job(s.ID), runner.OwnLogFile), 0o755); err != nil { // where a file is to be
+		t.Fatal(err)
+	}
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil { // opening it takes until somebody writes
+		t.Fatal(err)
+	}
+	answers := make(chan error, 2)
+	for range 2 {
+		go func() {
+			_, err := a.Put(t.Context(), s)
+			answers <- err
+		}()
+	}
+	select {
+	case err := <-answers:
+		t.Errorf("answered before the task is stored: %v", err)
+		answers <- err
+	case <-time.After(300 * time.Millisecond):
+	}
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Close()
+	for range 2 {
+		if err := <-answers; err == nil {
+			t.Error("a task that could not be stored was accepted")
+		}
+	}
+	a.put(s)
+	a.reaches(s.ID, agentapi.Running)
+}
+
 func TestShutdownLeavesTasks(t *testing.T) {
 	a := run(t, newHome(t), newEngine())
 	s := spec()

@@ -36,6 +36,9 @@ type task struct {
 	stopBy  time.Time           // when the grace of ending is over
 	stop    *agentapi.Terminate // what somebody sees to who ends a running task
 	ended   chan struct{}       // closed once Terminated
+
+	laid    chan struct{} // closed once its folder is laid out, or that has failed
+	refused error         // why it has failed, once laid is closed
 }
 
 // stored is what a task's state file holds. Ending is there since a request to end must
@@ -46,7 +49,7 @@ type stored struct {
 }
 
 func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
-	return &task{shim: s, spec: spec, known: time.Now(), ended: make(chan struct{}), state: agentapi.Task{
+	return &task{shim: s, spec: spec, known: time.Now(), ended: make(chan struct{}), laid: make(chan struct{}), state: agentapi.Task{
 		ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro(), ServerAccess: spec.Job.ServerAccess,
 	}}
 }
@@ -58,6 +61,7 @@ func (s *Shim) loadTask(id string) (*task, error) {
 		return nil, err
 	}
 	t := s.newTask(spec)
+	close(t.laid)
 	saved := stored{Task: t.state}
 	switch err := readJSON(filepath.Join(dir, stateFile), &saved); {
 	case err == nil:
