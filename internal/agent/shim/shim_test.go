@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
 
 	"dstack/internal/agent/gpu"
 	"dstack/internal/agent/runner"
@@ -722,6 +724,41 @@ func TestDamagedFiles(t *testing.T) {
 				t.Errorf("started %d times", e.starts[s.ID])
 			}
 		})
+	}
+}
+
+// A task that is being deleted is none any more from the first file on, so that an agent which ends meanwhile is
+// not followed by one that starts it anew.
+func TestDeleteBeginsWithTheTask(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	a.finish(s.ID, 0)
+	a.reaches(s.ID, agentapi.Terminated)
+	for i := range 64 { // folders have an order of their own
+		if err := os.WriteFile(filepath.Join(a.dir(s.ID), fmt.Sprint(i)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "inotify")
+	defer f.Close()
+	if _, err := unix.InotifyAddWatch(fd, a.dir(s.ID), unix.IN_DELETE); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Delete(t.Context(), s.ID); err != nil {
+		t.Fatal(err)
+	}
+	report := make([]byte, 4096)
+	n, err := f.Read(report)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name, _, _ := strings.Cut(string(report[unix.SizeofInotifyEvent:n]), "\x00")
+	if name != taskFile {
+		t.Errorf("%s is removed first", name)
 	}
 }
 

@@ -124,10 +124,14 @@ func (t *task) storeAcks() error {
 	return writeJSON(filepath.Join(t.dir(), acksFile), acks, 0o600)
 }
 
-// erase removes the task's files.
+// erase removes the task's files, first that without which it was never accepted: jobs leave many files, and
+// an agent that is started again on some of them would take the task for one that has not begun.
 func (t *task) erase() error {
 	t.storing.Lock()
 	defer t.storing.Unlock()
+	if err := os.Remove(filepath.Join(t.dir(), taskFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
 	return os.RemoveAll(t.dir())
 }
 
