@@ -51,7 +51,9 @@ func (s *Shim) putBlob(w http.ResponseWriter, r *http.Request) {
 	defer os.Remove(f.Name()) // gone after the rename
 	h := sha256.New()
 	_, err = io.Copy(io.MultiWriter(f, h), http.MaxBytesReader(w, r.Body, maxBlob))
-	if err = errors.Join(err, f.Chmod(0o644), f.Close()); err != nil {
+	// Without Sync there may be an empty file under the name after a power failure, which all later runs of
+	// the same code would get.
+	if err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close()); err != nil {
 		refuse(w, http.StatusInsufficientStorage, "", err.Error())
 		return
 	}

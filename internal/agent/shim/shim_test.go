@@ -581,6 +581,59 @@ func TestGPUsOfAContainerThatWasMade(t *testing.T) {
 	}
 }
 
+// A task that was accepted has all that it needs after a power failure, too, which leaves of its folder only what
+// was written to the disk for good.
+func TestFolderAfterPowerFailure(t *testing.T) {
+	e := newEngine()
+	reached, _ := blockAt(e, "pull")
+	old := run(t, newHome(t), e)
+	sum := sumOf("code")
+	if err := old.PutBlob(t.Context(), sum, strings.NewReader("code")); err != nil {
+		t.Fatal(err)
+	}
+	s := spec()
+	s.Job.Files = []agentapi.FileArchive{{Blob: sum, Path: "/x"}}
+	old.put(s)
+	<-reached
+	old.stop()
+	for _, dir := range []string{old.job(s.ID), filepath.Join(old.dir(s.ID), "blobs")} {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.setGate(nil)
+	a := run(t, old.home, e)
+	a.reaches(s.ID, agentapi.Running)
+	var job agentapi.JobSpec
+	if err := readJSON(filepath.Join(a.job(s.ID), runner.SpecFile), &job); err != nil || job.JobID != s.ID {
+		t.Errorf("the runner finds %+v (%v)", job, err)
+	}
+	if data, err := os.ReadFile(filepath.Join(a.dir(s.ID), "blobs", sum)); err != nil || string(data) != "code" {
+		t.Errorf("the runner finds the upload %q (%v)", data, err)
+	}
+}
+
+// The code of a task that has not begun outlives its upload, which is swept when nobody has asked for it for long.
+func TestResumeAfterTheUploadIsSwept(t *testing.T) {
+	e := newEngine()
+	reached, _ := blockAt(e, "pull")
+	old := run(t, newHome(t), e)
+	sum := sumOf("code")
+	if err := old.PutBlob(t.Context(), sum, strings.NewReader("code")); err != nil {
+		t.Fatal(err)
+	}
+	s := spec()
+	s.Job.Files = []agentapi.FileArchive{{Blob: sum, Path: "/x"}}
+	old.put(s)
+	<-reached
+	old.stop()
+	if err := os.Remove(filepath.Join(old.home, "blobs", sum)); err != nil {
+		t.Fatal(err)
+	}
+	e.setGate(nil)
+	run(t, old.home, e).reaches(s.ID, agentapi.Running)
+}
+
 // The same when the agent is told to end, as an upgrade does.
 func TestStoppedAtEachStep(t *testing.T) {
 	for _, step := range steps {

@@ -62,11 +62,10 @@ func (s *Shim) prepare(spec agentapi.TaskSpec) error {
 	}
 	for _, sum := range blobsOf(spec) {
 		to := filepath.Join(blobs, sum)
-		err := os.Link(s.blobPath(sum), to)
-		if errors.Is(err, os.ErrExist) {
-			err = nil
+		if _, err := os.Lstat(to); err == nil {
+			continue // laid out again: the upload itself may have been swept
 		}
-		if err != nil {
+		if err := os.Link(s.blobPath(sum), to); err != nil && !errors.Is(err, os.ErrExist) {
 			return fmt.Errorf("link blob %s: %w", sum, err)
 		}
 	}

@@ -295,6 +295,12 @@ func (t *task) resume(ctx context.Context) {
 	_, err := runner.ReadState(t.jobDir())
 	begun := !errors.Is(err, os.ErrNotExist) // the runner's first act is to write its state
 	if state.State != agentapi.Running && !begun && !t.runs(ctx) {
+		// After a power failure its folder may hold no more than what says that there is a task.
+		if err := t.shim.prepare(t.spec); err != nil {
+			t.finish(agentapi.ExecutorError, "lay the task's folder out again: "+err.Error(), nil)
+			return
+		}
+		t.shim.watcher.add(t.spec.ID, t.jobDir()) // it may be new
 		t.start(ctx)
 		return
 	}
