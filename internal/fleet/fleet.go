@@ -186,11 +186,14 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 	if f.Damage != "" {
 		s.Log.Error("the stored record of a fleet cannot be read", "fleet", f.Name, "id", f.ID, "err", f.Damage)
 	}
-	list, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
-	if err != nil {
-		return time.Time{}, err
+	snap := Snapshot{Fleet: f}
+	if f.steps() {
+		snap.Instances, err = instance.OfFleets(ctx, s.DB.Read(), f.ID)
+		if err != nil {
+			return time.Time{}, err
+		}
 	}
-	d := Step(time.Now(), Snapshot{f, list})
+	d := Step(time.Now(), snap)
 	if !d.Changed {
 		return d.Again, nil
 	}

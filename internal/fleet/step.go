@@ -45,14 +45,27 @@ const maxConsolidations = 15
 func Step(now time.Time, s Snapshot) Decision {
 	d := Decision{Fleet: s.Fleet}
 	switch {
-	case s.Fleet.Deleted:
+	case !s.Fleet.steps():
 	case s.Fleet.Status == api.FleetTerminating:
 		d.finish(s)
-	case s.Fleet.Damage != "": // what it is to be is not known
-	case s.Fleet.Spec.Configuration.Nodes != nil && s.Fleet.Status == api.FleetActive:
+	default:
 		d.consolidate(now, s)
 	}
 	return d
+}
+
+// steps says that something may have to happen to a fleet, as its instances are: not to one of hosts of the
+// user, which is as they say.
+func (f *Fleet) steps() bool {
+	switch {
+	case f.Deleted:
+		return false
+	case f.Status == api.FleetTerminating:
+		return true
+	case f.Damage != "": // what it is to be is not known
+		return false
+	}
+	return f.Spec.Configuration.Nodes != nil && f.Status == api.FleetActive
 }
 
 // finish ends a fleet with its last instance, which wakes it.
