@@ -107,43 +107,63 @@ func (s *Service) List(ctx context.Context, u user.User, r api.ListFleetsRequest
 	if err != nil {
 		return nil, err
 	}
-	fleets, err := s.known.list(ctx, s.DB.Read(), "ORDER BY created_at DESC, id")
-	if err != nil {
-		return nil, err
-	}
-	var asked []string
+	var asked, shared []string
 	for id, p := range projects {
-		if r.ProjectName != nil && p.Name != *r.ProjectName {
-			delete(projects, id)
-			continue
+		if r.ProjectName == nil || p.Name == *r.ProjectName {
+			asked = append(asked, id)
 		}
-		asked = append(asked, id)
 	}
-	shared := map[string]bool{}
+	if asked == nil {
+		return encoded.List[api.Fleet](nil), nil
+	}
 	if r.IncludeImported {
 		imported, err := s.imported(ctx, s.DB.Read(), "", asked...)
 		if err != nil {
 			return nil, err
 		}
 		for _, f := range imported {
-			shared[f.ID] = true
+			shared = append(shared, f.ID)
 		}
 	}
-	var seen []Fleet
-	for _, f := range fleets {
-		if _, ok := projects[f.ProjectID]; (ok || shared[f.ID]) && !(r.OnlyActive && f.Deleted) {
-			seen = append(seen, f)
+	tail, args := page(r, asked, shared)
+	fleets, err := s.known.list(ctx, s.DB.Read(), tail, args...)
+	if err != nil {
+		return nil, err
+	}
+	return s.listed(ctx, fleets)
+}
+
+// page is what follows FROM fleet for a page of the fleets of some projects and of others that they share,
+// newest first unless asked otherwise. Fleets are never forgotten, so that all of them are too many to read.
+func page(r api.ListFleetsRequest, projects, shared []string) (tail string, args []any) {
+	arg := func(values ...any) string {
+		args = append(args, values...)
+		return store.Marks(len(args)-len(values)+1, len(values))
+	}
+	conds := []string{"project_id IN (" + arg(store.Args(projects)...) + ")"}
+	if len(shared) > 0 {
+		conds[0] = "(" + conds[0] + " OR id IN (" + arg(store.Args(shared)...) + "))"
+	}
+	if r.OnlyActive {
+		conds = append(conds, "NOT deleted")
+	}
+	order, cmp, tie := "created_at DESC, id", "<", ">" // ids run the other way
+	if r.Ascending {
+		order, cmp, tie = "created_at, id DESC", ">", "<"
+	}
+	if r.PrevCreatedAt != nil {
+		at := arg(store.Micros(r.PrevCreatedAt.Time))
+		after := "created_at " + cmp + " " + at
+		if r.PrevID != nil {
+			after = fmt.Sprintf("(%s OR created_at = %s AND id %s %s)", after, at, tie, arg(*r.PrevID))
 		}
+		conds = append(conds, after)
 	}
 	limit := 100
 	if r.Limit != nil {
 		limit = *r.Limit
 	}
-	seen = user.Page(seen, r.PrevCreatedAt, r.PrevID, &limit, r.Ascending, func(f Fleet) (*api.Time, string) {
-		at := api.At(f.CreatedAt)
-		return &at, f.ID
-	})
-	return s.listed(ctx, seen)
+	return fmt.Sprintf("WHERE %s ORDER BY %s LIMIT %d", strings.Join(conds, " AND "), order, limit), args
 }
 
 // Get returns one fleet.
