@@ -34,10 +34,10 @@ const selectImports = `
 SELECT i.id, e.id, e.name, p.name FROM import i JOIN export e ON e.id = i.export_id JOIN project p ON p.id = e.project_id
 WHERE  i.project_id = $1 ORDER BY i.created_at DESC, i.id`
 
-// selectImported lists what a project may use of others.
+// selectImported lists what projects may use of others.
 const selectImported = `
 SELECT DISTINCT x.object_id FROM import i JOIN export_item x ON x.export_id = i.export_id
-WHERE  i.project_id = $1 AND x.kind = $2 ORDER BY x.object_id`
+WHERE  x.kind = $1 AND i.project_id IN (%s) ORDER BY x.object_id`
 
 const countUses = `
 SELECT count(*) FROM import i JOIN export_item x ON x.export_id = i.export_id
@@ -78,9 +78,12 @@ func find(ctx context.Context, q store.Querier, projectID, name string) (row, er
 	return e, store.One(err)
 }
 
-// Imported lists the objects of other projects that a project may use.
-func Imported(ctx context.Context, q store.Querier, kind Kind, projectID string) ([]string, error) {
-	return ids(ctx, q, selectImported, projectID, kind)
+// Imported lists the objects of others that projects may use.
+func Imported(ctx context.Context, q store.Querier, kind Kind, projectIDs ...string) ([]string, error) {
+	if len(projectIDs) == 0 {
+		return nil, nil
+	}
+	return ids(ctx, q, fmt.Sprintf(selectImported, store.Marks(2, len(projectIDs))), append([]any{kind}, store.Args(projectIDs)...)...)
 }
 
 // Uses says whether a project may use an object of another.

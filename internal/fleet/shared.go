@@ -34,24 +34,11 @@ func (s *Service) Usable(ctx context.Context, q store.Querier, projectID string)
 // imported lists the fleets of others that projects use, oldest first. cond begins the
 // condition of the table.
 func (s *Service) imported(ctx context.Context, q store.Querier, cond string, projectIDs ...string) ([]Fleet, error) {
-	var args []any
-	seen := map[string]bool{}
-	for _, p := range projectIDs {
-		list, err := export.Imported(ctx, q, export.Fleets, p)
-		if err != nil {
-			return nil, err
-		}
-		for _, id := range list {
-			if !seen[id] {
-				seen[id] = true
-				args = append(args, id)
-			}
-		}
+	ids, err := export.Imported(ctx, q, export.Fleets, projectIDs...)
+	if err != nil || len(ids) == 0 {
+		return nil, err
 	}
-	if len(args) == 0 {
-		return nil, nil
-	}
-	return s.known.list(ctx, q, "WHERE "+cond+" id IN ("+store.Marks(1, len(args))+") ORDER BY created_at, id", args...)
+	return s.known.list(ctx, q, "WHERE "+cond+" id IN ("+store.Marks(1, len(ids))+") ORDER BY created_at, id", store.Args(ids)...)
 }
 
 // Shareable finds the fleets of a project that shall be exported: SSH fleets only.
