@@ -43,31 +43,36 @@ func (k *known) byID(ctx context.Context, q store.Querier, id string) (Fleet, er
 	return f, err
 }
 
+// row is what is read of a fleet to see whether it is known.
+type row struct {
+	id      string
+	version int64
+}
+
 // list reads what follows FROM fleet.
 func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...any) ([]Fleet, error) {
-	var list []Fleet
-	missing := map[string]int{} // where in the list
+	var order []row
+	rows, err := q.QueryContext(ctx, "SELECT id, "+store.Version+" FROM fleet "+tail, args...)
+	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+		var r row
+		err := rows.Scan(&r.id, &r.version)
+		order = append(order, r)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list the versions of fleets: %w", err)
+	}
+	list, missing := k.recall(order)
+	if len(missing) == 0 {
+		return list, nil
+	}
 	select {
 	case k.reading <- struct{}{}:
 		defer func() { <-k.reading }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	rows, err := q.QueryContext(ctx, "SELECT id, "+store.Version+" FROM fleet "+tail, args...)
-	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var id string
-		var version int64
-		err := rows.Scan(&id, &version)
-		f, known := k.rows.Get(id)
-		if known != version {
-			missing[id] = len(list)
-		}
-		list = append(list, f)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list the versions of fleets: %w", err)
-	}
+	list, missing = k.recall(order) // somebody else may have read them meanwhile
 	ids := make([]any, 0, len(missing))
 	for id := range missing {
 		ids = append(ids, id)
@@ -83,4 +88,17 @@ func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...
 		}
 	}
 	return slices.DeleteFunc(list, func(f Fleet) bool { return f.ID == "" }), nil
+}
+
+// recall returns fleets in an order, and where in it those are that are not known.
+func (k *known) recall(order []row) (list []Fleet, missing map[string]int) {
+	list, missing = make([]Fleet, len(order)), map[string]int{}
+	for n, r := range order {
+		if f, version := k.rows.Get(r.id); version == r.version {
+			list[n] = f
+		} else {
+			missing[r.id] = n
+		}
+	}
+	return list, missing
 }
