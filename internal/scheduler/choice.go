@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"unique"
 
 	"dstack/internal/api"
 )
@@ -24,8 +25,8 @@ type Choice struct {
 }
 
 // Existing are the shares of instances, cheapest first. They are made here, since of all choices
-// most often one is looked at.
-func (c Choice) Existing() []api.InstanceOffer {
+// most often one is looked at, and once for instances that are alike.
+func (c Choice) Existing() Found {
 	hosts := make([]int, 0, c.fit)
 	for _, i := range c.among {
 		if c.shares[i] > 0 && !c.placer.Hosts[i].Out {
@@ -34,20 +35,31 @@ func (c Choice) Existing() []api.InstanceOffer {
 	}
 	p := c.placer
 	slices.SortStableFunc(hosts, func(a, b int) int { return cmp.Compare(p.Hosts[a].Offer.Price, p.Hosts[b].Offer.Price) })
-	list := make([]api.InstanceOffer, len(hosts))
-	for n, i := range hosts {
-		availability := api.Busy
-		if c.shares[i] <= p.free[i] {
-			availability = api.Idle
-		}
-		list[n] = offerOf(p.Hosts[i], c.shares[i], availability)
+	type alike struct {
+		key          unique.Handle[string]
+		blocks       int
+		availability api.InstanceAvailability
 	}
-	return list
+	made := map[alike]*api.InstanceOffer{}
+	list := make([]*api.InstanceOffer, len(hosts))
+	for n, i := range hosts {
+		kind := alike{p.Hosts[i].Key, c.shares[i], api.Busy}
+		if c.shares[i] <= p.free[i] {
+			kind.availability = api.Idle
+		}
+		if o := made[kind]; o != nil && kind.key != (unique.Handle[string]{}) {
+			list[n] = o
+			continue
+		}
+		list[n] = new(offerOf(p.Hosts[i], kind.blocks, kind.availability))
+		made[kind] = list[n]
+	}
+	return These(list)
 }
 
 // Offers lists existing instances before new ones, and what can be used before what cannot.
 func (c Choice) Offers() Found {
-	f := These(c.Existing())
+	f := c.Existing()
 	if c.fresh != nil {
 		f.index = c.fresh.Index
 	}

@@ -9,7 +9,7 @@ import (
 // Found are offers in an order. Those of backends are made when they are looked at: a plan may
 // find a hundred thousand, of which it shows fifty.
 type Found struct {
-	shares []api.InstanceOffer // of hosts
+	shares []*api.InstanceOffer // of hosts, one for those that are alike
 	index  *Index
 	order  []int // offers of the index; below 0, ^n is the share n
 	// as is an offer of the index as it is shown, nil for one of a whole instance.
@@ -17,7 +17,7 @@ type Found struct {
 }
 
 // These are offers that exist already.
-func These(offers []api.InstanceOffer) Found {
+func These(offers []*api.InstanceOffer) Found {
 	f := Found{shares: offers, order: make([]int, len(offers))}
 	for n := range offers {
 		f.order[n] = ^n
@@ -33,7 +33,7 @@ func (f Found) First(n int) []api.InstanceOffer {
 	list := make([]api.InstanceOffer, 0, max(0, min(n, len(f.order))))
 	for _, at := range f.order[:cap(list)] {
 		if at < 0 {
-			list = append(list, f.shares[^at])
+			list = append(list, *f.shares[^at])
 			continue
 		}
 		if f.as != nil {
@@ -97,7 +97,7 @@ func (f Found) usable(at int) bool {
 // at is one of the offers, to be looked at.
 func (f Found) at(at int) *api.InstanceOffer {
 	if at < 0 {
-		return &f.shares[^at]
+		return f.shares[^at]
 	}
 	return &f.index.offers[at]
 }
@@ -107,9 +107,9 @@ func (f Found) at(at int) *api.InstanceOffer {
 func Everywhere(g Gang, s Supply, choices []Choice) Found {
 	f := Found{index: s.indexed().Index}
 	for _, c := range choices {
-		f.shares = append(f.shares, c.Existing()...)
+		f.shares = append(f.shares, c.Existing().shares...)
 	}
-	Sort(f.shares)
+	slices.SortStableFunc(f.shares, floorsOf(slices.Values(f.shares)).compare) // as [Sort] does
 	f.order = These(f.shares).order
 	if g.Fleets != nil {
 		for _, c := range choices {
@@ -139,9 +139,9 @@ func (f *Found) fresh(n *fitting) []int {
 	}
 	Sort(made)
 	var order []int
-	for _, o := range made {
+	for i := range made {
 		order = append(order, ^len(f.shares))
-		f.shares = append(f.shares, o)
+		f.shares = append(f.shares, &made[i])
 	}
 	return order
 }

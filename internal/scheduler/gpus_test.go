@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -43,7 +44,7 @@ func TestGroupGPUs(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var got []group
-			for _, g := range GroupGPUs(tt.by, These(offers)) {
+			for _, g := range GroupGPUs(tt.by, These(slices.Collect(pointers(offers)))) {
 				s := group{Count: g.Count, Price: g.Price, Spot: g.Spot, Backends: g.Backends}
 				if g.Backend != nil {
 					s.Backend = string(*g.Backend)

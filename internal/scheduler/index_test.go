@@ -117,7 +117,7 @@ func TestFoundInOrder(t *testing.T) {
 		choices := Choices(g, s)
 		var want []api.InstanceOffer
 		for _, c := range choices {
-			want = append(want, c.Existing()...)
+			want = append(want, every(c.Existing())...)
 			if g.Fleets != nil {
 				for _, o := range every(c.Offers()) {
 					if isNew(&o) {

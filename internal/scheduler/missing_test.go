@@ -191,7 +191,7 @@ func TestHostsThatAreOut(t *testing.T) {
 	out.Ready, out.Out = false, true
 	s := Supply{Fleets: []Fleet{{ID: "f", Name: "f", Hosts: true, Ask: anything()}}, Hosts: []*Host{well, out}}
 	g := asks("g", 1, 1)
-	if list := Choices(g, s)[0].Existing(); len(list) != 1 || list[0].Availability != api.Busy {
+	if list := every(Choices(g, s)[0].Existing()); len(list) != 1 || list[0].Availability != api.Busy {
 		t.Errorf("a plan lists %v", list)
 	}
 	const about = "Some instances of fleet 'f' cannot take jobs: they do not answer, or their GPUs have failed"
@@ -256,7 +256,7 @@ func TestWhyNotCountsWhatPlansList(t *testing.T) {
 					listed[o.Instance.Resources.Description] = true // once, though several fleets may have it
 				}
 			}
-			for _, o := range c.Existing() {
+			for _, o := range every(c.Existing()) {
 				if o.Availability.Usable() {
 					listed[c.Fleet+text(o)+fmt.Sprint(len(listed))] = true
 				}

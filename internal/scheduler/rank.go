@@ -98,6 +98,9 @@ func (f floors) sort(offers []api.InstanceOffer) {
 }
 
 func (f floors) compare(a, b *api.InstanceOffer) int {
+	if a == b { // one share of hosts that are alike
+		return 0
+	}
 	return cmp.Or(
 		falseFirst(!a.Availability.Usable(), !b.Availability.Usable()),
 		cmp.Compare(f.rank(a), f.rank(b)),

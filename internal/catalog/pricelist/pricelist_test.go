@@ -205,10 +205,10 @@ func TestGroupsEqualGroupGPUs(t *testing.T) {
 		by := scheduler.GPUGrouping{Backend: rng.IntN(3) > 0, Count: rng.IntN(2) > 0}
 		by.Region = by.Backend && rng.IntN(2) > 0
 		found, _ := l.Search(req, p, -1)
-		offers := make([]api.InstanceOffer, len(found))
+		offers := make([]*api.InstanceOffer, len(found))
 		total := 0
 		for i, o := range found {
-			offers[i] = o.InstanceOffer
+			offers[i] = &o.InstanceOffer
 			total += min(1, len(o.Instance.Resources.Gpus))
 		}
 		groups, n := l.Groups(req, p, by)
