@@ -95,8 +95,8 @@ func New(c Config) (*Server, error) {
 		ConnCallback:     s.connected,
 		ServerConfigCallback: func(ctx ssh.Context) *gossh.ServerConfig {
 			return &gossh.ServerConfig{MaxAuthTries: 20, AuthLogCallback: func(_ gossh.ConnMetadata, _ string, err error) {
-				if c, ok := ctx.Value(connection).(*counted); ok && err == nil && ctx.Value(isServer) == nil {
-					c.authenticated()
+				if c, ok := ctx.Value(connection).(*counted); ok && err == nil {
+					c.authenticated(ctx.Value(isServer) == nil)
 				}
 			}}
 		},
@@ -205,12 +205,16 @@ func ownKey(user string, wire []byte) bool {
 	return false
 }
 
+// loginGrace is how long somebody may take to log in, as with OpenSSH. The nodes of a cluster listen to
+// everybody, and many only open a connection.
+const loginGrace = 2 * time.Minute
+
 // connected counts users' connections and notices dead peers.
 func (s *Server) connected(ctx ssh.Context, c net.Conn) net.Conn {
 	if tcp, ok := c.(*net.TCPConn); ok {
 		_ = tcp.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: 30 * time.Second, Interval: 30 * time.Second, Count: 4}) // best effort
 	}
-	counted := &counted{Conn: c, server: s}
+	counted := &counted{Conn: c, server: s, late: time.AfterFunc(loginGrace, func() { c.Close() })}
 	ctx.SetValue(connection, counted)
 	return counted
 }
@@ -219,16 +223,19 @@ func (s *Server) connected(ctx ssh.Context, c net.Conn) net.Conn {
 type counted struct {
 	net.Conn
 	server *Server
+	late   *time.Timer  // ends it when nobody has logged in
 	state  atomic.Int32 // 0 new, 1 counted, 2 closed
 }
 
-func (c *counted) authenticated() {
-	if c.state.CompareAndSwap(0, 1) {
+func (c *counted) authenticated(user bool) {
+	c.late.Stop()
+	if user && c.state.CompareAndSwap(0, 1) {
 		c.server.active.Add(1)
 	}
 }
 
 func (c *counted) Close() error {
+	c.late.Stop()
 	if c.state.Swap(2) == 1 {
 		c.server.active.Add(-1)
 	}
