@@ -710,6 +710,31 @@ func TestEndsWithoutAgent(t *testing.T) {
 	}
 }
 
+// A task is followed as closely after a restart of the agent as before: what it prints is seen at once, not
+// at the next look at all tasks.
+func TestFollowsAfterRestart(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := spec()
+	a.put(s)
+	a.reaches(s.ID, agentapi.Running)
+	a.stop()
+	awaited := func(set bool) (was bool) {
+		a.engine.mu.Lock()
+		defer a.engine.mu.Unlock()
+		was, a.engine.boxes[s.ID].awaited = a.engine.boxes[s.ID].awaited, set
+		return was
+	}
+	awaited(false)
+	b := run(t, a.home, a.engine)
+	b.until("the task is followed", func() bool { return awaited(false) })
+	begin := time.Now()
+	b.print(s.ID, "hello\n")
+	b.until("its output is seen", func() bool { return b.get(s.ID).JobLog == 6 })
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("its output was seen after %v", took)
+	}
+}
+
 // A request to end survives the agent that answered it.
 func TestTerminateAndCrash(t *testing.T) {
 	e := newEngine()
