@@ -167,7 +167,7 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 			case ends:
 				sooner(pending[i])
 				sooner(now.Add(lookSoon))
-			case v.Later:
+			case v.Later && !v.Grows:
 				sooner(until)
 			default:
 				sooner(until)

@@ -89,7 +89,13 @@ func (p *placer) later(g *Gang, fleets []int, shares [][]int) Verdict {
 	if out := p.out(fleets); out != "" {
 		reasons = append(reasons, out)
 	}
-	return Verdict{Gang: g.ID, Reasons: reasons, Later: true}
+	return Verdict{Gang: g.ID, Reasons: reasons, Later: true, Grows: p.mayGrow(g)}
+}
+
+// mayGrow says that some fleet that a gang may use has instances of backends: there may be an offer, or room for
+// it, before any host is free.
+func (p *placer) mayGrow(g *Gang) bool {
+	return g.buys() && p.Backends > 0 && slices.ContainsFunc(p.fleetsOf(g), func(f int) bool { return !p.Fleets[f].Hosts })
 }
 
 // missing is the verdict on a gang that no hosts which exist would do for. Its words change only when the reason does, not with every instance

@@ -215,6 +215,33 @@ func TestWaitsForFleetsThatWouldDo(t *testing.T) {
 	}
 }
 
+// Who waits for a host is told whether a new instance would do as well: hosts are told of when they are free, what
+// backends offer has to be asked for again.
+func TestWaitsForOffersToo(t *testing.T) {
+	busy := hosted("h", "f", 1, 1, 1)
+	reuses := asks("g", 1, 1)
+	reuses.Reuse = true
+	for _, tt := range []struct {
+		name     string
+		fleet    Fleet
+		gang     Gang
+		backends int
+		want     bool
+	}{
+		{"a fleet of a cloud", Fleet{Room: 4}, asks("g", 1, 1), 1, true},
+		{"one that is full now", Fleet{}, asks("g", 1, 1), 1, true},
+		{"no backends", Fleet{Room: 4}, asks("g", 1, 1), 0, false},
+		{"hosts of the user", Fleet{Hosts: true}, asks("g", 1, 1), 1, false},
+		{"what exists alone", Fleet{Room: 4}, reuses, 1, false},
+	} {
+		f := tt.fleet
+		f.ID, f.Name, f.Ask = "f", "f", anything()
+		if v := Place([]Gang{tt.gang}, Supply{Fleets: []Fleet{f}, Hosts: []*Host{busy}, Backends: tt.backends})[0]; !v.Later || v.Grows != tt.want {
+			t.Errorf("%s: later %v, grows %v, want %v", tt.name, v.Later, v.Grows, tt.want)
+		}
+	}
+}
+
 // What is said to fit without a requirement does, just that many.
 func TestWhyNotIsTrue(t *testing.T) {
 	r := rand.New(rand.NewPCG(15, 16))

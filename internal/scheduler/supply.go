@@ -130,6 +130,8 @@ type Verdict struct {
 	NoFleet bool
 	// Later says that hosts which exist would do if they were free, Open that nothing is decided.
 	Later, Open bool
+	// Grows says of one that comes later that a new instance would do as well, if somebody offered it.
+	Grows bool
 	// Reasons are the sentences of Why, but for what may help.
 	Reasons []string
 }
