@@ -134,6 +134,50 @@ func TestLiveAtStartAndSweep(t *testing.T) {
 	})
 }
 
+// What was told while nobody listened is made up for, also for objects that have a time of their own: no sweep
+// looks for these.
+func TestMissedWhileNobodyListened(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		bus := &enginetest.Bus{}
+		r := &recorder{answer: func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }}
+		e := newEngine(t, db, "a", bus)
+		e.Register(engine.Kind{Name: "x", Reconcile: r.reconcile, Live: func(context.Context, store.Querier, []int) ([]string, error) { return []string{"1"}, nil }})
+		enginetest.Start(t, e)
+		settle()
+		bus.Cut()
+		time.Sleep(10 * time.Second)
+		if n := len(r.ids()); n != 2 {
+			t.Errorf("%d passes, want one at the start and one when others are heard again", n)
+		}
+	})
+}
+
+// A wake-up that cannot be sent is sent later.
+func TestRefusedWake(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		bus, heard := &enginetest.Bus{}, make(chan string, 10)
+		e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: "idle", Bus: bus, Clock: virtual, Resting: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &recorder{}
+		e.Register(engine.Kind{Name: "x", Reconcile: r.reconcile, Live: none})
+		enginetest.Start(t, e)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = bus.Listen(ctx, func() {}, func(msg string) { heard <- msg }) }()
+		settle()
+		bus.Refuse(true)
+		e.Wake("x", "1")
+		time.Sleep(time.Minute)
+		bus.Refuse(false)
+		time.Sleep(10 * time.Second)
+		if n := len(heard); n != 1 {
+			t.Errorf("%d messages, want that of the wake-up", n)
+		}
+	})
+}
+
 func TestAgain(t *testing.T) {
 	r := &recorder{}
 	r.answer = func(ctx context.Context, it engine.Item) (time.Time, error) {

@@ -198,7 +198,7 @@ func (e *Engine) sweep(ctx context.Context) {
 func (e *Engine) sweepOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Sweep, errSilent)
 	defer cancel()
-	e.find(ctx, e.shards.owned(), e.Sweep/4)
+	e.find(ctx, e.shards.owned(), func(q *queue, id string) { q.sweep(id, time.Now().Add(apart(e.Sweep/4, id, 0))) })
 }
 
 // renew keeps what this replica has, gives away what is over its share, and takes what is
@@ -257,12 +257,11 @@ func (e *Engine) own(ctx context.Context, now map[int]int64) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Lease/3, errSilent) // renewing must go on
 	defer cancel()
-	e.find(ctx, taken, 0)
+	e.find(ctx, taken, (*queue).wake)
 }
 
-// find queues the live objects of the shards, spread over a time so that a sweep makes no
-// wave. With no spread they are woken at once.
-func (e *Engine) find(ctx context.Context, shards []int, spread time.Duration) {
+// find hands the live objects of the shards to found, with the queue of their kind.
+func (e *Engine) find(ctx context.Context, shards []int, found func(q *queue, id string)) {
 	if len(shards) == 0 {
 		return
 	}
@@ -276,11 +275,7 @@ func (e *Engine) find(ctx context.Context, shards []int, spread time.Duration) {
 			continue
 		}
 		for _, id := range ids {
-			if spread == 0 {
-				q.wake(id)
-			} else {
-				q.sweep(id, time.Now().Add(apart(spread, id, 0)))
-			}
+			found(q, id)
 		}
 	}
 }

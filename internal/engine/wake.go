@@ -62,14 +62,27 @@ type message struct {
 // perMessage is how many ids fit in one message: a UUID takes 39 bytes in JSON.
 const perMessage = (store.MaxMessage - 64) / 40
 
-// send publishes the outbox until ctx ends. What cannot be sent is left to sweeps.
+// resendAfter bounds how long wake-ups that could not be sent wait for the next attempt.
+const resendAfter = 5 * time.Second
+
+// send publishes the outbox until ctx ends. What cannot be sent is tried again: no sweep looks for objects
+// that have a time of their own, however far that is.
 func (e *Engine) send(ctx context.Context) {
-	for {
+	for failed := 0; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-e.wakes.filled:
 		}
+		if failed > 0 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(min(backoff(e.Owner, failed), resendAfter)):
+			}
+		}
+		failed++
+		all := true
 		for kind, set := range e.wakes.take() {
 			ids := make([]string, 0, len(set))
 			for id := range set {
@@ -79,12 +92,16 @@ func (e *Engine) send(ctx context.Context) {
 				}
 				ids = append(ids, id)
 			}
-			e.publish(ctx, kind, ids)
+			all = e.publish(ctx, kind, ids) && all
+		}
+		if all {
+			failed = 0
 		}
 	}
 }
 
-func (e *Engine) publish(ctx context.Context, kind string, ids []string) {
+// publish sends ids of one kind; what it cannot send it puts back, and says so.
+func (e *Engine) publish(ctx context.Context, kind string, ids []string) bool {
 	for len(ids) > 0 {
 		n := min(perMessage, len(ids))
 		msg, err := json.Marshal(message{kind, ids[:n]})
@@ -93,12 +110,16 @@ func (e *Engine) publish(ctx context.Context, kind string, ids []string) {
 		}
 		if err != nil {
 			if ctx.Err() == nil {
-				e.Log.Warn("wake-ups not sent, the next sweep finds them", "kind", kind, "err", err)
+				e.Log.Warn("wake-ups not sent yet", "kind", kind, "err", err)
 			}
-			return
+			for _, id := range ids {
+				e.wakes.add(kind, id)
+			}
+			return false
 		}
 		ids = ids[n:]
 	}
+	return true
 }
 
 // listen receives wake-ups from other replicas until ctx ends. It calls ready once it
@@ -106,8 +127,8 @@ func (e *Engine) publish(ctx context.Context, kind string, ids []string) {
 func (e *Engine) listen(ctx context.Context, ready func()) {
 	for attempt := 1; ; attempt++ {
 		err := e.Bus.Listen(ctx, func() {
-			if attempt > 1 { // something may have been missed
-				e.find(ctx, e.shards.owned(), time.Second)
+			if attempt > 1 { // something may have been missed, also by what has a time of its own
+				e.find(ctx, e.shards.owned(), func(q *queue, id string) { q.schedule(id, time.Now().Add(apart(time.Second, id, 0))) })
 			}
 			attempt = 1
 			ready()

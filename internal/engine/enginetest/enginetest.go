@@ -41,6 +41,27 @@ type Bus struct {
 	listeners map[int]chan string
 	next      int
 	muted     bool
+	refuses   bool
+	cut       chan struct{} // closed to end the listening
+}
+
+var errCut = errors.New("connection reset by peer")
+
+// Cut ends all listening, as a connection does that breaks.
+func (b *Bus) Cut() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cut != nil {
+		close(b.cut)
+		b.cut = nil
+	}
+}
+
+// Refuse takes no messages from now on, or takes them again.
+func (b *Bus) Refuse(on bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refuses = on
 }
 
 // Mute loses the messages from now on, or stops losing them.
@@ -54,6 +75,9 @@ func (b *Bus) Mute(on bool) {
 func (b *Bus) Notify(ctx context.Context, msg string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.refuses {
+		return errCut
+	}
 	if b.muted {
 		return nil
 	}
@@ -77,6 +101,10 @@ func (b *Bus) Listen(ctx context.Context, ready func(), fn func(msg string)) err
 	id := b.next
 	b.next++
 	b.listeners[id] = c
+	if b.cut == nil {
+		b.cut = make(chan struct{})
+	}
+	cut := b.cut
 	b.mu.Unlock()
 	defer func() {
 		b.mu.Lock()
@@ -88,6 +116,8 @@ func (b *Bus) Listen(ctx context.Context, ready func(), fn func(msg string)) err
 		select {
 		case msg := <-c:
 			fn(msg)
+		case <-cut:
+			return errCut
 		case <-ctx.Done():
 			return ctx.Err()
 		}
