@@ -501,7 +501,8 @@ func TestTerminateAgain(t *testing.T) {
 	}
 }
 
-// A container that could not be killed is killed at the next request, however much time the first one left.
+// A container that cannot be killed now is killed later, though nobody asks again, and however much time the first
+// request left.
 func TestKillThatFails(t *testing.T) {
 	e := newEngine()
 	a := run(t, newHome(t), e)
@@ -515,18 +516,13 @@ func TestKillThatFails(t *testing.T) {
 	t.Cleanup(func() { srv.Close() })
 	var kills atomic.Int32
 	e.setGate(func(_ context.Context, call, _ string) error {
-		if call == "kill" && kills.Add(1) == 1 {
+		if call == "kill" && kills.Add(1) <= 2 {
 			return errors.New("the engine is busy")
 		}
 		return nil
 	})
 	a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
 	a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser})
-	a.until("it is tried to kill it", func() bool { return kills.Load() == 1 })
-	a.until("it is killed", func() bool {
-		a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser})
-		return kills.Load() > 1
-	})
 	a.reaches(s.ID, agentapi.Terminated)
 }
 
@@ -707,31 +703,6 @@ func TestEndsWithoutAgent(t *testing.T) {
 	}
 	if b.engine.box(stray) != nil {
 		t.Error("a container that no task remembers is left")
-	}
-}
-
-// A task is followed as closely after a restart of the agent as before: what it prints is seen at once, not
-// at the next look at all tasks.
-func TestFollowsAfterRestart(t *testing.T) {
-	a := run(t, newHome(t), newEngine())
-	s := spec()
-	a.put(s)
-	a.reaches(s.ID, agentapi.Running)
-	a.stop()
-	awaited := func(set bool) (was bool) {
-		a.engine.mu.Lock()
-		defer a.engine.mu.Unlock()
-		was, a.engine.boxes[s.ID].awaited = a.engine.boxes[s.ID].awaited, set
-		return was
-	}
-	awaited(false)
-	b := run(t, a.home, a.engine)
-	b.until("the task is followed", func() bool { return awaited(false) })
-	begin := time.Now()
-	b.print(s.ID, "hello\n")
-	b.until("its output is seen", func() bool { return b.get(s.ID).JobLog == 6 })
-	if took := time.Since(begin); took > 5*time.Second {
-		t.Errorf("its output was seen after %v", took)
 	}
 }
 

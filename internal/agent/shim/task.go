@@ -433,7 +433,7 @@ func (t *task) terminate(req agentapi.Terminate) {
 	case state != agentapi.Running:
 	case urgent:
 		t.pursue(req)
-	case t.stop == nil: // the container could not be killed
+	case t.stop == nil: // the container was killed, and lives
 		again := *t.ending
 		again.Grace = int64(max(0, time.Until(t.stopBy)) / time.Second)
 		t.pursue(again)
@@ -471,14 +471,29 @@ func (t *task) end(req agentapi.Terminate) {
 		case <-ctx.Done():
 		}
 	}
-	if t.shim.ctx.Err() != nil {
-		return
+	for wait := killAgain; t.shim.ctx.Err() == nil && !t.kill(); wait = min(2*wait, time.Minute) {
+		select { // the engine may be starting; a server that knows no job of the task asks only once
+		case <-time.After(wait):
+		case <-t.ended:
+			return
+		case <-t.shim.ctx.Done():
+		}
 	}
-	kctx, kcancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer kcancel()
-	if err := t.shim.Runtime.Kill(kctx, t.spec.ID); err != nil && !errors.Is(err, runtime.ErrNotFound) {
-		t.shim.Log.Error("kill a container", "task", t.spec.ID, "err", err)
+}
+
+// killAgain is when the first attempt to kill a container that failed is repeated; later ones are further apart.
+const killAgain = time.Second
+
+// kill ends the container; it says whether it could.
+func (t *task) kill() bool {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.shim.ctx), time.Minute)
+	defer cancel()
+	err := t.shim.Runtime.Kill(ctx, t.spec.ID)
+	if err == nil || errors.Is(err, runtime.ErrNotFound) {
+		return true
 	}
+	t.shim.Log.Error("kill a container", "task", t.spec.ID, "err", err)
+	return false
 }
 
 // tell posts to the runner's control socket.
