@@ -98,13 +98,38 @@ func (c *Client) HasBlob(ctx context.Context, sum string) (bool, error) {
 	return err == nil, err
 }
 
-// PutBlob uploads a blob; the agent checks that it has the hash.
+// uploadPatience is how long an agent may take no more of an upload, or not answer it.
+const uploadPatience = time.Minute
+
+var errStalled = fmt.Errorf("the agent takes nothing for %v", uploadPatience)
+
+// PutBlob uploads a blob; the agent checks that it has the hash. However large it is, it is not waited for
+// when nothing moves.
 func (c *Client) PutBlob(ctx context.Context, sum string, r io.Reader) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://agent/v1/blobs/"+sum, r)
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stalled := time.AfterFunc(uploadPatience, func() { cancel(errStalled) })
+	defer stalled.Stop()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, "http://agent/v1/blobs/"+sum, &moving{r, stalled})
 	if err != nil {
 		return fmt.Errorf("upload blob %s: %w", sum, err)
 	}
-	return c.do(req, nil)
+	if err = c.do(req, nil); err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		return fmt.Errorf("upload blob %s: %w", sum, errStalled)
+	}
+	return err
+}
+
+// moving puts a timer off whenever somebody reads.
+type moving struct {
+	io.Reader
+	stalled *time.Timer
+}
+
+func (m *moving) Read(p []byte) (int, error) {
+	n, err := m.Reader.Read(p)
+	m.stalled.Reset(uploadPatience)
+	return n, err
 }
 
 // Ack says that the events up to seq are stored.

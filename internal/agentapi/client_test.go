@@ -153,6 +153,38 @@ func TestSilentStream(t *testing.T) {
 	})
 }
 
+// An agent that takes no more of an upload is given up, one that is slow is not.
+func TestStalledUpload(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stall, release := false, make(chan struct{})
+		client := serve(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if stall {
+				<-release
+				return
+			}
+			part := make([]byte, 64<<10)
+			for {
+				time.Sleep(uploadPatience / 2)
+				if _, err := io.ReadFull(r.Body, part); err != nil {
+					return
+				}
+			}
+		}))
+		blob := make([]byte, 1<<20)
+		if err := client.PutBlob(t.Context(), "x", bytes.NewReader(blob)); err != nil {
+			t.Errorf("a slow agent: %v", err)
+		}
+		stall = true
+		begin := time.Now()
+		err := client.PutBlob(t.Context(), "x", bytes.NewReader(blob))
+		if took := time.Since(begin); !errors.Is(err, errStalled) || took != uploadPatience {
+			t.Errorf("%v after %v", err, took)
+		}
+		close(release)
+		synctest.Wait()
+	})
+}
+
 // Lines that cannot be read, or are too long, hold up nothing; one without end fills no memory.
 func TestUnreadableEvents(t *testing.T) {
 	long := strings.Repeat("x", MaxEvent)
