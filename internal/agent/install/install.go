@@ -325,6 +325,10 @@ func Uninstall(ctx context.Context, args []string, log *slog.Logger) error {
 		return err
 	}
 	endTasks(ctx, o.home, log)
+	runtimes, err := runtimesOf(ctx, self, o.home)
+	if err != nil {
+		return err // before the agent goes, which removes what is left when it can
+	}
 	if _, err := os.Stat(unitPath); err == nil {
 		for _, cmd := range [][]string{{"disable", "--now", "--quiet", unitName}, {"reset-failed", "--quiet", unitName}} {
 			_ = exec.CommandContext(ctx, "systemctl", cmd...).Run() // it may be gone already
@@ -333,12 +337,6 @@ func Uninstall(ctx context.Context, args []string, log *slog.Logger) error {
 		_ = exec.CommandContext(ctx, "systemctl", "daemon-reload").Run() // as above
 	}
 	stopSupervised(o.home)
-	runtimes := []runtime.Runtime{runtime.NewProcess(filepath.Join(o.home, "tasks"), self)}
-	if d, err := runtime.NewDocker(self, o.home); err == nil {
-		if _, err := d.Version(ctx); err == nil {
-			runtimes = append(runtimes, d)
-		}
-	}
 	if err := shim.Purge(ctx, o.home, runtimes); err != nil {
 		return err
 	}
@@ -346,6 +344,31 @@ func Uninstall(ctx context.Context, args []string, log *slog.Logger) error {
 		return err
 	}
 	return os.Remove(self)
+}
+
+// runtimesOf are those that may have something of the tasks of a home. Docker is one where it answers; where it
+// is installed and does not, while there are tasks, their containers would be left for ever.
+func runtimesOf(ctx context.Context, self, home string) ([]runtime.Runtime, error) {
+	tasks := filepath.Join(home, "tasks")
+	list := []runtime.Runtime{runtime.NewProcess(tasks, self)}
+	d, err := runtime.NewDocker(self, home)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+		defer cancel()
+		if _, err = d.Version(ctx); err == nil {
+			return append(list, d), nil
+		}
+	}
+	if _, none := exec.LookPath("dockerd"); none != nil {
+		return list, nil
+	}
+	if env, err := environment(options{home: home}, nil); err == nil && env[runtimeVar] == "process" {
+		return list, nil
+	}
+	if left, rerr := os.ReadDir(tasks); rerr != nil || len(left) == 0 {
+		return list, nil
+	}
+	return nil, fmt.Errorf("Docker does not answer, and has containers of tasks: %w", err)
 }
 
 // endTasks asks the agent to end its tasks. What is left afterwards, as when no agent
