@@ -229,29 +229,35 @@ func startSupervised(self string, args []string, o options, env map[string]strin
 	return cmd.Process.Release()
 }
 
-// stopSupervised ends the supervisor and the agent of an earlier installation.
+// stopSupervised ends the supervisor and the agent of an earlier installation, and the agent also when its
+// supervisor is dead: it has the home's lock, and would keep every later one from starting.
 func stopSupervised(home string) {
-	data, err := os.ReadFile(filepath.Join(home, "supervisor.pid"))
+	stop(filepath.Join(home, "supervisor.pid"), "\x00supervise\x00")
+	stop(filepath.Join(home, "lock"), "\x00shim\x00--home\x00"+home+"\x00")
+}
+
+// stop ends the process whose id a file holds, if its command line shows that it still is ours.
+func stop(pidFile, mark string) {
+	data, err := os.ReadFile(pidFile)
 	if err != nil {
 		return
 	}
 	var pid int
-	if n, _ := fmt.Sscan(string(data), &pid); n != 1 || !isAgent(pid) {
+	if n, _ := fmt.Sscan(string(data), &pid); n != 1 || !isOurs(pid, mark) {
 		return
 	}
 	_ = syscall.Kill(pid, syscall.SIGTERM)
-	for deadline := time.Now().Add(10 * time.Second); isAgent(pid) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(10 * time.Second); isOurs(pid, mark) && time.Now().Before(deadline); {
 		<-time.After(20 * time.Millisecond)
 	}
-	if isAgent(pid) {
+	if isOurs(pid, mark) {
 		_ = syscall.Kill(pid, syscall.SIGKILL)
 	}
 }
 
-// isAgent makes sure that a process id still is ours.
-func isAgent(pid int) bool {
+func isOurs(pid int, mark string) bool {
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && strings.Contains(string(data), "\x00supervise\x00")
+	return err == nil && strings.Contains(string(data), mark)
 }
 
 // Supervise runs the agent again whenever it ends, until it is told to end itself.
