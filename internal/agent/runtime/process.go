@@ -104,6 +104,18 @@ func (p *Process) find(id string) (pid, bool) {
 	return pid{num, start}, ok && err == nil
 }
 
+// runner is find, also for a runner that was started and whose agent was killed before it wrote that down.
+func (p *Process) runner(id string) (pid, bool) {
+	if proc, ok := p.find(id); ok {
+		return proc, true
+	}
+	dir := filepath.Join(p.dir, id, JobDir)
+	if num, ok := running(dir); !ok || remember(dir, num) != nil {
+		return pid{}, false
+	}
+	return p.find(id)
+}
+
 type pid struct {
 	num   int
 	start string // in clock ticks since boot: tells a process from a later one of the same id
@@ -135,7 +147,7 @@ func (p *Process) Ports(context.Context, string) (map[int]int, error) { return n
 
 // Wait returns when the runner is gone.
 func (p *Process) Wait(ctx context.Context, id string) (Exit, error) {
-	proc, ok := p.find(id)
+	proc, ok := p.runner(id)
 	if !ok {
 		return Exit{}, ErrNotFound
 	}
@@ -178,7 +190,7 @@ func ended(ctx context.Context, p pid) error {
 
 // Kill ends the runner and every process that carries the job's id in its environment.
 func (p *Process) Kill(_ context.Context, id string) error {
-	proc, ok := p.find(id)
+	proc, ok := p.runner(id)
 	if ok && alive(proc) {
 		_ = syscall.Kill(proc.num, syscall.SIGKILL)
 	}

@@ -1,13 +1,16 @@
 package runtime_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"dstack/internal/agent/agenttest"
 	"dstack/internal/agent/runtime"
@@ -42,6 +45,45 @@ func TestConformance(t *testing.T) {
 			return d
 		}})
 	})
+}
+
+// A runner whose agent was killed before it had written down which process it is, is found and can be ended.
+func TestProcessThatIsNotWrittenDown(t *testing.T) {
+	id, dir := "d27130f5-ef7b-41b5-8180-200bc215bacf", t.TempDir()
+	c := runtime.Container{ID: id, Dir: filepath.Join(dir, id, runtime.JobDir), Blobs: filepath.Join(dir, id, "blobs")}
+	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(agentapi.JobSpec{JobID: id, Command: []string{"sleep", "60"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, "spec.json"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := runtime.NewProcess(dir, agent).Start(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(c.Dir, "runner.pid")); err != nil {
+		t.Fatal(err)
+	}
+	next := runtime.NewProcess(dir, agent)
+	t.Cleanup(func() {
+		if err := next.Remove(context.Background(), id); err != nil {
+			t.Error(err)
+		}
+	})
+	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := next.Wait(soon, id); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("waiting for its end: %v", err)
+	}
+	if err := next.Kill(t.Context(), id); err != nil {
+		t.Errorf("ending it: %v", err)
+	}
+	if _, err := next.Wait(t.Context(), id); err != nil {
+		t.Errorf("its end: %v", err)
+	}
 }
 
 // uploadsAreReadOnly checks that no job can change what the next one with the same code gets.
