@@ -30,6 +30,8 @@ const (
 	toolTimeout = 30 * time.Second
 	// imageTimeout bounds one that comes in an image, which may have to be pulled.
 	imageTimeout = 2 * time.Minute
+	// killTimeout is how long one that was killed may take to end.
+	killTimeout = 2 * time.Second
 )
 
 // Detect looks for accelerators; the first vendor that matches counts (host-agents 1.8).
@@ -42,6 +44,8 @@ func exists(path string) bool {
 	return err == nil
 }
 
+// run returns what a program prints. One that waits for a driver cannot even be killed, and one that was
+// killed may have children that hold its output open: they are left.
 func run(ctx context.Context, name string, args ...string) (string, error) {
 	limit := toolTimeout
 	if name == "docker" {
@@ -49,8 +53,29 @@ func run(ctx context.Context, name string, args ...string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, name, args...).Output()
-	return string(out), err
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = killTimeout / 2
+	type result struct {
+		out []byte
+		err error
+	}
+	done := make(chan result, 1)
+	go func() {
+		out, err := cmd.Output()
+		done <- result{out, err}
+	}()
+	killed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		<-time.After(killTimeout)
+		close(killed)
+	})
+	defer stop()
+	select {
+	case r := <-done:
+		return string(r.out), r.err
+	case <-killed:
+		return "", fmt.Errorf("%s does not end: %w", name, ctx.Err())
+	}
 }
 
 func detect(ctx context.Context, has func(string) bool, tool func(context.Context, string, ...string) (string, error)) Found {

@@ -3,9 +3,12 @@ package gpu
 import (
 	"context"
 	"errors"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -121,6 +124,21 @@ func TestDetectProblems(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// A tool that hangs, and leaves a child with its output, does not keep the agent from starting.
+func TestHangingTool(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "tool")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nsleep 30 &\nwait\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	begin := time.Now()
+	out, err := run(ctx, path)
+	if took := time.Since(begin); err == nil || took > 15*time.Second {
+		t.Errorf("%q, %v after %v", out, err, took)
 	}
 }
 
