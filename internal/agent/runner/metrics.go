@@ -19,10 +19,11 @@ import (
 type sampler struct {
 	v2           string // folder of the cgroup, "" when it is version 1
 	cpu1, memory string // folders of the controllers in version 1
+	tools        tools
 }
 
 func newSampler() sampler {
-	var s sampler
+	s := sampler{tools: newTools()}
 	mounts := map[string]string{}
 	if f, err := os.Open("/proc/self/mounts"); err == nil {
 		defer f.Close()
@@ -92,7 +93,7 @@ func (s sampler) sample() (agentapi.Metrics, bool) {
 	default:
 		return m, false
 	}
-	m.GPUs = gpus()
+	m.GPUs = s.tools.gpus()
 	return m, true
 }
 
@@ -115,32 +116,62 @@ func stat(path, key string) int64 {
 
 // gpus asks the vendor's tool when the container has one (the order is that of host-agents
 // 1.8).
-func gpus() []agentapi.GPUMetrics {
+func (t tools) gpus() []agentapi.GPUMetrics {
 	exists := func(path string) bool {
 		_, err := os.Stat(path)
 		return err == nil
 	}
 	switch {
 	case exists("/dev/nvidiactl"):
-		return parseGPUs(tool("nvidia-smi", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"))
+		return parseGPUs(t.run("nvidia-smi", "--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits"))
 	case exists("/dev/tenstorrent"): // its tool tells nothing of use
 	case exists("/dev/kfd"):
-		return parseAMD(tool("amd-smi", "monitor", "-vu", "--csv"))
+		return parseAMD(t.run("amd-smi", "monitor", "-vu", "--csv"))
 	case exists("/dev/accel"):
-		return parseGPUs(tool("hl-smi", "--query-aip=memory.used,utilization.aip", "--format=csv,noheader,nounits"))
+		return parseGPUs(t.run("hl-smi", "--query-aip=memory.used,utilization.aip", "--format=csv,noheader,nounits"))
 	}
 	return []agentapi.GPUMetrics{}
 }
 
-// tool returns what a program prints, "" when there is none or it fails.
-func tool(name string, args ...string) string {
-	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, name, args...).Output()
-	if err != nil {
+// toolTimeout is how long a vendor's tool may take, killTimeout how long one that was killed may take to end.
+const (
+	toolTimeout = 4 * time.Second
+	killTimeout = 2 * time.Second
+)
+
+// tools runs one of the vendors' tools at a time.
+type tools struct{ room chan struct{} }
+
+func newTools() tools { return tools{make(chan struct{}, 1)} }
+
+// run returns what a program prints, "" when there is none or it fails. One that waits for a driver cannot
+// even be killed, and one that was killed may have children that hold its output open: the runner must
+// end all the same, and starts no other meanwhile.
+func (t tools) run(name string, args ...string) string {
+	select {
+	case t.room <- struct{}{}:
+	default:
+		return "" // the last one has not ended
+	}
+	printed := make(chan []byte, 1)
+	go func() {
+		defer func() { <-t.room }()
+		ctx, cancel := context.WithTimeout(context.Background(), toolTimeout)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, name, args...)
+		cmd.WaitDelay = killTimeout / 2
+		out, err := cmd.Output()
+		if err != nil {
+			out = nil
+		}
+		printed <- out
+	}()
+	select {
+	case out := <-printed:
+		return string(out)
+	case <-time.After(toolTimeout + killTimeout):
 		return ""
 	}
-	return string(out)
 }
 
 // parseGPUs reads lines of used MiB and percent, as NVIDIA's and Intel's tools print them.

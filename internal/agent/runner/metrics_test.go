@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -34,6 +35,20 @@ func TestGPUMetrics(t *testing.T) {
 				t.Errorf("-want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// A tool that hangs, and leaves a child with its output, does not keep the runner from ending.
+func TestHangingTool(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "tool")
+	if err := os.WriteFile(path, []byte("#!/bin/sh\nsleep 60 &\nwait\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	out := newTools().run(path)
+	if took := time.Since(begin); out != "" || took > 30*time.Second {
+		t.Errorf("%q after %v", out, took)
 	}
 }
 
