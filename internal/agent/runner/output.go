@@ -144,8 +144,11 @@ func (o *output) line(text string) error {
 }
 
 func (o *output) store(p []byte) error {
-	if len(p) == 0 || o.over {
+	switch {
+	case len(p) == 0:
 		return nil
+	case o.over:
+		return errQuota
 	}
 	if time.Since(o.hour) >= time.Hour {
 		o.hour, o.used = time.Now(), 0

@@ -173,6 +173,26 @@ func TestOutputOnAFullDisk(t *testing.T) {
 	}
 }
 
+// Redrawn rows that are too much are found so while nothing is printed: the next output tells it.
+func TestOutputQuotaOfRedrawnRows(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		o, err := openOutput(dir, 10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer o.Close()
+		if _, err := o.Write([]byte("\x1b[1A12345678\n90123\n")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(quietAfter + time.Millisecond)
+		synctest.Wait()
+		if _, err := o.Write([]byte("more\n")); !errors.Is(err, errQuota) {
+			t.Errorf("%v, want the quota's error", err)
+		}
+	})
+}
+
 // Everybody who attaches gets every byte once, however late they come.
 func TestFollow(t *testing.T) {
 	o, err := openOutput(t.TempDir(), 0)
