@@ -80,6 +80,9 @@ type JobSpec struct {
 	// Linger is how long, in seconds, a job that has ended by itself stays attachable until
 	// somebody has read its output to the end.
 	Linger int64 `json:"linger,omitempty"`
+	// NoIdle says that nobody wants to know for how long no user was connected: each change costs the server a
+	// transaction.
+	NoIdle bool `json:"no_idle,omitempty"`
 	// LogQuotaHour bounds the stored log, in bytes per hour, 0: unlimited.
 	LogQuotaHour int64 `json:"log_quota_hour"`
 

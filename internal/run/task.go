@@ -72,6 +72,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: defaultStop,
 		},
 	}
+	t.Job.NoIdle = r.Data.Spec.Configuration.DevEnvironment == nil
 	if r.Data.Published && j.Replica == 0 && j.Num == 0 { // the one that published clients attach to
 		t.Job.Linger = linger
 	}

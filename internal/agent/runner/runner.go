@@ -349,11 +349,12 @@ func (r *runner) watch(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if r.ssh.Active() > 0 {
+		s := r.current()
+		if s.Phase != Running || r.ssh.Active() > 0 { // nobody can be there before there is something
 			last = time.Now()
 		}
 		idle := int64(time.Since(last).Seconds())
-		if s := r.current(); s.Phase == Running && idle/10 != s.IdleSeconds/10 {
+		if s.Phase == Running && !r.spec.NoIdle && idle/10 != s.IdleSeconds/10 {
 			r.update(func(s *State) { s.IdleSeconds = idle })
 		}
 		if n%2 == 1 && r.Container { // a plain process shares its cgroup with all there is
