@@ -3,6 +3,7 @@ package run
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -20,6 +21,7 @@ type hostCache struct {
 	making sync.Mutex // held while something is made: by one of the callers, for all of them
 	mu     sync.Mutex
 	fleets map[string]fleetHosts
+	stocks map[string]stock // by project
 }
 
 // fleetHosts are the hosts of a fleet.
@@ -33,8 +35,44 @@ type fleetHosts struct {
 	given map[offer.Key][]time.Time
 }
 
-// maxFleetHosts bounds the fleets that are remembered.
-const maxFleetHosts = 2_000
+// maxFleetHosts bounds the fleets that are remembered, maxStocks the projects.
+const (
+	maxFleetHosts = 2_000
+	maxStocks     = 32
+)
+
+// stock are the hosts of the fleets that a project uses, in one list.
+type stock struct {
+	of    [][]*scheduler.Host // by fleet
+	hosts []*scheduler.Host
+	found *scheduler.Stock
+}
+
+// stock returns the hosts of a project's fleets in their order: the same ones for as long as those of each
+// fleet are the same.
+func (c *hostCache) stock(projectID string, fleets [][]*scheduler.Host) stock {
+	c.mu.Lock()
+	known, there := c.stocks[projectID]
+	c.mu.Unlock()
+	if there && slices.EqualFunc(known.of, fleets, sameList[*scheduler.Host]) {
+		return known
+	}
+	now := stock{of: fleets, hosts: slices.Concat(fleets...)}
+	now.found = scheduler.NewStock(now.hosts)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !there && len(c.stocks) >= maxStocks {
+		for other := range c.stocks { // any
+			delete(c.stocks, other)
+			break
+		}
+	}
+	if c.stocks == nil {
+		c.stocks = map[string]stock{}
+	}
+	c.stocks[projectID] = now
+	return now
+}
 
 // of returns the hosts of a fleet with these instances, see [instance.Service.InFleets].
 func (c *hostCache) of(fleetID string, list []*instance.Instance) fleetHosts {

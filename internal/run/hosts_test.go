@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"slices"
 	"testing"
 	"unique"
 
@@ -66,5 +67,25 @@ func TestHostCache(t *testing.T) {
 	}
 	if a, b, c := host(list[0], nil), host(&busier, nil), host(list[2], nil); a.Key != b.Key || a.Key == c.Key {
 		t.Error("the keys of hosts do not tell which are alike")
+	}
+}
+
+// The hosts of a project are in one list, the very one for as long as those of each fleet are the same.
+func TestStockOfAProject(t *testing.T) {
+	one := func(id, fleet string) *scheduler.Host { return &scheduler.Host{ID: id, Fleet: fleet, Blocks: 1} }
+	a, b, c := []*scheduler.Host{one("a0", "a"), one("a1", "a")}, []*scheduler.Host{one("b0", "b")}, []*scheduler.Host{one("b0", "b")}
+	var cache hostCache
+	first := cache.stock("p", [][]*scheduler.Host{a, nil, b})
+	if again := cache.stock("p", [][]*scheduler.Host{a, nil, b}); again.found != first.found || &again.hosts[0] != &first.hosts[0] {
+		t.Error("what has not changed is made again")
+	}
+	for name, fleets := range map[string][][]*scheduler.Host{"another host": {a, nil, c}, "one fleet less": {a, nil}, "another order": {b, nil, a}, "none": nil} {
+		got := cache.stock("p", fleets)
+		if got.found == first.found || !slices.Equal(got.hosts, slices.Concat(fleets...)) {
+			t.Errorf("%s: %d hosts, as before: %v", name, len(got.hosts), got.found == first.found)
+		}
+	}
+	if other := cache.stock("q", [][]*scheduler.Host{b}); len(other.hosts) != 1 {
+		t.Errorf("another project has %d hosts", len(other.hosts))
 	}
 }

@@ -110,16 +110,13 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	if out.Backends, err = s.Catalog.Backends(ctx, projectID); err != nil {
 		return out, err
 	}
-	live, hosts, total := map[string]int{}, make([]fleetHosts, len(fleets)), 0
+	live, hosts, lists := map[string]int{}, make([]fleetHosts, len(fleets)), make([][]*scheduler.Host, len(fleets))
 	for i, f := range fleets {
 		hosts[i] = s.hosts.of(f.ID, instances[f.ID])
-		live[f.ID] = hosts[i].live
-		total += len(hosts[i].list)
+		live[f.ID], lists[i] = hosts[i].live, hosts[i].list
 	}
-	out.Hosts = make([]*scheduler.Host, 0, total)
-	for _, h := range hosts {
-		out.Hosts = append(out.Hosts, h.list...)
-	}
+	all := s.hosts.stock(projectID, lists)
+	out.Hosts, out.Stock, out.Fleets = all.hosts, all.found, make([]scheduler.Fleet, 0, len(fleets))
 	for i, f := range fleets {
 		if projects[f.ProjectID] == "" {
 			p, err := s.Projects.ByID(ctx, s.DB.Read(), f.ProjectID)

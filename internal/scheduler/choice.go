@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"math"
 	"slices"
-	"unique"
 
 	"dstack/internal/api"
 )
@@ -18,7 +17,7 @@ type Choice struct {
 
 	placer *placer
 	among  []int    // indexes of the fleet's hosts
-	shares []int    // blocks of each host that serve the job, 0 where none do
+	shares serving  // for the job
 	fit    int      // hosts that do
 	lowest float64  // price of those that are free, per hour; infinite without any
 	fresh  *fitting // offers for new ones
@@ -29,30 +28,28 @@ type Choice struct {
 func (c Choice) Existing() Found {
 	hosts := make([]int, 0, c.fit)
 	for _, i := range c.among {
-		if c.shares[i] > 0 && !c.placer.Hosts[i].Out {
+		if c.shares.of(i) > 0 && !c.placer.Hosts[i].Out {
 			hosts = append(hosts, i)
 		}
 	}
 	p := c.placer
-	slices.SortStableFunc(hosts, func(a, b int) int { return cmp.Compare(p.Hosts[a].Offer.Price, p.Hosts[b].Offer.Price) })
+	slices.SortStableFunc(hosts, func(a, b int) int { return cmp.Compare(p.Stock.price(a), p.Stock.price(b)) })
 	type alike struct {
-		key          unique.Handle[string]
+		kind         uint32
 		blocks       int
 		availability api.InstanceAvailability
 	}
 	made := map[alike]*api.InstanceOffer{}
 	list := make([]*api.InstanceOffer, len(hosts))
 	for n, i := range hosts {
-		kind := alike{p.Hosts[i].Key, c.shares[i], api.Busy}
-		if c.shares[i] <= p.free[i] {
-			kind.availability = api.Idle
+		one := alike{p.Stock.kind[i], c.shares.of(i), api.Busy}
+		if one.blocks <= p.free[i] {
+			one.availability = api.Idle
 		}
-		if o := made[kind]; o != nil && kind.key != (unique.Handle[string]{}) {
-			list[n] = o
-			continue
+		if made[one] == nil {
+			made[one] = new(offerOf(p.Hosts[i], one.blocks, one.availability))
 		}
-		list[n] = new(offerOf(p.Hosts[i], kind.blocks, kind.availability))
-		made[kind] = list[n]
+		list[n] = made[one]
 	}
 	return These(list)
 }
@@ -84,19 +81,19 @@ func Choices(g Gang, s Supply) []Choice {
 	p := newPlacer(s)
 	fleets := p.fleetsOf(&g)
 	shares := p.shares(&g)
-	var list []Choice
+	list := make([]Choice, 0, len(fleets))
 	for _, f := range fleets {
 		c := Choice{Fleet: p.Fleets[f].ID, placer: p, among: p.inFleet[f], shares: shares[0], lowest: math.Inf(1)}
 		free := 0
 		for _, i := range c.among {
-			n := c.shares[i]
+			n := c.shares.of(i)
 			if n == 0 {
 				continue
 			}
 			c.fit++
 			if n <= p.free[i] {
 				free++
-				c.lowest = min(c.lowest, p.Hosts[i].Offer.Price)
+				c.lowest = min(c.lowest, p.Stock.price(i))
 			}
 		}
 		c.Pool = free >= len(g.Jobs)

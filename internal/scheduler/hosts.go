@@ -5,16 +5,30 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"unique"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
 )
 
-// shares finds for each job of the gang how many blocks of every host would serve it,
-// regardless of what is busy; 0 where none do.
-func (p *placer) shares(g *Gang) [][]int {
-	out := make([][]int, len(g.Jobs))
+// serving is how many blocks of each host would serve a want, regardless of what is busy; 0 where
+// none do.
+type serving struct {
+	kind   []uint32 // of each host
+	blocks []int    // that serve, by kind
+	named  []bool   // the hosts that were asked for by name, nil for all
+}
+
+func (s serving) of(host int) int {
+	if s.named != nil && !s.named[host] {
+		return 0
+	}
+	return s.blocks[s.kind[host]]
+}
+
+// shares finds what of the hosts would serve each job of the gang.
+func (p *placer) shares(g *Gang) []serving {
+	out := make([]serving, len(g.Jobs))
+	var named []bool
 	for n, w := range g.Jobs {
 		key := ""
 		if g.Key != "" {
@@ -24,23 +38,16 @@ func (p *placer) shares(g *Gang) [][]int {
 				continue
 			}
 		}
-		list := make([]int, len(p.Hosts))
-		byHost := map[unique.Handle[string]]int{}
-		named := p.named(g)
-		for i, h := range p.Hosts {
-			if named != nil && !named[i] {
-				continue
-			}
-			blocks, known := byHost[h.Key]
-			if !known || h.Key == (unique.Handle[string]{}) {
-				blocks = shareOf(g, w, h)
-				byHost[h.Key] = blocks
-			}
-			list[i] = blocks
+		if named == nil {
+			named = p.named(g)
 		}
-		out[n] = list
+		s := serving{kind: p.Stock.kind, blocks: make([]int, len(p.Stock.kinds)), named: named}
+		for kind, i := range p.Stock.kinds {
+			s.blocks[kind] = shareOf(g, w, p.Hosts[i])
+		}
+		out[n] = s
 		if key != "" {
-			p.byKey[key] = list
+			p.byKey[key] = s
 		}
 	}
 	return out
@@ -81,18 +88,18 @@ func zoned(asked []string, zone string) bool {
 }
 
 // freeHosts finds a host for as many jobs of the gang as possible, -1 for the others.
-func (p *placer) freeHosts(g *Gang, f int, site Site, shares [][]int) []int {
+func (p *placer) freeHosts(g *Gang, f int, site Site, shares []serving) []int {
 	if len(g.Jobs) > 1 || site != (Site{}) || g.Key == "" {
 		return p.match(g, f, site, shares, func(i, n int) bool { return n <= p.free[i] })
 	}
 	key := fmt.Sprintf("%s/%d", g.Key, f)
 	q := p.queues[key]
 	if q == nil {
-		q = &hostQueue{hosts: p.byPrice(f, func(i int) bool { return shares[0][i] > 0 })}
+		q = &hostQueue{hosts: p.byPrice(f, func(i int) bool { return shares[0].of(i) > 0 })}
 		p.queues[key] = q
 	}
 	for len(q.hosts) > 0 {
-		if i := q.hosts[0]; shares[0][i] <= p.free[i] {
+		if i := q.hosts[0]; shares[0].of(i) <= p.free[i] {
 			return q.hosts[:1:1]
 		}
 		q.hosts = q.hosts[1:]
@@ -103,14 +110,14 @@ func (p *placer) freeHosts(g *Gang, f int, site Site, shares [][]int) []int {
 // match assigns jobs to different places on hosts, as many as possible (augmenting paths);
 // -1 marks the jobs that got none. Jobs of one gang share a host only when it is no
 // cluster, which has one job.
-func (p *placer) match(g *Gang, f int, site Site, shares [][]int, free func(host, blocks int) bool) []int {
+func (p *placer) match(g *Gang, f int, site Site, shares []serving, free func(host, blocks int) bool) []int {
 	taken := map[int]int{} // host → job
 	out := make([]int, len(g.Jobs))
 	for j := range out {
 		out[j] = -1
 	}
 	usable := func(j, i int) bool {
-		h, n := p.Hosts[i], shares[j][i]
+		h, n := p.Hosts[i], shares[j].of(i)
 		return n > 0 && free(i, n) && (site == Site{} || site.Backend == string(h.Offer.Backend) && site.Region == h.Offer.Region)
 	}
 	var try func(j int, seen map[int]bool) bool
@@ -150,7 +157,7 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 		}
 	}
 	slices.SortStableFunc(list, func(a, b int) int {
-		return cmp.Or(cmp.Compare(p.Hosts[a].Offer.Price, p.Hosts[b].Offer.Price), cmp.Compare(p.free[a], p.free[b]))
+		return cmp.Or(cmp.Compare(p.Stock.price(a), p.Stock.price(b)), cmp.Compare(p.free[a], p.free[b]))
 	})
 	return list
 }
@@ -187,12 +194,12 @@ func (p *placer) keepAll(g *Gang) {
 }
 
 // keep keeps the hosts of a fleet that a gang could use from those behind it.
-func (p *placer) keep(g *Gang, f int, shares [][]int) {
+func (p *placer) keep(g *Gang, f int, shares []serving) {
 	for _, i := range p.inFleet[f] {
 		for j := range g.Jobs {
-			if shares[j][i] > 0 && p.free[i] > 0 {
+			if shares[j].of(i) > 0 && p.free[i] > 0 {
 				p.kept[i] = kept{p.free[i], g.ID, g.Run}
-				p.free[i] = 0
+				p.leave(i, 0)
 			}
 		}
 	}
@@ -202,13 +209,14 @@ func (p *placer) keep(g *Gang, f int, shares [][]int) {
 func (p *placer) withOwn(g *Gang, do func()) {
 	for i, k := range p.kept {
 		if k.gang == g.ID {
-			p.free[i] = k.blocks
+			p.leave(i, k.blocks)
 		}
 	}
 	do()
 	for i, k := range p.kept {
 		if k.gang == g.ID {
-			k.blocks, p.free[i] = p.free[i], 0
+			k.blocks = p.free[i]
+			p.leave(i, 0)
 			p.kept[i] = k
 		}
 	}

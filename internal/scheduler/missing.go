@@ -77,7 +77,7 @@ func (p *placer) words(g *Gang, v Verdict) string {
 
 // later is the verdict on a gang that was not placed although hosts of the fleets would do if they
 // were free.
-func (p *placer) later(g *Gang, fleets []int, shares [][]int) Verdict {
+func (p *placer) later(g *Gang, fleets []int, shares []serving) Verdict {
 	names := make([]string, len(fleets))
 	for n, f := range fleets {
 		names[n] = p.Fleets[f].Name
@@ -100,14 +100,14 @@ func (p *placer) mayGrow(g *Gang) bool {
 
 // missing is the verdict on a gang that no hosts which exist would do for. Its words change only when the reason does, not with every instance
 // that comes and goes.
-func (p *placer) missing(g *Gang, fleets []int, shares [][]int) Verdict {
+func (p *placer) missing(g *Gang, fleets []int, shares []serving) Verdict {
 	var names, full, others []string // of fleets: all, those that may not grow any more, and the rest
 	fits, grows, short := 0, false, ""
 	for _, f := range fleets {
 		name := p.Fleets[f].Name
 		names = append(names, name)
 		for _, i := range p.inFleet[f] {
-			if shares[0][i] > 0 {
+			if shares[0].of(i) > 0 {
 				fits++
 			}
 		}
@@ -177,10 +177,10 @@ func (p *placer) out(fleets []int) string {
 }
 
 // keptFor is the run ahead for which hosts are kept that would do now, "" when there are none.
-func (p *placer) keptFor(g *Gang, fleets []int, shares [][]int) string {
+func (p *placer) keptFor(g *Gang, fleets []int, shares []serving) string {
 	for _, f := range fleets {
 		for _, i := range p.inFleet[f] {
-			if n := shares[0][i]; n > 0 && p.kept[i].blocks >= n {
+			if n := shares[0].of(i); n > 0 && p.kept[i].blocks >= n {
 				return p.kept[i].run
 			}
 		}

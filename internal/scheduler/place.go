@@ -62,11 +62,12 @@ func Place(queue []Gang, s Supply) []Verdict {
 // placer holds the supply as it shrinks while gangs are placed.
 type placer struct {
 	Supply
-	free    []int                 // blocks of each host that later gangs may use
+	free    []int                 // blocks of each host that later gangs may use, see leave
+	own     bool                  // free is not the stock's
 	kept    map[int]kept          // free blocks of hosts that wait for a gang
 	room    []int                 // of each fleet
 	inFleet [][]int               // hosts of each fleet
-	byKey   map[string][]int      // see shares
+	byKey   map[string]serving    // see shares
 	queues  map[string]*hostQueue // of gangs with one job, by key and fleet
 	asked   map[jobOf]*view       // see wish
 	taken   rooms                 // of reservations
@@ -98,35 +99,24 @@ func (p *placer) index() *Index {
 }
 
 func newPlacer(s Supply) *placer {
+	s = s.stocked()
 	p := &placer{
-		Supply: s, free: make([]int, len(s.Hosts)), room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
-		kept: map[int]kept{}, byKey: map[string][]int{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{}, tried: map[offer.Key]bool{}, open: make([]bool, len(s.Fleets)),
+		Supply: s, free: s.Stock.free, room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
+		kept: map[int]kept{}, byKey: map[string]serving{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{}, tried: map[offer.Key]bool{}, open: make([]bool, len(s.Fleets)),
 	}
-	index := make(map[string]int, len(s.Fleets))
-	for i, f := range s.Fleets {
-		p.room[i], index[f.ID] = f.Room, i
-	}
-	all := make([]int, len(s.Hosts))
-	for i, h := range s.Hosts {
-		all[i] = i
-		if h.Ready {
-			p.free[i] = h.Blocks - h.Busy
-		}
-	}
-	for begin := 0; begin < len(all); { // they come by fleet
-		end := begin + 1
-		for end < len(all) && s.Hosts[end].Fleet == s.Hosts[begin].Fleet {
-			end++
-		}
-		switch f, ok := index[s.Hosts[begin].Fleet]; {
-		case ok && p.inFleet[f] == nil:
-			p.inFleet[f] = all[begin:end:end]
-		case ok:
-			p.inFleet[f] = append(p.inFleet[f], all[begin:end:end]...)
-		}
-		begin = end
+	for i := range s.Fleets {
+		p.room[i], p.inFleet[i] = s.Fleets[i].Room, s.Stock.of[s.Fleets[i].ID]
 	}
 	return p
+}
+
+// leave has so many blocks of a host free for later gangs. The stock is everybody's: the first time it
+// copies what is free of it.
+func (p *placer) leave(host, blocks int) {
+	if !p.own {
+		p.free, p.own = slices.Clone(p.free), true
+	}
+	p.free[host] = blocks
 }
 
 func (p *placer) place(g *Gang) Verdict {
@@ -199,14 +189,14 @@ func (a *plan) before(b *plan) bool {
 }
 
 // within finds the best way to place a gang in a fleet now, nil when there is none.
-func (p *placer) within(g *Gang, f int, shares [][]int) *plan {
+func (p *placer) within(g *Gang, f int, shares []serving) *plan {
 	for _, site := range p.sites(g, f) {
 		c := &plan{fleet: f, nodes: make([]Node, len(g.Jobs)), rooms: maps.Clone(p.taken)}
 		c.hosts = p.freeHosts(g, f, site, shares)
 		ok := true
 		for j, w := range g.Jobs {
 			if i := c.hosts[j]; i >= 0 {
-				o := offerOf(p.Hosts[i], shares[j][i], api.Idle)
+				o := offerOf(p.Hosts[i], shares[j].of(i), api.Idle)
 				c.nodes[j] = Node{Job: w.Job, Host: p.Hosts[i].ID, Blocks: o.Blocks, Offer: o}
 				c.price += o.Price
 				continue
@@ -276,7 +266,7 @@ func (p *placer) newAt(g *Gang, f int) []Site {
 func (p *placer) take(g *Gang, c *plan) Verdict {
 	for j, i := range c.hosts {
 		if i >= 0 {
-			p.free[i] -= c.nodes[j].Blocks
+			p.leave(i, p.free[i]-c.nodes[j].Blocks)
 		} else {
 			p.tried[KeyOf(&c.nodes[j].Offer)] = true
 		}
@@ -290,7 +280,7 @@ func (p *placer) take(g *Gang, c *plan) Verdict {
 
 // possible says that the hosts of a fleet would serve the gang if all of them were free
 // and ready.
-func (p *placer) possible(g *Gang, f int, shares [][]int) bool {
+func (p *placer) possible(g *Gang, f int, shares []serving) bool {
 	for _, site := range p.sites(g, f) {
 		hosts := p.match(g, f, site, shares, func(i, n int) bool { return n <= p.Hosts[i].Blocks })
 		missing, taken := 0, maps.Clone(p.taken)

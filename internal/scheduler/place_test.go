@@ -322,7 +322,7 @@ func passedOver(g *Gang, s Supply, later []Verdict) string {
 		for _, v := range later {
 			for _, n := range v.Nodes {
 				for i, h := range s.Hosts {
-					if h.ID == n.Host && h.Fleet == s.Fleets[f].ID && shares[0][i] > 0 {
+					if h.ID == n.Host && h.Fleet == s.Fleets[f].ID && shares[0].of(i) > 0 {
 						return h.ID
 					}
 				}
@@ -493,7 +493,7 @@ func TestPlaceOpenGangs(t *testing.T) {
 						continue
 					}
 					for j := range shares {
-						if f := s.Hosts[i].Fleet; shares[j][i] > 0 && slices.ContainsFunc(fleets, func(at int) bool { return s.Fleets[at].ID == f }) {
+						if f := s.Hosts[i].Fleet; shares[j].of(i) > 0 && slices.ContainsFunc(fleets, func(at int) bool { return s.Fleets[at].ID == f }) {
 							t.Fatalf("seed %d: gang %d has host %s, which gang %d waits for", seed, m, n.Host, k)
 						}
 					}

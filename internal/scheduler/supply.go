@@ -91,6 +91,8 @@ type Fleet struct {
 type Supply struct {
 	Fleets []Fleet // in the order in which ties are decided
 	Hosts  []*Host // by fleet and number; nobody changes them
+	// Stock is that of Hosts; nil has it made.
+	Stock *Stock
 	// Offers are what backends could provide, in the order of [Sort].
 	Offers []api.InstanceOffer
 	// Index is that of Offers; nil has it made.
@@ -140,6 +142,14 @@ type Verdict struct {
 func (s Supply) indexed() Supply {
 	if s.Index == nil {
 		s.Index = NewIndex(s.Offers)
+	}
+	return s
+}
+
+// stocked is a supply with the stock of its hosts.
+func (s Supply) stocked() Supply {
+	if s.Stock == nil {
+		s.Stock = NewStock(s.Hosts)
 	}
 	return s
 }

@@ -2,7 +2,6 @@ package scheduler
 
 import (
 	"slices"
-	"unique"
 
 	"dstack/internal/api"
 )
@@ -11,19 +10,18 @@ import (
 func (p *placer) tally(g *Gang, anyway bool) *Tally {
 	t := &Tally{}
 	var ways []way
-	alike := map[unique.Handle[string]][]Misses{}
+	ofKind := make([][]Misses, len(p.Stock.kinds)) // nil where they are not known
 	for f := range p.Fleets {
 		for _, i := range p.inFleet[f] {
 			h := p.Hosts[i]
 			if h.Out {
 				continue
 			}
-			missed, known := alike[h.Key]
-			if !known || h.Key == (unique.Handle[string]{}) {
-				missed = shareMisses(g, h)
-				alike[h.Key] = missed
+			missed := &ofKind[p.Stock.kind[i]]
+			if *missed == nil {
+				*missed = shareMisses(g, h)
 			}
-			if ways = p.hostWays(ways[:0], g, f, i, missed); len(ways) > 0 {
+			if ways = p.hostWays(ways[:0], g, f, i, *missed); len(ways) > 0 {
 				t.add(1, h.Offer.Price, ways...)
 			}
 		}
