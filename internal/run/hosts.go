@@ -2,7 +2,6 @@ package run
 
 import (
 	"encoding/json"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -26,11 +25,11 @@ type hostCache struct {
 
 // fleetHosts are the hosts of a fleet.
 type fleetHosts struct {
-	of   []*instance.Instance
-	made map[*instance.Instance]*scheduler.Host // nil for those that jobs can never see
-	list []*scheduler.Host                      // the others, by number
-	live int                                    // instances that count for the fleet's size
-	at   *api.InstanceOffer                     // of the first of them that has one: where a cluster is; nil for none
+	of   []*instance.Instance // by number
+	made []*scheduler.Host    // of each, nil for those that jobs can never see
+	list []*scheduler.Host    // the others
+	live int                  // instances that count for the fleet's size
+	at   *api.InstanceOffer   // of the first of them that has one: where a cluster is; nil for none
 	// given are when the machines were there that exist, by what they were asked for as.
 	given map[offer.Key][]time.Time
 }
@@ -85,17 +84,24 @@ func (c *hostCache) of(fleetID string, list []*instance.Instance) fleetHosts {
 	if sameList(old.of, list) {
 		return old
 	}
-	now := fleetHosts{of: list, made: make(map[*instance.Instance]*scheduler.Host, len(list)), given: map[offer.Key][]time.Time{}}
-	var last *scheduler.Host
-	for _, inst := range list {
-		h, known := old.made[inst]
-		if !known {
-			h = host(inst, last)
+	now := fleetHosts{of: list, made: make([]*scheduler.Host, len(list)), list: make([]*scheduler.Host, 0, len(list)), given: map[offer.Key][]time.Time{}}
+	was := 0 // in the old list
+	var kinds []*scheduler.Host
+	for n, inst := range list {
+		for was < len(old.of) && old.of[was].Num < inst.Num {
+			was++
 		}
-		now.made[inst] = h
-		if h != nil {
-			last = h
+		var h *scheduler.Host
+		if was < len(old.of) && old.of[was] == inst {
+			h = old.made[was]
+		} else {
+			h = host(inst, kinds)
+		}
+		if now.made[n] = h; h != nil {
 			now.list = append(now.list, h)
+			if len(kinds) < maxKinds && !slices.ContainsFunc(kinds, func(k *scheduler.Host) bool { return k.Key == h.Key }) {
+				kinds = append(kinds, h)
+			}
 		}
 		if inst.Live() {
 			now.live++
@@ -139,28 +145,32 @@ func sameList[T any](a, b []T) bool {
 	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0])
 }
 
-// host puts an instance in the scheduler's words, nil when jobs can never see it. Another host which
-// may be like it, nil for none, saves the work for its key.
-func host(inst *instance.Instance, other *scheduler.Host) *scheduler.Host {
+// maxKinds bounds the kinds of hosts that those of a fleet are compared with.
+const maxKinds = 16
+
+// host puts an instance in the scheduler's words, nil when jobs can never see it. Others of which one
+// may be like it save the work for what is the same of both.
+func host(inst *instance.Instance, others []*scheduler.Host) *scheduler.Host {
 	jpd := inst.Data.Provisioning
 	if !inst.Live() || inst.Blocks == 0 || jpd == nil || inst.Status == api.InstanceProvisioning && jpd.Hostname == nil {
 		return nil
 	}
 	h := &scheduler.Host{
 		ID: inst.ID, Fleet: inst.FleetID, Name: inst.Name, Num: inst.Num, Blocks: inst.Blocks, Busy: inst.Busy(), Ready: inst.Available(), Out: !inst.Well(),
-		Offer: api.InstanceOffer{
-			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
-			Availability: api.Idle, InstanceRuntime: api.RuntimeShim, TotalBlocks: inst.Blocks,
-		},
 	}
 	if jpd.AvailabilityZone != nil {
 		h.Zone = *jpd.AvailabilityZone
 	}
-	if other != nil && other.Blocks == h.Blocks && other.Zone == h.Zone && reflect.DeepEqual(&other.Offer, &h.Offer) {
-		h.Key = other.Key
+	if n := slices.IndexFunc(others, func(o *scheduler.Host) bool { return o.Blocks == h.Blocks && o.Zone == h.Zone && sameOffer(&o.Offer, jpd) }); n >= 0 {
+		h.Offer, h.Key = others[n].Offer, others[n].Key
 	} else {
+		h.Offer = api.InstanceOffer{
+			Backend: jpd.Backend, Instance: jpd.InstanceType, Region: jpd.Region, Price: jpd.Price, BackendData: map[string]any{},
+			Availability: api.Idle, InstanceRuntime: api.RuntimeShim, TotalBlocks: inst.Blocks,
+		}
 		h.Key = alike(h)
 	}
+	h.Hostnames = make([]string, 0, 3)
 	for _, name := range []*string{jpd.Hostname, jpd.InternalIP} {
 		if name != nil {
 			h.Hostnames = append(h.Hostnames, *name)
@@ -171,6 +181,15 @@ func host(inst *instance.Instance, other *scheduler.Host) *scheduler.Host {
 		h.Hostnames = append(h.Hostnames, name)
 	}
 	return h
+}
+
+// sameOffer says that an instance with this data has the offer of a host with as many blocks.
+func sameOffer(o *api.InstanceOffer, jpd *api.JobProvisioningData) bool {
+	x, y := &o.Instance.Resources, &jpd.InstanceType.Resources
+	return o.Backend == jpd.Backend && o.Region == jpd.Region && o.Price == jpd.Price && o.Instance.Name == jpd.InstanceType.Name &&
+		x.CPUs == y.CPUs && x.MemoryMiB == y.MemoryMiB && x.Spot == y.Spot && x.Disk == y.Disk && x.Description == y.Description &&
+		(x.CPUArch == y.CPUArch || x.CPUArch != nil && y.CPUArch != nil && *x.CPUArch == *y.CPUArch) &&
+		(x.Gpus == nil) == (y.Gpus == nil) && slices.Equal(x.Gpus, y.Gpus)
 }
 
 // alike is equal for hosts that could give the same, see [scheduler.Host].

@@ -2,6 +2,7 @@ package run
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 	"unique"
@@ -87,5 +88,52 @@ func TestStockOfAProject(t *testing.T) {
 	}
 	if other := cache.stock("q", [][]*scheduler.Host{b}); len(other.hosts) != 1 {
 		t.Errorf("another project has %d hosts", len(other.hosts))
+	}
+}
+
+// A host is the same whether others were made before it or not: all that its offer is made of is compared.
+func TestHostsBesideOthers(t *testing.T) {
+	made := func() *instance.Instance {
+		i := &instance.Instance{ID: "i", FleetID: "f", Name: "f-0", Status: api.InstanceIdle, Blocks: 2}
+		i.Data.Provisioning = &api.JobProvisioningData{
+			Backend: "aws", BaseBackend: new(api.BackendType("gcp")), InstanceID: "i", Hostname: new("h"), InternalIP: new("10.0.0.1"), PublicIPEnabled: true, InstanceNetwork: new("n"), Region: "eu",
+			AvailabilityZone: new("a"), Reservation: new("r"), Price: 3, Username: "root", SSHPort: new(22), Dockerized: true, SSHProxy: &api.SSHConnectionParams{}, BackendData: new("d"), GPUDriver: &api.GPUDriverInfo{},
+			InstanceType: api.InstanceType{Name: "m", Resources: api.Resources{
+				CPUs: 1, MemoryMiB: 2, Gpus: []api.Gpu{{Name: "H100", MemoryMiB: 3, Vendor: "nvidia"}}, Spot: true, Disk: api.Disk{SizeMiB: 4}, CPUArch: new(api.CPUArchitecture("arm")), Description: "d",
+			}},
+		}
+		return i
+	}
+	other := host(made(), nil)
+	check := func(what string, i *instance.Instance) {
+		t.Helper()
+		if diff := cmp.Diff(host(i, nil), host(i, []*scheduler.Host{other}), cmpopts.EquateComparable(unique.Handle[string]{})); diff != "" {
+			t.Errorf("%s (-alone +beside another):\n%s", what, diff)
+		}
+	}
+	for _, part := range []func(*instance.Instance) reflect.Value{
+		func(i *instance.Instance) reflect.Value { return reflect.ValueOf(i.Data.Provisioning) },
+		func(i *instance.Instance) reflect.Value { return reflect.ValueOf(&i.Data.Provisioning.InstanceType) },
+		func(i *instance.Instance) reflect.Value {
+			return reflect.ValueOf(&i.Data.Provisioning.InstanceType.Resources)
+		},
+	} {
+		for n := range part(made()).Elem().NumField() {
+			i := made()
+			f, name := part(i).Elem().Field(n), part(i).Elem().Type().Field(n).Name
+			if f.IsZero() {
+				t.Errorf("give %s a value here", name)
+			}
+			f.SetZero()
+			check("without "+name, i)
+		}
+	}
+	i := made()
+	i.Data.Provisioning.InstanceType.Resources.Gpus = []api.Gpu{}
+	check("with an empty list of GPUs", i)
+	i.Blocks = 1
+	check("with another number of blocks", i)
+	if h := host(made(), []*scheduler.Host{other}); h.Key != other.Key || &h.Offer.Instance.Resources.Gpus[0] != &other.Offer.Instance.Resources.Gpus[0] {
+		t.Error("one that is like another does not share its offer")
 	}
 }
