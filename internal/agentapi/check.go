@@ -20,8 +20,10 @@ const (
 const (
 	// maxCount bounds sizes in bytes, seconds and the like; sums of them do not overflow.
 	maxCount = 1 << 60
-	// maxGPUMetrics bounds the GPUs of one sample.
+	// maxGPUMetrics bounds the GPUs of one sample, and of a host.
 	maxGPUMetrics = 1024
+	// maxHostText bounds what a host says of itself in words, in bytes: some have thousands of addresses.
+	maxHostText = 256 << 10
 	// maxAhead is by how much a host's clock may be ahead.
 	maxAhead = 48 * time.Hour
 )
@@ -66,6 +68,28 @@ func (e *Event) Check(now time.Time) (wrong string) {
 	}
 	*e = c
 	return wrong
+}
+
+// Check says what is wrong with what a host says of itself, "" when nothing is: it is stored and shown.
+func (h *HostInfo) Check() (wrong string) {
+	texts := append([]string{h.Version, h.Hash, h.BootID, h.InstanceKey, h.Runtime, h.RuntimeVersion, h.Arch, h.Hostname, h.DefaultAddress, h.GPUVendor}, h.Addresses...)
+	texts = append(texts, h.Warnings...)
+	ok := counts(int64(h.CPUs), h.Memory, h.DiskSize) && len(h.GPUs) <= maxGPUMetrics
+	for _, g := range h.GPUs {
+		texts = append(texts, g.ID, g.Name, g.Driver)
+		ok = ok && counts(int64(g.MemoryMiB))
+	}
+	size := 0
+	for _, text := range texts {
+		size += len(text) + 1
+	}
+	switch {
+	case !ok:
+		return BadNumber
+	case size > maxHostText:
+		return BadContent
+	}
+	return ""
 }
 
 // Check says what is wrong with what a host says of a task, "" when nothing is.

@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -97,6 +98,30 @@ func TestEventTimes(t *testing.T) {
 		e := Event{Kind: LogEvent, TaskID: taskID, Micros: c.at, Log: &LogData{Source: JobLog}}
 		if wrong := e.Check(now); wrong != "" || e.Micros != c.want {
 			t.Errorf("%s: %d becomes %d (%q), want %d", name, c.at, e.Micros, wrong, c.want)
+		}
+	}
+}
+
+func TestHostCheck(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*HostInfo)
+		want   string
+	}{
+		"nothing":           {func(*HostInfo) {}, ""},
+		"many addresses":    {func(h *HostInfo) { h.Addresses = slices.Repeat([]string{"fe80::e868:8fff:fe11:6c4b/64"}, 5000) }, ""},
+		"CPUs":              {func(h *HostInfo) { h.CPUs = -1 }, BadNumber},
+		"memory":            {func(h *HostInfo) { h.Memory = 1 << 62 }, BadNumber},
+		"disk":              {func(h *HostInfo) { h.DiskSize = -1 }, BadNumber},
+		"GPUs":              {func(h *HostInfo) { h.GPUs = make([]GPU, 1025) }, BadNumber},
+		"a GPU's memory":    {func(h *HostInfo) { h.GPUs[1].MemoryMiB = -1 }, BadNumber},
+		"a long name":       {func(h *HostInfo) { h.Hostname = strings.Repeat("x", maxHostText) }, BadContent},
+		"long warnings":     {func(h *HostInfo) { h.Warnings = slices.Repeat([]string{"x"}, maxHostText) }, BadContent},
+		"a GPU's long name": {func(h *HostInfo) { h.GPUs[0].Name = strings.Repeat("x", maxHostText) }, BadContent},
+	} {
+		h := HostInfo{Hostname: "box", CPUs: 96, Memory: 1 << 40, DiskSize: 1 << 44, GPUs: []GPU{{Name: "H100", MemoryMiB: 81559}, {}}}
+		c.change(&h)
+		if wrong := h.Check(); wrong != c.want {
+			t.Errorf("%s: %q, want %q", name, wrong, c.want)
 		}
 	}
 }

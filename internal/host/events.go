@@ -83,15 +83,35 @@ func (c *conn) handle(ctx context.Context, client *agentapi.Client, events []age
 	return client.Ack(ctx, last)
 }
 
-// sensible leaves out of a host's tasks those that cannot be.
+// nonsense refuses a host that says of itself what cannot be.
+func nonsense(info agentapi.HostInfo) error {
+	if wrong := info.Check(); wrong != "" {
+		return problem(CodeInstall, "what the agent says of its host makes no sense: %s", wrong)
+	}
+	return nil
+}
+
+// maxTasks is how many tasks of a host are looked at: each costs queries.
+const maxTasks = 1024
+
+// sensible leaves out of a host's tasks those that cannot be, and of more than a host can have those that
+// have ended first.
 func (c *conn) sensible(tasks []agentapi.Task) []agentapi.Task {
-	var list []agentapi.Task
+	var list, ended []agentapi.Task
 	for _, t := range tasks {
-		if wrong := t.Check(); wrong != "" {
+		switch wrong := t.Check(); {
+		case wrong != "":
 			c.odd.report(c, time.Now(), wrong, 1)
-			continue
+		case t.State == agentapi.Terminated:
+			ended = append(ended, t)
+		default:
+			list = append(list, t)
 		}
-		list = append(list, t)
+	}
+	list = append(list, ended...)
+	if more := len(list) - maxTasks; more > 0 {
+		c.odd.report(c, time.Now(), "more tasks than a host can have", more)
+		list = list[:maxTasks]
 	}
 	return list
 }

@@ -79,6 +79,18 @@ func TestEventsThatMakeNoSense(t *testing.T) {
 	})
 }
 
+// A host that says of itself what cannot be is not taken, and people are told why.
+func TestHostThatMakesNoSense(t *testing.T) {
+	w := newWorld(t)
+	h := w.host()
+	ours(h)
+	h.Agent.Set(func(i *agentapi.HostInfo) { i.CPUs = -1 })
+	w.pool.Watch(host.Target{ID: "h", Endpoint: w.endpoint(h)})
+	w.until("it is said", func() bool { return len(w.sink.lost) > 0 && strings.Contains(w.sink.lost[0], agentapi.BadNumber) })
+	h.Agent.Set(func(i *agentapi.HostInfo) { i.CPUs = 4 })
+	w.until("the host is connected", func() bool { return w.sink.connected == 1 })
+}
+
 // What the sink dropped is acknowledged, what it failed to store is not; why a session ended is
 // logged, once.
 func TestEventsThatTheSinkDrops(t *testing.T) {

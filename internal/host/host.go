@@ -252,6 +252,9 @@ func (c *conn) session() error {
 		c.silence, c.met = silence{}, true
 		err = c.upgrade(ctx, client, info)
 	}
+	if err == nil { // the agent of our own build may know better
+		err = nonsense(info)
+	}
 	if err != nil {
 		c.set(nil, nil, err)
 		return err

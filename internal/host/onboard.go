@@ -210,7 +210,7 @@ func installAgent(ctx context.Context, s *ssh.Client, user, home string, env map
 		if jerr := json.Unmarshal([]byte(out), &info); jerr != nil {
 			return info, problem(CodeInstall, "the agent's answer cannot be read: %v", jerr)
 		}
-		return info, nil
+		return info, nonsense(info)
 	}
 	var refused agentapi.Error
 	if json.Unmarshal([]byte(out), &refused) == nil && refused.Message != "" {

@@ -83,10 +83,16 @@ func (s *Shim) hostNow() agentapi.HostInfo {
 	}
 	var fs unix.Statfs_t
 	if unix.Statfs(root, &fs) == nil || unix.Statfs(s.Home, &fs) == nil {
-		h.DiskSize = int64(fs.Bavail) * fs.Bsize
+		h.DiskSize = room(fs.Bavail, fs.Bsize)
 	}
 	h.UnixMicros = time.Now().UnixMicro()
 	return h
+}
+
+// room is what so many blocks hold. File systems that have no end say so with numbers that no disk has, and that
+// a server takes for a lie.
+func room(blocks uint64, size int64) int64 {
+	return int64(min(blocks, maxCount/uint64(max(size, 1)))) * size
 }
 
 func hashOf(path string) (string, error) {

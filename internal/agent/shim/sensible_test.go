@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"encoding/json"
+	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -57,6 +58,18 @@ func TestLyingContainer(t *testing.T) {
 	for _, ev := range e.heard() {
 		if wrong := ev.Check(time.Now()); wrong != "" {
 			t.Errorf("a %s event is %s", ev.Kind, wrong)
+		}
+	}
+}
+
+func TestRoom(t *testing.T) {
+	for _, c := range []struct {
+		blocks uint64
+		size   int64
+		want   int64
+	}{{0, 4096, 0}, {1000, 4096, 4096000}, {1 << 63, 4096, maxCount}, {math.MaxUint64, 1, maxCount}, {5, 0, 0}} {
+		if got := room(c.blocks, c.size); got != c.want {
+			t.Errorf("%d blocks of %d: %d, want %d", c.blocks, c.size, got, c.want)
 		}
 	}
 }
