@@ -36,7 +36,7 @@ func (s *Service) act(ctx context.Context, it engine.Item, e Effect, snap JobSna
 		return time.Time{}, s.Observe(ctx, j.InstanceID, t)
 	case Forget:
 		if err := client.Delete(ctx, j.ID); err != nil {
-			s.Log.Warn("delete a task from its host", "job", j.ID, "err", err) // the clean-up at the next connection does it
+			s.Log.Warn("delete a task from its host", "job", j.ID, "err", err) // the look for left-over tasks does it
 		}
 	}
 	return time.Time{}, nil

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"log/slog"
 	"net/http"
 	"os"
@@ -407,13 +408,14 @@ func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo,
 	if err := k.s.runs.Observe(ctx, id, tasks...); err != nil {
 		k.s.Log.Error("take over the tasks of a host", "instance", id, "err", err)
 	}
-	k.clean(ctx, id, tasks)
+	left := k.clean(ctx, id, tasks)
 	k.s.inst.Connected(id, info)
 	k.s.runs.Reconnected(ctx, id)
 	for _, t := range tasks {
 		k.s.access.saw(ctx, id, t)
 	}
 	k.lost(ctx, id, tasks)
+	go k.tend(ctx, id, left)
 }
 
 const (
@@ -421,20 +423,55 @@ const (
 	// spaces the looks at them.
 	leftOverPatience = 30 * time.Second
 	leftOverEvery    = 500 * time.Millisecond
+	// lookAgain is about the time between two looks for them while the host is connected, lookSoon the first
+	// between two attempts to be rid of what stays.
+	lookAgain = 15 * time.Minute
+	lookSoon  = 30 * time.Second
 )
+
+// tend looks for left-over tasks for as long as ctx, the connection, lasts: a host may be busy when a job is over and
+// is to be forgotten, one that does not end may do so later, and a request that begins a task may come late.
+func (k *sink) tend(ctx context.Context, id string, left bool) {
+	for wait := lookSoon; ; {
+		pause := lookAgain - apart(id)
+		if left {
+			pause, wait = wait, min(2*wait, lookAgain)
+		} else {
+			wait = lookSoon
+		}
+		if !sleep(ctx, pause) {
+			return
+		}
+		client, err := k.s.pool.Client(id)
+		if err != nil {
+			return
+		}
+		if tasks, err := client.Tasks(ctx); err == nil { // otherwise the connection ends soon, or it is asked again
+			left = k.clean(ctx, id, tasks)
+		}
+	}
+}
+
+// apart is a part of lookAgain that follows from a host's id: hosts that were connected together are not asked
+// together.
+func apart(id string) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id)) // a hash takes everything
+	return time.Duration(h.Sum64() % uint64(lookAgain/3))
+}
 
 // clean ends the tasks that no job stands for, and waits until they have ended: they hold the accelerators
 // and ports that the next job is to have. What they have printed is kept before the host forgets it. What
-// cannot be done, or not soon, does not keep the host from its other jobs.
-func (k *sink) clean(ctx context.Context, id string, tasks []agentapi.Task) {
+// cannot be done, or not soon, does not keep the host from its other jobs: then some may be left.
+func (k *sink) clean(ctx context.Context, id string, tasks []agentapi.Task) (some bool) {
 	dangling, err := k.s.runs.Dangling(ctx, id, tasks)
 	if err != nil {
 		k.s.Log.Error("look for left-over tasks", "instance", id, "err", err)
-		return
+		return true
 	}
 	client, err := k.s.pool.Client(id)
 	if err != nil {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, leftOverPatience)
 	defer cancel()
@@ -442,6 +479,7 @@ func (k *sink) clean(ctx context.Context, id string, tasks []agentapi.Task) {
 	for _, t := range dangling {
 		if _, err := client.Terminate(ctx, t, agentapi.Terminate{Reason: agentapi.TerminatedByServer}); err != nil {
 			k.s.Log.Warn("end a left-over task", "instance", id, "task", t, "err", err)
+			some = true
 			continue
 		}
 		left[t] = true
@@ -449,13 +487,16 @@ func (k *sink) clean(ctx context.Context, id string, tasks []agentapi.Task) {
 	for len(left) > 0 {
 		now, err := client.Tasks(ctx)
 		if err == nil {
-			left = k.forget(ctx, client, id, left, now)
+			var failed bool
+			left, failed = k.forget(ctx, client, id, left, now)
+			some = some || failed
 		}
 		if err != nil || len(left) > 0 && !sleep(ctx, leftOverEvery) {
-			k.s.Log.Warn("left-over tasks stay on a host until the next connection", "instance", id, "tasks", len(left), "err", err)
-			return
+			k.s.Log.Warn("left-over tasks stay on a host for now", "instance", id, "tasks", len(left), "err", err)
+			return true
 		}
 	}
+	return some
 }
 
 // sleep says whether it has not been interrupted.
@@ -468,9 +509,10 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// forget deletes the left-over tasks of a host that have ended, and returns those that have not.
-func (k *sink) forget(ctx context.Context, client *agentapi.Client, id string, left map[string]bool, tasks []agentapi.Task) map[string]bool {
-	still := map[string]bool{}
+// forget deletes the left-over tasks of a host that have ended, and returns those that have not. Others may have failed
+// to be.
+func (k *sink) forget(ctx context.Context, client *agentapi.Client, id string, left map[string]bool, tasks []agentapi.Task) (still map[string]bool, failed bool) {
+	still = map[string]bool{}
 	for _, t := range tasks {
 		switch {
 		case !left[t.ID] || t.Check() != "":
@@ -481,11 +523,12 @@ func (k *sink) forget(ctx context.Context, client *agentapi.Client, id string, l
 		}
 		if err := k.s.runs.Complete(ctx, id, t); err != nil { // the event stream tells it
 			k.s.Log.Warn("keep the log of a left-over task", "instance", id, "task", t.ID, "err", err)
+			failed = true
 			continue
 		}
-		_ = client.Delete(ctx, t.ID) // the next connection does it
+		failed = client.Delete(ctx, t.ID) != nil || failed
 	}
-	return still
+	return still, failed
 }
 
 // lost ends the jobs that a host has forgotten: its disk was replaced, for example.

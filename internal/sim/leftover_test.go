@@ -88,6 +88,9 @@ func TestLeftOverThatStays(t *testing.T) {
 		if got := w.texts(`SELECT i.status || ', ' || i.unreachable FROM instance i`); !slices.Equal(got, []string{"idle, 0"}) {
 			t.Errorf("the instance is %q after the host is back", got)
 		}
-		time.Sleep(h.kill)
+		time.Sleep(h.kill + 30*time.Minute)
+		if got := h.list(); len(got) != 0 {
+			t.Errorf("the host, which was connected all the time, still has %+v", got)
+		}
 	})
 }
