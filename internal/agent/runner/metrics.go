@@ -85,11 +85,11 @@ func (s sampler) sample() (agentapi.Metrics, bool) {
 	case s.v2 != "":
 		m.CPUMicros = stat(filepath.Join(s.v2, "cpu.stat"), "usage_usec")
 		m.MemoryBytes = number(filepath.Join(s.v2, "memory.current"))
-		m.WorkingSetBytes = m.MemoryBytes - stat(filepath.Join(s.v2, "memory.stat"), "inactive_file")
+		m.WorkingSetBytes = max(0, m.MemoryBytes-stat(filepath.Join(s.v2, "memory.stat"), "inactive_file")) // read later
 	case s.memory != "":
 		m.CPUMicros = number(filepath.Join(s.cpu1, "cpuacct.usage")) / 1000
 		m.MemoryBytes = number(filepath.Join(s.memory, "memory.usage_in_bytes"))
-		m.WorkingSetBytes = m.MemoryBytes - stat(filepath.Join(s.memory, "memory.stat"), "total_inactive_file")
+		m.WorkingSetBytes = max(0, m.MemoryBytes-stat(filepath.Join(s.memory, "memory.stat"), "total_inactive_file")) // as above
 	default:
 		return m, false
 	}

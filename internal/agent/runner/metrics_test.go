@@ -74,6 +74,13 @@ func TestSample(t *testing.T) {
 			t.Errorf("%s: %v -want +got:\n%s", name, ok, diff)
 		}
 	}
+	// The cache has grown between the two looks.
+	if err := os.WriteFile(filepath.Join(v2, "memory.stat"), []byte("inactive_file 5001\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if m, ok := (sampler{v2: v2}).sample(); !ok || m.WorkingSetBytes != 0 {
+		t.Errorf("a working set of %d bytes", m.WorkingSetBytes)
+	}
 	if _, ok := (sampler{}).sample(); ok {
 		t.Error("figures without cgroups")
 	}
