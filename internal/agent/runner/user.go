@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bufio"
 	"fmt"
 	"math"
 	"os"
@@ -30,9 +29,8 @@ type passwdEntry struct {
 // parsePasswd reads the lines that are well formed.
 func parsePasswd(text string) []passwdEntry {
 	var list []passwdEntry
-	sc := bufio.NewScanner(strings.NewReader(text))
-	for sc.Scan() {
-		f := strings.Split(sc.Text(), ":")
+	for line := range strings.Lines(text) {
+		f := strings.Split(strings.TrimRight(line, "\r\n"), ":")
 		if len(f) < 7 {
 			continue
 		}
@@ -55,9 +53,8 @@ type groupEntry struct {
 
 func parseGroups(text string) []groupEntry {
 	var list []groupEntry
-	sc := bufio.NewScanner(strings.NewReader(text))
-	for sc.Scan() {
-		f := strings.Split(sc.Text(), ":")
+	for line := range strings.Lines(text) { // of any length: some groups have thousands of members
+		f := strings.Split(strings.TrimRight(line, "\r\n"), ":")
 		if len(f) < 4 {
 			continue
 		}

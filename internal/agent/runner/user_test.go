@@ -2,6 +2,7 @@ package runner
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"dstack/internal/agentapi"
@@ -61,6 +62,14 @@ func TestResolveUser(t *testing.T) {
 }
 
 // An image without any file of users still has root.
+// A group of thousands hides none of those behind it.
+func TestLargeGroup(t *testing.T) {
+	got := parseGroups("all:x:7:" + strings.Repeat("somebody,", 10_000) + "ann\ndocker:x:8:ann\r\n")
+	if len(got) != 2 || len(got[0].members) != 10_001 || got[1].gid != 8 || got[1].members[0] != "ann" {
+		t.Errorf("%d groups", len(got))
+	}
+}
+
 func TestResolveUserWithoutFiles(t *testing.T) {
 	zero := int64(0)
 	a, err := resolveUser(&agentapi.User{UID: &zero}, "", "")
