@@ -171,6 +171,7 @@ func (s *Service) loadPeers(ctx context.Context, q store.Querier, snap *JobSnaps
 		}
 		p := Peer{Num: j.Num, Status: j.Status}
 		if inst := instances[j.InstanceID]; inst != nil {
+			p.Until = bootBy(j, *inst)
 			p.Ready = s.Hosts.Reachable(inst) && inst.Data.Provisioning != nil && inst.Status != api.InstancePending
 		}
 		snap.Peers = append(snap.Peers, p)

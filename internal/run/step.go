@@ -26,6 +26,9 @@ const (
 	sendTries = 10
 	// utilizationEvery spaces the looks at a job's GPU utilization.
 	utilizationEvery = 30 * time.Second
+	// askLimit is how long the offers for a job's instance may take, of which some providers refuse each after
+	// minutes. There are 25 at most, and the instance ends after the last.
+	askLimit = time.Hour
 )
 
 // Effect is something to do outside the database, after the decision is stored.
@@ -72,7 +75,17 @@ type JobSnapshot struct {
 type Peer struct {
 	Num    int
 	Status api.JobStatus
-	Ready  bool // its instance answers and its address is known
+	Ready  bool      // its instance answers and its address is known
+	Until  time.Time // by when it has to
+}
+
+// bootBy is by when a job's machine has to answer: from when it was there it may boot, and before that one
+// offer after the other may be asked for.
+func bootBy(j Job, inst instance.Instance) time.Time {
+	if inst.Status == api.InstancePending {
+		return j.Data.PlacedAt.Add(askLimit)
+	}
+	return later(j.Data.PlacedAt, inst.Data.StartedAt).Add(instance.BootTimeout(inst))
 }
 
 // JobDecision is what should happen to a job now.
@@ -105,7 +118,7 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 	if d.lost(now, s) || s.Job.Data.Damage != "" { // what to send is not known
 		return
 	}
-	deadline := later(s.Job.Data.PlacedAt.Add(instance.BootTimeout(*s.Instance)), s.Began.Add(tryFor))
+	deadline := later(bootBy(s.Job, *s.Instance), s.Began.Add(tryFor))
 	d.made(s.Instance)
 	switch {
 	// What the host is like has to be known: a task depends on it.
@@ -118,6 +131,11 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 			return
 		}
 		if s.lacksNodes() {
+			for _, p := range s.Peers {
+				if !p.Ready {
+					deadline = later(deadline, p.Until)
+				}
+			}
 			d.Again = deadline
 			if !now.Before(deadline) {
 				d.late(now, s)

@@ -113,6 +113,13 @@ func TestStepJob(t *testing.T) {
 			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
 		{name: "a machine that came up while the server was away is tried first", s: job(job(placed(api.JobProvisioning), unreachable), func(s *JobSnapshot) { s.Began = at(time.Hour) }), now: time.Hour,
 			status: api.JobProvisioning, again: time.Hour + tryFor},
+		{name: "one that is still asked for has not come late", s: job(job(placed(api.JobProvisioning), unreachable), func(s *JobSnapshot) { s.Instance.Status = api.InstancePending }),
+			now: 20 * time.Minute, status: api.JobProvisioning, again: askLimit},
+		{name: "and boots from then on", s: job(job(placed(api.JobProvisioning), unreachable), func(s *JobSnapshot) { s.Instance.Data.StartedAt = at(20 * time.Minute) }),
+			now: 20 * time.Minute, status: api.JobProvisioning, again: 30 * time.Minute},
+		{name: "for which the other nodes wait", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Peers = []Peer{{Num: 1, Status: api.JobProvisioning, Until: at(30 * time.Minute)}}
+		}), now: 20 * time.Minute, status: api.JobProvisioning, again: 30 * time.Minute},
 		{name: "a spot instance that was taken back", s: job(placed(api.JobRunning), func(s *JobSnapshot) {
 			s.Job.Data.Provisioning.InstanceType.Resources.Spot = true
 			gone(s)
