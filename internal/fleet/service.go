@@ -377,13 +377,13 @@ func (s *Service) change(ctx context.Context, sc project.Scope, f Fleet, r api.A
 		if add == nil {
 			return nil
 		}
-		ssh := *c.SSHConfig
+		ssh, added := *c.SSHConfig, c // c is as it was when this runs again
 		ssh.Hosts = add
-		c.SSHConfig = &ssh
-		if err := s.forgetFailed(ctx, tx, f, c); err != nil {
+		added.SSHConfig = &ssh
+		if err := s.forgetFailed(ctx, tx, f, added); err != nil {
 			return err
 		}
-		return s.addHosts(ctx, tx, f, c)
+		return s.addHosts(ctx, tx, f, added)
 	})
 	if store.Constraint(err) == hostTaken {
 		return api.Fleet{}, errTaken

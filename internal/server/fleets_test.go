@@ -119,6 +119,39 @@ func TestHostsOfTwoFleets(t *testing.T) {
 	})
 }
 
+// Of fleets that are changed at the same time each has all its hosts, also when the database had a transaction run twice.
+func TestFleetsGrowTogether(t *testing.T) {
+	eachServer(t, func(t *testing.T, s *Server) {
+		names := []string{"one", "two", "three", "four", "five", "six"}
+		for _, name := range names {
+			s.must(t, "/api/project/main/fleets/apply", hostFleet(t, name, name+"-0.invalid"), nil)
+		}
+		const more = 4
+		for n := range more {
+			var all sync.WaitGroup
+			for _, name := range names {
+				var hosts []string
+				for k := range n + 2 {
+					hosts = append(hosts, fmt.Sprint(name, "-", k, ".invalid"))
+				}
+				application := hostFleet(t, name, hosts...)
+				all.Go(func() {
+					if a := s.call(t, "POST", "/api/project/main/fleets/apply", adminToken, application); a.Status != http.StatusOK {
+						t.Errorf("%d %s", a.Status, a.Body)
+					}
+				})
+			}
+			all.Wait()
+		}
+		for _, name := range names {
+			f := getFleet(t, s, name)
+			if n := len(f.Spec.Configuration.SSHConfig.Hosts); n != 1+more || len(f.Instances) != n {
+				t.Errorf("fleet %s is said to have %d hosts and has %d, want %d", name, n, len(f.Instances), 1+more)
+			}
+		}
+	})
+}
+
 // A fleet that ends is not changed any more.
 func TestEndingFleetStays(t *testing.T) {
 	s := newServer(t)
