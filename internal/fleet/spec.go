@@ -81,13 +81,12 @@ func changes(old, now config.Fleet) (add, remove []config.SSHHost, err error) {
 	if old.SSHConfig == nil {
 		return nil, nil, onlyChanges(a, b, cloudFields)
 	}
-	add, remove, err = hostChanges(a.SSHConfig.Hosts, b.SSHConfig.Hosts)
+	added, remove, err := hostChanges(a.SSHConfig.Hosts, b.SSHConfig.Hosts)
 	if err != nil {
 		return nil, nil, err
 	}
-	for i, h := range add { // with their keys
-		at := slices.IndexFunc(now.SSHConfig.Hosts, func(n config.SSHHost) bool { return n.Hostname == h.Hostname })
-		add[i] = now.SSHConfig.Hosts[at]
+	for _, n := range added { // with their keys
+		add = append(add, now.SSHConfig.Hosts[n])
 	}
 	for _, c := range []*config.SSHParams{a.SSHConfig, b.SSHConfig} {
 		c.Hosts, c.IdentityFile = nil, nil // where the keys are on the user's machine is no change
@@ -112,27 +111,33 @@ func onlyChanges(a, b config.Fleet, allowed []string) error {
 	return nil
 }
 
-// hostChanges tells hosts apart by their names.
-func hostChanges(old, now []config.SSHHost) (add, remove []config.SSHHost, err error) {
-	was, is := map[string]config.SSHHost{}, map[string]bool{}
-	for _, h := range old {
-		was[h.Hostname] = h
+// hostChanges tells hosts apart by their names, and those of one name, which have ports of their own behind one
+// address, by what else is said of them. What is new is told by its place.
+func hostChanges(old, now []config.SSHHost) (add []int, remove []config.SSHHost, err error) {
+	left := map[string][]int{} // of old, by name: those that are not found in now
+	for n, h := range old {
+		left[h.Hostname] = append(left[h.Hostname], n)
+	}
+	for n, h := range now {
+		list := left[h.Hostname]
+		at := slices.IndexFunc(list, func(o int) bool { return same(plain(old[o]), plain(h)) })
+		if at < 0 {
+			add = append(add, n)
+		} else {
+			left[h.Hostname] = slices.Delete(list, at, at+1)
+		}
 	}
 	var other []string
-	for _, h := range now {
-		is[h.Hostname] = true
-		o, ok := was[h.Hostname]
-		if !ok {
-			add = append(add, h)
-		} else if !same(plain(o), plain(h)) {
-			other = append(other, h.Hostname)
+	for _, n := range add {
+		if name := now[n].Hostname; len(left[name]) > 0 {
+			other = append(other, name)
 		}
 	}
 	if other != nil {
 		return nil, nil, api.Invalid("Hosts configuration changed, cannot update: %s", api.List(other))
 	}
-	for _, h := range old {
-		if !is[h.Hostname] {
+	for n, h := range old {
+		if slices.Contains(left[h.Hostname], n) {
 			remove = append(remove, h)
 		}
 	}
