@@ -218,6 +218,7 @@ func (s *Service) submit(ctx context.Context, sc project.Scope, spec api.RunSpec
 		if err != nil {
 			return err
 		}
+		spec := spec // the name is not the user's when this runs again
 		spec.RunName = &name
 		if err := s.Repos.Ensure(ctx, tx, sc.Project.ID, *spec.RepoID, spec.RepoData); err != nil {
 			return err
