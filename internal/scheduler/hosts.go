@@ -162,12 +162,13 @@ func (p *placer) byPrice(f int, usable func(host int) bool) []int {
 	return list
 }
 
-// hold keeps everything that a gang could use from those behind it.
+// hold keeps everything that a gang could use from those behind it, but not while it lacks hosts that are out:
+// nobody knows when those come back.
 func (p *placer) hold(g *Gang) {
 	fleets := p.fleetsOf(g)
 	shares := p.shares(g)
 	for _, f := range fleets {
-		if !p.possible(g, f, shares) {
+		if !p.possible(g, f, shares, func(h *Host) bool { return !h.Out }) {
 			continue
 		}
 		p.keep(g, f, shares)

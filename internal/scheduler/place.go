@@ -139,7 +139,7 @@ func (p *placer) refuse(g *Gang, fleets []int) Verdict {
 		return p.noFleet(g)
 	}
 	shares := p.shares(g)
-	impossible := func(f int) bool { return !p.possible(g, f, shares) }
+	impossible := func(f int) bool { return !p.possible(g, f, shares, func(*Host) bool { return true }) }
 	if able := slices.DeleteFunc(slices.Clone(fleets), impossible); len(able) > 0 {
 		return p.later(g, able, shares)
 	}
@@ -278,11 +278,11 @@ func (p *placer) take(g *Gang, c *plan) Verdict {
 	return Verdict{Gang: g.ID, Fleet: p.Fleets[c.fleet].ID, Nodes: c.nodes}
 }
 
-// possible says that the hosts of a fleet would serve the gang if all of them were free
+// possible says that the hosts of a fleet, those that count, would serve the gang if all of them were free
 // and ready.
-func (p *placer) possible(g *Gang, f int, shares []serving) bool {
+func (p *placer) possible(g *Gang, f int, shares []serving, counts func(*Host) bool) bool {
 	for _, site := range p.sites(g, f) {
-		hosts := p.match(g, f, site, shares, func(i, n int) bool { return n <= p.Hosts[i].Blocks })
+		hosts := p.match(g, f, site, shares, func(i, n int) bool { return n <= p.Hosts[i].Blocks && counts(p.Hosts[i]) })
 		missing, taken := 0, maps.Clone(p.taken)
 		ok := true
 		for j, i := range hosts {

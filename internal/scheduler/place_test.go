@@ -107,6 +107,7 @@ func TestPlace(t *testing.T) {
 	grows := func(f Fleet, room int) Fleet { f.Room = room; return f }
 	impatient := func(g Gang) Gang { g.Patient = false; return g }
 	unready := func(h *Host) *Host { h.Ready = false; return h }
+	out := func(h *Host) *Host { h.Ready, h.Out = false, true; return h }
 	rented := func(h *Host, o api.InstanceOffer) *Host { o.Availability = api.Idle; h.Offer = o; return h }
 	of := func(f Fleet, backend string) Fleet { f.Ask.Profile.Backends = []string{backend}; return f }
 	lowered := func(o api.InstanceOffer) api.InstanceOffer { o.Penalty = 1; return o }
@@ -129,6 +130,8 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits"},
 		{"what the head waits for is kept for it", []Gang{asks("x", 2, 1), asks("y", 1, 1)},
 			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), hosted("i", "f", 1, 1, 1)}}, "x: waits; y: waits"},
+		{"but not until a host is back that is out", []Gang{asks("x", 2, 1), asks("y", 1, 1)},
+			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 1, 1, 0), out(hosted("i", "f", 1, 1, 0))}}, "x: waits; y: h:1"},
 		{"what it has no use for is not", []Gang{asks("x", 2, 8), asks("y", 1, 1)},
 			Supply{Fleets: []Fleet{cluster("f")}, Hosts: []*Host{hosted("h", "f", 8, 1, 0), hosted("i", "f", 8, 1, 1), hosted("j", "f", 1, 1, 0)}}, "x: waits; y: j:1"},
 		{"nor is the room of a fleet without limit", []Gang{asks("x", 2, 8), asks("y", 1, 1)}, Supply{
@@ -316,7 +319,7 @@ func passedOver(g *Gang, s Supply, later []Verdict) string {
 	shares := p.shares(g)
 	fleets := p.fleetsOf(g)
 	for _, f := range fleets {
-		if !p.possible(g, f, shares) {
+		if !p.possible(g, f, shares, func(h *Host) bool { return !h.Out }) {
 			continue
 		}
 		for _, v := range later {
