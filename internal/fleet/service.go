@@ -176,12 +176,12 @@ func (s *Service) present(ctx context.Context, f Fleet) (config.Fleet, error) {
 	if c.SSHConfig == nil {
 		return c, nil
 	}
-	list, err := instance.OfFleets(ctx, s.DB.Read(), f.ID)
+	list, err := s.Instances().InFleets(ctx, s.DB.Read(), f.ID)
 	if err != nil {
 		return c, err
 	}
 	there := map[string]bool{}
-	for _, inst := range list {
+	for _, inst := range list[f.ID] {
 		there[inst.SSHHost] = there[inst.SSHHost] || inst.Stays()
 	}
 	ssh := *c.SSHConfig
@@ -195,16 +195,21 @@ func address(h config.SSHHost, c config.Fleet) string {
 	return fmt.Sprintf("%s:%d", h.Hostname, first(h.Port, c.SSHConfig.Port))
 }
 
+func addresses(hosts []config.SSHHost, c config.Fleet) []string {
+	list := make([]string, len(hosts))
+	for n, h := range hosts {
+		list[n] = address(h, c)
+	}
+	return list
+}
+
 // taken refuses hosts that another fleet uses.
 func (s *Service) taken(ctx context.Context, c config.Fleet, fleetID string) error {
 	if c.SSHConfig == nil {
 		return nil
 	}
-	addresses, used := make([]string, len(c.SSHConfig.Hosts)), map[string]bool{}
-	for n, h := range c.SSHConfig.Hosts {
-		addresses[n] = address(h, c)
-	}
-	for batch := range slices.Chunk(addresses, 500) {
+	hosts, used := addresses(c.SSHConfig.Hosts, c), map[string]bool{}
+	for batch := range slices.Chunk(hosts, 500) {
 		rows, err := s.DB.Read().QueryContext(ctx, `SELECT ssh_host FROM instance WHERE ssh_host <> '' AND NOT deleted AND fleet_id <> $1 AND ssh_host IN (`+store.Marks(2, len(batch))+`)`,
 			append([]any{fleetID}, store.Args(batch)...)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
@@ -219,7 +224,7 @@ func (s *Service) taken(ctx context.Context, c config.Fleet, fleetID string) err
 	}
 	var busy []string
 	for n, h := range c.SSHConfig.Hosts {
-		if used[addresses[n]] {
+		if used[hosts[n]] {
 			busy = append(busy, h.Hostname)
 		}
 	}
@@ -411,16 +416,12 @@ func unchanged(id string, c config.Fleet, seen json.RawMessage) bool {
 
 // forgetFailed hides the instances of earlier attempts to add the hosts.
 func (s *Service) forgetFailed(ctx context.Context, tx *store.Tx, f Fleet, c config.Fleet) error {
-	list, err := instance.OfFleets(ctx, tx, f.ID)
+	list, err := instance.OnHosts(ctx, tx, f.ID, addresses(c.SSHConfig.Hosts, c))
 	if err != nil {
 		return err
 	}
-	again := make(map[string]bool, len(c.SSHConfig.Hosts))
-	for _, h := range c.SSHConfig.Hosts {
-		again[address(h, c)] = true
-	}
 	for _, inst := range list {
-		if again[inst.SSHHost] && inst.Status == api.InstanceTerminated {
+		if inst.Status == api.InstanceTerminated {
 			if err := s.Instances().Terminate(ctx, tx, inst, "", ""); err != nil {
 				return err
 			}
@@ -430,24 +431,16 @@ func (s *Service) forgetFailed(ctx context.Context, tx *store.Tx, f Fleet, c con
 }
 
 func (s *Service) removeHosts(ctx context.Context, tx *store.Tx, f Fleet, hosts []config.SSHHost) error {
-	if len(hosts) == 0 {
-		return nil
-	}
-	list, err := instance.OfFleets(ctx, tx, f.ID)
+	list, err := instance.OnHosts(ctx, tx, f.ID, addresses(hosts, f.Spec.Configuration))
 	if err != nil {
 		return err
 	}
-	for _, h := range hosts {
-		for _, inst := range list {
-			if inst.SSHHost != address(h, f.Spec.Configuration) {
-				continue
-			}
-			if inst.Busy() > 0 {
-				return api.Invalid("Failed to delete fleet %s instances [%d]. Fleet instances are in use.", f.Name, inst.Num)
-			}
-			if err := s.Instances().Terminate(ctx, tx, inst, api.InstanceTerminatedByUser, ""); err != nil {
-				return err
-			}
+	for _, inst := range list {
+		if inst.Busy() > 0 {
+			return api.Invalid("Failed to delete fleet %s instances [%d]. Fleet instances are in use.", f.Name, inst.Num)
+		}
+		if err := s.Instances().Terminate(ctx, tx, inst, api.InstanceTerminatedByUser, ""); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -103,3 +103,41 @@ func pages(t *testing.T, db *store.DB, f Filter) []string {
 	t.Fatal("the list has no end")
 	return nil
 }
+
+// The instances on some hosts are those of the fleet that exist, however many hosts there are.
+func TestOnHosts(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		err := db.Write(ctx, func(tx *store.Tx) error {
+			for n, fleet := range []string{"f", "f", "g", "f"} {
+				i := Instance{ID: fmt.Sprint("i", n), ProjectID: "p", FleetID: fleet, Num: n, Name: "i", Status: api.InstanceIdle, Backend: Remote, SSHHost: fmt.Sprintf("h%d:22", n), Data: Data{Remote: &RemoteHost{}}}
+				if err := insert(ctx, tx, &i); err != nil {
+					return err
+				}
+				if n == 3 {
+					i.Deleted = true
+					if err := update(ctx, tx, &i); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := []string{"h1:22", "h2:22", "h3:22"}
+		for n := range 600 {
+			asked = append(asked, fmt.Sprintf("other%d:22", n))
+		}
+		list, err := OnHosts(ctx, db.Read(), "f", append(asked, "h0:22"))
+		var got []string
+		for _, i := range list {
+			got = append(got, i.SSHHost)
+		}
+		slices.Sort(got)
+		if diff := cmp.Diff([]string{"h0:22", "h1:22"}, got); diff != "" || err != nil {
+			t.Errorf("%v (-want +got):\n%s", err, diff)
+		}
+	})
+}

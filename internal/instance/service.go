@@ -167,7 +167,11 @@ func (s *Service) CreateSSH(ctx context.Context, tx *store.Tx, projectID, fleetI
 
 // afterRemoval has hosts that the fleet is removing come back after that, and returns the others.
 func (s *Service) afterRemoval(ctx context.Context, tx *store.Tx, fleetID string, hosts []NewHost) ([]NewHost, error) {
-	list, err := OfFleets(ctx, tx, fleetID)
+	addresses := make([]string, len(hosts))
+	for n, h := range hosts {
+		addresses[n] = h.address()
+	}
+	list, err := OnHosts(ctx, tx, fleetID, addresses)
 	if err != nil {
 		return nil, err
 	}

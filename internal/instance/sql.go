@@ -61,6 +61,20 @@ func OfFleets(ctx context.Context, q store.Querier, fleetIDs ...string) ([]Insta
 	return query(ctx, q, "WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(args))+") ORDER BY fleet_id, num", args...)
 }
 
+// OnHosts returns a fleet's instances that are not deleted for some hosts of the user: at most one for each address.
+func OnHosts(ctx context.Context, q store.Querier, fleetID string, addresses []string) ([]Instance, error) {
+	var all []Instance
+	for batch := range slices.Chunk(addresses, 500) {
+		args := append([]any{fleetID}, store.Args(batch)...)
+		list, err := query(ctx, q, "WHERE ssh_host <> '' AND NOT deleted AND fleet_id = $1 AND ssh_host IN ("+store.Marks(2, len(batch))+") ORDER BY num", args...)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, list...)
+	}
+	return all, nil
+}
+
 // ByID returns instances, also deleted ones, in no order.
 func ByID(ctx context.Context, q store.Querier, ids []string) ([]*Instance, error) {
 	var out []*Instance
