@@ -41,6 +41,7 @@ type Onboarded struct {
 	Info    agentapi.HostInfo
 	HostKey string
 	JumpKey string
+	Known   bool // an agent was there before
 }
 
 // Onboard pushes the agent to a host of the user, starts it there and returns what it
@@ -80,7 +81,7 @@ func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
 		}
 		return Onboarded{}, err
 	}
-	return Onboarded{Info: info, HostKey: seen.Host, JumpKey: seen.Jump}, nil
+	return Onboarded{Info: info, HostKey: seen.Host, JumpKey: seen.Jump, Known: f.known}, nil
 }
 
 // settle puts the agent and our keys onto a host.

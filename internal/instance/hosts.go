@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/backend"
 	"dstack/internal/engine"
@@ -126,6 +127,16 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	if err != nil {
 		return time.Now().Add(onboardRetry), s.problem(ctx, it, inst, err)
 	}
+	if done.Known {
+		switch other, err := s.twin(ctx, inst, done.Info); {
+		case err != nil:
+			return time.Time{}, err
+		case other != nil && other.Live():
+			return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, "The host is in use under another name: "+other.seenFrom(inst))
+		case other != nil:
+			return time.Now().Add(onboardRetry), s.problem(ctx, it, inst, errors.New("the host is being removed under another name: "+other.seenFrom(inst)))
+		}
+	}
 	jpd, err := describeSSH(*r, done.Info)
 	blocks := inst.Blocks
 	if err == nil {
@@ -157,6 +168,32 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	}
 	s.setLink(inst.ID, func(l *Link) { l.Connected = false })
 	return time.Now(), nil
+}
+
+// twin is another instance that is the same host, which somebody has added under another name; nil for none. One
+// host cannot be two: each takes the other's jobs for what is left over of its own.
+func (s *Service) twin(ctx context.Context, inst Instance, info agentapi.HostInfo) (*Instance, error) {
+	if info.InstanceKey == "" {
+		return nil, nil
+	}
+	list, err := query(ctx, s.DB.Read(), selectTwins, info.InstanceKey, inst.ID)
+	if err != nil {
+		return nil, err
+	}
+	for i := range list { // copies of a disk have the key, too
+		if h := list[i].Data.Host; h != nil && h.BootID == info.BootID {
+			return &list[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// seenFrom names an instance for the users of another.
+func (i *Instance) seenFrom(other Instance) string {
+	if i.ProjectID != other.ProjectID {
+		return "an instance of another project"
+	}
+	return "instance " + i.Name
 }
 
 // problem shows why a host is not added yet.

@@ -21,8 +21,11 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)`
 const updateInstance = `
 UPDATE instance
 SET    status = $1, backend = $2, ssh_host = $3, intent_id = $4, unreachable = $5, deleted = $6,
-       finished_at = $7, last_job_at = $8, blocks = coalesce($9, blocks), data = coalesce($10, data), version = ` + store.NextVersion + `
-WHERE  id = $11 AND ` + store.Version + ` = $12`
+       finished_at = $7, last_job_at = $8, blocks = coalesce($9, blocks), data = coalesce($10, data), agent_key = coalesce($11, agent_key), version = ` + store.NextVersion + `
+WHERE  id = $12 AND ` + store.Version + ` = $13`
+
+// selectTwins finds other hosts of users with the key of an agent.
+const selectTwins = `WHERE agent_key <> '' AND agent_key = $1 AND ssh_host <> '' AND NOT deleted AND status <> 'terminated' AND id <> $2 ORDER BY id`
 
 const insertAssignment = `
 INSERT INTO assignment (job_id, instance_id, blocks, created_at, run_id) VALUES ($1, $2, $3, $4, $5)`
@@ -198,12 +201,15 @@ func insert(ctx context.Context, tx *store.Tx, i *Instance) error {
 }
 
 func update(ctx context.Context, tx *store.Tx, i *Instance) error {
-	var data, blocks any = store.JSON(&i.Data), i.Blocks
-	if i.Data.Damage != "" {
-		data, blocks = nil, nil // somebody may mend what is there
+	var data, blocks, key any = store.JSON(&i.Data), i.Blocks, ""
+	switch {
+	case i.Data.Damage != "":
+		data, blocks, key = nil, nil, nil // somebody may mend what is there
+	case i.Data.Host != nil:
+		key = i.Data.Host.InstanceKey
 	}
 	err := store.Guarded(tx.ExecContext(ctx, updateInstance, i.Status, i.Backend, i.SSHHost, i.IntentID, i.Unreachable, i.Deleted,
-		store.Micros(i.FinishedAt), store.Micros(i.LastJobAt), blocks, data, i.ID, i.Version))
+		store.Micros(i.FinishedAt), store.Micros(i.LastJobAt), blocks, data, key, i.ID, i.Version))
 	if err != nil {
 		return fmt.Errorf("store instance %s: %w", i.Name, err)
 	}

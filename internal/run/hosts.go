@@ -161,7 +161,9 @@ func host(inst *instance.Instance, others []*scheduler.Host) *scheduler.Host {
 	if jpd.AvailabilityZone != nil {
 		h.Zone = *jpd.AvailabilityZone
 	}
-	if n := slices.IndexFunc(others, func(o *scheduler.Host) bool { return o.Blocks == h.Blocks && o.Zone == h.Zone && sameOffer(&o.Offer, jpd) }); n >= 0 {
+	if n := slices.IndexFunc(others, func(o *scheduler.Host) bool {
+		return o.Blocks == h.Blocks && o.Zone == h.Zone && sameOffer(&o.Offer, jpd)
+	}); n >= 0 {
 		h.Offer, h.Key = others[n].Offer, others[n].Key
 	} else {
 		h.Offer = api.InstanceOffer{

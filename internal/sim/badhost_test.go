@@ -34,3 +34,36 @@ func TestHostThatDoesNotFit(t *testing.T) {
 		}
 	})
 }
+
+// TestHostUnderTwoNames adds a host a second time by another name, while a job runs on it: the job goes on.
+func TestHostUnderTwoNames(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name})
+		}
+		h := newHost(w, "host0.example", 1000, false)
+		w.hosts[h.name], w.hosts["alias.example"] = h, h
+		w.start()
+		defer w.end()
+		w.applyFleet("hosts", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}})
+		time.Sleep(time.Minute)
+		w.applyRun("one", object{"type": "task", "commands": []string{"work"}}, script{Run: 10 * time.Minute, Lines: 3})
+		time.Sleep(time.Minute)
+		w.applyFleet("again", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{"alias.example"}}})
+		time.Sleep(15 * time.Minute)
+		s := w.checks.now()
+		if len(s.jobs) != 1 || s.jobs[0].reason != "done_by_runner" {
+			t.Errorf("jobs %+v, want one that is done", s.jobs)
+		}
+		for _, inst := range s.instances {
+			if want := map[string]string{"hosts-0": "idle", "again-0": "terminated"}[inst.name]; inst.status != want {
+				t.Errorf("instance %s is %s, want %s", inst.name, inst.status, want)
+			}
+		}
+		for _, v := range w.result(false).Violations {
+			t.Error(v)
+		}
+	})
+}

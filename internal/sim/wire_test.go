@@ -86,13 +86,13 @@ func (x *wire) Onboard(ctx context.Context, r host.OnboardRequest) (host.Onboard
 	}
 	delay(ctx, 2*time.Second)
 	h.mu.Lock()
+	known, key := h.installed, h.key
 	h.installed = true
-	key := h.key
 	h.mu.Unlock()
 	if err := x.p.effect("after Onboard " + r.Endpoint.Addr); err != nil {
 		return host.Onboarded{}, err
 	}
-	return host.Onboarded{Info: h.info(), HostKey: key}, nil
+	return host.Onboarded{Info: h.info(), HostKey: key, Known: known}, nil
 }
 
 // Settle implements host.Transport.

@@ -213,7 +213,9 @@ CREATE TABLE instance (
     shard       INTEGER NOT NULL,
     version     BIGINT  NOT NULL DEFAULT 1,
     data        TEXT    NOT NULL
-);
+, agent_key TEXT NOT NULL DEFAULT '');
+
+CREATE INDEX instance_agent_key ON instance (agent_key) WHERE agent_key <> '' AND NOT deleted;
 
 CREATE UNIQUE INDEX instance_fleet_num ON instance (fleet_id, num) WHERE NOT deleted;
 
