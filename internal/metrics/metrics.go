@@ -25,6 +25,10 @@ const (
 // expireEvery is the time between two removals of what is too old.
 const expireEvery = 10 * time.Minute
 
+// sampleEvery is the least time between two samples of a job that are kept. Agents send one each 10 s; one that
+// sends more fills no database.
+const sampleEvery = 5 * time.Second
+
 // Point is one sample of a job.
 type Point struct {
 	JobID string
@@ -60,17 +64,26 @@ func New(c Config) (*Store, error) {
 	return &Store{c}, nil
 }
 
-// Add stores points in one transaction; those that are there already are skipped.
+// Add stores points in one transaction. Those that are there already are skipped, and those a moment from another
+// of their job.
 func (s *Store) Add(ctx context.Context, points ...Point) error {
 	if len(points) == 0 {
 		return nil
 	}
 	err := s.DB.Write(ctx, func(tx *store.Tx) error {
 		for _, p := range points {
+			var near int64
+			err := tx.QueryRowContext(ctx, nearPoint, p.JobID, store.Micros(p.At.Add(-sampleEvery)), store.Micros(p.At.Add(sampleEvery))).Scan(&near)
+			if err == nil {
+				continue
+			}
+			if !errors.Is(err, sql.ErrNoRows) {
+				return err
+			}
 			if p.GPUs == nil {
 				p.GPUs = []agentapi.GPUMetrics{}
 			}
-			_, err := tx.ExecContext(ctx, insertPoint, p.JobID, store.Micros(p.At), p.CPUMicros, p.MemoryBytes, p.WorkingSetBytes, store.JSON(&p.GPUs))
+			_, err = tx.ExecContext(ctx, insertPoint, p.JobID, store.Micros(p.At), p.CPUMicros, p.MemoryBytes, p.WorkingSetBytes, store.JSON(&p.GPUs))
 			if err != nil {
 				return err
 			}

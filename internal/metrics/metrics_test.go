@@ -60,6 +60,32 @@ func TestPoints(t *testing.T) {
 	})
 }
 
+// An agent that sends samples without end fills no database.
+func TestPointsFarApart(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s, t0 := newStore(t, db), time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
+		var points []metrics.Point
+		for i := range 100 {
+			points = append(points, sample(t0.Add(time.Duration(i)*100*time.Millisecond), i))
+		}
+		other := sample(t0, 7)
+		other.JobID = "other"
+		if err := s.Add(t.Context(), append(points[:50:50], other)...); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Add(t.Context(), points[50:]...); err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Points(t.Context(), db.Read(), "job", metrics.Range{}, 1000)
+		if diff := cmp.Diff([]metrics.Point{points[50], points[0]}, got); diff != "" || err != nil {
+			t.Errorf("Points (-want +got), %v:\n%s", err, diff)
+		}
+		if got, err := s.Points(t.Context(), db.Read(), "other", metrics.Range{}, 1000); len(got) != 1 || err != nil {
+			t.Errorf("Points of another job = %v, %v", got, err)
+		}
+	})
+}
+
 // TestExpiry has a job run for three hours and end.
 func TestExpiry(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {

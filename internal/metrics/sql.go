@@ -5,6 +5,8 @@ INSERT INTO job_metrics (job_id, at, cpu_micros, memory, working_set, gpus)
 VALUES ($1, $2, $3, $4, $5, $6)
 ON CONFLICT (job_id, at) DO NOTHING`
 
+const nearPoint = `SELECT at FROM job_metrics WHERE job_id = $1 AND at > $2 AND at < $3 LIMIT 1`
+
 const prunePoints = `DELETE FROM job_metrics WHERE job_id = $1 AND at < $2`
 
 const deletePoints = `DELETE FROM job_metrics WHERE job_id = $1`

@@ -49,6 +49,7 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 		}
 	}
 	texts := map[string][]byte{} // what DCGM says of the GPUs of jobs
+	var samples []metrics.Point
 	latest := map[string]agentapi.Task{}
 	var order []string
 	for _, e := range events {
@@ -62,9 +63,16 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			}
 			latest[e.TaskID] = *e.Task
 		case e.Metrics != nil:
-			took(s.storeMetrics(ctx, e), 1)
+			samples = append(samples, metrics.Point{JobID: e.TaskID, At: time.UnixMicro(e.Micros), Metrics: *e.Metrics})
 		case e.DCGM != nil:
 			texts[e.TaskID] = e.DCGM // the last: the others are over
+		}
+	}
+	if err := s.Metrics.Add(ctx, samples...); !store.BadValue(err) {
+		took(err, 0)
+	} else {
+		for _, p := range samples { // one of them
+			took(s.Metrics.Add(ctx, p), 1)
 		}
 	}
 	for id, packed := range texts {
@@ -182,10 +190,6 @@ func (s *Service) placedOn(ctx context.Context, instanceID string, events []agen
 		return nil, fmt.Errorf("look for the jobs of a host's events: %w", err)
 	}
 	return mine, nil
-}
-
-func (s *Service) storeMetrics(ctx context.Context, e agentapi.Event) error {
-	return s.Metrics.Add(ctx, metrics.Point{JobID: e.TaskID, At: time.UnixMicro(e.Micros), Metrics: *e.Metrics})
 }
 
 // PollLogs reads a page of a submission's log.
