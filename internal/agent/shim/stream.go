@@ -20,7 +20,8 @@ import (
 type cursor struct {
 	version        int64
 	jobLog, ownLog int64
-	metrics        time.Time
+	metrics        time.Time // of the file that was told last
+	sampled        time.Time // when that was
 }
 
 // position is what an acknowledgement of an event means.
@@ -169,12 +170,17 @@ func (st *stream) log(t *task, src agentapi.LogSource, from *int64, size int64) 
 	return nil
 }
 
+// sampleEvery is the least time between two samples of a task: its runner writes one each 10 s, but it is not the
+// only one who can.
+const sampleEvery = 5 * time.Second
+
+// metrics tells a sample that is another than the last: its time may be earlier, when the clock was set back.
 func (st *stream) metrics(t *task, c *cursor) error {
 	info, err := os.Lstat(filepath.Join(t.jobDir(), runner.MetricsFile))
-	if err != nil || !info.ModTime().After(c.metrics) {
+	if err != nil || info.ModTime().Equal(c.metrics) || time.Since(c.sampled) < sampleEvery {
 		return nil
 	}
-	c.metrics = info.ModTime()
+	c.metrics, c.sampled = info.ModTime(), time.Now()
 	var m agentapi.Metrics
 	if runner.ReadShared(t.jobDir(), runner.MetricsFile, &m) != nil {
 		return nil // it is being replaced; the next sample comes

@@ -2,9 +2,11 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -302,4 +304,43 @@ func TestLogBeyondTheQuota(t *testing.T) {
 	if job, own := told[agentapi.JobLog], told[agentapi.RunnerLog]; job != 200 || own != maxOwnLog {
 		t.Errorf("told of %d and %d bytes", job, own)
 	}
+}
+
+// Samples are told as they come, also after the clock was set back, but not as often as somebody in the container
+// likes.
+func TestMetrics(t *testing.T) {
+	t.Parallel() // it waits
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	e := a.listen()
+	path := filepath.Join(a.job(s.ID), runner.MetricsFile)
+	write := func(n int, at time.Time) {
+		t.Helper()
+		if err := os.WriteFile(path+".new", fmt.Appendf(nil, `{"cpu_micros":%d}`, n), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Chtimes(path+".new", at, at), os.Rename(path+".new", path)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := func() (list []int64) {
+		for _, ev := range e.heard() {
+			if ev.Metrics != nil {
+				list = append(list, ev.Metrics.CPUMicros)
+			}
+		}
+		return list
+	}
+	now := time.Now()
+	for n := range 50 {
+		write(n, now.Add(time.Duration(n)*time.Minute))
+		<-time.After(2 * time.Millisecond)
+	}
+	e.until("a sample is told", func() bool { return len(told()) > 0 })
+	<-time.After(sampleEvery)
+	if n := len(told()); n > 2 {
+		t.Errorf("%d samples were told in a moment", n)
+	}
+	write(1000, now.Add(-time.Hour))
+	e.until("the sample of the new time is told", func() bool { return slices.Contains(told(), 1000) })
 }
