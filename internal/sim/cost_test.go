@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"math"
 	"net/http/httptest"
@@ -127,7 +128,12 @@ func TestCosts(t *testing.T) {
 		cloud.Heal()
 		time.Sleep(time.Hour)
 		w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "backends": []string{cloudNames[0]}, "resources": object{"gpu": 1}})
-		w.deleteInstance("nodes", 0)
+		for _, inst := range w.checks.now().instances { // what the fleet had brought in the place of the lost one
+			var num int
+			if _, err := fmt.Sscanf(inst.name, "nodes-%d", &num); err == nil && inst.status == "idle" {
+				w.deleteInstance("nodes", num)
+			}
+		}
 		time.Sleep(30 * time.Minute)
 
 		// All ways to group it are the same money, and the ended machine is a part of its live fleet's.
