@@ -37,6 +37,14 @@ type versions struct {
 	list    []*Instance
 }
 
+// size is how many instances the text tells of.
+func (v *versions) size() int {
+	if v.text == "" {
+		return 0
+	}
+	return strings.Count(v.text, " ")/2 + 1
+}
+
 // maxFleets bounds the fleets whose lists are remembered.
 const maxFleets = 2_000
 
@@ -81,30 +89,96 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, i *Instance) error {
 // work of so many rows, and not even that where it is known that nothing changed. Most often it is
 // the text of the last time.
 func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...string) (map[string][]*Instance, error) {
-	found := map[string][]*Instance{}
+	found := make(map[string][]*Instance, len(fleetIDs))
 	changes, err := s.changes(ctx, q, fleetIDs)
 	if err != nil {
 		return nil, err
 	}
-	var open []string // fleets of which nothing is known yet
-	for _, id := range fleetIDs {
-		if list, same := s.known.unchanged(id, changes); same {
-			found[id] = list
-		} else {
-			open = append(open, id)
+	open := s.known.unchanged(found, fleetIDs, changes)
+	if len(open) == 0 {
+		return found, nil
+	}
+	if changes != nil { // who comes second finds what the first has read
+		done, err := s.known.turn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		open = s.known.unchanged(found, open, changes)
+	}
+	changed, err := s.known.texts(ctx, q, open, changes)
+	if err != nil {
+		return nil, err
+	}
+	if s.known.recall(q, found, changed); len(changed) == 0 {
+		return found, nil
+	}
+	if changes == nil {
+		done, err := s.known.turn(ctx)
+		if err != nil {
+			return nil, err
+		}
+		defer done()
+		s.known.recall(q, found, changed)
+	}
+	if err := s.known.fill(ctx, q, changed); err != nil {
+		return nil, err
+	}
+	for id, v := range changed {
+		s.known.keep(q, id, *v)
+		found[id] = v.list
+	}
+	return found, nil
+}
+
+// fill reads the instances that texts tell of, for one caller at a time.
+func (k *known) fill(ctx context.Context, q store.Querier, texts map[string]*versions) error {
+	total := 0
+	for _, v := range texts {
+		total += v.size()
+	}
+	order := make([]row, 0, total)
+	for _, v := range texts {
+		v.list = make([]*Instance, 0, v.size())
+		for rest := v.text; rest != ""; {
+			var id, version string
+			id, rest, _ = strings.Cut(rest, " ")
+			version, rest, _ = strings.Cut(rest, " ")
+			n, err := strconv.ParseInt(version, 10, 64)
+			if err != nil {
+				return fmt.Errorf("read the version of instance %s: %w", id, err)
+			}
+			order = append(order, row{id, n})
 		}
 	}
-	changed := map[string]string{} // their texts
-	for batch := range slices.Chunk(open, 500) {
+	list, err := k.read(ctx, q, order)
+	if err != nil {
+		return err
+	}
+	for _, i := range list {
+		if v := texts[i.FleetID]; v != nil && !i.Deleted { // else it is deleted or elsewhere since the first look
+			v.list = append(v.list, i)
+		}
+	}
+	for _, v := range texts {
+		slices.SortFunc(v.list, func(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) })
+	}
+	return nil
+}
+
+// texts reads what the instances of fleets are known by, without the lists.
+func (k *known) texts(ctx context.Context, q store.Querier, fleetIDs []string, changes map[string]int64) (map[string]*versions, error) {
+	texts := make(map[string]*versions, len(fleetIDs))
+	for batch := range slices.Chunk(fleetIDs, 500) {
+		for _, id := range batch {
+			texts[id] = &versions{changes: changes[id]} // one without instances has no text
+		}
 		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || "+store.Version+", ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(batch))+") GROUP BY fleet_id", store.Args(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id, text string
 			err := rows.Scan(&id, &text)
-			if list, known := s.known.recall(id, text); known {
-				found[id] = list
-				s.known.keep(q, id, versions{changes[id], text, list})
-			} else {
-				changed[id] = text
+			if v := texts[id]; v != nil {
+				v.text = text
 			}
 			return err
 		})
@@ -112,33 +186,22 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 			return nil, fmt.Errorf("read the versions of instances: %w", err)
 		}
 	}
-	if len(changed) == 0 {
-		return found, nil
-	}
-	var order []row
-	for _, text := range changed {
-		for pair := range slices.Chunk(strings.Fields(text), 2) {
-			version, err := strconv.ParseInt(pair[1], 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("read the version of instance %s: %w", pair[0], err)
-			}
-			order = append(order, row{pair[0], version})
+	return texts, nil
+}
+
+// recall finds the lists of the fleets whose texts are the same as when they were read, and leaves
+// the others.
+func (k *known) recall(q store.Querier, found map[string][]*Instance, texts map[string]*versions) {
+	for id, v := range texts {
+		k.mu.Lock()
+		old, known := k.fleets[id]
+		k.mu.Unlock()
+		if known && old.text == v.text {
+			v.list, found[id] = old.list, old.list
+			k.keep(q, id, *v)
+			delete(texts, id)
 		}
 	}
-	list, err := s.known.of(ctx, q, order)
-	if err != nil {
-		return nil, err
-	}
-	for _, i := range list {
-		if !i.Deleted { // since the first look
-			found[i.FleetID] = append(found[i.FleetID], i)
-		}
-	}
-	for id, text := range changed {
-		slices.SortFunc(found[id], func(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) })
-		s.known.keep(q, id, versions{changes[id], text, found[id]})
-	}
-	return found, nil
 }
 
 // changes counts what was ever written to the instances of fleets, by whomever: a trigger of SQLite
@@ -149,13 +212,16 @@ func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []strin
 	}
 	counts := make(map[string]int64, len(fleetIDs))
 	for batch := range slices.Chunk(fleetIDs, 500) {
+		for _, id := range batch {
+			counts[id] = 0 // nothing was ever written
+		}
 		rows, err := q.QueryContext(ctx, "SELECT fleet_id, changes FROM fleet_changes WHERE fleet_id IN ("+store.Marks(1, len(batch))+")", store.Args(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id string
 			var n int64
 			err := store.Scan(rows, &id, &n)
-			if err == nil { // a count that is none may stay so: what changes is not seen by it
-				counts[id] = n
+			if counts[id] = n; err != nil { // a count that is none may stay so: what changes is not seen by it
+				delete(counts, id)
 			}
 			return store.DespiteDamage(err)
 		})
@@ -166,24 +232,23 @@ func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []strin
 	return counts, nil
 }
 
-// unchanged returns a fleet's list when nothing has changed since it was read.
-func (k *known) unchanged(fleetID string, changes map[string]int64) ([]*Instance, bool) {
-	now, counted := changes[fleetID]
-	if !counted {
-		return nil, false
+// unchanged finds the lists of the fleets in which nothing has changed since they were read, and returns
+// the others.
+func (k *known) unchanged(found map[string][]*Instance, fleetIDs []string, changes map[string]int64) (open []string) {
+	if changes == nil {
+		return fleetIDs
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	v, known := k.fleets[fleetID]
-	return v.list, known && v.changes == now
-}
-
-// recall returns a fleet's list whose text is the same as when it was read.
-func (k *known) recall(fleetID, text string) ([]*Instance, bool) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	v, known := k.fleets[fleetID]
-	return v.list, known && v.text == text
+	for _, id := range fleetIDs {
+		now, counted := changes[id]
+		if v, known := k.fleets[id]; known && counted && v.changes == now && (now > 0 || len(v.list) == 0) {
+			found[id] = v.list
+		} else { // also where there are instances that nobody counted
+			open = append(open, id)
+		}
+	}
+	return open
 }
 
 func (k *known) keep(q store.Querier, fleetID string, v versions) {
@@ -235,21 +300,30 @@ func (k *known) list(ctx context.Context, q store.Querier, tail string, args ...
 
 // of returns instances in an order, and reads those that are not known.
 func (k *known) of(ctx context.Context, q store.Querier, order []row) ([]*Instance, error) {
+	if list, missing := k.remembered(order); len(missing) == 0 {
+		return list, nil
+	}
+	done, err := k.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return k.read(ctx, q, order)
+}
+
+// turn waits until nobody else reads what is new.
+func (k *known) turn(ctx context.Context) (done func(), err error) {
 	select {
 	case k.reading <- struct{}{}:
-		defer func() { <-k.reading }()
+		return func() { <-k.reading }, nil
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	list := make([]*Instance, len(order))
-	missing := map[string]int{} // where in the list
-	for n, r := range order {
-		if i, version := k.rows.Get(r.id); version == r.version {
-			list[n] = i
-		} else {
-			missing[r.id] = n
-		}
-	}
+}
+
+// read is of for the one who has the turn.
+func (k *known) read(ctx context.Context, q store.Querier, order []row) ([]*Instance, error) {
+	list, missing := k.remembered(order)
 	loaded, err := ByID(ctx, q, slices.Collect(maps.Keys(missing)))
 	if err != nil {
 		return nil, err
@@ -259,4 +333,17 @@ func (k *known) of(ctx context.Context, q store.Querier, order []row) ([]*Instan
 		k.rows.Read(q, i.ID, i.Version, i)
 	}
 	return slices.DeleteFunc(list, func(i *Instance) bool { return i == nil }), nil
+}
+
+// remembered are those of the instances that are known, in their places, and the places of the others.
+func (k *known) remembered(order []row) (list []*Instance, missing map[string]int) {
+	list, missing = make([]*Instance, len(order)), map[string]int{}
+	for n, r := range order {
+		if i, version := k.rows.Get(r.id); version == r.version {
+			list[n] = i
+		} else {
+			missing[r.id] = n
+		}
+	}
+	return list, missing
 }

@@ -1,9 +1,13 @@
 package instance
 
 import (
+	"context"
+	"database/sql"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -100,6 +104,23 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 			check("counted no more")
 		}
 		write(func(tx *store.Tx) error {
+			_, err := tx.ExecContext(ctx, `UPDATE instance SET unreachable = TRUE, version = version + 1 WHERE id = 'i1'`)
+			return err
+		})
+		check("changed while it is not counted")
+		if db.Engine() == store.SQLite {
+			write(func(tx *store.Tx) error {
+				_, err := tx.ExecContext(ctx, `DELETE FROM fleet_changes`)
+				return err
+			})
+			check("never counted")
+			write(func(tx *store.Tx) error { // which no trigger adds to what is not there
+				_, err := tx.ExecContext(ctx, `DELETE FROM instance WHERE id = 'i9'`)
+				return err
+			})
+			check("deleted while it is not counted")
+		}
+		write(func(tx *store.Tx) error {
 			all[4].Status = api.InstanceIdle
 			return s.update(ctx, tx, &all[4])
 		})
@@ -117,4 +138,56 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 			t.Errorf("of no fleet: %v, %v", list, err)
 		}
 	})
+}
+
+// Whoever asks for instances that somebody else is reading waits, and does not read them again.
+func TestInstancesAreReadOnceForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.SQLite(t)
+		ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
+		err := db.Write(ctx, func(tx *store.Tx) error {
+			return insert(ctx, tx, &Instance{ID: "i", ProjectID: "p", FleetID: "f", Name: "i", Status: api.InstanceIdle, CreatedAt: time.UnixMicro(1)})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q := &counted{Querier: db.Read()}
+		second := make(chan []*Instance, 1)
+		q.reading = func() {
+			go func() {
+				list, err := s.InFleets(ctx, q, "f", "none")
+				if err != nil {
+					t.Error(err)
+				}
+				second <- list["f"]
+			}()
+			synctest.Wait() // until it waits
+		}
+		first, err := s.InFleets(ctx, q, "f", "none")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if list := <-second; len(list) != 1 || len(first["f"]) != 1 || list[0] != first["f"][0] || q.texts != 1 {
+			t.Errorf("%d and %d instances, read %d times, want the same one, read once", len(first["f"]), len(list), q.texts)
+		}
+		if _, err := s.InFleets(ctx, q, "none"); err != nil || q.texts != 1 {
+			t.Errorf("a fleet without instances is read %d times, %v", q.texts, err)
+		}
+	})
+}
+
+// counted counts how often the versions of instances are read.
+type counted struct {
+	store.Querier
+	texts   int
+	reading func() // called the first time
+}
+
+func (c *counted) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	if strings.Contains(query, "string_agg") {
+		if c.texts++; c.texts == 1 {
+			c.reading()
+		}
+	}
+	return c.Querier.QueryContext(ctx, query, args...)
 }
