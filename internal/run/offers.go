@@ -17,11 +17,7 @@ type survey struct {
 	offersOnly bool
 }
 
-func (s *Service) survey(ctx context.Context, r Run, specs []api.JobSpec, offersOnly bool) (survey, error) {
-	supply, err := s.supply(ctx, r.ProjectID)
-	if err != nil {
-		return survey{}, err
-	}
+func (s *Service) survey(ctx context.Context, supply scheduler.Supply, r Run, specs []api.JobSpec, offersOnly bool) (survey, error) {
 	g := gang{run: &r}
 	for _, spec := range specs {
 		g.jobs = append(g.jobs, &Job{Data: JobData{Spec: spec}})

@@ -62,6 +62,10 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 	if r.MaxOffers != nil {
 		limit = *r.MaxOffers
 	}
+	supply, err := s.supply(ctx, sc.Project.ID) // for all groups
+	if err != nil {
+		return plan, nil, err
+	}
 	dry := Run{ProjectID: sc.Project.ID, Data: Data{Spec: effective}}
 	type group struct {
 		node    int
@@ -75,7 +79,7 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		offers, known := byGroup[key]
 		if !known {
 			dry.Data.Spec = ofReplicaGroup(effective, js.ReplicaGroup)
-			found, err := s.survey(ctx, dry, groupOf(specs, js), r.ForOffersOnly)
+			found, err := s.survey(ctx, supply, dry, groupOf(specs, js), r.ForOffersOnly)
 			if err != nil {
 				return plan, nil, err
 			}
@@ -117,9 +121,9 @@ func (im Images) plannedSpecs(spec api.RunSpec, name string) ([]api.JobSpec, err
 // groupOf are the jobs of the group that a job belongs to.
 func groupOf(specs []api.JobSpec, of api.JobSpec) []api.JobSpec {
 	var list []api.JobSpec
-	for _, js := range specs {
-		if js.NodeGroupIndex == of.NodeGroupIndex && js.ReplicaGroup == of.ReplicaGroup {
-			list = append(list, js)
+	for i := range specs {
+		if js := &specs[i]; js.NodeGroupIndex == of.NodeGroupIndex && js.ReplicaGroup == of.ReplicaGroup {
+			list = append(list, *js)
 		}
 	}
 	return list
