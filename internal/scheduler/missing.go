@@ -28,7 +28,7 @@ func WhyNot(g Gang, s Supply, anyway bool) api.WhyNot {
 	if anyway {
 		why.Reasons = p.facts(&g, anyway)
 	} else {
-		why.Reasons = p.place(&g).Reasons
+		why.Reasons = p.decide(&g).Reasons
 	}
 	return why
 }

@@ -120,6 +120,15 @@ func (p *placer) leave(host, blocks int) {
 }
 
 func (p *placer) place(g *Gang) Verdict {
+	v := p.decide(g)
+	if v.Nodes == nil && !v.Open {
+		v.Why = p.words(g, v)
+	}
+	return v
+}
+
+// decide is place but for the words.
+func (p *placer) decide(g *Gang) Verdict {
 	fleets := p.fleetsOf(g)
 	best := p.best(g)
 	switch {
@@ -128,9 +137,7 @@ func (p *placer) place(g *Gang) Verdict {
 	case g.Open || slices.ContainsFunc(fleets, func(f int) bool { return p.open[f] }):
 		return Verdict{Gang: g.ID, Open: true}
 	}
-	v := p.refuse(g, fleets)
-	v.Why = p.words(g, v)
-	return v
+	return p.refuse(g, fleets)
 }
 
 // refuse says what is missing for a gang that has no place in its fleets.
