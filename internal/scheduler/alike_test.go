@@ -39,6 +39,9 @@ func TestAlikeHosts(t *testing.T) {
 			t.Fatalf("seed %d: keys of hosts change the outcome (-without +with):\n%s", seed, cmp.Diff(want, got))
 		}
 		for _, g := range queue {
+			if diff := cmp.Diff(WhyNot(g, s, false), WhyNot(g, keyed, false)); diff != "" {
+				t.Fatalf("seed %d: keys of hosts change why (-without +with):\n%s", seed, diff)
+			}
 			got, want := Choices(g, keyed), Choices(g, s)
 			if diff := cmp.Diff(chosen(want), chosen(got)); diff != "" {
 				t.Fatalf("seed %d: keys of hosts change the choices (-without +with):\n%s", seed, diff)

@@ -387,22 +387,22 @@ func fewWishes(r *rand.Rand) Ask {
 
 // BenchmarkWhyNot looks at 10,000 hosts in 20 fleets, one of which may grow, and as many offers.
 func BenchmarkWhyNot(b *testing.B) {
-	var s Supply
-	for f := range 20 {
-		s.Fleets = append(s.Fleets, cluster(fmt.Sprint("fleet", f)))
-		if s.Fleets[f].Hosts = f > 0; f == 0 {
-			s.Fleets[f].Room = -1
-		}
-		for n := range 500 {
-			s.Hosts = append(s.Hosts, hosted(fmt.Sprint(f, "-", n), fmt.Sprint("fleet", f), 1+n%8, 1, 1))
-		}
-	}
-	for n := range 10_000 {
-		s.Offers = append(s.Offers, machine("a", fmt.Sprint(n%50), n%8, float64(n)))
-	}
-	g := asks("g", 1, 9)
-	b.ReportAllocs()
-	for b.Loop() {
-		WhyNot(g, s, false)
+	for _, keys := range []string{"alike", "each its own"} {
+		b.Run(keys, func(b *testing.B) {
+			s := manyHosts(keys == "alike")
+			for f := range s.Fleets {
+				s.Fleets[f].Hosts = f > 0
+			}
+			s.Fleets[0].Room = -1
+			for n := range 10_000 {
+				s.Offers = append(s.Offers, machine("a", fmt.Sprint(n%50), n%8, float64(n)))
+			}
+			s.Stock, s.Index = NewStock(s.Hosts), NewIndex(s.Offers)
+			g := asks("g", 1, 9)
+			b.ReportAllocs()
+			for b.Loop() {
+				WhyNot(g, s, false)
+			}
+		})
 	}
 }

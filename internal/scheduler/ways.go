@@ -9,23 +9,7 @@ import (
 // tally asks of everything that there is what stands between it and a gang's first job.
 func (p *placer) tally(g *Gang, anyway bool) *Tally {
 	t := &Tally{}
-	var ways []way
-	ofKind := make([][]Misses, len(p.Stock.kinds)) // nil where they are not known
-	for f := range p.Fleets {
-		for _, i := range p.inFleet[f] {
-			h := p.Hosts[i]
-			if h.Out {
-				continue
-			}
-			missed := &ofKind[p.Stock.kind[i]]
-			if *missed == nil {
-				*missed = shareMisses(g, h)
-			}
-			if ways = p.hostWays(ways[:0], g, f, i, *missed); len(ways) > 0 {
-				t.add(1, h.Offer.Price, ways...)
-			}
-		}
-	}
+	p.tallyHosts(t, g)
 	run := Ask{g.Profile, g.Jobs[0].Requirements}
 	growing := p.growing(g, run, anyway)
 	x := p.index()
@@ -40,6 +24,7 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 		}
 		sites = append(sites, f.sites)
 	}
+	var ways []way
 	for _, c := range x.cells(views, nil, sites...) { // of which the rules say the same
 		o := &x.offers[c.first]
 		missed := run.missed(o)
@@ -55,6 +40,44 @@ func (p *placer) tally(g *Gang, anyway bool) *Tally {
 		}
 	}
 	return t
+}
+
+// tallyHosts adds the hosts, those of a fleet at once that are alike and of which as much is free.
+func (p *placer) tallyHosts(t *Tally, g *Gang) {
+	type alike struct {
+		kind  uint32
+		free  int
+		named bool
+	}
+	type some struct{ first, n int }
+	var ways []way
+	ofKind := make([][]Misses, len(p.Stock.kinds)) // nil where they are not known
+	hosts := map[alike]some{}
+	for f := range p.Fleets {
+		clear(hosts)
+		for _, i := range p.inFleet[f] {
+			h := p.Hosts[i]
+			if h.Out {
+				continue
+			}
+			like := alike{p.Stock.kind[i], p.free[i], selected(g.Profile.Instances, &p.Fleets[f], h)}
+			of, known := hosts[like]
+			if !known {
+				of.first = i
+			}
+			of.n++
+			hosts[like] = of
+		}
+		for like, of := range hosts {
+			missed := &ofKind[like.kind]
+			if *missed == nil {
+				*missed = shareMisses(g, p.Hosts[of.first])
+			}
+			if ways = p.hostWays(ways[:0], g, f, of.first, *missed); len(ways) > 0 {
+				t.add(of.n, p.Stock.price(of.first), ways...)
+			}
+		}
+	}
 }
 
 func (a *Ask) missed(o *api.InstanceOffer) Misses { return Missed(&a.Requirements, &a.Profile, o) }
