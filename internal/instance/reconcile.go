@@ -273,16 +273,22 @@ func (s *Service) setLink(id string, change func(*Link)) {
 	s.mu.Unlock()
 }
 
+// watch has the pool connect to an instance. That this cannot be begun, since its key cannot be read, say, is
+// noted as that of a host which does not answer.
 func (s *Service) watch(ctx context.Context, inst Instance) error {
 	t, err := s.target(ctx, inst)
+	s.setLink(inst.ID, func(l *Link) {
+		switch {
+		case l.Watched:
+		case err != nil:
+			l.Since, l.Problem = cmp.Or(l.Since, time.Now()), err.Error()
+		default:
+			l.Watched, l.Since, l.Problem = true, time.Now(), ""
+		}
+	})
 	if err != nil {
 		return err
 	}
-	s.setLink(inst.ID, func(l *Link) {
-		if !l.Watched {
-			l.Watched, l.Since = true, time.Now()
-		}
-	})
 	s.Hosts.Watch(t)
 	return nil
 }

@@ -48,7 +48,7 @@ type Machine struct {
 type Link struct {
 	Watched   bool
 	Connected bool
-	Since     time.Time // of the present state of a watched connection
+	Since     time.Time // of the present state of a watched connection, or of attempts to watch it
 	Asked     time.Time // when the cloud was last asked whether the machine exists, since the connection was lost
 	Info      *agentapi.HostInfo
 	Problem   string
@@ -337,8 +337,11 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 		d.terminate(now, api.InstanceUnreachable, msg)
 		return
 	}
-	tried := cmp.Or(s.Link.Since, now).Add(tryFor) // it is about to be connected to
-	if limit := latest(inst.Data.LostAt.Add(lostLimit), tried); now.Before(limit) {
+	tried := now // it is about to be connected to, or the server lacks what it needs for that
+	if s.Link.Watched {
+		tried = s.Link.Since
+	}
+	if limit := latest(inst.Data.LostAt.Add(lostLimit), tried.Add(tryFor)); now.Before(limit) {
 		due := s.Link.Asked.Add(askEvery) // each attempt to connect that fails wakes us
 		if !now.Before(due) {
 			d.Effects = append(d.Effects, AskCloud)

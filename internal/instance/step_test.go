@@ -1,8 +1,11 @@
 package instance
 
 import (
+	"context"
+	"errors"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -143,6 +146,10 @@ func TestStep(t *testing.T) {
 			s.Instance.Assignments, s.Machine.Failed = held, true
 		}), now: lostGrace, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: lostGrace},
 		{name: "but not while its agent answers", s: changed(paid(api.InstanceBusy), func(s *Snapshot) { s.Instance.Assignments, s.Machine.Failed = held, true }), status: api.InstanceBusy},
+		{name: "nor by one that cannot begin to", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
+			lost(0)(s)
+			s.Link.Watched, s.Instance.Unreachable, s.Instance.Assignments = false, true, held
+		}), now: time.Hour, status: api.InstanceBusy, effects: []Effect{Watch, AskCloud}, again: time.Hour + askEvery},
 		{name: "a lost SSH host is never given up", s: changed(sshHost(api.InstanceIdle), lost(0)), now: 1000 * time.Hour, status: api.InstanceIdle},
 		{name: "a connection is kept", s: changed(sshHost(api.InstanceIdle), func(s *Snapshot) { s.Link.Watched = false }), status: api.InstanceIdle, effects: []Effect{Watch}},
 		{name: "jobs end before their machine", s: changed(paid(api.InstanceTerminating), func(s *Snapshot) { s.Instance.Assignments = held }), status: api.InstanceTerminating},
@@ -313,4 +320,30 @@ func TestPrices(t *testing.T) {
 			}
 		})
 	}
+}
+
+// noKeys is a server that cannot read its keys.
+type noKeys struct{}
+
+func (noKeys) ProjectKey(context.Context, string) (string, string, error) {
+	return "", "", errors.New("the key cannot be read")
+}
+
+// An instance to which the server cannot even begin to connect is shown as unreachable, with the reason.
+func TestWatchThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &Service{Config: Config{Keys: noKeys{}}, links: map[string]Link{}}
+		snap := sshHost(api.InstanceIdle)
+		snap.Instance.ID = "i"
+		for _, want := range []bool{false, true} {
+			snap.Link = s.linkOf("i")
+			if d := Step(time.Now(), snap); d.Instance.Unreachable != want || !slices.Contains(d.Effects, Watch) || want && d.Instance.Data.Problem != "the key cannot be read" {
+				t.Errorf("unreachable %v, effects %v, problem %q; want %v, the next attempt and the reason", d.Instance.Unreachable, d.Effects, d.Instance.Data.Problem, want)
+			}
+			if err := s.watch(t.Context(), snap.Instance); err == nil {
+				t.Error("no error")
+			}
+			time.Sleep(lostGrace)
+		}
+	})
 }
