@@ -409,6 +409,9 @@ func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo,
 		k.s.Log.Error("take over the tasks of a host", "instance", id, "err", err)
 	}
 	left := k.clean(ctx, id, tasks)
+	if ctx.Err() != nil {
+		return // the host was forgotten meanwhile
+	}
 	k.s.inst.Connected(id, info)
 	k.s.runs.Reconnected(ctx, id)
 	for _, t := range tasks {
