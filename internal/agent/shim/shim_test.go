@@ -475,6 +475,33 @@ func TestTerminateAtEachStep(t *testing.T) {
 	}
 }
 
+// A job that is to end the moment it runs has the time to end that it was given.
+func TestTerminateAsItBegins(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+	t.Cleanup(func() { srv.Close() })
+	var ids []string
+	for range 50 {
+		s := spec()
+		a.put(s)
+		l, err := net.Listen("unix", filepath.Join(a.job(s.ID), runner.ControlFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() { _ = srv.Serve(l) }() // until Close
+		a.reaches(s.ID, agentapi.Running)
+		a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
+		ids = append(ids, s.ID)
+	}
+	for _, id := range ids {
+		if v := a.get(id); v.State != agentapi.Running {
+			t.Errorf("%+v", v)
+			continue
+		}
+		a.finish(id, 0)
+	}
+}
+
 // The server asks for the end of a task until it hears of it: the runner is told once, and again
 // when there is less time.
 func TestTerminateAgain(t *testing.T) {

@@ -201,9 +201,14 @@ func (t *task) start(ctx context.Context) {
 		t.finish(reason, msg, nil)
 		return
 	}
-	t.set(func(v *agentapi.Task) { v.State = agentapi.Running })
-	if r, m := t.stopped(); r != "" { // asked for between the two lines above
-		t.finish(r, m, nil)
+	var asked *agentapi.Terminate // since the look above; who asks once it runs has the runner told
+	t.set(func(v *agentapi.Task) {
+		if asked = t.ending; asked == nil {
+			v.State = agentapi.Running
+		}
+	})
+	if asked != nil {
+		t.finish(asked.Reason, asked.Message, nil)
 		return
 	}
 	t.follow(t.shim.ctx)
