@@ -43,41 +43,63 @@ func (s *Service) waiting(ctx context.Context, runs []Run, old bool) ([]*api.Run
 // many of one queue, again and again.
 type positionCache struct {
 	mu   sync.Mutex
-	byID map[string]positionsAt
+	byID map[string]*positionsAt
 }
 
 type positionsAt struct {
 	at        time.Time
 	positions map[string]int
+	reading   chan struct{} // holds a token while one of those who ask reads them, for all of them
 }
 
 // positionsFor is how old positions may be.
 const positionsFor = time.Second
 
 func (c *positionCache) of(ctx context.Context, projectID string, read func(context.Context, string) (map[string]int, error)) (map[string]int, error) {
-	c.mu.Lock()
-	known := c.byID[projectID]
-	c.mu.Unlock()
-	if time.Since(known.at) < positionsFor {
-		return known.positions, nil
+	p, known := c.known(projectID)
+	if known != nil {
+		return known, nil
 	}
-	now := positionsAt{at: time.Now()}
-	var err error
-	if now.positions, err = read(ctx, projectID); err != nil {
+	select {
+	case p.reading <- struct{}{}:
+		defer func() { <-p.reading }()
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+	if _, known = c.known(projectID); known != nil {
+		return known, nil
+	}
+	positions, err := read(ctx, projectID)
+	if err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	p.at, p.positions = time.Now(), positions // however long that took: those who waited take them
+	return positions, nil
+}
+
+// known are the positions in a project's queue, nil when those that are remembered are too old.
+func (c *positionCache) known(projectID string) (*positionsAt, map[string]int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for id, p := range c.byID {
-		if time.Since(p.at) >= positionsFor {
+		if id != projectID && time.Since(p.at) >= positionsFor && len(p.reading) == 0 {
 			delete(c.byID, id)
 		}
 	}
-	if c.byID == nil {
-		c.byID = map[string]positionsAt{}
+	p := c.byID[projectID]
+	switch {
+	case p != nil && time.Since(p.at) < positionsFor:
+		return p, p.positions
+	case p == nil:
+		if c.byID == nil {
+			c.byID = map[string]*positionsAt{}
+		}
+		p = &positionsAt{reading: make(chan struct{}, 1)}
+		c.byID[projectID] = p
 	}
-	c.byID[projectID] = now
-	return now.positions, nil
+	return p, nil
 }
 
 // positions are the places of runs in a project's queue, from 1. They are read as one text,

@@ -1,7 +1,12 @@
 package run
 
 import (
+	"context"
+	"errors"
+	"sync"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -68,5 +73,51 @@ func TestPositions(t *testing.T) {
 			t.Fatal(err)
 		}
 		check(map[string]int{"urgent": 1, "old": 2, "a": 3, "b": 4, "young": 5})
+	})
+}
+
+// A queue is read once a second for all who look at it.
+func TestPositionsAreReadOnceForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c positionCache
+		read := map[string]int{}
+		var mu sync.Mutex
+		look := func(project string, slowly time.Duration) {
+			got, err := c.of(t.Context(), project, func(_ context.Context, id string) (map[string]int, error) {
+				time.Sleep(slowly)
+				mu.Lock()
+				defer mu.Unlock()
+				read[id]++
+				return map[string]int{id: read[id]}, nil
+			})
+			if err != nil || got[project] == 0 {
+				t.Errorf("positions in %s: %v, %v", project, got, err)
+			}
+		}
+		for _, want := range []int{1, 2} {
+			var all sync.WaitGroup
+			for range 3 {
+				for _, project := range []string{"p", "q"} {
+					all.Go(func() { look(project, 2*positionsFor) })
+				}
+			}
+			all.Wait()
+			if read["p"] != want || read["q"] != want {
+				t.Errorf("read %v times, want %d", read, want)
+			}
+			time.Sleep(positionsFor)
+		}
+		look("q", 0)
+		if _, remembered := c.byID["p"]; remembered {
+			t.Error("queues that nobody looks at are remembered")
+		}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		gone := errors.New("gone")
+		cancel(gone)
+		c.byID["q"].at = time.Time{}
+		c.byID["q"].reading <- struct{}{}
+		if _, err := c.of(ctx, "q", nil); !errors.Is(err, gone) {
+			t.Errorf("who does not wait any longer gets %v", err)
+		}
 	})
 }
