@@ -115,8 +115,14 @@ func (c *hostCache) of(fleetID string, list []*instance.Instance) fleetHosts {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.fleets == nil || len(c.fleets) >= maxFleetHosts {
+	if c.fleets == nil {
 		c.fleets = map[string]fleetHosts{}
+	}
+	if _, there := c.fleets[fleetID]; !there && len(c.fleets) >= maxFleetHosts {
+		for other := range c.fleets { // any
+			delete(c.fleets, other)
+			break
+		}
 	}
 	c.fleets[fleetID] = now
 	return now

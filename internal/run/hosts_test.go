@@ -137,3 +137,25 @@ func TestHostsBesideOthers(t *testing.T) {
 		t.Error("one that is like another does not share its offer")
 	}
 }
+
+// One fleet more than are remembered takes the place of another, not of all.
+func TestHostsOfManyFleets(t *testing.T) {
+	var c hostCache
+	for n := range maxFleetHosts + 1 {
+		c.of(fmt.Sprint(n), []*instance.Instance{{ID: "i"}})
+	}
+	last := fmt.Sprint(maxFleetHosts)
+	if _, known := c.fleets[last]; len(c.fleets) != maxFleetHosts || !known {
+		t.Errorf("%d fleets are remembered, want %d with the last", len(c.fleets), maxFleetHosts)
+	}
+	c.of(last, []*instance.Instance{{ID: "i"}})
+	if len(c.fleets) != maxFleetHosts {
+		t.Errorf("a fleet that is known takes the place of %d", maxFleetHosts-len(c.fleets))
+	}
+	for n := range maxStocks + 1 {
+		c.stock(fmt.Sprint(n), nil)
+	}
+	if len(c.stocks) != maxStocks {
+		t.Errorf("the hosts of %d projects are remembered, want %d", len(c.stocks), maxStocks)
+	}
+}
