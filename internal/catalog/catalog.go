@@ -203,18 +203,35 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 			reserve(all, a, c.known[a].parts)
 		}
 	}
-	if _, there := c.markets[purpose+name]; !there && len(c.markets) >= maxMarkets {
-		clear(c.markets)
-	}
 	c.markets[purpose+name] = market{string(said), all}
+	c.shrink(purpose + name)
 	return Listing{all, lately}, nil
+}
+
+// shrink forgets any other lists when there are too many. It wants the mutex held.
+func (c *Catalog) shrink(but string) {
+	offers := 0
+	for _, m := range c.markets {
+		offers += len(m.offers)
+	}
+	for name, m := range c.markets {
+		if len(c.markets) <= maxMarkets && offers <= maxMarketOffers {
+			return
+		}
+		if name != but {
+			delete(c.markets, name)
+			offers -= len(m.offers)
+		}
+	}
 }
 
 const (
 	// penaltyStep is how finely time counts for penalties: what was learnt stays the same in between.
 	penaltyStep = 10 * time.Second
-	// maxMarkets bounds the lists that are remembered: one may have a hundred thousand offers.
-	maxMarkets = 16
+	// maxMarkets bounds the lists that are remembered, maxMarketOffers the offers in them: one may have a
+	// hundred thousand.
+	maxMarkets      = 1_000
+	maxMarketOffers = 1_600_000
 )
 
 // market is what a project's backends offer, and what they said that made it so.

@@ -2,6 +2,7 @@ package run
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"testing"
 	"testing/synctest"
@@ -101,4 +102,47 @@ func TestMarketsStay(t *testing.T) {
 	if first(toShow, "a", show) != a {
 		t.Error("a market that is made anew takes the places of others")
 	}
+}
+
+// sellers are the one backend of each of some projects.
+type sellers struct{ seller }
+
+func (s sellers) Backend(context.Context, string, string) (backend.Backend, error) { return s, nil }
+
+func (sellers) Accounts(context.Context) (list []ledger.Account, err error) {
+	for n := range 40 {
+		list = append(list, ledger.Account{ProjectID: fmt.Sprint("p", n), Backend: "aws"})
+	}
+	return list, nil
+}
+
+// Projects that are looked at in turn do not push each other out: what many are offered is remembered, up to as
+// many offers as there is room for.
+func TestMarketsOfManyProjects(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c, err := catalog.New(catalog.Config{Clouds: sellers{}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		s := &Service{Config: Config{Catalog: c}}
+		first := map[int]*api.InstanceOffer{}
+		for round := range 2 {
+			for n := range 40 {
+				m, err := s.market(t.Context(), fmt.Sprint("p", n), nil, nil)
+				if err != nil || len(m.list) != 2 {
+					t.Fatalf("%+v, %v", m.list, err)
+				}
+				if round > 0 && first[n] != &m.list[0] {
+					t.Errorf("the offers of project %d are made anew", n)
+				}
+				first[n] = &m.list[0]
+			}
+		}
+		s.markets.by["last"] = market{list: make([]api.InstanceOffer, 4)}
+		s.markets.shrink("last", 7)
+		if _, kept := s.markets.by["last"]; !kept || len(s.markets.by) != 2 {
+			t.Errorf("%d lists are remembered where there is room for seven offers, the last one: %v", len(s.markets.by), kept)
+		}
+	})
 }
