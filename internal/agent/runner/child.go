@@ -86,7 +86,10 @@ func (c *child) leavePrompt(o *output, done <-chan struct{}) {
 			return
 		case <-look.C:
 		}
-		if c.foreground() == 0 && isPrompt(o.lastLine(quiet)) && sleeps(c.cmd.Process.Pid) && program(c.cmd.Process.Pid) == first {
+		if first == "" {
+			first = program(c.cmd.Process.Pid)
+		}
+		if c.foreground() == 0 && isPrompt(o.lastLine(quiet)) && sleeps(c.cmd.Process.Pid) && isStill(first, program(c.cmd.Process.Pid)) {
 			_, _ = c.terminal.Write([]byte{endOfInput})
 		}
 	}
@@ -132,7 +135,7 @@ func (c *child) interrupt() interrupted {
 // become, or the first command that it started. Everybody else gets one only once: many a
 // program takes the second for an order to drop everything.
 func (c *child) interruptNext(asked *interrupted) {
-	if now := program(c.cmd.Process.Pid); now != "" && now != asked.program {
+	if now := program(c.cmd.Process.Pid); now != "" && !isStill(asked.program, now) {
 		asked.program = now
 		_ = c.cmd.Process.Signal(syscall.SIGINT)
 	}
@@ -156,11 +159,15 @@ func (c *child) foreground() int {
 }
 
 // program tells what a process executes from what it executed before: exec gives it another
-// auxiliary vector, with addresses of its own. It is "" where that cannot be read.
+// auxiliary vector, with addresses of its own. It is "" where that cannot be read. While the kernel writes
+// it, which is a moment after our start of the process has returned, it is the beginning of what it will be.
 func program(pid int) string {
 	vector, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "auxv"))
-	return string(vector)
+	return strings.TrimRight(string(vector), "\x00")
 }
+
+// isStill says that a process executes what it did.
+func isStill(was, now string) bool { return strings.HasPrefix(now, was) }
 
 // kill ends the whole process group of the job.
 func (c *child) kill() {
