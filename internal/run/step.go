@@ -15,7 +15,7 @@ const (
 	// host was lost: it is cleaned up when it is back.
 	goneGrace = 30 * time.Second
 	// tryFor is for how long a server that has begun to work tries to reach the hosts of jobs before it
-	// gives jobs up for them: it may have been away itself.
+	// gives jobs up for them, or as long as a host may be away at most: it may have been away itself.
 	tryFor = 3 * time.Minute
 	// drainFor is how long a replica that is not wanted any more gets to answer what it was asked
 	// before everybody knew, at least.
@@ -331,7 +331,7 @@ func (d *JobDecision) unreachable(now time.Time, s JobSnapshot) bool {
 	if s.LostAfter <= 0 || s.Reachable || lostAt.IsZero() {
 		return false
 	}
-	if at := later(lostAt.Add(s.LostAfter), s.Began.Add(tryFor)); now.Before(at) {
+	if at := later(lostAt.Add(s.LostAfter), s.Began.Add(min(tryFor, s.LostAfter))); now.Before(at) {
 		d.Again = at
 		return false
 	}

@@ -139,6 +139,9 @@ func TestStepJob(t *testing.T) {
 		}), now: time.Minute, status: api.JobTerminating, reason: api.JobInstanceUnreachable, again: time.Minute},
 		{name: "but not by a server that was away itself and has not tried it yet", s: job(job(placed(api.JobRunning), lostAt(0)), func(s *JobSnapshot) {
 			s.LostAfter, s.Began = time.Minute, at(time.Hour)
+		}), now: time.Hour, status: api.JobRunning, again: time.Hour + time.Minute},
+		{name: "which it does for no longer than for others", s: job(job(placed(api.JobRunning), lostAt(0)), func(s *JobSnapshot) {
+			s.LostAfter, s.Began = 10*time.Minute, at(time.Hour)
 		}), now: time.Hour, status: api.JobRunning, again: time.Hour + tryFor},
 		{name: "an instance that is gone ends its job", s: job(placed(api.JobRunning), gone), now: time.Second, status: api.JobTerminating, reason: api.JobInstanceUnreachable, again: time.Second},
 		{name: "an end that was reported counts also after the instance is gone", s: job(job(placed(api.JobRunning), gone), exited(agentapi.DoneByRunner, ptr(0))), now: time.Second,
