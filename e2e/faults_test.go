@@ -137,6 +137,9 @@ func longCut(t *testing.T, w *world, m *machine, fleet string) {
 	}
 	heal()
 	noContainers(t, []*machine{m})
+	eventually(t, time.Minute, "the host takes jobs again", func() bool { // when nothing is left over there
+		return strings.Contains(w.must("fleet", "get", fleet, "--json").Out, `"unreachable": false`)
+	})
 	w.steadyOn("after-cut", fleet)
 	letGo(t, []*machine{m}, "after-cut")
 	w.checkSteady("after-cut")
