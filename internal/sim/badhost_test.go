@@ -2,26 +2,15 @@ package sim
 
 import (
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"dstack/internal/backend/fake"
 )
 
 // TestHostThatDoesNotFit wants a host in more parts than it can be divided into: it is refused, and nothing
 // of ours stays on it.
 func TestHostThatDoesNotFit(t *testing.T) {
 	tp := newTemplate(t)
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, tp)
-		for _, name := range cloudNames {
-			w.addCloud(fake.Config{Name: name})
-		}
-		h := newHost(w, "host0.example", 1000, false)
-		w.hosts[h.name] = h
-		w.start()
-		defer w.end()
-		w.applyFleet("hosts", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}, "blocks": 3})
+	withHost(t, tp, nil, func(t *testing.T, w *world, h *agent) {
+		w.applyFleet("hosts", object{"ssh_config": w.sshFleet(h.name)["ssh_config"], "blocks": 3})
 		time.Sleep(time.Minute)
 		if s := w.checks.now(); len(s.instances) != 1 || s.instances[0].status != "terminated" || h.hasAgent() {
 			t.Errorf("instances %+v, the agent is there: %v; want one that is terminated, and no agent", s.instances, h.hasAgent())
@@ -38,20 +27,13 @@ func TestHostThatDoesNotFit(t *testing.T) {
 // TestHostUnderTwoNames adds a host a second time by another name, while a job runs on it: the job goes on.
 func TestHostUnderTwoNames(t *testing.T) {
 	tp := newTemplate(t)
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, tp)
-		for _, name := range cloudNames {
-			w.addCloud(fake.Config{Name: name})
-		}
-		h := newHost(w, "host0.example", 1000, false)
-		w.hosts[h.name], w.hosts["alias.example"] = h, h
-		w.start()
-		defer w.end()
-		w.applyFleet("hosts", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}})
+	withHost(t, tp, nil, func(t *testing.T, w *world, h *agent) {
+		w.hosts["alias.example"] = h
+		w.applyFleet("hosts", w.sshFleet(h.name))
 		time.Sleep(time.Minute)
 		w.applyRun("one", object{"type": "task", "commands": []string{"work"}}, script{Run: 10 * time.Minute, Lines: 3})
 		time.Sleep(time.Minute)
-		w.applyFleet("again", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{"alias.example"}}})
+		w.applyFleet("again", w.sshFleet("alias.example"))
 		time.Sleep(15 * time.Minute)
 		s := w.checks.now()
 		if len(s.jobs) != 1 || s.jobs[0].reason != "done_by_runner" {

@@ -3,26 +3,16 @@ package sim
 import (
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"dstack/internal/agentapi"
-	"dstack/internal/backend/fake"
 )
 
 // TestForgetfulHost has a host lose all that its agent knew: the job there does not stay running for ever.
 func TestForgetfulHost(t *testing.T) {
 	tp := newTemplate(t)
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, tp)
-		for _, name := range cloudNames {
-			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers()})
-		}
-		h := newHost(w, "host0.example", 1, false)
-		w.hosts[h.name] = h
-		w.start()
-		defer w.end()
-		w.applyFleet("nodes", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}})
+	withHost(t, tp, nil, func(t *testing.T, w *world, h *agent) {
+		w.applyFleet("nodes", w.sshFleet(h.name))
 		time.Sleep(time.Minute)
 		work := object{"type": "task", "commands": []string{"work"}, "resources": object{"cpu": "1..", "memory": "1GB.."}}
 		w.applyRun("one", work, script{Run: 24 * time.Hour})

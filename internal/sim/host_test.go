@@ -7,9 +7,12 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"testing"
+	"testing/synctest"
 	"time"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/backend/fake"
 )
 
 // agent is a machine with its agent: it keeps tasks over restarts of the agent, ends them
@@ -405,4 +408,29 @@ func (h *agent) late(d time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.lag = d
+}
+
+// withHost runs fn in a world whose user has one host, which has yet to be added. prepare changes the host before
+// the server starts; nil for nothing.
+func withHost(t *testing.T, tp template, prepare func(h *agent), fn func(t *testing.T, w *world, h *agent)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		for _, name := range cloudNames {
+			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers()})
+		}
+		h := newHost(w, "host0.example", 1, false)
+		if prepare != nil {
+			prepare(h)
+		}
+		w.hosts[h.name] = h
+		w.start()
+		defer w.end()
+		fn(t, w, h)
+	})
+}
+
+// sshFleet is the configuration of a fleet of hosts of the user.
+func (w *world) sshFleet(hosts ...string) object {
+	return object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": hosts}}
 }

@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"slices"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"dstack/internal/backend/fake"
 )
 
 // TestLeftOver stops a job while its host cannot be reached. The next job gets the host when nothing of the first
@@ -16,17 +13,8 @@ func TestLeftOver(t *testing.T) {
 	tp := newTemplate(t)
 	for name, lasts := range map[string]time.Duration{"it runs on": 24 * time.Hour, "it ends meanwhile": 5 * time.Minute} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, 1, tp)
-				for _, name := range cloudNames {
-					w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers()})
-				}
-				h := newHost(w, "host0.example", 1, false)
-				h.kill = 10 * time.Second
-				w.hosts[h.name] = h
-				w.start()
-				defer w.end()
-				w.applyFleet("nodes", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}})
+			withHost(t, tp, func(h *agent) { h.kill = 10 * time.Second }, func(t *testing.T, w *world, h *agent) {
+				w.applyFleet("nodes", w.sshFleet(h.name))
 				time.Sleep(time.Minute)
 				task := object{"type": "task", "commands": []string{"work"}, "resources": object{"cpu": "1..", "memory": "1GB.."},
 					"retry": object{"on_events": []string{"no-capacity"}, "duration": "1h"}}
@@ -64,17 +52,8 @@ func TestLeftOver(t *testing.T) {
 // TestLeftOverThatStays has a task of before not end on a host that is back: its host is used again all the same.
 func TestLeftOverThatStays(t *testing.T) {
 	tp := newTemplate(t)
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, tp)
-		for _, name := range cloudNames {
-			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers()})
-		}
-		h := newHost(w, "host0.example", 1, false)
-		h.kill = 10 * time.Minute
-		w.hosts[h.name] = h
-		w.start()
-		defer w.end()
-		w.applyFleet("nodes", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}})
+	withHost(t, tp, func(h *agent) { h.kill = 10 * time.Minute }, func(t *testing.T, w *world, h *agent) {
+		w.applyFleet("nodes", w.sshFleet(h.name))
 		time.Sleep(time.Minute)
 		w.applyRun("first", object{"type": "task", "commands": []string{"work"}, "resources": object{"cpu": "1..", "memory": "1GB.."}}, script{Run: 24 * time.Hour})
 		time.Sleep(time.Minute)

@@ -4,26 +4,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
-
-	"dstack/internal/backend/fake"
 )
 
 // TestStopIsPatient breaks the connection to a host for a moment while a job there takes its time to end: it is not
 // given up for that, and gets all the time that it may take.
 func TestStopIsPatient(t *testing.T) {
 	tp := newTemplate(t)
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, 1, tp)
-		for _, name := range cloudNames {
-			w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers()})
-		}
-		h := newHost(w, "host0.example", 1, false)
-		w.hosts[h.name] = h
-		w.start()
-		defer w.end()
-		w.applyFleet("nodes", object{"ssh_config": object{"user": "root", "ssh_key": w.keys, "hosts": []string{h.name}}})
+	withHost(t, tp, nil, func(t *testing.T, w *world, h *agent) {
+		w.applyFleet("nodes", w.sshFleet(h.name))
 		time.Sleep(time.Minute)
 		task := object{"type": "task", "commands": []string{"work"}, "resources": object{"cpu": "1..", "memory": "1GB.."}}
 		w.applyRun("one", task, script{Run: 24 * time.Hour, Stop: 3 * time.Minute})

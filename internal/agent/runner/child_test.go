@@ -5,7 +5,6 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
-	"time"
 )
 
 // A process that is looked at while it begins is taken for itself later, and for nothing else.
@@ -19,12 +18,25 @@ func TestIsStill(t *testing.T) {
 			t.Errorf("after %d bytes it is another", n)
 		}
 	}
-	cmd := exec.Command("sleep", "60")
+	cmd := exec.Command("cat")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-	time.Sleep(100 * time.Millisecond) // until the kernel has started it, and not only begun to
+	if _, err := in.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := out.Read(make([]byte, 1)); err != nil { // it runs: the kernel has not only begun to start it
+		t.Fatal(err)
+	}
 	if other := program(cmd.Process.Pid); other == "" || isStill(whole, other) || isStill(other, whole) {
 		t.Errorf("two programs are one: %q and %q", whole, other)
 	}
