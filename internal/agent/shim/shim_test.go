@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -21,7 +18,6 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
-	"dstack/internal/agent/gpu"
 	"dstack/internal/agent/runner"
 	"dstack/internal/agent/runtime"
 	"dstack/internal/agentapi"
@@ -61,7 +57,8 @@ func (e *engine) setGate(gate func(ctx context.Context, call, id string) error) 
 	e.mu.Unlock()
 }
 
-func (e *engine) Name() string                            { return "docker" }
+func (e *engine) Name() string { return "docker" }
+
 func (e *engine) Version(context.Context) (string, error) { return "1", nil }
 
 func (e *engine) Pull(ctx context.Context, c runtime.Container, progress func(agentapi.PullProgress)) error {
@@ -356,18 +353,6 @@ func TestTask(t *testing.T) {
 	}
 }
 
-// A job that has ended keeps its exit code when its container is killed while people may still attach.
-func TestKilledAfterItsEnd(t *testing.T) {
-	a := run(t, newHome(t), newEngine())
-	s := a.running()
-	code := 3
-	a.tell(s.ID, runner.State{Version: 2, Phase: runner.Running, Reason: agentapi.ContainerExitedWithError, ExitStatus: &code})
-	a.engine.end(s.ID, runtime.Exit{Code: 137})
-	if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError || v.ExitStatus == nil || *v.ExitStatus != code {
-		t.Errorf("%+v", v)
-	}
-}
-
 // However a container ends without its runner's word, the task does.
 func TestContainerEnds(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -428,255 +413,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
-// blockAt makes a call wait until its context ends or release is closed.
-func blockAt(e *engine, at string) (reached chan string, release chan struct{}) {
-	reached, release = make(chan string, 8), make(chan struct{})
-	e.setGate(func(ctx context.Context, call, id string) error {
-		if call != at {
-			return nil
-		}
-		reached <- id
-		select {
-		case <-release:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	})
-	return reached, release
-}
-
 // steps are the moments between which a task's state is on disk.
 var steps = []string{"pull", "create", "start"}
-
-// A task that is ended at any step ends for that reason and leaves nothing behind.
-func TestTerminateAtEachStep(t *testing.T) {
-	for _, step := range append(steps, "running") {
-		t.Run(step, func(t *testing.T) {
-			e := newEngine()
-			reached, _ := blockAt(e, step)
-			a := run(t, newHome(t), e)
-			s := spec()
-			a.put(s)
-			if step == "running" {
-				a.reaches(s.ID, agentapi.Running)
-			} else {
-				<-reached
-			}
-			a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser, Message: "enough"})
-			a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByServer, Message: "later"})
-			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.TerminatedByUser || v.Message != "enough" {
-				t.Errorf("%+v", v)
-			}
-			if e.box(s.ID) != nil {
-				t.Error("the container is left")
-			}
-		})
-	}
-}
-
-// A job that is to end the moment it runs has the time to end that it was given.
-func TestTerminateAsItBegins(t *testing.T) {
-	a := run(t, newHome(t), newEngine())
-	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
-	t.Cleanup(func() { srv.Close() })
-	var ids []string
-	for range 50 {
-		s := spec()
-		a.put(s)
-		l, err := net.Listen("unix", filepath.Join(a.job(s.ID), runner.ControlFile))
-		if err != nil {
-			t.Fatal(err)
-		}
-		go func() { _ = srv.Serve(l) }() // until Close
-		a.reaches(s.ID, agentapi.Running)
-		a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
-		ids = append(ids, s.ID)
-	}
-	for _, id := range ids {
-		if v := a.get(id); v.State != agentapi.Running {
-			t.Errorf("%+v", v)
-			continue
-		}
-		a.finish(id, 0)
-	}
-}
-
-// The server asks for the end of a task until it hears of it: the runner is told once, and again
-// when there is less time.
-func TestTerminateAgain(t *testing.T) {
-	a := run(t, newHome(t), newEngine())
-	s := a.running()
-	l, err := net.Listen("unix", filepath.Join(a.job(s.ID), runner.ControlFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var told atomic.Int32
-	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { told.Add(1) })}
-	go func() { _ = srv.Serve(l) }() // until Close
-	t.Cleanup(func() { srv.Close() })
-	for range 5 {
-		a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
-	}
-	a.until("the runner is told", func() bool { return told.Load() > 0 })
-	a.terminate(s.ID, agentapi.Terminate{Grace: 200, Reason: agentapi.TerminatedByServer})
-	a.until("the runner is told that there is less time", func() bool { return told.Load() > 1 })
-	a.finish(s.ID, 0)
-	a.reaches(s.ID, agentapi.Terminated)
-	if n := told.Load(); n != 2 {
-		t.Errorf("the runner was told %d times, want 2", n)
-	}
-}
-
-// A container that cannot be killed now is killed later, though nobody asks again, and however much time the first
-// request left.
-func TestKillThatFails(t *testing.T) {
-	e := newEngine()
-	a := run(t, newHome(t), e)
-	s := a.running()
-	l, err := net.Listen("unix", filepath.Join(a.job(s.ID), runner.ControlFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := &http.Server{Handler: http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
-	go func() { _ = srv.Serve(l) }() // until Close
-	t.Cleanup(func() { srv.Close() })
-	var kills atomic.Int32
-	e.setGate(func(_ context.Context, call, _ string) error {
-		if call == "kill" && kills.Add(1) <= 2 {
-			return errors.New("the engine is busy")
-		}
-		return nil
-	})
-	a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
-	a.terminate(s.ID, agentapi.Terminate{Reason: agentapi.TerminatedByUser})
-	a.reaches(s.ID, agentapi.Terminated)
-}
-
-// A task goes on after the agent was killed at any step, and its job runs once.
-func TestKilledAtEachStep(t *testing.T) {
-	for _, step := range steps {
-		t.Run(step, func(t *testing.T) {
-			e := newEngine()
-			reached, _ := blockAt(e, step)
-			old := run(t, newHome(t), e)
-			s := spec()
-			old.put(s)
-			<-reached
-			a := old.crash()
-			a.reaches(s.ID, agentapi.Running)
-			if n := e.starts[s.ID]; n != 1 {
-				t.Errorf("started %d times", n)
-			}
-			a.finish(s.ID, 0)
-			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.DoneByRunner {
-				t.Errorf("%+v", v)
-			}
-		})
-	}
-}
-
-// A container that was made keeps the GPUs that it was made with, when the agent starts it after others have
-// become free: otherwise the next task would get the same.
-func TestGPUsOfAContainerThatWasMade(t *testing.T) {
-	two := func(c *Config) {
-		c.Detect = func(context.Context) gpu.Found {
-			return gpu.Found{Vendor: "amd", GPUs: []agentapi.GPU{{ID: "a"}, {ID: "b"}}}
-		}
-	}
-	e := newEngine()
-	old := run(t, newHome(t), e, two)
-	first, second := spec(), spec()
-	first.GPUs, second.GPUs = 1, 1
-	old.put(first)
-	old.reaches(first.ID, agentapi.Running)
-	reached, _ := blockAt(e, "start")
-	old.put(second)
-	<-reached
-	old.finish(first.ID, 0)
-	old.reaches(first.ID, agentapi.Terminated)
-	old.stop()
-	e.setGate(nil)
-	e.box(second.ID).running = false
-	a := run(t, old.home, e, two)
-	if v := a.reaches(second.ID, agentapi.Running); !slices.Equal(v.GPUs, []string{"b"}) {
-		t.Errorf("the task holds %q, its container was made with b", v.GPUs)
-	}
-}
-
-// A task that was accepted has all that it needs after a power failure, too, which leaves of its folder only what
-// was written to the disk for good.
-func TestFolderAfterPowerFailure(t *testing.T) {
-	e := newEngine()
-	reached, _ := blockAt(e, "pull")
-	old := run(t, newHome(t), e)
-	sum := sumOf("code")
-	if err := old.PutBlob(t.Context(), sum, strings.NewReader("code")); err != nil {
-		t.Fatal(err)
-	}
-	s := spec()
-	s.Job.Files = []agentapi.FileArchive{{Blob: sum, Path: "/x"}}
-	old.put(s)
-	<-reached
-	old.stop()
-	for _, dir := range []string{old.job(s.ID), filepath.Join(old.dir(s.ID), "blobs")} {
-		if err := os.RemoveAll(dir); err != nil {
-			t.Fatal(err)
-		}
-	}
-	e.setGate(nil)
-	a := run(t, old.home, e)
-	a.reaches(s.ID, agentapi.Running)
-	var job agentapi.JobSpec
-	if err := readJSON(filepath.Join(a.job(s.ID), runner.SpecFile), &job); err != nil || job.JobID != s.ID {
-		t.Errorf("the runner finds %+v (%v)", job, err)
-	}
-	if data, err := os.ReadFile(filepath.Join(a.dir(s.ID), "blobs", sum)); err != nil || string(data) != "code" {
-		t.Errorf("the runner finds the upload %q (%v)", data, err)
-	}
-}
-
-// The code of a task that has not begun outlives its upload, which is swept when nobody has asked for it for long.
-func TestResumeAfterTheUploadIsSwept(t *testing.T) {
-	e := newEngine()
-	reached, _ := blockAt(e, "pull")
-	old := run(t, newHome(t), e)
-	sum := sumOf("code")
-	if err := old.PutBlob(t.Context(), sum, strings.NewReader("code")); err != nil {
-		t.Fatal(err)
-	}
-	s := spec()
-	s.Job.Files = []agentapi.FileArchive{{Blob: sum, Path: "/x"}}
-	old.put(s)
-	<-reached
-	old.stop()
-	if err := os.Remove(filepath.Join(old.home, "blobs", sum)); err != nil {
-		t.Fatal(err)
-	}
-	e.setGate(nil)
-	run(t, old.home, e).reaches(s.ID, agentapi.Running)
-}
-
-// The same when the agent is told to end, as an upgrade does.
-func TestStoppedAtEachStep(t *testing.T) {
-	for _, step := range steps {
-		t.Run(step, func(t *testing.T) {
-			e := newEngine()
-			reached, _ := blockAt(e, step)
-			old := run(t, newHome(t), e)
-			s := spec()
-			old.put(s)
-			<-reached
-			old.stop()
-			e.setGate(nil)
-			a := run(t, old.home, e)
-			a.reaches(s.ID, agentapi.Running)
-			if n := e.starts[s.ID]; n != 1 {
-				t.Errorf("started %d times", n)
-			}
-		})
-	}
-}
 
 // rooted is an engine whose folder cannot be had, since it hangs.
 type rooted struct{ *engine }
@@ -701,105 +439,6 @@ func TestHangingEngine(t *testing.T) {
 	heard.until("the line arrives", func() bool { text, _ := heard.log(s.ID); return text == "one\n" })
 	if took := time.Since(printed); took > 5*time.Second {
 		t.Errorf("the line arrives after %v", took)
-	}
-}
-
-// What ended while no agent ran is known afterwards.
-func TestEndsWithoutAgent(t *testing.T) {
-	a := run(t, newHome(t), newEngine())
-	done, gone, lives := spec(), spec(), spec()
-	for _, s := range []agentapi.TaskSpec{done, gone, lives} {
-		a.put(s)
-		a.reaches(s.ID, agentapi.Running)
-	}
-	a.stop()
-	a.print(done.ID, "written meanwhile\n")
-	a.finish(done.ID, 5)
-	_ = a.engine.Remove(t.Context(), gone.ID)
-	stray := uuid.NewString()
-	a.engine.boxes[stray] = &box{running: true, ended: make(chan struct{})}
-	b := run(t, a.home, a.engine)
-	if v := b.reaches(done.ID, agentapi.Terminated); v.Reason != agentapi.DoneByRunner || *v.ExitStatus != 5 || v.JobLog != 18 {
-		t.Errorf("done: %+v", v)
-	}
-	if v := b.reaches(gone.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError {
-		t.Errorf("gone: %+v", v)
-	}
-	if v := b.get(lives.ID); v.State != agentapi.Running {
-		t.Errorf("lives: %+v", v)
-	}
-	if b.engine.box(stray) != nil {
-		t.Error("a container that no task remembers is left")
-	}
-}
-
-// A request to end survives the agent that answered it.
-func TestTerminateAndCrash(t *testing.T) {
-	e := newEngine()
-	old := run(t, newHome(t), e)
-	s := spec()
-	old.put(s)
-	old.reaches(s.ID, agentapi.Running)
-	// The runner does not listen in this test, and Kill comes late.
-	req := agentapi.Terminate{Reason: agentapi.TerminatedByUser, Message: "asked for"}
-	data, err := json.Marshal(stored{old.get(s.ID), &req})
-	if err != nil {
-		t.Fatal(err)
-	}
-	old.stop()
-	if err := os.WriteFile(filepath.Join(old.dir(s.ID), stateFile), data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	a := run(t, old.home, e)
-	if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.TerminatedByUser || v.Message != "asked for" {
-		t.Errorf("%+v", v)
-	}
-}
-
-// Damaged files neither stop the agent nor run a job twice.
-func TestDamagedFiles(t *testing.T) {
-	for _, c := range []struct {
-		file, content string
-		want          string // of the task; "" when it is dropped
-	}{
-		{stateFile, "", agentapi.ExecutorError},
-		{stateFile, `{"state":`, agentapi.ExecutorError},
-		{taskFile, "", ""},
-		{acksFile, "nonsense", agentapi.DoneByRunner},
-		{runner.StateFile, "nonsense", agentapi.ContainerExitedWithError},
-	} {
-		t.Run(c.file, func(t *testing.T) {
-			e := newEngine()
-			a := run(t, newHome(t), e)
-			s := spec()
-			a.put(s)
-			a.reaches(s.ID, agentapi.Running)
-			a.stop()
-			a.finish(s.ID, 0)
-			if c.want != agentapi.DoneByRunner {
-				_ = os.Remove(filepath.Join(a.job(s.ID), runner.StateFile))
-			}
-			dir := a.dir(s.ID)
-			if c.file == runner.StateFile {
-				dir = a.job(s.ID)
-			}
-			if err := os.WriteFile(filepath.Join(dir, c.file), []byte(c.content), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			b := run(t, a.home, e)
-			if c.want == "" {
-				if v := b.get(s.ID); v.ID != "" || e.box(s.ID) != nil {
-					t.Errorf("%+v", v)
-				}
-				return
-			}
-			if v := b.reaches(s.ID, agentapi.Terminated); v.Reason != c.want {
-				t.Errorf("%+v", v)
-			}
-			if e.starts[s.ID] != 1 {
-				t.Errorf("started %d times", e.starts[s.ID])
-			}
-		})
 	}
 }
 
@@ -905,20 +544,6 @@ func TestPutWhileStored(t *testing.T) {
 	}
 	a.put(s)
 	a.reaches(s.ID, agentapi.Running)
-}
-
-func TestShutdownLeavesTasks(t *testing.T) {
-	a := run(t, newHome(t), newEngine())
-	s := spec()
-	a.put(s)
-	a.reaches(s.ID, agentapi.Running)
-	if err := a.Shutdown(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	a.stop()
-	if b := a.engine.box(s.ID); b == nil || !b.running {
-		t.Error("the container ended with the agent")
-	}
 }
 
 // Whoever is root in a container can put anything into the task directory. The agent is

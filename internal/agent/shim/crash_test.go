@@ -1,0 +1,244 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"dstack/internal/agent/gpu"
+	"dstack/internal/agent/runner"
+	"dstack/internal/agent/runtime"
+	"dstack/internal/agentapi"
+)
+
+// A job that has ended keeps its exit code when its container is killed while people may still attach.
+func TestKilledAfterItsEnd(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := a.running()
+	code := 3
+	a.tell(s.ID, runner.State{Version: 2, Phase: runner.Running, Reason: agentapi.ContainerExitedWithError, ExitStatus: &code})
+	a.engine.end(s.ID, runtime.Exit{Code: 137})
+	if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError || v.ExitStatus == nil || *v.ExitStatus != code {
+		t.Errorf("%+v", v)
+	}
+}
+
+// A task goes on after the agent was killed at any step, and its job runs once.
+func TestKilledAtEachStep(t *testing.T) {
+	for _, step := range steps {
+		t.Run(step, func(t *testing.T) {
+			e := newEngine()
+			reached, _ := blockAt(e, step)
+			old := run(t, newHome(t), e)
+			s := spec()
+			old.put(s)
+			<-reached
+			a := old.crash()
+			a.reaches(s.ID, agentapi.Running)
+			if n := e.starts[s.ID]; n != 1 {
+				t.Errorf("started %d times", n)
+			}
+			a.finish(s.ID, 0)
+			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.DoneByRunner {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+// A container that was made keeps the GPUs that it was made with, when the agent starts it after others have
+// become free: otherwise the next task would get the same.
+func TestGPUsOfAContainerThatWasMade(t *testing.T) {
+	two := func(c *Config) {
+		c.Detect = func(context.Context) gpu.Found {
+			return gpu.Found{Vendor: "amd", GPUs: []agentapi.GPU{{ID: "a"}, {ID: "b"}}}
+		}
+	}
+	e := newEngine()
+	old := run(t, newHome(t), e, two)
+	first, second := spec(), spec()
+	first.GPUs, second.GPUs = 1, 1
+	old.put(first)
+	old.reaches(first.ID, agentapi.Running)
+	reached, _ := blockAt(e, "start")
+	old.put(second)
+	<-reached
+	old.finish(first.ID, 0)
+	old.reaches(first.ID, agentapi.Terminated)
+	old.stop()
+	e.setGate(nil)
+	e.box(second.ID).running = false
+	a := run(t, old.home, e, two)
+	if v := a.reaches(second.ID, agentapi.Running); !slices.Equal(v.GPUs, []string{"b"}) {
+		t.Errorf("the task holds %q, its container was made with b", v.GPUs)
+	}
+}
+
+// A task that was accepted has all that it needs after a power failure, too, which leaves of its folder only what
+// was written to the disk for good.
+func TestFolderAfterPowerFailure(t *testing.T) {
+	e := newEngine()
+	reached, _ := blockAt(e, "pull")
+	old := run(t, newHome(t), e)
+	sum := sumOf("code")
+	if err := old.PutBlob(t.Context(), sum, strings.NewReader("code")); err != nil {
+		t.Fatal(err)
+	}
+	s := spec()
+	s.Job.Files = []agentapi.FileArchive{{Blob: sum, Path: "/x"}}
+	old.put(s)
+	<-reached
+	old.stop()
+	for _, dir := range []string{old.job(s.ID), filepath.Join(old.dir(s.ID), "blobs")} {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.setGate(nil)
+	a := run(t, old.home, e)
+	a.reaches(s.ID, agentapi.Running)
+	var job agentapi.JobSpec
+	if err := readJSON(filepath.Join(a.job(s.ID), runner.SpecFile), &job); err != nil || job.JobID != s.ID {
+		t.Errorf("the runner finds %+v (%v)", job, err)
+	}
+	if data, err := os.ReadFile(filepath.Join(a.dir(s.ID), "blobs", sum)); err != nil || string(data) != "code" {
+		t.Errorf("the runner finds the upload %q (%v)", data, err)
+	}
+}
+
+// The code of a task that has not begun outlives its upload, which is swept when nobody has asked for it for long.
+func TestResumeAfterTheUploadIsSwept(t *testing.T) {
+	e := newEngine()
+	reached, _ := blockAt(e, "pull")
+	old := run(t, newHome(t), e)
+	sum := sumOf("code")
+	if err := old.PutBlob(t.Context(), sum, strings.NewReader("code")); err != nil {
+		t.Fatal(err)
+	}
+	s := spec()
+	s.Job.Files = []agentapi.FileArchive{{Blob: sum, Path: "/x"}}
+	old.put(s)
+	<-reached
+	old.stop()
+	if err := os.Remove(filepath.Join(old.home, "blobs", sum)); err != nil {
+		t.Fatal(err)
+	}
+	e.setGate(nil)
+	run(t, old.home, e).reaches(s.ID, agentapi.Running)
+}
+
+// The same when the agent is told to end, as an upgrade does.
+func TestStoppedAtEachStep(t *testing.T) {
+	for _, step := range steps {
+		t.Run(step, func(t *testing.T) {
+			e := newEngine()
+			reached, _ := blockAt(e, step)
+			old := run(t, newHome(t), e)
+			s := spec()
+			old.put(s)
+			<-reached
+			old.stop()
+			e.setGate(nil)
+			a := run(t, old.home, e)
+			a.reaches(s.ID, agentapi.Running)
+			if n := e.starts[s.ID]; n != 1 {
+				t.Errorf("started %d times", n)
+			}
+		})
+	}
+}
+
+// What ended while no agent ran is known afterwards.
+func TestEndsWithoutAgent(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	done, gone, lives := spec(), spec(), spec()
+	for _, s := range []agentapi.TaskSpec{done, gone, lives} {
+		a.put(s)
+		a.reaches(s.ID, agentapi.Running)
+	}
+	a.stop()
+	a.print(done.ID, "written meanwhile\n")
+	a.finish(done.ID, 5)
+	_ = a.engine.Remove(t.Context(), gone.ID)
+	stray := uuid.NewString()
+	a.engine.boxes[stray] = &box{running: true, ended: make(chan struct{})}
+	b := run(t, a.home, a.engine)
+	if v := b.reaches(done.ID, agentapi.Terminated); v.Reason != agentapi.DoneByRunner || *v.ExitStatus != 5 || v.JobLog != 18 {
+		t.Errorf("done: %+v", v)
+	}
+	if v := b.reaches(gone.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError {
+		t.Errorf("gone: %+v", v)
+	}
+	if v := b.get(lives.ID); v.State != agentapi.Running {
+		t.Errorf("lives: %+v", v)
+	}
+	if b.engine.box(stray) != nil {
+		t.Error("a container that no task remembers is left")
+	}
+}
+
+// Damaged files neither stop the agent nor run a job twice.
+func TestDamagedFiles(t *testing.T) {
+	for _, c := range []struct {
+		file, content string
+		want          string // of the task; "" when it is dropped
+	}{
+		{stateFile, "", agentapi.ExecutorError},
+		{stateFile, `{"state":`, agentapi.ExecutorError},
+		{taskFile, "", ""},
+		{acksFile, "nonsense", agentapi.DoneByRunner},
+		{runner.StateFile, "nonsense", agentapi.ContainerExitedWithError},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			e := newEngine()
+			a := run(t, newHome(t), e)
+			s := spec()
+			a.put(s)
+			a.reaches(s.ID, agentapi.Running)
+			a.stop()
+			a.finish(s.ID, 0)
+			if c.want != agentapi.DoneByRunner {
+				_ = os.Remove(filepath.Join(a.job(s.ID), runner.StateFile))
+			}
+			dir := a.dir(s.ID)
+			if c.file == runner.StateFile {
+				dir = a.job(s.ID)
+			}
+			if err := os.WriteFile(filepath.Join(dir, c.file), []byte(c.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			b := run(t, a.home, e)
+			if c.want == "" {
+				if v := b.get(s.ID); v.ID != "" || e.box(s.ID) != nil {
+					t.Errorf("%+v", v)
+				}
+				return
+			}
+			if v := b.reaches(s.ID, agentapi.Terminated); v.Reason != c.want {
+				t.Errorf("%+v", v)
+			}
+			if e.starts[s.ID] != 1 {
+				t.Errorf("started %d times", e.starts[s.ID])
+			}
+		})
+	}
+}
+
+func TestShutdownLeavesTasks(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	s := spec()
+	a.put(s)
+	a.reaches(s.ID, agentapi.Running)
+	if err := a.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a.stop()
+	if b := a.engine.box(s.ID); b == nil || !b.running {
+		t.Error("the container ended with the agent")
+	}
+}
