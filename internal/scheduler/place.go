@@ -38,7 +38,8 @@ func Place(queue []Gang, s Supply) []Verdict {
 			continue
 		}
 		if n, asked := p.ahead(g, queue, asks); n >= 0 {
-			verdicts[asks[n]], asks = asked, slices.Delete(asks, n, n+1)
+			verdicts[asks[n]] = asked
+			asks = slices.Delete(asks, n, n+1)
 		}
 		v := p.place(g)
 		verdicts[i] = v

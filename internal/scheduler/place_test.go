@@ -178,6 +178,8 @@ func TestPlace(t *testing.T) {
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a")}, "x: no; y: +b/us/g1"},
 		{"who was refused a while ago asks with the next that wants the same", []Gang{again(asks("x", 1, 1)), again(asks("y", 1, 1)), asks("z", 1, 1), asks("o", 1, 8)},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: no; z: +a/eu/g1; o: +b/us/g8"},
+		{"wherever in the queue it waits", []Gang{asks("w", 3, 16), again(asks("x", 1, 4)), again(asks("y", 1, 1)), asks("z", 1, 1)},
+			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "w: no; x: no; y: +a/eu/g1; z: +a/eu/g1"},
 		{"also with one that wants something else but would have the same offer", []Gang{again(asks("x", 1, 1)), func() Gang { g := asks("y", 1, 1); g.Key = "other"; return g }(), impatient(asks("z", 1, 8))},
 			Supply{Fleets: []Fleet{grows(cluster("f"), -1)}, Offers: clouds, Refused: except("a", "b")}, "x: +a/eu/g1; y: +a/eu/g1; z: +b/us/g8"},
 		{"what was given since is asked for again, by one after the other", []Gang{again(asks("x", 1, 1)), again(asks("y", 1, 1))},
