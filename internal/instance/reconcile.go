@@ -28,6 +28,14 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 	case snap.Instance.Data.Damage != "":
 		s.Log.Error("the stored record of an instance cannot be read", "instance", snap.Instance.Name, "id", it.ID, "err", snap.Instance.Data.Damage)
 	}
+	if !snap.Instance.visits() {
+		s.call(s.turns.decline(it.ID))
+	} else {
+		if !s.turns.take(it.ID) {
+			return time.Time{}, nil // its time begins with its turn
+		}
+		defer func() { s.call(s.turns.give()) }()
+	}
 	d := Step(time.Now(), snap)
 	d.Changed = d.Changed || snap.Retraced
 	if d.Changed {
@@ -44,6 +52,13 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 		return time.Time{}, err
 	}
 	return earliest(d.Again, again), nil
+}
+
+// call wakes an instance whose turn it is, "" for none.
+func (s *Service) call(id string) {
+	if id != "" {
+		s.Engine.Wake(Kind, id)
+	}
 }
 
 func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
@@ -302,6 +317,7 @@ func (s *Service) forget(id string) {
 
 // lost ends the connections to hosts that other replicas follow now.
 func (s *Service) lost(theirs func(id string) bool) {
+	s.turns.lost(theirs)
 	s.mu.Lock()
 	var ids []string
 	for id := range s.links {

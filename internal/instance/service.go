@@ -78,6 +78,7 @@ type Service struct {
 	links map[string]Link
 
 	known *known
+	turns *turns
 	began time.Time
 }
 
@@ -87,8 +88,8 @@ func New(c Config) (*Service, error) {
 		c.Keys == nil || c.Checks == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.FleetName == nil || c.Offers == nil || c.ProjectName == nil {
 		return nil, errors.New("instance: every field of Config is required")
 	}
-	s := &Service{Config: c, links: map[string]Link{}, known: newKnown(), began: time.Now()}
-	c.Engine.Register(engine.Kind{Name: Kind, Workers: 32, Timeout: 5 * time.Minute, Live: toLookAt, Reconcile: s.reconcile, Lost: s.lost})
+	s := &Service{Config: c, links: map[string]Link{}, known: newKnown(), turns: newTurns(visitors), began: time.Now()}
+	c.Engine.Register(engine.Kind{Name: Kind, Workers: workers, Timeout: 5 * time.Minute, Live: toLookAt, Reconcile: s.reconcile, Lost: s.lost})
 	return s, nil
 }
 
