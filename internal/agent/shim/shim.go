@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"dstack/internal/agent/gpu"
+	"dstack/internal/agent/runner"
 	"dstack/internal/agent/runtime"
 	"dstack/internal/agentapi"
 )
@@ -33,11 +35,21 @@ type Config struct {
 	Detect func(context.Context) gpu.Found
 	// Inotify begins to have files watched; optional: inotify_init1 of the kernel.
 	Inotify func(flags int) (fd int, err error)
+	// OpenLog opens a log in a job's directory; optional: [runner.OpenShared].
+	OpenLog func(dir, name string) (LogFile, error)
 	// LookupUser finds a login user by name; optional: in this machine's database.
 	LookupUser func(name string) (*user.User, error)
 	// DCGM is where NVIDIA's programs are to be found; optional.
 	DCGM DCGM
 }
+
+// LogFile is a log that is read at many places.
+type LogFile interface {
+	io.ReaderAt
+	io.Closer
+}
+
+func openLog(dir, name string) (LogFile, error) { return runner.OpenShared(dir, name) }
 
 // Shim is the agent of a host.
 type Shim struct {
@@ -79,6 +91,9 @@ func Run(ctx context.Context, c Config) error {
 	defer s.stop()
 	if s.Inotify == nil {
 		s.Inotify = unix.InotifyInit1
+	}
+	if s.OpenLog == nil {
+		s.OpenLog = openLog
 	}
 	if s.watcher, err = newWatcher(s.Inotify, s.fileChanged); err != nil {
 		s.Log.Warn("what tasks do is looked at now and then", "err", err)

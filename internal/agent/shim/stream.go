@@ -12,6 +12,8 @@ import (
 	"sort"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dstack/internal/agent/runner"
 	"dstack/internal/agentapi"
 )
@@ -19,9 +21,29 @@ import (
 // cursor is how far one stream has told of one task.
 type cursor struct {
 	version        int64
-	jobLog, ownLog int64
+	jobLog, ownLog logCursor
 	metrics        time.Time // of the file that was told last
 	sampled        time.Time // when that was
+}
+
+// logCursor is how far one stream has told of one log.
+type logCursor struct {
+	source  agentapi.LogSource
+	offset  int64
+	failing time.Time // since when the log cannot be read; zero while it can
+	tried   time.Time // when that was found last
+}
+
+const (
+	// readAgain spaces attempts to read a log that the disk does not give: each may take seconds of it.
+	readAgain = 10 * time.Second
+	// logPatience is how long the end of a task waits for a log that cannot be read.
+	logPatience = time.Minute
+)
+
+// awaited says that the rest of a log may be had yet.
+func (l *logCursor) awaited() bool {
+	return !l.failing.IsZero() && time.Since(l.failing) < logPatience
 }
 
 // position is what an acknowledgement of an event means.
@@ -107,16 +129,23 @@ func (st *stream) tell() error {
 		c := st.known[t.spec.ID]
 		if c == nil {
 			t.mu.Lock()
-			c = &cursor{version: -1, jobLog: t.acked.JobLog, ownLog: t.acked.RunnerLog}
+			c = &cursor{
+				version: -1,
+				jobLog:  logCursor{source: agentapi.JobLog, offset: t.acked.JobLog},
+				ownLog:  logCursor{source: agentapi.RunnerLog, offset: t.acked.RunnerLog},
+			}
 			t.mu.Unlock()
 			st.known[t.spec.ID] = c
 		}
 		state, version := t.snapshot()
-		if err := st.log(t, agentapi.JobLog, &c.jobLog, state.JobLog); err != nil {
+		if err := st.log(t, &c.jobLog, state.JobLog); err != nil {
 			return err
 		}
-		if err := st.log(t, agentapi.RunnerLog, &c.ownLog, state.RunnerLog); err != nil {
+		if err := st.log(t, &c.ownLog, state.RunnerLog); err != nil {
 			return err
+		}
+		if state.State == agentapi.Terminated && (c.jobLog.awaited() || c.ownLog.awaited()) {
+			continue // with its end told, the server has the task deleted
 		}
 		if version != c.version {
 			c.version = version
@@ -141,33 +170,59 @@ func (st *stream) forget(tasks []*task) {
 	st.known = known
 }
 
-// log sends what a stream has from *from up to size.
-func (st *stream) log(t *task, src agentapi.LogSource, from *int64, size int64) error {
-	if *from >= size {
+// log sends what a log has up to size. A log that cannot be read concerns its own job alone: it is tried again
+// now and then.
+func (st *stream) log(t *task, l *logCursor, size int64) error {
+	if l.offset >= size || !l.failing.IsZero() && time.Since(l.tried) < readAgain {
 		return nil
 	}
-	f, err := runner.OpenShared(t.jobDir(), logFile(src))
-	if err != nil {
+	f, err := st.shim.OpenLog(t.jobDir(), logFile(l.source))
+	switch {
+	case hostFault(err):
+		st.unreadable(t, l, err)
+		return nil
+	case err != nil:
 		return nil //nolint:nilerr // the job has removed its log, or put something else there
 	}
 	defer f.Close()
-	for *from < size {
-		buf := make([]byte, min(size-*from, agentapi.MaxLogChunk))
-		n, err := f.ReadAt(buf, *from)
+	for l.offset < size {
+		buf := make([]byte, min(size-l.offset, agentapi.MaxLogChunk))
+		n, err := f.ReadAt(buf, l.offset)
 		if n == 0 && err != nil && err != io.EOF {
-			return err
+			st.unreadable(t, l, err)
+			return nil
 		}
+		l.failing = time.Time{}
 		if n == 0 {
 			return nil
 		}
-		end := *from + int64(n)
-		ev := agentapi.Event{Kind: agentapi.LogEvent, TaskID: t.spec.ID, Log: &agentapi.LogData{Source: src, Offset: *from, Data: buf[:n]}}
-		if err := st.send(ev, position{task: t.spec.ID, source: src, offset: end}); err != nil {
+		end := l.offset + int64(n)
+		ev := agentapi.Event{Kind: agentapi.LogEvent, TaskID: t.spec.ID, Log: &agentapi.LogData{Source: l.source, Offset: l.offset, Data: buf[:n]}}
+		if err := st.send(ev, position{task: t.spec.ID, source: l.source, offset: end}); err != nil {
 			return err
 		}
-		*from = end
+		l.offset = end
 	}
 	return nil
+}
+
+// unreadable notes that a log cannot be read, and tells people the first time.
+func (st *stream) unreadable(t *task, l *logCursor, err error) {
+	l.tried = time.Now()
+	if l.failing.IsZero() {
+		l.failing = l.tried
+		st.shim.Log.Error("a log of a task cannot be read", "task", t.spec.ID, "log", l.source, "offset", l.offset, "err", err)
+	}
+}
+
+// hostFault says that it was the host that could not open a file, not the job that left none to be opened.
+func hostFault(err error) bool {
+	for _, e := range []error{unix.EIO, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.ESTALE} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // sampleEvery is the least time between two samples of a task: its runner writes one each 10 s, but it is not the

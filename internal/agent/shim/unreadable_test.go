@@ -1,0 +1,108 @@
+package shim
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"dstack/internal/agentapi"
+)
+
+// disk is a log on a disk that may fail.
+type disk struct {
+	io.ReaderAt
+	fails bool
+}
+
+func (d *disk) Close() error { return nil }
+
+func (d *disk) ReadAt(p []byte, at int64) (int, error) {
+	if d.fails {
+		return 0, unix.EIO
+	}
+	return d.ReaderAt.ReadAt(p, at)
+}
+
+// A log that cannot be read keeps back the end of its own job alone, and not for ever.
+func TestLogThatCannotBeRead(t *testing.T) {
+	const text = "hello\n"
+	for name, c := range map[string]struct {
+		open, read error // of the broken log
+		heals      bool
+		want       string // of what it is told
+	}{
+		"for ever":              {read: unix.EIO, want: "terminated"},
+		"for a moment":          {read: unix.EIO, heals: true, want: text + "terminated"},
+		"cannot be opened":      {open: unix.EMFILE, heals: true, want: text + "terminated"},
+		"was put out of reach":  {open: unix.ELOOP, want: "terminated"},
+		"and is not even there": {open: unix.ENOENT, want: "terminated"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var broken string
+				failing := true
+				s := &Shim{tasks: map[string]*task{}, changed: make(chan struct{})}
+				s.Log = slog.New(slog.DiscardHandler)
+				s.OpenLog = func(dir, _ string) (LogFile, error) {
+					bad := failing && strings.Contains(dir, broken)
+					if bad && c.open != nil {
+						return nil, c.open
+					}
+					return &disk{strings.NewReader(text), bad}, nil
+				}
+				add := func() string {
+					v := s.newTask(agentapi.TaskSpec{ID: uuid.NewString()})
+					v.state.State, v.state.JobLog = agentapi.Terminated, int64(len(text))
+					s.tasks[v.spec.ID] = v
+					return v.spec.ID
+				}
+				broken = add()
+				fine := add()
+				var out bytes.Buffer
+				st := &stream{shim: s, enc: json.NewEncoder(&out), known: map[string]*cursor{}}
+				told := func() map[string]string {
+					t.Helper()
+					if err := st.tell(); err != nil {
+						t.Fatalf("the stream ends: %v", err)
+					}
+					all := map[string]string{}
+					for d := json.NewDecoder(bytes.NewReader(out.Bytes())); ; {
+						var e agentapi.Event
+						if err := d.Decode(&e); errors.Is(err, io.EOF) {
+							return all
+						} else if err != nil {
+							t.Fatal(err)
+						}
+						if e.Log != nil {
+							all[e.TaskID] += string(e.Log.Data)
+						} else {
+							all[e.TaskID] += string(e.Task.State)
+						}
+					}
+				}
+				waits := c.read != nil || c.heals
+				if all := told(); all[fine] != text+"terminated" || waits && all[broken] != "" {
+					t.Errorf("at first: %q, and of the broken one %q", all[fine], all[broken])
+				}
+				failing = !c.heals
+				<-time.After(logPatience / 2)
+				if got := told()[broken]; waits && !c.heals && got != "" {
+					t.Errorf("while it may be read yet: %q", got)
+				}
+				<-time.After(logPatience / 2)
+				if got := told()[broken]; got != c.want {
+					t.Errorf("in the end: %q, want %q", got, c.want)
+				}
+			})
+		})
+	}
+}
