@@ -112,8 +112,20 @@ func (r Range) micros() (from, to int64) {
 
 // Points returns the newest limit points of a job in the range, newest first.
 func (s *Store) Points(ctx context.Context, q store.Querier, jobID string, r Range, limit int) ([]Point, error) {
-	from, to := r.micros()
 	var all []Point
+	err := s.back(ctx, q, jobID, r, limit, func(p Point) error {
+		all = append(all, p)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return all, nil
+}
+
+// back has see look at the newest limit points of a job in the range, newest first, until that fails.
+func (s *Store) back(ctx context.Context, q store.Querier, jobID string, r Range, limit int, see func(Point) error) error {
+	from, to := r.micros()
 	rows, err := q.QueryContext(ctx, selectPoints, jobID, from, to, limit)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		p := Point{JobID: jobID}
@@ -122,13 +134,12 @@ func (s *Store) Points(ctx context.Context, q store.Querier, jobID string, r Ran
 			return err
 		}
 		p.At = store.Time(at)
-		all = append(all, p)
-		return nil
+		return see(p)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read metrics of job %s: %w", jobID, err)
+		return fmt.Errorf("read metrics of job %s: %w", jobID, err)
 	}
-	return all, nil
+	return nil
 }
 
 // Latest returns the newest point of every job that sent one within KeepRunning.

@@ -18,6 +18,8 @@ SELECT at, cpu_micros, memory, working_set, gpus FROM job_metrics
 WHERE  job_id = $1 AND at >= $2 AND at <= $3
 ORDER BY at DESC LIMIT $4`
 
+const firstPoint = `SELECT min(at) FROM job_metrics WHERE job_id = $1 AND at >= $2`
+
 const latestPoints = `
 SELECT m.job_id, m.at, m.cpu_micros, m.memory, m.working_set, m.gpus FROM job_metrics m
 JOIN (SELECT job_id, max(at) AS at FROM job_metrics GROUP BY job_id) newest ON newest.job_id = m.job_id AND newest.at = m.at

@@ -13,7 +13,6 @@ import (
 	"dstack/internal/engine"
 	"dstack/internal/event"
 	"dstack/internal/instance"
-	"dstack/internal/metrics"
 	"dstack/internal/store"
 )
 
@@ -120,36 +119,12 @@ func (s *Service) loadRunning(ctx context.Context, q store.Querier, snap *JobSna
 		snap.Inactivity = int64(*dev.InactivityDuration)
 	}
 	if p := snap.Job.Data.Spec.UtilizationPolicy; p != nil {
-		window := agentapi.Seconds(int64(p.TimeWindow))
-		begin := time.Now().Add(-window)
-		points, err := s.Metrics.Points(ctx, q, snap.Job.ID, metrics.Range{From: begin}, maxSamples)
-		if err != nil {
+		begin := time.Now().Add(-agentapi.Seconds(int64(p.TimeWindow)))
+		if snap.Idle, err = s.Metrics.Unused(ctx, q, snap.Job.ID, begin, p.MinGPUUtilization); err != nil {
 			return err
 		}
-		snap.Idle = underused(points, begin, p.MinGPUUtilization)
 	}
 	return nil
-}
-
-// maxSamples bounds the samples of a utilization window: a day of one every 10 s.
-const maxSamples = 8640
-
-// underused says that for some GPU every sample (newest first) since the begin of a window
-// is below the minimum, and that there are samples from its begin on (lifecycle 16.5).
-func underused(points []metrics.Point, begin time.Time, least int) bool {
-	if len(points) == 0 || points[len(points)-1].At.Sub(begin) > time.Minute {
-		return false
-	}
-	for gpu := range points[0].GPUs {
-		idle := true
-		for _, p := range points {
-			idle = idle && gpu < len(p.GPUs) && p.GPUs[gpu].UtilPercent < least
-		}
-		if idle {
-			return true
-		}
-	}
-	return false
 }
 
 // loadPeers adds the other nodes of the job's replica.
