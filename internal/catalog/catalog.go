@@ -204,33 +204,14 @@ func (c *Catalog) offers(ctx context.Context, projectID string, reservations []s
 		}
 	}
 	c.markets[purpose+name] = market{string(said), all}
-	c.shrink(purpose + name)
+	Shrink(c.markets, purpose+name, maxMarketOffers, func(m market) int { return len(m.offers) })
 	return Listing{all, lately}, nil
-}
-
-// shrink forgets any other lists when there are too many. It wants the mutex held.
-func (c *Catalog) shrink(but string) {
-	offers := 0
-	for _, m := range c.markets {
-		offers += len(m.offers)
-	}
-	for name, m := range c.markets {
-		if len(c.markets) <= maxMarkets && offers <= maxMarketOffers {
-			return
-		}
-		if name != but {
-			delete(c.markets, name)
-			offers -= len(m.offers)
-		}
-	}
 }
 
 const (
 	// penaltyStep is how finely time counts for penalties: what was learnt stays the same in between.
 	penaltyStep = 10 * time.Second
-	// maxMarkets bounds the lists that are remembered, maxMarketOffers the offers in them: one may have a
-	// hundred thousand.
-	maxMarkets      = 1_000
+	// maxMarketOffers bounds the offers in the lists that are remembered: one may have a hundred thousand.
 	maxMarketOffers = 1_600_000
 )
 

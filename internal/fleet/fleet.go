@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"time"
 
 	"dstack/internal/api"
@@ -295,31 +294,6 @@ func ToAPI(o offer.Offer) api.InstanceOffer {
 	return api.InstanceOffer{Backend: api.BackendType(o.Backend), Instance: api.InstanceType{Name: o.Instance, Resources: res}, Region: o.Region, Price: o.Price,
 		BackendData: data, Availability: api.InstanceAvailability(o.Availability), AvailabilityZones: o.Zones, InstanceRuntime: rt, Blocks: 1, TotalBlocks: 1,
 		Reserves: o.Reserves, Multinode: o.Multinode, Rooms: rooms, Order: o.Order}
-}
-
-// GeneratedName makes adjective-animal.
-func GeneratedName() string {
-	adjectives := []string{"brave", "calm", "clever", "eager", "fair", "gentle", "happy", "kind", "lively", "lucky", "proud", "quick", "quiet", "sharp", "swift", "warm", "wise", "bold", "bright", "tidy"}
-	animals := []string{"badger", "crane", "dolphin", "eagle", "falcon", "fox", "gecko", "heron", "ibex", "jaguar", "koala", "lynx", "marten", "newt", "otter", "panda", "raven", "seal", "tiger", "wolf"}
-	return adjectives[rand.IntN(len(adjectives))] + "-" + animals[rand.IntN(len(animals))]
-}
-
-// FreeName makes a name that no row of a project has among some, which are what follows FROM: there are only 400
-// names of two words.
-func FreeName(ctx context.Context, q store.Querier, among, projectID string) (string, error) {
-	for n := 1; ; n++ {
-		name := GeneratedName()
-		if n > 20 {
-			name = fmt.Sprintf("%s-%d", name, n)
-		}
-		var taken int
-		if err := q.QueryRowContext(ctx, "SELECT count(*) FROM "+among+" project_id = $1 AND name = $2", projectID, name).Scan(&taken); err != nil {
-			return "", fmt.Errorf("look for a free name: %w", err)
-		}
-		if taken == 0 {
-			return name, nil
-		}
-	}
 }
 
 // orMissing turns "no such row" into the answer of the API.

@@ -15,7 +15,7 @@ func TestFreeName(t *testing.T) {
 		ctx := t.Context()
 		err := db.Write(ctx, func(tx *store.Tx) error {
 			for range 500 {
-				name, err := FreeName(ctx, tx, "fleet WHERE NOT deleted AND", "p")
+				name, err := FreeName(func(name string) (bool, error) { return named(ctx, tx, "p", name) })
 				if err != nil {
 					return err
 				}

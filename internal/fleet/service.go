@@ -266,7 +266,7 @@ func (s *Service) create(ctx context.Context, sc project.Scope, spec api.FleetSp
 		return Fleet{}, err
 	}
 	if c.Name == nil {
-		free, err := FreeName(ctx, s.DB.Read(), "fleet WHERE NOT deleted AND", sc.Project.ID)
+		free, err := FreeName(func(name string) (bool, error) { return named(ctx, s.DB.Read(), sc.Project.ID, name) })
 		if err != nil {
 			return Fleet{}, err
 		}

@@ -81,7 +81,7 @@ func (s *Service) Create(ctx context.Context, sc project.Scope, r api.CreateGate
 
 func (s *Service) create(ctx context.Context, sc project.Scope, c config.Gateway) (api.Gateway, error) {
 	if c.Name == nil {
-		free, err := fleet.FreeName(ctx, s.DB.Read(), "gateway WHERE", sc.Project.ID)
+		free, err := fleet.FreeName(func(name string) (bool, error) { return named(ctx, s.DB.Read(), sc.Project.ID, name) })
 		if err != nil {
 			return api.Gateway{}, err
 		}

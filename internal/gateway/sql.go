@@ -122,3 +122,10 @@ func storeDefault(ctx context.Context, tx *store.Tx, projectID, gatewayID string
 	}
 	return nil
 }
+
+// named says that a gateway of a project has a name.
+func named(ctx context.Context, q store.Querier, projectID, name string) (bool, error) {
+	var n int
+	err := q.QueryRowContext(ctx, `SELECT count(*) FROM gateway WHERE project_id = $1 AND name = $2`, projectID, name).Scan(&n)
+	return n > 0, err
+}

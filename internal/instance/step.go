@@ -10,6 +10,10 @@ import (
 	"dstack/internal/api"
 )
 
+// TryFor is for how long a server tries to reach a machine before it gives that up, whenever it was
+// last seen or should have come up: the server may have been away, and not the machine.
+const TryFor = 2 * time.Minute
+
 const (
 	// addTimeout is how long an SSH host may take to be added (lifecycle 10.1).
 	addTimeout = 10 * time.Minute
@@ -22,9 +26,6 @@ const (
 	askEvery = time.Minute
 	// lostLimit is when an unreachable paid machine is given back (lifecycle 10.4).
 	lostLimit = 20 * time.Minute
-	// tryFor is for how long a server tries to reach a machine before it gives that up, whenever it was
-	// last seen or should have come up: the server may have been away, and not the machine.
-	tryFor = 2 * time.Minute
 	// uninstallTries bounds the attempts to take the agent off a host that is removed.
 	uninstallTries = 3
 )
@@ -139,7 +140,7 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 			d.Instance.Data.Touched, d.Instance.Data.StartedAt, d.Changed = true, now, true
 		}
 		began := cmp.Or(d.Instance.Data.StartedAt, s.Instance.CreatedAt) // of many hosts, some have waited for their turn as long
-		if now.After(latest(began.Add(addTimeout), s.Began.Add(tryFor))) {
+		if now.After(latest(began.Add(addTimeout), s.Began.Add(TryFor))) {
 			msg := fmt.Sprintf("Failed to add SSH instance in %ds", int(addTimeout.Seconds()))
 			if p := s.Instance.Data.Problem; p != "" {
 				msg += ". " + p
@@ -191,9 +192,9 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 	}
 	d.made(s.Machine)
 	known := d.Instance.Data.Provisioning != nil && deref(d.Instance.Data.Provisioning.Hostname) != ""
-	deadline := latest(d.Instance.Data.StartedAt.Add(BootTimeout(d.Instance)), s.Began.Add(tryFor))
+	deadline := latest(d.Instance.Data.StartedAt.Add(BootTimeout(d.Instance)), s.Began.Add(TryFor))
 	if s.Link.Watched {
-		deadline = latest(deadline, s.Link.Since.Add(tryFor))
+		deadline = latest(deadline, s.Link.Since.Add(TryFor))
 	}
 	switch {
 	case known && s.Link.Connected:
@@ -341,7 +342,7 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 	if s.Link.Watched {
 		tried = s.Link.Since
 	}
-	if limit := latest(inst.Data.LostAt.Add(lostLimit), tried.Add(tryFor)); now.Before(limit) {
+	if limit := latest(inst.Data.LostAt.Add(lostLimit), tried.Add(TryFor)); now.Before(limit) {
 		due := s.Link.Asked.Add(askEvery) // each attempt to connect that fails wakes us
 		if !now.Before(due) {
 			d.Effects = append(d.Effects, AskCloud)

@@ -68,7 +68,7 @@ func TestStep(t *testing.T) {
 		{name: "an SSH host is added", s: sshHost(api.InstancePending), status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "an SSH host that cannot be added for too long is given up", s: sshHost(api.InstancePending), now: addTimeout + time.Second,
 			status: api.InstanceTerminated, reason: api.InstanceProvisioningTimeout},
-		{name: "but not by a server that was away itself", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Began = at(time.Hour) }), now: time.Hour + tryFor,
+		{name: "but not by a server that was away itself", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Began = at(time.Hour) }), now: time.Hour + TryFor,
 			status: api.InstancePending, effects: []Effect{Onboard}},
 		{name: "nor is one that was never tried", s: changed(sshHost(api.InstancePending), func(s *Snapshot) { s.Instance.Data.Touched = false }), now: addTimeout + time.Second,
 			status: api.InstancePending, effects: []Effect{Onboard}},
@@ -97,12 +97,12 @@ func TestStep(t *testing.T) {
 		{name: "a machine that never answers is given back", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true, Since: start} }), now: 10 * time.Minute,
 			status: api.InstanceTerminating, reason: api.InstanceProvisioningTimeout, again: 10 * time.Minute},
 		{name: "one that came up while the server was away is tried first", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link, s.Began = Link{}, at(time.Hour) }), now: time.Hour,
-			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: time.Hour + tryFor},
-		{name: "and is not tried for ever", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true, Since: at(time.Hour)} }), now: time.Hour + tryFor,
-			status: api.InstanceTerminating, reason: api.InstanceProvisioningTimeout, again: time.Hour + tryFor},
+			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: time.Hour + TryFor},
+		{name: "and is not tried for ever", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{Watched: true, Since: at(time.Hour)} }), now: time.Hour + TryFor,
+			status: api.InstanceTerminating, reason: api.InstanceProvisioningTimeout, again: time.Hour + TryFor},
 		{name: "a cloud is asked for the address first, after the server was away", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) {
 			s.Instance.Data.Provisioning, s.Machine.Hostname, s.Link, s.Began = nil, "", Link{}, at(time.Hour)
-		}), now: time.Hour, status: api.InstanceProvisioning, again: time.Hour + tryFor},
+		}), now: time.Hour, status: api.InstanceProvisioning, again: time.Hour + TryFor},
 		{name: "a machine that vanished while booting ends", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Gone = true }), now: time.Second,
 			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
 		{name: "so does one that turns out to be somebody else's", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine = Machine{Refused: true} }), now: time.Second,
@@ -140,7 +140,7 @@ func TestStep(t *testing.T) {
 		{name: "but by one that has", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
 			lost(0)(s)
 			s.Link.Since, s.Instance.Unreachable, s.Instance.Assignments = at(time.Hour), true, held
-		}), now: time.Hour + tryFor, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: time.Hour + tryFor},
+		}), now: time.Hour + TryFor, status: api.InstanceTerminating, reason: api.InstanceUnreachable, again: time.Hour + TryFor},
 		{name: "one that the cloud says has failed is given back at once", s: changed(paid(api.InstanceBusy), func(s *Snapshot) {
 			lost(0)(s)
 			s.Instance.Assignments, s.Machine.Failed = held, true

@@ -80,12 +80,8 @@ func reservations(gangs []scheduler.Gang, fleets []scheduler.Fleet) []string {
 	return slices.Compact(names)
 }
 
-// maxMarkets bounds the projects whose offers are remembered in the wire's form, maxMarketOffers the offers
-// of all of them.
-const (
-	maxMarkets      = 1_000
-	maxMarketOffers = 800_000
-)
+// maxMarketOffers bounds the offers that are remembered in the wire's form, see [catalog.Shrink].
+const maxMarketOffers = 800_000
 
 // markets remember what projects are offered in the wire's form: to make that of a hundred
 // thousand offers takes a fifth of a second.
@@ -142,25 +138,8 @@ func (m *markets) of(purpose, name string, listing catalog.Listing) market {
 		m.by = map[string]market{}
 	}
 	m.by[purpose+name] = made
-	m.shrink(purpose+name, maxMarketOffers)
+	catalog.Shrink(m.by, purpose+name, maxMarketOffers, func(one market) int { return len(one.list) })
 	return made
-}
-
-// shrink forgets any others when there are too many, or more offers than most.
-func (m *markets) shrink(but string, most int) {
-	offers := 0
-	for _, one := range m.by {
-		offers += len(one.list)
-	}
-	for name, one := range m.by {
-		if len(m.by) <= maxMarkets && offers <= most {
-			return
-		}
-		if name != but {
-			delete(m.by, name)
-			offers -= len(one.list)
-		}
-	}
 }
 
 // lists says that a market was made of the catalog's very list.

@@ -94,7 +94,7 @@ func TestMarketsStay(t *testing.T) {
 	if first(toBuy, "p", show) != shown {
 		t.Error("what is shown is made again to be bought")
 	}
-	for n := range maxMarkets - 2 {
+	for n := range catalog.MaxLists - 2 {
 		first(toShow, string(rune('a'+n)), show)
 	}
 	a := first(toShow, "a", show)
@@ -138,11 +138,6 @@ func TestMarketsOfManyProjects(t *testing.T) {
 				}
 				first[n] = &m.list[0]
 			}
-		}
-		s.markets.by["last"] = market{list: make([]api.InstanceOffer, 4)}
-		s.markets.shrink("last", 7)
-		if _, kept := s.markets.by["last"]; !kept || len(s.markets.by) != 2 {
-			t.Errorf("%d lists are remembered where there is room for seven offers, the last one: %v", len(s.markets.by), kept)
 		}
 	})
 }

@@ -15,8 +15,9 @@ const (
 	// host was lost: it is cleaned up when it is back.
 	goneGrace = 30 * time.Second
 	// tryFor is for how long a server that has begun to work tries to reach the hosts of jobs before it
-	// gives jobs up for them, or as long as a host may be away at most: it may have been away itself.
-	tryFor = 3 * time.Minute
+	// gives jobs up for them, or as long as a host may be away at most: it may have been away itself. It is
+	// longer than instances are tried, whose end ends their jobs and says why.
+	tryFor = instance.TryFor + time.Minute
 	// drainFor is how long a replica that is not wanted any more gets to answer what it was asked
 	// before everybody knew, at least.
 	drainFor = 5 * time.Second

@@ -159,3 +159,10 @@ func pageArgs(projectIDs []string, r api.ListVolumesRequest) []any {
 	}
 	return args
 }
+
+// named says that a volume of a project has a name.
+func named(ctx context.Context, q store.Querier, projectID, name string) (bool, error) {
+	var n int
+	err := q.QueryRowContext(ctx, `SELECT count(*) FROM volume WHERE NOT deleted AND project_id = $1 AND name = $2`, projectID, name).Scan(&n)
+	return n > 0, err
+}

@@ -128,7 +128,7 @@ func (s *Service) Create(ctx context.Context, sc project.Scope, r api.CreateVolu
 		return api.Volume{}, err
 	}
 	if c.Name == nil {
-		free, err := fleet.FreeName(ctx, s.DB.Read(), "volume WHERE NOT deleted AND", sc.Project.ID)
+		free, err := fleet.FreeName(func(name string) (bool, error) { return named(ctx, s.DB.Read(), sc.Project.ID, name) })
 		if err != nil {
 			return api.Volume{}, err
 		}
