@@ -65,6 +65,11 @@ func TestPlantedDefects(t *testing.T) {
 			       WHEN NEW.status = 'terminating' AND json_extract(NEW.data, '$.reason') = 'instance_access_revoked'
 			       BEGIN UPDATE job SET status = OLD.status, data = OLD.data WHERE id = NEW.id; END`)
 		},
+		// How many GPUs a run needs is forgotten when it is submitted.
+		"place a run on what it did not ask for": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER INSERT ON main.job
+			       BEGIN UPDATE job SET data = json_remove(data, '$.spec.requirements.resources.gpu') WHERE id = NEW.id; END`)
+		},
 		// What a machine may cost is forgotten when it is wished for.
 		"keep a machine that is too dear": func(w *world, p *process) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER INSERT ON main.intent WHEN json_extract(NEW.doc, '$.max_price') IS NOT NULL

@@ -19,6 +19,7 @@ type rows struct {
 	runs      map[string]runRow
 	holds     []holdRow
 	imports   map[importRow]bool
+	clusters  map[string]bool // fleets
 	stale     []string
 }
 
@@ -48,6 +49,8 @@ type jobRow struct {
 	replica, num, attempt, deployment                int
 	version                                          int64
 	buyFrom                                          string // a time of RFC 3339, "" for at once
+	gpus                                             int    // of its place
+	spot                                             bool   // its place is of a spot instance
 }
 
 func (j jobRow) finished() bool {
@@ -87,6 +90,7 @@ type reader struct {
 	jobs    map[string]jobRow
 	runs    map[string]runRow
 	cluster map[string]string // of intents, which stays
+	fleets  map[string]bool   // whether they are clusters, which stays
 }
 
 func openReader(path string) (*reader, error) {
@@ -103,7 +107,7 @@ func openReader(path string) (*reader, error) {
 	if err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
-	return &reader{db: db, kept: map[string]*sqlite3.Stmt{}, docs: map[string]instanceDoc{}, jobs: map[string]jobRow{}, runs: map[string]runRow{}, cluster: map[string]string{}}, nil
+	return &reader{db: db, kept: map[string]*sqlite3.Stmt{}, docs: map[string]instanceDoc{}, jobs: map[string]jobRow{}, runs: map[string]runRow{}, cluster: map[string]string{}, fleets: map[string]bool{}}, nil
 }
 
 func (r *reader) close() {
@@ -242,7 +246,14 @@ func (r *reader) allInstances(now *rows) error {
 			return err
 		}
 	}
+	now.clusters = r.fleets
 	for i, v := range now.instances {
+		if _, known := r.fleets[v.fleet]; !known {
+			err := r.each(func(row *sqlite3.Stmt) { r.fleets[v.fleet] = row.ColumnText(0) == "cluster" }, `SELECT json_extract(data, '$.configuration.placement') FROM fleet WHERE id = ?`, v.fleet)
+			if err != nil {
+				return err
+			}
+		}
 		now.instances[i].job, now.instances[i].price = r.docs[v.id].job, r.docs[v.id].price
 	}
 	return nil
@@ -265,9 +276,10 @@ func (r *reader) allJobs(now *rows) error {
 			r.jobs[id] = jobRow{
 				id: id, run: row.ColumnText(0), status: row.ColumnText(1), instance: row.ColumnText(2), replica: row.ColumnInt(3), num: row.ColumnInt(4),
 				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8), deployment: row.ColumnInt(9),
-				project: row.ColumnText(10), buyFrom: row.ColumnText(11),
+				project: row.ColumnText(10), buyFrom: row.ColumnText(11), gpus: row.ColumnInt(12), spot: row.ColumnBool(13),
 			}
-		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment'), project_id, json_extract(data, '$.buy_from')
+		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment'), project_id, json_extract(data, '$.buy_from'),
+			json_array_length(data, '$.runtime.offer.instance.resources.gpus'), json_extract(data, '$.runtime.offer.instance.resources.spot')
 			FROM job WHERE id = ?`, id)
 		if err != nil {
 			return err

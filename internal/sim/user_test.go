@@ -68,6 +68,9 @@ func (w *world) applyRun(name string, config object, s script) int {
 	}
 	env[scriptEnv] = s.String()
 	config["env"] = env
+	w.mu.Lock()
+	w.wants[name] = wantOf(config)
+	w.mu.Unlock()
 	w.trace.add("user", "applies run", name)
 	return w.call("project/"+projectOf(name)+"/runs/apply", object{"plan": object{"run_spec": object{
 		"run_name": name, "configuration": config, "ssh_key_pub": w.public}}, "force": true}, nil)

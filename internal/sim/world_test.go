@@ -44,6 +44,7 @@ type world struct {
 	hosts   map[string]*agent  // of the user, by address
 	markets map[string]*market // by cloud, none where prices stay
 	limits  map[string]float64 // what runs may cost an hour, by name
+	wants   map[string]want    // what runs ask for, by name
 	trace   *trace
 	checks  *checker
 	spoil   func(w *world, p *process) // plants a defect into a process that starts; optional
@@ -121,7 +122,7 @@ func newTemplate(t *testing.T) template {
 func newWorld(t *testing.T, seed uint64, tp template) *world {
 	t.Helper()
 	w := &world{
-		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, plain: map[string]bool{}, markets: map[string]*market{}, limits: map[string]float64{}, fleets: map[string]object{}, hosts: map[string]*agent{},
+		t: t, seed: seed, dir: scratch(t), began: time.Now(), clouds: map[string]*fake.Cloud{}, plain: map[string]bool{}, markets: map[string]*market{}, limits: map[string]float64{}, wants: map[string]want{}, fleets: map[string]object{}, hosts: map[string]*agent{},
 		machines: map[string]*agent{}, scripts: map[string]int{}, crashed: make(chan struct{}, 1),
 		asked: map[string]uint64{}, injected: map[string]int{}, replicas: map[string]int{}, sshd: tp.sshd,
 	}
