@@ -29,20 +29,10 @@ type known struct {
 	reading chan struct{} // holds a token while somebody reads what is new: one of the callers at a time
 }
 
-// versions are the instances of a fleet, the ids and versions by which they were found, and how many
-// changes there had been before that, see [Service.changes].
+// versions are the instances of a fleet, and its number of [Service.changes] when they were looked at.
 type versions struct {
 	changes int64
-	text    string
 	list    []*Instance
-}
-
-// size is how many instances the text tells of.
-func (v *versions) size() int {
-	if v.text == "" {
-		return 0
-	}
-	return strings.Count(v.text, " ")/2 + 1
 }
 
 // maxFleets bounds the fleets whose lists are remembered.
@@ -86,8 +76,7 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, i *Instance) error {
 // fleet is the same one for as long as nothing in it changes.
 //
 // It reads the ids and versions of a fleet's instances as one text, which is a third of the
-// work of so many rows, and not even that where it is known that nothing changed. Most often it is
-// the text of the last time.
+// work of so many rows, and not even that where it is known that nothing changed.
 func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...string) (map[string][]*Instance, error) {
 	found := make(map[string][]*Instance, len(fleetIDs))
 	changes, err := s.changes(ctx, q, fleetIDs)
@@ -98,87 +87,85 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	if len(open) == 0 {
 		return found, nil
 	}
-	if changes != nil { // who comes second finds what the first has read
-		done, err := s.known.turn(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer done()
-		open = s.known.unchanged(found, open, changes)
-	}
-	changed, err := s.known.texts(ctx, q, open, changes)
+	done, err := s.known.turn(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s.known.recall(q, found, changed); len(changed) == 0 {
-		return found, nil
-	}
-	if changes == nil {
-		done, err := s.known.turn(ctx)
-		if err != nil {
-			return nil, err
-		}
-		defer done()
-		s.known.recall(q, found, changed)
-	}
-	if err := s.known.fill(ctx, q, changed); err != nil {
+	defer done()
+	open = s.known.unchanged(found, open, changes) // who comes second finds what the first has read
+	texts, err := s.texts(ctx, q, open, changes)
+	if err != nil {
 		return nil, err
 	}
-	for id, v := range changed {
-		s.known.keep(q, id, *v)
-		found[id] = v.list
+	lists, err := s.known.fill(ctx, q, texts)
+	if err != nil {
+		return nil, err
+	}
+	for _, id := range open {
+		found[id] = s.known.keep(q, id, versions{changes[id], lists[id]})
 	}
 	return found, nil
 }
 
 // fill reads the instances that texts tell of, for one caller at a time.
-func (k *known) fill(ctx context.Context, q store.Querier, texts map[string]*versions) error {
+func (k *known) fill(ctx context.Context, q store.Querier, texts map[string]string) (map[string][]*Instance, error) {
 	total := 0
-	for _, v := range texts {
-		total += v.size()
+	for _, text := range texts {
+		total += strings.Count(text, " ")/2 + 1
 	}
 	order := make([]row, 0, total)
-	for _, v := range texts {
-		v.list = make([]*Instance, 0, v.size())
-		for rest := v.text; rest != ""; {
+	lists := make(map[string][]*Instance, len(texts))
+	for fleet, rest := range texts {
+		before := len(order)
+		for rest != "" {
 			var id, version string
 			id, rest, _ = strings.Cut(rest, " ")
 			version, rest, _ = strings.Cut(rest, " ")
 			n, err := strconv.ParseInt(version, 10, 64)
 			if err != nil {
-				return fmt.Errorf("read the version of instance %s: %w", id, err)
+				return nil, fmt.Errorf("read the version of instance %s: %w", id, err)
 			}
 			order = append(order, row{id, n})
 		}
+		lists[fleet] = make([]*Instance, 0, len(order)-before)
 	}
 	list, err := k.read(ctx, q, order)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, i := range list {
-		if v := texts[i.FleetID]; v != nil && !i.Deleted { // else it is deleted or elsewhere since the first look
-			v.list = append(v.list, i)
+		if of, asked := lists[i.FleetID]; asked && !i.Deleted { // else it is deleted or elsewhere since the first look
+			lists[i.FleetID] = append(of, i)
 		}
 	}
-	for _, v := range texts {
-		slices.SortFunc(v.list, func(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) })
+	for _, of := range lists {
+		slices.SortFunc(of, func(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) })
 	}
-	return nil
+	return lists, nil
 }
 
-// texts reads what the instances of fleets are known by, without the lists.
-func (k *known) texts(ctx context.Context, q store.Querier, fleetIDs []string, changes map[string]int64) (map[string]*versions, error) {
-	texts := make(map[string]*versions, len(fleetIDs))
+// texts reads the ids and versions of the instances of fleets, and on PostgreSQL what [Service.changes]
+// tells of the same moment: an instance that came after the first look and went again would leave the
+// number of the first look.
+func (s *Service) texts(ctx context.Context, q store.Querier, fleetIDs []string, changes map[string]int64) (map[string]string, error) {
+	digest, digested := "0", s.DB.Engine() == store.Postgres
+	if digested {
+		digest = digestOfVersions
+	}
+	texts := make(map[string]string, len(fleetIDs))
 	for batch := range slices.Chunk(fleetIDs, 500) {
 		for _, id := range batch {
-			texts[id] = &versions{changes: changes[id]} // one without instances has no text
+			if digested { // nothing is told of one without instances
+				changes[id] = 0
+			}
 		}
-		rows, err := q.QueryContext(ctx, "SELECT fleet_id, string_agg(id || ' ' || "+store.Version+", ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(batch))+") GROUP BY fleet_id", store.Args(batch)...)
+		rows, err := q.QueryContext(ctx, "SELECT fleet_id, "+digest+", string_agg(id || ' ' || "+store.Version+", ' ') FROM instance WHERE NOT deleted AND fleet_id IN ("+store.Marks(1, len(batch))+") GROUP BY fleet_id", store.Args(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id, text string
-			err := rows.Scan(&id, &text)
-			if v := texts[id]; v != nil {
-				v.text = text
+			var n int64
+			err := rows.Scan(&id, &n, &text)
+			if texts[id] = text; digested {
+				changes[id] = n
 			}
 			return err
 		})
@@ -189,60 +176,50 @@ func (k *known) texts(ctx context.Context, q store.Querier, fleetIDs []string, c
 	return texts, nil
 }
 
-// recall finds the lists of the fleets whose texts are the same as when they were read, and leaves
-// the others.
-func (k *known) recall(q store.Querier, found map[string][]*Instance, texts map[string]*versions) {
-	for id, v := range texts {
-		k.mu.Lock()
-		old, known := k.fleets[id]
-		k.mu.Unlock()
-		if known && old.text == v.text {
-			v.list, found[id] = old.list, old.list
-			k.keep(q, id, *v)
-			delete(texts, id)
-		}
-	}
-}
+// digestOfVersions is a number of a fleet's instances, in the SQL of PostgreSQL: another one for others and
+// for other versions, but by a chance of 1 in 2^62, in whatever order they are looked at.
+const digestOfVersions = `CAST(mod(sum(hashtextextended(id, version)), 4611686018427387904) AS BIGINT)`
 
-// changes counts what was ever written to the instances of fleets, by whomever: a trigger of SQLite
-// does. It is nil on PostgreSQL, where those who write to one fleet would wait for each other.
+// changes are numbers of fleets that become others when something is written to their instances, by
+// whomever; 0 where nothing ever was. On SQLite a trigger counts. On PostgreSQL those who write to one fleet
+// would wait for each other, and a number that is given before the commit would be seen without what was
+// committed later under a lower one: there it is made of the versions at each look, which is a third of the
+// work of reading them and depends on nothing else.
 func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []string) (map[string]int64, error) {
-	if s.DB.Engine() != store.SQLite {
-		return nil, nil
+	query := "SELECT fleet_id, changes FROM fleet_changes WHERE fleet_id IN (%s)"
+	if s.DB.Engine() == store.Postgres {
+		query = "SELECT fleet_id, " + digestOfVersions + " FROM instance WHERE NOT deleted AND fleet_id IN (%s) GROUP BY fleet_id"
 	}
-	counts := make(map[string]int64, len(fleetIDs))
+	numbers := make(map[string]int64, len(fleetIDs))
 	for batch := range slices.Chunk(fleetIDs, 500) {
 		for _, id := range batch {
-			counts[id] = 0 // nothing was ever written
+			numbers[id] = 0
 		}
-		rows, err := q.QueryContext(ctx, "SELECT fleet_id, changes FROM fleet_changes WHERE fleet_id IN ("+store.Marks(1, len(batch))+")", store.Args(batch)...)
+		rows, err := q.QueryContext(ctx, fmt.Sprintf(query, store.Marks(1, len(batch))), store.Args(batch)...)
 		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 			var id string
 			var n int64
 			err := store.Scan(rows, &id, &n)
-			if counts[id] = n; err != nil { // a count that is none may stay so: what changes is not seen by it
-				delete(counts, id)
+			if numbers[id] = n; err != nil { // a count that is none may stay so: what changes is not seen by it
+				delete(numbers, id)
 			}
 			return store.DespiteDamage(err)
 		})
 		if err != nil {
-			return nil, fmt.Errorf("read how often the instances of fleets changed: %w", err)
+			return nil, fmt.Errorf("look whether instances of fleets have changed: %w", err)
 		}
 	}
-	return counts, nil
+	return numbers, nil
 }
 
 // unchanged finds the lists of the fleets in which nothing has changed since they were read, and returns
 // the others.
 func (k *known) unchanged(found map[string][]*Instance, fleetIDs []string, changes map[string]int64) (open []string) {
-	if changes == nil {
-		return fleetIDs
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, id := range fleetIDs {
 		now, counted := changes[id]
-		if v, known := k.fleets[id]; known && counted && v.changes == now && (now > 0 || len(v.list) == 0) {
+		if v, known := k.fleets[id]; known && counted && v.changes == now && (now != 0 || len(v.list) == 0) {
 			found[id] = v.list
 		} else { // also where there are instances that nobody counted
 			open = append(open, id)
@@ -251,19 +228,25 @@ func (k *known) unchanged(found map[string][]*Instance, fleetIDs []string, chang
 	return open
 }
 
-func (k *known) keep(q store.Querier, fleetID string, v versions) {
+// keep remembers the list of a fleet, which is the old one where that is the same.
+func (k *known) keep(q store.Querier, fleetID string, v versions) []*Instance {
 	if _, undoable := q.(*store.Tx); undoable {
-		return
+		return v.list
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if _, there := k.fleets[fleetID]; !there && len(k.fleets) >= maxFleets {
+	old, there := k.fleets[fleetID]
+	if !there && len(k.fleets) >= maxFleets {
 		for other := range k.fleets { // any
 			delete(k.fleets, other)
 			break
 		}
 	}
+	if slices.Equal(old.list, v.list) {
+		v.list = old.list
+	}
 	k.fleets[fleetID] = v
+	return v.list
 }
 
 // row is what is read of an instance to see whether it is known.

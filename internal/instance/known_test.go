@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -140,17 +141,12 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 	})
 }
 
-// Whoever asks for instances that somebody else is reading waits, and does not read them again.
+// Whoever asks for instances that somebody else is reading waits, and does not read them again; nor does
+// anybody later, for as long as nothing changes.
 func TestInstancesAreReadOnceForAll(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		db := storetest.SQLite(t)
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
-		err := db.Write(ctx, func(tx *store.Tx) error {
-			return insert(ctx, tx, &Instance{ID: "i", ProjectID: "p", FleetID: "f", Name: "i", Status: api.InstanceIdle, CreatedAt: time.UnixMicro(1)})
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
+		put(t, db, "i")
 		q := &counted{Querier: db.Read()}
 		second := make(chan []*Instance, 1)
 		q.reading = func() {
@@ -170,10 +166,95 @@ func TestInstancesAreReadOnceForAll(t *testing.T) {
 		if list := <-second; len(list) != 1 || len(first["f"]) != 1 || list[0] != first["f"][0] || q.texts != 1 {
 			t.Errorf("%d and %d instances, read %d times, want the same one, read once", len(first["f"]), len(list), q.texts)
 		}
-		if _, err := s.InFleets(ctx, q, "none"); err != nil || q.texts != 1 {
-			t.Errorf("a fleet without instances is read %d times, %v", q.texts, err)
+		if _, err := s.InFleets(ctx, q, "f", "none"); err != nil || q.texts != 1 {
+			t.Errorf("read %d times though nothing has changed, %v", q.texts, err)
 		}
 	})
+}
+
+// An instance that came between the first look and the reading is not there for ever when it goes again and
+// leaves the fleet as it was.
+func TestInstanceThatCameAndWent(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
+		put(t, db, "i")
+		q := &counted{Querier: db.Read(), reading: func() { put(t, db, "j") }}
+		for _, want := range []int{2, 1} {
+			list, err := s.InFleets(ctx, q, "f")
+			if err != nil || len(list["f"]) != want {
+				t.Fatalf("%d instances, %v, want %d", len(list["f"]), err, want)
+			}
+			err = db.Write(ctx, func(tx *store.Tx) error {
+				j, err := s.Get(ctx, tx, "j")
+				j.Deleted = true
+				return errors.Join(err, s.update(ctx, tx, &j))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+// What another server began to write before this one looked, and committed after, is seen.
+func TestInstancesOfTwoServers(t *testing.T) {
+	url := storetest.PostgresURL(t) // SQLite has one writer at a time
+	ctx := t.Context()
+	var servers [2]*Service
+	for n := range servers {
+		servers[n] = &Service{Config: Config{DB: storetest.Open(t, url)}, known: newKnown()}
+	}
+	put(t, servers[0].DB, "i")
+	put(t, servers[0].DB, "j")
+	unreachable := func(what string, want ...bool) {
+		t.Helper()
+		for n, s := range servers {
+			list, err := s.InFleets(ctx, s.DB.Read(), "f")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []bool
+			for _, i := range list["f"] {
+				got = append(got, i.Unreachable)
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("server %d, %s: unreachable are %v, want %v", n, what, got, want)
+			}
+		}
+	}
+	write := func(s *Service, id string, before func()) {
+		t.Helper()
+		err := s.DB.Write(ctx, func(tx *store.Tx) error {
+			i, err := s.Get(ctx, tx, id)
+			i.Unreachable = !i.Unreachable
+			err = errors.Join(err, s.update(ctx, tx, &i))
+			before()
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	unreachable("at first", false, false)
+	write(servers[0], "i", func() {
+		write(servers[1], "j", func() { unreachable("before any commit", false, false) })
+		unreachable("after the commit of who began later", false, true)
+	})
+	unreachable("after both", true, true)
+	write(servers[1], "i", func() {})
+	write(servers[0], "j", func() {})
+	unreachable("as they were", false, false)
+}
+
+// put stores an instance of the fleet f.
+func put(t *testing.T, db *store.DB, id string) {
+	t.Helper()
+	err := db.Write(t.Context(), func(tx *store.Tx) error {
+		return insert(t.Context(), tx, &Instance{ID: id, ProjectID: "p", FleetID: "f", Num: int(id[0]), Name: id, Status: api.InstanceIdle, CreatedAt: time.UnixMicro(1)})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // counted counts how often the versions of instances are read.
