@@ -34,6 +34,13 @@ func hosted(id, fleet string, gpus, blocks, busy int) *Host {
 	return &Host{ID: id, Name: id, Fleet: fleet, Offer: o, Blocks: blocks, Busy: busy, Ready: true}
 }
 
+// rented is a host that is a machine of an offer.
+func rented(h *Host, o api.InstanceOffer) *Host {
+	o.Availability = api.Idle
+	h.Offer = o
+	return h
+}
+
 // asks is a gang of so many nodes that need so many GPUs each.
 func asks(id string, nodes, gpus int) Gang {
 	g := Gang{ID: id, Cluster: nodes > 1, Patient: true, Key: fmt.Sprintf("%d/%d", nodes, gpus)}
@@ -108,7 +115,6 @@ func TestPlace(t *testing.T) {
 	impatient := func(g Gang) Gang { g.Patient = false; return g }
 	unready := func(h *Host) *Host { h.Ready = false; return h }
 	out := func(h *Host) *Host { h.Ready, h.Out = false, true; return h }
-	rented := func(h *Host, o api.InstanceOffer) *Host { o.Availability = api.Idle; h.Offer = o; return h }
 	of := func(f Fleet, backend string) Fleet { f.Ask.Profile.Backends = []string{backend}; return f }
 	lowered := func(o api.InstanceOffer) api.InstanceOffer { o.Penalty = 1; return o }
 	clouds := []api.InstanceOffer{machine("a", "eu", 1, 1), machine("b", "us", 1, 2), machine("b", "us", 8, 20)}
