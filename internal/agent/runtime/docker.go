@@ -31,6 +31,7 @@ const (
 	labelTask = "ai.dstack.shim.is-task"
 	labelID   = "ai.dstack.shim.task-id"
 	labelHome = "ai.dstack.shim.home"
+	labelGPUs = "ai.dstack.shim.gpus" // their ids, with commas between
 )
 
 // Places inside the container.
@@ -258,9 +259,13 @@ func (d *Docker) config(c Container) (*container.Config, *container.HostConfig) 
 		port := network.MustParsePort(fmt.Sprintf("%d/tcp", agentapi.RunnerSSHPort))
 		host.PortBindings = network.PortMap{port: {{HostIP: loopback(), HostPort: ""}}}
 	}
+	gpus := make([]string, len(c.GPUs))
+	for i, g := range c.GPUs {
+		gpus[i] = g.ID
+	}
 	cfg := &container.Config{
 		Image: c.Spec.Image, User: "0", Entrypoint: append([]string{agentPath}, args...), Cmd: []string{},
-		Labels: map[string]string{labelTask: "true", labelID: c.ID, labelHome: d.home},
+		Labels: map[string]string{labelTask: "true", labelID: c.ID, labelHome: d.home, labelGPUs: strings.Join(gpus, ",")},
 		Env:    passed(os.Getenv),
 	}
 	if host.PortBindings != nil {
@@ -464,7 +469,11 @@ func (d *Docker) List(ctx context.Context) ([]Found, error) {
 	}
 	var found []Found
 	for _, c := range list.Items {
-		found = append(found, Found{ID: c.Labels[labelID], Running: c.State == "running"})
+		f := Found{ID: c.Labels[labelID], Running: c.State == "running"}
+		if ids, ok := c.Labels[labelGPUs]; ok {
+			f.GPUs = strings.FieldsFunc(ids, func(r rune) bool { return r == ',' })
+		}
+		found = append(found, f)
 	}
 	return found, nil
 }

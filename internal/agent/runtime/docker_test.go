@@ -70,7 +70,7 @@ func TestConfig(t *testing.T) {
 			}, h.Mounts
 		}},
 		{"labels", Container{ID: "id"}, func(cfg *container.Config, _ *container.HostConfig) (any, any) {
-			return map[string]string{"ai.dstack.shim.is-task": "true", "ai.dstack.shim.task-id": "id", "ai.dstack.shim.home": "/home"}, cfg.Labels
+			return map[string]string{"ai.dstack.shim.is-task": "true", "ai.dstack.shim.task-id": "id", "ai.dstack.shim.home": "/home", "ai.dstack.shim.gpus": ""}, cfg.Labels
 		}},
 		{"nvidia", Container{Vendor: "nvidia", GPUs: gpus}, func(_ *container.Config, h *container.HostConfig) (any, any) {
 			return []container.DeviceRequest{{DeviceIDs: []string{"0", "1"}, Capabilities: [][]string{{"gpu", "utility", "compute", "graphics", "video", "display", "compat32"}}}}, h.DeviceRequests
@@ -164,6 +164,8 @@ type engine struct {
 	n     int
 	slow  chan struct{} // if not nil, a creation waits for it, whoever else does
 	made  bool          // a container
+
+	labels map[string]string // of the container
 }
 
 func newEngine(t *testing.T) (*engine, *Docker) {
@@ -229,7 +231,8 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.made = true
 		reply(201, `{"Id":"c1"}`)
 	case path == "/containers/json":
-		reply(200, `[{"Id":"c1","Labels":{}}]`)
+		list, _ := json.Marshal([]container.Summary{{ID: "c1", Labels: e.labels, State: container.StateRunning}})
+		reply(200, string(list))
 	case strings.HasSuffix(path, "/start"):
 		e.n++
 		status, body := e.start(e.n)
@@ -307,6 +310,29 @@ func TestStartWithoutDisplay(t *testing.T) {
 	}
 	if len(e.asked) != 5 || !strings.Contains(e.asked[1], `"display"`) || e.asked[2] != "DELETE /containers/c1" || strings.Contains(e.asked[4], `"display"`) {
 		t.Errorf("%q", e.asked)
+	}
+}
+
+// Containers say which GPUs they have, also when they have none; those of older agents do not.
+func TestGPUsOfContainers(t *testing.T) {
+	e, d := newEngine(t)
+	made := func(gpus ...agentapi.GPU) map[string]string {
+		cfg, _ := d.config(Container{ID: "id", GPUs: gpus})
+		return cfg.Labels
+	}
+	for name, c := range map[string]struct {
+		labels map[string]string
+		want   []string
+	}{
+		"two":              {made(agentapi.GPU{ID: "GPU-1"}, agentapi.GPU{ID: "GPU-2"}), []string{"GPU-1", "GPU-2"}},
+		"none":             {made(), []string{}},
+		"an older agent's": {map[string]string{labelID: "id"}, nil},
+	} {
+		e.labels = c.labels
+		found, err := d.List(t.Context())
+		if diff := cmp.Diff([]Found{{ID: "id", Running: true, GPUs: c.want}}, found); err != nil || diff != "" {
+			t.Errorf("%s: %s (%v)", name, diff, err)
+		}
 	}
 }
 

@@ -33,6 +33,7 @@ type Exit struct {
 type Found struct {
 	ID      string // task id
 	Running bool
+	GPUs    []string // ids of those that it was made with; nil when that is not known
 }
 
 // ErrNotFound says that the runtime has no such container.

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 
 	"dstack/internal/agent/runtime"
-	"dstack/internal/agentapi"
 )
 
 // Purge removes what the tasks of a home have left on the host besides their files:
@@ -25,6 +24,10 @@ func Purge(ctx context.Context, home string, runtimes []runtime.Runtime) error {
 			}
 		}
 	}
+	return purgeKeys(home, &hostKeys{})
+}
+
+func purgeKeys(home string, keys *hostKeys) error {
 	entries, err := os.ReadDir(filepath.Join(home, "tasks"))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -32,11 +35,16 @@ func Purge(ctx context.Context, home string, runtimes []runtime.Runtime) error {
 	if err != nil {
 		return fmt.Errorf("list tasks: %w", err)
 	}
-	var keys hostKeys
 	for _, e := range entries {
-		var spec agentapi.TaskSpec
-		if readJSON(filepath.Join(home, "tasks", e.Name(), taskFile), &spec) != nil {
+		dir := filepath.Join(home, "tasks", e.Name())
+		spec, err := readSpec(dir, e.Name())
+		if errors.Is(err, os.ErrNotExist) {
 			continue // the task was never accepted
+		}
+		if err != nil { // its state knows whose keys they are
+			var saved stored
+			_ = readJSON(filepath.Join(dir, stateFile), &saved) // as far as it can be read
+			spec.HostUser = saved.HostUser
 		}
 		if err := keys.remove(spec.HostUser, spec.ID); err != nil {
 			return fmt.Errorf("remove the keys of task %s: %w", spec.ID, err)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -185,30 +186,34 @@ func (s *Shim) recover(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("list tasks: %w", err)
 	}
+	var alive []*task
 	for _, e := range entries {
 		if !agentapi.ValidID(e.Name()) {
 			continue
 		}
 		t, err := s.loadTask(e.Name())
 		if err != nil {
-			s.Log.Warn("a task cannot be read and is dropped", "task", e.Name(), "err", err)
+			s.Log.Warn("a task that was never accepted is dropped", "task", e.Name(), "err", err)
 			_ = s.Runtime.Remove(ctx, e.Name())
 			_ = os.RemoveAll(s.taskDir(e.Name()))
 			continue
 		}
+		if t.lost != nil {
+			s.Log.Error("the spec of a task cannot be read", "task", t.spec.ID, "state", t.state.State, "err", t.lost)
+		}
 		s.tasks[t.spec.ID] = t
 		s.watcher.add(t.spec.ID, s.jobDir(t.spec.ID))
 		if t.state.State != agentapi.Terminated {
-			if err := s.gpus.Adopt(t.spec.ID, t.state.GPUs); err != nil {
-				s.Log.Warn("GPUs of a task are held by another", "task", t.spec.ID, "err", err)
-			}
-			s.wg.Go(func() { t.resume(s.ctx) })
+			alive = append(alive, t)
 		}
 	}
 	found, err := s.Runtime.List(ctx)
 	if err != nil {
 		s.Log.Warn("look for containers", "err", err)
-		return nil
+	}
+	s.adopt(alive, found, err == nil)
+	for _, t := range alive {
+		s.wg.Go(func() { t.resume(s.ctx) })
 	}
 	for _, f := range found {
 		if _, ok := s.tasks[f.ID]; !ok {
@@ -217,4 +222,30 @@ func (s *Shim) recover(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// adopt gives tasks of an earlier agent their GPUs back, before any of them goes on and takes what is free. One
+// of which nobody knows what its container has keeps all that is left from others until it has ended; all says that
+// there are no other containers than those that were found.
+func (s *Shim) adopt(tasks []*task, found []runtime.Found, all bool) {
+	var unclear []*task
+	for _, t := range tasks {
+		i := slices.IndexFunc(found, func(f runtime.Found) bool { return f.ID == t.spec.ID })
+		switch {
+		case t.gpusKnown:
+		case i >= 0 && found[i].GPUs != nil:
+			t.state.GPUs = found[i].GPUs
+		case i >= 0 || !all:
+			unclear = append(unclear, t)
+			continue
+		}
+		if err := s.gpus.Adopt(t.spec.ID, t.state.GPUs); err != nil {
+			s.Log.Warn("GPUs of a task are held by another", "task", t.spec.ID, "err", err)
+		}
+	}
+	for _, t := range unclear {
+		if _, err := s.gpus.Acquire(t.spec.ID, -1); err != nil {
+			s.Log.Warn("keep GPUs from others", "task", t.spec.ID, "err", err)
+		}
+	}
 }

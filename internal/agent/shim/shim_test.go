@@ -34,7 +34,8 @@ type engine struct {
 
 type box struct {
 	running bool
-	awaited bool // somebody waits for its end
+	gpus    []string // nil for one that does not say
+	awaited bool     // somebody waits for its end
 	exit    runtime.Exit
 	ended   chan struct{}
 }
@@ -73,7 +74,10 @@ func (e *engine) Start(ctx context.Context, c runtime.Container) error {
 	e.mu.Lock()
 	b := e.boxes[c.ID]
 	if b == nil {
-		b = &box{ended: make(chan struct{})}
+		b = &box{ended: make(chan struct{}), gpus: []string{}}
+		for _, g := range c.GPUs {
+			b.gpus = append(b.gpus, g.ID)
+		}
 		e.boxes[c.ID] = b
 	}
 	if !b.running {
@@ -135,7 +139,10 @@ func (e *engine) Kill(ctx context.Context, id string) error {
 	return nil
 }
 
-func (e *engine) Remove(_ context.Context, id string) error {
+func (e *engine) Remove(ctx context.Context, id string) error {
+	if err := e.pass(ctx, "remove", id); err != nil {
+		return err
+	}
 	e.end(id, runtime.Exit{Code: 137})
 	e.mu.Lock()
 	delete(e.boxes, id)
@@ -148,7 +155,7 @@ func (e *engine) List(context.Context) ([]runtime.Found, error) {
 	defer e.mu.Unlock()
 	var list []runtime.Found
 	for id, b := range e.boxes {
-		list = append(list, runtime.Found{ID: id, Running: b.running})
+		list = append(list, runtime.Found{ID: id, Running: b.running, GPUs: b.gpus})
 	}
 	return list, nil
 }

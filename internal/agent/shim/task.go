@@ -21,9 +21,11 @@ import (
 
 // task is one task with its lock. Its state is stored before the step that it announces.
 type task struct {
-	shim  *Shim
-	spec  agentapi.TaskSpec
-	known time.Time // since when this agent knows of it
+	shim      *Shim
+	spec      agentapi.TaskSpec
+	known     time.Time // since when this agent knows of it
+	lost      error     // why the spec could not be read; what was stored beside it has to do
+	gpusKnown bool      // that state says which GPUs the task holds
 
 	storing sync.Mutex // held while state goes to disk, so that the newest is the last
 	mu      sync.Mutex
@@ -42,33 +44,43 @@ type task struct {
 }
 
 // stored is what a task's state file holds. Ending is there since a request to end must
-// not be forgotten once it is answered.
+// not be forgotten once it is answered, the rest since a task whose spec is lost cannot be followed without.
 type stored struct {
 	agentapi.Task
-	Ending *agentapi.Terminate `json:"ending,omitempty"`
+	Ending       *agentapi.Terminate `json:"ending,omitempty"`
+	HostUser     string              `json:"host_user,omitempty"`
+	LogQuotaHour int64               `json:"log_quota_hour,omitempty"`
 }
 
 func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
-	return &task{shim: s, spec: spec, known: time.Now(), ended: make(chan struct{}), laid: make(chan struct{}), state: agentapi.Task{
+	return &task{shim: s, spec: spec, known: time.Now(), gpusKnown: true, ended: make(chan struct{}), laid: make(chan struct{}), state: agentapi.Task{
 		ID: spec.ID, Name: spec.Name, State: agentapi.Pending, CreatedAt: time.Now().UnixMicro(), ServerAccess: spec.Job.ServerAccess,
 	}}
 }
 
+// loadTask reads what is known of an earlier agent's task; os.ErrNotExist when it was never accepted. Whatever
+// else is wrong with its files, there may be a container, with a job in it and GPUs that nobody else may get.
 func (s *Shim) loadTask(id string) (*task, error) {
 	dir := s.taskDir(id)
-	var spec agentapi.TaskSpec
-	if err := readJSON(filepath.Join(dir, taskFile), &spec); err != nil {
-		return nil, err
+	spec, lost := readSpec(dir, id)
+	if errors.Is(lost, os.ErrNotExist) {
+		return nil, lost
 	}
 	t := s.newTask(spec)
+	t.lost = lost
 	close(t.laid)
 	saved := stored{Task: t.state}
 	switch err := readJSON(filepath.Join(dir, stateFile), &saved); {
 	case err == nil:
 		t.state, t.ending = saved.Task, saved.Ending
+		if lost != nil {
+			t.spec.Name, t.spec.HostUser, t.spec.Job.LogQuotaHour = saved.Name, saved.HostUser, saved.LogQuotaHour
+		}
 	case !errors.Is(err, os.ErrNotExist):
 		// The machine lost power while it was written. The job must not run twice.
-		t.ending = &agentapi.Terminate{Reason: agentapi.ExecutorError, Message: "the agent's record of the task is damaged: " + err.Error()}
+		t.ending, t.gpusKnown = damaged(err), false
+	case lost != nil:
+		t.ending, t.gpusKnown = damaged(lost), false
 	}
 	_ = readJSON(filepath.Join(dir, acksFile), &t.acked) // absent: the server gets everything again
 	t.refresh()
@@ -76,6 +88,24 @@ func (s *Shim) loadTask(id string) (*task, error) {
 		close(t.ended)
 	}
 	return t, nil
+}
+
+// readSpec reads the spec of the task in a folder. What it returns beside an error has only the id.
+func readSpec(dir, id string) (agentapi.TaskSpec, error) {
+	var spec agentapi.TaskSpec
+	err := readJSON(filepath.Join(dir, taskFile), &spec)
+	if err == nil && spec.ID != id {
+		err = fmt.Errorf("read %s: it is that of task %q", filepath.Join(dir, taskFile), spec.ID)
+	}
+	if err != nil {
+		return agentapi.TaskSpec{ID: id}, err
+	}
+	return spec, nil
+}
+
+// damaged ends a task of which too little is known.
+func damaged(why error) *agentapi.Terminate {
+	return &agentapi.Terminate{Reason: agentapi.ExecutorError, Message: "the agent's record of the task is damaged: " + why.Error()}
 }
 
 func (t *task) dir() string { return t.shim.taskDir(t.spec.ID) }
@@ -107,7 +137,7 @@ func (t *task) store() {
 	t.storing.Lock()
 	defer t.storing.Unlock()
 	t.mu.Lock()
-	saved := stored{t.state, t.ending}
+	saved := stored{t.state, t.ending, t.spec.HostUser, t.spec.Job.LogQuotaHour}
 	t.mu.Unlock()
 	if err := writeJSON(filepath.Join(t.dir(), stateFile), saved, 0o600); err != nil {
 		t.shim.Log.Error("store a task's state", "task", t.spec.ID, "err", err)
@@ -299,7 +329,8 @@ func (t *task) resume(ctx context.Context) {
 	state, _ := t.snapshot()
 	_, err := runner.ReadState(t.jobDir())
 	begun := !errors.Is(err, os.ErrNotExist) // the runner's first act is to write its state
-	if state.State != agentapi.Running && !begun && !t.runs(ctx) {
+	begun = begun || state.State == agentapi.Running || t.runs(ctx)
+	if !begun && t.lost == nil {
 		// After a power failure its folder may hold no more than what says that there is a task.
 		if err := t.shim.prepare(t.spec); err != nil {
 			t.finish(agentapi.ExecutorError, "lay the task's folder out again: "+err.Error(), nil)
@@ -309,11 +340,16 @@ func (t *task) resume(ctx context.Context) {
 		t.start(ctx)
 		return
 	}
-	t.set(func(v *agentapi.Task) { v.State = agentapi.Running })
+	if begun {
+		t.set(func(v *agentapi.Task) { v.State = agentapi.Running })
+	}
 	if err := t.shim.hostKeys.add(t.spec.HostUser, t.spec.ID, t.spec.HostKeys); err != nil {
 		t.shim.Log.Warn("authorize a user's keys", "task", t.spec.ID, "err", err)
 	}
 	t.mu.Lock()
+	if !begun && t.ending == nil { // nobody knows how to start it
+		t.ending = damaged(t.lost)
+	}
 	if t.ending != nil && t.stop == nil {
 		t.stopBy = time.Now().Add(agentapi.Seconds(t.ending.Grace))
 		t.pursue(*t.ending)
@@ -328,7 +364,7 @@ func (t *task) runs(ctx context.Context) bool {
 	if err != nil {
 		return false // Start finds it
 	}
-	return slices.Contains(found, runtime.Found{ID: t.spec.ID, Running: true})
+	return slices.ContainsFunc(found, func(f runtime.Found) bool { return f.ID == t.spec.ID && f.Running })
 }
 
 // follow waits for the end of a running container.

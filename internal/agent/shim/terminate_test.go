@@ -146,7 +146,7 @@ func TestTerminateAndCrash(t *testing.T) {
 	old.reaches(s.ID, agentapi.Running)
 	// The runner does not listen in this test, and Kill comes late.
 	req := agentapi.Terminate{Reason: agentapi.TerminatedByUser, Message: "asked for"}
-	data, err := json.Marshal(stored{old.get(s.ID), &req})
+	data, err := json.Marshal(stored{Task: old.get(s.ID), Ending: &req})
 	if err != nil {
 		t.Fatal(err)
 	}
