@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"regexp"
 	"strconv"
 	"time"
 )
@@ -17,7 +18,19 @@ type Wish struct {
 	Health time.Duration
 	// DCGM asks for what DCGM measures of the GPUs of tasks, every [DCGMEvery].
 	DCGM bool
+	// Server is who listens, for [ServerFile]: the id of its database. "" is nobody in particular.
+	Server string
 }
+
+const (
+	// ServerFile is the file of the agent's home that names the server which listens, or did last. While one
+	// does, it is written anew every [ServerFileEvery].
+	ServerFile      = "server"
+	ServerFileEvery = time.Minute
+)
+
+// serverName is what may name a server.
+var serverName = regexp.MustCompile(`^[A-Za-z0-9-]{1,64}$`)
 
 // DCGMEvery is the time between two [DCGMEvent]s of a task.
 const DCGMEvery = 10 * time.Second
@@ -30,6 +43,9 @@ func (w Wish) query(q url.Values) {
 	if w.DCGM {
 		q.Set("dcgm", "1")
 	}
+	if w.Server != "" {
+		q.Set("server", w.Server)
+	}
 }
 
 // maxHealthSeconds bounds the time between two checks: a day.
@@ -40,6 +56,9 @@ func WishOf(q url.Values) Wish {
 	w := Wish{DCGM: q.Get("dcgm") == "1"}
 	if s, err := strconv.ParseInt(q.Get("health"), 10, 64); err == nil && s > 0 {
 		w.Health = Seconds(min(s, maxHealthSeconds))
+	}
+	if name := q.Get("server"); serverName.MatchString(name) {
+		w.Server = name
 	}
 	return w
 }

@@ -19,7 +19,8 @@
 //	PUT    /v1/blobs/{sha256}             content; the hash is checked
 //	GET    /v1/events?after=<seq>         NDJSON of Event, held open; idle streams carry a
 //	                                      heartbeat event every [HeartbeatEvery]; health=<s>
-//	                                      and dcgm=1 ask for more, see [Wish]
+//	                                      and dcgm=1 ask for more, server=<id> says who
+//	                                      listens, see [Wish]
 //	POST   /v1/events/ack                 Ack: events up to Seq may be dropped
 //	POST   /v1/shutdown                   stop the agent, leave the containers running
 //

@@ -279,6 +279,61 @@ func TestProblemOnAKnownHost(t *testing.T) {
 	}
 }
 
+// TestHostOfAnotherServer finds the agent of another server on a host: it stays, with its keys and jobs, for as
+// long as that server is there or may come back.
+func TestHostOfAnotherServer(t *testing.T) {
+	for name, tt := range map[string]struct {
+		file   string        // of the agent, "" for none
+		age    time.Duration // of it
+		nobody bool          // our server has no name
+		ours   bool
+	}{
+		"another is connected":              {file: "other-1\n"},
+		"another was connected a while ago": {file: "other-1\n", age: 4 * time.Minute},
+		"another is gone":                   {file: "other-1\n", age: 6 * time.Minute, ours: true},
+		"it is ours":                        {file: "own-1\n", ours: true},
+		"the agent does not tell":           {ours: true},
+		"the file is empty":                 {file: "\n", ours: true},
+		"we do not tell":                    {file: "other-1\n", nobody: true, ours: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			if !tt.nobody {
+				w.pool.Wish.Server = "own-1"
+			}
+			h := w.host()
+			req := host.OnboardRequest{Endpoint: w.endpoint(h), AuthorizedKeys: []string{"ssh-ed25519 NEW"}}
+			keys := "ssh-ed25519 OLD # added by dstack\n"
+			write(t, h, authorized, keys)
+			write(t, h, "agent", "the agent that was there")
+			if tt.file != "" {
+				write(t, h, "var/server", tt.file)
+				at := time.Now().Add(-tt.age)
+				if err := os.Chtimes(filepath.Join(h.Root, "var", "server"), at, at); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_, err := w.pool.Onboard(t.Context(), req)
+			if tt.ours {
+				if err != nil || h.File("agent") != script {
+					t.Errorf("not ours: %v", err)
+				}
+				return
+			}
+			refused, ok := errors.AsType[*host.OnboardError](err)
+			if !ok || refused.Code != host.CodeInUse || !strings.Contains(err.Error(), "dstack-agent uninstall") {
+				t.Errorf("%v, want that the host is in use and how to end that", err)
+			}
+			if err := w.pool.Uninstall(t.Context(), host.UninstallRequest{Endpoint: w.endpoint(h)}); err != nil {
+				t.Error(err)
+			}
+			if h.File("agent") != "the agent that was there" || h.File(authorized) != keys || h.File("installed") != "" {
+				t.Errorf("what is the other's has changed: agent %q, keys %q", h.File("agent"), h.File(authorized))
+			}
+		})
+	}
+}
+
 func TestWithoutDocker(t *testing.T) {
 	w := newWorld(t)
 	h := w.host()

@@ -66,6 +66,10 @@ func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
 	if err != nil {
 		return Onboarded{}, err
 	}
+	if f.othersThan(p.Wish.Server) {
+		return Onboarded{}, problem(CodeInUse, "%s belongs to another dstack server, which was connected to it in the last %d minutes. "+
+			"Delete its fleet there. If that server is gone, wait so long, or end what it left on the host: sudo %s uninstall", r.Endpoint.Addr, int(serverGrace.Minutes()), binaryPath)
+	}
 	bin, err := p.Agents.Get(arch)
 	if err != nil {
 		return Onboarded{}, problem(CodeUpload, "%v", err)
@@ -105,9 +109,21 @@ type facts struct {
 	os, machine string
 	root        bool // the user is root, or becomes it without a password
 	clock       time.Time
-	docker      bool // an engine is installed or answers
-	known       bool // an agent is there already
-	setup       bool // cloud-init has not finished
+	docker      bool      // an engine is installed or answers
+	known       bool      // an agent is there already
+	setup       bool      // cloud-init has not finished
+	server      string    // that its agent listens to, or did last; "" when that is not known
+	served      time.Time // by the host's clock, when it last did
+}
+
+// serverGrace is how long a host is another server's after that was last connected. It has to find its way back
+// from a restart; one that is made anew with an empty database gets its hosts while it tries to add them.
+const serverGrace = 5 * time.Minute
+
+// othersThan says that the agent of a host is another server's than that of an id. To take it away would end the
+// other's jobs. Agents and servers of before do not tell.
+func (f facts) othersThan(server string) bool {
+	return f.known && f.server != "" && server != "" && f.server != server && f.clock.Sub(f.served) < serverGrace
 }
 
 // look asks a host for its facts, in one round trip.
@@ -115,7 +131,8 @@ func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 	const script = `uname -s; uname -m; if [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; then echo root; else echo user; fi; date +%s; ` +
 		`if [ -S /var/run/docker.sock ] || command -v dockerd >/dev/null 2>&1; then echo docker; else echo none; fi; ` +
 		`if [ -e ` + binaryPath + ` ]; then echo known; else echo new; fi; ` +
-		`if [ -d /run/cloud-init ] && [ ! -e /var/lib/cloud/instance/boot-finished ]; then echo setup; else echo finished; fi`
+		`if [ -d /run/cloud-init ] && [ ! -e /var/lib/cloud/instance/boot-finished ]; then echo setup; else echo finished; fi; ` +
+		`f=` + agentapi.DefaultHome + `/` + agentapi.ServerFile + `; if [ -s $f ]; then echo "$(head -n1 $f) $(stat -c %Y $f)"; else echo nobody; fi`
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	out, errs, err := run(ctx, s, "sh -c "+quote(script), nil)
@@ -126,7 +143,7 @@ func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 }
 
 func parseFacts(out, addr string) (facts, error) {
-	const count = 7
+	const count = 8
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	odd := problem(CodeInstall, "%s answers oddly to commands (is its login shell a shell?): %q", addr, out)
 	if len(lines) < count {
@@ -137,7 +154,13 @@ func parseFacts(out, addr string) (facts, error) {
 	if err != nil {
 		return facts{}, odd
 	}
-	return facts{os: lines[0], machine: lines[1], root: lines[2] == "root", clock: time.Unix(seconds, 0), docker: lines[4] == "docker", known: lines[5] == "known", setup: lines[6] == "setup"}, nil
+	f := facts{os: lines[0], machine: lines[1], root: lines[2] == "root", clock: time.Unix(seconds, 0), docker: lines[4] == "docker", known: lines[5] == "known", setup: lines[6] == "setup"}
+	if server, at, ok := strings.Cut(lines[7], " "); ok {
+		if seconds, err := strconv.ParseInt(at, 10, 64); err == nil {
+			f.server, f.served = server, time.Unix(seconds, 0)
+		}
+	}
+	return f, nil
 }
 
 // runtimeVar is the variable with which a fleet allows jobs without containers.
@@ -230,7 +253,7 @@ type UninstallRequest struct {
 	Jump     *Endpoint
 }
 
-// Uninstall takes the agent and our keys off a host. It may be repeated.
+// Uninstall takes the agent and our keys off a host. It may be repeated. What belongs to another server stays.
 func (p *Pool) Uninstall(ctx context.Context, r UninstallRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -242,6 +265,10 @@ func (p *Pool) Uninstall(ctx context.Context, r UninstallRequest) error {
 		return err
 	}
 	defer s.Close()
+	if f, err := look(ctx, s, r.Endpoint); err == nil && f.othersThan(p.Wish.Server) {
+		p.Log.Warn("a host stays as it is: it belongs to another server", "host", r.Endpoint.String())
+		return nil
+	}
 	return uninstall(ctx, s, r.Endpoint)
 }
 

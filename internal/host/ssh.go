@@ -39,6 +39,7 @@ const (
 	CodeUpload      = "upload_failed"
 	CodeClock       = "clock_skew"
 	CodeInstall     = "install_failed"
+	CodeInUse       = "in_use"
 )
 
 // OnboardError says what is wrong with a host and what to do about it.

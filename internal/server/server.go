@@ -264,7 +264,7 @@ func (s *Server) assemble(file file) error {
 	s.secrets = &secret.Service{DB: s.db, Box: box, Log: s.Log}
 	s.repos = &repo.Service{DB: s.db, Box: box, Blobs: blobs}
 	s.pool = host.NewPool(host.Config{Agents: agents, Log: s.Log, Transport: s.Hosts, ConnectTimeout: s.ConnectTimeout,
-		Wish: agentapi.Wish{Health: cmp.Or(s.HealthEvery, metrics.HealthEvery), DCGM: s.Prometheus}})
+		Wish: agentapi.Wish{Health: cmp.Or(s.HealthEvery, metrics.HealthEvery), DCGM: s.Prometheus, Server: s.db.ServerID()}})
 	s.access = &jobAccess{listen: s.pool.Listen, log: s.Log, mayCall: func(ctx context.Context, hostID, jobID string) (bool, error) {
 		return s.runs.MayCall(ctx, hostID, jobID)
 	}}

@@ -81,8 +81,10 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 	}()
 	heartbeat := time.NewTicker(agentapi.HeartbeatEvery)
 	defer heartbeat.Stop()
-	checks, texts, end := s.grant(agentapi.WishOf(r.URL.Query()))
+	wish := agentapi.WishOf(r.URL.Query())
+	checks, texts, end := s.grant(wish)
 	defer end()
+	told := s.serves(wish.Server, time.Time{})
 	if st.enc.Encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()}) != nil {
 		return
 	}
@@ -109,6 +111,7 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 				}
 			}
 		case <-heartbeat.C:
+			told = s.serves(wish.Server, told)
 			if st.enc.Encode(agentapi.Event{Kind: agentapi.HeartbeatEvent, Micros: time.Now().UnixMicro()}) != nil {
 				return
 			}
