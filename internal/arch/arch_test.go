@@ -47,6 +47,7 @@ var never = map[string][]string{
 	"internal/encoded":           {"internal/"},
 	"internal/exposition":        {"internal/"},
 	"internal/jinja":             {"internal/"},
+	"internal/jobspec":           {"internal/store", "internal/engine", "internal/scheduler", "internal/project", "internal/run", "internal/server"}, // pure
 	"internal/offer":             {"internal/store", "internal/run", "internal/server"},
 	"internal/catalog/collect":   {"internal/ledger", "internal/store", "internal/engine", "internal/run", "internal/server", "internal/cli"}, // works without a server
 	"internal/catalog/pricelist": {"internal/backend", "internal/ledger", "internal/store", "internal/run", "internal/server"},                // asks nobody

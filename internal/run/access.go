@@ -6,18 +6,16 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/jobspec"
 	"dstack/internal/store"
 )
 
 // noAccess ends a job that may call the server, and cannot.
 const noAccess = "Could not establish dstack server access"
 
-// serverAccess says that the jobs of a run may call the server: `dstack: true`.
-func serverAccess(spec api.RunSpec) bool { return spec.Configuration.Common().Dstack }
-
 // checkServerAccess refuses runs that want what the operator forbids (lifecycle 4.1).
 func checkServerAccess(spec api.RunSpec, forbidden bool) error {
-	if forbidden && serverAccess(spec) {
+	if forbidden && jobspec.ServerAccess(spec) {
 		return api.Invalid("This dstack-server installation forbids `dstack: true` in run configurations.")
 	}
 	return nil
@@ -34,7 +32,7 @@ func (s *Service) MayCall(ctx context.Context, instanceID, jobID string) (bool, 
 		return false, err
 	}
 	r, err := s.rows.run(ctx, s.DB.Read(), j.RunID)
-	return err == nil && serverAccess(r.Data.Spec), err
+	return err == nil && jobspec.ServerAccess(r.Data.Spec), err
 }
 
 // giveAccess adds what a job needs that may call the server. Its owner has to bring a token, and

@@ -8,6 +8,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/jobspec"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
 )
@@ -32,14 +33,14 @@ func TestServerAccess(t *testing.T) {
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
-		specs, err := Images{}.replicaSpecs(spec, "caller", onlyGroup, 0)
+		specs, err := jobspec.Images{}.Replica(spec, "caller", jobspec.OnlyGroup, 0)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if diff := cmp.Diff(tt.env, specs[0].Env); diff != "" {
 			t.Errorf("%s: the job's environment: %s", name, diff)
 		}
-		if serverAccess(spec) != tt.asks {
+		if jobspec.ServerAccess(spec) != tt.asks {
 			t.Errorf("%s: asks for access: %v", name, !tt.asks)
 		}
 		if tt.asks {

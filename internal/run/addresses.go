@@ -8,6 +8,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec"
 	"dstack/internal/store"
 )
 
@@ -47,10 +48,10 @@ func (l *Lack) late() string {
 func lackOf(commands []string, places [][]place) *Lack {
 	for _, c := range commands {
 		var lack *Lack
-		_, _ = replaceRefs(c, replicaMember, func(g, n int) (string, error) { // what else is wrong is told when they are replaced
+		_, _ = jobspec.ReplaceRefs(c, jobspec.ReplicaMember, func(g, n int) (string, error) { // what else is wrong is told when they are replaced
 			switch {
 			case g >= len(places) || n >= len(places[g]):
-				return "", errOutOfRange
+				return "", jobspec.ErrOutOfRange
 			case !places[g][n].known && lack == nil:
 				lack = &Lack{Name: fmt.Sprintf("groups[%d].replicas[%d].IP_ADDRESS", g, n)}
 			}
@@ -66,9 +67,9 @@ func lackOf(commands []string, places [][]place) *Lack {
 // placesOf puts the jobs of a service into the slots that its groups have from the start on, by
 // replica number. Those that have ended, or are about to, leave theirs to the next.
 func placesOf(a config.AnyRun, jobs []Job, at func(Job) place) [][]place {
-	sizes := groupSizes(a)
+	sizes := jobspec.Sizes(a)
 	places := make([][]place, len(sizes))
-	for i, g := range replicaGroups(a) {
+	for i, g := range jobspec.Groups(a) {
 		for _, j := range latestOf(jobs) {
 			if j.Num == 0 && j.Data.Spec.ReplicaGroup == g.Name && !j.Finished() && j.Status != api.JobTerminating && len(places[i]) < sizes[i] {
 				places[i] = append(places[i], at(j))
@@ -121,7 +122,7 @@ func (s *Service) loadLack(ctx context.Context, q store.Querier, snap *JobSnapsh
 		return err
 	}
 	behind := behindDynamo(r, snap.Job)
-	if !behind && !refersTo(snap.Job.Data.Spec.Commands) {
+	if !behind && !jobspec.RefersTo(snap.Job.Data.Spec.Commands) {
 		return nil
 	}
 	places, jobs, err := s.find(ctx, q, r)
@@ -145,7 +146,7 @@ func needsAddresses(r Run) bool {
 		return false
 	}
 	g := routerOf(sv)
-	return g != nil && g.Router.Type == "dynamo" || refersTo(shellCommands(r.Data.Spec.Configuration))
+	return g != nil && g.Router.Type == "dynamo" || jobspec.RefersTo(jobspec.Commands(r.Data.Spec.Configuration))
 }
 
 // behindDynamo says that a job is a worker behind a Dynamo router.
@@ -157,7 +158,7 @@ func behindDynamo(r Run, j Job) bool {
 // routerPlace is where the router of a service is; ended says that it is none any more.
 func routerPlace(r Run, places [][]place, jobs []Job) (at place, ended bool) {
 	router := routerOf(r.Data.Spec.Configuration.Service)
-	for i, g := range replicaGroups(r.Data.Spec.Configuration) {
+	for i, g := range jobspec.Groups(r.Data.Spec.Configuration) {
 		if g.Name == *router.Name {
 			at = places[i][0]
 		}
@@ -174,7 +175,7 @@ func routerPlace(r Run, places [][]place, jobs []Job) (at place, ended bool) {
 // addresses are those of a run's replicas by group, and of its Dynamo router if j is behind one.
 func (s *Service) addresses(ctx context.Context, r Run, j Job) (groups [][]string, router string, err error) {
 	behind := behindDynamo(r, j)
-	if !behind && !refersTo(j.Data.Spec.Commands) {
+	if !behind && !jobspec.RefersTo(j.Data.Spec.Commands) {
 		return nil, "", nil
 	}
 	places, jobs, err := s.find(ctx, s.DB.Read(), r)

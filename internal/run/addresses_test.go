@@ -8,6 +8,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec/jobspectest"
 )
 
 const routedService = `
@@ -29,7 +30,7 @@ func member(group string, replica, attempt int, status api.JobStatus, ip string)
 }
 
 func TestPlacesOf(t *testing.T) {
-	spec, err := specOf(routedService)
+	spec, err := jobspectest.Parse(routedService)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -92,7 +93,7 @@ func TestLackOf(t *testing.T) {
 }
 
 func TestRouterPlace(t *testing.T) {
-	spec, err := specOf(routedService)
+	spec, err := jobspectest.Parse(routedService)
 	if err != nil {
 		t.Fatal(err)
 	}

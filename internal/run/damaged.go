@@ -11,6 +11,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/engine"
+	"dstack/internal/jobspec"
 	"dstack/internal/store"
 )
 
@@ -46,8 +47,8 @@ func standIn(name, repo string) (api.RunSpec, error) {
 		return api.RunSpec{}, fmt.Errorf("make a stand-in for a run: %w", err)
 	}
 	spec.Configuration.Task.Name = &name
-	explicit(&spec)
-	return spec, fillDefaults(&spec)
+	jobspec.Explicit(&spec)
+	return spec, jobspec.FillDefaults(&spec)
 }
 
 // whole takes the error of reading a run's row, and puts a stand-in for a damaged document.
@@ -91,11 +92,11 @@ func (j *Job) whole(err error) error {
 	if err != nil {
 		return err
 	}
-	spec, err := Images{}.jobSpec(run, "damaged", j.Num, 1)
+	spec, err := jobspec.Images{}.Job(run, "damaged", j.Num, 1)
 	if err != nil {
 		return err
 	}
-	spec.ReplicaNum, spec.JobName = j.Replica, jobName("damaged", j.Num, j.Replica)
+	spec.ReplicaNum, spec.JobName = j.Replica, jobspec.Name("damaged", j.Num, j.Replica)
 	j.Data = JobData{Damage: damage.Error(), Sent: j.InstanceID != "", Spec: spec} // it may have been sent
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"dstack/internal/api"
+	"dstack/internal/jobspec"
 	"dstack/internal/project"
 	"dstack/internal/scheduler"
 )
@@ -15,9 +16,8 @@ func (s *Service) GPUs(ctx context.Context, sc project.Scope, r api.ListGpusRequ
 	if by.Region && !by.Backend {
 		return api.ListGpusResponse{}, api.Invalid("Cannot group by 'region' without also grouping by 'backend'")
 	}
-	machines, _ := hardware(r.RunSpec.Configuration)
-	for _, m := range machines { // so that machines without GPUs, which are in no group, do not count as fitting
-		*m.resources = scheduler.WithGPUs(*m.resources)
+	for _, needs := range jobspec.Resources(r.RunSpec.Configuration) { // so that machines without GPUs, which are in no group, do not count as fitting
+		*needs = scheduler.WithGPUs(*needs)
 	}
 	plan, offers, err := s.plan(ctx, sc, api.GetRunPlanRequest{RunSpec: r.RunSpec, MaxOffers: new(0), ForOffersOnly: true, FullOffers: r.FullOffers, UnallocatedResources: r.UnallocatedResources})
 	if err != nil {

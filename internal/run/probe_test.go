@@ -9,6 +9,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec"
 )
 
 func probed(probes ...api.ProbeSpec) JobData { return JobData{Spec: api.JobSpec{Probes: probes}} }
@@ -148,7 +149,7 @@ func TestStepJobOfService(t *testing.T) {
 		{name: "is given up: it answers what it was asked", snapshot: running(ready, ending(api.JobScaledDown)), now: drainFor - 1, status: api.JobTerminating, ready: true},
 		{name: "then it is stopped", snapshot: running(ready, ending(api.JobScaledDown)), now: drainFor, status: api.JobTerminating, ready: true, stops: true},
 		{name: "unless it is still busy", snapshot: running(ready, serving, ending(api.JobScaledDown)), now: time.Minute, status: api.JobTerminating, ready: true},
-		{name: "for as long as it may", snapshot: running(ready, serving, ending(api.JobScaledDown)), now: defaultStop * time.Second, status: api.JobTerminating, ready: true, stops: true},
+		{name: "for as long as it may", snapshot: running(ready, serving, ending(api.JobScaledDown)), now: jobspec.DefaultStop * time.Second, status: api.JobTerminating, ready: true, stops: true},
 		{name: "which may be short", snapshot: running(ready, serving, brief, ending(api.JobScaledDown)), now: time.Second, status: api.JobTerminating, ready: true, stops: true},
 		{name: "one that took no requests is stopped at once", snapshot: running(ending(api.JobScaledDown)), status: api.JobTerminating, stops: true},
 		{name: "so is one that a user stops", snapshot: running(ready, serving, ending(api.JobTerminatedByUser)), status: api.JobTerminating, ready: true, stops: true},

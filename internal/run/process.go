@@ -3,9 +3,8 @@ package run
 import (
 	"context"
 	"slices"
-	"strings"
 
-	"dstack/internal/config"
+	"dstack/internal/jobspec"
 )
 
 // onHost adapts a job's command to where it runs: on a host without a container engine
@@ -16,18 +15,5 @@ func (s *Service) onHost(ctx context.Context, instanceID string, argv []string) 
 	if err != nil || inst.Data.Host == nil || inst.Data.Host.Runtime != "process" {
 		return slices.Clone(argv), err
 	}
-	return withoutVenv(argv), nil
-}
-
-// withoutVenv cuts what jobCommands puts before the commands of a run with the default image.
-// It goes by the first and the last line alone: what is between depends on what the run asked
-// for when its job was made, which may have changed since.
-func withoutVenv(argv []string) []string {
-	out, lines := slices.Clone(argv), venv(&config.RunCommon{})
-	if n := len(out); n > 0 && strings.HasPrefix(out[n-1], lines[0]+" && ") {
-		if _, own, ok := strings.Cut(out[n-1], lines[len(lines)-1]+" && "); ok {
-			out[n-1] = own
-		}
-	}
-	return out
+	return jobspec.WithoutVenv(argv), nil
 }

@@ -6,6 +6,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/jobspec"
 	"dstack/internal/project"
 )
 
@@ -35,9 +36,9 @@ func checkService(projectName string, sv *config.Service, gateways []api.Gateway
 		return err
 	}
 	total := 0
-	for _, g := range replicaGroups(config.AnyRun{Service: sv}) {
-		if g.Max > maxNodes-total {
-			return api.Invalid("A service cannot have more than %d replicas", maxNodes)
+	for _, g := range jobspec.Groups(config.AnyRun{Service: sv}) {
+		if g.Max > jobspec.MaxNodes-total {
+			return api.Invalid("A service cannot have more than %d replicas", jobspec.MaxNodes)
 		}
 		total += g.Max
 	}

@@ -141,7 +141,7 @@ func (s *Service) renew(ctx context.Context, tx *store.Tx, r Run, d RunDecision,
 		return s.startJobs(ctx, tx, r, d.Origin)
 	}
 	for _, n := range d.New { // from the run's present spec: it may have been updated
-		specs, err := s.Images.replicaSpecs(r.Data.Spec, r.Name, n.Group, n.Replica)
+		specs, err := s.Images.Replica(r.Data.Spec, r.Name, n.Group, n.Replica)
 		if err != nil {
 			return err
 		}

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/jobspec"
 )
 
 // A replica is the latest attempt of one of a service's replicas, and what it counts as.
@@ -60,8 +61,8 @@ func (d *RunDecision) replicasOf(s RunSnapshot) []replica {
 }
 
 // sameJob says that a replica would be started again as it is.
-func sameJob(im Images, r Run, j Job) bool {
-	specs, err := im.replicaSpecs(r.Data.Spec, r.Name, j.Data.Spec.ReplicaGroup, j.Replica)
+func sameJob(im jobspec.Images, r Run, j Job) bool {
+	specs, err := im.Replica(r.Data.Spec, r.Name, j.Data.Spec.ReplicaGroup, j.Replica)
 	if err != nil || len(specs) != 1 {
 		return false
 	}
@@ -128,7 +129,7 @@ func planGroup(list []replica, want int) groupPlan {
 // shape decides over the replicas of a service that is alive: how many there shall be, which
 // are replaced, which end.
 func (d *RunDecision) shape(now time.Time, s RunSnapshot, list []replica) {
-	groups := replicaGroups(s.Run.Data.Spec.Configuration)
+	groups := jobspec.Groups(s.Run.Data.Spec.Configuration)
 	counts := d.scale(now, s, groups)
 	byGroup := map[string][]replica{}
 	for _, r := range list {
@@ -150,7 +151,7 @@ func (d *RunDecision) shape(now time.Time, s RunSnapshot, list []replica) {
 }
 
 // scale decides how many replicas each group shall have.
-func (d *RunDecision) scale(now time.Time, s RunSnapshot, groups []replicaGroup) map[string]int {
+func (d *RunDecision) scale(now time.Time, s RunSnapshot, groups []jobspec.Group) map[string]int {
 	counts := map[string]int{}
 	changed := false
 	scaled := s.Run.Data.ScaledAt
@@ -173,7 +174,7 @@ func (d *RunDecision) scale(now time.Time, s RunSnapshot, groups []replicaGroup)
 	if changed {
 		d.Run.Data.ScaledAt = now
 	}
-	if scales(s.Run.Data.Spec.Configuration.Service) && !maps.Equal(counts, s.Run.Data.Desired) {
+	if jobspec.Scales(s.Run.Data.Spec.Configuration.Service) && !maps.Equal(counts, s.Run.Data.Desired) {
 		d.Run.Data.Desired = counts
 		d.Changed = true
 	}
@@ -329,7 +330,7 @@ func (s *RunSnapshot) pause(of Job) time.Duration {
 func (d *RunDecision) revive(now time.Time, s RunSnapshot) {
 	list := d.replicasOf(s)
 	d.Relabel = nil
-	groups := replicaGroups(s.Run.Data.Spec.Configuration)
+	groups := jobspec.Groups(s.Run.Data.Spec.Configuration)
 	counts := d.scale(now, s, groups)
 	for _, g := range groups {
 		active := 0

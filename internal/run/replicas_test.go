@@ -11,6 +11,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/jobspec"
 )
 
 func serviceWith(change func(*config.Service)) api.RunSpec {
@@ -52,7 +53,7 @@ func serviceJobs(t *testing.T, spec api.RunSpec, text string) []Job {
 				t.Fatal(err)
 			}
 		}
-		specs, err := Images{}.replicaSpecs(spec, "svc", onlyGroup, j.Replica)
+		specs, err := jobspec.Images{}.Replica(spec, "svc", jobspec.OnlyGroup, j.Replica)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -204,14 +205,14 @@ const readyAfter = 30 * time.Second
 func newTown(t *testing.T, change func(*config.Service)) *town {
 	spec := serviceWith(change)
 	w := &town{t: t, now: start, seen: map[string]time.Time{}, run: Run{Name: "svc", Status: api.RunSubmitted, SubmittedAt: start, Data: Data{Spec: spec}}}
-	for replica := range replicaGroups(spec.Configuration)[0].Min {
+	for replica := range jobspec.Groups(spec.Configuration)[0].Min {
 		w.add(NewJob{Replica: replica})
 	}
 	return w
 }
 
 func (w *town) add(n NewJob) {
-	specs, err := Images{}.replicaSpecs(w.run.Data.Spec, "svc", onlyGroup, n.Replica)
+	specs, err := jobspec.Images{}.Replica(w.run.Data.Spec, "svc", jobspec.OnlyGroup, n.Replica)
 	if err != nil {
 		w.t.Fatal(err)
 	}

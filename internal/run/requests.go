@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/jobspec"
 	"dstack/internal/store"
 )
 
@@ -57,7 +58,7 @@ func (s *Service) load(ctx context.Context, r Run, now time.Time) (Load, error) 
 	if sv == nil || r.Status.Finished() || r.Status == api.RunTerminating {
 		return l, nil
 	}
-	for _, g := range replicaGroups(r.Data.Spec.Configuration) {
+	for _, g := range jobspec.Groups(r.Data.Spec.Configuration) {
 		if g.Scaling == nil {
 			continue
 		}

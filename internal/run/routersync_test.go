@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/api"
+	"dstack/internal/jobspec/jobspectest"
 )
 
 const smgService = `
@@ -36,7 +37,7 @@ func running(id, group string, replica int, ip string) Job {
 
 func smgRun(t *testing.T) Run {
 	t.Helper()
-	spec, err := specOf(smgService)
+	spec, err := jobspectest.Parse(smgService)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,6 +19,7 @@ import (
 	"dstack/internal/engine"
 	"dstack/internal/fleet"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec"
 	"dstack/internal/logstore"
 	"dstack/internal/metrics"
 	"dstack/internal/project"
@@ -172,9 +173,9 @@ type Config struct {
 	// retry policy applies, 0: for ever.
 	LostAfter time.Duration
 	// Images are those of runs that name none; optional.
-	Images Images
+	Images jobspec.Images
 	// Limits bound what configurations may ask for; optional.
-	Limits Limits
+	Limits jobspec.Limits
 	// Network says which jobs use their host's network; optional: [HostWhole].
 	Network Network
 	// SSHProxy is shown to users as the way to their jobs.
@@ -231,7 +232,7 @@ func New(c Config) (*Service, error) {
 		Live: liveJobs,
 	})
 	c.Engine.Register(engine.Kind{
-		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * agentapi.Seconds(c.Limits.probeTimeout()),
+		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * agentapi.Seconds(c.Limits.LongestProbe()),
 		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil },
 		Lost: s.clock.forget,
 	})

@@ -6,6 +6,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/config"
+	"dstack/internal/jobspec"
 )
 
 // defaultWindow is over which time a scaler counts requests, in seconds.
@@ -31,7 +32,7 @@ func window(s *config.Scaling) time.Duration {
 
 // desired is how many replicas a group shall have, of which it has had previous until now;
 // scaled is when the service last changed a number (lifecycle 15.1).
-func desired(now time.Time, g replicaGroup, previous int, scaled time.Time, load Load) int {
+func desired(now time.Time, g jobspec.Group, previous int, scaled time.Time, load Load) int {
 	previous = min(max(previous, g.Min), g.Max)
 	if g.Scaling == nil {
 		return previous

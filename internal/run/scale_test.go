@@ -5,30 +5,31 @@ import (
 	"time"
 
 	"dstack/internal/config"
+	"dstack/internal/jobspec"
 )
 
 // scaled is a group with a scaler for a request per second for each replica.
-func scaled(least, most int, change ...func(*config.Scaling)) replicaGroup {
+func scaled(least, most int, change ...func(*config.Scaling)) jobspec.Group {
 	s := &config.Scaling{Metric: "rps", Target: 1, ScaleUpDelay: 300, ScaleDownDelay: 600}
 	for _, c := range change {
 		c(s)
 	}
-	return replicaGroup{Name: onlyGroup, Min: least, Max: most, Scaling: s}
+	return jobspec.Group{Name: jobspec.OnlyGroup, Min: least, Max: most, Scaling: s}
 }
 
 func TestDesired(t *testing.T) {
 	half := func(s *config.Scaling) { d := config.Duration(30); s.Window = &d }
 	long := 24 * time.Hour
 	for name, tt := range map[string]struct {
-		group    replicaGroup
+		group    jobspec.Group
 		previous int
 		requests int           // within the window
 		ago      time.Duration // of the last change
 		counting time.Duration // since when requests are counted
 		want     int
 	}{
-		"fixed":                                {replicaGroup{Min: 2, Max: 2}, 2, 0, 0, long, 2},
-		"fixed at another number now":          {replicaGroup{Min: 3, Max: 3}, 2, 0, 0, long, 3},
+		"fixed":                                {jobspec.Group{Min: 2, Max: 2}, 2, 0, 0, long, 2},
+		"fixed at another number now":          {jobspec.Group{Min: 3, Max: 3}, 2, 0, 0, long, 3},
 		"what is needed, rounded up":           {scaled(1, 5), 1, 90, long, long, 2},
 		"exactly what is needed":               {scaled(1, 5), 1, 120, long, long, 2},
 		"no more than may be":                  {scaled(1, 5), 1, 9000, long, long, 5},

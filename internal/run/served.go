@@ -11,6 +11,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/jobspec"
 	"dstack/internal/project"
 	"dstack/internal/store"
 )
@@ -30,7 +31,7 @@ type Served struct {
 func (s *Served) Routed() bool { return routerOf(s.Service) != nil }
 
 // Scales says that the number of replicas follows the number of requests.
-func (s *Served) Scales() bool { return scales(s.Service) }
+func (s *Served) Scales() bool { return jobspec.Scales(s.Service) }
 
 // Endpoint is where a job answers.
 type Endpoint struct {

@@ -15,6 +15,7 @@ import (
 	"dstack/internal/config"
 	"dstack/internal/event"
 	"dstack/internal/fleet"
+	"dstack/internal/jobspec"
 	"dstack/internal/project"
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
@@ -37,7 +38,7 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		return plan, nil, err
 	}
 	plan.EffectiveRunSpec = &effective
-	explicit(&plan.RunSpec)
+	jobspec.Explicit(&plan.RunSpec)
 	name := "dry-run"
 	if effective.RunName != nil {
 		name = *effective.RunName
@@ -54,7 +55,7 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 			return plan, nil, err
 		}
 	}
-	specs, err := s.Images.plannedSpecs(effective, name)
+	specs, err := s.Images.Planned(effective, name)
 	if err != nil {
 		return plan, nil, err
 	}
@@ -78,7 +79,7 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		key := group{js.NodeGroupIndex, js.ReplicaGroup}
 		offers, known := byGroup[key]
 		if !known {
-			dry.Data.Spec = ofReplicaGroup(effective, js.ReplicaGroup)
+			dry.Data.Spec = jobspec.OfGroup(effective, js.ReplicaGroup)
 			found, err := s.survey(ctx, supply, dry, groupOf(specs, js), r.ForOffersOnly)
 			if err != nil {
 				return plan, nil, err
@@ -103,19 +104,6 @@ func (s *Service) plan(ctx context.Context, sc project.Scope, r api.GetRunPlanRe
 		return slices.ContainsFunc(surveys, func(v survey) bool { return v.concerns(backend) })
 	})
 	return plan, all, err
-}
-
-// plannedSpecs are the jobs of one replica of each group.
-func (im Images) plannedSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
-	var all []api.JobSpec
-	for _, g := range replicaGroups(spec.Configuration) {
-		specs, err := im.replicaSpecs(spec, name, g.Name, 0)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, specs...)
-	}
-	return all, nil
 }
 
 // groupOf are the jobs of the group that a job belongs to.
@@ -146,7 +134,7 @@ func clone(spec api.RunSpec) (api.RunSpec, error) {
 // check fills defaults in and refuses what can never run: secrets included, so that no
 // host is taken for a run that has to fail.
 func (s *Service) check(ctx context.Context, sc project.Scope, spec *api.RunSpec) error {
-	if err := s.Limits.normalise(spec, sc.User.PublicKey); err != nil {
+	if err := s.Limits.Normalise(spec, sc.User.PublicKey); err != nil {
 		return err
 	}
 	if err := checkServerAccess(*spec, s.ForbidAccess); err != nil {
@@ -284,9 +272,9 @@ func (s *Service) name(ctx context.Context, tx *store.Tx, projectID string, want
 // startJobs stores the first attempts of a run's jobs: of as many replicas as it begins with.
 func (s *Service) startJobs(ctx context.Context, tx *store.Tx, r Run, origin string) error {
 	replica := 0
-	for _, g := range replicaGroups(r.Data.Spec.Configuration) {
+	for _, g := range jobspec.Groups(r.Data.Spec.Configuration) {
 		for range g.Min {
-			specs, err := s.Images.replicaSpecs(r.Data.Spec, r.Name, g.Name, replica)
+			specs, err := s.Images.Replica(r.Data.Spec, r.Name, g.Name, replica)
 			if err != nil {
 				return err
 			}

@@ -8,6 +8,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec"
 )
 
 const (
@@ -397,7 +398,7 @@ func (j *Job) grace() int64 {
 	case limit != nil:
 		return *limit
 	}
-	return defaultStop
+	return jobspec.DefaultStop
 }
 
 // drains says that a replica that is not wanted any more, and gets no more requests, is left to

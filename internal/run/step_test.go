@@ -9,6 +9,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec"
 )
 
 var start = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -168,7 +169,7 @@ func TestStepJob(t *testing.T) {
 		{name: "one that is lost while the job takes its time is waited for as long", s: job(job(placed(api.JobTerminating), lostAt(2*time.Minute)), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }),
 			now: 2*time.Minute + 15*time.Second, status: api.JobTerminating, reason: api.JobTerminatedByUser, again: 2*time.Minute + goneGrace},
 		{name: "one that does not answer for a moment is no lost one", s: job(job(placed(api.JobTerminating), unreachable), func(s *JobSnapshot) { s.Job.Data.Reason = api.JobTerminatedByUser }),
-			now: 2 * time.Minute, status: api.JobTerminating, reason: api.JobTerminatedByUser, again: defaultStop*time.Second + goneGrace},
+			now: 2 * time.Minute, status: api.JobTerminating, reason: api.JobTerminatedByUser, again: jobspec.DefaultStop*time.Second + goneGrace},
 		{name: "though nobody waits for what an abort ends", s: job(job(placed(api.JobTerminating), unreachable), func(s *JobSnapshot) { s.Job.Data.Reason, s.Job.Data.Abort = api.JobAbortedByUser, true }),
 			now: goneGrace, status: api.JobAborted, reason: api.JobAbortedByUser, release: true},
 		{name: "a server that has just begun has lost nobody", s: job(job(placed(api.JobTerminating), lostAt(0)), func(s *JobSnapshot) {

@@ -6,6 +6,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/jobspec"
 )
 
 // RunSnapshot is all that StepRun looks at.
@@ -14,7 +15,7 @@ type RunSnapshot struct {
 	Jobs []Job // every attempt, by replica, number and attempt
 	Load Load  // of a service that scales
 	// Images are what jobs would get if they began now.
-	Images Images
+	Images jobspec.Images
 }
 
 // RunDecision is what should happen to a run now.

@@ -9,6 +9,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/jobspec"
 	"dstack/internal/store"
 )
 
@@ -69,14 +70,14 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		Job: agentapi.JobSpec{
 			RunID: r.ID, RunName: r.Name, JobID: j.ID, Project: p.Name, RepoID: r.RepoID, JobNum: spec.JobNum, ReplicaNum: spec.ReplicaNum,
 			JobsPerReplica: spec.JobsPerReplica, Command: command, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
-			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: defaultStop,
+			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: jobspec.DefaultStop,
 		},
 	}
 	t.Job.NoIdle = r.Data.Spec.Configuration.DevEnvironment == nil
 	if r.Data.Published && j.Replica == 0 && j.Num == 0 { // the one that published clients attach to
 		t.Job.Linger = linger
 	}
-	if serverAccess(r.Data.Spec) {
+	if jobspec.ServerAccess(r.Data.Spec) {
 		giveAccess(&t)
 	}
 	if u := spec.User; u != nil {
@@ -108,7 +109,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		}
 		t.RegistryAuth = &agentapi.RegistryAuth{Username: user, Password: password}
 	}
-	t.Image, t.RegistryAuth = s.Images.locate(t.Image, t.RegistryAuth)
+	t.Image, t.RegistryAuth = s.Images.Locate(t.Image, t.RegistryAuth)
 	if rt.GPU != nil {
 		t.GPUs = *rt.GPU
 	}
@@ -146,7 +147,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		}
 	}
 	for i, c := range t.Job.Command {
-		if t.Job.Command[i], err = interpolateGroups(c, memberOf(r.Data.Spec.Configuration), groups); err != nil {
+		if t.Job.Command[i], err = jobspec.Interpolate(c, jobspec.MemberOf(r.Data.Spec.Configuration), groups); err != nil {
 			return agentapi.TaskSpec{}, &specError{api.JobTerminatedByServer, fmt.Sprintf("Groups IP interpolation error: %v", err)}
 		}
 	}
@@ -174,7 +175,7 @@ func (s *Service) code(ctx context.Context, r Run, t *agentapi.TaskSpec) error {
 	if spec.RepoData == nil || spec.RepoData.RepoType == "virtual" && spec.RepoCodeHash == nil {
 		return nil
 	}
-	repo := &agentapi.Repo{Type: spec.RepoData.RepoType, Dir: workflowDir, ExistsAction: "skip"}
+	repo := &agentapi.Repo{Type: spec.RepoData.RepoType, Dir: jobspec.WorkflowDir, ExistsAction: "skip"}
 	if c := spec.Configuration.Common(); len(c.Repos) > 0 {
 		repo.Dir, repo.ExistsAction = c.Repos[0].Path, c.Repos[0].IfExists
 	} else if spec.RepoDir != nil {

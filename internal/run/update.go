@@ -11,6 +11,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/event"
+	"dstack/internal/jobspec"
 	"dstack/internal/project"
 	"dstack/internal/store"
 )
@@ -205,7 +206,7 @@ func (s *Service) seen(r *Run, request api.ApplyRunPlanRequest, userKey string) 
 	if len(resource) == 0 || json.Unmarshal(resource, &v) != nil || v.ID != r.ID {
 		return false
 	}
-	if v.RunSpec.Configuration.Common() == nil || s.Limits.normalise(&v.RunSpec, userKey) != nil {
+	if v.RunSpec.Configuration.Common() == nil || s.Limits.Normalise(&v.RunSpec, userKey) != nil {
 		return false
 	}
 	was, err1 := inForm(v.RunSpec, request.Shown)
@@ -239,7 +240,7 @@ func (s *Service) relabel(ctx context.Context, tx *store.Tx, r Run) error {
 	if err != nil {
 		return err
 	}
-	specs, err := s.Images.replicaSpecs(r.Data.Spec, r.Name, onlyGroup, 0)
+	specs, err := s.Images.Replica(r.Data.Spec, r.Name, jobspec.OnlyGroup, 0)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/jobspec"
 	"dstack/internal/scheduler"
 )
 
@@ -211,7 +212,7 @@ func connection(r Run, j Job) *api.JobConnectionInfo {
 	if dev == nil || dev.IDE == nil || j.Data.Runtime == nil || j.Data.Runtime.WorkingDir == nil {
 		return c
 	}
-	title, url := ide(*dev.IDE, host, *j.Data.Runtime.WorkingDir)
+	title, url := jobspec.IDE(*dev.IDE, host, *j.Data.Runtime.WorkingDir)
 	c.IDEName, c.AttachedIDEURL = &title, &url
 	return c
 }

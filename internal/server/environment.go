@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/jobspec"
 	"dstack/internal/run"
 )
 
@@ -72,7 +73,7 @@ func (e *environment) duration(name string) time.Duration {
 // only when it is set: what is not stays zero, which means the default.
 func (e *environment) published(c *Config) {
 	c.Resting = e.get("DSTACK_SERVER_BACKGROUND_PROCESSING_DISABLED") != ""
-	c.Images = run.Images{
+	c.Images = jobspec.Images{
 		Base: e.get("DSTACK_DOCKER_BASE_IMAGE"), Version: e.get("DSTACK_DOCKER_BASE_IMAGE_VERSION"), Ubuntu: e.get("DSTACK_DOCKER_BASE_IMAGE_UBUNTU_VERSION"),
 		DinD: e.get("DSTACK_DIND_IMAGE"), Registry: e.get("DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY"),
 	}
@@ -82,7 +83,7 @@ func (e *environment) published(c *Config) {
 	}
 	c.KeepMetrics, c.KeepFinishedMetrics = e.seconds("DSTACK_SERVER_METRICS_RUNNING_TTL_SECONDS"), e.seconds("DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS")
 	c.KeepHealth, c.HealthEvery = e.seconds("DSTACK_SERVER_INSTANCE_HEALTH_TTL_SECONDS"), e.seconds("DSTACK_SERVER_INSTANCE_HEALTH_MIN_COLLECT_INTERVAL_SECONDS")
-	c.Limits = run.Limits{
+	c.Limits = jobspec.Limits{
 		Probes:       int(min(e.atLeast(1, "DSTACK_SERVER_MAX_PROBES_PER_JOB", 0), maxNumber)),
 		ProbeTimeout: int64(e.seconds("DSTACK_SERVER_MAX_PROBE_TIMEOUT") / time.Second),
 		Window:       int64(c.KeepMetrics / time.Second), // there are no older samples to look at

@@ -33,6 +33,7 @@ import (
 	"dstack/internal/host"
 	"dstack/internal/hub"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec"
 	"dstack/internal/ledger"
 	"dstack/internal/logstore"
 	"dstack/internal/metrics"
@@ -86,8 +87,8 @@ type Config struct {
 	// MaxOffers bounds the offers that are tried for one instance, 0: 25.
 	MaxOffers int
 	// Images, Limits and Network are what runs get and may ask for; optional.
-	Images  run.Images
-	Limits  run.Limits
+	Images  jobspec.Images
+	Limits  jobspec.Limits
 	Network run.Network
 	// KeepMetrics is for samples of running jobs, KeepFinishedMetrics for those of ended ones. 0: an
 	// hour, a week.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/jobspec"
 	"dstack/internal/run"
 )
 
@@ -47,7 +48,7 @@ func TestSettings(t *testing.T) {
 		"images": {map[string]string{"DSTACK_DOCKER_BASE_IMAGE": "b", "DSTACK_DOCKER_BASE_IMAGE_VERSION": "1", "DSTACK_DOCKER_BASE_IMAGE_UBUNTU_VERSION": "26.04", "DSTACK_DIND_IMAGE": "d",
 			"DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY": "r.example.com", "DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY_USERNAME": "u", "DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY_PASSWORD": "p"},
 			func(c *Config) {
-				c.Images = run.Images{Base: "b", Version: "1", Ubuntu: "26.04", DinD: "d", Registry: "r.example.com", Login: &agentapi.RegistryAuth{Username: "u", Password: "p"}}
+				c.Images = jobspec.Images{Base: "b", Version: "1", Ubuntu: "26.04", DinD: "d", Registry: "r.example.com", Login: &agentapi.RegistryAuth{Username: "u", Password: "p"}}
 			}, ""},
 		"half a login": {map[string]string{"DSTACK_SERVER_DEFAULT_DOCKER_REGISTRY_USERNAME": "u"}, func(*Config) {}, ""},
 		"metrics": {map[string]string{"DSTACK_SERVER_METRICS_RUNNING_TTL_SECONDS": "7200", "DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS": "60"},
@@ -58,7 +59,7 @@ func TestSettings(t *testing.T) {
 			func(c *Config) { c.KeepHealth, c.HealthEvery = time.Hour, 10*time.Second }, ""},
 		"bounds": {map[string]string{"DSTACK_SERVER_MAX_PROBES_PER_JOB": "3", "DSTACK_SERVER_MAX_PROBE_TIMEOUT": "20", "DSTACK_SERVER_MAX_OFFERS_TRIED": "4", "DSTACK_SERVER_SSH_CONNECT_TIMEOUT": "5"},
 			func(c *Config) {
-				c.Limits, c.MaxOffers, c.ConnectTimeout = run.Limits{Probes: 3, ProbeTimeout: 20}, 4, 5*time.Second
+				c.Limits, c.MaxOffers, c.ConnectTimeout = jobspec.Limits{Probes: 3, ProbeTimeout: 20}, 4, 5*time.Second
 			}, ""},
 		"no offers":               {map[string]string{"DSTACK_SERVER_MAX_OFFERS_TRIED": "0"}, nil, "DSTACK_SERVER_MAX_OFFERS_TRIED=0: write a whole number, 1 or more"},
 		"connections":             {map[string]string{"DSTACK_DB_POOL_SIZE": "3", "DSTACK_DB_MAX_OVERFLOW": "4"}, func(c *Config) { c.DBConns = 7 }, ""},

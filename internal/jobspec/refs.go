@@ -1,4 +1,4 @@
-package run
+package jobspec
 
 import (
 	"errors"
@@ -15,8 +15,8 @@ import (
 // What commands may refer to in `${{ groups[i].nodes[j].IP_ADDRESS }}`: the nodes of a task's
 // groups, or the replicas of a service's.
 const (
-	nodeMember    = "nodes"
-	replicaMember = "replicas"
+	NodeMember    = "nodes"
+	ReplicaMember = "replicas"
 )
 
 // groupRef is a reference to a group; one that begins with $$ is left alone.
@@ -24,19 +24,19 @@ var groupRef = regexp.MustCompile(`\$?\$\{\{\s*(groups[^}]*?)\s*\}\}`)
 
 var memberIP = regexp.MustCompile(`^groups\[(\d+)\]\.(nodes|replicas)\[(\d+)\]\.IP_ADDRESS$`)
 
-// errOutOfRange says that there is no such group, or no such member of it.
-var errOutOfRange = errors.New("out of range")
+// ErrOutOfRange says that there is no such group, or no such member of it.
+var ErrOutOfRange = errors.New("out of range")
 
-// refersTo says that commands name an address of a group's member.
-func refersTo(commands []string) bool {
+// RefersTo says that commands name an address of a group's member.
+func RefersTo(commands []string) bool {
 	return slices.ContainsFunc(commands, func(c string) bool {
 		return slices.ContainsFunc(groupRef.FindAllString(c, -1), func(ref string) bool { return !strings.HasPrefix(ref, "$$") })
 	})
 }
 
-// replaceRefs replaces the references to groups by what address says, which gets a group and a
+// ReplaceRefs replaces the references to groups by what address says, which gets a group and a
 // member of it. The first that it cannot replace is the error.
-func replaceRefs(text, member string, address func(group, n int) (string, error)) (string, error) {
+func ReplaceRefs(text, member string, address func(group, n int) (string, error)) (string, error) {
 	var failed error
 	out := groupRef.ReplaceAllStringFunc(text, func(ref string) string {
 		if failed != nil || strings.HasPrefix(ref, "$$") {
@@ -51,7 +51,7 @@ func replaceRefs(text, member string, address func(group, n int) (string, error)
 			failed = fmt.Errorf("Illegal reference name: %s", name)
 			return ref
 		}
-		ip, err := "", errOutOfRange
+		ip, err := "", ErrOutOfRange
 		if ok {
 			ip, err = address(g, n)
 		}
@@ -81,12 +81,12 @@ func parseRef(name string) (group, n int, of string, ok bool) {
 	return group, n, m[2], err1 == nil && err2 == nil
 }
 
-// interpolateGroups fills in the addresses of the members of groups, "" for those that are not
+// Interpolate fills in the addresses of the members of groups, "" for those that are not
 // known.
-func interpolateGroups(text, member string, groups [][]string) (string, error) {
-	return replaceRefs(text, member, func(g, n int) (string, error) {
+func Interpolate(text, member string, groups [][]string) (string, error) {
+	return ReplaceRefs(text, member, func(g, n int) (string, error) {
 		if g >= len(groups) || n >= len(groups[g]) {
-			return "", errOutOfRange
+			return "", ErrOutOfRange
 		}
 		return groups[g][n], nil
 	})
@@ -103,14 +103,14 @@ func checkGroupRefs(spec *api.RunSpec) error {
 			}
 		}
 	}
-	sizes := groupSizes(a)
-	for _, command := range shellCommands(a) {
-		_, err := replaceRefs(command, memberOf(a), func(g, n int) (string, error) {
+	sizes := Sizes(a)
+	for _, command := range Commands(a) {
+		_, err := ReplaceRefs(command, MemberOf(a), func(g, n int) (string, error) {
 			switch {
 			case g < len(sizes) && sizes[g] == 0:
 				return "", errors.New("this group scales to zero, so no replica is guaranteed at start")
 			case g >= len(sizes) || n >= sizes[g]:
-				return "", errOutOfRange
+				return "", ErrOutOfRange
 			}
 			return "an address", nil
 		})
@@ -121,15 +121,16 @@ func checkGroupRefs(spec *api.RunSpec) error {
 	return nil
 }
 
-func memberOf(a config.AnyRun) string {
+// MemberOf is what the commands of a run call the members of its groups.
+func MemberOf(a config.AnyRun) string {
 	if a.Service != nil {
-		return replicaMember
+		return ReplicaMember
 	}
-	return nodeMember
+	return NodeMember
 }
 
-// groupSizes are how many members each group of a run has from its start on.
-func groupSizes(a config.AnyRun) []int {
+// Sizes are how many members each group of a run has from its start on.
+func Sizes(a config.AnyRun) []int {
 	var sizes []int
 	switch {
 	case a.Task != nil && a.Task.Groups != nil:
@@ -150,8 +151,8 @@ func groupSizes(a config.AnyRun) []int {
 	return sizes
 }
 
-// shellCommands are those of all groups of a run.
-func shellCommands(a config.AnyRun) []string {
+// Commands are those of all groups of a run.
+func Commands(a config.AnyRun) []string {
 	var all []string
 	switch {
 	case a.Task != nil:

@@ -1,9 +1,10 @@
-package run
+package jobspec
 
 import (
 	"slices"
 	"testing"
 
+	"dstack/internal/api"
 	"dstack/internal/config"
 )
 
@@ -22,13 +23,15 @@ func TestWithoutVenv(t *testing.T) {
 			c.Image, c.Commands = &image, []string{"export DSTACK_VENV_DIR=/dstack/venv", "echo a"}
 		}, "export DSTACK_VENV_DIR=/dstack/venv && echo a"},
 	} {
-		spec := taskWith(func(c *config.Task) { c.Commands = []string{"echo a", "echo b"}; tt.change(c) })
-		argv, err := jobCommands(spec)
+		task := config.Task{}
+		task.Commands = []string{"echo a", "echo b"}
+		tt.change(&task)
+		argv, err := jobCommands(api.RunSpec{Configuration: config.AnyRun{Task: &task}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		last := len(argv) - 1
-		if got := withoutVenv(argv); got[last] != tt.want || !slices.Equal(got[:last], argv[:last]) {
+		if got := WithoutVenv(argv); got[last] != tt.want || !slices.Equal(got[:last], argv[:last]) {
 			t.Errorf("%s: %q, want %q at the end", name, got, tt.want)
 		}
 	}

@@ -1,4 +1,4 @@
-package run
+package jobspec
 
 import (
 	"slices"
@@ -7,42 +7,42 @@ import (
 	"dstack/internal/config"
 )
 
-// A replicaGroup is a set of equal replicas of a run. A run that is no service, and a service
+// A Group is a set of equal replicas of a run. A run that is no service, and a service
 // without groups, has one.
-type replicaGroup struct {
+type Group struct {
 	Name     string
 	Min, Max int
 	Scaling  *config.Scaling // nil: the number is fixed
 	Router   bool
 }
 
-// onlyGroup is the name of the group of a run that has no groups of replicas.
-const onlyGroup = "0"
+// OnlyGroup is the name of the group of a run that has no groups of replicas.
+const OnlyGroup = "0"
 
-// replicaGroups lists the groups of a run in the order of its configuration.
-func replicaGroups(a config.AnyRun) []replicaGroup {
+// Groups lists the groups of a run in the order of its configuration.
+func Groups(a config.AnyRun) []Group {
 	sv := a.Service
 	switch {
 	case sv == nil, sv.Groups == nil && sv.Replicas == nil:
-		return []replicaGroup{{Name: onlyGroup, Min: 1, Max: 1}}
+		return []Group{{Name: OnlyGroup, Min: 1, Max: 1}}
 	case sv.Groups == nil:
-		return []replicaGroup{{Name: onlyGroup, Min: *sv.Replicas.Min, Max: *sv.Replicas.Max, Scaling: sv.Scaling}}
+		return []Group{{Name: OnlyGroup, Min: *sv.Replicas.Min, Max: *sv.Replicas.Max, Scaling: sv.Scaling}}
 	}
-	list := make([]replicaGroup, len(sv.Groups))
+	list := make([]Group, len(sv.Groups))
 	for i, g := range sv.Groups {
-		list[i] = replicaGroup{Name: *g.Name, Min: *g.Replicas.Min, Max: *g.Replicas.Max, Scaling: g.Scaling, Router: g.Router != nil}
+		list[i] = Group{Name: *g.Name, Min: *g.Replicas.Min, Max: *g.Replicas.Max, Scaling: g.Scaling, Router: g.Router != nil}
 	}
 	return list
 }
 
-// scales says that some group of a service has as many replicas as requests need.
-func scales(sv *config.Service) bool {
-	return slices.ContainsFunc(replicaGroups(config.AnyRun{Service: sv}), func(g replicaGroup) bool { return g.Scaling != nil })
+// Scales says that some group of a service has as many replicas as requests need.
+func Scales(sv *config.Service) bool {
+	return slices.ContainsFunc(Groups(config.AnyRun{Service: sv}), func(g Group) bool { return g.Scaling != nil })
 }
 
-// ofReplicaGroup is a run's specification as the replicas of one of its groups have it: what
+// OfGroup is a run's specification as the replicas of one of its groups have it: what
 // the group leaves open is the service's.
-func ofReplicaGroup(spec api.RunSpec, name string) api.RunSpec {
+func OfGroup(spec api.RunSpec, name string) api.RunSpec {
 	sv := spec.Configuration.Service
 	if sv == nil {
 		return spec

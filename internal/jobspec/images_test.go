@@ -1,4 +1,4 @@
-package run
+package jobspec
 
 import (
 	"testing"
@@ -52,7 +52,7 @@ func TestLocateImage(t *testing.T) {
 		"elsewhere, with login": {mirror, "localhost/app", ours, place{"localhost/app", ours}},
 		"no login":              {Images{Registry: "example.com/"}, "debian", nil, place{"example.com/debian", nil}},
 	} {
-		image, auth := tt.images.locate(tt.image, tt.own)
+		image, auth := tt.images.Locate(tt.image, tt.own)
 		if diff := cmp.Diff(tt.want, place{image, auth}); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", name, diff)
 		}

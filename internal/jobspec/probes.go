@@ -1,4 +1,4 @@
-package run
+package jobspec
 
 import (
 	"encoding/json"

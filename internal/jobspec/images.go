@@ -1,4 +1,4 @@
-package run
+package jobspec
 
 import (
 	"cmp"
@@ -34,8 +34,8 @@ func (im Images) of(c *config.RunCommon) string {
 	return cmp.Or(im.Base, "dstackai/base") + ":" + cmp.Or(im.Version, "0.15") + "-" + kind + "-ubuntu" + cmp.Or(im.Ubuntu, "24.04")
 }
 
-// locate is what a host pulls for an image, and with which login; own is the run's, nil for none.
-func (im Images) locate(image string, own *agentapi.RegistryAuth) (string, *agentapi.RegistryAuth) {
+// Locate is what a host pulls for an image, and with which login; own is the run's, nil for none.
+func (im Images) Locate(image string, own *agentapi.RegistryAuth) (string, *agentapi.RegistryAuth) {
 	ref, moved := config.InRegistry(image, im.Registry)
 	if moved && own == nil {
 		return ref, im.Login

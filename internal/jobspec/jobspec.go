@@ -1,4 +1,9 @@
-package run
+// Package jobspec says what a run's configuration means for its jobs: which of them there are, what each
+// runs and needs, and what the server fills in or refuses before that. It is pure; what a run becomes after
+// that is package run's.
+//
+// Test it with go test ./internal/jobspec.
+package jobspec
 
 import (
 	"fmt"
@@ -11,22 +16,38 @@ import (
 
 // Defaults of job specs (configurations 5.7).
 const (
-	workflowDir  = "/workflow"
-	defaultStop  = 300
-	defaultRetry = 3600
+	// WorkflowDir is where a run's code is.
+	WorkflowDir = "/workflow"
+	// DefaultStop is how long a job may take to end when it is asked to, in seconds.
+	DefaultStop  = 300
+	defaultRetry = 3600 // seconds
 )
 
-// replicaSpecs derives the jobs of one replica of a run (lifecycle 4.3).
-func (im Images) replicaSpecs(spec api.RunSpec, name, group string, replica int) ([]api.JobSpec, error) {
-	specs, err := im.jobSpecs(ofReplicaGroup(spec, group), name)
+// Replica derives the jobs of one replica of a run (lifecycle 4.3).
+func (im Images) Replica(spec api.RunSpec, name, group string, replica int) ([]api.JobSpec, error) {
+	specs, err := im.jobSpecs(OfGroup(spec, group), name)
 	for i := range specs {
 		specs[i].ReplicaGroup, specs[i].ReplicaNum = group, replica
-		specs[i].JobName = jobName(name, specs[i].JobNum, replica)
+		specs[i].JobName = Name(name, specs[i].JobNum, replica)
 	}
 	return specs, err
 }
 
-func jobName(run string, num, replica int) string { return fmt.Sprintf("%s-%d-%d", run, num, replica) }
+// Name is that of a job.
+func Name(run string, num, replica int) string { return fmt.Sprintf("%s-%d-%d", run, num, replica) }
+
+// Planned are the jobs of one replica of each group.
+func (im Images) Planned(spec api.RunSpec, name string) ([]api.JobSpec, error) {
+	var all []api.JobSpec
+	for _, g := range Groups(spec.Configuration) {
+		specs, err := im.Replica(spec, name, g.Name, 0)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, specs...)
+	}
+	return all, nil
+}
 
 // jobSpecs derives the jobs of the first replica of a run without groups of replicas.
 func (im Images) jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) {
@@ -46,10 +67,10 @@ func (im Images) jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) 
 	for i, g := range groups {
 		one := spec
 		if t != nil && t.Groups != nil {
-			one.Configuration = config.AnyRun{Task: ofGroup(t, g)}
+			one.Configuration = config.AnyRun{Task: ofNodes(t, g)}
 		}
 		for n := range g.Nodes {
-			j, err := im.jobSpec(one, name, len(specs), total)
+			j, err := im.Job(one, name, len(specs), total)
 			if err != nil {
 				return nil, err
 			}
@@ -63,15 +84,16 @@ func (im Images) jobSpecs(spec api.RunSpec, name string) ([]api.JobSpec, error) 
 	return specs, nil
 }
 
-// ofGroup is a task as the nodes of one of its groups have it.
-func ofGroup(t *config.Task, g config.NodeGroup) *config.Task {
+// ofNodes is a task as the nodes of one of its groups have it.
+func ofNodes(t *config.Task, g config.NodeGroup) *config.Task {
 	one := *t
 	one.Groups, one.Nodes = nil, &g.Nodes
 	one.Commands, one.Ports, one.Resources = g.Commands, g.Ports, g.Resources
 	return &one
 }
 
-func (im Images) jobSpec(spec api.RunSpec, name string, num, total int) (api.JobSpec, error) {
+// Job derives one job of so many of a replica, of a run without groups.
+func (im Images) Job(spec api.RunSpec, name string, num, total int) (api.JobSpec, error) {
 	c := spec.Configuration.Common()
 	p := spec.Merged()
 	commands, err := jobCommands(spec)
@@ -80,15 +102,15 @@ func (im Images) jobSpec(spec api.RunSpec, name string, num, total int) (api.Job
 	}
 	home := c.HomeDir
 	j := api.JobSpec{
-		JobNum: num, JobName: jobName(name, num, 0), JobsPerReplica: total, ReplicaGroup: onlyGroup, AppSpecs: []api.AppSpec{},
+		JobNum: num, JobName: Name(name, num, 0), JobsPerReplica: total, ReplicaGroup: OnlyGroup, AppSpecs: []api.AppSpec{},
 		User: unixUser(c.User), Commands: commands, Env: c.Env.Values(), HomeDir: &home, ImageName: im.of(c),
 		Privileged: c.Privileged || isTrue(c.Docker), SingleBranch: c.SingleBranch, MaxDuration: seconds(p.MaxDuration, 0),
-		StopDuration: seconds(p.StopDuration, defaultStop), UtilizationPolicy: p.UtilizationPolicy, RegistryAuth: c.RegistryAuth,
+		StopDuration: seconds(p.StopDuration, DefaultStop), UtilizationPolicy: p.UtilizationPolicy, RegistryAuth: c.RegistryAuth,
 		Requirements: requirements(c, p, total > 1), Retry: retry(p.Retry), Volumes: c.Volumes, WorkingDir: c.WorkingDir,
-		RepoData: spec.RepoData, RepoCodeHash: spec.RepoCodeHash, RepoDir: workflowDir, FileArchives: spec.FileArchives,
+		RepoData: spec.RepoData, RepoCodeHash: spec.RepoCodeHash, RepoDir: WorkflowDir, FileArchives: spec.FileArchives,
 		Probes: []api.ProbeSpec{}, NodeGroupName: "0",
 	}
-	if _, own := j.Env["DSTACK_SERVER_URL"]; serverAccess(spec) && !own {
+	if _, own := j.Env["DSTACK_SERVER_URL"]; ServerAccess(spec) && !own {
 		j.Env["DSTACK_SERVER_URL"] = agentapi.ServerURL
 	}
 	if j.SingleBranch == nil {
@@ -112,6 +134,9 @@ func (im Images) jobSpec(spec api.RunSpec, name string, num, total int) (api.Job
 	}
 	return j, nil
 }
+
+// ServerAccess says that the jobs of a run may call the server: `dstack: true`.
+func ServerAccess(spec api.RunSpec) bool { return spec.Configuration.Common().Dstack }
 
 func ports(a config.AnyRun) []config.PortMapping {
 	switch {
@@ -236,23 +261,6 @@ func shell(c *config.RunCommon) string {
 	return "/bin/sh"
 }
 
-// venv makes the Python environment of the default image.
-func venv(c *config.RunCommon) []string {
-	python := "3.11"
-	if c.Python != nil {
-		python = string(*c.Python)
-	}
-	return []string{
-		"export DSTACK_VENV_DIR=/dstack/venv",
-		`echo "export DSTACK_VENV_DIR=/dstack/venv" | sudo tee -a /dstack/profile >/dev/null`,
-		`sudo rm -rf "$DSTACK_VENV_DIR"`,
-		`sudo install -d -o "$(id -u)" -g "$(id -g)" "$DSTACK_VENV_DIR"`,
-		fmt.Sprintf(`uv venv -q --clear --prompt dstack -p %s --seed "$DSTACK_VENV_DIR"`, python),
-		`. "$DSTACK_VENV_DIR/bin/activate"`,
-		`echo '. "$DSTACK_VENV_DIR/bin/activate"' | sudo tee -a /dstack/profile >/dev/null`,
-	}
-}
-
 // devCommands keep a dev environment alive and say how to reach it.
 func devCommands(spec api.RunSpec) []string {
 	dev := spec.Configuration.DevEnvironment
@@ -263,14 +271,16 @@ func devCommands(spec api.RunSpec) []string {
 	commands := append(append([]string{}, dev.Setup...), dev.Init...)
 	commands = append(commands, "echo")
 	if dev.IDE != nil {
-		title, url := ide(*dev.IDE, name, `$DSTACK_WORKING_DIR`)
+		title, url := IDE(*dev.IDE, name, `$DSTACK_WORKING_DIR`)
 		commands = append(commands, fmt.Sprintf(`echo "To open in %s Desktop, use link below:"`, title), "echo", fmt.Sprintf(`echo "  %s"`, url), "echo")
 	}
 	return append(commands, fmt.Sprintf("echo 'To connect via SSH, use: `ssh %s`'", name), "echo",
 		`echo -n 'To exit, press Ctrl+C.'`, "echo", "while true; do sleep 3600; done")
 }
 
-func ide(word, host, dir string) (title, url string) {
+// IDE is what the word for an editor in a configuration stands for: its name, and the link that opens a
+// folder on a host in it.
+func IDE(word, host, dir string) (title, url string) {
 	switch word {
 	case "cursor":
 		return "Cursor", "cursor://vscode-remote/ssh-remote+" + host + dir

@@ -1,4 +1,4 @@
-package run
+package jobspec
 
 import (
 	"cmp"
@@ -11,9 +11,9 @@ import (
 	"dstack/internal/config"
 )
 
-// maxNodes bounds the jobs of a run, as each is in every answer about it. The published server
+// MaxNodes bounds the jobs of a run, as each is in every answer about it. The published server
 // has no such limit.
-const maxNodes = 1000
+const MaxNodes = 1000
 
 // Limits bound what a configuration may ask for; zero fields are the published ones
 // (configurations 5.7).
@@ -23,16 +23,18 @@ type Limits struct {
 	Window       int64 // of a utilization policy, seconds, 0: 3600
 }
 
-func (l Limits) probes() int         { return cmp.Or(l.Probes, 10) }
-func (l Limits) probeTimeout() int64 { return cmp.Or(l.ProbeTimeout, 300) }
+func (l Limits) probes() int { return cmp.Or(l.Probes, 10) }
+
+// LongestProbe is how long a probe may take, in seconds.
+func (l Limits) LongestProbe() int64 { return cmp.Or(l.ProbeTimeout, 300) }
 func (l Limits) window() int64       { return cmp.Or(l.Window, 3600) }
 
-// normalise refuses what can never run, in the order of lifecycle 4.1, and fills in what the
+// Normalise refuses what can never run, in the order of lifecycle 4.1, and fills in what the
 // server decides. It changes what spec points to. The result stays as it is when it is
 // normalised again.
-func (l Limits) normalise(spec *api.RunSpec, userKey string) error {
-	explicit(spec)
-	for _, step := range []func(*api.RunSpec) error{checkNames, checkSize, checkGroupRefs, checkMounts, fillRepo, l.checkPolicies, fillDefaults, checkAccelerators, checkCPU} {
+func (l Limits) Normalise(spec *api.RunSpec, userKey string) error {
+	Explicit(spec)
+	for _, step := range []func(*api.RunSpec) error{checkNames, checkSize, checkGroupRefs, checkMounts, fillRepo, l.checkPolicies, FillDefaults, checkAccelerators, checkCPU} {
 		if err := step(spec); err != nil {
 			return err
 		}
@@ -49,8 +51,8 @@ func (l Limits) normalise(spec *api.RunSpec, userKey string) error {
 	return nil
 }
 
-// explicit writes out what a client may leave away, as responses always have it.
-func explicit(spec *api.RunSpec) {
+// Explicit writes out what a client may leave away, as responses always have it.
+func Explicit(spec *api.RunSpec) {
 	if spec.FileArchives == nil {
 		spec.FileArchives = []api.FileArchiveMapping{}
 	}
@@ -75,9 +77,9 @@ func checkNames(spec *api.RunSpec) error {
 
 func checkSize(spec *api.RunSpec) error {
 	total := 0
-	for _, n := range groupSizes(spec.Configuration) {
-		if n > maxNodes-total {
-			return api.Invalid("A run cannot have more than %d nodes", maxNodes)
+	for _, n := range Sizes(spec.Configuration) {
+		if n > MaxNodes-total {
+			return api.Invalid("A run cannot have more than %d nodes", MaxNodes)
 		}
 		total += n
 	}
@@ -121,21 +123,23 @@ func (l Limits) checkPolicies(spec *api.RunSpec) error {
 	if sv == nil {
 		return nil
 	}
-	if p.Schedule != nil && !slices.ContainsFunc(groupSizes(spec.Configuration), func(n int) bool { return n > 0 }) {
+	if p.Schedule != nil && !slices.ContainsFunc(Sizes(spec.Configuration), func(n int) bool { return n > 0 }) {
 		return api.Invalid("Scheduled services with autoscaling to zero are not supported")
 	}
 	if len(sv.Probes) > l.probes() {
 		return api.Invalid("Cannot configure more than %d probes", l.probes())
 	}
 	for _, probe := range sv.Probes {
-		if probe.Timeout != nil && int64(*probe.Timeout) > l.probeTimeout() {
-			return api.Invalid("Probe timeout cannot be longer than %ds", l.probeTimeout())
+		if probe.Timeout != nil && int64(*probe.Timeout) > l.LongestProbe() {
+			return api.Invalid("Probe timeout cannot be longer than %ds", l.LongestProbe())
 		}
 	}
 	return nil
 }
 
-func fillDefaults(spec *api.RunSpec) error {
+// FillDefaults writes out the resources and the priority that a configuration leaves open. It changes what
+// spec points to.
+func FillDefaults(spec *api.RunSpec) error {
 	c := spec.Configuration.Common()
 	if c.Priority == nil {
 		zero := 0
@@ -157,6 +161,16 @@ type machine struct {
 
 func whole(c *config.RunCommon) machine {
 	return machine{&c.Resources, c.Image != nil, isTrue(c.Docker)}
+}
+
+// Resources are what the jobs of each group of a run need, to be changed where they are.
+func Resources(a config.AnyRun) []*config.Resources {
+	machines, _ := hardware(a)
+	list := make([]*config.Resources, len(machines))
+	for i, m := range machines {
+		list[i] = m.resources
+	}
+	return list
 }
 
 // hardware lists the machines of a run's groups; a run without groups is one, not grouped.
