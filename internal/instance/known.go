@@ -33,7 +33,12 @@ type known struct {
 type versions struct {
 	changes int64
 	list    []*Instance
+	// written are instances as this server has stored them since, by the numbers that this made.
+	written map[int64]*Instance
 }
+
+// maxWritten bounds what is remembered of a fleet for whoever looks at it next.
+const maxWritten = 256
 
 // maxFleets bounds the fleets whose lists are remembered.
 const maxFleets = 2_000
@@ -68,7 +73,90 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, i *Instance) error {
 	}
 	written := *i
 	s.known.rows.Written(tx, i.ID, i.Version, &written)
+	return s.wrote(ctx, tx, &written)
+}
+
+// wrote remembers an instance that was stored by the number that this made, see [Service.changes], so that
+// whoever looks at its fleet next need not look for what has changed. There is one writer at a time, so the
+// number is this write's alone; what anybody else writes has numbers that are not remembered. The digest
+// of PostgreSQL tells no such thing.
+func (s *Service) wrote(ctx context.Context, tx *store.Tx, i *Instance) error {
+	if s.DB.Engine() != store.SQLite || !s.known.lookedAt(i.FleetID) {
+		return nil
+	}
+	var n int64
+	err := store.Scan(tx.QueryRowContext(ctx, `SELECT changes FROM fleet_changes WHERE fleet_id = $1`, i.FleetID), &n)
+	if _, damaged := errors.AsType[*store.Damage](err); damaged || errors.Is(err, sql.ErrNoRows) { // by hand: nobody counts
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read how often the instances of a fleet changed: %w", err)
+	}
+	tx.OnCommit(func() { s.known.wrote(n, i) })
 	return nil
+}
+
+// lookedAt says that the instances of a fleet are remembered.
+func (k *known) lookedAt(fleetID string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	_, there := k.fleets[fleetID]
+	return there
+}
+
+func (k *known) wrote(n int64, i *Instance) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	v, there := k.fleets[i.FleetID]
+	switch {
+	case !there || n <= v.changes: // somebody looked since
+		return
+	case len(v.written) >= maxWritten: // nobody looks any more
+		delete(k.fleets, i.FleetID)
+		return
+	case v.written == nil:
+		v.written = map[int64]*Instance{}
+		k.fleets[i.FleetID] = v
+	}
+	v.written[n] = i
+}
+
+// follow brings the list to another number, which it can where all that was written since is known.
+func (v *versions) follow(number int64) bool {
+	if number == v.changes {
+		return true
+	}
+	if number < v.changes {
+		return false
+	}
+	for n := v.changes + 1; n <= number; n++ {
+		if v.written[n] == nil {
+			return false
+		}
+	}
+	v.list = slices.Clone(v.list) // others look at the old one
+	for v.changes < number {
+		v.changes++
+		v.list = put(v.list, v.written[v.changes])
+		delete(v.written, v.changes)
+	}
+	return true
+}
+
+func byNum(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) }
+
+// put is a list by number with an instance as it is now.
+func put(list []*Instance, i *Instance) []*Instance {
+	at, there := slices.BinarySearchFunc(list, i, byNum)
+	switch there = there && list[at].ID == i.ID; {
+	case there && i.Deleted:
+		return slices.Delete(list, at, at+1)
+	case there:
+		list[at] = i
+	case !i.Deleted:
+		list = slices.Insert(list, at, i)
+	}
+	return list
 }
 
 // InFleets returns the instances of fleets that are not deleted, by fleet and in the order of
@@ -76,7 +164,7 @@ func (s *Service) update(ctx context.Context, tx *store.Tx, i *Instance) error {
 // fleet is the same one for as long as nothing in it changes.
 //
 // It reads the ids and versions of a fleet's instances as one text, which is a third of the
-// work of so many rows, and not even that where it is known that nothing changed.
+// work of so many rows, and not even that where it is known what has changed.
 func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...string) (map[string][]*Instance, error) {
 	found := make(map[string][]*Instance, len(fleetIDs))
 	changes, err := s.changes(ctx, q, fleetIDs)
@@ -92,7 +180,10 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 		return nil, err
 	}
 	defer done()
-	open = s.known.unchanged(found, open, changes) // who comes second finds what the first has read
+	if changes, err = s.changes(ctx, q, open); err != nil { // who comes second finds what the first has read
+		return nil, err
+	}
+	open = s.known.unchanged(found, open, changes)
 	texts, err := s.texts(ctx, q, open, changes)
 	if err != nil {
 		return nil, err
@@ -102,7 +193,7 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 		return nil, err
 	}
 	for _, id := range open {
-		found[id] = s.known.keep(q, id, versions{changes[id], lists[id]})
+		found[id] = s.known.keep(q, id, versions{changes: changes[id], list: lists[id]})
 	}
 	return found, nil
 }
@@ -139,7 +230,7 @@ func (k *known) fill(ctx context.Context, q store.Querier, texts map[string]stri
 		}
 	}
 	for _, of := range lists {
-		slices.SortFunc(of, func(a, b *Instance) int { return cmp.Compare(a.Num, b.Num) })
+		slices.SortFunc(of, byNum)
 	}
 	return lists, nil
 }
@@ -212,15 +303,15 @@ func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []strin
 	return numbers, nil
 }
 
-// unchanged finds the lists of the fleets in which nothing has changed since they were read, and returns
-// the others.
+// unchanged finds the lists of the fleets of which all that has changed since they were read is known, and
+// returns the others.
 func (k *known) unchanged(found map[string][]*Instance, fleetIDs []string, changes map[string]int64) (open []string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, id := range fleetIDs {
 		now, counted := changes[id]
-		if v, known := k.fleets[id]; known && counted && v.changes == now && (now != 0 || len(v.list) == 0) {
-			found[id] = v.list
+		if v, known := k.fleets[id]; known && counted && v.follow(now) && (now != 0 || len(v.list) == 0) {
+			found[id], k.fleets[id] = v.list, v
 		} else { // also where there are instances that nobody counted
 			open = append(open, id)
 		}
@@ -244,6 +335,10 @@ func (k *known) keep(q store.Querier, fleetID string, v versions) []*Instance {
 	}
 	if slices.Equal(old.list, v.list) {
 		v.list = old.list
+	}
+	if v.changes >= old.changes {
+		v.written = old.written
+		maps.DeleteFunc(v.written, func(n int64, _ *Instance) bool { return n <= v.changes })
 	}
 	k.fleets[fleetID] = v
 	return v.list

@@ -5,8 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -146,7 +148,7 @@ func TestKnownInstancesAreAsStored(t *testing.T) {
 func TestInstancesAreReadOnceForAll(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
-		put(t, db, "i")
+		stored(t, db, "i")
 		q := &counted{Querier: db.Read()}
 		second := make(chan []*Instance, 1)
 		q.reading = func() {
@@ -177,8 +179,8 @@ func TestInstancesAreReadOnceForAll(t *testing.T) {
 func TestInstanceThatCameAndWent(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
 		ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
-		put(t, db, "i")
-		q := &counted{Querier: db.Read(), reading: func() { put(t, db, "j") }}
+		stored(t, db, "i")
+		q := &counted{Querier: db.Read(), reading: func() { stored(t, db, "j") }}
 		for _, want := range []int{2, 1} {
 			list, err := s.InFleets(ctx, q, "f")
 			if err != nil || len(list["f"]) != want {
@@ -204,8 +206,8 @@ func TestInstancesOfTwoServers(t *testing.T) {
 	for n := range servers {
 		servers[n] = &Service{Config: Config{DB: storetest.Open(t, url)}, known: newKnown()}
 	}
-	put(t, servers[0].DB, "i")
-	put(t, servers[0].DB, "j")
+	stored(t, servers[0].DB, "i")
+	stored(t, servers[0].DB, "j")
 	unreachable := func(what string, want ...bool) {
 		t.Helper()
 		for n, s := range servers {
@@ -246,8 +248,144 @@ func TestInstancesOfTwoServers(t *testing.T) {
 	unreachable("as they were", false, false)
 }
 
-// put stores an instance of the fleet f.
-func put(t *testing.T, db *store.DB, id string) {
+// What this server writes is followed without a look at the fleet, and whatever others write is seen between.
+func TestWritesAreFollowed(t *testing.T) {
+	db := storetest.SQLite(t)
+	ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
+	q := &counted{Querier: db.Read(), reading: func() {}}
+	fleets := []string{"f0", "f1"}
+	var given, copies [][]*Instance
+	look := func(what string) {
+		t.Helper()
+		want, err := OfFleets(ctx, db.Read(), fleets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known, err := s.InFleets(ctx, q, fleets...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.EqualFunc(given, copies, slices.Equal) {
+			t.Fatalf("%s: the lists of the last look are others", what)
+		}
+		var got []Instance
+		given, copies = nil, nil
+		for _, id := range fleets {
+			for _, i := range known[id] {
+				got = append(got, *i)
+			}
+			given, copies = append(given, known[id]), append(copies, slices.Clone(known[id]))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("%s (-stored +known):\n%s", what, diff)
+		}
+	}
+	flip := func(tx *store.Tx, id string, end bool) error {
+		i, err := s.Get(ctx, tx, id)
+		if errors.Is(err, store.ErrNotFound) {
+			return nil
+		}
+		i.Unreachable, i.Deleted = !i.Unreachable, i.Deleted || end
+		return errors.Join(err, s.update(ctx, tx, &i))
+	}
+	r := rand.New(rand.NewPCG(31, 32))
+	undone := errors.New("undone")
+	var num, own, others, undos, looks int
+	for step := range 600 {
+		err := db.Write(ctx, func(tx *store.Tx) error {
+			id := fmt.Sprint("i", 1+r.IntN(num+1))
+			switch r.IntN(12) {
+			case 0:
+				others++
+				num++
+				return insert(ctx, tx, &Instance{ID: fmt.Sprint("i", num), ProjectID: "p", FleetID: fleets[num%2], Num: num, Name: "i", Status: api.InstanceIdle, Blocks: 2, CreatedAt: time.UnixMicro(1)})
+			case 1:
+				others++
+				_, err := tx.ExecContext(ctx, `UPDATE instance SET unreachable = NOT unreachable, version = version + 1 WHERE id = $1`, id)
+				return err
+			case 2:
+				others++
+				_, err := tx.ExecContext(ctx, `UPDATE instance SET fleet_id = CASE fleet_id WHEN 'f0' THEN 'f1' ELSE 'f0' END, version = version + 1 WHERE id = $1`, id)
+				return err
+			case 3:
+				undos++
+				return errors.Join(flip(tx, id, true), undone)
+			}
+			own++
+			return errors.Join(flip(tx, id, r.IntN(20) == 0), flip(tx, "i1", false))
+		})
+		if err != nil && !errors.Is(err, undone) {
+			t.Fatal(err)
+		}
+		if r.IntN(3) == 0 {
+			looks++
+			look(fmt.Sprint("step ", step))
+		}
+	}
+	if own < 100 || others < 50 || undos < 20 || looks < 100 || q.texts > looks*9/10 {
+		t.Errorf("%d writes of its own, %d of others, %d undone, %d looks of which %d read: the test shows little", own, others, undos, looks, q.texts)
+	}
+	look("before the last")
+	before := q.texts
+	for n := range 20 {
+		if err := db.Write(ctx, func(tx *store.Tx) error { return flip(tx, fmt.Sprint("i", num-n), n == 7) }); err != nil {
+			t.Fatal(err)
+		}
+		look("at the end")
+	}
+	if q.texts != before {
+		t.Errorf("versions were read %d times for 20 writes of its own", q.texts-before)
+	}
+	for range 20 { // those that share a commit tell of it in any order
+		var all sync.WaitGroup
+		for n := range 8 {
+			all.Go(func() {
+				if err := db.Write(ctx, func(tx *store.Tx) error { return flip(tx, fmt.Sprint("i", num-n), false) }); err != nil {
+					t.Error(err)
+				}
+				if _, err := s.InFleets(ctx, db.Read(), fleets...); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+		look("after many at once")
+	}
+}
+
+// A fleet at which nobody looks is not followed for ever.
+func TestWritesThatNobodyLooksAt(t *testing.T) {
+	db := storetest.SQLite(t)
+	ctx, s := t.Context(), &Service{Config: Config{DB: db}, known: newKnown()}
+	stored(t, db, "i")
+	for _, writes := range []int{maxWritten, maxWritten + 1} {
+		q := &counted{Querier: db.Read(), reading: func() {}}
+		if _, err := s.InFleets(ctx, q, "f"); err != nil {
+			t.Fatal(err)
+		}
+		q.texts = 0
+		for range writes {
+			err := db.Write(ctx, func(tx *store.Tx) error {
+				i, err := s.Get(ctx, tx, "i")
+				i.Unreachable = !i.Unreachable
+				return errors.Join(err, s.update(ctx, tx, &i))
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		list, err := s.InFleets(ctx, q, "f")
+		if err != nil || len(list["f"]) != 1 {
+			t.Errorf("%d instances, %v", len(list["f"]), err)
+		}
+		if want := writes - maxWritten; q.texts != want {
+			t.Errorf("after %d writes versions were read %d times, want %d", writes, q.texts, want)
+		}
+	}
+}
+
+// stored stores an instance of the fleet f.
+func stored(t *testing.T, db *store.DB, id string) {
 	t.Helper()
 	err := db.Write(t.Context(), func(tx *store.Tx) error {
 		return insert(t.Context(), tx, &Instance{ID: id, ProjectID: "p", FleetID: "f", Num: int(id[0]), Name: id, Status: api.InstanceIdle, CreatedAt: time.UnixMicro(1)})
