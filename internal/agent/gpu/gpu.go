@@ -206,6 +206,13 @@ func NewLocks(gpus []agentapi.GPU) *Locks {
 	return &Locks{gpus: gpus, owner: map[string]string{}}
 }
 
+// Set replaces the accelerators that there are. What tasks hold stays theirs.
+func (l *Locks) Set(gpus []agentapi.GPU) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gpus = gpus
+}
+
 // Acquire gives n free accelerators to a task, all free ones for -1. What the task holds
 // already comes first, and is all for -1: its container may have been made with it.
 func (l *Locks) Acquire(task string, n int) ([]agentapi.GPU, error) {

@@ -42,7 +42,7 @@ type taskText struct {
 // grant brings what a listener wishes until end is called. On hosts without GPUs of NVIDIA that is
 // nothing.
 func (s *Shim) grant(wish agentapi.Wish) (checks <-chan agentapi.Health, texts <-chan []taskText, end func()) {
-	if s.host.GPUVendor != "nvidia" {
+	if s.gpuVendor() != "nvidia" {
 		return nil, nil, func() {}
 	}
 	ctx, cancel := context.WithCancel(s.ctx)

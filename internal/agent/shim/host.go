@@ -50,20 +50,23 @@ func (s *Shim) describe(ctx context.Context) error {
 	}
 	h.Memory = int64(info.Totalram) * int64(info.Unit)
 	h.Addresses, h.DefaultAddress = addresses()
-	detect := s.Detect
-	if detect == nil {
-		detect = gpu.Detect
-	}
-	found := detect(ctx)
+	found := s.Detect(ctx)
+	s.looked = time.Now()
 	h.GPUVendor, h.GPUs = found.Vendor, found.GPUs
-	if found.Problem != "" {
-		h.Warnings = append(h.Warnings, found.Problem)
-	}
 	if h.Runtime == "process" {
 		h.Warnings = append(h.Warnings, "no container engine answers: jobs run as plain processes, without their image")
 	}
 	s.host, s.gpus = h, gpu.NewLocks(h.GPUs)
+	s.mostGPUs = len(h.GPUs)
+	s.setProblem(found.Problem)
 	return nil
+}
+
+// gpuVendor is "none" on hosts without accelerators.
+func (s *Shim) gpuVendor() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.host.GPUVendor
 }
 
 // rootTimeout bounds the question for the engine's folder: while an engine hangs, the server can still have what
@@ -72,7 +75,13 @@ const rootTimeout = 2 * time.Second
 
 // hostNow adds what changes.
 func (s *Shim) hostNow() agentapi.HostInfo {
+	s.mu.Lock()
+	s.askedAgain()
 	h := s.host
+	if s.problem != "" {
+		h.Warnings = append([]string{s.problem}, h.Warnings...)
+	}
+	s.mu.Unlock()
 	root := s.Home
 	if d, ok := s.Runtime.(interface{ Root(context.Context) string }); ok {
 		ctx, cancel := context.WithTimeout(s.ctx, rootTimeout)

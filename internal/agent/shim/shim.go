@@ -55,21 +55,27 @@ func openLog(dir, name string) (LogFile, error) { return runner.OpenShared(dir, 
 // Shim is the agent of a host.
 type Shim struct {
 	Config
-	host     agentapi.HostInfo
 	gpus     *gpu.Locks
 	hostKeys hostKeys
 	dcgm     *dcgmSource
 
-	mu      sync.Mutex
-	tasks   map[string]*task
-	ended   *ended
-	changed chan struct{} // closed and replaced whenever a task or its log changed
-	seq     int64
-	streams map[*stream]bool
-	wg      sync.WaitGroup
-	ctx     context.Context // of the agent's life: tasks run under it
-	watcher *watcher
-	stop    context.CancelFunc
+	looking chan struct{} // has a value while somebody looks for accelerators
+	looked  time.Time     // when they had
+
+	mu       sync.Mutex
+	host     agentapi.HostInfo
+	problem  string        // with the accelerators, for people
+	mostGPUs int           // that there ever were
+	news     chan struct{} // closed when host has changed since it was asked for
+	tasks    map[string]*task
+	ended    *ended
+	changed  chan struct{} // closed and replaced whenever a task or its log changed
+	seq      int64
+	streams  map[*stream]bool
+	wg       sync.WaitGroup
+	ctx      context.Context // of the agent's life: tasks run under it
+	watcher  *watcher
+	stop     context.CancelFunc
 }
 
 // ErrRunning says that another agent runs on this home.
@@ -87,11 +93,14 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer unlock()
-	s := &Shim{Config: c, hostKeys: hostKeys{lookup: c.LookupUser}, tasks: map[string]*task{}, ended: newEnded(), streams: map[*stream]bool{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
+	s := &Shim{Config: c, hostKeys: hostKeys{lookup: c.LookupUser}, tasks: map[string]*task{}, ended: newEnded(), looking: make(chan struct{}, 1), news: make(chan struct{}), streams: map[*stream]bool{}, changed: make(chan struct{}), seq: time.Now().UnixMicro()}
 	s.ctx, s.stop = context.WithCancel(ctx)
 	defer s.stop()
 	if s.Inotify == nil {
 		s.Inotify = unix.InotifyInit1
+	}
+	if s.Detect == nil {
+		s.Detect = gpu.Detect
 	}
 	if s.OpenLog == nil {
 		s.OpenLog = openLog
@@ -116,6 +125,7 @@ func Run(ctx context.Context, c Config) error {
 	s.wg.Go(func() { s.watcher.run() })
 	s.wg.Go(func() { s.sample(s.ctx) })
 	s.wg.Go(func() { s.sweep(s.ctx) })
+	s.wg.Go(func() { s.lookForGPUs(s.ctx) })
 	srv := &http.Server{Handler: s.handler(), ReadHeaderTimeout: 30 * time.Second, BaseContext: func(net.Listener) context.Context { return s.ctx }}
 	context.AfterFunc(s.ctx, func() { srv.Close() })
 	s.Log.Info("agent started", "home", c.Home, "runtime", c.Runtime.Name())

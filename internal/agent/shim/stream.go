@@ -79,6 +79,9 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 		delete(s.streams, st)
 		s.mu.Unlock()
 	}()
+	s.mu.Lock()
+	news := s.news // then the server has to connect again, which begins with what host this is
+	s.mu.Unlock()
 	heartbeat := time.NewTicker(agentapi.HeartbeatEvery)
 	defer heartbeat.Stop()
 	wish := agentapi.WishOf(r.URL.Query())
@@ -116,6 +119,8 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		case <-r.Context().Done():
+			return
+		case <-news:
 			return
 		case <-s.ctx.Done():
 			return

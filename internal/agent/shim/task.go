@@ -251,6 +251,9 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 		return r, m
 	}
 	t.set(func(v *agentapi.Task) { v.State = agentapi.Preparing })
+	if t.spec.GPUs != 0 && s.lacksGPUs() {
+		s.look(ctx)
+	}
 	gpus, err := s.gpus.Acquire(t.spec.ID, t.spec.GPUs)
 	if err != nil {
 		return agentapi.ExecutorError, err.Error()
@@ -263,7 +266,7 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 	if err := s.hostKeys.add(t.spec.HostUser, t.spec.ID, t.spec.HostKeys); err != nil {
 		return agentapi.ExecutorError, "authorize the user's keys on the host: " + err.Error()
 	}
-	c := runtime.Container{ID: t.spec.ID, Name: t.spec.Name, Dir: t.jobDir(), Blobs: s.blobsDir(t.spec.ID), Spec: t.spec, GPUs: gpus, Vendor: s.host.GPUVendor}
+	c := runtime.Container{ID: t.spec.ID, Name: t.spec.Name, Dir: t.jobDir(), Blobs: s.blobsDir(t.spec.ID), Spec: t.spec, GPUs: gpus, Vendor: s.gpuVendor()}
 	if c.Spec.Mounts, err = prepareMounts(t.spec.Mounts); err != nil {
 		return agentapi.ExecutorError, "prepareInstanceMountPoints error: " + err.Error()
 	}
@@ -283,6 +286,9 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 		return r, m
 	}
 	if err := s.Runtime.Start(ctx, c); err != nil {
+		if len(gpus) > 0 {
+			s.look(ctx) // before others get them: one may have fallen off
+		}
 		return agentapi.CreatingContainerError, "createContainer error: " + err.Error()
 	}
 	return "", ""

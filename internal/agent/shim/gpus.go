@@ -1,0 +1,100 @@
+package shim
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"dstack/internal/agentapi"
+)
+
+const (
+	// firstLook is when accelerators are looked for again that were not there when the agent started; later looks
+	// are further apart, up to lookAtMost.
+	firstLook  = 5 * time.Second
+	lookAtMost = 10 * time.Minute
+	// justLooked is for how long a look need not be repeated.
+	justLooked = 3 * time.Second
+)
+
+// lookForGPUs looks again for as long as there may be more accelerators than are known: a driver may come up after
+// the agent, as on machines of clouds, and one that fell off may come back.
+func (s *Shim) lookForGPUs(ctx context.Context) {
+	for wait := firstLook; ; wait = min(2*wait, lookAtMost) {
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return
+		}
+		if s.lacksGPUs() {
+			s.look(ctx)
+		}
+	}
+}
+
+// lacksGPUs says that no accelerators are known, or fewer than there were.
+func (s *Shim) lacksGPUs() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.host.GPUs) == 0 || len(s.host.GPUs) < s.mostGPUs
+}
+
+// look asks once more which accelerators there are, unless somebody has just done so. A tool that lists none says
+// nothing of those that are known: it may be broken, or their driver busy.
+func (s *Shim) look(ctx context.Context) {
+	select {
+	case s.looking <- struct{}{}:
+		defer func() { <-s.looking }()
+	case <-ctx.Done():
+		return
+	}
+	if time.Since(s.looked) < justLooked {
+		return
+	}
+	found := s.Detect(ctx)
+	if ctx.Err() != nil {
+		return // and the tool may have been ended
+	}
+	s.looked = time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := s.host.GPUs
+	if len(was) == 0 && s.problem != found.Problem {
+		s.setProblem(found.Problem)
+	}
+	same := slices.EqualFunc(was, found.GPUs, func(a, b agentapi.GPU) bool { return a.ID == b.ID })
+	if len(found.GPUs) == 0 || same || len(was) > 0 && found.Vendor != s.host.GPUVendor {
+		return
+	}
+	s.mostGPUs = max(s.mostGPUs, len(found.GPUs))
+	s.setProblem("")
+	if lost := s.mostGPUs - len(found.GPUs); lost > 0 {
+		s.setProblem(fmt.Sprintf("%d of %d GPUs are not there any more", lost, s.mostGPUs))
+	}
+	s.Log.Info("a host's GPUs have changed", "vendor", found.Vendor, "were", len(was), "are", len(found.GPUs))
+	s.host.GPUVendor, s.host.GPUs = found.Vendor, found.GPUs
+	s.gpus.Set(found.GPUs)
+	select {
+	case <-s.news:
+	default:
+		close(s.news)
+	}
+}
+
+// setProblem says what is wrong with the accelerators. s.mu is held.
+func (s *Shim) setProblem(text string) {
+	s.problem = text
+	if text != "" {
+		s.Log.Warn("GPUs cannot be used", "problem", text)
+	}
+}
+
+// askedAgain makes the next change of the host news again. s.mu is held.
+func (s *Shim) askedAgain() {
+	select {
+	case <-s.news:
+		s.news = make(chan struct{})
+	default:
+	}
+}

@@ -1,0 +1,224 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/agent/gpu"
+	"dstack/internal/agentapi"
+)
+
+// rack is accelerators that come and go.
+type rack struct {
+	mu    sync.Mutex
+	ids   []string
+	looks int
+}
+
+func (r *rack) set(ids ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ids = ids
+}
+
+func (r *rack) detect(context.Context) gpu.Found {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.looks++
+	if len(r.ids) == 0 {
+		return gpu.Found{Vendor: "none", GPUs: []agentapi.GPU{}, Problem: "its tool lists none"}
+	}
+	found := gpu.Found{Vendor: "amd"}
+	for _, id := range r.ids {
+		found.GPUs = append(found.GPUs, agentapi.GPU{ID: id})
+	}
+	return found
+}
+
+func (r *rack) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.looks
+}
+
+// started runs an agent without its loops, which has looked once.
+func (r *rack) started(t *testing.T) *Shim {
+	t.Helper()
+	s := &Shim{Config: Config{Detect: r.detect, Log: slog.New(slog.DiscardHandler)}, looking: make(chan struct{}, 1), news: make(chan struct{}), looked: time.Now()}
+	found := r.detect(t.Context())
+	s.host.GPUVendor, s.host.GPUs, s.problem, s.mostGPUs = found.Vendor, found.GPUs, found.Problem, len(found.GPUs)
+	s.gpus = gpu.NewLocks(found.GPUs)
+	return s
+}
+
+func (s *Shim) gpuIDs() (ids []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, g := range s.host.GPUs {
+		ids = append(ids, g.ID)
+	}
+	return ids
+}
+
+// Where there are none the agent looks again, soon at first; with all of them there it looks no more.
+func TestLookForGPUs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rack{}
+		s := r.started(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan struct{})
+		go func() { defer close(done); s.lookForGPUs(ctx) }()
+		<-time.After(time.Minute)
+		if n := r.count(); n < 4 || n > 8 {
+			t.Errorf("%d looks in the first minute", n)
+		}
+		<-time.After(24 * time.Hour)
+		if n := r.count(); n > 24*6+10 {
+			t.Errorf("%d looks in a day", n)
+		}
+		r.set("a", "b")
+		<-time.After(lookAtMost + time.Second)
+		if got := s.gpuIDs(); !slices.Equal(got, []string{"a", "b"}) || s.problem != "" {
+			t.Errorf("they are there, the agent knows %q (%s)", got, s.problem)
+		}
+		before := r.count()
+		<-time.After(24 * time.Hour)
+		if n := r.count() - before; n != 0 {
+			t.Errorf("%d looks for more than all", n)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// What a look finds is believed as far as it can be.
+func TestLook(t *testing.T) {
+	for name, c := range map[string]struct {
+		was, is, want []string
+		problem       string
+	}{
+		"they come up":         {nil, []string{"a", "b"}, []string{"a", "b"}, ""},
+		"still none":           {nil, nil, nil, "its tool lists none"},
+		"one falls off":        {[]string{"a", "b"}, []string{"b"}, []string{"b"}, "1 of 2 GPUs are not there any more"},
+		"one is another":       {[]string{"a", "b"}, []string{"a", "c"}, []string{"a", "c"}, ""},
+		"the tool fails":       {[]string{"a", "b"}, nil, []string{"a", "b"}, ""},
+		"nothing has happened": {[]string{"a", "b"}, []string{"a", "b"}, []string{"a", "b"}, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &rack{ids: c.was}
+				s := r.started(t)
+				r.set(c.is...)
+				s.look(t.Context())
+				if got := s.gpuIDs(); !slices.Equal(got, c.was) {
+					t.Errorf("it looked again at once: %q", got)
+				}
+				<-time.After(justLooked)
+				s.look(t.Context())
+				if got := s.gpuIDs(); !slices.Equal(got, c.want) || s.problem != c.problem {
+					t.Errorf("the agent knows %q (%s), want %q (%s)", got, s.problem, c.want, c.problem)
+				}
+				told := false
+				select {
+				case <-s.news:
+					told = true
+				default:
+				}
+				if changed := !slices.Equal(c.was, c.want); told != changed {
+					t.Errorf("news: %v, want %v", told, changed)
+				}
+			})
+		})
+	}
+}
+
+// A look that hangs in the driver holds up no task that somebody ends.
+func TestLookThatHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rack{}
+		s := r.started(t)
+		hangs := make(chan struct{})
+		s.Detect = func(context.Context) gpu.Found { <-hangs; return gpu.Found{} }
+		<-time.After(justLooked)
+		go s.look(t.Context())
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s.look(ctx)
+		if !errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			t.Error("two look at a time")
+		}
+		close(hangs)
+	})
+}
+
+// A job gets accelerators whose driver came up after the agent, and the server hears of them by an end of its stream.
+func TestDriverAfterTheAgent(t *testing.T) {
+	t.Parallel() // it waits
+	r := &rack{}
+	a := run(t, newHome(t), newEngine(), func(c *Config) { c.Detect = r.detect })
+	info, err := a.Host(t.Context())
+	if err != nil || info.GPUVendor != "none" || len(info.GPUs) != 0 || !slices.Equal(info.Warnings, []string{"its tool lists none"}) {
+		t.Fatalf("before: %+v (%v)", info, err)
+	}
+	early, late := a.running(), spec()
+	e := a.listen()
+	e.until("the task is told", func() bool { return len(e.heard()) > 0 })
+	r.set("a", "b")
+	select {
+	case <-e.done:
+	case <-time.After(20 * time.Second):
+		t.Fatal("the stream goes on")
+	}
+	deaf := a.listen()
+	select {
+	case <-deaf.done: // nobody has asked yet
+	case <-time.After(20 * time.Second):
+		t.Error("a stream that was opened before the server asked again goes on")
+	}
+	info, err = a.Host(t.Context())
+	if err != nil || info.GPUVendor != "amd" || len(info.GPUs) != 2 || len(info.Warnings) != 0 {
+		t.Errorf("after: %+v (%v)", info, err)
+	}
+	late.GPUs = 2
+	a.put(late)
+	if v := a.reaches(late.ID, agentapi.Running); !slices.Equal(v.GPUs, []string{"a", "b"}) {
+		t.Errorf("the job holds %q", v.GPUs)
+	}
+	if v := a.get(early.ID); v.State != agentapi.Running {
+		t.Errorf("the job before: %+v", v)
+	}
+	again := a.listen()
+	again.until("the stream tells all", func() bool { return len(again.heard()) >= 2 })
+}
+
+// One that fell off is given to one job, which cannot start, and not to the next.
+func TestGPUThatFellOff(t *testing.T) {
+	t.Parallel() // it waits
+	r := &rack{ids: []string{"a", "b"}}
+	e := newEngine()
+	a := run(t, newHome(t), e, func(c *Config) { c.Detect = r.detect })
+	<-time.After(justLooked)
+	r.set("b")
+	e.setGate(func(_ context.Context, call, _ string) error {
+		if call == "create" {
+			return errors.New("nvidia-container-cli: device error: a: unknown device")
+		}
+		return nil
+	})
+	first, second := spec(), spec()
+	first.GPUs, second.GPUs = 1, 1
+	a.put(first)
+	a.reaches(first.ID, agentapi.Terminated)
+	e.setGate(nil)
+	a.put(second)
+	if v := a.reaches(second.ID, agentapi.Running); !slices.Equal(v.GPUs, []string{"b"}) {
+		t.Errorf("the next job holds %q", v.GPUs)
+	}
+}
