@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"dstack/internal/agent/sshd"
 	"dstack/internal/agentapi"
 )
@@ -367,10 +369,26 @@ func exitOf(err error) ending {
 	}
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
-		code := exit.ExitCode() // -1 when killed by a signal
-		return ending{reason: agentapi.ContainerExitedWithError, exit: &code}
+		code := exit.ExitCode() // -1 when killed by a signal, as published runners say it
+		end := ending{reason: agentapi.ContainerExitedWithError, exit: &code}
+		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
+			end.message = "The command was ended by " + SignalText(status.Signal())
+		}
+		return end
 	}
 	return ending{reason: agentapi.ContainerExitedWithError, message: err.Error()}
+}
+
+// SignalText names a signal for people.
+func SignalText(s syscall.Signal) string {
+	text := fmt.Sprintf("signal %d", int(s))
+	if name := unix.SignalName(s); name != "" {
+		text += " (" + name + ")"
+	}
+	if s == syscall.SIGKILL {
+		text += ", which is usually a lack of memory"
+	}
+	return text
 }
 
 // lookPath finds a program on the job's PATH, not on ours.

@@ -136,7 +136,8 @@ func TestEndings(t *testing.T) {
 	}{
 		{name: "exit 0", spec: sh("echo hi"), want: State{Reason: agentapi.DoneByRunner, ExitStatus: code(0)}, log: "hi\n"},
 		{name: "exit 3", spec: sh("echo hi; exit 3"), want: State{Reason: agentapi.ContainerExitedWithError, ExitStatus: code(3)}, log: "hi\n"},
-		{name: "a signal", spec: sh("kill -9 $$"), want: State{Reason: agentapi.ContainerExitedWithError, ExitStatus: code(-1)}},
+		{name: "a signal", spec: sh("kill -9 $$"), want: State{Reason: agentapi.ContainerExitedWithError, Message: "The command was ended by signal 9 (SIGKILL), which is usually a lack of memory", ExitStatus: code(-1)}},
+		{name: "another signal", spec: sh("kill -SEGV $$"), want: State{Reason: agentapi.ContainerExitedWithError, Message: "The command was ended by signal 11 (SIGSEGV)", ExitStatus: code(-1)}},
 		{name: "no such program", spec: agentapi.JobSpec{Command: []string{"no-such-program"}}, want: State{Reason: agentapi.ContainerExitedWithError, Message: "no-such-program: command not found"}, log: "no-such-program: command not found\n"},
 		{name: "nothing to run", want: State{Reason: agentapi.ExecutorError, Message: "Nothing to run: the job has no commands and its image no entrypoint"}},
 		{name: "somebody's home", spec: agentapi.JobSpec{WorkingDir: "~bob/x", Command: []string{"true"}}, want: State{Reason: agentapi.ExecutorError, Message: "Failed to set job working dir (~bob/x: `~username` syntax is not supported)"}},

@@ -25,7 +25,7 @@ type Container struct {
 
 // Exit is how a container ended.
 type Exit struct {
-	Code int
+	Code int    // -1 when it is not known
 	Tail string // its last own output, for people
 }
 

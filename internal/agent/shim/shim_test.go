@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"syscall"
@@ -362,12 +363,21 @@ func TestTask(t *testing.T) {
 
 // However a container ends without its runner's word, the task does.
 func TestContainerEnds(t *testing.T) {
+	code := func(n int) *int { return &n }
+	ends := func(exit runtime.Exit) func(*engine, string) { return func(e *engine, id string) { e.end(id, exit) } }
 	for name, c := range map[string]struct {
-		end  func(*engine, string)
-		want string
+		end    func(*engine, string)
+		want   string
+		status *int
 	}{
-		"by itself": {func(e *engine, id string) { e.end(id, runtime.Exit{Code: 2, Tail: "last words"}) }, "last words"},
-		"removed":   {func(e *engine, id string) { _ = e.Remove(context.Background(), id) }, ""},
+		"by itself":        {ends(runtime.Exit{Code: 2, Tail: "last words"}), "last words", code(2)},
+		"without a word":   {ends(runtime.Exit{Code: 2}), "the container ended with exit code 2, and its job has not said how it did", code(2)},
+		"by a signal":      {ends(runtime.Exit{Code: 139}), "the container was ended by signal 11 (SIGSEGV)", code(139)},
+		"nobody knows how": {ends(runtime.Exit{Code: -1}), "the job's runner ended and nobody knows how", nil},
+		"removed": {
+			func(e *engine, id string) { _ = e.Remove(context.Background(), id) },
+			"the container was ended by signal 9 (SIGKILL), which is usually a lack of memory", code(137),
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := run(t, newHome(t), newEngine())
@@ -380,7 +390,7 @@ func TestContainerEnds(t *testing.T) {
 				return b != nil && b.awaited
 			})
 			c.end(a.engine, s.ID)
-			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError || v.Message != c.want {
+			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.ContainerExitedWithError || v.Message != c.want || !reflect.DeepEqual(v.ExitStatus, c.status) {
 				t.Errorf("%+v", v)
 			}
 		})

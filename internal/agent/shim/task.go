@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"dstack/internal/agent/runner"
@@ -394,9 +396,27 @@ func (t *task) follow(ctx context.Context) {
 	case err != nil:
 		t.finish(agentapi.ExecutorError, err.Error(), nil)
 	default:
-		code := exit.Code
-		t.finish(agentapi.ContainerExitedWithError, exit.Tail, &code)
+		t.finish(agentapi.ContainerExitedWithError, cmp.Or(exit.Tail, exitText(exit.Code)), exitStatus(exit.Code))
 	}
+}
+
+// exitText is how a container ended whose runner has not said how its job did, for people.
+func exitText(code int) string {
+	switch {
+	case code < 0:
+		return "the job's runner ended and nobody knows how"
+	case code > 128 && code < 160: // as shells and engines put a signal
+		return "the container was ended by " + runner.SignalText(syscall.Signal(code-128))
+	}
+	return fmt.Sprintf("the container ended with exit code %d, and its job has not said how it did", code)
+}
+
+// exitStatus is the code of a container, nil when that is not known.
+func exitStatus(code int) *int {
+	if code < 0 {
+		return nil
+	}
+	return &code
 }
 
 // portsTimeout bounds the question for a container's ports.
