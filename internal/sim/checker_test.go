@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -62,6 +63,7 @@ type fact struct {
 	host  *agent
 	ended bool
 	why   string
+	exit  string // the code with which it ended by itself, "" for none
 	at    time.Time
 	asked agentapi.Terminate // its end was asked for, with this reason
 	log   []byte
@@ -321,6 +323,9 @@ func (c *checker) finished(t *task) {
 	defer c.mu.Unlock()
 	f := c.tasks[t.spec.ID]
 	f.ended, f.why, f.at = true, t.state.Reason, time.Now()
+	if t.state.ExitStatus != nil {
+		f.exit = strconv.Itoa(*t.state.ExitStatus)
+	}
 	c.w.trace.add("task", f.name+" "+t.spec.ID[:8], "ends: "+f.why)
 }
 

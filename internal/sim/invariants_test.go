@@ -29,7 +29,7 @@ var always = []invariant{
 
 // settled are the invariants of the time when the faults have stopped and everything had
 // time to settle.
-var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}, {"I13", servicesWhole}, {"I14", groupsUsed}, {"I18", nothingTooDear}, {"I19", hostsWhole}}
+var settled = []invariant{{"I1", noOrphan}, {"I5", nothingInBetween}, {"I9", costsEqualBill}, {"I13", servicesWhole}, {"I14", groupsUsed}, {"I18", nothingTooDear}, {"I19", hostsWhole}, {"I21", idleGivenBack}}
 
 // over are the invariants of the time when the user has ended everything and all had time to
 // go.
@@ -157,6 +157,11 @@ func noFalseDeath(s *state) (bad []string) {
 			if f == nil || !f.ended {
 				bad = append(bad, fmt.Sprintf("job %s has ended (%s), its task has not", j.name, j.reason))
 			}
+		}
+		if f != nil && (j.reason == "done_by_runner" || j.reason == "container_exited_with_error") && j.exit != f.exit {
+			bad = append(bad, fmt.Sprintf("job %s has the exit code %q, its task had %q", j.name, j.exit, f.exit))
+		}
+		switch j.reason {
 		case "instance_unreachable", "interrupted_by_no_capacity":
 			if f != nil && !f.ended && !s.lost(f.host, j) {
 				bad = append(bad, fmt.Sprintf("job %s ended with %s, its task runs on %s, which answers", j.name, j.reason, f.host.name))
@@ -290,6 +295,33 @@ func hostsWhole(s *state) (bad []string) {
 	}
 	for h, n := range has {
 		bad = append(bad, fmt.Sprintf("%d instances are host %s, which the user does not want", n, h))
+	}
+	return bad
+}
+
+// idleGivenBack is I21: when all is calm, a machine without jobs is kept for as long as it may be, unless its
+// fleet shall have it anyway.
+func idleGivenBack(s *state) (bad []string) {
+	const looks = 3 * time.Minute // until somebody looks
+	fleets, err := s.w.checks.reader.limits()
+	if err != nil {
+		return []string{err.Error()}
+	}
+	live := map[string]int{}
+	for _, inst := range s.instances {
+		switch inst.status {
+		case "pending", "provisioning", "idle", "busy":
+			live[inst.fleet]++
+		}
+	}
+	for _, inst := range s.instances {
+		may, known := fleets[inst.fleet]
+		if !known || inst.status != "idle" || inst.host != "" || may.idle < 0 || live[inst.fleet] <= may.least {
+			continue
+		}
+		if since := s.now.Sub(s.since["instance"+inst.id+inst.status]); since > may.idle+looks {
+			bad = append(bad, fmt.Sprintf("instance %s, which may be idle for %v, is idle for %v", inst.name, may.idle, since))
+		}
 	}
 	return bad
 }

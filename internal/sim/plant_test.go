@@ -70,6 +70,16 @@ func TestPlantedDefects(t *testing.T) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER INSERT ON main.job
 			       BEGIN UPDATE job SET data = json_remove(data, '$.spec.requirements.resources.gpu') WHERE id = NEW.id; END`)
 		},
+		// For how long a machine may be idle is forgotten when it is.
+		"keep idle machines": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF status ON main.instance WHEN NEW.status = 'idle'
+			       BEGIN UPDATE instance SET data = json_set(data, '$.idle_seconds', 86400), version = version + 1 WHERE id = NEW.id; END`)
+		},
+		// A job that failed is stored with the exit code of one that is done.
+		"lose an exit code": func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER UPDATE OF data ON main.job WHEN json_extract(NEW.data, '$.exit') > 0
+			       BEGIN UPDATE job SET data = json_set(data, '$.exit', 0), version = version + 1 WHERE id = NEW.id; END`)
+		},
 		// What a machine may cost is forgotten when it is wished for.
 		"keep a machine that is too dear": func(w *world, p *process) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER INSERT ON main.intent WHEN json_extract(NEW.doc, '$.max_price') IS NOT NULL

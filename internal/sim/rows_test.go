@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"time"
 
 	"github.com/ncruces/go-sqlite3"
 
@@ -51,6 +52,7 @@ type jobRow struct {
 	buyFrom                                          string // a time of RFC 3339, "" for at once
 	gpus                                             int    // of its place
 	spot                                             bool   // its place is of a spot instance
+	exit                                             string // its code, "" for none
 }
 
 func (j jobRow) finished() bool {
@@ -259,6 +261,21 @@ func (r *reader) allInstances(now *rows) error {
 	return nil
 }
 
+// limits are what a fleet of a cloud says of its size and for how long its machines may be idle.
+type limits struct {
+	least int
+	idle  time.Duration // negative: for ever
+}
+
+// limits returns those of the fleets that are not deleted, by id.
+func (r *reader) limits() (map[string]limits, error) {
+	all := map[string]limits{}
+	err := r.each(func(row *sqlite3.Stmt) {
+		all[row.ColumnText(0)] = limits{row.ColumnInt(1), time.Duration(row.ColumnInt64(2)) * time.Second}
+	}, `SELECT id, json_extract(data, '$.configuration.nodes.min'), COALESCE(json_extract(data, '$.configuration.idle_duration'), -1) FROM fleet WHERE NOT deleted`)
+	return all, err
+}
+
 func (r *reader) allJobs(now *rows) error {
 	var order, stale []string
 	err := r.each(func(row *sqlite3.Stmt) {
@@ -276,10 +293,10 @@ func (r *reader) allJobs(now *rows) error {
 			r.jobs[id] = jobRow{
 				id: id, run: row.ColumnText(0), status: row.ColumnText(1), instance: row.ColumnText(2), replica: row.ColumnInt(3), num: row.ColumnInt(4),
 				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8), deployment: row.ColumnInt(9),
-				project: row.ColumnText(10), buyFrom: row.ColumnText(11), gpus: row.ColumnInt(12), spot: row.ColumnBool(13),
+				project: row.ColumnText(10), buyFrom: row.ColumnText(11), gpus: row.ColumnInt(12), spot: row.ColumnBool(13), exit: row.ColumnText(14),
 			}
 		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment'), project_id, json_extract(data, '$.buy_from'),
-			json_array_length(data, '$.runtime.offer.instance.resources.gpus'), json_extract(data, '$.runtime.offer.instance.resources.spot')
+			json_array_length(data, '$.runtime.offer.instance.resources.gpus'), json_extract(data, '$.runtime.offer.instance.resources.spot'), json_extract(data, '$.exit')
 			FROM job WHERE id = ?`, id)
 		if err != nil {
 			return err
