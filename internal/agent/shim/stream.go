@@ -39,6 +39,8 @@ const (
 	readAgain = 10 * time.Second
 	// logPatience is how long the end of a task waits for a log that cannot be read.
 	logPatience = time.Minute
+	// logTurn is how much of a log is told before others have their turn, in bytes.
+	logTurn = 4 * agentapi.MaxLogChunk
 )
 
 // awaited says that the rest of a log may be had yet.
@@ -95,14 +97,21 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 		s.mu.Lock()
 		changed := s.changed
 		s.mu.Unlock()
-		if err := st.tell(); err != nil {
+		more, err := st.tell()
+		if err != nil {
 			return
+		}
+		var again chan struct{}
+		if more {
+			again = make(chan struct{})
+			close(again)
 		}
 		if http.NewResponseController(w).Flush() != nil {
 			return
 		}
 		select {
 		case <-changed:
+		case <-again:
 		case h := <-checks:
 			if st.send(agentapi.Event{Kind: agentapi.HealthEvent, Health: &h}, position{}) != nil {
 				return
@@ -128,7 +137,9 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (st *stream) tell() error {
+// tell says of each task what is new; more says that there is more yet: what a job has printed while no server
+// listened must not hold up what others do.
+func (st *stream) tell() (more bool, err error) {
 	tasks := st.shim.all()
 	if len(st.known) > 2*len(tasks)+100 { // of tasks that are deleted
 		st.forget(tasks)
@@ -146,26 +157,29 @@ func (st *stream) tell() error {
 			st.known[t.spec.ID] = c
 		}
 		state, version := t.snapshot()
-		if err := st.log(t, &c.jobLog, state.JobLog); err != nil {
-			return err
+		moreJob, err := st.log(t, &c.jobLog, state.JobLog)
+		if err != nil {
+			return false, err
 		}
-		if err := st.log(t, &c.ownLog, state.RunnerLog); err != nil {
-			return err
+		moreOwn, err := st.log(t, &c.ownLog, state.RunnerLog)
+		if err != nil {
+			return false, err
 		}
-		if state.State == agentapi.Terminated && (c.jobLog.awaited() || c.ownLog.awaited()) {
+		more = more || moreJob || moreOwn
+		if state.State == agentapi.Terminated && (moreJob || moreOwn || c.jobLog.awaited() || c.ownLog.awaited()) {
 			continue // with its end told, the server has the task deleted
 		}
 		if version != c.version {
 			c.version = version
 			if err := st.send(agentapi.Event{Kind: agentapi.TaskEvent, TaskID: t.spec.ID, Task: &state}, position{}); err != nil {
-				return err
+				return false, err
 			}
 		}
 		if err := st.metrics(t, c); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return nil
+	return more, nil
 }
 
 func (st *stream) forget(tasks []*task) {
@@ -178,40 +192,43 @@ func (st *stream) forget(tasks []*task) {
 	st.known = known
 }
 
-// log sends what a log has up to size. A log that cannot be read concerns its own job alone: it is tried again
-// now and then.
-func (st *stream) log(t *task, l *logCursor, size int64) error {
+// log sends what a log has up to size, as much as is its turn; more says that it has more. A log that cannot be read
+// concerns its own job alone: it is tried again now and then.
+func (st *stream) log(t *task, l *logCursor, size int64) (more bool, err error) {
 	if l.offset >= size || !l.failing.IsZero() && time.Since(l.tried) < readAgain {
-		return nil
+		return false, nil
 	}
 	f, err := st.shim.OpenLog(t.jobDir(), logFile(l.source))
 	switch {
 	case hostFault(err):
 		st.unreadable(t, l, err)
-		return nil
+		return false, nil
 	case err != nil:
-		return nil //nolint:nilerr // the job has removed its log, or put something else there
+		return false, nil //nolint:nilerr // the job has removed its log, or put something else there
 	}
 	defer f.Close()
-	for l.offset < size {
+	for turn := l.offset + logTurn; l.offset < size; {
+		if l.offset >= turn {
+			return true, nil
+		}
 		buf := make([]byte, min(size-l.offset, agentapi.MaxLogChunk))
 		n, err := f.ReadAt(buf, l.offset)
 		if n == 0 && err != nil && err != io.EOF {
 			st.unreadable(t, l, err)
-			return nil
+			return false, nil
 		}
 		l.failing = time.Time{}
 		if n == 0 {
-			return nil
+			return false, nil
 		}
 		end := l.offset + int64(n)
 		ev := agentapi.Event{Kind: agentapi.LogEvent, TaskID: t.spec.ID, Log: &agentapi.LogData{Source: l.source, Offset: l.offset, Data: buf[:n]}}
 		if err := st.send(ev, position{task: t.spec.ID, source: l.source, offset: end}); err != nil {
-			return err
+			return false, err
 		}
 		l.offset = end
 	}
-	return nil
+	return false, nil
 }
 
 // unreadable notes that a log cannot be read, and tells people the first time.

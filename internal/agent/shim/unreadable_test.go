@@ -71,7 +71,7 @@ func TestLogThatCannotBeRead(t *testing.T) {
 				st := &stream{shim: s, enc: json.NewEncoder(&out), known: map[string]*cursor{}}
 				told := func() map[string]string {
 					t.Helper()
-					if err := st.tell(); err != nil {
+					if _, err := st.tell(); err != nil {
 						t.Fatalf("the stream ends: %v", err)
 					}
 					all := map[string]string{}
@@ -104,5 +104,41 @@ func TestLogThatCannotBeRead(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// What one job has printed while nobody listened is told in turn with what others do, and before its end.
+func TestLongLogInTurns(t *testing.T) {
+	const size = 3*logTurn + 5
+	s := &Shim{tasks: map[string]*task{}, changed: make(chan struct{})}
+	s.Log = slog.New(slog.DiscardHandler)
+	s.OpenLog = func(string, string) (LogFile, error) {
+		return &disk{ReaderAt: strings.NewReader(strings.Repeat("x", size))}, nil
+	}
+	v := s.newTask(agentapi.TaskSpec{ID: uuid.NewString()})
+	v.state.State, v.state.JobLog = agentapi.Terminated, size
+	s.tasks[v.spec.ID] = v
+	var out bytes.Buffer
+	st := &stream{shim: s, enc: json.NewEncoder(&out), known: map[string]*cursor{}}
+	for turn, want := range []int{logTurn, logTurn, logTurn, 5} {
+		out.Reset()
+		more, err := st.tell()
+		if last := turn == 3; err != nil || more == last {
+			t.Errorf("turn %d: more %v (%v)", turn, more, err)
+		}
+		told, ended := 0, false
+		for d := json.NewDecoder(&out); d.More(); {
+			var e agentapi.Event
+			if err := d.Decode(&e); err != nil {
+				t.Fatal(err)
+			}
+			if e.Log != nil {
+				told += len(e.Log.Data)
+			}
+			ended = ended || e.Task != nil
+		}
+		if told != want || ended != (turn == 3) {
+			t.Errorf("turn %d tells %d bytes, the end %v, want %d", turn, told, ended, want)
+		}
 	}
 }
