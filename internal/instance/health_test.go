@@ -23,7 +23,7 @@ func TestClaimOfFailedGPUs(t *testing.T) {
 				if err := insert(t.Context(), tx, &inst); err != nil {
 					return err
 				}
-				_, err := s.Claim(t.Context(), tx, Claim{InstanceID: inst.ID, JobID: "j" + string(health), Blocks: 1})
+				_, err := s.Claim(t.Context(), tx, Claim{InstanceID: inst.ID, JobID: "j" + string(health), Blocks: 1, Of: 1})
 				return err
 			})
 			if err != nil && !errors.Is(err, store.ErrConflict) || (err == nil) != free {

@@ -65,6 +65,8 @@ type Data struct {
 	IdleSeconds int64 `json:"idle_seconds"`
 	// AutoBlocks is the fleet's "blocks: auto": the number follows from the hardware.
 	AutoBlocks bool `json:"auto_blocks,omitempty"`
+	// Split is how an instance that was made for a job and is that one's alone is to be shared; nil when it is.
+	Split *Split `json:"split,omitempty"`
 	// Next is what the SSH host becomes once this instance of it has gone, nil for nothing.
 	Next *NewHost `json:"next,omitempty"`
 	// Touched says that something was or may have been installed on an SSH host.
@@ -110,6 +112,12 @@ type NewHost struct {
 // address names the host as in SSHHost.
 func (h *NewHost) address() string {
 	return fmt.Sprintf("%s:%d", h.Remote.Host.Hostname, h.Remote.Host.Port)
+}
+
+// Split is a fleet's wish for blocks.
+type Split struct {
+	Blocks int  `json:"blocks"`
+	Auto   bool `json:"auto,omitempty"` // as the hardware is
 }
 
 // Endpoint is one SSH server and the keys to try there.
@@ -164,6 +172,7 @@ type Claim struct {
 	JobID      string
 	RunID      string // the job's
 	Blocks     int
+	Of         int // in how many parts the instance is shared
 }
 
 // Want describes an instance to be created for a job or as a node of a fleet.
@@ -179,6 +188,7 @@ type Want struct {
 	JobID       string // "" for a fleet node; otherwise the job holds the whole instance
 	RunID       string // the job's
 	Blocks      int    // in how many parts it may be shared, 0 for "auto"
+	Split       *Split // the same once it is more than the job's, nil for 1; see [Service.Share]
 	IdleSeconds int64  // -1 never
 	// SpareUntil is until when other offers than the first are left alone that could not be had lately.
 	SpareUntil time.Time

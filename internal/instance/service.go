@@ -105,7 +105,7 @@ func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, e
 		ID: uuid.NewString(), ProjectID: n.ProjectID, FleetID: n.FleetID,
 		Num: nums[0], Name: fmt.Sprintf("%s-%d", n.FleetName, nums[0]),
 		Status: api.InstancePending, CreatedAt: time.Now(), Blocks: n.Blocks,
-		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0, SpareUntil: n.SpareUntil},
+		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0, SpareUntil: n.SpareUntil, Split: n.Split},
 	}
 	if n.First != nil {
 		together, err := together(ctx, tx, inst, *n.First)
@@ -217,7 +217,7 @@ func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, e
 			return inst, nil // a repeated claim
 		}
 	}
-	if !inst.Live() || inst.Unreachable || inst.health() == api.Failure || inst.Blocks == 0 || inst.Busy()+c.Blocks > inst.Blocks {
+	if !inst.Live() || inst.Unreachable || inst.health() == api.Failure || inst.Blocks != c.Of || inst.Busy()+c.Blocks > inst.Blocks {
 		return Instance{}, fmt.Errorf("claim %d of %d blocks of instance %s: %w", c.Blocks, inst.Blocks, inst.Name, store.ErrConflict)
 	}
 	if err := assign(ctx, tx, &inst, Assignment{JobID: c.JobID, Blocks: c.Blocks}, c.RunID); err != nil {
@@ -257,6 +257,9 @@ func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID s
 		return Instance{}, err
 	}
 	inst.Assignments = kept
+	if len(kept) == 0 {
+		inst.split()
+	}
 	inst.LastJobAt = time.Now()
 	was := inst.Status
 	if len(kept) == 0 && was == api.InstanceBusy {

@@ -42,7 +42,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 	text, blocks := "", n.Offer.TotalBlocks
 	var on event.Target
 	if n.Host != "" {
-		inst, err := s.Instances.Claim(ctx, tx, instance.Claim{InstanceID: n.Host, JobID: j.ID, RunID: r.ID, Blocks: n.Blocks})
+		inst, err := s.Instances.Claim(ctx, tx, instance.Claim{InstanceID: n.Host, JobID: j.ID, RunID: r.ID, Blocks: n.Blocks, Of: n.Offer.TotalBlocks})
 		if err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 		}
 		offer := n.Offer
 		inst, err := s.Instances.Create(ctx, tx, instance.Want{
-			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, Cluster: f.Cluster(), JobID: j.ID, RunID: r.ID, Blocks: 1, IdleSeconds: idle(n.Ask), SpareUntil: j.Data.BuyFrom,
+			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, Cluster: f.Cluster(), JobID: j.ID, RunID: r.ID, Blocks: 1, Split: split(f), IdleSeconds: idle(n.Ask), SpareUntil: j.Data.BuyFrom,
 		})
 		if err != nil {
 			return err
@@ -86,6 +86,15 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 		s.changed(r.ID)
 	})
 	return nil
+}
+
+// split is how new instances of a fleet are shared.
+func split(f fleet.Fleet) *instance.Split {
+	b := f.Spec.Configuration.Blocks
+	if !b.Auto && b.N <= 1 {
+		return nil
+	}
+	return &instance.Split{Blocks: b.N, Auto: b.Auto}
 }
 
 // roomIn checks in the transaction that a fleet may grow: its limit or its instances may
@@ -164,12 +173,16 @@ func runtimeData(n scheduler.Node, blocks int, whole api.NetworkMode) *api.JobRu
 	o := n.Offer
 	d := &api.JobRuntimeData{NetworkMode: whole, VolumeNames: []string{}, Offer: &o}
 	if n.Blocks < blocks {
-		res := o.Instance.Resources
-		gpus, cpus, mem := len(res.Gpus), float64(res.CPUs), config.Memory(float64(res.MemoryMiB)/1024)
-		d.NetworkMode, d.GPU, d.CPU, d.Memory = api.NetworkBridge, &gpus, &cpus, &mem
+		limit(d, o.Instance.Resources)
 	}
 	if string(o.Backend) == "local" {
 		d.NetworkMode = api.NetworkBridge // several servers and users share this machine's ports
 	}
 	return d
+}
+
+// limit has a job use no more of its instance than its share.
+func limit(d *api.JobRuntimeData, share api.Resources) {
+	gpus, cpus, mem := len(share.Gpus), float64(share.CPUs), config.Memory(float64(share.MemoryMiB)/1024)
+	d.NetworkMode, d.GPU, d.CPU, d.Memory = api.NetworkBridge, &gpus, &cpus, &mem
 }

@@ -198,6 +198,11 @@ func (s *Service) commitJob(ctx context.Context, it engine.Item, d *JobDecision,
 				tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
 			}
 		}
+		if d.Share != (share{}) {
+			if err := s.Instances.Share(ctx, tx, j.InstanceID, j.ID, d.Share.blocks, d.Share.of); err != nil {
+				return err
+			}
+		}
 		if d.Release {
 			if err := s.release(ctx, tx, j); err != nil {
 				return err

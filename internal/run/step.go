@@ -7,8 +7,10 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/config"
 	"dstack/internal/instance"
 	"dstack/internal/jobspec"
+	"dstack/internal/scheduler"
 )
 
 const (
@@ -96,8 +98,9 @@ type JobDecision struct {
 	Changed bool
 	Effects []Effect
 	Events  []string
-	Release bool // give the instance's blocks back in the same transaction
-	Probe   bool // it is to be found out how a replica of a service is
+	Release bool  // give the instance's blocks back in the same transaction
+	Share   share // of the instance, for all of it that the job held, in the same transaction; zero for all
+	Probe   bool  // it is to be found out how a replica of a service is
 	Again   time.Time
 }
 
@@ -152,6 +155,7 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 			return
 		}
 		if !d.Job.Data.Sent { // recorded before it is done
+			d.share(s.Instance)
 			d.Job.Data.Sent = true
 			d.Changed = true
 		}
@@ -183,6 +187,31 @@ func (d *JobDecision) on(inst *instance.Instance, jpd api.JobProvisioningData) {
 		c, o := *rt, *inst.Data.Offer
 		c.Offer = &o
 		d.Job.Data.Runtime = &c
+	}
+}
+
+// A share is so many parts of an instance.
+type share struct{ blocks, of int }
+
+// share leaves to others what a job does not need of the instance that was made for it, as it would get no more
+// of one that is there already. Nodes of a cluster keep whole ones.
+func (d *JobDecision) share(inst *instance.Instance) {
+	parts, rt := inst.Parts(), d.Job.Data.Runtime
+	if parts < 2 || rt == nil || rt.Offer == nil || d.Job.Data.Spec.JobsPerReplica > 1 {
+		return
+	}
+	whole := inst.Data.Provisioning.InstanceType
+	for n := 1; n < parts; n++ {
+		o := *rt.Offer
+		o.Instance, o.Blocks, o.TotalBlocks = whole, n, parts
+		o.Instance.Resources = scheduler.Share(whole.Resources, n, parts)
+		if scheduler.Fits(api.Requirements{Resources: d.Job.Data.Spec.Requirements.Resources}, config.ProfileParams{}, o) == "" {
+			c := *rt
+			c.Offer = &o
+			limit(&c, o.Instance.Resources)
+			d.Job.Data.Runtime, d.Share = &c, share{n, parts}
+			return
+		}
 	}
 }
 
