@@ -5,6 +5,7 @@ package e2e
 import (
 	"fmt"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -73,4 +74,32 @@ func TestSudoUserAndSharedHost(t *testing.T) {
 	w.must("stop", "-x", "-y", "one")
 	w.must("stop", "-x", "-y", "two")
 	noTraces(t, w, m)
+}
+
+// TestHostOfAnotherServer adds a host to a second server while the first has a run on it, and takes it away
+// again: the run goes on. When the first server is gone and its agent is taken off, the host is the second's.
+func TestHostOfAnotherServer(t *testing.T) {
+	first, second := newWorld(t), newWorld(t)
+	m := first.startHost(hostOptions{})
+	m.out("sh", "-c", "echo '"+strings.TrimSpace(second.publicKey)+"' >>/root/.ssh/authorized_keys")
+	first.fleetOf("boxes", m, "")
+	first.write("task.dstack.yml", "type: task\nname: long\nimage: job:1\ncommands:\n  - while true; do sleep 1; done\n"+anyResources)
+	first.must("apply", "-y", "-d", "-f", "task.dstack.yml")
+	first.waitStatus("long", "running")
+	ours := m.out("ls", "-l", "--full-time", "/usr/local/bin/dstack-agent")
+
+	fleet := second.write("taken.dstack.yml", fmt.Sprintf("type: fleet\nname: taken\nssh_config:\n  user: root\n  identity_file: %s\n  hosts:\n    - %s\n", second.key, m.Addr))
+	second.must("apply", "-y", "-d", "-f", fleet)
+	eventually(t, 60*time.Second, "the second server says whose the host is", func() bool {
+		return strings.Contains(second.run("event", "--within-fleet", "taken").Out, "belongs to another dstack server")
+	})
+	second.must("fleet", "delete", "-y", "taken")
+	eventually(t, 60*time.Second, "the second server has no fleet", func() bool { return !strings.Contains(second.run("fleet").Out, "taken") })
+	if len(m.containers()) != 1 || first.runStatus("long") != "running" || m.out("ls", "-l", "--full-time", "/usr/local/bin/dstack-agent") != ours {
+		t.Errorf("the first server's run is %s in containers %v, the agent is\n%s, was\n%s", first.runStatus("long"), m.containers(), m.out("ls", "-l", "--full-time", "/usr/local/bin/dstack-agent"), ours)
+	}
+
+	first.stopServer(syscall.SIGKILL)
+	m.out("/usr/local/bin/dstack-agent", "uninstall")
+	second.fleetOf("taken", m, "")
 }
