@@ -44,9 +44,17 @@ func (w *watcher) add(id, dir string) {
 	}
 	wd, err := unix.InotifyAddWatch(w.fd, dir, unix.IN_MODIFY|unix.IN_MOVED_TO|unix.IN_CREATE)
 	if err != nil {
-		return // the periodic look finds its changes
+		return // all processes of root share so many: the periodic look finds its changes
 	}
 	w.ids[int32(wd)], w.wds[id] = id, int32(wd)
+}
+
+// watches says that the kernel reports changes of a task.
+func (w *watcher) watches(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	_, ok := w.wds[id]
+	return ok
 }
 
 func (w *watcher) remove(id string) {
@@ -116,29 +124,31 @@ func (s *Shim) fileChanged(id string) {
 }
 
 const (
-	// lookEvery is the time between two looks at every task, lookSoon where the kernel reports nothing.
+	// lookEvery is the time between two looks at every task, lookSoon at those of which the kernel reports nothing.
 	lookEvery = 10 * time.Second
 	lookSoon  = time.Second
 )
 
 // sample looks at every task now and then, in case a report of the kernel was lost.
 func (s *Shim) sample(ctx context.Context) {
-	every := lookEvery
-	if s.watcher.file == nil {
-		every = lookSoon
-	}
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(lookSoon)
 	defer tick.Stop()
-	for {
+	for n := 1; ; n++ {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
+		every := n%int(lookEvery/lookSoon) == 0
 		for _, t := range s.all() {
-			if state, _ := t.snapshot(); state.State == agentapi.Running {
-				s.fileChanged(t.spec.ID)
+			watched := s.watcher.watches(t.spec.ID)
+			if state, _ := t.snapshot(); state.State != agentapi.Running || watched && !every {
+				continue
 			}
+			if !watched && every { // others may have given some back
+				s.watcher.add(t.spec.ID, t.jobDir())
+			}
+			s.fileChanged(t.spec.ID)
 		}
 	}
 }
