@@ -185,6 +185,9 @@ func dockerRestarts(t *testing.T, w *world, m *machine, fleet string) {
 	if got := w.waitStatus("engine", "failed", "done", "terminated"); got != "failed" {
 		t.Errorf("status %q of a run whose container was ended, want failed", got)
 	}
+	if why := w.must("event", "--within-run", "engine").Out; !strings.Contains(why, "CONTAINER_EXITED_WITH_ERROR") {
+		t.Errorf("it did not fail as one that is retried where errors are:\n%s", why)
+	}
 	if logs := w.must("logs", "engine").Out; !strings.Contains(logs, "tick-3-") {
 		t.Errorf("the log is gone:\n%s", logs)
 	}

@@ -116,6 +116,9 @@ const endOfInput = 4
 type interrupted struct {
 	program string // of the process, see [program]
 	lost    bool   // perhaps: by a shell that was starting
+	// begun is the process group of a command that was still a copy of the shell when it got the interrupt, 0
+	// for none: what it becomes knows nothing of it.
+	begun int
 }
 
 // interrupt sends SIGINT to the process, and to the command that a shell with job control
@@ -124,14 +127,22 @@ func (c *child) interrupt() interrupted {
 	asked := interrupted{program: program(c.cmd.Process.Pid)}
 	_ = c.cmd.Process.Signal(syscall.SIGINT) // it may have ended
 	if group := c.foreground(); group > 0 {
-		_ = syscall.Kill(-group, syscall.SIGINT)
+		asked.command(group)
 	} else {
 		asked.lost = time.Since(c.started) < young
 	}
 	return asked
 }
 
-// interruptNext sends SIGINT to what came after a shell that has lost it: what the shell has
+// command sends SIGINT to a command of the shell.
+func (i *interrupted) command(group int) {
+	if i.program != "" && program(group) == i.program {
+		i.begun = group
+	}
+	_ = syscall.Kill(-group, syscall.SIGINT)
+}
+
+// interruptNext sends SIGINT to what came after a shell that has lost it: what the shell or its copy has
 // become, or the first command that it started. Everybody else gets one only once: many a
 // program takes the second for an order to drop everything.
 func (c *child) interruptNext(asked *interrupted) {
@@ -139,9 +150,13 @@ func (c *child) interruptNext(asked *interrupted) {
 		asked.program = now
 		_ = c.cmd.Process.Signal(syscall.SIGINT)
 	}
+	if now := program(asked.begun); asked.begun > 0 && now != "" && !isStill(asked.program, now) {
+		_ = syscall.Kill(-asked.begun, syscall.SIGINT)
+		asked.begun = 0
+	}
 	if group := c.foreground(); group > 0 && asked.lost {
 		asked.lost = false
-		_ = syscall.Kill(-group, syscall.SIGINT)
+		asked.command(group)
 	}
 }
 

@@ -33,7 +33,7 @@ func (r *runner) run(ctx context.Context) ending {
 	case req := <-r.stop:
 		return ending{reason: req.Reason, message: req.Message}
 	case <-ctx.Done():
-		return toldToEnd()
+		return endedFromOutside()
 	}
 	defer s.cleanup()
 	if s.failed != nil {
@@ -354,12 +354,15 @@ func (r *runner) await(ctx context.Context, c *child, quota <-chan error) ending
 		return ending{reason: agentapi.MaxDurationExceeded, message: "Max duration exceeded"}
 	case <-ctx.Done():
 		c.end(5*time.Second, r.stop)
-		return toldToEnd()
+		return endedFromOutside()
 	}
 }
 
-func toldToEnd() ending {
-	return ending{reason: agentapi.TerminatedByServer, message: "The runner was told to end"}
+// endedFromOutside is the end of a job whose container or host is ended by somebody else, who sends a signal
+// first: dstack itself never does. It is a failure like that of a container that was killed, so that the job
+// is retried where errors are.
+func endedFromOutside() ending {
+	return ending{reason: agentapi.ContainerExitedWithError, message: "The container was ended by its host: the host or its container engine was stopped or restarted"}
 }
 
 func exitOf(err error) ending {

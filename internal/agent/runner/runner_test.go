@@ -28,6 +28,7 @@ type job struct {
 	t    *testing.T
 	dir  string
 	done chan int
+	term context.CancelFunc // what a signal does
 }
 
 func start(t *testing.T, spec agentapi.JobSpec) *job {
@@ -50,8 +51,8 @@ func writeSpec(t *testing.T, dir string, spec agentapi.JobSpec) {
 
 func startIn(t *testing.T, dir string) *job {
 	t.Helper()
-	j := &job{t: t, dir: dir, done: make(chan int, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
+	j := &job{t: t, dir: dir, done: make(chan int, 1), term: cancel}
 	go func() {
 		j.done <- Main(ctx, Config{Dir: dir, Blobs: filepath.Join(dir, "blobs"), Listen: "127.0.0.1", Log: slog.New(slog.DiscardHandler)})
 	}()
@@ -238,6 +239,23 @@ func TestStopYoung(t *testing.T) {
 				})
 			}
 		}
+	}
+}
+
+// TestStopBegun stops a job while the shell's copy of itself is about to become the command: what it becomes
+// knows nothing of the interrupt.
+func TestStopBegun(t *testing.T) {
+	bash, err := exec.LookPath("bash")
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := start(t, agentapi.JobSpec{Command: []string{bash, "-i", "-c", "(trap : INT; echo ready; sleep 1; exec sleep 60); sleep 60"}})
+	j.printed("ready")
+	begin := time.Now()
+	j.stop(agentapi.Terminate{Grace: 50, Reason: agentapi.TerminatedByUser})
+	j.wait()
+	if took := time.Since(begin); took > 20*time.Second {
+		t.Errorf("took %v", took)
 	}
 }
 
@@ -509,4 +527,15 @@ func TestLinger(t *testing.T) {
 		j.stop(agentapi.Terminate{Reason: agentapi.TerminatedByUser})
 		ended(t, j)
 	})
+}
+
+// A container that its engine or its host ends has failed: nobody has asked for the end of the job.
+func TestEndedFromOutside(t *testing.T) {
+	j := start(t, agentapi.JobSpec{Command: []string{"/bin/sh", "-c", "echo begun; sleep 60"}})
+	j.printed("begun")
+	j.term()
+	s, _ := j.wait()
+	if s.Reason != agentapi.ContainerExitedWithError || !strings.Contains(s.Message, "ended by its host") {
+		t.Errorf("the job has ended with %s, %q", s.Reason, s.Message)
+	}
 }
