@@ -11,27 +11,28 @@ import (
 	"dstack/internal/store/storetest"
 )
 
-// TestUnused has jobs with two GPUs send samples for 25 hours, as a server that keeps them for so long
-// has them.
+// TestUnused has jobs with two GPUs send samples for hours, one for longer than a day, as a server that keeps
+// them for so long has them.
 func TestUnused(t *testing.T) {
 	const least = 10
 	type use [2]int // percent of each GPU, -1 for a GPU that is not told of
 	idle, half, busy := use{0, 9}, use{9, 10}, use{50, 10}
 	for name, tt := range map[string]struct {
+		hours  float64
 		use    func(hour float64) use
 		window time.Duration
 		want   bool
 	}{
-		"nothing to do for the last hour":         {func(h float64) use { return pick(h < 20, busy, idle) }, time.Hour, true},
-		"one GPU has nothing to do":               {func(float64) use { return half }, time.Hour, true},
-		"both have":                               {func(float64) use { return busy }, time.Hour, false},
-		"one after the other":                     {func(h float64) use { return pick(h < 24.5, use{0, 50}, use{50, 0}) }, time.Hour, false},
-		"nothing to do for longer than a day":     {func(h float64) use { return pick(h < 0.2, busy, idle) }, 24*time.Hour + 30*time.Minute, true},
-		"but for a moment at its begin":           {func(h float64) use { return pick(h > 0.55 && h < 0.6, busy, idle) }, 24*time.Hour + 30*time.Minute, false},
-		"for as long as it runs, which is less":   {func(float64) use { return idle }, 26 * time.Hour, false},
-		"one GPU is not told of":                  {func(h float64) use { return pick(h < 24.5, use{0, -1}, use{50, 0}) }, time.Hour, false},
-		"one GPU is not told of, the other idles": {func(float64) use { return use{0, -1} }, time.Hour, true},
-		"no GPU at all":                           {func(float64) use { return use{-1, -1} }, time.Hour, false},
+		"nothing to do for the last hour":         {2, func(h float64) use { return pick(h < 0.9, busy, idle) }, time.Hour, true},
+		"one GPU has nothing to do":               {2, func(float64) use { return half }, time.Hour, true},
+		"both have":                               {2, func(float64) use { return busy }, time.Hour, false},
+		"one after the other":                     {2, func(h float64) use { return pick(h < 1.5, use{0, 50}, use{50, 0}) }, time.Hour, false},
+		"but for a moment at its begin":           {2, func(h float64) use { return pick(h > 1.05 && h < 1.1, busy, idle) }, time.Hour, false},
+		"nothing to do for longer than a day":     {25, func(h float64) use { return pick(h < 0.2, busy, idle) }, 24*time.Hour + 30*time.Minute, true},
+		"for as long as it runs, which is less":   {2, func(float64) use { return idle }, 3 * time.Hour, false},
+		"one GPU is not told of":                  {2, func(h float64) use { return pick(h < 1.5, use{0, -1}, use{50, 0}) }, time.Hour, false},
+		"one GPU is not told of, the other idles": {2, func(float64) use { return use{0, -1} }, time.Hour, true},
+		"no GPU at all":                           {2, func(float64) use { return use{-1, -1} }, time.Hour, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			storetest.Each(t, func(t *testing.T, db *store.DB) {
@@ -40,7 +41,7 @@ func TestUnused(t *testing.T) {
 					t.Fatal(err)
 				}
 				begin := time.Date(2026, 11, 24, 12, 0, 0, 0, time.UTC)
-				end := begin.Add(25 * time.Hour)
+				end := begin.Add(time.Duration(tt.hours * float64(time.Hour)))
 				var points []metrics.Point
 				for at := begin; !at.After(end); at = at.Add(10 * time.Second) {
 					p := metrics.Point{JobID: "job", At: at}
