@@ -17,6 +17,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -49,6 +50,7 @@ type Server struct {
 	mu     sync.Mutex
 	keys   [][]byte
 	server []byte
+	ownKey func(user string, wire []byte) bool // whether a key is one of the user's own
 	active atomic.Int64
 }
 
@@ -61,7 +63,7 @@ const (
 
 // New makes a server with fresh host keys.
 func New(c Config) (*Server, error) {
-	s := &Server{Config: c}
+	s := &Server{Config: c, ownKey: ownKey}
 	for _, line := range c.Keys {
 		s.AddKey(line)
 	}
@@ -164,19 +166,18 @@ func (s *Server) close(l net.Listener) {
 // authorize compares with the keys of the job, then with those of the user who logs in.
 func (s *Server) authorize(ctx ssh.Context, key ssh.PublicKey) bool {
 	wire := key.Marshal()
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.server != nil && bytes.Equal(wire, s.server) {
 		ctx.SetValue(isServer, true)
 		return true
 	}
-	for _, k := range s.keys {
-		if bytes.Equal(wire, k) {
-			return true
-		}
-	}
-	return s.Container && ownKey(ctx.User(), wire)
+	s.mu.Lock()
+	known := slices.ContainsFunc(s.keys, func(k []byte) bool { return bytes.Equal(wire, k) })
+	s.mu.Unlock()
+	return known || s.Container && s.ownKey(ctx.User(), wire) // a home that hangs keeps nobody else out
 }
+
+// maxAuthorized bounds a user's authorized_keys, in bytes.
+const maxAuthorized = 1 << 20
 
 // ownKey looks into ~/.ssh/authorized_keys of the user, when nobody else can write it.
 // Lines with options are refused: we would not enforce them.
@@ -185,15 +186,22 @@ func ownKey(user string, wire []byte) bool {
 	if err != nil {
 		return false
 	}
-	path := u.home + "/.ssh/authorized_keys"
-	for _, p := range []string{u.home, u.home + "/.ssh", path} {
+	return keyIn(u.home, u.uid, wire)
+}
+
+func keyIn(home string, uid uint32, wire []byte) bool {
+	path := home + "/.ssh/authorized_keys"
+	for _, p := range []string{home, home + "/.ssh", path} {
 		st, err := os.Stat(p)
-		if err != nil || st.Mode().Perm()&0o022 != 0 || !ownedBy(st, u.uid) {
+		if err != nil || st.Mode().Perm()&0o022 != 0 || !ownedBy(st, uid) {
 			return false
+		}
+		if p == path && (!st.Mode().IsRegular() || st.Size() > maxAuthorized) {
+			return false // a pipe, for example, that nobody ever writes to
 		}
 	}
 	data, err := os.ReadFile(path)
-	if err != nil || len(data) > 1<<20 {
+	if err != nil {
 		return false
 	}
 	for _, line := range strings.Split(string(data), "\n") {
