@@ -6,9 +6,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -261,4 +263,11 @@ func (l *Locks) Release(task string) {
 			delete(l.owner, id)
 		}
 	}
+}
+
+// Owners are the tasks that hold accelerators, those that hold more than one more than once.
+func (l *Locks) Owners() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Collect(maps.Values(l.owner))
 }

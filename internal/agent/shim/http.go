@@ -205,6 +205,7 @@ func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
 	}
+	s.gpus.Release(t.spec.ID)
 	if err := s.hostKeys.remove(t.spec.HostUser, t.spec.ID); err != nil { // with the task the last word of them would go
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return

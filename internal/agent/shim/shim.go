@@ -222,13 +222,22 @@ func (s *Shim) recover(ctx context.Context) error {
 		s.Log.Warn("look for containers", "err", err)
 	}
 	s.adopt(alive, found, err == nil)
+	for _, f := range found { // what could not be removed, until it can
+		if f.Running && !s.needs(f.ID) {
+			if err := s.gpus.Adopt(f.ID, f.GPUs); err != nil {
+				s.Log.Warn("GPUs of a container without a task are held by another", "task", f.ID, "err", err)
+			}
+		}
+	}
 	for _, t := range alive {
 		s.wg.Go(func() { t.resume(s.ctx) })
 	}
 	for _, f := range found {
 		if _, ok := s.tasks[f.ID]; !ok {
 			s.Log.Warn("a container without a task is removed", "task", f.ID)
-			_ = s.Runtime.Remove(ctx, f.ID) // the next start tries again
+			if s.Runtime.Remove(ctx, f.ID) == nil { // otherwise the sweep and the next start try again
+				s.gpus.Release(f.ID)
+			}
 		}
 	}
 	return nil

@@ -15,7 +15,7 @@ const (
 )
 
 // sweep removes containers of ours that nothing else would: those that an engine which hung
-// made too late, or could not remove.
+// made too late, or could not remove. As long as they run nobody else gets their GPUs.
 func (s *Shim) sweep(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
@@ -40,8 +40,9 @@ func (s *Shim) removeOrphans(ctx context.Context, now time.Time, seen orphans) {
 	if err != nil {
 		return // it is away, and asked again
 	}
-	still := map[string]bool{}
+	still, running := map[string]bool{}, map[string]bool{}
 	for _, f := range found {
+		running[f.ID] = f.Running
 		if s.needs(f.ID) {
 			continue
 		}
@@ -55,6 +56,13 @@ func (s *Shim) removeOrphans(ctx context.Context, now time.Time, seen orphans) {
 		s.Log.Warn("a container without a task is removed", "task", f.ID)
 		if err := s.Runtime.Remove(ctx, f.ID); err != nil {
 			s.Log.Warn("remove a container", "task", f.ID, "err", err)
+			continue
+		}
+		running[f.ID] = false
+	}
+	for _, id := range s.gpus.Owners() {
+		if !running[id] && !s.needs(id) {
+			s.gpus.Release(id)
 		}
 	}
 	for id := range seen {

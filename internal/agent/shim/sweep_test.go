@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"maps"
 	"slices"
@@ -9,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dstack/internal/agent/gpu"
 	"dstack/internal/agent/runtime"
 	"dstack/internal/agentapi"
 )
@@ -21,7 +24,7 @@ func TestRemoveOrphans(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := &Shim{Config: Config{Runtime: e, Log: slog.New(slog.DiscardHandler)}, tasks: map[string]*task{
+	s := &Shim{Config: Config{Runtime: e, Log: slog.New(slog.DiscardHandler)}, gpus: gpu.NewLocks(nil), tasks: map[string]*task{
 		"live":  {state: agentapi.Task{State: agentapi.Running}},
 		"ended": {state: agentapi.Task{State: agentapi.Terminated}},
 	}}
@@ -47,5 +50,96 @@ func TestRemoveOrphans(t *testing.T) {
 	}
 	if len(seen) != 0 {
 		t.Errorf("remembered for nothing: %v", seen)
+	}
+}
+
+// As long as a container of a task that has ended may run, nobody else gets its GPUs, also after a restart of the agent.
+func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
+	stuck := errors.New("tried to kill container, but did not receive an exit event")
+	for name, remove := range map[string]error{"left": stuck, "removed": nil} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine()
+			fail := func(_ context.Context, call, _ string) error {
+				switch call {
+				case "start":
+					return errors.New("the engine does not answer in time") // and has started it
+				case "remove":
+					return remove
+				}
+				return nil
+			}
+			e.setGate(fail)
+			old := run(t, newHome(t), e, withGPUs(1))
+			s := spec()
+			s.GPUs = 1
+			old.put(s)
+			old.reaches(s.ID, agentapi.Terminated)
+			next := func(a *agent) agentapi.Task {
+				e.setGate(func(ctx context.Context, call, id string) error {
+					if id != s.ID {
+						return nil
+					}
+					return fail(ctx, call, id)
+				})
+				v := spec()
+				v.GPUs = 1
+				a.put(v)
+				a.until("it has begun or ended", func() bool {
+					state := a.get(v.ID).State
+					return state == agentapi.Running || state == agentapi.Terminated
+				})
+				return a.get(v.ID)
+			}
+			if remove == nil {
+				if v := next(old); v.State != agentapi.Running {
+					t.Errorf("nothing is left, and the next gets %+v", v)
+				}
+				return
+			}
+			if v := next(old); v.Message != "no capacity: 1 GPUs requested, 0 available" {
+				t.Errorf("the next: %+v", v)
+			}
+			old.stop()
+			a := run(t, old.home, e, withGPUs(1))
+			if v := next(a); v.Message != "no capacity: 1 GPUs requested, 0 available" {
+				t.Errorf("the next after a restart: %+v", v)
+			}
+			e.setGate(nil)
+			if err := a.Delete(t.Context(), s.ID); err != nil {
+				t.Fatal(err)
+			}
+			if v := next(a); v.State != agentapi.Running {
+				t.Errorf("it is gone, and the next gets %+v", v)
+			}
+		})
+	}
+}
+
+// The sweep gives GPUs back once the container that kept them has ended, whether or not it can be removed.
+func TestSweepReleasesGPUs(t *testing.T) {
+	e := newEngine()
+	gpus := gpu.NewLocks([]agentapi.GPU{{ID: "a"}, {ID: "b"}})
+	s := &Shim{Config: Config{Runtime: e, Log: slog.New(slog.DiscardHandler)}, gpus: gpus, tasks: map[string]*task{
+		"live":  {state: agentapi.Task{State: agentapi.Preparing}}, // its container comes yet
+		"ended": {state: agentapi.Task{State: agentapi.Terminated}},
+	}}
+	for _, id := range []string{"live", "ended"} {
+		if _, err := gpus.Acquire(id, 1); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Start(t.Context(), runtime.Container{ID: "ended"}); err != nil {
+		t.Fatal(err)
+	}
+	owners := func() []string {
+		s.removeOrphans(t.Context(), time.Now(), orphans{})
+		return slices.Sorted(slices.Values(gpus.Owners()))
+	}
+	if got := owners(); !slices.Equal(got, []string{"ended", "live"}) {
+		t.Errorf("while it runs %q hold GPUs", got)
+	}
+	e.end("ended", runtime.Exit{})
+	if got := owners(); !slices.Equal(got, []string{"live"}) {
+		t.Errorf("after its end %q hold GPUs", got)
 	}
 }

@@ -375,6 +375,12 @@ func (t *task) runs(ctx context.Context) bool {
 	return slices.ContainsFunc(found, func(f runtime.Found) bool { return f.ID == t.spec.ID && f.Running })
 }
 
+// mayRun says that a container runs, or that nobody knows.
+func (s *Shim) mayRun(ctx context.Context, id string) bool {
+	found, err := s.Runtime.List(ctx)
+	return err != nil || slices.ContainsFunc(found, func(f runtime.Found) bool { return f.ID == id && f.Running })
+}
+
 // follow waits for the end of a running container.
 func (t *task) follow(ctx context.Context) {
 	if rs, ok := t.refresh(); ok {
@@ -466,13 +472,17 @@ func (t *task) finish(reason, msg string, exit *int) {
 	s := t.shim
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), time.Minute)
 	defer cancel()
+	left := false
 	if err := s.Runtime.Remove(ctx, t.spec.ID); err != nil {
 		s.Log.Warn("remove a container", "task", t.spec.ID, "err", err) // Delete and the next start try again
+		left = s.mayRun(ctx, t.spec.ID)
 	}
 	if err := s.hostKeys.remove(t.spec.HostUser, t.spec.ID); err != nil {
 		s.Log.Warn("remove a user's keys", "task", t.spec.ID, "err", err) // Delete tries again
 	}
-	s.gpus.Release(t.spec.ID)
+	if !left { // otherwise the sweep does, once it has ended
+		s.gpus.Release(t.spec.ID)
+	}
 	t.refresh()
 	t.set(func(v *agentapi.Task) {
 		v.State, v.Reason, v.Message, v.ExitStatus = agentapi.Terminated, reason, short(msg, maxText), exit
