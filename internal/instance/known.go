@@ -33,7 +33,8 @@ type known struct {
 type versions struct {
 	changes int64
 	list    []*Instance
-	// written are instances as this server has stored them since, by the numbers that this made.
+	// written are instances as this server has stored them since, by the numbers that this made, before
+	// it is committed: nobody sees the number earlier.
 	written map[int64]*Instance
 }
 
@@ -92,7 +93,8 @@ func (s *Service) wrote(ctx context.Context, tx *store.Tx, i *Instance) error {
 	if err != nil {
 		return fmt.Errorf("read how often the instances of a fleet changed: %w", err)
 	}
-	tx.OnCommit(func() { s.known.wrote(n, i) })
+	tx.OnUndo(func() { s.known.undone(n, i) })
+	s.known.wrote(n, i)
 	return nil
 }
 
@@ -109,7 +111,7 @@ func (k *known) wrote(n int64, i *Instance) {
 	defer k.mu.Unlock()
 	v, there := k.fleets[i.FleetID]
 	switch {
-	case !there || n <= v.changes: // somebody looked since
+	case !there || n <= v.changes: // by hand: counted anew
 		return
 	case len(v.written) >= maxWritten: // nobody looks any more
 		delete(k.fleets, i.FleetID)
@@ -121,11 +123,16 @@ func (k *known) wrote(n int64, i *Instance) {
 	v.written[n] = i
 }
 
+func (k *known) undone(n int64, i *Instance) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if v := k.fleets[i.FleetID]; v.written[n] == i {
+		delete(v.written, n)
+	}
+}
+
 // follow brings the list to another number, which it can where all that was written since is known.
 func (v *versions) follow(number int64) bool {
-	if number == v.changes {
-		return true
-	}
 	if number < v.changes {
 		return false
 	}
@@ -171,7 +178,7 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	if err != nil {
 		return nil, err
 	}
-	open := s.known.unchanged(found, fleetIDs, changes)
+	open := s.known.unchanged(q, found, fleetIDs, changes)
 	if len(open) == 0 {
 		return found, nil
 	}
@@ -183,7 +190,7 @@ func (s *Service) InFleets(ctx context.Context, q store.Querier, fleetIDs ...str
 	if changes, err = s.changes(ctx, q, open); err != nil { // who comes second finds what the first has read
 		return nil, err
 	}
-	open = s.known.unchanged(found, open, changes)
+	open = s.known.unchanged(q, found, open, changes)
 	texts, err := s.texts(ctx, q, open, changes)
 	if err != nil {
 		return nil, err
@@ -305,12 +312,13 @@ func (s *Service) changes(ctx context.Context, q store.Querier, fleetIDs []strin
 
 // unchanged finds the lists of the fleets of which all that has changed since they were read is known, and
 // returns the others.
-func (k *known) unchanged(found map[string][]*Instance, fleetIDs []string, changes map[string]int64) (open []string) {
+func (k *known) unchanged(q store.Querier, found map[string][]*Instance, fleetIDs []string, changes map[string]int64) (open []string) {
+	_, undoable := q.(*store.Tx) // which sees numbers that are not committed
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, id := range fleetIDs {
 		now, counted := changes[id]
-		if v, known := k.fleets[id]; known && counted && v.follow(now) && (now != 0 || len(v.list) == 0) {
+		if v, known := k.fleets[id]; known && counted && (v.changes == now || !undoable && v.follow(now)) && (now != 0 || len(v.list) == 0) {
 			found[id], k.fleets[id] = v.list, v
 		} else { // also where there are instances that nobody counted
 			open = append(open, id)

@@ -309,7 +309,9 @@ func TestWritesAreFollowed(t *testing.T) {
 				return err
 			case 3:
 				undos++
-				return errors.Join(flip(tx, id, true), undone)
+				err := flip(tx, id, true)
+				_, seen := s.InFleets(ctx, tx, fleets...) // what nobody else will ever see
+				return errors.Join(err, seen, undone)
 			}
 			own++
 			return errors.Join(flip(tx, id, r.IntN(20) == 0), flip(tx, "i1", false))

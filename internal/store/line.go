@@ -42,6 +42,7 @@ type shared struct {
 	conn   *sql.Conn
 	began  time.Time
 	writes int
+	undone []func()      // of the writes that are part of it, see [Tx.OnUndo]
 	broken error         // why it can only be undone
 	done   chan struct{} // closed when it is over
 	err    error         // what became of it, valid then
@@ -69,6 +70,7 @@ func (l *line) write(ctx context.Context, db *sql.DB, p place, fn func(tx *Tx) e
 	ran := false
 	defer func() {
 		if !ran { // fn panics: those behind it must not wait for ever
+			call(tx.undone)
 			open.undo()
 			l.pass(open, p)
 		}
@@ -83,7 +85,7 @@ func (l *line) write(ctx context.Context, db *sql.DB, p place, fn func(tx *Tx) e
 	if open.err != nil {
 		return open.err
 	}
-	tx.committed()
+	call(tx.hooks)
 	return nil
 }
 
@@ -203,9 +205,11 @@ func (s *shared) run(tx *Tx, fn func(tx *Tx) error) error {
 		}
 	}
 	if err := fn(tx); err != nil {
+		call(tx.undone)
 		s.undo()
 		return err
 	}
+	s.undone = append(s.undone, tx.undone...)
 	if s.writes > 1 {
 		s.exec("RELEASE mine")
 	}
@@ -253,9 +257,11 @@ func (s *shared) check() {
 // end commits what the writes have left, or undoes it all.
 func (s *shared) end() {
 	if s.broken != nil {
+		call(s.undone)
 		_ = s.tx.Rollback() // SQLite may have done it already
 		s.err = s.broken
 	} else if err := s.tx.Commit(); err != nil {
+		call(s.undone)
 		s.err = fmt.Errorf("commit: %w", err)
 	}
 	s.err = errors.Join(s.err, s.conn.Close())

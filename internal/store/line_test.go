@@ -117,10 +117,15 @@ func TestWritesThatShareATransaction(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				hooks := make([]int, 4) // each by its own write
+				hooks, tries, undone := make([]int, 4), make([]int, 4), make([]int, 4) // each by its own write
 				told := func(fn func(context.Context, *store.Tx, int) error) func(context.Context, *store.Tx, int) error {
 					return func(ctx context.Context, tx *store.Tx, n int) error {
+						if undone[n] != tries[n] {
+							t.Errorf("write %d is done again before it is told that it was undone", n)
+						}
+						tries[n]++
 						tx.OnCommit(func() { hooks[n]++ })
+						tx.OnUndo(func() { undone[n]++ })
 						return fn(ctx, tx, n)
 					}
 				}
@@ -136,6 +141,8 @@ func TestWritesThatShareATransaction(t *testing.T) {
 					}
 					if want := len(slices.DeleteFunc(slices.Clone(tt.want), func(m int) bool { return m != n })); hooks[n] != want {
 						t.Errorf("write %d was told of %d commits, want %d", n, hooks[n], want)
+					} else if undone[n] != tries[n]-want {
+						t.Errorf("write %d of %d tries was told of the end of %d, want %d", n, tries[n], undone[n], tries[n]-want)
 					}
 				}
 				if diff := cmp.Diff(tt.want, notes(t, db.Read())); diff != "" {

@@ -199,14 +199,21 @@ func (db *DB) writeOnce(ctx context.Context, fn func(tx *Tx) error) (err error) 
 		return fmt.Errorf("begin: %w", err)
 	}
 	tx := &Tx{tx: raw}
-	defer func() { _ = raw.Rollback() }() // a no-op after Commit; also when fn panics
+	committed := false
+	defer func() { // also when fn panics
+		if !committed {
+			call(tx.undone)
+		}
+		_ = raw.Rollback() // a no-op after Commit
+	}()
 	if err := fn(tx); err != nil {
 		return err
 	}
 	if err := raw.Commit(); err != nil {
 		return fmt.Errorf("commit: %w", err)
 	}
-	tx.committed()
+	committed = true
+	call(tx.hooks)
 	return nil
 }
 
@@ -225,6 +232,7 @@ type Tx struct {
 	tx     *sql.Tx
 	sqlite bool
 	hooks  []func()
+	undone []func()
 
 	noEvents bool
 }
@@ -267,8 +275,13 @@ func (tx *Tx) QueryRowContext(ctx context.Context, query string, args ...any) *s
 // to wake objects. fn must be quick and must not write.
 func (tx *Tx) OnCommit(fn func()) { tx.hooks = append(tx.hooks, fn) }
 
-func (tx *Tx) committed() {
-	for _, hook := range tx.hooks {
+// OnUndo has fn called if what was written is not committed, before somebody else writes: what has to be
+// known of a write to those who read it the moment that it is committed is said before, and taken back.
+// fn must be quick and must not write.
+func (tx *Tx) OnUndo(fn func()) { tx.undone = append(tx.undone, fn) }
+
+func call(hooks []func()) {
+	for _, hook := range hooks {
 		hook()
 	}
 }

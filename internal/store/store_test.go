@@ -47,20 +47,51 @@ func TestWriteReadBack(t *testing.T) {
 
 func TestRollback(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		boom, committed := errors.New("boom"), false
+		boom, committed, undone := errors.New("boom"), false, 0
 		err := db.Write(t.Context(), func(tx *store.Tx) error {
 			tx.OnCommit(func() { committed = true })
+			tx.OnUndo(func() { undone++ })
 			if _, err := tx.ExecContext(t.Context(), `INSERT INTO setting (name, value) VALUES ('a', 'b')`); err != nil {
 				return err
 			}
 			return boom
 		})
-		if !errors.Is(err, boom) || committed {
-			t.Errorf("Write = %v, committed %v", err, committed)
+		if !errors.Is(err, boom) || committed || undone != 1 {
+			t.Errorf("Write = %v, committed %v, undone %d times", err, committed, undone)
 		}
 		var n int
 		if err := db.Read().QueryRowContext(t.Context(), `SELECT count(*) FROM setting WHERE name = 'a'`).Scan(&n); err != nil || n != 0 {
 			t.Errorf("%d rows after rollback, %v", n, err)
+		}
+		func() {
+			defer func() { _ = recover() }()
+			_ = db.Write(t.Context(), func(tx *store.Tx) error {
+				tx.OnUndo(func() { undone++ })
+				panic("oh")
+			})
+		}()
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			tx.OnUndo(func() { undone++ })
+			_, err := tx.ExecContext(t.Context(), `CREATE TABLE one (id INTEGER PRIMARY KEY)`)
+			if err == nil {
+				_, err = tx.ExecContext(t.Context(), `CREATE TABLE two (id INTEGER REFERENCES one (id) DEFERRABLE INITIALLY DEFERRED)`)
+			}
+			return err
+		})
+		if err != nil || undone != 2 {
+			t.Errorf("after a panic and a commit: undone %d times, %v", undone, err)
+		}
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			tx.OnCommit(func() { committed = true })
+			tx.OnUndo(func() { undone++ })
+			_, err := tx.ExecContext(t.Context(), `INSERT INTO two (id) VALUES (1)`)
+			return err
+		})
+		if err == nil || committed || undone != 3 {
+			t.Errorf("a commit that fails: %v, committed %v, undone %d times", err, committed, undone)
+		}
+		if err := db.Write(t.Context(), func(tx *store.Tx) error { return nil }); err != nil {
+			t.Errorf("after a commit that failed: %v", err)
 		}
 	})
 }
