@@ -27,6 +27,13 @@ const (
 	// does, it is written anew every [ServerFileEvery].
 	ServerFile      = "server"
 	ServerFileEvery = time.Minute
+	// ServerGrace is how long a host is a server's after that was last connected. It has to find its way back
+	// from a restart; one that is made anew with an empty database gets its hosts while it tries to add them.
+	ServerGrace = 5 * time.Minute
+	// KeyFile is the file of the agent's home that has [HostInfo.InstanceKey].
+	KeyFile = "instance_key"
+	// InUse is the code of the error that an agent is another server's.
+	InUse = "in_use"
 )
 
 // serverName is what may name a server.

@@ -347,7 +347,7 @@ func (c *conn) upgrade(ctx context.Context, client *agentapi.Client, info agenta
 		c.stays(err) // a full disk, for example
 		return nil
 	}
-	if _, err := installAgent(ctx, s, c.target.Endpoint.User, c.target.home(), nil); err != nil {
+	if _, err := installAgent(ctx, s, c.target.Endpoint.User, c.target.home(), nil, ""); err != nil {
 		if _, gone := client.Host(ctx); gone != nil {
 			return err
 		}

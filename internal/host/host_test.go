@@ -334,6 +334,42 @@ func TestHostOfAnotherServer(t *testing.T) {
 	}
 }
 
+// A server that adds the host at the same moment and comes first keeps its agent.
+func TestHostThatAnotherServerTook(t *testing.T) {
+	w := newWorld(t)
+	w.pool.Wish.Server = "own-1"
+	h := w.host()
+	write(t, h, "refusal", `{"code":"in_use","message":"another dstack server is adding this host"}`)
+	_, err := w.pool.Onboard(t.Context(), host.OnboardRequest{Endpoint: w.endpoint(h)})
+	if refused, ok := errors.AsType[*host.OnboardError](err); !ok || refused.Code != host.CodeInUse || !strings.Contains(err.Error(), "dstack-agent uninstall") {
+		t.Errorf("%v, want that the host is in use and how to end that", err)
+	}
+	if got := h.File("installed"); !strings.Contains(got, "--server own-1") {
+		t.Errorf("its agent is gone, or was not asked for this server: %q", got)
+	}
+}
+
+// A host that has an agent is told apart before anything is changed on it.
+func TestTakenHost(t *testing.T) {
+	w := newWorld(t)
+	h := w.host()
+	write(t, h, "agent", "the agent that was there")
+	write(t, h, "var/instance_key", "key-1\n")
+	taken, asked := errors.New("it is taken"), ""
+	_, err := w.pool.Onboard(t.Context(), host.OnboardRequest{Endpoint: w.endpoint(h), AuthorizedKeys: []string{"ssh-ed25519 NEW"}, Taken: func(_ context.Context, key, boot string) error {
+		if asked = key; boot == "" {
+			t.Error("nothing is known of its boot")
+		}
+		return taken
+	}})
+	if !errors.Is(err, taken) || asked != "key-1" {
+		t.Errorf("asked about %q: %v", asked, err)
+	}
+	if h.File("agent") != "the agent that was there" || h.File(authorized) != "" || h.File("installed") != "" {
+		t.Errorf("the host has changed: agent %q, keys %q", h.File("agent"), h.File(authorized))
+	}
+}
+
 func TestWithoutDocker(t *testing.T) {
 	w := newWorld(t)
 	h := w.host()

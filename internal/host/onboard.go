@@ -33,6 +33,9 @@ type OnboardRequest struct {
 	Jump           *Endpoint
 	Env            map[string]string
 	AuthorizedKeys []string // lines that let the server in from now on
+	// Taken says why a host with an agent, of a key and in a boot, is not to be had; asked before anything is
+	// changed there. Optional.
+	Taken func(ctx context.Context, key, bootID string) error
 }
 
 // Onboarded is a host that is ready. The keys are to be pinned; JumpKey is "" without a
@@ -41,12 +44,11 @@ type Onboarded struct {
 	Info    agentapi.HostInfo
 	HostKey string
 	JumpKey string
-	Known   bool // an agent was there before
 }
 
 // Onboard pushes the agent to a host of the user, starts it there and returns what it
 // says. It may be repeated. A host that cannot be taken is left as it was. Errors are
-// *OnboardError.
+// *OnboardError, or what r.Taken says.
 func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error) {
 	ctx, cancel := context.WithTimeout(ctx, onboardTimeout)
 	defer cancel()
@@ -67,14 +69,21 @@ func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
 		return Onboarded{}, err
 	}
 	if f.othersThan(p.Wish.Server) {
-		return Onboarded{}, problem(CodeInUse, "%s belongs to another dstack server, which was connected to it in the last %d minutes. "+
-			"Delete its fleet there. If that server is gone, wait so long, or end what it left on the host: sudo %s uninstall", r.Endpoint.Addr, int(serverGrace.Minutes()), binaryPath)
+		return Onboarded{}, inUse(r.Endpoint)
+	}
+	if f.known && f.key != "" && r.Taken != nil {
+		if err := r.Taken(ctx, f.key, f.boot); err != nil {
+			return Onboarded{}, err
+		}
 	}
 	bin, err := p.Agents.Get(arch)
 	if err != nil {
 		return Onboarded{}, problem(CodeUpload, "%v", err)
 	}
 	info, err := p.settle(ctx, s, r, bin)
+	if refused, ok := errors.AsType[*OnboardError](err); ok && refused.Code == CodeInUse { // it came first
+		return Onboarded{}, inUse(r.Endpoint)
+	}
 	if err != nil {
 		if !f.known { // nothing of ours was there before
 			cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
@@ -85,7 +94,13 @@ func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
 		}
 		return Onboarded{}, err
 	}
-	return Onboarded{Info: info, HostKey: seen.Host, JumpKey: seen.Jump, Known: f.known}, nil
+	return Onboarded{Info: info, HostKey: seen.Host, JumpKey: seen.Jump}, nil
+}
+
+// inUse says that a host is another server's.
+func inUse(e Endpoint) error {
+	return problem(CodeInUse, "%s belongs to another dstack server, which was connected to it in the last %d minutes. "+
+		"Delete its fleet there. If that server is gone, wait so long, or end what it left on the host: sudo %s uninstall", e.Addr, int(agentapi.ServerGrace.Minutes()), binaryPath)
 }
 
 // settle puts the agent and our keys onto a host.
@@ -97,7 +112,7 @@ func (p *Pool) settle(ctx context.Context, s *ssh.Client, r OnboardRequest, bin 
 	if env == nil {
 		env = map[string]string{}
 	}
-	info, err := installAgent(ctx, s, r.Endpoint.User, agentapi.DefaultHome, env)
+	info, err := installAgent(ctx, s, r.Endpoint.User, agentapi.DefaultHome, env, p.Wish.Server)
 	if err != nil {
 		return info, err
 	}
@@ -114,16 +129,13 @@ type facts struct {
 	setup       bool      // cloud-init has not finished
 	server      string    // that its agent listens to, or did last; "" when that is not known
 	served      time.Time // by the host's clock, when it last did
+	boot, key   string    // the ids of the boot and of the agent, "" when they are not known
 }
-
-// serverGrace is how long a host is another server's after that was last connected. It has to find its way back
-// from a restart; one that is made anew with an empty database gets its hosts while it tries to add them.
-const serverGrace = 5 * time.Minute
 
 // othersThan says that the agent of a host is another server's than that of an id. To take it away would end the
 // other's jobs. Agents and servers of before do not tell.
 func (f facts) othersThan(server string) bool {
-	return f.known && f.server != "" && server != "" && f.server != server && f.clock.Sub(f.served) < serverGrace
+	return f.known && f.server != "" && server != "" && f.server != server && f.clock.Sub(f.served) < agentapi.ServerGrace
 }
 
 // look asks a host for its facts, in one round trip.
@@ -132,7 +144,9 @@ func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 		`if [ -S /var/run/docker.sock ] || command -v dockerd >/dev/null 2>&1; then echo docker; else echo none; fi; ` +
 		`if [ -e ` + binaryPath + ` ]; then echo known; else echo new; fi; ` +
 		`if [ -d /run/cloud-init ] && [ ! -e /var/lib/cloud/instance/boot-finished ]; then echo setup; else echo finished; fi; ` +
-		`f=` + agentapi.DefaultHome + `/` + agentapi.ServerFile + `; if [ -s $f ]; then echo "$(head -n1 $f) $(stat -c %Y $f)"; else echo nobody; fi`
+		`f=` + agentapi.DefaultHome + `/` + agentapi.ServerFile + `; if [ -s $f ]; then echo "$(head -n1 $f) $(stat -c %Y $f)"; else echo nobody; fi; ` +
+		`echo "boot $(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"; ` +
+		`f=` + agentapi.DefaultHome + `/` + agentapi.KeyFile + `; if [ -r $f ]; then cat=cat; else cat="sudo -n cat"; fi; echo "key $($cat $f 2>/dev/null)"`
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	out, errs, err := run(ctx, s, "sh -c "+quote(script), nil)
@@ -143,7 +157,7 @@ func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 }
 
 func parseFacts(out, addr string) (facts, error) {
-	const count = 8
+	const count = 10
 	lines := strings.Split(strings.TrimSpace(out), "\n")
 	odd := problem(CodeInstall, "%s answers oddly to commands (is its login shell a shell?): %q", addr, out)
 	if len(lines) < count {
@@ -155,6 +169,7 @@ func parseFacts(out, addr string) (facts, error) {
 		return facts{}, odd
 	}
 	f := facts{os: lines[0], machine: lines[1], root: lines[2] == "root", clock: time.Unix(seconds, 0), docker: lines[4] == "docker", known: lines[5] == "known", setup: lines[6] == "setup"}
+	f.boot, f.key = strings.TrimSpace(strings.TrimPrefix(lines[8], "boot")), strings.TrimSpace(strings.TrimPrefix(lines[9], "key"))
 	if server, at, ok := strings.Cut(lines[7], " "); ok {
 		if seconds, err := strconv.ParseInt(at, 10, 64); err == nil {
 			f.server, f.served = server, time.Unix(seconds, 0)
@@ -216,9 +231,14 @@ func authorize(ctx context.Context, s *ssh.Client, r OnboardRequest) error {
 
 // installAgent runs the agent's own installation, whose answer is JSON. Without env the
 // agent keeps the variables that it has. They go through stdin: arguments are seen by all.
-func installAgent(ctx context.Context, s *ssh.Client, user, home string, env map[string]string) (agentapi.HostInfo, error) {
+// installAgent has the agent installed that was pushed, with other variables unless env is nil, and for a
+// server unless that is "".
+func installAgent(ctx context.Context, s *ssh.Client, user, home string, env map[string]string, server string) (agentapi.HostInfo, error) {
 	var info agentapi.HostInfo
 	cmd := binaryPath + " install --home " + quote(home) + " --user " + quote(user)
+	if server != "" {
+		cmd += " --server " + quote(server)
+	}
 	var stdin io.Reader
 	if env != nil {
 		data, err := json.Marshal(env)

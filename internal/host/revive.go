@@ -106,7 +106,7 @@ func (c *conn) bring(ctx context.Context, arch string, known bool) error {
 
 // startAgent has the agent that is there install itself; its variables stay.
 func (c *conn) startAgent(ctx context.Context) error {
-	_, err := installAgent(ctx, c.sshClient(), c.target.Endpoint.User, c.target.home(), nil)
+	_, err := installAgent(ctx, c.sshClient(), c.target.Endpoint.User, c.target.home(), nil, "")
 	return err
 }
 

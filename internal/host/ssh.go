@@ -39,7 +39,7 @@ const (
 	CodeUpload      = "upload_failed"
 	CodeClock       = "clock_skew"
 	CodeInstall     = "install_failed"
-	CodeInUse       = "in_use"
+	CodeInUse       = agentapi.InUse
 )
 
 // OnboardError says what is wrong with a host and what to do about it.

@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
-	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/backend"
 	"dstack/internal/engine"
@@ -123,19 +122,17 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	if err != nil {
 		return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, "Unsupported private SSH key type")
 	}
-	done, err := s.Onboard.Onboard(ctx, host.OnboardRequest{Endpoint: e, Jump: jump, Env: r.Env, AuthorizedKeys: append([]string{public}, r.Host.Public...)})
+	done, err := s.Onboard.Onboard(ctx, host.OnboardRequest{
+		Endpoint: e, Jump: jump, Env: r.Env, AuthorizedKeys: append([]string{public}, r.Host.Public...),
+		Taken: func(ctx context.Context, key, bootID string) error {
+			return s.taken(ctx, s.DB.Read(), inst, key, bootID)
+		},
+	})
+	if taken, ok := errors.AsType[*takenError](err); ok {
+		return s.leave(ctx, it, inst, taken)
+	}
 	if err != nil {
 		return time.Now().Add(onboardRetry), s.problem(ctx, it, inst, err)
-	}
-	if done.Known {
-		switch other, err := s.twin(ctx, inst, done.Info); {
-		case err != nil:
-			return time.Time{}, err
-		case other != nil && other.Live():
-			return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, "The host is in use under another name: "+other.seenFrom(inst))
-		case other != nil:
-			return time.Now().Add(onboardRetry), s.problem(ctx, it, inst, errors.New("the host is being removed under another name: "+other.seenFrom(inst)))
-		}
 	}
 	jpd, err := describeSSH(*r, done.Info)
 	blocks := inst.Blocks
@@ -162,30 +159,55 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	d.Instance.Data.Offer = &api.InstanceOffer{Backend: Remote, Instance: jpd.InstanceType, Region: Remote, BackendData: map[string]any{},
 		Availability: api.Available, InstanceRuntime: api.RuntimeShim, Blocks: 1, TotalBlocks: blocks}
 	d.to(time.Now(), api.InstanceIdle)
-	d.Freed = true
-	if err := s.commit(ctx, it, inst, &d); err != nil {
+	d.Freed, d.Single = true, true // two names of a host without an agent may have been looked at at the same time
+	err = s.commit(ctx, it, inst, &d)
+	if taken, ok := errors.AsType[*takenError](err); ok {
+		return s.leave(ctx, it, inst, taken)
+	}
+	if err != nil {
 		return time.Time{}, err
 	}
 	s.setLink(inst.ID, func(l *Link) { l.Connected = false })
 	return time.Now(), nil
 }
 
-// twin is another instance that is the same host, which somebody has added under another name; nil for none. One
+// takenError says that a host is another instance already, which somebody has added under another name. One
 // host cannot be two: each takes the other's jobs for what is left over of its own.
-func (s *Service) twin(ctx context.Context, inst Instance, info agentapi.HostInfo) (*Instance, error) {
-	if info.InstanceKey == "" {
-		return nil, nil
+type takenError struct {
+	by   string
+	goes bool // the other is being removed
+}
+
+func (e *takenError) Error() string {
+	if e.goes {
+		return "the host is being removed under another name: " + e.by
 	}
-	list, err := query(ctx, s.DB.Read(), selectTwins, info.InstanceKey, inst.ID)
+	return "The host is in use under another name: " + e.by
+}
+
+// taken is a [takenError] when another instance is the host with an agent's key, in this boot.
+func (s *Service) taken(ctx context.Context, q store.Querier, inst Instance, key, bootID string) error {
+	if key == "" {
+		return nil
+	}
+	list, err := query(ctx, q, selectTwins, key, inst.ID)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for i := range list { // copies of a disk have the key, too
-		if h := list[i].Data.Host; h != nil && h.BootID == info.BootID {
-			return &list[i], nil
+		if h := list[i].Data.Host; h != nil && h.BootID == bootID {
+			return &takenError{by: list[i].seenFrom(inst), goes: !list[i].Live()}
 		}
 	}
-	return nil, nil
+	return nil
+}
+
+// leave gives up a host that is another instance; one that goes is waited for.
+func (s *Service) leave(ctx context.Context, it engine.Item, inst Instance, taken *takenError) (time.Time, error) {
+	if taken.goes {
+		return time.Now().Add(onboardRetry), s.problem(ctx, it, inst, taken)
+	}
+	return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, taken.Error())
 }
 
 // seenFrom names an instance for the users of another.

@@ -113,6 +113,11 @@ func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *D
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
 		}
+		if d.Single {
+			if err := s.taken(ctx, tx, d.Instance, d.Instance.Data.Host.InstanceKey, d.Instance.Data.Host.BootID); err != nil {
+				return err
+			}
+		}
 		if d.Spare {
 			if err := s.keepMinimum(ctx, tx, d.Instance); err != nil {
 				return err

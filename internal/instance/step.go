@@ -91,6 +91,7 @@ type Decision struct {
 	Events   []string
 	Freed    bool      // capacity became usable, or was given: wake the queue
 	Spare    bool      // only if the fleet keeps its minimum without it
+	Single   bool      // only if no other instance is the same host of a user
 	Again    time.Time // when to look again, zero: only when woken
 }
 

@@ -49,3 +49,22 @@ func TestHostUnderTwoNames(t *testing.T) {
 		}
 	})
 }
+
+// TestHostTwiceAtOnce adds a host without an agent by two names at a time, to one fleet: it is one instance.
+func TestHostTwiceAtOnce(t *testing.T) {
+	tp := newTemplate(t)
+	withHost(t, tp, nil, func(t *testing.T, w *world, h *agent) {
+		w.hosts["alias.example"] = h
+		w.applyFleet("hosts", w.sshFleet(h.name, "alias.example"))
+		time.Sleep(10 * time.Minute)
+		idle := 0
+		for _, inst := range w.checks.now().instances {
+			if inst.status == "idle" {
+				idle++
+			}
+		}
+		if idle != 1 {
+			t.Errorf("one host is %d instances that are idle", idle)
+		}
+	})
+}

@@ -87,12 +87,19 @@ func (x *wire) Onboard(ctx context.Context, r host.OnboardRequest) (host.Onboard
 	delay(ctx, 2*time.Second)
 	h.mu.Lock()
 	known, key := h.installed, h.key
+	h.mu.Unlock()
+	if info := h.info(); known && r.Taken != nil {
+		if err := r.Taken(ctx, info.InstanceKey, info.BootID); err != nil {
+			return host.Onboarded{}, err
+		}
+	}
+	h.mu.Lock()
 	h.installed = true
 	h.mu.Unlock()
 	if err := x.p.effect("after Onboard " + r.Endpoint.Addr); err != nil {
 		return host.Onboarded{}, err
 	}
-	return host.Onboarded{Info: h.info(), HostKey: key, Known: known}, nil
+	return host.Onboarded{Info: h.info(), HostKey: key}, nil
 }
 
 // Settle implements host.Transport.

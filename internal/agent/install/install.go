@@ -44,6 +44,7 @@ const runtimeVar = "DSTACK_AGENT_RUNTIME"
 
 type options struct {
 	home, user string
+	server     string // whose the agent is to be, "" for whoever connects
 	// newEnv says that the agent's variables come on stdin, as a JSON object. Without it the
 	// installed ones stay.
 	newEnv bool
@@ -54,6 +55,7 @@ func parse(args []string) (options, error) {
 	f := flag.NewFlagSet("install", flag.ContinueOnError)
 	f.StringVar(&o.home, "home", agentapi.DefaultHome, "")
 	f.StringVar(&o.user, "user", "", "")
+	f.StringVar(&o.server, "server", "", "")
 	f.BoolVar(&o.newEnv, "env-stdin", false, "")
 	return o, f.Parse(args)
 }
@@ -109,6 +111,9 @@ func install(ctx context.Context, o options) (agentapi.HostInfo, error) {
 	}
 	if err := os.MkdirAll(o.home, 0o755); err != nil {
 		return none, problem("disk_full", "cannot write to %s: %v", o.home, err)
+	}
+	if err := claim(o.home, o.server, time.Now()); err != nil {
+		return none, err
 	}
 	free := int64(math.MaxInt64)
 	var fs unix.Statfs_t

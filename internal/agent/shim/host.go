@@ -118,7 +118,7 @@ func hashOf(path string) (string, error) {
 }
 
 func (s *Shim) instanceKey() (string, error) {
-	path := filepath.Join(s.Home, "instance_key")
+	path := filepath.Join(s.Home, agentapi.KeyFile)
 	if data, err := os.ReadFile(path); err == nil && len(data) > 0 {
 		return strings.TrimSpace(string(data)), nil
 	}
