@@ -179,6 +179,9 @@ func (p *placer) growing(g *Gang, run Ask, anyway bool) []grower {
 		if f.Hosts || anyway && !named || g.Beside.Fleet != "" && g.Beside.Fleet != f.ID {
 			continue
 		}
+		if list == nil { // they are large: to grow a list of twenty takes three times as much
+			list = make([]grower, 0, len(p.Fleets)-i)
+		}
 		one := grower{fleet: i, id: f.ID, missed: g.refusesNew() | g.refusesFleets(named)}
 		one.ask, _ = f.Ask.beside(run)
 		if other, changed := run.beside(f.Ask); changed {
