@@ -84,7 +84,6 @@ func (x *wire) Onboard(ctx context.Context, r host.OnboardRequest) (host.Onboard
 	if err != nil {
 		return host.Onboarded{}, err
 	}
-	delay(ctx, 2*time.Second)
 	h.mu.Lock()
 	known, key := h.installed, h.key
 	h.mu.Unlock()
@@ -93,6 +92,7 @@ func (x *wire) Onboard(ctx context.Context, r host.OnboardRequest) (host.Onboard
 			return host.Onboarded{}, err
 		}
 	}
+	delay(ctx, 2*time.Second) // others may come meanwhile
 	h.mu.Lock()
 	h.installed = true
 	h.mu.Unlock()
