@@ -30,7 +30,7 @@ func (p *placer) fresh(g *Gang, f int, site Site, j int, taken rooms) (Node, boo
 	}
 	for i := range v.inOrder() {
 		if here(i) && v.usable(i) {
-			if p.spares(g, &v.offers[i]) {
+			if p.spares(g, &v.offers[i]) || p.only != nil && !p.only[KeyOf(&v.offers[i])] {
 				continue
 			}
 			o := taken.less(v.offers[i])

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
@@ -181,6 +182,20 @@ func (p *placer) hold(g *Gang) {
 	}
 }
 
+// holdRoom keeps for a gang that waits to ask providers again the room of the fleet in which it will: whoever
+// took it would have it for as long as it runs.
+func (p *placer) holdRoom(g *Gang) {
+	if g.BuyFrom.IsZero() {
+		return
+	}
+	later := *g
+	later.BuyFrom = time.Time{}
+	if next := p.best(&later); next != nil && next.fresh > 0 && p.room[next.fleet] > 0 {
+		p.rooms = append(p.rooms, keptRoom{next.fleet, next.fresh, g.ID, g.Run})
+		p.room[next.fleet] -= next.fresh
+	}
+}
+
 // keepAll keeps all that a gang could use from those behind it: hosts, and the room for new ones
 // where that is limited.
 func (p *placer) keepAll(g *Gang) {
@@ -206,14 +221,25 @@ func (p *placer) keep(g *Gang, f int, shares []serving) {
 	}
 }
 
-// withOwn does something while a gang may use what is kept for it; what it does not take is kept on.
-func (p *placer) withOwn(g *Gang, do func()) {
+// withOwn does something while a gang may use what is kept for it; what it does not take is kept on, but for
+// room when it is placed.
+func (p *placer) withOwn(g *Gang, do func() (placed bool)) {
+	own := slices.IndexFunc(p.rooms, func(k keptRoom) bool { return k.gang == g.ID })
+	if own >= 0 {
+		p.room[p.rooms[own].fleet] += p.rooms[own].instances
+	}
 	for i, k := range p.kept {
 		if k.gang == g.ID {
 			p.leave(i, k.blocks)
 		}
 	}
-	do()
+	placed := do()
+	switch {
+	case own >= 0 && placed:
+		p.rooms = slices.Delete(p.rooms, own, own+1)
+	case own >= 0:
+		p.room[p.rooms[own].fleet] -= p.rooms[own].instances
+	}
 	for i, k := range p.kept {
 		if k.gang == g.ID {
 			k.blocks = p.free[i]

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -129,7 +130,7 @@ func (p *placer) missing(g *Gang, fleets []int, shares []serving) Verdict {
 	case fits > 0:
 		return Verdict{Gang: g.ID, Reasons: []string{fmt.Sprintf("%d instances that fit are needed, %s has %d", len(g.Jobs), where, fits)}}
 	case full != nil && !grows:
-		why = "Fleet is at capacity"
+		why = cmp.Or(p.roomKept(g), "Fleet is at capacity")
 	case g.Reuse:
 		why = "Could not reuse any instance for this job"
 	case short != "":
@@ -147,6 +148,22 @@ func (p *placer) missing(g *Gang, fleets []int, shares []serving) Verdict {
 		reasons = append(reasons, out)
 	}
 	return Verdict{Gang: g.ID, Reasons: append(reasons, p.facts(g, false)...)}
+}
+
+// roomKept tells of a fleet that may grow only for a run ahead, "" when none does that the gang may use.
+func (p *placer) roomKept(g *Gang) string {
+	for _, f := range p.fleetsOf(g) {
+		for _, k := range p.rooms {
+			switch {
+			case k.fleet != f || k.run == "":
+			case g.Patient:
+				return fmt.Sprintf("Waits behind run '%s', for which the last room of fleet '%s' is kept", k.run, p.Fleets[f].Name)
+			default:
+				return fmt.Sprintf("The last room of fleet '%s' is kept for run '%s', which is ahead. With `retry` the run waits for it", p.Fleets[f].Name, k.run)
+			}
+		}
+	}
+	return ""
 }
 
 // refusedLately says when new instances are asked for again.

@@ -406,3 +406,20 @@ func BenchmarkWhyNot(b *testing.B) {
 		})
 	}
 }
+
+func TestRoomThatIsKept(t *testing.T) {
+	head, behind, hurried := refused(asks("head", 1, 1)), asks("y", 1, 8), asks("z", 1, 4)
+	head.Run, hurried.Patient = "head", false
+	f := cluster("f")
+	f.Room = 1
+	v := Place([]Gang{head, behind, hurried}, Supply{Fleets: []Fleet{f}, Offers: []api.InstanceOffer{machine("a", "eu", 1, 1), machine("b", "us", 8, 20)}, Backends: 2})
+	for i, want := range []string{
+		"No provider gave the instances that were last requested",
+		"Waits behind run 'head', for which the last room of fleet 'f' is kept",
+		"The last room of fleet 'f' is kept for run 'head', which is ahead. With `retry` the run waits for it",
+	} {
+		if !strings.HasPrefix(v[i].Why, want) {
+			t.Errorf("%s: %q, want %q", v[i].Gang, v[i].Why, want)
+		}
+	}
+}

@@ -49,8 +49,11 @@ func Place(queue []Gang, s Supply) []Verdict {
 		switch {
 		case v.Open:
 			p.keepAll(g)
-		case g.Patient && v.Later:
-			p.hold(g)
+		case g.Patient:
+			if v.Later {
+				p.hold(g)
+			}
+			p.holdRoom(g)
 		}
 		refused[kind] = refusal{v, g}
 		if g.Asks && len(asks) < maxAsks {
@@ -73,6 +76,8 @@ type placer struct {
 	asked   map[jobOf]*view       // see wish
 	taken   rooms                 // of reservations
 	tried   map[offer.Key]bool    // offers of which gangs have new instances
+	only    map[offer.Key]bool    // the only offers of which there are new instances now, nil for all
+	rooms   []keptRoom            // in the order of the queue
 	open    []bool                // fleets of which open gangs keep something
 }
 
@@ -87,6 +92,12 @@ type jobOf struct {
 type kept struct {
 	blocks    int
 	gang, run string
+}
+
+// keptRoom is how many instances a fleet may have more that later gangs may not have.
+type keptRoom struct {
+	fleet, instances int
+	gang, run        string
 }
 
 // hostQueue lists the hosts that fit a job, best first. What it skipped once is skipped

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/offer"
 )
 
 // of is the verdict on one gang for another that is alike, which may buy at another time.
@@ -32,13 +33,16 @@ func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
 	if mine == nil || mine.fresh == 0 {
 		return -1, Verdict{}
 	}
+	p.only = mine.offers()
+	defer func() { p.only = nil }()
 	for n, i := range asks {
 		asking := queue[i]
 		asking.BuyFrom = time.Time{}
-		p.withOwn(&asking, func() {
-			if theirs := p.best(&asking); theirs != nil && theirs.meets(mine) {
+		p.withOwn(&asking, func() bool {
+			if theirs := p.best(&asking); theirs != nil && theirs.fresh > 0 {
 				v = p.take(&asking, theirs)
 			}
+			return v.Nodes != nil
 		})
 		if v.Nodes != nil {
 			return n, v
@@ -56,11 +60,15 @@ func (p *placer) spares(g *Gang, o *api.InstanceOffer) bool {
 	return p.Again == nil || p.tried[KeyOf(o)] || p.Again(KeyOf(o)) < len(g.Jobs)
 }
 
-// meets says that two plans have new instances of one offer.
-func (a *plan) meets(b *plan) bool {
-	return slices.ContainsFunc(a.nodes, func(x Node) bool {
-		return x.Host == "" && slices.ContainsFunc(b.nodes, func(y Node) bool { return y.Host == "" && KeyOf(&x.Offer) == KeyOf(&y.Offer) })
-	})
+// offers are those of a plan's new instances.
+func (c *plan) offers() map[offer.Key]bool {
+	keys := map[offer.Key]bool{}
+	for i := range c.nodes {
+		if n := &c.nodes[i]; n.Host == "" {
+			keys[KeyOf(&n.Offer)] = true
+		}
+	}
+	return keys
 }
 
 // maxAsks bounds the kinds of gangs that are looked at for that.
