@@ -70,7 +70,7 @@ func manyInstances(b *testing.B, db *store.DB) (*Service, []string) {
 	b.Helper()
 	s := &Service{Config: Config{DB: db}, known: newKnown()}
 	var fleets []string
-	data := Data{Provisioning: &api.JobProvisioningData{Backend: "remote", Region: "remote", InstanceType: api.InstanceType{Name: "ssh", Resources: api.Resources{
+	data := Data{Remote: &RemoteHost{}, Provisioning: &api.JobProvisioningData{Backend: "remote", Region: "remote", InstanceType: api.InstanceType{Name: "ssh", Resources: api.Resources{
 		CPUs: 8, MemoryMiB: 64 << 10, Gpus: slices.Repeat([]api.Gpu{{Name: "H100", MemoryMiB: 80 << 10, Vendor: "nvidia"}}, 8)}}}}
 	err := s.DB.Write(b.Context(), func(tx *store.Tx) error {
 		for f := range 20 {

@@ -67,7 +67,7 @@ func takeAndGive(b *testing.B, s *Server, hosts []string, writer, of int, stop <
 	for n := writer; ; n = (n + of) % len(hosts) {
 		for _, change := range []func(tx *store.Tx) error{
 			func(tx *store.Tx) error {
-				_, err := s.inst.Claim(ctx, tx, instance.Claim{InstanceID: hosts[n], JobID: job, RunID: "r", Blocks: 1})
+				_, err := s.inst.Claim(ctx, tx, instance.Claim{InstanceID: hosts[n], JobID: job, RunID: "r", Blocks: 1, Of: 1})
 				return err
 			},
 			func(tx *store.Tx) error {
@@ -104,7 +104,7 @@ func manyHosts(b *testing.B, s *Server, fleets int) (ids []string) {
 		}
 		for n := range 10_000 {
 			f, name := n%fleets, fmt.Sprintf("127.64.%d.%d", n/250, n%250)
-			data := instance.Data{Provisioning: &api.JobProvisioningData{Backend: "remote", Hostname: &name, Region: "remote", InstanceType: api.InstanceType{Name: "ssh", Resources: api.Resources{
+			data := instance.Data{Remote: &instance.RemoteHost{Host: instance.Endpoint{Hostname: name}}, Provisioning: &api.JobProvisioningData{Backend: "remote", Hostname: &name, Region: "remote", InstanceType: api.InstanceType{Name: "ssh", Resources: api.Resources{
 				CPUs: 8, MemoryMiB: 64 << 10, Gpus: slices.Repeat([]api.Gpu{{Name: "H100", MemoryMiB: 80 << 10, Vendor: "nvidia"}}, 8)}}}}
 			ids = append(ids, fmt.Sprintf("00000000-0000-4000-8001-%012d", n))
 			_, err := tx.ExecContext(b.Context(), `INSERT INTO instance (id, project_id, fleet_id, num, name, status, backend, created_at, blocks, shard, data, ssh_host) VALUES ($1, $2, $3, $4, $5, 'idle', 'remote', $6, 1, 0, $7, $5)`,
