@@ -114,7 +114,7 @@ func Down(err error) bool {
 		}
 		return strings.HasPrefix(e.Code, "08") // a connection that failed
 	}
-	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok {
+	if _, ok := errors.AsType[*pgconn.ConnectError](err); ok || pgconn.Timeout(err) && !errors.Is(err, context.Canceled) {
 		return true
 	}
 	for _, gone := range []error{errBusy, driver.ErrBadConn, pgconn.ErrConnClosed, sqlite3.BUSY, sqlite3.IOERR, sqlite3.CANTOPEN, sqlite3.READONLY} {

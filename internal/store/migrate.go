@@ -10,6 +10,7 @@ import (
 	"log/slog"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 )
 
@@ -18,7 +19,7 @@ var migrations embed.FS
 
 // migrate brings the schema to this program's version. Replicas that start together wait
 // for each other.
-func (db *DB) migrate(ctx context.Context, log *slog.Logger) error {
+func (db *DB) migrate(ctx context.Context, log *slog.Logger) (err error) {
 	files, err := fs.Sub(migrations, "migrations")
 	if err != nil {
 		return err
@@ -32,7 +33,12 @@ func (db *DB) migrate(ctx context.Context, log *slog.Logger) error {
 		opts = append(opts, goose.WithSessionLocker(advisoryLock{}))
 	}
 	opts = append(opts, goose.WithGoMigrations(countChanges(db.engine)))
-	p, err := goose.NewProvider(dialect, db.writer, files, opts...)
+	to := db.writer
+	if db.engine == Postgres { // a migration, or another replica's, may take longer than an answer
+		to = stdlib.OpenDB(*db.pg.ConnConfig)
+		defer func() { err = errors.Join(err, to.Close()) }()
+	}
+	p, err := goose.NewProvider(dialect, to, files, opts...)
 	if err != nil {
 		return fmt.Errorf("read migrations: %w", err)
 	}

@@ -45,7 +45,7 @@ const silentOwner = 10 * time.Second
 // pgConfig is how to connect once more, for LISTEN.
 type pgConfig struct{ *pgx.ConnConfig }
 
-func openPostgres(ctx context.Context, rawURL string, conns int) (*DB, error) {
+func openPostgres(ctx context.Context, rawURL string, conns int, answer time.Duration) (*DB, error) {
 	where := "postgres"
 	if u, err := url.Parse(rawURL); err == nil {
 		where = u.Redacted()
@@ -55,14 +55,23 @@ func openPostgres(ctx context.Context, rawURL string, conns int) (*DB, error) {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
 	config.ConnectTimeout = cmp.Or(config.ConnectTimeout, connectTimeout)
-	config.DialFunc = dialer(config.ConnectTimeout).DialContext
+	dial := dialer(config.ConnectTimeout).DialContext
+	config.DialFunc = dial
 	if config.RuntimeParams["application_name"] == "" {
 		config.RuntimeParams["application_name"] = "dstack"
 	}
 	// Whoever reads inside of a transaction must not wait for the connections of those who do the
 	// same: reads and transactions have their own.
+	patient := config.Copy()
+	patient.DialFunc = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		return &patience{Conn: c, limit: answer}, nil
+	}
 	pool := func(conns int) *sql.DB {
-		p := stdlib.OpenDB(*config, stdlib.OptionAfterConnect(boundTransactions))
+		p := stdlib.OpenDB(*patient, stdlib.OptionAfterConnect(boundTransactions))
 		p.SetMaxOpenConns(conns)
 		p.SetMaxIdleConns(conns) // pgx checks a connection that was idle before it is used
 		return p

@@ -27,6 +27,40 @@ func TestSilentTransactionsEnd(t *testing.T) {
 	}
 }
 
+// TestSilentPostgres has a proxy between take what is sent and pass nothing on. Reads and transactions end with
+// an error that says so, and go on when the database answers again.
+func TestSilentPostgres(t *testing.T) {
+	through := storetest.NewValve(t, storetest.PostgresURL(t))
+	db, err := store.Open(t.Context(), store.Config{URL: through.URL, Answer: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	one := func() error {
+		var n int
+		return db.Read().QueryRowContext(t.Context(), `SELECT 1`).Scan(&n)
+	}
+	write := func() error {
+		return db.Write(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.ExecContext(t.Context(), `INSERT INTO setting (name, value) VALUES ('a', 'b') ON CONFLICT DO NOTHING`)
+			return err
+		})
+	}
+	if err := errors.Join(one(), write()); err != nil {
+		t.Fatal(err)
+	}
+	through.Shut()
+	for name, do := range map[string]func() error{"read": one, "write": write} {
+		if err := do(); !store.Down(err) {
+			t.Errorf("%s of a silent database: %v, want that it is down", name, err)
+		}
+	}
+	through.Open()
+	if err := errors.Join(one(), write()); err != nil {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
 // TestConns has all transactions that are allowed read beside themselves, as some do for rows that
 // they do not change: none waits for another.
 func TestConns(t *testing.T) {

@@ -44,6 +44,8 @@ type Config struct {
 	// Conns bounds the connections to Postgres, of which half are for transactions, 0: 20; there
 	// are two at least.
 	Conns int
+	// Answer bounds how long Postgres may take for an answer, 0: 30 s.
+	Answer time.Duration
 	// NoEvents leaves the audit log as it is, see [Tx.NoEvents].
 	NoEvents bool
 	Log      *slog.Logger
@@ -100,7 +102,7 @@ func open(ctx context.Context, c Config) (*DB, error) {
 	case "sqlite", "file":
 		return openSQLite(ctx, strings.TrimPrefix(rest, "/")) // sqlite:////absolute, sqlite:///relative
 	case "postgres", "postgresql":
-		return openPostgres(ctx, "postgres://"+rest, cmp.Or(c.Conns, postgresConns))
+		return openPostgres(ctx, "postgres://"+rest, cmp.Or(c.Conns, postgresConns), cmp.Or(c.Answer, answerTimeout))
 	}
 	return nil, fmt.Errorf("database URL starts with %q: use a file path or postgres://…", scheme)
 }
