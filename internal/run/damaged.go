@@ -24,6 +24,9 @@ func (d *Data) Intact() error {
 	if d.Spec.Configuration.Common() == nil {
 		return errors.New("there is no configuration")
 	}
+	if d.Spec.RunName == nil {
+		d.Damage = "there is no name" // that of the row is shown
+	}
 	return nil
 }
 
@@ -32,7 +35,19 @@ func (d *JobData) Intact() error {
 	if d.Spec.JobName == "" {
 		return errors.New("there is no name")
 	}
+	s := &d.Spec // published clients read none of these as null
+	if s.Env == nil {
+		d.Damage, s.Env = "there are no variables", map[string]string{}
+	}
+	s.AppSpecs, s.Commands, s.Probes = orEmpty(s.AppSpecs), orEmpty(s.Commands), orEmpty(s.Probes)
 	return nil
+}
+
+func orEmpty[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // unreadable is the configuration that is shown for one that is lost.

@@ -49,6 +49,9 @@ func render(now time.Time, r Run, jobs []Job, of names, queued, connect bool, li
 		StatusMessage: string(r.Status), RunSpec: r.Data.Spec, Jobs: []api.Job{}, DeploymentNum: r.Data.Deployment, Deleted: &deleted,
 		Service: r.Data.Service, NextTriggeredAt: api.OptTime(r.next(now)),
 	}
+	if v.RunSpec.RunName == nil { // in a damaged record: published clients need one
+		v.RunSpec.RunName = &r.Name
+	}
 	if r.Data.FleetID != "" {
 		v.Fleet = &api.RunFleet{ID: r.Data.FleetID, Name: r.Data.FleetName}
 	}

@@ -24,6 +24,9 @@ func TestDamagedRows(t *testing.T) {
 	for name, edit := range map[string]string{
 		"run is no JSON":                `UPDATE run SET data = '{broken', version = version + 1 WHERE name = 'victim'`,
 		"run is empty":                  `UPDATE run SET data = '{}', version = version + 1 WHERE name = 'victim'`,
+		"run has no name":               `UPDATE run SET data = json_set(data, '$.spec.run_name', json('null')), version = version + 1 WHERE name = 'victim'`,
+		"job has no variables":          `UPDATE job SET data = json_set(data, '$.spec.env', json('null')), version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"job has no commands":           `UPDATE job SET data = json_set(data, '$.spec.commands', json('null'), '$.spec.probes', json('null')), version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"run has no owner":              `UPDATE run SET user_id = 'nobody', version = version + 1 WHERE name = 'victim'`,
 		"run has a strange status":      `UPDATE run SET status = 'bogus', version = version + 1 WHERE name = 'victim'`,
 		"run is of the far future":      `UPDATE run SET submitted_at = 9000000000000000000, version = version + 1 WHERE name = 'victim'`,
