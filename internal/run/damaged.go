@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/config"
 	"dstack/internal/engine"
 	"dstack/internal/jobspec"
 	"dstack/internal/store"
@@ -39,8 +40,17 @@ func (d *JobData) Intact() error {
 	if s.Env == nil {
 		d.Damage, s.Env = "there are no variables", map[string]string{}
 	}
+	if r := &s.Requirements.Resources; !sized(r) {
+		d.Damage, *r = "there are no resources", config.DefaultResources()
+	}
 	s.AppSpecs, s.Commands, s.Probes = orEmpty(s.AppSpecs), orEmpty(s.Commands), orEmpty(s.Probes)
 	return nil
+}
+
+// sized says that resources have the sizes that clients need of them.
+func sized(r *config.Resources) bool {
+	return (r.CPU.Count.Min != nil || r.CPU.Count.Max != nil) && (r.Memory.Min != nil || r.Memory.Max != nil) &&
+		(r.GPU == nil || r.GPU.Count.Min != nil || r.GPU.Count.Max != nil) && (r.Disk == nil || r.Disk.Size.Min != nil || r.Disk.Size.Max != nil)
 }
 
 func orEmpty[T any](list []T) []T {

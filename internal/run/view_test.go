@@ -52,6 +52,10 @@ func TestRenderWithoutWhatIsNeeded(t *testing.T) {
 		t.Errorf("the run is shown as %+v, error %v", v.RunSpec.RunName, v.Error)
 	}
 	data, err := json.Marshal(v.Jobs[0].JobSpec)
+	var read api.JobSpec
+	if err := json.Unmarshal(data, &read); err != nil {
+		t.Errorf("clients cannot read it: %v", err)
+	}
 	for _, null := range []string{`"env":null`, `"commands":null`, `"app_specs":null`, `"probes":null`} {
 		if err != nil || strings.Contains(string(data), null) {
 			t.Errorf("%s: %s %v", null, data, err)

@@ -108,8 +108,11 @@ type optional interface{ Optional() }
 
 // decode reads a body strictly. One that is not said to be JSON is a text.
 func decode(w http.ResponseWriter, r *http.Request, v any) error {
-	if _, none := v.(*struct{}); none {
-		return nil // the endpoint takes no body; whatever is sent is not read
+	if _, none := v.(*struct{}); none { // the endpoint takes no body; whatever is sent is not read
+		if r.ContentLength == 0 {
+			within(w, 0)
+		}
+		return nil
 	}
 	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	var tooLarge *http.MaxBytesError

@@ -397,6 +397,40 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
+// What takes longer than a body may take is not ended by that, also where there is no body.
+func TestLongRequestWithoutBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t)
+		l := pipe{make(chan net.Conn, 1)}
+		srv := &http.Server{Handler: s.observed(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			err := decode(w, r, &struct{}{})
+			select {
+			case <-time.After(2 * time.Minute):
+			case <-r.Context().Done():
+				err = context.Cause(r.Context())
+			}
+			if err != nil {
+				s.fail(w, r, err)
+			}
+		}))}
+		go func() { _ = srv.Serve(l) }() // ends with Close
+		client, served := net.Pipe()
+		l.conns <- served
+		fmt.Fprintf(client, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+		resp, err := http.ReadResponse(bufio.NewReader(client), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("%d", resp.StatusCode)
+		}
+		client.Close()
+		close(l.conns)
+		srv.Close()
+	})
+}
+
 // tarOf is an archive with one file.
 func tarOf(t *testing.T, name, content string) []byte {
 	t.Helper()
