@@ -71,8 +71,8 @@ const (
 type CreateRequest struct {
 	// Token is the client token, the same for each attempt of one intent: a UUID.
 	Token string `json:"token"`
-	// Since is when it was decided to create it: where requests have to wait, the oldest is first.
-	Since time.Time `json:"since,omitzero"`
+	// Rank is whose turn it is where requests have to wait.
+	Rank
 	// Name is unique per intent and at most 60 characters of a-z, 0-9 and '-', starting with
 	// a letter. Backends without client tokens look for it before they create.
 	Name    string `json:"name"`
@@ -96,6 +96,18 @@ type CreateRequest struct {
 	Container   *Contain `json:"container,omitempty"`  // for ContainerBackend only
 	PublicIP    bool     `json:"public_ip,omitempty"`  // false: reachable in the private network only
 	Privileged  bool     `json:"privileged,omitempty"` // containers will need it
+}
+
+// Rank orders requests that have to wait for each other as the queue orders who they are for: one that is
+// repeated comes before the first of those behind it.
+type Rank struct {
+	Priority int       `json:"priority,omitempty"` // the highest is first
+	Since    time.Time `json:"since,omitzero"`     // since when it is waited for, then the oldest
+}
+
+// Before says that a request has its turn before one of rank o.
+func (r Rank) Before(o Rank) bool {
+	return r.Priority > o.Priority || r.Priority == o.Priority && r.Since.Before(o.Since)
 }
 
 // Offer is the part of an offer that creating needs; see [offer.Offer].

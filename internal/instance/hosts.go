@@ -276,6 +276,7 @@ func (s *Service) intend(ctx context.Context, tx *store.Tx, inst *Instance, o ap
 		return err
 	}
 	req := &backend.CreateRequest{
+		Rank:    inst.Data.Rank,
 		Project: s.ProjectName(ctx, inst.ProjectID), Fleet: fleetName, Offer: fromAPI(o), Tags: inst.Data.Tags,
 		SSHKeys: []string{strings.TrimSpace(public)}, DiskMiB: o.Instance.Resources.Disk.SizeMiB, PublicIP: true,
 	}

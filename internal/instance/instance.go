@@ -12,6 +12,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/backend"
 	"dstack/internal/scheduler"
 )
 
@@ -91,6 +92,8 @@ type Data struct {
 	Skips   []string `json:"skips,omitempty"`
 	// SpareUntil is until when offers are not asked for that could not be had lately, but the first.
 	SpareUntil time.Time `json:"spare_until,omitzero"`
+	// Rank is that of the run it was created for, zero for fleet nodes.
+	Rank backend.Rank `json:"rank,omitzero"`
 }
 
 // RemoteHost is how to reach an SSH host of the user. Private keys are sealed.
@@ -192,4 +195,7 @@ type Want struct {
 	IdleSeconds int64  // -1 never
 	// SpareUntil is until when other offers than the first are left alone that could not be had lately.
 	SpareUntil time.Time
+	// Rank is the run's place in the queue, zero for a fleet node: its machine is asked for as if by a
+	// run without priority that was submitted then.
+	Rank backend.Rank
 }

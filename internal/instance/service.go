@@ -105,7 +105,7 @@ func (s *Service) Create(ctx context.Context, tx *store.Tx, n Want) (Instance, e
 		ID: uuid.NewString(), ProjectID: n.ProjectID, FleetID: n.FleetID,
 		Num: nums[0], Name: fmt.Sprintf("%s-%d", n.FleetName, nums[0]),
 		Status: api.InstancePending, CreatedAt: time.Now(), Blocks: n.Blocks,
-		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0, SpareUntil: n.SpareUntil, Split: n.Split},
+		Data: Data{Ask: &n.Ask, Cluster: n.Cluster, Tags: n.Ask.Profile.Tags, ForJob: n.JobID, IdleSeconds: n.IdleSeconds, AutoBlocks: n.Blocks == 0, SpareUntil: n.SpareUntil, Split: n.Split, Rank: n.Rank},
 	}
 	if n.First != nil {
 		together, err := together(ctx, tx, inst, *n.First)

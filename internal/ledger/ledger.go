@@ -19,6 +19,7 @@
 package ledger
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -101,7 +102,8 @@ type Intent struct {
 
 	// Name is for people: the resource's name begins with the project's name and it.
 	Name string
-	// Create describes an instance; Volume a volume. Token, Name and our tags are filled in.
+	// Create describes an instance; Volume a volume. Token, Name and our tags are filled in, and since
+	// when an instance is waited for, if that is not said.
 	Create *backend.CreateRequest
 	Volume *backend.VolumeRequest
 	// Cluster is the fleet whose instances have to be close to each other, "" for none: where
@@ -120,7 +122,7 @@ func (l *Ledger) Intend(ctx context.Context, tx *store.Tx, in Intent) (string, e
 	switch {
 	case in.Kind == backend.InstanceResource && in.Create != nil:
 		req := *in.Create
-		req.Token, req.Since, req.Name = r.ID, r.CreatedAt, resourceName(req.Project, in.Name, r.ID)
+		req.Token, req.Since, req.Name = r.ID, cmp.Or(req.Since, r.CreatedAt), resourceName(req.Project, in.Name, r.ID)
 		req.Tags = l.tags(req.Tags, r.ID, req.Project, req.Fleet, in.Name)
 		r.Doc.Create, r.Doc.Cluster, r.Doc.MaxPrice = &req, in.Cluster, in.MaxPrice
 	case in.Kind == backend.VolumeResource && in.Volume != nil:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/backend"
 	"dstack/internal/config"
 	"dstack/internal/event"
 	"dstack/internal/fleet"
@@ -56,6 +57,7 @@ func (s *Service) claimNode(ctx context.Context, tx *store.Tx, r *Run, j Job, f 
 		offer := n.Offer
 		inst, err := s.Instances.Create(ctx, tx, instance.Want{
 			ProjectID: r.ProjectID, FleetID: f.ID, FleetName: f.Name, Ask: n.Ask, First: &offer, Cluster: f.Cluster(), JobID: j.ID, RunID: r.ID, Blocks: 1, Split: split(f), IdleSeconds: idle(n.Ask), SpareUntil: j.Data.BuyFrom,
+			Rank: backend.Rank{Priority: r.Priority, Since: r.SubmittedAt},
 		})
 		if err != nil {
 			return err

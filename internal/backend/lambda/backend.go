@@ -75,10 +75,10 @@ func (l *lambda) Create(ctx context.Context, req backend.CreateRequest) (backend
 	if err != nil {
 		return backend.Instance{}, err
 	}
-	if err := until(ctx, time.Now().Add(l.launches.join(req.Token, req.Since))); err != nil {
+	if err := until(ctx, time.Now().Add(l.launches.join(req))); err != nil {
 		return backend.Instance{}, err
 	}
-	if err := l.launches.take(req.Token, req.Since); err != nil {
+	if err := l.launches.take(req); err != nil {
 		return backend.Instance{}, err
 	}
 	launched := false

@@ -14,7 +14,8 @@ import (
 type turns struct {
 	every time.Duration
 	mu    sync.Mutex
-	queue []waiter  // the oldest wish first, equal ones in the order of asking
+	queue []waiter  // by rank, equal ones in the order of asking; see maxPassed
+	came  int       // how many have joined the queue
 	busy  bool      // somebody launches now
 	ended time.Time // when the last launch did
 }
@@ -22,8 +23,12 @@ type turns struct {
 // waiter is a token that was told when to come back.
 type waiter struct {
 	token string
-	since time.Time // when it was wished for
+	rank  backend.Rank
+	of    string // what is to be launched
 	due   time.Time
+	came  int // its number in the order of asking
+	// passed is how many have launched something else that came later, and were before it by rank.
+	passed int
 }
 
 const (
@@ -33,15 +38,19 @@ const (
 	turnSlack = time.Second
 	// gathering is how long the first at an idle Lambda waits: wishes of one moment ask in any order.
 	gathering = 200 * time.Millisecond
+	// maxPassed is how many later ones may go before one that waits for something else: the first of the
+	// queue, if it is refused again and again, would have all turns. Who waits for the same would be refused
+	// as well.
+	maxPassed = 3
 )
 
-// join queues a token, if it is not there yet, and is how long those who are older may still come before
+// join queues a token, if it is not there yet, and is how long those of a higher rank may still come before
 // it takes its turn: zero for a token that would have to come back anyway.
-func (q *turns) join(token string, since time.Time) time.Duration {
+func (q *turns) join(req backend.CreateRequest) time.Duration {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	place, known := q.place(token, since, now)
+	place, known := q.place(req, now)
 	if known || q.away(place, now) > turnSlack {
 		return 0
 	}
@@ -51,14 +60,20 @@ func (q *turns) join(token string, since time.Time) time.Duration {
 // take says that a token may launch now, or with a *backend.RateLimitedError when it shall come
 // back. A token that does not come within another turn of that loses its place. Who may launch
 // has to call giveBack.
-func (q *turns) take(token string, since time.Time) error {
+func (q *turns) take(req backend.CreateRequest) error {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	now := time.Now()
-	place, _ := q.place(token, since, now)
+	place, _ := q.place(req, now)
 	away := q.away(place, now)
 	if away <= turnSlack {
+		w := q.queue[place]
 		q.queue = slices.Delete(q.queue, place, place+1)
+		for i := range q.queue {
+			if v := &q.queue[i]; v.came < w.came && v.of != w.of {
+				v.passed++
+			}
+		}
 		q.busy = true
 		return nil
 	}
@@ -68,15 +83,19 @@ func (q *turns) take(token string, since time.Time) error {
 }
 
 // place finds a token in the queue, known, or puts it there, without those who did not come.
-func (q *turns) place(token string, since, now time.Time) (place int, known bool) {
-	q.queue = slices.DeleteFunc(q.queue, func(w waiter) bool { return w.token != token && w.due.Add(q.every).Before(now) })
-	if place = slices.IndexFunc(q.queue, func(w waiter) bool { return w.token == token }); place >= 0 {
+func (q *turns) place(req backend.CreateRequest, now time.Time) (place int, known bool) {
+	q.queue = slices.DeleteFunc(q.queue, func(w waiter) bool { return w.token != req.Token && w.due.Add(q.every).Before(now) })
+	if place = slices.IndexFunc(q.queue, func(w waiter) bool { return w.token == req.Token }); place >= 0 {
 		return place, true
 	}
-	if place = slices.IndexFunc(q.queue, func(w waiter) bool { return w.since.After(since) }); place < 0 {
-		place = len(q.queue)
+	w := waiter{token: req.Token, rank: req.Rank, of: req.Offer.Instance + " " + req.Offer.Region, due: now, came: q.came}
+	q.came++
+	for place = len(q.queue); place > 0; place-- {
+		if v := q.queue[place-1]; !w.rank.Before(v.rank) || v.passed >= maxPassed && v.of != w.of {
+			break
+		}
 	}
-	q.queue = slices.Insert(q.queue, place, waiter{token: token, since: since, due: now})
+	q.queue = slices.Insert(q.queue, place, w)
 	return place, false
 }
 
