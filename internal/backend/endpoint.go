@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"unicode"
 )
 
 // EndpointVariable is the environment variable that replaces the base URL of a backend's
@@ -23,7 +24,7 @@ func (t Type) Endpoint(env func(string) string) (string, error) {
 		return "", nil
 	}
 	u, err := url.Parse(text)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || strings.ContainsFunc(text, unicode.IsSpace) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return "", fmt.Errorf("%s is not a base URL: write one like http://127.0.0.1:8080", name)
 	}
 	return strings.TrimRight(text, "/"), nil

@@ -29,16 +29,23 @@ func (i *Instance) whole(err error) error {
 	if !ok {
 		return err
 	}
-	problem := fmt.Sprintf("The stored record of this instance cannot be read (%v). It takes no jobs; delete it", damage)
 	if !damage.Document { // where it is is known
-		i.Data.Damage, i.Data.Problem = damage.Error(), problem
+		i.odd(damage)
 		return nil
 	}
+	problem := unreadable(damage)
 	if i.SSHHost != "" { // how to log in, and the host key, are lost
 		problem += fmt.Sprintf(". Host %s is not reached once the present connection has ended: containers of jobs may run on there until you add it again", i.SSHHost)
 	}
 	i.Data = Data{Damage: damage.Error(), Problem: problem, IdleSeconds: -1}
 	return nil
+}
+
+// odd notes that a column of the row makes no sense.
+func (i *Instance) odd(why error) { i.Data.Damage, i.Data.Problem = why.Error(), unreadable(why) }
+
+func unreadable(why error) string {
+	return fmt.Sprintf("The stored record of this instance cannot be read (%v). It takes no jobs; delete it", why)
 }
 
 // damaged decides over an instance of which only the columns are known. The jobs on a machine go on, and

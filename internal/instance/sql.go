@@ -150,6 +150,9 @@ func scan(rows *sql.Rows) (Instance, error) {
 	if err != nil {
 		return Instance{}, fmt.Errorf("read an instance: %w", err)
 	}
+	if i.Blocks < 0 && i.Data.Damage == "" {
+		i.odd(fmt.Errorf("it is divided into %d blocks", i.Blocks))
+	}
 	i.CreatedAt, i.FinishedAt, i.LastJobAt = store.Time(created), store.Time(finished), store.Time(lastJob)
 	return i, nil
 }

@@ -13,6 +13,10 @@ import (
 	"dstack/internal/store"
 )
 
+// inspectTimeout is how long somebody who looks waits for the list of one account: the others are shown
+// without it.
+const inspectTimeout = 45 * time.Second
+
 // maxInspected bounds the resources of one inspection.
 const maxInspected = 20_000
 
@@ -115,7 +119,9 @@ func (l *Ledger) listAll(ctx context.Context, accounts []Account) ([]AccountStat
 			b, err := l.Clouds.Backend(ctx, a.ProjectID, a.Backend)
 			if err == nil {
 				lists[i].account = backend.AccountOf(b)
-				lists[i].owned, err = l.list(ctx, b, a, time.Now())
+				call, cancel := context.WithTimeoutCause(ctx, inspectTimeout, errNoAnswer)
+				defer cancel()
+				lists[i].owned, err = l.list(call, b, a, time.Now())
 			}
 			states[i].Err = err
 		})

@@ -4,6 +4,11 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"dstack/internal/agentbin"
+	"dstack/internal/backend"
+	"dstack/internal/backend/all"
+	"dstack/internal/catalog/collect"
 )
 
 // serverPrefix begins the names of variables that nobody but a server reads.
@@ -71,10 +76,20 @@ func Warnings(environ []string) []string {
 			}
 		}
 	}
+	endpoints := map[string]bool{varGCSEndpoint: true, varLoggingEndpoint: true, varHub: true}
+	for _, t := range all.Types(agentbin.New()) {
+		endpoints[backend.EndpointVariable(t.Name)] = true
+	}
+	for _, s := range collect.Sources() {
+		endpoints[backend.EndpointVariable(s.Provider)] = true
+	}
 	for name := range set {
 		short, is := strings.CutPrefix(name, serverPrefix)
 		if is && !known[name] && !slices.Contains(serverVariables, short) {
 			list = append(list, name+" is ignored: there is no such setting")
+		}
+		if strings.HasPrefix(name, backend.EndpointVariable("")) && !endpoints[name] {
+			list = append(list, name+" is ignored: there is no such provider")
 		}
 	}
 	if set[serverPrefix+"SSHPROXY_ENFORCED"] && !(set[serverPrefix+"SSHPROXY_ADDRESS"] && set["DSTACK_SSHPROXY_API_TOKEN"]) {

@@ -12,10 +12,12 @@ import (
 
 func TestWarnings(t *testing.T) {
 	for name, tt := range map[string]struct{ environ, want []string }{
-		"nothing":       {[]string{"PATH=/bin", "DSTACK_PROJECT=main", "DSTACK_TOKEN=x"}, nil},
-		"what is read":  {[]string{"DSTACK_SERVER_DIR=/srv", "DSTACK_SERVER_JOB_NETWORK_MODE=1", "DSTACK_DB_POOL_SIZE=3"}, nil},
-		"what is not":   {[]string{"DSTACK_SENTRY_DSN=https://secret@example.com"}, []string{"DSTACK_SENTRY_DSN is ignored: this server reports to no Sentry; problems are in its log"}},
-		"a slip, empty": {[]string{"DSTACK_SERVER_DIRR="}, []string{"DSTACK_SERVER_DIRR is ignored: there is no such setting"}},
+		"nothing":          {[]string{"PATH=/bin", "DSTACK_PROJECT=main", "DSTACK_TOKEN=x"}, nil},
+		"what is read":     {[]string{"DSTACK_SERVER_DIR=/srv", "DSTACK_SERVER_JOB_NETWORK_MODE=1", "DSTACK_DB_POOL_SIZE=3"}, nil},
+		"what is not":      {[]string{"DSTACK_SENTRY_DSN=https://secret@example.com"}, []string{"DSTACK_SENTRY_DSN is ignored: this server reports to no Sentry; problems are in its log"}},
+		"a slip, empty":    {[]string{"DSTACK_SERVER_DIRR="}, []string{"DSTACK_SERVER_DIRR is ignored: there is no such setting"}},
+		"an endpoint":      {[]string{"DSTACK_ENDPOINT_LAMBDA=http://x", "DSTACK_ENDPOINT_AWS=http://x", "DSTACK_ENDPOINT_GCS=http://x"}, nil},
+		"one that is none": {[]string{"DSTACK_ENDPOINT_LAMBDAA=http://x"}, []string{"DSTACK_ENDPOINT_LAMBDAA is ignored: there is no such provider"}},
 		"in order": {[]string{"DSTACK_SERVER_PROT=1", "DSTACK_PLUGIN_SERVICE_URI=x"},
 			[]string{"DSTACK_PLUGIN_SERVICE_URI is ignored: there are no plugins", "DSTACK_SERVER_PROT is ignored: there is no such setting"}},
 		"no proxy to enforce": {[]string{"DSTACK_SERVER_SSHPROXY_ENFORCED=1", "DSTACK_SSHPROXY_API_TOKEN=x"},

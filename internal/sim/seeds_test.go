@@ -34,6 +34,9 @@ func TestSeeds(t *testing.T) {
 		runShare(t, share)
 		return
 	}
+	if *from == 0 {
+		t.Fatal("seeds begin with 1: the ids of 0 are those of the template")
+	}
 	began := time.Now()
 	var mu sync.Mutex
 	var sum result

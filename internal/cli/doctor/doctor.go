@@ -112,7 +112,7 @@ func show(p *program.Program, d api.Doctor) {
 	silent := slices.ContainsFunc(d.Accounts, func(a api.DoctorAccount) bool { return a.Error != "" })
 	switch {
 	case len(d.Resources) == 0 && silent:
-		p.Println("Nothing that costs money is known.")
+		p.Println("Nothing that costs money is known. Not every provider could be asked:")
 	case len(d.Resources) == 0:
 		p.Println("Nothing that costs money exists.")
 	default:

@@ -62,13 +62,13 @@ func LongSeconds(n int64) string {
 	return strings.Join(parts, " ")
 }
 
-// Age says how long ago t was, seen from now. A time to come is empty.
+// Age says how long ago t was, seen from now. A time to come is empty, and one that is not known (zero).
 func Age(now, t time.Time) string {
 	d := now.Sub(t)
 	hours := d.Hours()
 	days := int(hours / 24)
 	switch {
-	case d < 0:
+	case d < 0, t.IsZero():
 		return ""
 	case d < 10*time.Second:
 		return "now"
