@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"fmt"
 	"net"
 	"net/url"
@@ -39,6 +40,26 @@ func boundTransactions(ctx context.Context, c *pgx.Conn) error {
 	return err
 }
 
+// pingIdle checks a connection that was idle before it is used. The answer to that needs no work of the
+// database, so that it is not waited for as long as others: each of several silent connections is tried.
+func pingIdle(limit time.Duration) func(context.Context, stdlib.ShouldPingParams) bool {
+	return func(ctx context.Context, p stdlib.ShouldPingParams) bool {
+		if p.IdleDuration > time.Second {
+			ctx, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			_ = p.Conn.Ping(ctx) // closes one that fails, see [stillOpen]
+		}
+		return false
+	}
+}
+
+func stillOpen(_ context.Context, c *pgx.Conn) error {
+	if c.IsClosed() {
+		return driver.ErrBadConn
+	}
+	return nil
+}
+
 // silentOwner is shorter than the lease of a replica, so that its successor finds no locks.
 const silentOwner = 10 * time.Second
 
@@ -71,9 +92,10 @@ func openPostgres(ctx context.Context, rawURL string, conns int, answer time.Dur
 		return &patience{Conn: c, limit: answer}, nil
 	}
 	pool := func(conns int) *sql.DB {
-		p := stdlib.OpenDB(*patient, stdlib.OptionAfterConnect(boundTransactions))
+		p := stdlib.OpenDB(*patient, stdlib.OptionAfterConnect(boundTransactions),
+			stdlib.OptionShouldPing(pingIdle(answer/6)), stdlib.OptionResetSession(stillOpen))
 		p.SetMaxOpenConns(conns)
-		p.SetMaxIdleConns(conns) // pgx checks a connection that was idle before it is used
+		p.SetMaxIdleConns(conns)
 		return p
 	}
 	readers := max(1, conns/2)

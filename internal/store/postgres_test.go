@@ -61,6 +61,39 @@ func TestSilentPostgres(t *testing.T) {
 	}
 }
 
+// TestSilentIdleConnections: connections that were idle when the database fell silent are told apart sooner than
+// an answer may take.
+func TestSilentIdleConnections(t *testing.T) {
+	const answer = 6 * time.Second
+	through := storetest.NewValve(t, storetest.PostgresURL(t))
+	db, err := store.Open(t.Context(), store.Config{URL: through.URL + "&connect_timeout=1", Answer: answer, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	var all, read sync.WaitGroup
+	read.Add(3)
+	for range 3 { // as many connections
+		all.Go(func() {
+			err := db.Snapshot(t.Context(), func(store.Querier) error { read.Done(); read.Wait(); return nil })
+			if err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
+	<-time.After(1100 * time.Millisecond) // they are idle
+	through.Shut()
+	began := time.Now()
+	var n int
+	if err := db.Read().QueryRowContext(t.Context(), `SELECT 1`).Scan(&n); !store.Down(err) {
+		t.Errorf("%v, want that the database is down", err)
+	}
+	if took := time.Since(began); took >= answer {
+		t.Errorf("said after %v, and one answer may take %v", took, answer)
+	}
+}
+
 // TestConns has all transactions that are allowed read beside themselves, as some do for rows that
 // they do not change: none waits for another.
 func TestConns(t *testing.T) {
