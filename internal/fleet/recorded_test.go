@@ -21,20 +21,6 @@ func specOf(yaml string) (api.FleetSpec, error) {
 	return api.FleetSpec{Configuration: *c.Fleet, Profile: config.Profile{Name: "default"}}, nil
 }
 
-func text(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func message(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
-
 // refused are configurations that the original accepts and that we refuse when they are read.
 var refused = map[string]string{
 	"fleet-nodes-true": "a boolean is no number of nodes",
@@ -62,7 +48,7 @@ func TestNormaliseRecorded(t *testing.T) {
 				t.Fatalf("refused when read: %v\n%s", err, r.YAML)
 			}
 			spec, err = normalise(spec)
-			if diff := cmp.Diff(text(r.Error), message(err)); diff != "" {
+			if diff := cmp.Diff(recorded.Text(r.Error), recorded.Message(err)); diff != "" {
 				t.Fatalf("error (-recorded +got):\n%s\n%s", diff, r.YAML)
 			}
 			if err != nil {
@@ -94,7 +80,7 @@ func TestChangesRecorded(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _, err := changes(old.Configuration, now.Configuration)
-		if diff := cmp.Diff(text(r.Error), message(err)); diff != "" {
+		if diff := cmp.Diff(recorded.Text(r.Error), recorded.Message(err)); diff != "" {
 			t.Errorf("%s: error (-recorded +got):\n%s", r.Case, diff)
 		}
 	})

@@ -64,7 +64,7 @@ func TestNormaliseRecorded(t *testing.T) {
 			}
 			for range 2 { // the second time changes nothing
 				err = Limits{}.Normalise(&spec, "ssh-ed25519 AAAA")
-				if diff := cmp.Diff(text(r.Error), message(err)); diff != "" {
+				if diff := cmp.Diff(recorded.Text(r.Error), recorded.Message(err)); diff != "" {
 					t.Fatalf("error (-recorded +got):\n%s\n%s", diff, r.YAML)
 				}
 				if err != nil {
@@ -78,20 +78,6 @@ func TestNormaliseRecorded(t *testing.T) {
 			}
 		})
 	})
-}
-
-func text(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func message(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
 }
 
 // sameJSON compares what v becomes on the wire, where keys with null may be there or not.
@@ -135,8 +121,8 @@ func TestGroupRefsRecorded(t *testing.T) {
 	member := map[string]string{"interpolate_groups_ip_address": NodeMember, "interpolate_groups_replica_ip_address": ReplicaMember}
 	recorded.Rows(t, "testdata/group-refs.jsonl", func(t *testing.T, r row) {
 		got, err := Interpolate(r.In, member[r.Fn], r.View)
-		if got != text(r.Out) || message(err) != text(r.Error) {
-			t.Errorf("%s(%q) = %q, %v; recorded %q, %s", r.Fn, r.In, got, err, text(r.Out), text(r.Error))
+		if got != recorded.Text(r.Out) || recorded.Message(err) != recorded.Text(r.Error) {
+			t.Errorf("%s(%q) = %q, %v; recorded %q, %s", r.Fn, r.In, got, err, recorded.Text(r.Out), recorded.Text(r.Error))
 		}
 	})
 }

@@ -40,3 +40,19 @@ func Rows[T any](t *testing.T, file string, test func(t *testing.T, row T)) {
 		test(t, row)
 	}
 }
+
+// Text is a text that may be null in a recording, then "".
+func Text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
+}
+
+// Message is what an error says, "" for none.
+func Message(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}

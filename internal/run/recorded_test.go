@@ -12,20 +12,6 @@ import (
 	"dstack/internal/recorded"
 )
 
-func text(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
-}
-
-func message(err error) string {
-	if err == nil {
-		return ""
-	}
-	return err.Error()
-}
-
 func TestChangesRecorded(t *testing.T) {
 	type row struct {
 		Case, Current, New string
@@ -39,7 +25,7 @@ func TestChangesRecorded(t *testing.T) {
 				t.Fatal(err)
 			}
 			_, err := changes(old, now)
-			if diff := cmp.Diff(text(r.Error), message(err)); diff != "" {
+			if diff := cmp.Diff(recorded.Text(r.Error), recorded.Message(err)); diff != "" {
 				t.Errorf("error (-recorded +got):\n%s", diff)
 			}
 		})
