@@ -81,10 +81,11 @@ func offers(types map[string]typeItem, regions []named, wanted func(region strin
 }
 
 // offerOf describes a type, without a region. It is false for what is not offered: types
-// without GPU, and entries that make no sense.
+// without GPU, and those of which something is not told. Numbers that nobody can mean are passed on: whoever
+// asked leaves them out, and says so.
 func offerOf(t instanceType) (offer.Offer, bool) {
 	m := gpuPattern.FindStringSubmatch(t.Description)
-	if m == nil || t.Name == "" || t.Cents <= 0 || t.Specs.VCPUs <= 0 || t.Specs.Memory <= 0 {
+	if m == nil || t.Name == "" || t.Cents == 0 || t.Specs.VCPUs == 0 || t.Specs.Memory == 0 {
 		return offer.Offer{}, false
 	}
 	count, _ := strconv.Atoi(m[1])  // digits

@@ -6,6 +6,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"dstack/internal/catalog/pricelist"
 	"dstack/internal/offer"
 )
 
@@ -49,11 +50,14 @@ func TestOfferOf(t *testing.T) {
 		}
 	}
 	for name, bad := range map[string]instanceType{
-		"free": typeOf("t", "1x A10 (24 GB)", 0), "paid": typeOf("t", "1x A10 (24 GB)", -1), "nameless": typeOf("", "1x A10 (24 GB)", 1),
+		"free": typeOf("t", "1x A10 (24 GB)", 0), "nameless": typeOf("", "1x A10 (24 GB)", 1),
 	} {
 		if o, ok := offerOf(bad); ok {
 			t.Errorf("a %s type is offered: %+v", name, o)
 		}
+	}
+	if o, ok := offerOf(typeOf("t", "1x A10 (24 GB)", -1)); !ok || pricelist.CheckLive(o) == nil {
+		t.Errorf("nobody will be told of a price below zero: %+v, %v", o, ok)
 	}
 }
 
