@@ -30,6 +30,12 @@ var damages = map[string]func(t *testing.T, path string){
 	"broken off":    func(t *testing.T, path string) { t.Helper(); overwrite(t, path, `{"id":"`) },
 	"another's":     func(t *testing.T, path string) { t.Helper(); overwrite(t, path, `{}`) },
 	"of other form": func(t *testing.T, path string) { t.Helper(); overwrite(t, path, `{"id":5}`) },
+	"gone": func(t *testing.T, path string) {
+		t.Helper()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	},
 	"unreadable": func(t *testing.T, path string) {
 		t.Helper()
 		if err := errors.Join(os.Remove(path), os.Mkdir(path, 0o700)); err != nil {
@@ -131,6 +137,62 @@ func TestCannotStartWithoutItsSpec(t *testing.T) {
 	}
 }
 
+// What ended before its files were erased does not come back, nor what had not been accepted when the machine lost power.
+func TestDroppedWithoutItsSpec(t *testing.T) {
+	for _, state := range []agentapi.State{agentapi.Pending, agentapi.Terminated} {
+		t.Run(string(state), func(t *testing.T) {
+			home, id := newHome(t), spec().ID
+			dir := filepath.Join(home, "tasks", id)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := writeJSON(filepath.Join(dir, stateFile), stored{Task: agentapi.Task{ID: id, State: state}}, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if v := run(t, home, newEngine()).get(id); v.ID != "" {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+// The state of another task is taken for none: the container is ended, the server hears of its own task, and nobody
+// else gets the GPUs before.
+func TestStateOfAnotherTask(t *testing.T) {
+	for _, state := range []agentapi.State{agentapi.Running, agentapi.Terminated} {
+		t.Run(string(state), func(t *testing.T) {
+			e := newEngine()
+			old := run(t, newHome(t), e, withGPUs(1))
+			s := spec()
+			s.GPUs = 1
+			old.put(s)
+			old.reaches(s.ID, agentapi.Running)
+			old.stop()
+			other := stored{Task: agentapi.Task{ID: spec().ID, State: state}}
+			if err := writeJSON(filepath.Join(old.dir(s.ID), stateFile), other, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			reached, release := blockAt(e, "kill")
+			a := run(t, old.home, e, withGPUs(1))
+			<-reached
+			if v := a.get(s.ID); v.ID != s.ID || v.State != agentapi.Running {
+				t.Errorf("meanwhile: %+v", v)
+			}
+			beside := spec()
+			beside.GPUs = 1
+			a.put(beside)
+			if v := a.reaches(beside.ID, agentapi.Terminated); v.Message != "no capacity: 1 GPUs requested, 0 available" {
+				t.Errorf("another task: %+v", v)
+			}
+			close(release)
+			v := a.reaches(s.ID, agentapi.Terminated)
+			if v.Reason != agentapi.ExecutorError || !strings.Contains(v.Message, "record of the task is damaged") || e.box(s.ID) != nil {
+				t.Errorf("in the end: %+v", v)
+			}
+		})
+	}
+}
+
 // A container of which nothing is known but its labels is ended; meanwhile no other gets its GPUs, nor any
 // if it does not say which it has.
 func TestEndsWithoutAnyRecord(t *testing.T) {
@@ -225,21 +287,26 @@ func TestGPUsBeforeTheFirstGoesOn(t *testing.T) {
 
 // What is given back leaves no key of a task whose spec is lost.
 func TestPurgeWithoutASpec(t *testing.T) {
-	me, err := user.Current()
-	if err != nil {
-		t.Fatal(err)
-	}
-	home := newHome(t)
-	id := spec().ID
-	dir := filepath.Join(home, "tasks", id)
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	overwrite(t, filepath.Join(dir, taskFile), "")
-	overwrite(t, filepath.Join(dir, stateFile), `{"host_user":"nobody-of-this-name"}`)
-	var asked string
-	keys := hostKeys{lookup: func(name string) (*user.User, error) { asked = name; return me, errors.New("not now") }}
-	if err := purgeKeys(home, &keys); err == nil || asked != "nobody-of-this-name" {
-		t.Errorf("asked for user %q (%v)", asked, err)
+	for name, damage := range damages {
+		t.Run(name, func(t *testing.T) {
+			me, err := user.Current()
+			if err != nil {
+				t.Fatal(err)
+			}
+			home := newHome(t)
+			id := spec().ID
+			dir := filepath.Join(home, "tasks", id)
+			if err := os.MkdirAll(dir, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			overwrite(t, filepath.Join(dir, taskFile), `{"id":"`+id+`"}`)
+			overwrite(t, filepath.Join(dir, stateFile), `{"host_user":"nobody-of-this-name"}`)
+			damage(t, filepath.Join(dir, taskFile))
+			var asked string
+			keys := hostKeys{lookup: func(name string) (*user.User, error) { asked = name; return me, errors.New("not now") }}
+			if err := purgeKeys(home, &keys); err == nil || asked != "nobody-of-this-name" {
+				t.Errorf("asked for user %q (%v)", asked, err)
+			}
+		})
 	}
 }

@@ -38,9 +38,6 @@ func purgeKeys(home string, keys *hostKeys) error {
 	for _, e := range entries {
 		dir := filepath.Join(home, "tasks", e.Name())
 		spec, err := readSpec(dir, e.Name())
-		if errors.Is(err, os.ErrNotExist) {
-			continue // the task was never accepted
-		}
 		if err != nil { // its state knows whose keys they are
 			var saved stored
 			_ = readJSON(filepath.Join(dir, stateFile), &saved) // as far as it can be read

@@ -203,7 +203,7 @@ func (s *Shim) recover(ctx context.Context) error {
 		}
 		t, err := s.loadTask(e.Name())
 		if err != nil {
-			s.Log.Warn("a task that was never accepted is dropped", "task", e.Name(), "err", err)
+			s.Log.Warn("a task that was never accepted, or is over, is dropped", "task", e.Name(), "err", err)
 			_ = s.Runtime.Remove(ctx, e.Name())
 			_ = os.RemoveAll(s.taskDir(e.Name()))
 			continue

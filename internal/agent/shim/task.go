@@ -60,26 +60,30 @@ func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
 	}}
 }
 
-// loadTask reads what is known of an earlier agent's task; os.ErrNotExist when it was never accepted. Whatever
+// loadTask reads what is known of an earlier agent's task; os.ErrNotExist when it was never accepted, or is over. Whatever
 // else is wrong with its files, there may be a container, with a job in it and GPUs that nobody else may get.
 func (s *Shim) loadTask(id string) (*task, error) {
 	dir := s.taskDir(id)
 	spec, lost := readSpec(dir, id)
-	if errors.Is(lost, os.ErrNotExist) {
-		return nil, lost
-	}
 	t := s.newTask(spec)
 	t.lost = lost
 	close(t.laid)
 	saved := stored{Task: t.state}
-	switch err := readJSON(filepath.Join(dir, stateFile), &saved); {
+	err := readJSON(filepath.Join(dir, stateFile), &saved)
+	if err == nil && saved.ID != id {
+		err = fmt.Errorf("read %s: it is that of task %q", filepath.Join(dir, stateFile), saved.ID)
+	}
+	if errors.Is(lost, os.ErrNotExist) && (err != nil || !begun(saved.State)) {
+		return nil, lost
+	}
+	switch {
 	case err == nil:
 		t.state, t.ending = saved.Task, saved.Ending
 		if lost != nil {
 			t.spec.Name, t.spec.HostUser, t.spec.Job.LogQuotaHour = saved.Name, saved.HostUser, saved.LogQuotaHour
 		}
 	case !errors.Is(err, os.ErrNotExist):
-		// The machine lost power while it was written. The job must not run twice.
+		// The machine lost power while it was written, or its disk is that of another. The job must not run twice.
 		t.ending, t.gpusKnown = damaged(err), false
 	case lost != nil:
 		t.ending, t.gpusKnown = damaged(lost), false
@@ -90,6 +94,16 @@ func (s *Shim) loadTask(id string) (*task, error) {
 		close(t.ended)
 	}
 	return t, nil
+}
+
+// begun says that a task in a state has been accepted, so that its spec was on disk, and has not been over, after
+// which the spec goes first when it is erased.
+func begun(state agentapi.State) bool {
+	switch state {
+	case agentapi.Preparing, agentapi.Pulling, agentapi.Creating, agentapi.Running:
+		return true
+	}
+	return false
 }
 
 // readSpec reads the spec of the task in a folder. What it returns beside an error has only the id.
