@@ -33,6 +33,18 @@ type acked struct {
 	RunnerLog int64 `json:"runner_log"`
 }
 
+// possible takes offsets back to the beginning that lie where a task's logs cannot have got: from there nothing would
+// ever be told. What the server has already it skips.
+func (a acked) possible(v agentapi.Task) acked {
+	if a.JobLog < 0 || a.JobLog > v.JobLog {
+		a.JobLog = 0
+	}
+	if a.RunnerLog < 0 || a.RunnerLog > v.RunnerLog {
+		a.RunnerLog = 0
+	}
+	return a
+}
+
 func readJSON(path string, v any) error {
 	data, err := os.ReadFile(path)
 	if err != nil {

@@ -191,6 +191,32 @@ func TestAcknowledgements(t *testing.T) {
 	}
 }
 
+// Acknowledgements that cannot be, as of a file that was damaged or edited, lose nothing.
+func TestImpossibleAcknowledgements(t *testing.T) {
+	for name, c := range map[string]struct {
+		acks string
+		from int64
+	}{
+		"too far":   {`{"job_log":1000000000000000,"runner_log":-7}`, 0},
+		"negative":  {`{"job_log":-7,"runner_log":1000000000000000}`, 0},
+		"as it was": {`{"job_log":4,"runner_log":0}`, 4},
+		"all of it": {`{"job_log":8,"runner_log":0}`, 8},
+	} {
+		t.Run(name, func(t *testing.T) {
+			old := run(t, newHome(t), newEngine())
+			s := old.running()
+			old.print(s.ID, "one\ntwo\n")
+			old.stop()
+			overwrite(t, filepath.Join(old.dir(s.ID), acksFile), c.acks)
+			a := run(t, old.home, old.engine)
+			a.print(s.ID, "three\n")
+			e := a.listen()
+			want := "one\ntwo\nthree\n"[c.from:]
+			e.until("the log is told", func() bool { text, from := e.log(s.ID); return text == want && from == c.from })
+		})
+	}
+}
+
 // What a task prints is told at once by an agent that was started under it, too, as by an upgrade.
 func TestLogAfterRestart(t *testing.T) {
 	old := run(t, newHome(t), newEngine())

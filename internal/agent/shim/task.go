@@ -90,6 +90,7 @@ func (s *Shim) loadTask(id string) (*task, error) {
 	}
 	_ = readJSON(filepath.Join(dir, acksFile), &t.acked) // absent: the server gets everything again
 	t.refresh()
+	t.acked = t.acked.possible(t.state)
 	if t.state.State == agentapi.Terminated {
 		close(t.ended)
 	}
