@@ -182,6 +182,40 @@ func TestEndsWithoutAgent(t *testing.T) {
 	}
 }
 
+// A container that its host took along has no exit code, whatever the engine writes down for it then.
+func TestCutOffByItsHost(t *testing.T) {
+	const gone = "the container was ended by a restart of its host"
+	for name, c := range map[string]struct {
+		code  int
+		boots bool
+		want  string
+		exit  bool
+	}{
+		"a restart of the host":            {lostCode, true, gone, false},
+		"a plain process":                  {-1, true, gone, false},
+		"a code of its own":                {3, true, exitText(3), true},
+		"killed before the host restarted": {137, true, exitText(137), true},
+		"255 of its own":                   {lostCode, false, exitText(lostCode), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			boot := "first"
+			host := func(c *Config) { id := boot; c.BootID = func() string { return id } }
+			old := run(t, newHome(t), newEngine(), host)
+			s := old.running()
+			old.stop()
+			old.engine.end(s.ID, runtime.Exit{Code: c.code})
+			if c.boots {
+				boot = "second"
+			}
+			a := run(t, old.home, old.engine, host)
+			v := a.reaches(s.ID, agentapi.Terminated)
+			if v.Reason != agentapi.ContainerExitedWithError || v.Message != c.want || (v.ExitStatus != nil) != c.exit {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
 // Damaged files neither stop the agent nor run a job twice.
 func TestDamagedFiles(t *testing.T) {
 	for _, c := range []struct {

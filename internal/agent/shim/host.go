@@ -42,8 +42,7 @@ func (s *Shim) describe(ctx context.Context) error {
 		return err
 	}
 	h.Hostname, _ = os.Hostname() // only for people
-	boot, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	h.BootID = strings.TrimSpace(string(boot))
+	h.BootID = s.BootID()
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return fmt.Errorf("ask for the memory: %w", err)
@@ -60,6 +59,12 @@ func (s *Shim) describe(ctx context.Context) error {
 	s.mostGPUs = len(h.GPUs)
 	s.setProblem(found.Problem)
 	return nil
+}
+
+// bootID is another after each start of the host, "" when the kernel does not say.
+func bootID() string {
+	id, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(id))
 }
 
 // gpuVendor is "none" on hosts without accelerators.

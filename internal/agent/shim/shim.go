@@ -38,6 +38,8 @@ type Config struct {
 	Inotify func(flags int) (fd int, err error)
 	// OpenLog opens a log in a job's directory; optional: [runner.OpenShared].
 	OpenLog func(dir, name string) (LogFile, error)
+	// BootID tells the host's boots apart; optional: as the kernel does.
+	BootID func() string
 	// LookupUser finds a login user by name; optional: in this machine's database.
 	LookupUser func(name string) (*user.User, error)
 	// DCGM is where NVIDIA's programs are to be found; optional.
@@ -104,6 +106,9 @@ func Run(ctx context.Context, c Config) error {
 	}
 	if s.OpenLog == nil {
 		s.OpenLog = openLog
+	}
+	if s.BootID == nil {
+		s.BootID = bootID
 	}
 	if s.watcher, err = newWatcher(s.Inotify, s.fileChanged); err != nil {
 		s.Log.Warn("what tasks do is looked at now and then", "err", err)

@@ -34,6 +34,7 @@ type task struct {
 	state   agentapi.Task
 	version int64 // grows with every change of state
 	acked   acked
+	boot    string             // id of the host's boot in which its container was started; "" when it is not known
 	cancel  context.CancelFunc // of preparing and pulling
 	ending  *agentapi.Terminate
 	asking  bool                // for the runner's ports
@@ -52,6 +53,7 @@ type stored struct {
 	Ending       *agentapi.Terminate `json:"ending,omitempty"`
 	HostUser     string              `json:"host_user,omitempty"`
 	LogQuotaHour int64               `json:"log_quota_hour,omitempty"`
+	Boot         string              `json:"boot,omitempty"`
 }
 
 func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
@@ -89,6 +91,7 @@ func (s *Shim) loadTask(id string) (*task, error) {
 		t.ending, t.gpusKnown = damaged(lost), false
 	}
 	_ = readJSON(filepath.Join(dir, acksFile), &t.acked) // absent: the server gets everything again
+	t.boot = saved.Boot
 	t.refresh()
 	t.acked = t.acked.possible(t.state)
 	if t.state.State == agentapi.Terminated {
@@ -154,7 +157,7 @@ func (t *task) store() {
 	t.storing.Lock()
 	defer t.storing.Unlock()
 	t.mu.Lock()
-	saved := stored{t.state, t.ending, t.spec.HostUser, t.spec.Job.LogQuotaHour}
+	saved := stored{t.state, t.ending, t.spec.HostUser, t.spec.Job.LogQuotaHour, t.boot}
 	t.mu.Unlock()
 	if err := writeJSON(filepath.Join(t.dir(), stateFile), saved, 0o600); err != nil {
 		t.shim.Log.Error("store a task's state", "task", t.spec.ID, "err", err)
@@ -298,7 +301,7 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 	if err != nil {
 		return agentapi.CreatingContainerError, "pullImage error: " + err.Error()
 	}
-	t.set(func(v *agentapi.Task) { v.State = agentapi.Creating })
+	t.set(func(v *agentapi.Task) { v.State, t.boot = agentapi.Creating, s.BootID() })
 	if r, m := t.stopped(); r != "" {
 		return r, m
 	}
@@ -416,9 +419,21 @@ func (t *task) follow(ctx context.Context) {
 		t.finish(agentapi.ContainerExitedWithError, "the container is gone", nil)
 	case err != nil:
 		t.finish(agentapi.ExecutorError, err.Error(), nil)
+	case t.cutOff(exit):
+		t.finish(agentapi.ContainerExitedWithError, "the container was ended by a restart of its host", nil)
 	default:
 		t.finish(agentapi.ContainerExitedWithError, cmp.Or(exit.Tail, exitText(exit.Code)), exitStatus(exit.Code))
 	}
+}
+
+// lostCode is what Docker says of a container that it finds dead when it starts, and of whose end nobody has told it.
+const lostCode = 255
+
+// cutOff says that a container ended with its host, so that its code is none.
+func (t *task) cutOff(exit runtime.Exit) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return (exit.Code == lostCode || exit.Code < 0) && t.boot != "" && t.boot != t.shim.BootID()
 }
 
 // exitText is how a container ended whose runner has not said how its job did, for people.
