@@ -116,8 +116,8 @@ func (d *Docker) Pull(ctx context.Context, c Container, progress func(agentapi.P
 	defer resp.Close()
 	layers := newLayers()
 	for m, err := range resp.JSONMessages(ctx) {
-		if err != nil {
-			return d.pullFailed(ctx, ref, err)
+		if err != nil { // of the connection: what the engine has to say comes as a message
+			return d.pullFailed(ctx, ref, fmt.Errorf("%w: %w", ErrAway, err))
 		}
 		if m.Error != nil {
 			return d.pullFailed(ctx, ref, m.Error)
@@ -140,8 +140,12 @@ func (d *Docker) Pull(ctx context.Context, c Container, progress func(agentapi.P
 // registry cannot be reached.
 func (d *Docker) pullFailed(ctx context.Context, ref string, err error) error {
 	if ctx.Err() == nil {
-		if _, ierr := d.cli.ImageInspect(ctx, ref); ierr == nil {
+		_, ierr := d.cli.ImageInspect(ctx, ref)
+		switch {
+		case ierr == nil:
 			return nil
+		case client.IsErrConnectionFailed(ierr) && !errors.Is(err, ErrAway): // it has ended just now, and its pulls before it
+			err = fmt.Errorf("%w: %w", ErrAway, err)
 		}
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
@@ -150,12 +154,28 @@ func (d *Docker) pullFailed(ctx context.Context, ref string, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	if err = away(err); errors.Is(err, ErrAway) {
+		return fmt.Errorf("pull %s: %w", ref, err)
+	}
 	return &ImageError{fmt.Sprintf("failed pulling %s: %v", ref, err)}
+}
+
+// away marks an error that is no answer of the engine.
+func away(err error) error {
+	// As an engine that is stopped says of what it was doing.
+	ended := err != nil && !errors.Is(err, context.Canceled) && strings.HasSuffix(err.Error(), context.Canceled.Error())
+	if !errors.Is(err, ErrAway) && (ended || client.IsErrConnectionFailed(err)) {
+		return fmt.Errorf("%w: %w", ErrAway, err)
+	}
+	return err
 }
 
 // Start creates and starts the container.
 func (d *Docker) Start(ctx context.Context, c Container) error {
 	img, err := d.cli.ImageInspect(ctx, c.Spec.Image)
+	if err = away(err); errors.Is(err, ErrAway) {
+		return err
+	}
 	if err != nil {
 		return &ImageError{fmt.Sprintf("image %s: %v", c.Spec.Image, err)}
 	}
@@ -169,17 +189,17 @@ func (d *Docker) Start(ctx context.Context, c Container) error {
 	if err != nil && strings.Contains(err.Error(), "/dev/nvidia-modeset") && withoutDisplay(host) {
 		// Some hosts cannot show anything (host-agents 1.5).
 		if err := d.Remove(ctx, c.ID); err != nil {
-			return err
+			return away(err)
 		}
 		err = d.createAndStart(ctx, c, cfg, host)
 	}
-	return err
+	return away(err)
 }
 
 func (d *Docker) createAndStart(ctx context.Context, c Container, cfg *container.Config, host *container.HostConfig) error {
 	name := containerName(c)
 	id, err := d.create(ctx, client.ContainerCreateOptions{Name: name, Config: cfg, HostConfig: host})
-	if cerrdefs.IsConflict(err) { // made before a crash
+	if cerrdefs.IsConflict(err) { // made before a crash, its own or the engine's
 		id, err = name, nil
 	}
 	if err == nil {

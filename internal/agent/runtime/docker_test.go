@@ -166,6 +166,17 @@ type engine struct {
 	made  bool          // a container
 
 	labels map[string]string // of the container
+
+	path   string           // of requests that
+	answer http.HandlerFunc // answers instead
+	close  func()
+}
+
+// at has requests of a path answered otherwise.
+func (e *engine) at(path string, answer http.HandlerFunc) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.path, e.answer = path, answer
 }
 
 func newEngine(t *testing.T) (*engine, *Docker) {
@@ -182,7 +193,8 @@ func newEngine(t *testing.T) (*engine, *Docker) {
 	}
 	srv := &http.Server{Handler: e}
 	go func() { _ = srv.Serve(l) }()
-	t.Cleanup(func() { srv.Close() })
+	e.close = func() { srv.Close() }
+	t.Cleanup(e.close)
 	t.Setenv("DOCKER_HOST", "unix://"+l.Addr().String())
 	d, err := NewDocker("/opt/agent", dir)
 	if err != nil {
@@ -206,6 +218,8 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	image, inspect := strings.CutPrefix(path, "/images/")
 	switch {
+	case e.answer != nil && path == e.path:
+		e.answer(w, r)
 	case path == "/_ping":
 		reply(200, "OK")
 	case path == "/images/create":
@@ -291,6 +305,87 @@ func TestPull(t *testing.T) {
 				t.Errorf("progress, -want +got:\n%s", diff)
 			}
 		})
+	}
+}
+
+// An engine that goes while it is asked is told apart from one that says no: what was asked may be asked again.
+func TestEngineIsAway(t *testing.T) {
+	breaksOff := func(w http.ResponseWriter, _ *http.Request) { // in the middle of an answer
+		_, _ = io.WriteString(w, `{"status":"Pulling from x","id":"latest"}`+"\n"+`{"status":"Downl`)
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	hangsUp := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) } // without an answer
+	ends := func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, `{"errorDetail":{"message":"context canceled"},"error":"context canceled"}`)
+	}
+	stops := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = io.WriteString(w, `{"message":"mount: context canceled"}`)
+	}
+	pull := func(d *Docker, c Container) error { return d.Pull(t.Context(), c, func(agentapi.PullProgress) {}) }
+	start := func(d *Docker, c Container) error { return d.Start(t.Context(), c) }
+	for name, c := range map[string]struct {
+		at     string // the path of a request
+		answer http.HandlerFunc
+		step   func(*Docker, Container) error
+		says   string
+	}{
+		"a pull breaks off":          {"/images/create", breaksOff, pull, "unexpected EOF"},
+		"a pull is not answered":     {"/images/create", hangsUp, pull, "EOF"},
+		"a pull ends with it":        {"/images/create", ends, pull, "context canceled"},
+		"an image is not shown":      {"/images/x:1/json", hangsUp, start, "EOF"},
+		"a creation is not answered": {"/containers/create", hangsUp, start, "EOF"},
+		"a start is broken off":      {"/containers/c1/start", stops, start, "context canceled"},
+		"a start is not answered":    {"/containers/c1/start", hangsUp, start, "EOF"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, d := newEngine(t)
+			e.start = func(int) (int, string) { return 204, "" }
+			task := Container{ID: "id", Name: "n", Dir: t.TempDir(), Spec: agentapi.TaskSpec{Image: "x:1", Job: agentapi.JobSpec{Command: []string{"true"}}}}
+			e.at(c.at, c.answer)
+			e.has["x:1"] = strings.HasPrefix(c.at, "/containers/")
+			err := c.step(d, task)
+			var image *ImageError
+			if !errors.Is(err, ErrAway) || errors.As(err, &image) || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("%v, want %q", err, c.says)
+			}
+			e.at("", nil)
+			e.has["x:1"] = true
+			if err := c.step(d, task); err != nil {
+				t.Errorf("once more: %v", err)
+			}
+		})
+	}
+}
+
+// A socket that is not there, or that nobody listens at, is that of an engine that is away.
+func TestEngineIsNotThere(t *testing.T) {
+	e, d := newEngine(t)
+	e.close()
+	task := Container{ID: "id", Name: "n", Dir: t.TempDir(), Spec: agentapi.TaskSpec{Image: "x:1"}}
+	if err := d.Pull(t.Context(), task, nil); !errors.Is(err, ErrAway) {
+		t.Errorf("pull: %v", err)
+	}
+	if err := d.Start(t.Context(), task); !errors.Is(err, ErrAway) {
+		t.Errorf("start: %v", err)
+	}
+}
+
+// A container that was made while the engine went is there, and is started.
+func TestStartAfterTheEngineWent(t *testing.T) {
+	e, d := newEngine(t)
+	e.has["x:1"] = true
+	e.start = func(int) (int, string) { return 204, "" }
+	e.at("/containers/create", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusConflict)
+		_, _ = io.WriteString(w, `{"message":"Conflict. The container name is already in use"}`)
+	})
+	task := Container{ID: "id", Name: "n", Dir: t.TempDir(), Spec: agentapi.TaskSpec{Image: "x:1", Job: agentapi.JobSpec{Command: []string{"true"}}}}
+	if err := d.Start(t.Context(), task); err != nil || e.n != 1 {
+		t.Errorf("%v, starts: %d", err, e.n)
 	}
 }
 

@@ -39,6 +39,10 @@ type Found struct {
 // ErrNotFound says that the runtime has no such container.
 var ErrNotFound = errors.New("runtime: no such container")
 
+// ErrAway says that the container engine did not answer, or not to the end: it is stopped, is starting, or has been
+// started again meanwhile. What was asked of it may be done, or not, and may be asked again.
+var ErrAway = errors.New("the container engine does not answer")
+
 // ImageError says that the image cannot be had: wrong name, wrong credentials, no network.
 type ImageError struct{ Msg string }
 

@@ -292,11 +292,13 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 	}
 	t.set(func(v *agentapi.Task) { v.State = agentapi.Pulling })
 	var last time.Time
-	err = s.Runtime.Pull(ctx, c, func(p agentapi.PullProgress) {
-		if time.Since(last) > 300*time.Millisecond {
-			last = time.Now()
-			t.set(func(v *agentapi.Task) { v.Pull = &p })
-		}
+	err = t.patiently(ctx, func() error {
+		return s.Runtime.Pull(ctx, c, func(p agentapi.PullProgress) {
+			if time.Since(last) > 300*time.Millisecond {
+				last = time.Now()
+				t.set(func(v *agentapi.Task) { v.Pull = &p })
+			}
+		})
 	})
 	if err != nil {
 		return agentapi.CreatingContainerError, "pullImage error: " + err.Error()
@@ -305,7 +307,13 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 	if r, m := t.stopped(); r != "" {
 		return r, m
 	}
-	if err := s.Runtime.Start(ctx, c); err != nil {
+	err = t.patiently(ctx, func() error {
+		if t.begun() { // started, though the engine could not say so any more: what was done twice would be its job
+			return nil
+		}
+		return s.Runtime.Start(ctx, c)
+	})
+	if err != nil {
 		if len(gpus) > 0 {
 			s.look(ctx) // before others get them: one may have fallen off
 		}
@@ -353,9 +361,7 @@ func prepareMounts(mounts []agentapi.Mount) ([]agentapi.Mount, error) {
 // and takes the steps of others again.
 func (t *task) resume(ctx context.Context) {
 	state, _ := t.snapshot()
-	_, err := runner.ReadState(t.jobDir())
-	begun := !errors.Is(err, os.ErrNotExist) // the runner's first act is to write its state
-	begun = begun || state.State == agentapi.Running || t.runs(ctx)
+	begun := t.begun() || state.State == agentapi.Running || t.runs(ctx)
 	if !begun && t.lost == nil {
 		// After a power failure its folder may hold no more than what says that there is a task.
 		if err := t.shim.prepare(t.spec); err != nil {
@@ -382,6 +388,12 @@ func (t *task) resume(ctx context.Context) {
 	}
 	t.mu.Unlock()
 	t.follow(ctx)
+}
+
+// begun says that the task's runner has: its first act is to write its state.
+func (t *task) begun() bool {
+	_, err := runner.ReadState(t.jobDir())
+	return !errors.Is(err, os.ErrNotExist)
 }
 
 // runs says that the task's container has been started and has not ended.
