@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/instance"
 )
@@ -42,6 +43,7 @@ func TestListedAsRendered(t *testing.T) {
 			func() { change(func(i *instance.Instance) { i.Status = api.InstanceBusy }) },
 			func() { change(func(i *instance.Instance) { i.Unreachable = !i.Unreachable }) },
 			func() { change(func(i *instance.Instance) { i.Data.Problem = []string{"", "no & route"}[r.IntN(2)] }) },
+			func() { change(func(i *instance.Instance) { i.Data.LostGPUs = r.IntN(2) }) },
 			func() {
 				change(func(i *instance.Instance) {
 					i.Assignments = append(slices.Clip(i.Assignments), instance.Assignment{JobID: "j", Blocks: 1})
@@ -67,6 +69,16 @@ func TestListedAsRendered(t *testing.T) {
 				t.Fatalf("seed %d, step %d:\n%s\nwant\n%s", seed, n, got, want)
 			}
 		}
+	}
+}
+
+// A fleet says which of its instances lack GPUs.
+func TestShowsLostGPUs(t *testing.T) {
+	i := instance.Instance{Name: "f-0", Data: instance.Data{LostGPUs: 1, Host: &agentapi.HostInfo{Warnings: []string{"it fell\noff"}}}}
+	i.Data.Provisioning = &api.JobProvisioningData{InstanceType: api.InstanceType{Resources: api.Resources{Gpus: make([]api.Gpu, 2)}}}
+	p := parts{instances: []*instance.Instance{&i, {Name: "f-1"}}}
+	if text := p.render().StatusMessage; text == nil || *text != "f-0: 1 of 2 GPUs are there: it fell off" {
+		t.Errorf("the fleet says %v", text)
 	}
 }
 

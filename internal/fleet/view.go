@@ -80,6 +80,9 @@ func (p *parts) problems() string {
 		if i.Data.Problem != "" {
 			list = append(list, i.Name+": "+i.Data.Problem)
 		}
+		if text := i.Lack(); text != "" {
+			list = append(list, i.Name+": "+text)
+		}
 	}
 	return strings.Join(list, "\n")
 }

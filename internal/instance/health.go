@@ -1,9 +1,11 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -18,12 +20,57 @@ type HealthChecks interface {
 	AddHealth(ctx context.Context, tx *store.Tx, h metrics.Health) (stored bool, err error)
 }
 
-// health is how well the instance's accelerators are.
+// health is how well the instance's accelerators are: those that are not there have failed.
 func (i *Instance) health() api.HealthStatus {
-	if i.Data.Health == "" {
+	switch {
+	case i.Data.LostGPUs > 0:
+		return api.Failure
+	case i.Data.Health == "":
 		return api.Healthy
 	}
 	return i.Data.Health
+}
+
+// wantGPUs is how many accelerators the instance was taken or made with, of those that agents list.
+func (i *Instance) wantGPUs() int {
+	n := 0
+	if i.Data.Provisioning != nil {
+		for _, g := range i.Data.Provisioning.InstanceType.Resources.Gpus {
+			if !strings.EqualFold(string(g.Vendor), "google") { // agents do not see TPUs
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// lostGPUs is how many accelerators are not there, as the agent says.
+func (i *Instance) lostGPUs(info *agentapi.HostInfo) int {
+	if len(info.GPUs) == 0 && info.Runtime == "process" && !i.SSH() {
+		return 0 // in a container of the provider's that may lack the tool which lists them
+	}
+	return max(0, i.wantGPUs()-len(info.GPUs))
+}
+
+// Lack says how many accelerators are not there and why, "" when none is missing.
+func (i *Instance) Lack() string {
+	if i.Data.LostGPUs == 0 {
+		return ""
+	}
+	n := i.wantGPUs()
+	text := fmt.Sprintf("%d of %d GPUs are there", n-i.Data.LostGPUs, n)
+	if h := i.Data.Host; h != nil && len(h.Warnings) > 0 {
+		text += ": " + short(strings.Join(h.Warnings, "; "))
+	}
+	return text
+}
+
+// healthEvent is the text of a change of an instance's health.
+func healthEvent(was, is api.HealthStatus) string {
+	if was == is {
+		return "Instance health is still " + upper(is)
+	}
+	return fmt.Sprintf("Instance health changed %s -> %s", upper(was), upper(is))
 }
 
 // Checked stores what a host says of its accelerators and shows it. Those of a host on which nothing
@@ -48,16 +95,20 @@ func (s *Service) Checked(ctx context.Context, id string, h agentapi.Health) err
 			}
 		}
 		was := inst.health()
-		if was == status {
+		if cmp.Or(inst.Data.Health, api.Healthy) == status {
 			return nil
 		}
 		inst.Data.Health = status
 		if err := s.update(ctx, tx, &inst); err != nil {
 			return err
 		}
+		is := inst.health()
+		if was == is { // it lacks GPUs whatever the others are like
+			return nil
+		}
 		if was == api.Failure {
 			tx.OnCommit(func() { s.Freed(inst.ProjectID) })
 		}
-		return s.record(ctx, tx, inst, fmt.Sprintf("Instance health changed %s -> %s", upper(was), upper(status)))
+		return s.record(ctx, tx, inst, healthEvent(was, is))
 	})
 }

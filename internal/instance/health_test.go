@@ -1,10 +1,14 @@
 package instance
 
 import (
+	"context"
 	"errors"
+	"slices"
 	"testing"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/metrics"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
 )
@@ -31,4 +35,106 @@ func TestClaimOfFailedGPUs(t *testing.T) {
 			}
 		}
 	})
+}
+
+// checks stores none.
+type checks struct{}
+
+func (checks) AddHealth(context.Context, *store.Tx, metrics.Health) (bool, error) { return true, nil }
+
+// What DCGM says of the other GPUs is kept while some are missing, and shown when they are back.
+func TestCheckedWhileGPUsAreMissing(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		freed := 0
+		s := &Service{known: newKnown(), Config: Config{DB: db, Checks: checks{}, Freed: func(string) { freed++ }}}
+		inst := Instance{ID: "i", ProjectID: "p", FleetID: "f", Name: "i", Status: api.InstanceIdle, Blocks: 1, Data: Data{LostGPUs: 1, Offer: &api.InstanceOffer{}}}
+		if err := db.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, &inst) }); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range []struct {
+			dcgm int
+			want api.HealthStatus
+		}{{20, api.Failure}, {10, api.Warning}, {0, api.Healthy}} {
+			if err := s.Checked(t.Context(), inst.ID, agentapi.Health{DCGM: &agentapi.DCGMHealth{OverallHealth: c.dcgm}}); err != nil {
+				t.Fatal(err)
+			}
+			got, err := s.Get(t.Context(), db.Read(), inst.ID)
+			if err != nil || got.Data.Health != c.want || got.Well() || freed > 0 {
+				t.Errorf("with %d: %q, well: %v, freed: %d (%v)", c.dcgm, got.Data.Health, got.Well(), freed, err)
+			}
+		}
+		var events int
+		if err := db.Read().QueryRowContext(t.Context(), "SELECT count(*) FROM event").Scan(&events); err != nil || events > 0 {
+			t.Errorf("%d events (%v), want none: it has failed all the time", events, err)
+		}
+	})
+}
+
+func withGPUs(s Snapshot, vendor string, n int) Snapshot {
+	r := &s.Instance.Data.Provisioning.InstanceType.Resources
+	r.Gpus = slices.Repeat([]api.Gpu{{Name: "x", Vendor: api.AcceleratorVendor(vendor)}}, n)
+	return s
+}
+
+// Without some of its GPUs an instance gets no jobs; those that it has go on, and each change is told once.
+func TestStepLosesGPUs(t *testing.T) {
+	const broken = "nvidia devices are there, but its tool lists none"
+	for name, s := range map[string]Snapshot{
+		"host of the user":   withGPUs(sshHost(api.InstanceBusy), "nvidia", 2),
+		"machine of a cloud": withGPUs(paid(api.InstanceBusy), "nvidia", 2),
+	} {
+		t.Run(name, func(t *testing.T) {
+			s.Instance.Assignments = []Assignment{{JobID: "j", Blocks: 1}}
+			for _, c := range []struct {
+				gpus     int
+				warnings []string
+				health   api.HealthStatus // of those that DCGM sees
+				lack     string
+				events   []string
+			}{
+				{2, nil, "", "", nil},
+				{0, []string{broken}, "", "0 of 2 GPUs are there: " + broken, []string{"Instance health changed HEALTHY -> FAILURE. 0 of 2 GPUs are there: " + broken}},
+				{0, []string{"another"}, "", "0 of 2 GPUs are there: another", nil},
+				{1, nil, "", "1 of 2 GPUs are there", []string{"Instance health is still FAILURE. 1 of 2 GPUs are there"}},
+				{2, nil, "", "", []string{"Instance health changed FAILURE -> HEALTHY. All GPUs are there again"}},
+				{3, nil, "", "", nil},
+				{1, nil, api.Warning, "1 of 2 GPUs are there", []string{"Instance health changed WARNING -> FAILURE. 1 of 2 GPUs are there"}},
+				{2, nil, api.Failure, "", []string{"Instance health is still FAILURE. All GPUs are there again"}},
+			} {
+				s.Instance.Data.Health = c.health
+				was := s.Instance.Well()
+				s.Link.Info = &agentapi.HostInfo{Runtime: "docker", GPUs: make([]agentapi.GPU, c.gpus), Warnings: c.warnings}
+				d := Step(at(0), s)
+				s.Instance = d.Instance
+				if got := d.Instance.Lack(); got != c.lack || !slices.Equal(d.Events, c.events) || d.Instance.Status != api.InstanceBusy {
+					t.Errorf("with %d GPUs: %q, events %q, %s; want %q, %q", c.gpus, got, d.Events, d.Instance.Status, c.lack, c.events)
+				}
+				well := c.lack == "" && c.health != api.Failure
+				if d.Instance.Well() != well || d.Freed != (well && !was) {
+					t.Errorf("with %d GPUs and the health %q it is well: %v, freed: %v", c.gpus, c.health, d.Instance.Well(), d.Freed)
+				}
+				if again := Step(at(0), s); again.Changed || len(again.Events) > 0 {
+					t.Errorf("with %d GPUs it does not settle: %q", c.gpus, again.Events)
+				}
+			}
+		})
+	}
+}
+
+// What agents do not list is not missing.
+func TestStepMissesNoGPUs(t *testing.T) {
+	for name, c := range map[string]struct {
+		s       Snapshot
+		runtime string
+		lost    int
+	}{
+		"TPUs":                  {withGPUs(paid(api.InstanceIdle), "google", 1), "docker", 0},
+		"a pod":                 {withGPUs(paid(api.InstanceIdle), "amd", 1), "process", 0},
+		"a host without engine": {withGPUs(sshHost(api.InstanceIdle), "amd", 1), "process", 1},
+	} {
+		c.s.Link.Info = &agentapi.HostInfo{Runtime: c.runtime}
+		if d := Step(at(0), c.s); d.Instance.Data.LostGPUs != c.lost {
+			t.Errorf("%s: %d are missed, want %d", name, d.Instance.Data.LostGPUs, c.lost)
+		}
+	}
 }

@@ -57,7 +57,8 @@ type Data struct {
 	Tags         map[string]string             `json:"tags,omitempty"`
 	Reason       api.InstanceTerminationReason `json:"reason,omitempty"`
 	Message      string                        `json:"message,omitempty"`
-	Health       api.HealthStatus              `json:"health,omitempty"` // "" is healthy
+	Health       api.HealthStatus              `json:"health,omitempty"`    // "" is healthy
+	LostGPUs     int                           `json:"lost_gpus,omitempty"` // that its agent does not list
 	StartedAt    time.Time                     `json:"started_at,omitzero"`
 	ReadyAt      time.Time                     `json:"ready_at,omitzero"` // its agent first answered
 	// ForJob is the job that the instance was created for, "" for fleet nodes.
@@ -154,8 +155,8 @@ func (i *Instance) Available() bool {
 		i.Well() && i.Data.Provisioning != nil
 }
 
-// Well says that nothing is known to be wrong with the instance: it answers, and its GPUs have not
-// failed.
+// Well says that nothing is known to be wrong with the instance: it answers, its GPUs are all
+// there and have not failed.
 func (i *Instance) Well() bool { return !i.Unreachable && i.health() != api.Failure }
 
 // Stays says that the instance, or another of the same host, exists or is wanted.

@@ -148,6 +148,13 @@ func (s *Service) commit(ctx context.Context, it engine.Item, was Instance, d *D
 // announce wakes whoever waits for what just changed.
 func (s *Service) announce(was Instance, d Decision) {
 	inst := d.Instance
+	switch {
+	case inst.Data.LostGPUs == was.Data.LostGPUs:
+	case inst.Data.LostGPUs > 0:
+		s.Log.Warn("an instance lacks GPUs", "instance", inst.Name, "id", inst.ID, "problem", inst.Lack())
+	default:
+		s.Log.Info("an instance has all its GPUs again", "instance", inst.Name, "id", inst.ID)
+	}
 	if len(inst.Assignments) > 0 {
 		ids := make([]string, len(inst.Assignments))
 		for i, a := range inst.Assignments {

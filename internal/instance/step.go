@@ -3,6 +3,7 @@ package instance
 import (
 	"cmp"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -446,11 +447,33 @@ func (d *Decision) adopt(info *agentapi.HostInfo) {
 		return
 	}
 	was := d.Instance.Data.Host
-	if was != nil && was.InstanceKey == info.InstanceKey && was.Hash == info.Hash && was.BootID == info.BootID && len(was.GPUs) == len(info.GPUs) {
+	if was == nil || was.InstanceKey != info.InstanceKey || was.Hash != info.Hash || was.BootID != info.BootID || len(was.GPUs) != len(info.GPUs) ||
+		!slices.Equal(was.Warnings, info.Warnings) {
+		d.Instance.Data.Host = info
+		d.Changed = true
+	}
+	d.count(info)
+}
+
+// count compares the accelerators that the agent lists with those that the instance was taken or made with. Without
+// some of them it gets no jobs, which would fail there one after the other.
+func (d *Decision) count(info *agentapi.HostInfo) {
+	inst := &d.Instance
+	was, lost := inst.Data.LostGPUs, inst.lostGPUs(info)
+	if was == lost {
 		return
 	}
-	d.Instance.Data.Host = info
+	health := inst.health()
+	inst.Data.LostGPUs = lost
 	d.Changed = true
+	d.Freed = d.Freed || inst.health() != api.Failure
+	text := healthEvent(health, inst.health()) + ". "
+	if lost == 0 {
+		text += "All GPUs are there again"
+	} else {
+		text += inst.Lack()
+	}
+	d.Events = append(d.Events, text)
 }
 
 func (d *Decision) again(at time.Time) {

@@ -156,6 +156,7 @@ func (w *world) at(addr string) *agent {
 	h := w.machines[key]
 	if h == nil {
 		h = newHost(w, key, len(w.machines)+1, false)
+		h.gpus = m.GPUs
 		w.machines[key] = h
 	}
 	return h

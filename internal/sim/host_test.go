@@ -40,6 +40,7 @@ type agent struct {
 	skew      time.Duration // of the host's clock; it does not change
 	kill      time.Duration // that it takes to end a task which is not asked
 	most      int           // tasks that ran at a time, ever
+	gpus      int           // that its driver lists
 }
 
 // task is a job on a host.
@@ -86,11 +87,24 @@ func (h *agent) tell() {
 func (h *agent) info() agentapi.HostInfo {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return agentapi.HostInfo{
+	info := agentapi.HostInfo{
 		Protocol: agentapi.Version, Version: "sim", BootID: fmt.Sprint(h.name, "/", h.boot), InstanceKey: h.key, Runtime: "docker", Arch: "x86",
 		Hostname: h.name, CPUs: 16, Memory: 128 << 30, DiskSize: 1000 << 30, Addresses: []string{h.ip + "/16"}, DefaultAddress: h.ip + "/16",
 		UnixMicros: h.clock(), GPUVendor: "none", GPUs: []agentapi.GPU{}, Warnings: []string{},
 	}
+	for n := range h.gpus {
+		info.GPUVendor = "nvidia"
+		info.GPUs = append(info.GPUs, agentapi.GPU{ID: fmt.Sprint("GPU-", n), Name: "NVIDIA H100 80GB HBM3", MemoryMiB: 81559})
+	}
+	return info
+}
+
+// lists changes how many GPUs the host's driver lists. The agent tells by ending its streams.
+func (h *agent) lists(gpus int) {
+	h.mu.Lock()
+	h.gpus = gpus
+	h.mu.Unlock()
+	h.dropLinks()
 }
 
 func (h *agent) list() []agentapi.Task {
@@ -134,6 +148,9 @@ func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
 	h.tasks[spec.ID] = t
 	h.order = append(h.order, spec.ID)
 	h.w.checks.arrived(t)
+	if spec.GPUs > h.gpus {
+		t.finish(agentapi.ExecutorError, fmt.Sprintf("no capacity: %d GPUs requested, %d available", spec.GPUs, h.gpus), nil)
+	}
 	h.tell()
 	go t.live()
 	return t.state

@@ -24,6 +24,7 @@ type Machine struct {
 	Gone     time.Time // zero while it costs money
 	// Reservation and Zone are where it was created, "" for none.
 	Reservation, Zone string
+	GPUs              int
 }
 
 func (m *machine) outside() Machine {
@@ -31,7 +32,8 @@ func (m *machine) outside() Machine {
 	if len(m.earlier) > 0 {
 		first = m.earlier[0].Price
 	}
-	return Machine{m.id, m.req.Name, m.address, maps.Clone(m.tags), m.req.Offer.Key(), m.price, first, m.createdAt, m.goneAt, m.req.Reservation, m.req.Zone}
+	return Machine{m.id, m.req.Name, m.address, maps.Clone(m.tags), m.req.Offer.Key(), m.price, first, m.createdAt, m.goneAt, m.req.Reservation, m.req.Zone,
+		len(m.req.Offer.Resources.GPUs)}
 }
 
 // Live lists the machines that cost money now, in the order of their creation.
