@@ -76,6 +76,14 @@ func (s *Service) load(ctx context.Context, id string) (Snapshot, error) {
 			return Snapshot{}, err
 		}
 	}
+	if snap.left() {
+		if inst.Data.Provisioning == nil {
+			inst.Data.Provisioning = snap.Machine.Provisioning
+		}
+		if snap.Awaited, err = s.Awaited(ctx, inst); err != nil {
+			return Snapshot{}, err
+		}
+	}
 	if inst.Status == api.InstanceIdle && inst.Data.IdleSeconds >= 0 {
 		if snap.SpareNodes, err = s.spare(ctx, s.DB.Read(), inst); err != nil {
 			return Snapshot{}, err

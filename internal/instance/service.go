@@ -59,6 +59,8 @@ type Config struct {
 	FleetChanged func(fleetID string)
 	// MinNodes is how many instances a fleet keeps.
 	MinNodes func(ctx context.Context, fleetID string) int
+	// Awaited says that a run of the project waits that could use an instance if it were up.
+	Awaited func(ctx context.Context, inst Instance) (bool, error)
 	// FleetName names a fleet in the cloud's tags and in messages.
 	FleetName func(ctx context.Context, fleetID string) string
 	// Offers lists what a project's backends offer and an instance may be bought on, cheapest
@@ -85,7 +87,7 @@ type Service struct {
 // New checks c and registers the instances' reconciler with the engine.
 func New(c Config) (*Service, error) {
 	if c.DB == nil || c.Engine == nil || c.Ledger == nil || c.Hosts == nil || c.Onboard == nil || c.Sealer == nil ||
-		c.Keys == nil || c.Checks == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.FleetName == nil || c.Offers == nil || c.ProjectName == nil {
+		c.Keys == nil || c.Checks == nil || c.Log == nil || c.Freed == nil || c.Changed == nil || c.FleetChanged == nil || c.MinNodes == nil || c.Awaited == nil || c.FleetName == nil || c.Offers == nil || c.ProjectName == nil {
 		return nil, errors.New("instance: every field of Config is required")
 	}
 	s := &Service{Config: c, links: map[string]Link{}, known: newKnown(), turns: newTurns(visitors), began: time.Now()}

@@ -27,6 +27,8 @@ const (
 	askEvery = time.Minute
 	// lostLimit is when an unreachable paid machine is given back (lifecycle 10.4).
 	lostLimit = 20 * time.Minute
+	// lookIfAwaited is how often it is looked whether a machine without a job that boots is still of use.
+	lookIfAwaited = 15 * time.Second
 	// uninstallTries bounds the attempts to take the agent off a host that is removed.
 	uninstallTries = 3
 )
@@ -64,6 +66,8 @@ type Snapshot struct {
 	Link     Link
 	// Retraced says that the instance named an intent that does not exist, and has its own again.
 	Retraced bool
+	// Awaited says of a machine whose job is over before it is up that a run which waits could use it.
+	Awaited bool
 	// SpareNodes says that the fleet has more live instances than its minimum.
 	SpareNodes bool
 	// Began is since when this server looks at instances.
@@ -169,10 +173,18 @@ func (d *Decision) pending(now time.Time, s Snapshot) {
 	}
 }
 
+// left says that a machine was made for a job which is over while it boots. One that may not be idle is
+// nobody else's either: it would be given back as soon as it is up.
+func (s *Snapshot) left() bool {
+	i := &s.Instance
+	return i.Data.ForJob != "" && len(i.Assignments) == 0 && i.Data.IdleSeconds != 0 && s.Machine.Created &&
+		(i.Status == api.InstancePending || i.Status == api.InstanceProvisioning)
+}
+
 // unneeded ends a machine that was wanted for a job which is over before the machine is
-// there: nobody else has asked for it.
+// there, unless others wait for such.
 func (d *Decision) unneeded(now time.Time, s Snapshot) bool {
-	if s.Instance.Data.ForJob == "" || len(s.Instance.Assignments) > 0 {
+	if s.Instance.Data.ForJob == "" || len(s.Instance.Assignments) > 0 || s.left() && s.Awaited {
 		return false
 	}
 	d.terminate(now, api.InstanceJobFinished, "")
@@ -220,6 +232,9 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 		d.terminate(now, api.InstanceProvisioningTimeout, "Backend did not complete provisioning in time")
 	default:
 		d.Again = deadline
+		if s.left() {
+			d.again(now.Add(lookIfAwaited))
+		}
 		if known && !s.Link.Watched {
 			d.Effects = append(d.Effects, Watch)
 		}
@@ -368,9 +383,9 @@ func (d *Decision) idle(now time.Time, s Snapshot) {
 	}
 	since := inst.LastJobAt
 	switch {
-	case !since.IsZero():
 	case !inst.Data.ReadyAt.IsZero(): // that it booted is not its fault
-		since = inst.Data.ReadyAt
+		since = latest(since, inst.Data.ReadyAt)
+	case !since.IsZero():
 	default:
 		since = inst.CreatedAt
 	}

@@ -86,6 +86,16 @@ func TestStep(t *testing.T) {
 			status: api.InstanceTerminating, reason: api.InstanceJobFinished, again: atOnce},
 		{name: "nor kept while it boots", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Data.ForJob, s.Link = "j", Link{} }),
 			status: api.InstanceTerminating, reason: api.InstanceJobFinished, again: atOnce},
+		{name: "but for others who wait for such", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Instance.Data.ForJob, s.Link, s.Awaited = "j", Link{}, true }), now: time.Minute,
+			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: time.Minute + lookIfAwaited},
+		{name: "also when it was only just given", s: changed(paid(api.InstancePending), func(s *Snapshot) { s.Instance.Data.ForJob, s.Link, s.Awaited = "j", Link{}, true }),
+			status: api.InstanceProvisioning, effects: []Effect{Watch}, again: lookIfAwaited, freed: true},
+		{name: "who have its idle time to take it", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) {
+			s.Instance.Data.ForJob, s.Instance.LastJobAt, s.Awaited = "j", at(time.Second), true
+		}), now: 9 * time.Minute, status: api.InstanceIdle, again: 9*time.Minute + 300*time.Second, freed: true},
+		{name: "if it has any", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) {
+			s.Instance.Data.ForJob, s.Instance.Data.IdleSeconds, s.Link, s.Awaited = "j", 0, Link{}, true
+		}), status: api.InstanceTerminating, reason: api.InstanceJobFinished, again: atOnce},
 		{name: "a machine that will never run is given back", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Machine.Failed = true }), now: time.Second,
 			status: api.InstanceTerminating, reason: api.InstanceError, again: time.Second},
 		{name: "a machine that boots is waited for", s: changed(paid(api.InstanceProvisioning), func(s *Snapshot) { s.Link = Link{} }), now: time.Minute,

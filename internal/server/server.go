@@ -297,10 +297,13 @@ func (s *Server) assemble(file file) error {
 		Changed:      func(jobs []string) { s.engine.Wake(run.JobKind, jobs...) },
 		FleetChanged: func(id string) { s.engine.Wake(fleet.Kind, id) },
 		MinNodes:     s.fleets.MinNodes,
-		FleetName:    s.fleets.NameOf,
-		Offers:       offers,
-		ProjectName:  s.projectName,
-		MaxOffers:    s.MaxOffers,
+		Awaited: func(ctx context.Context, inst instance.Instance) (bool, error) {
+			return s.runs.Awaited(ctx, inst)
+		},
+		FleetName:   s.fleets.NameOf,
+		Offers:      offers,
+		ProjectName: s.projectName,
+		MaxOffers:   s.MaxOffers,
 	})
 	if err != nil {
 		return err

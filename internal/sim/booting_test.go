@@ -1,0 +1,107 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dstack/internal/backend/fake"
+	"dstack/internal/offer"
+)
+
+// TestBootingMachineOfAnEndedRun stops a run while its machine boots, which is the last that the cloud has: a run
+// that waits for such gets it; it is given back at once when nobody does, when who waits could not use it, when
+// nobody waits any more, and when it may not be idle.
+func TestBootingMachineOfAnEndedRun(t *testing.T) {
+	tp := newTemplate(t)
+	for name, tt := range map[string]struct {
+		gpus    any    // that the run which waits needs, nil for none
+		idle    string // idle_duration
+		leaves  bool   // and is stopped soon
+		others  int    // that boot and are stopped as well
+		kept    bool   // one machine
+		expects string // the status of who waits, in the end
+	}{
+		"somebody waits":           {gpus: 1, idle: "5m", kept: true, expects: "running"},
+		"of two, one is kept":      {gpus: 1, idle: "5m", others: 1, kept: true, expects: "running"},
+		"nobody waits":             {idle: "5m"},
+		"for something else":       {gpus: 8, idle: "5m", expects: "submitted"},
+		"somebody waits for a bit": {gpus: 1, idle: "5m", leaves: true, expects: "terminated"},
+		"the machine may not idle": {gpus: 1, idle: "0s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				c := fake.Config{Name: cloudNames[0], Boot: 7 * time.Minute, Deletion: 3 * time.Second, Capacity: map[offer.Key]int{}}
+				for _, o := range fake.SomeOffers() {
+					if o.Instance == "gpu.one" && o.Region == "north" && !o.Resources.Spot {
+						c.Offers = append(c.Offers, o)
+						o.Backend = c.Name
+						c.Capacity[o.Key()] = 1 + tt.others
+					}
+				}
+				cloud := w.addCloud(c)
+				w.addCloud(fake.Config{Name: cloudNames[1]})
+				w.start()
+				defer w.end()
+				time.Sleep(time.Second)
+				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 4}, "idle_duration": "1h"})
+				run := func(name string, gpus any) {
+					w.applyRun(name, object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": gpus}, "idle_duration": tt.idle,
+						"retry": object{"on_events": []string{"no-capacity"}, "duration": "3h"}}, script{Run: 10 * time.Minute, Lines: 1})
+				}
+				run("first", 1)
+				for n := range tt.others {
+					run(fmt.Sprint("other", n), 1)
+				}
+				time.Sleep(30 * time.Second)
+				if tt.gpus != nil {
+					run("second", tt.gpus)
+				}
+				time.Sleep(30 * time.Second)
+				w.stopRun("first", false)
+				for n := range tt.others {
+					w.stopRun(fmt.Sprint("other", n), false)
+				}
+				time.Sleep(30 * time.Second)
+				if tt.leaves {
+					w.stopRun("second", false)
+					time.Sleep(30 * time.Second)
+				}
+				live := 0
+				for _, charge := range cloud.Invoice(w.serverID) {
+					if charge.Live {
+						live++
+					}
+				}
+				if live > 1 || (live == 1) != tt.kept {
+					t.Errorf("soon after, %d machines live, want the machine kept: %v", live, tt.kept)
+				}
+				time.Sleep(9 * time.Minute)
+				if bill := cloud.Invoice(w.serverID); tt.kept && tt.others == 0 && len(bill) != 1 { // what others give back can be bought again
+					t.Errorf("%d machines were bought, want one", len(bill))
+				}
+				var second []string // its attempts: one was refused
+				for _, j := range w.checks.now().jobs {
+					if j.name == "second-0-0" {
+						second = append(second, j.status)
+					}
+				}
+				if tt.expects != "" && !slices.Contains(second, tt.expects) {
+					t.Errorf("who waits is %s, want %s", second, tt.expects)
+				}
+				time.Sleep(time.Hour)
+				for _, charge := range cloud.Invoice(w.serverID) {
+					if charge.Live {
+						t.Error("a machine is left")
+					}
+				}
+				for _, v := range w.result(false).Violations {
+					t.Error(v)
+				}
+			})
+		})
+	}
+}
