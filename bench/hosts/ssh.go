@@ -112,7 +112,8 @@ func (m *machine) session(c ssh.Channel, requests <-chan *ssh.Request) {
 func (m *machine) command(text string) string {
 	switch {
 	case strings.Contains(text, "uname -s"):
-		return fmt.Sprintf("Linux\nx86_64\nroot\n%d\ndocker\nknown\nfinished\n", time.Now().Unix())
+		i := &m.agent.info
+		return fmt.Sprintf("Linux\nx86_64\nroot\n%d\ndocker\nknown\nfinished\nnobody\nboot %s\nkey %s\n", time.Now().Unix(), i.BootID, i.InstanceKey)
 	case strings.HasPrefix(text, "sha256sum "):
 		return m.agent.info.Hash + "  /usr/local/bin/dstack-agent\n"
 	case strings.Contains(text, "/dstack-agent install "):
