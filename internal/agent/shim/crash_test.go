@@ -79,9 +79,9 @@ func TestGPUsOfAContainerThatWasMade(t *testing.T) {
 	}
 }
 
-// A task that was accepted has all that it needs after a power failure, too, which leaves of its folder only what
-// was written to the disk for good.
-func TestFolderAfterPowerFailure(t *testing.T) {
+// stoppedWithCode is an agent that was stopped while it pulled the image of a task, which has an upload.
+func stoppedWithCode(t *testing.T) (*engine, *agent, agentapi.TaskSpec) {
+	t.Helper()
 	e := newEngine()
 	reached, _ := blockAt(e, "pull")
 	old := run(t, newHome(t), e)
@@ -94,6 +94,13 @@ func TestFolderAfterPowerFailure(t *testing.T) {
 	old.put(s)
 	<-reached
 	old.stop()
+	return e, old, s
+}
+
+// A task that was accepted has all that it needs after a power failure, too, which leaves of its folder only what
+// was written to the disk for good.
+func TestFolderAfterPowerFailure(t *testing.T) {
+	e, old, s := stoppedWithCode(t)
 	for _, dir := range []string{old.job(s.ID), filepath.Join(old.dir(s.ID), "blobs")} {
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
@@ -106,26 +113,15 @@ func TestFolderAfterPowerFailure(t *testing.T) {
 	if err := readJSON(filepath.Join(a.job(s.ID), runner.SpecFile), &job); err != nil || job.JobID != s.ID {
 		t.Errorf("the runner finds %+v (%v)", job, err)
 	}
-	if data, err := os.ReadFile(filepath.Join(a.dir(s.ID), "blobs", sum)); err != nil || string(data) != "code" {
+	if data, err := os.ReadFile(filepath.Join(a.dir(s.ID), "blobs", s.Job.Files[0].Blob)); err != nil || string(data) != "code" {
 		t.Errorf("the runner finds the upload %q (%v)", data, err)
 	}
 }
 
 // The code of a task that has not begun outlives its upload, which is swept when nobody has asked for it for long.
 func TestResumeAfterTheUploadIsSwept(t *testing.T) {
-	e := newEngine()
-	reached, _ := blockAt(e, "pull")
-	old := run(t, newHome(t), e)
-	sum := sumOf("code")
-	if err := old.PutBlob(t.Context(), sum, strings.NewReader("code")); err != nil {
-		t.Fatal(err)
-	}
-	s := spec()
-	s.Job.Files = []agentapi.FileArchive{{Blob: sum, Path: "/x"}}
-	old.put(s)
-	<-reached
-	old.stop()
-	if err := os.Remove(filepath.Join(old.home, "blobs", sum)); err != nil {
+	e, old, s := stoppedWithCode(t)
+	if err := os.Remove(filepath.Join(old.home, "blobs", s.Job.Files[0].Blob)); err != nil {
 		t.Fatal(err)
 	}
 	e.setGate(nil)
