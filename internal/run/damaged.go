@@ -20,7 +20,8 @@ import (
 // columns: it is shown, with a stand-in for its document, can be ended, and holds nobody else up. So has
 // one of which a column makes no sense its document, and zero for that column.
 
-// Intact says what a document of a run lacks; nil is nothing.
+// Intact says what a document of a run lacks, without which it is replaced by a stand-in; nil is nothing. Of
+// what is less it makes a note.
 func (d *Data) Intact() error {
 	if d.Spec.Configuration.Common() == nil {
 		return errors.New("there is no configuration")
@@ -31,7 +32,8 @@ func (d *Data) Intact() error {
 	return nil
 }
 
-// Intact says what a document of a job lacks; nil is nothing.
+// Intact says what a document of a job lacks, without which it is replaced by a stand-in; nil is nothing. What is
+// less, and null, it fills in for those who read it, with a note where that loses something.
 func (d *JobData) Intact() error {
 	if d.Spec.JobName == "" {
 		return errors.New("there is no name")
