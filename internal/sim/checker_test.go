@@ -459,6 +459,14 @@ func (w *world) result(withTrace bool) result {
 	return r
 }
 
+// holds fails the test for whatever a check has found.
+func (w *world) holds() {
+	w.t.Helper()
+	for _, v := range w.result(false).Violations {
+		w.t.Error(v)
+	}
+}
+
 // committed says that something was stored since it was asked last.
 func (c *checker) committed() bool {
 	c.reading <- struct{}{}

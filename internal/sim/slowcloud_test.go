@@ -46,8 +46,6 @@ func TestSlowClouds(t *testing.T) {
 		waits("", 5*time.Second)
 		time.Sleep(5 * time.Minute)
 		w.checks.check(settled)
-		for _, v := range w.result(false).Violations {
-			t.Error(v)
-		}
+		w.holds()
 	})
 }
