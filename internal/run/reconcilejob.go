@@ -96,7 +96,7 @@ func (s *Service) loadJob(ctx context.Context, id string) (JobSnapshot, error) {
 	case api.JobTerminating:
 		snap.Serving = s.Serving(j.ID)
 	case api.JobProvisioning:
-		if snap.Instance != nil && snap.Instance.Data.Problem != "" {
+		if snap.Instance != nil && problem(j, snap.Instance) != "" {
 			s.Engine.Tell(watchTopic, j.RunID) // see booting: the job itself does not change
 		}
 		if j.Data.Spec.JobsPerReplica > 1 {
@@ -147,7 +147,7 @@ func (s *Service) loadPeers(ctx context.Context, q store.Querier, snap *JobSnaps
 		p := Peer{Num: j.Num, Status: j.Status}
 		if inst := instances[j.InstanceID]; inst != nil {
 			p.Until = bootBy(j, *inst)
-			p.Ready = s.Hosts.Reachable(inst) && inst.Data.Provisioning != nil && inst.Status != api.InstancePending
+			p.Ready = s.Hosts.Reachable(inst) && inst.Data.Provisioning != nil && inst.Status != api.InstancePending && !lacksGPUs(j, inst)
 		}
 		snap.Peers = append(snap.Peers, p)
 	}

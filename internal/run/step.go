@@ -21,6 +21,9 @@ const (
 	// gives jobs up for them, or as long as a host may be away at most: it may have been away itself. It is
 	// longer than instances are tried, whose end ends their jobs and says why.
 	tryFor = instance.TryFor + time.Minute
+	// gpuLimit is how long a job waits for GPUs of an instance that is up, at its price: drivers take a minute or
+	// two.
+	gpuLimit = 5 * time.Minute
 	// drainFor is how long a replica that is not wanted any more gets to answer what it was asked
 	// before everybody knew, at least.
 	drainFor = 5 * time.Second
@@ -86,10 +89,20 @@ type Peer struct {
 // bootBy is by when a job's machine has to answer: from when it was there it may boot, and before that one
 // offer after the other may be asked for.
 func bootBy(j Job, inst instance.Instance) time.Time {
-	if inst.Status == api.InstancePending {
+	switch {
+	case inst.Status == api.InstancePending:
 		return j.Data.PlacedAt.Add(askLimit)
+	case lacksGPUs(j, &inst):
+		return later(j.Data.PlacedAt, inst.Data.ReadyAt).Add(gpuLimit)
 	}
 	return later(j.Data.PlacedAt, inst.Data.StartedAt).Add(instance.BootTimeout(inst))
+}
+
+// lacksGPUs says that a job needs GPUs and its instance has not all of those that it was made with. On a machine
+// that was just made their driver may come up after the agent; a container that began before would never see them.
+func lacksGPUs(j Job, inst *instance.Instance) bool {
+	gpu := j.Data.Spec.Requirements.Resources.GPU
+	return inst.Data.LostGPUs > 0 && gpu != nil && gpu.Count.Min != nil && *gpu.Count.Min > 0
 }
 
 // JobDecision is what should happen to a job now.
@@ -127,7 +140,8 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 	d.made(s.Instance)
 	switch {
 	// What the host is like has to be known: a task depends on it.
-	case s.Reachable && s.Instance.Data.Host != nil && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending:
+	case s.Reachable && s.Instance.Data.Host != nil && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending &&
+		(s.Job.Data.Sent || !lacksGPUs(s.Job, s.Instance)):
 		if p := d.Job.Data.Provisioning; p == nil || p.Hostname == nil {
 			d.on(s.Instance, *s.Instance.Data.Provisioning)
 		}
@@ -230,6 +244,10 @@ func (d *JobDecision) lacks(now time.Time, s JobSnapshot) {
 
 // late ends a job whose machines did not come in time.
 func (d *JobDecision) late(now time.Time, s JobSnapshot) {
+	if s.Reachable && lacksGPUs(s.Job, s.Instance) {
+		d.end(now, api.JobWaitingRunnerLimitExceeded, s.Instance.Name+": "+s.Instance.Lack())
+		return
+	}
 	age, limit := int(now.Sub(s.Job.SubmittedAt).Seconds()), int(instance.BootTimeout(*s.Instance).Seconds())
 	msg := fmt.Sprintf("Runner did not become available within %ds. Job submission age: %ds)", limit, age)
 	if p := s.Instance.Data.Problem; p != "" {

@@ -49,6 +49,14 @@ func lostAt(d time.Duration) func(*JobSnapshot) {
 	}
 }
 
+// lacking has a job need so many GPUs on an instance that came up after nine minutes and lacks one.
+func lacking(needs int) func(*JobSnapshot) {
+	return func(s *JobSnapshot) {
+		s.Job.Data.Spec.Requirements.Resources.GPU = &config.GPU{Count: config.Between(needs, -1)}
+		s.Instance.Data.LostGPUs, s.Instance.Data.ReadyAt = 1, at(9*time.Minute)
+	}
+}
+
 func gone(s *JobSnapshot) {
 	s.Reachable = false
 	s.Instance.Status, s.Instance.Deleted = api.InstanceTerminated, true
@@ -110,6 +118,14 @@ func TestStepJob(t *testing.T) {
 			now: sendFor, status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: sendFor},
 		{name: "a job waits for its machine", s: job(placed(api.JobProvisioning), unreachable), status: api.JobProvisioning, again: 10 * time.Minute},
 		{name: "and for what it is like", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) { s.Instance.Data.Host = nil }), status: api.JobProvisioning, again: 10 * time.Minute},
+		{name: "and for its GPUs, whose driver may be late", s: job(placed(api.JobProvisioning), lacking(1)),
+			now: 10 * time.Minute, status: api.JobProvisioning, again: 9*time.Minute + gpuLimit},
+		{name: "but pays for it without them only for a while", s: job(placed(api.JobProvisioning), lacking(1)),
+			now: 9*time.Minute + gpuLimit, status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 9*time.Minute + gpuLimit},
+		{name: "one that can do without does not wait", s: job(placed(api.JobProvisioning), lacking(0)),
+			now: 10 * time.Minute, status: api.JobProvisioning, effects: []Effect{Send}, again: 10*time.Minute + 10*time.Second},
+		{name: "one that may be there already is followed", s: job(job(placed(api.JobProvisioning), lacking(1)), func(s *JobSnapshot) { s.Job.Data.Sent = true }),
+			now: 10 * time.Minute, status: api.JobProvisioning, effects: []Effect{Send}, again: 10*time.Minute + 10*time.Second},
 		{name: "a machine that never comes", s: job(placed(api.JobProvisioning), unreachable), now: 10 * time.Minute,
 			status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 10 * time.Minute},
 		{name: "a machine that came up while the server was away is tried first", s: job(job(placed(api.JobProvisioning), unreachable), func(s *JobSnapshot) { s.Began = at(time.Hour) }), now: time.Hour,

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/instance"
 	"dstack/internal/project"
 	"dstack/internal/store"
 )
@@ -117,13 +118,23 @@ func (s *Service) booting(ctx context.Context, q store.Querier, runID string) (s
 			continue
 		}
 		inst, err := s.Instances.Get(ctx, q, j.InstanceID)
-		switch {
-		case errors.Is(err, store.ErrNotFound):
-		case err != nil:
+		if errors.Is(err, store.ErrNotFound) {
+			continue
+		}
+		if err != nil {
 			return "", err
-		case inst.Data.Problem != "":
-			return inst.Name + ": " + inst.Data.Problem, nil
+		}
+		if text := problem(j, &inst); text != "" {
+			return inst.Name + ": " + text, nil
 		}
 	}
 	return "", nil
+}
+
+// problem is what an instance lacks before a job can be sent to it, "" when nothing is known of it.
+func problem(j Job, inst *instance.Instance) string {
+	if lacksGPUs(j, inst) {
+		return inst.Lack()
+	}
+	return inst.Data.Problem
 }

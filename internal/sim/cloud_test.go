@@ -156,7 +156,11 @@ func (w *world) at(addr string) *agent {
 	h := w.machines[key]
 	if h == nil {
 		h = newHost(w, key, len(w.machines)+1, false)
-		h.gpus = m.GPUs
+		h.gpus, h.made = m.GPUs, m.GPUs
+		if w.drivers > 0 && m.GPUs > 0 {
+			h.gpus = 0
+			time.AfterFunc(w.drivers, func() { h.lists(m.GPUs) })
+		}
 		w.machines[key] = h
 	}
 	return h

@@ -41,6 +41,7 @@ type agent struct {
 	kill      time.Duration // that it takes to end a task which is not asked
 	most      int           // tasks that ran at a time, ever
 	gpus      int           // that its driver lists
+	made      int           // GPUs that a machine of a cloud was made with
 }
 
 // task is a job on a host.
@@ -148,8 +149,11 @@ func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
 	h.tasks[spec.ID] = t
 	h.order = append(h.order, spec.ID)
 	h.w.checks.arrived(t)
-	if spec.GPUs > h.gpus {
+	switch {
+	case spec.GPUs > h.gpus:
 		t.finish(agentapi.ExecutorError, fmt.Sprintf("no capacity: %d GPUs requested, %d available", spec.GPUs, h.gpus), nil)
+	case spec.GPUs < 0 && h.gpus < h.made: // all there are
+		t.finish(agentapi.ExecutorError, fmt.Sprintf("the job has %d GPUs of %d", h.gpus, h.made), nil)
 	}
 	h.tell()
 	go t.live()
