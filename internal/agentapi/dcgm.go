@@ -18,15 +18,15 @@ type Wish struct {
 	Health time.Duration
 	// DCGM asks for what DCGM measures of the GPUs of tasks, every [DCGMEvery].
 	DCGM bool
-	// Server is who listens, for [ServerFile]: the id of its database. "" is nobody in particular.
+	// Server is who listens, for [OwnerFile]: the id of its database. "" is nobody in particular.
 	Server string
 }
 
 const (
-	// ServerFile is the file of the agent's home that names the server which listens, or did last. While one
-	// does, it is written anew every [ServerFileEvery].
-	ServerFile      = "server"
-	ServerFileEvery = time.Minute
+	// OwnerFile is the file of the agent's home that names the server which listens, or did last. While one
+	// does, it is written anew every [OwnerFileEvery].
+	OwnerFile      = "server"
+	OwnerFileEvery = time.Minute
 	// ServerGrace is how long a host is a server's after that was last connected. It has to find its way back
 	// from a restart; one that is made anew with an empty database gets its hosts while it tries to add them.
 	ServerGrace = 5 * time.Minute

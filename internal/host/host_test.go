@@ -334,6 +334,59 @@ func TestHostOfAnotherServer(t *testing.T) {
 	}
 }
 
+// A server that never got a host takes nothing off it at the end, whenever the other was seen there last and whatever
+// the host answers.
+func TestUninstallOfAnothers(t *testing.T) {
+	for name, prepare := range map[string]func(t *testing.T, h *hosttest.Host){
+		"the other is away": func(t *testing.T, h *hosttest.Host) {
+			at := time.Now().Add(-time.Hour)
+			if err := os.Chtimes(filepath.Join(h.Root, "var", "server"), at, at); err != nil {
+				t.Fatal(err)
+			}
+		},
+		"the host is odd": func(_ *testing.T, h *hosttest.Host) { h.Program("date", "echo never") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.pool.Wish.Server = "own-1"
+			h := w.host()
+			keys := "ssh-ed25519 OLD # added by dstack\n"
+			write(t, h, authorized, keys)
+			write(t, h, "agent", script)
+			if err := os.Chmod(filepath.Join(h.Root, "agent"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, h, "var/server", "other-1\n")
+			prepare(t, h)
+			if err := w.pool.Uninstall(t.Context(), host.UninstallRequest{Endpoint: w.endpoint(h)}); err != nil {
+				t.Error(err)
+			}
+			if h.File("agent") != script || h.File(authorized) != keys {
+				t.Errorf("what is the other's has changed: agent %q, keys %q", h.File("agent"), h.File(authorized))
+			}
+			write(t, h, "var/server", "own-1\n")
+			if err := w.pool.Uninstall(t.Context(), host.UninstallRequest{Endpoint: w.endpoint(h)}); err != nil || h.File("agent") != "" || h.File(authorized) != "" {
+				t.Errorf("once it is ours: %v, agent %q, keys %q", err, h.File("agent"), h.File(authorized))
+			}
+		})
+	}
+}
+
+// A host that another server took while ours was still at it, and fails, is not cleaned up.
+func TestCleanUpOfAnothers(t *testing.T) {
+	w := newWorld(t)
+	w.pool.Wish.Server = "own-1"
+	h := w.host()
+	h.Program("cat", `mkdir -p "$ROOT/var"; echo other-1 >"$ROOT/var/server"; echo 'rm "$0" # theirs' >"$ROOT/agent"; chmod +x "$ROOT/agent"; echo "No space left on device" >&2; exit 1`)
+	_, err := w.pool.Onboard(t.Context(), host.OnboardRequest{Endpoint: w.endpoint(h)})
+	if refused, ok := errors.AsType[*host.OnboardError](err); !ok || refused.Code != host.CodeUpload {
+		t.Errorf("%v, want that the upload failed", err)
+	}
+	if !strings.Contains(h.File("agent"), "theirs") {
+		t.Errorf("the other's agent: %q", h.File("agent"))
+	}
+}
+
 // A server that adds the host at the same moment and comes first keeps its agent.
 func TestHostThatAnotherServerTook(t *testing.T) {
 	w := newWorld(t)

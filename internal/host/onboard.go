@@ -85,10 +85,10 @@ func (p *Pool) Onboard(ctx context.Context, r OnboardRequest) (Onboarded, error)
 		return Onboarded{}, inUse(r.Endpoint)
 	}
 	if err != nil {
-		if !f.known { // nothing of ours was there before
+		if !f.known { // nothing of ours was there before, and of others only what has come since
 			cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 			defer cancel()
-			if uerr := uninstall(cctx, s, r.Endpoint); uerr != nil {
+			if uerr := p.uninstall(cctx, s, r.Endpoint); uerr != nil {
 				p.Log.Warn("clean a host that could not be added", "host", r.Endpoint.String(), "err", uerr)
 			}
 		}
@@ -144,7 +144,7 @@ func look(ctx context.Context, s *ssh.Client, e Endpoint) (facts, error) {
 		`if [ -S /var/run/docker.sock ] || command -v dockerd >/dev/null 2>&1; then echo docker; else echo none; fi; ` +
 		`if [ -e ` + binaryPath + ` ]; then echo known; else echo new; fi; ` +
 		`if [ -d /run/cloud-init ] && [ ! -e /var/lib/cloud/instance/boot-finished ]; then echo setup; else echo finished; fi; ` +
-		`f=` + agentapi.DefaultHome + `/` + agentapi.ServerFile + `; if [ -s $f ]; then echo "$(head -n1 $f) $(stat -c %Y $f)"; else echo nobody; fi; ` +
+		`f=` + agentapi.DefaultHome + `/` + agentapi.OwnerFile + `; if [ -s $f ]; then echo "$(head -n1 $f) $(stat -c %Y $f)"; else echo nobody; fi; ` +
 		`echo "boot $(cat /proc/sys/kernel/random/boot_id 2>/dev/null)"; ` +
 		`f=` + agentapi.DefaultHome + `/` + agentapi.KeyFile + `; if [ -r $f ]; then cat=cat; else cat="sudo -n cat"; fi; echo "key $($cat $f 2>/dev/null)"`
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
@@ -229,10 +229,8 @@ func authorize(ctx context.Context, s *ssh.Client, r OnboardRequest) error {
 	return nil
 }
 
-// installAgent runs the agent's own installation, whose answer is JSON. Without env the
-// agent keeps the variables that it has. They go through stdin: arguments are seen by all.
-// installAgent has the agent installed that was pushed, with other variables unless env is nil, and for a
-// server unless that is "".
+// installAgent runs the installation of the agent that was pushed, whose answer is JSON, for a server unless that
+// is "". Without env the agent keeps the variables that it has. They go through stdin: arguments are seen by all.
 func installAgent(ctx context.Context, s *ssh.Client, user, home string, env map[string]string, server string) (agentapi.HostInfo, error) {
 	var info agentapi.HostInfo
 	cmd := binaryPath + " install --home " + quote(home) + " --user " + quote(user)
@@ -273,7 +271,8 @@ type UninstallRequest struct {
 	Jump     *Endpoint
 }
 
-// Uninstall takes the agent and our keys off a host. It may be repeated. What belongs to another server stays.
+// Uninstall takes the agent and our keys off a host. It may be repeated. What another server has taken stays: ours may
+// never have got the host.
 func (p *Pool) Uninstall(ctx context.Context, r UninstallRequest) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -285,17 +284,25 @@ func (p *Pool) Uninstall(ctx context.Context, r UninstallRequest) error {
 		return err
 	}
 	defer s.Close()
-	if f, err := look(ctx, s, r.Endpoint); err == nil && f.othersThan(p.Wish.Server) {
-		p.Log.Warn("a host stays as it is: it belongs to another server", "host", r.Endpoint.String())
-		return nil
-	}
-	return uninstall(ctx, s, r.Endpoint)
+	return p.uninstall(ctx, s, r.Endpoint)
 }
 
-func uninstall(ctx context.Context, s *ssh.Client, e Endpoint) error {
+// anothers is what a host says of which another server has taken the agent.
+const anothers = "the agent is of another server"
+
+func (p *Pool) uninstall(ctx context.Context, s *ssh.Client, e Endpoint) error {
 	script := "test ! -e " + binaryPath + " || exec " + binaryPath + " uninstall --home " + agentapi.DefaultHome
-	if _, errs, err := run(ctx, s, root(e.User, "sh -c "+quote(script)), nil); err != nil {
+	if own := p.Wish.Server; own != "" { // looked at there, and by root: no moment, and nothing that hangs, is between
+		script = "of=$(head -n1 " + agentapi.DefaultHome + "/" + agentapi.OwnerFile + " 2>/dev/null); " +
+			`if [ -n "$of" ] && [ "$of" != ` + quote(own) + " ]; then echo " + quote(anothers) + "; exit 0; fi; " + script
+	}
+	out, errs, err := run(ctx, s, root(e.User, "sh -c "+quote(script)), nil)
+	if err != nil {
 		return fmt.Errorf("uninstall the agent: %w %s", err, errs)
+	}
+	if strings.TrimSpace(out) == anothers {
+		p.Log.Warn("a host stays as it is: it belongs to another server", "host", e.String())
+		return nil
 	}
 	// The keys come last: with them the server can try again.
 	// They are replaced at once, and only if the rest could be written: the user must not

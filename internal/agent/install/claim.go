@@ -14,7 +14,8 @@ import (
 )
 
 // claim writes down that the agent is a server's from now on, unless it is another's: of two servers that add
-// one host at a time, the second is refused. "" is nobody in particular, who claims nothing.
+// one host at a time, the second is refused, which may have pushed its own agent by then. "" is nobody in
+// particular, who claims nothing.
 func claim(home, server string, now time.Time) error {
 	if server == "" {
 		return nil
@@ -27,18 +28,14 @@ func claim(home, server string, now time.Time) error {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		return fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
-	path := filepath.Join(home, agentapi.ServerFile)
+	path := filepath.Join(home, agentapi.OwnerFile)
 	st, err := os.Stat(path)
 	if err == nil {
 		data, err := os.ReadFile(path)
 		if err != nil {
 			return fmt.Errorf("read whose this agent is: %w", err)
 		}
-		other := strings.TrimSpace(string(data))
-		switch {
-		case other == server:
-			return nil
-		case other != "" && now.Sub(st.ModTime()) < agentapi.ServerGrace:
+		if other := strings.TrimSpace(string(data)); other != "" && other != server && now.Sub(st.ModTime()) < agentapi.ServerGrace {
 			return problem(agentapi.InUse, "another dstack server is adding this host, or was connected to it in the last %d minutes", int(agentapi.ServerGrace.Minutes()))
 		}
 	}

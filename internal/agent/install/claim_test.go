@@ -39,16 +39,24 @@ func TestClaim(t *testing.T) {
 	if winner == "" {
 		t.Fatalf("nobody has it: %v", errs)
 	}
-	if err := claim(home, winner, now.Add(time.Minute)); err != nil {
+	old := now.Add(-agentapi.ServerGrace - time.Second)
+	age := func() {
+		t.Helper()
+		if err := os.Chtimes(filepath.Join(home, agentapi.OwnerFile), old, old); err != nil {
+			t.Fatal(err)
+		}
+	}
+	age()
+	if err := claim(home, winner, now); err != nil {
 		t.Errorf("again: %v", err)
+	}
+	if err := claim(home, "later", now); err == nil {
+		t.Error("another has it while it is added again")
 	}
 	if err := claim(home, "", now); err != nil {
 		t.Errorf("nobody in particular: %v", err)
 	}
-	old := now.Add(-agentapi.ServerGrace - time.Second)
-	if err := os.Chtimes(filepath.Join(home, agentapi.ServerFile), old, old); err != nil {
-		t.Fatal(err)
-	}
+	age()
 	if err := claim(home, "later", now); err != nil {
 		t.Errorf("when it is gone: %v", err)
 	}

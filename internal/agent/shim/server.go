@@ -12,10 +12,10 @@ import (
 // to have. It returns when it last did.
 func (s *Shim) serves(server string, last time.Time) time.Time {
 	now := time.Now()
-	if server == "" || now.Sub(last) < agentapi.ServerFileEvery {
+	if server == "" || now.Sub(last) < agentapi.OwnerFileEvery {
 		return last
 	}
-	if err := runner.WriteFile(filepath.Join(s.Home, agentapi.ServerFile), []byte(server+"\n"), 0o644); err != nil {
+	if err := runner.WriteFile(filepath.Join(s.Home, agentapi.OwnerFile), []byte(server+"\n"), 0o644); err != nil {
 		s.Log.Warn("write down which server listens", "err", err)
 	}
 	return now

@@ -14,7 +14,7 @@ import (
 func TestServes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &Shim{Config: Config{Home: t.TempDir()}}
-		path := filepath.Join(s.Home, agentapi.ServerFile)
+		path := filepath.Join(s.Home, agentapi.OwnerFile)
 		if s.serves("", time.Time{}); exists(path) {
 			t.Error("nobody in particular is written down")
 		}
@@ -25,11 +25,11 @@ func TestServes(t *testing.T) {
 			}
 			time.Sleep(agentapi.HeartbeatEvery)
 			was := last
-			if last = s.serves("one", last); last != was && last.Sub(was) != agentapi.ServerFileEvery {
+			if last = s.serves("one", last); last != was && last.Sub(was) != agentapi.OwnerFileEvery {
 				t.Errorf("written again after %v", last.Sub(was))
 			}
 		}
-		if time.Since(last) >= agentapi.ServerFileEvery {
+		if time.Since(last) >= agentapi.OwnerFileEvery {
 			t.Errorf("last written %v ago", time.Since(last))
 		}
 	})
@@ -40,7 +40,7 @@ func TestStreamOfServer(t *testing.T) {
 	home := newHome(t)
 	a := run(t, home, newEngine())
 	named := func() string {
-		data, _ := os.ReadFile(filepath.Join(home, agentapi.ServerFile)) // not written yet
+		data, _ := os.ReadFile(filepath.Join(home, agentapi.OwnerFile)) // not written yet
 		return string(data)
 	}
 	for _, server := range []string{"", "../odd name", "one", "two"} {
