@@ -22,6 +22,7 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 	snap, err := s.load(ctx, it.ID)
 	switch {
 	case errors.Is(err, store.ErrNotFound), err == nil && snap.Instance.Deleted:
+		s.call(s.turns.decline(it.ID))
 		return time.Time{}, s.abandon(ctx, it)
 	case err != nil:
 		return time.Time{}, err

@@ -15,24 +15,38 @@ const (
 	visitors = 24
 )
 
-// turns has some instances at a time visit their hosts; the others are called, in order, when there
-// is room. It is safe for concurrent use.
+// turns has some instances at a time visit their hosts; the others are called, in the order in which they came, when
+// there is room. It is safe for concurrent use.
 type turns struct {
 	mu      sync.Mutex
 	room    int
-	waiting []string
+	waiting []waiter
+}
+
+// waiter is an instance without a turn. One that is called keeps its place until it has got one: somebody else may
+// have come first, and it may not come at all.
+type waiter struct {
+	id     string
+	called bool
 }
 
 func newTurns(room int) *turns { return &turns{room: room} }
 
-// take says whether an instance may go on now. One that may not is called later; one that may gives
-// its turn back.
+// take says whether an instance may go on now. One that may not is called later, however often it asks until then;
+// one that may gives its turn back.
 func (t *turns) take(id string) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.waiting = slices.DeleteFunc(t.waiting, func(other string) bool { return other == id })
-	if t.room == 0 {
-		t.waiting = append(t.waiting, id)
+	at := slices.IndexFunc(t.waiting, func(w waiter) bool { return w.id == id })
+	switch {
+	case t.room > 0 && at >= 0:
+		t.waiting = slices.Delete(t.waiting, at, at+1)
+	case t.room > 0:
+	case at >= 0:
+		t.waiting[at].called = false
+		return false
+	default:
+		t.waiting = append(t.waiting, waiter{id: id})
 		return false
 	}
 	t.room--
@@ -50,9 +64,9 @@ func (t *turns) give() string {
 // decline is for an instance that needs no turn, and may have been called for one: who is next is
 // returned, "" when nobody waits or there is no room.
 func (t *turns) decline(id string) string {
+	t.lost(func(other string) bool { return other == id })
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.waiting = slices.DeleteFunc(t.waiting, func(other string) bool { return other == id })
 	return t.next()
 }
 
@@ -60,16 +74,20 @@ func (t *turns) decline(id string) string {
 func (t *turns) lost(theirs func(id string) bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.waiting = slices.DeleteFunc(t.waiting, theirs)
+	t.waiting = slices.DeleteFunc(t.waiting, func(w waiter) bool { return theirs(w.id) })
 }
 
+// next calls the first that has not been called.
 func (t *turns) next() string {
-	if t.room == 0 || len(t.waiting) == 0 {
+	if t.room == 0 {
 		return ""
 	}
-	id := t.waiting[0]
-	t.waiting = t.waiting[1:]
-	return id
+	at := slices.IndexFunc(t.waiting, func(w waiter) bool { return !w.called })
+	if at < 0 {
+		return ""
+	}
+	t.waiting[at].called = true
+	return t.waiting[at].id
 }
 
 // visits says that the next step of an instance is one on a host of the user.

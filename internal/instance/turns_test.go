@@ -31,3 +31,30 @@ func TestTurns(t *testing.T) {
 		t.Errorf("after d %q is called, want e", next)
 	}
 }
+
+// TestTurnsKeepPlaces has those who wait ask again, as they do with every sweep, and one that is called come too
+// late: nobody loses a place by it, and what is free is not kept for one that does not come.
+func TestTurnsKeepPlaces(t *testing.T) {
+	turns := newTurns(2)
+	for _, id := range []string{"a", "b"} {
+		turns.take(id)
+	}
+	for _, id := range []string{"c", "d", "e", "d", "c"} {
+		turns.take(id)
+	}
+	if next := turns.give(); next != "c" {
+		t.Errorf("after a %q is called, want c, which came first", next)
+	}
+	if next := turns.give(); next != "d" {
+		t.Errorf("after b %q is called, want d: c is on its way", next)
+	}
+	if !turns.take("x") || !turns.take("y") || turns.take("c") {
+		t.Error("x and y, which asked in between, have no turn, or c has one beside them")
+	}
+	if next := turns.give(); next != "c" {
+		t.Errorf("after x %q is called, want c again", next)
+	}
+	if next := turns.give(); next != "e" {
+		t.Errorf("after y %q is called, want e: c and d are on their way", next)
+	}
+}
