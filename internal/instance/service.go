@@ -311,16 +311,25 @@ func assign(ctx context.Context, tx *store.Tx, inst *Instance, a Assignment, run
 	return nil
 }
 
-// unassign ends a job's hold. What it held is kept where that costs something.
+// unassign ends a job's hold.
 func unassign(ctx context.Context, tx *store.Tx, inst Instance, jobID string) error {
-	if !inst.SSH() {
-		_, err := tx.ExecContext(ctx, endAssignment, jobID, inst.ID, inst.ProjectID, max(1, inst.Blocks), store.Micros(time.Now()))
-		if err != nil {
-			return fmt.Errorf("keep what job %s held of instance %s: %w", jobID, inst.Name, err)
-		}
+	if err := keepHeld(ctx, tx, inst, jobID, time.Now()); err != nil {
+		return err
 	}
 	if _, err := tx.ExecContext(ctx, deleteAssignment, jobID, inst.ID); err != nil {
 		return fmt.Errorf("release instance %s: %w", inst.Name, err)
+	}
+	return nil
+}
+
+// keepHeld keeps what a job has held until now, where that costs something.
+func keepHeld(ctx context.Context, tx *store.Tx, inst Instance, jobID string, now time.Time) error {
+	if inst.SSH() {
+		return nil
+	}
+	_, err := tx.ExecContext(ctx, endAssignment, jobID, inst.ID, inst.ProjectID, max(1, inst.Blocks), store.Micros(now))
+	if err != nil {
+		return fmt.Errorf("keep what job %s held of instance %s: %w", jobID, inst.Name, err)
 	}
 	return nil
 }

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
@@ -29,8 +30,8 @@ func (i *Instance) split() {
 	}
 }
 
-// Share has the job that an instance was made for keep so many of its parts, so that others get the rest.
-// store.ErrConflict means that the instance is not as it was.
+// Share has the job that an instance was made for keep so many of its parts from now on, so that others get the rest.
+// Until now it has held all of it. store.ErrConflict means that the instance is not as it was.
 func (s *Service) Share(ctx context.Context, tx *store.Tx, instanceID, jobID string, blocks, of int) error {
 	inst, err := s.Get(ctx, tx, instanceID)
 	if err != nil {
@@ -39,8 +40,12 @@ func (s *Service) Share(ctx context.Context, tx *store.Tx, instanceID, jobID str
 	if of < 2 || inst.Parts() != of || len(inst.Assignments) != 1 || inst.Assignments[0].JobID != jobID {
 		return fmt.Errorf("share instance %s: %w", inst.Name, store.ErrConflict)
 	}
+	now := time.Now()
+	if err := keepHeld(ctx, tx, inst, jobID, now); err != nil {
+		return err
+	}
 	inst.split()
-	if _, err := tx.ExecContext(ctx, setAssignmentBlocks, blocks, jobID, inst.ID); err != nil {
+	if _, err := tx.ExecContext(ctx, setAssignment, blocks, store.Micros(now), jobID, inst.ID); err != nil {
 		return fmt.Errorf("share instance %s: %w", inst.Name, err)
 	}
 	inst.Assignments = []Assignment{{JobID: jobID, Blocks: blocks}} // others may know the row as it was

@@ -1,7 +1,10 @@
 package instance
 
 import (
+	"database/sql"
 	"errors"
+	"fmt"
+	"slices"
 	"testing"
 
 	"dstack/internal/api"
@@ -59,6 +62,25 @@ func TestShare(t *testing.T) {
 		got, err := s.Get(t.Context(), db.Read(), "i")
 		if err != nil || got.Blocks != 8 || got.Busy() != 8 || got.Data.Split != nil {
 			t.Errorf("%d of %d blocks are busy, to be split: %v, %v; want 8 of 8", got.Busy(), got.Blocks, got.Data.Split, err)
+		}
+		if err := write(func(tx *store.Tx) error { return unassign(t.Context(), tx, got, "a") }); err != nil {
+			t.Fatal(err)
+		}
+		var held []string
+		var until int64
+		rows, err := db.Read().QueryContext(t.Context(), `SELECT blocks, of_blocks, created_at, ended_at FROM assignment_ended WHERE job_id = 'a' ORDER BY created_at`)
+		err = store.EachRow(rows, err, func(rows *sql.Rows) error {
+			var blocks, of int
+			var from, to int64
+			err := rows.Scan(&blocks, &of, &from, &to)
+			if held = append(held, fmt.Sprint(blocks, "/", of)); until != 0 && from != until {
+				t.Errorf("the job held nothing for %d µs", from-until)
+			}
+			until = to
+			return err
+		})
+		if want := []string{"1/1", "2/8"}; err != nil || !slices.Equal(held, want) {
+			t.Errorf("the job pays for %v, want %v: all of it until it was shared (%v)", held, want, err)
 		}
 	})
 }

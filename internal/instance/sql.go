@@ -30,9 +30,9 @@ const selectTwins = `WHERE agent_key <> '' AND agent_key = $1 AND ssh_host <> ''
 const insertAssignment = `
 INSERT INTO assignment (job_id, instance_id, blocks, created_at, run_id) VALUES ($1, $2, $3, $4, $5)`
 
-const setAssignmentBlocks = `UPDATE assignment SET blocks = $1 WHERE job_id = $2 AND instance_id = $3`
+const setAssignment = `UPDATE assignment SET blocks = $1, created_at = $2 WHERE job_id = $3 AND instance_id = $4`
 
-// endAssignment keeps what a job held, for its cost.
+// endAssignment keeps what a job held until a time, for its cost.
 const endAssignment = `
 INSERT INTO assignment_ended (job_id, instance_id, project_id, run_id, blocks, of_blocks, created_at, ended_at)
 SELECT job_id, instance_id, CAST($3 AS TEXT), run_id, blocks, CAST($4 AS INTEGER), created_at, CAST($5 AS BIGINT)
