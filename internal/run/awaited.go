@@ -9,7 +9,8 @@ import (
 	"dstack/internal/scheduler"
 )
 
-// maxAwaiting is how much of a queue is asked whether it could use an instance.
+// maxAwaiting is of how many jobs a queue is read that is asked whether it could use an instance: each instance that
+// boots for nobody asks every few seconds.
 const maxAwaiting = 200
 
 // Awaited says that a run of the project waits that would be placed on an instance, which boots and has no
@@ -18,7 +19,7 @@ func (s *Service) Awaited(ctx context.Context, inst instance.Instance) (bool, er
 	if waits, err := s.waits(ctx, inst.ProjectID); err != nil || !waits {
 		return false, err
 	}
-	gangs, _, err := s.waitingGangs(ctx, &projectQueue{}, inst.ProjectID)
+	gangs, _, err := s.waitingGangs(ctx, &projectQueue{}, inst.ProjectID, maxAwaiting)
 	if err != nil {
 		return false, err
 	}
@@ -26,7 +27,6 @@ func (s *Service) Awaited(ctx context.Context, inst instance.Instance) (bool, er
 	if err != nil {
 		return false, err
 	}
-	gangs = gangs[:min(len(gangs), maxAwaiting)]
 	asks := make([]scheduler.Gang, len(gangs))
 	for i := range gangs {
 		asks[i] = wish(&gangs[i])

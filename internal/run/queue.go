@@ -38,7 +38,7 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	if err != nil {
 		return time.Time{}, err
 	}
-	gangs, orphans, err := s.waitingGangs(ctx, c, it.ID)
+	gangs, orphans, err := s.waitingGangs(ctx, c, it.ID, allJobs)
 	if err != nil {
 		return time.Time{}, err
 	}

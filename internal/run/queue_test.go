@@ -1,13 +1,18 @@
 package run
 
 import (
+	"fmt"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/jobspec"
 	"dstack/internal/scheduler"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
 )
 
 // A gang may wait for as long as its policy says, however long that is.
@@ -53,4 +58,49 @@ func TestRecall(t *testing.T) {
 			t.Errorf("pass %d: %d are remembered of %d", n, len(q.wishes), len(gangs))
 		}
 	}
+}
+
+// Of a long queue no more is read than is asked for, and no gang in part.
+func TestBeginningOfAQueue(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		spec, err := normalised("type: task\nname: pair\nnodes: 2\ncommands: [work]\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		specs, err := jobspec.Images{}.Replica(spec, "pair", jobspec.OnlyGroup, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			for n := range 4 {
+				r := Run{ID: fmt.Sprint("r", n), ProjectID: "p", UserID: "u", Name: fmt.Sprint("r", n), Status: api.RunSubmitted, SubmittedAt: at(time.Duration(n) * time.Second), Data: Data{Spec: spec}}
+				if err := r.insert(t.Context(), tx); err != nil {
+					return err
+				}
+				for num, js := range specs {
+					j := Job{ID: fmt.Sprint(r.ID, "-", num), RunID: r.ID, ProjectID: "p", Num: num, Status: api.JobSubmitted, SubmittedAt: start, Data: JobData{Spec: js}}
+					if err := j.insert(t.Context(), tx); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Service{Config: Config{DB: db}, rows: newRows()}
+		for most, want := range map[int]int{1: 0, 2: 0, 3: 1, 5: 2, 7: 3, 9: 4, allJobs: 4} {
+			var c projectQueue
+			gangs, _, err := s.waitingGangs(t.Context(), &c, "p", most)
+			if err != nil || len(gangs) != want || len(c.jobs) > most {
+				t.Errorf("of %d jobs %d gangs, want %d; %d jobs were read (%v)", most, len(gangs), want, len(c.jobs), err)
+			}
+			for n, g := range gangs {
+				if g.run.ID != fmt.Sprint("r", n) || len(g.jobs) != 2 {
+					t.Errorf("of %d jobs gang %d is %s with %d jobs", most, n, g.run.ID, len(g.jobs))
+				}
+			}
+		}
+	})
 }

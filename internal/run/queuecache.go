@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -105,12 +106,16 @@ func (c *queueCache) of(projectID string) *projectQueue {
 	return q
 }
 
-// waitingGangs reads a project's queue in its order. Orphans are waiting jobs whose run is not there.
-func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID string) (gangs []gang, orphans []*Job, err error) {
+// allJobs is for all of a queue.
+const allJobs = math.MaxInt64
+
+// waitingGangs reads a project's queue in its order, those gangs of it that are whole among its first jobs, so many
+// at most. Orphans are waiting jobs whose run is not there.
+func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID string, most int) (gangs []gang, orphans []*Job, err error) {
 	type line struct{ job, run string }
 	var lines []line
 	jobs, runs := map[string]int64{}, map[string]int64{}
-	rows, err := s.DB.Read().QueryContext(ctx, waitingJobs, projectID)
+	rows, err := s.DB.Read().QueryContext(ctx, waitingJobs, projectID, most)
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var l line
 		var jv, rv int64
@@ -147,6 +152,9 @@ func (s *Service) waitingGangs(ctx context.Context, c *projectQueue, projectID s
 			continue
 		}
 		gangs = append(gangs, gang{run: r, jobs: []*Job{j}})
+	}
+	if len(lines) == most && len(gangs) > 0 {
+		gangs = gangs[:len(gangs)-1] // it may have more
 	}
 	return slices.DeleteFunc(gangs, func(g gang) bool { return g.damaged() }), orphans, nil
 }

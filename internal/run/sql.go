@@ -51,12 +51,12 @@ const (
 	observeJob     = `UPDATE job SET observed = $1 WHERE id = $2`
 )
 
-// waitingJobs is a project's queue in its order; the run's id is empty where there is no run.
+// waitingJobs is so much of a project's queue, in its order; the run's id is empty where there is no run.
 const waitingJobs = `
 SELECT j.id, CAST(j.version AS BIGINT), COALESCE(r.id, ''), CAST(COALESCE(r.version, 0) AS BIGINT)
 FROM   job j LEFT JOIN run r ON r.id = j.run_id
 WHERE  j.project_id = $1 AND j.status = 'submitted'
-ORDER  BY r.priority DESC, r.submitted_at, r.id, j.replica_num, j.job_num`
+ORDER  BY r.priority DESC, r.submitted_at, r.id, j.replica_num, j.job_num LIMIT $2`
 
 // jobsOn are those of some jobs that were placed on an instance.
 const jobsOn = `SELECT id FROM job WHERE instance_id = $1 AND id IN (%s)`
