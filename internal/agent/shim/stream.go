@@ -22,6 +22,7 @@ import (
 type cursor struct {
 	version        int64
 	jobLog, ownLog logCursor
+	ended          time.Time // when its end was first seen
 	metrics        time.Time // of the file that was told last
 	sampled        time.Time // when that was
 }
@@ -43,9 +44,9 @@ const (
 	logTurn = 4 * agentapi.MaxLogChunk
 )
 
-// awaited says that the rest of a log may be had yet.
-func (l *logCursor) awaited() bool {
-	return !l.failing.IsZero() && time.Since(l.failing) < logPatience
+// awaited says that the rest of a log may be had yet, of a task that ended then.
+func (l *logCursor) awaited(ended time.Time) bool {
+	return !l.failing.IsZero() && (time.Since(l.failing) < logPatience || time.Since(ended) < logPatience)
 }
 
 // position is what an acknowledgement of an event means.
@@ -157,6 +158,10 @@ func (st *stream) tell() (more bool, err error) {
 			st.known[t.spec.ID] = c
 		}
 		state, version := t.snapshot()
+		if state.State == agentapi.Terminated && c.ended.IsZero() {
+			c.ended = time.Now()
+			c.jobLog.tried, c.ownLog.tried = time.Time{}, time.Time{} // what is left is looked for at once
+		}
 		moreJob, err := st.log(t, &c.jobLog, state.JobLog)
 		if err != nil {
 			return false, err
@@ -166,7 +171,7 @@ func (st *stream) tell() (more bool, err error) {
 			return false, err
 		}
 		more = more || moreJob || moreOwn
-		if state.State == agentapi.Terminated && (moreJob || moreOwn || c.jobLog.awaited() || c.ownLog.awaited()) {
+		if state.State == agentapi.Terminated && (moreJob || moreOwn || c.jobLog.awaited(c.ended) || c.ownLog.awaited(c.ended)) {
 			continue // with its end told, the server has the task deleted
 		}
 		if version != c.version {

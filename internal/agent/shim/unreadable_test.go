@@ -38,13 +38,16 @@ func TestLogThatCannotBeRead(t *testing.T) {
 	for name, c := range map[string]struct {
 		open, read error // of the broken log
 		heals      bool
-		want       string // of what it is told
+		before     time.Duration // for how long it has been broken while the task ran
+		want       string        // of what it is told
 	}{
 		"for ever":              {read: unix.EIO, want: "terminated"},
 		"for a moment":          {read: unix.EIO, heals: true, want: text + "terminated"},
 		"cannot be opened":      {open: unix.EMFILE, heals: true, want: text + "terminated"},
 		"was put out of reach":  {open: unix.ELOOP, want: "terminated"},
 		"and is not even there": {open: unix.ENOENT, want: "terminated"},
+		"since long before":     {read: unix.EIO, heals: true, before: 2 * logPatience, want: "running" + text + "terminated"},
+		"and after":             {read: unix.EIO, before: 2 * logPatience, want: "runningterminated"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -89,13 +92,22 @@ func TestLogThatCannotBeRead(t *testing.T) {
 						}
 					}
 				}
+				was := ""
+				if c.before > 0 {
+					v := s.tasks[broken]
+					v.state.State = agentapi.Running
+					told()
+					<-time.After(c.before)
+					was = told()[broken]
+					v.state.State, v.version = agentapi.Terminated, v.version+1
+				}
 				waits := c.read != nil || c.heals
-				if all := told(); all[fine] != text+"terminated" || waits && all[broken] != "" {
+				if all := told(); all[fine] != text+"terminated" || waits && all[broken] != was {
 					t.Errorf("at first: %q, and of the broken one %q", all[fine], all[broken])
 				}
 				failing = !c.heals
 				<-time.After(logPatience / 2)
-				if got := told()[broken]; waits && !c.heals && got != "" {
+				if got := told()[broken]; waits && !c.heals && got != was {
 					t.Errorf("while it may be read yet: %q", got)
 				}
 				<-time.After(logPatience / 2)
