@@ -193,17 +193,54 @@ func TestRecordIsPartOfTheChange(t *testing.T) {
 
 func TestExpire(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		const old = 2*expireBatch + 7
+		err := db.Write(t.Context(), func(tx *store.Tx) error {
+			for n := range old {
+				id := fmt.Sprint("e", n)
+				if _, err := tx.ExecContext(t.Context(), `INSERT INTO event (id, message, recorded_at) VALUES ($1, 'm', $2)`, id, n/2); err != nil {
+					return err
+				}
+				_, err := tx.ExecContext(t.Context(), `INSERT INTO event_target (event_id, num, project_id, recorded_at, type, target_id, name, parent_id) VALUES ($1, 0, 'p', $2, 'run', 'r', 'r', '')`, id, n/2)
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
 		record(t, db, Event{Message: "m", Targets: []Target{{Type: api.EventTargetRun, ID: uuid.NewString(), Name: "r"}}})
+		left := func() (events, targets int) {
+			t.Helper()
+			err := db.Read().QueryRowContext(t.Context(), `SELECT (SELECT count(*) FROM event), (SELECT count(*) FROM event_target)`).Scan(&events, &targets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return events, targets
+		}
+		if events, targets := left(); events != old+1 || targets != old+1 {
+			t.Fatalf("%d events with %d targets", events, targets)
+		}
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			more, err := expireSome(t.Context(), tx, time.Now().Add(-time.Hour))
+			if !more {
+				t.Error("there is no more")
+			}
+			return err
+		})
+		if events, targets := left(); err != nil || events != old+1-expireBatch || targets != events {
+			t.Errorf("one transaction leaves %d events with %d targets, want %d (%v)", events, targets, old+1-expireBatch, err)
+		}
 		for _, c := range []struct {
 			before time.Time
 			want   int
 		}{{time.Now().Add(-time.Hour), 1}, {time.Now().Add(time.Hour), 0}} {
-			err := db.Write(t.Context(), func(tx *store.Tx) error { return Expire(t.Context(), tx, c.before) })
-			if err != nil {
+			if err := Expire(t.Context(), db, c.before); err != nil {
 				t.Fatal(err)
 			}
-			if got := listed(t, db, Viewer{Admin: true}, api.ListEventsRequest{}); len(got) != c.want {
-				t.Errorf("%d events are left, want %d", len(got), c.want)
+			if events, targets := left(); events != c.want || targets != c.want {
+				t.Errorf("%d events with %d targets are left, want %d", events, targets, c.want)
 			}
 		}
 	})

@@ -214,12 +214,42 @@ func list(from, n int) string {
 	return strings.Join(marks, ", ")
 }
 
+// expireBatch is how many events are deleted in one transaction: others write in between, and no statement takes
+// longer than a database may take to answer.
+const expireBatch = 1000
+
+const selectOldest = `
+SELECT count(*), coalesce(max(recorded_at), 0)
+FROM   (SELECT recorded_at FROM event WHERE recorded_at < $1 ORDER BY recorded_at LIMIT $2) AS oldest`
+
 // Expire deletes events older than t.
-func Expire(ctx context.Context, tx *store.Tx, t time.Time) error {
-	for _, text := range []string{`DELETE FROM event_target WHERE recorded_at < $1`, `DELETE FROM event WHERE recorded_at < $1`} {
-		if _, err := tx.ExecContext(ctx, text, store.Micros(t)); err != nil {
+func Expire(ctx context.Context, db *store.DB, t time.Time) error {
+	for more := true; more; {
+		err := db.Write(ctx, func(tx *store.Tx) (err error) {
+			more, err = expireSome(ctx, tx, t)
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("expire events: %w", err)
 		}
 	}
 	return nil
+}
+
+// expireSome deletes the oldest; more says that there may be more.
+func expireSome(ctx context.Context, tx *store.Tx, t time.Time) (more bool, err error) {
+	var n int
+	var upTo int64
+	if err := tx.QueryRowContext(ctx, selectOldest, store.Micros(t), expireBatch).Scan(&n, &upTo); err != nil || n == 0 {
+		return false, err
+	}
+	for _, text := range []string{
+		`DELETE FROM event_target WHERE event_id IN (SELECT id FROM event WHERE recorded_at <= $1)`,
+		`DELETE FROM event WHERE recorded_at <= $1`,
+	} {
+		if _, err := tx.ExecContext(ctx, text, upTo); err != nil {
+			return false, err
+		}
+	}
+	return n >= expireBatch, nil
 }

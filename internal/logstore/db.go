@@ -37,8 +37,13 @@ ORDER BY start %[2]s`
 SELECT job_id FROM log_stream GROUP BY job_id HAVING max(written_at) < $1 ORDER BY job_id LIMIT 1000`
 	selectWritten = `SELECT coalesce(max(written_at), 0) FROM log_stream WHERE job_id = $1`
 	deleteStreams = `DELETE FROM log_stream WHERE job_id = $1`
-	deleteChunks  = `DELETE FROM log_chunk WHERE job_id = $1`
+	deleteChunks  = `
+DELETE FROM log_chunk WHERE (job_id, source, start) IN (SELECT job_id, source, start FROM log_chunk WHERE job_id = $1 ORDER BY source, start LIMIT $2)`
 )
+
+// deleteBatch is how many chunks are deleted in one transaction, some 16 MB: others write in between, and no statement
+// takes longer than a database may take to answer.
+const deleteBatch = 256
 
 // DB is a [Store] in the database, for servers that share one: each of them shows, and goes
 // on with, what another has stored. A chunk is a row; tokens are byte offsets.
@@ -256,23 +261,37 @@ func (d *DB) Delete(ctx context.Context, jobID string) error {
 	if !validID(jobID) {
 		return fmt.Errorf("%w: %q", ErrJobID, jobID)
 	}
-	err := d.db.Write(ctx, func(tx *store.Tx) error { return deleteJob(ctx, tx, jobID) })
-	if err != nil {
-		return fmt.Errorf("delete logs of job %s: %w", jobID, err)
-	}
-	return nil
-}
-
-func deleteJob(ctx context.Context, tx *store.Tx, jobID string) error {
-	for _, statement := range []string{deleteChunks, deleteBatches, deleteShipments, deleteStreams} {
-		if _, err := tx.ExecContext(ctx, statement, jobID); err != nil {
+	for more := true; more; {
+		err := d.db.Write(ctx, func(tx *store.Tx) (err error) {
+			more, err = deleteSome(ctx, tx, jobID)
 			return err
+		})
+		if err != nil {
+			return fmt.Errorf("delete logs of job %s: %w", jobID, err)
 		}
 	}
 	return nil
 }
 
-// Expire implements [Store].
+// deleteSome deletes the beginning of a job's logs, with the last of them all that is known of them; more says that
+// there may be more.
+func deleteSome(ctx context.Context, tx *store.Tx, jobID string) (more bool, err error) {
+	res, err := tx.ExecContext(ctx, deleteChunks, jobID, deleteBatch)
+	if err != nil {
+		return false, err
+	}
+	if n, err := res.RowsAffected(); err != nil || n >= deleteBatch {
+		return true, err
+	}
+	for _, statement := range []string{deleteBatches, deleteShipments, deleteStreams} {
+		if _, err := tx.ExecContext(ctx, statement, jobID); err != nil {
+			return false, err
+		}
+	}
+	return false, nil
+}
+
+// Expire implements [Store]. Logs that cannot be removed keep no others.
 func (d *DB) Expire(ctx context.Context, t time.Time) (int, error) {
 	n := 0
 	for {
@@ -280,14 +299,21 @@ func (d *DB) Expire(ctx context.Context, t time.Time) (int, error) {
 		if err != nil || len(old) == 0 {
 			return n, err
 		}
+		var failed []error
 		for _, id := range old {
 			expired, err := d.expire(ctx, id, t)
 			if err != nil {
-				return n, fmt.Errorf("expire logs of job %s: %w", id, err)
+				failed = append(failed, fmt.Errorf("expire logs of job %s: %w", id, err))
 			}
 			if expired {
 				n++
 			}
+			if ctx.Err() != nil {
+				break
+			}
+		}
+		if failed != nil {
+			return n, errors.Join(failed...)
 		}
 	}
 }
@@ -310,15 +336,22 @@ func (d *DB) oldJobs(ctx context.Context, t time.Time) ([]string, error) {
 // expire removes the logs of a job unless they were written to meanwhile, or another server
 // has removed them.
 func (d *DB) expire(ctx context.Context, jobID string, t time.Time) (expired bool, err error) {
-	err = d.db.Write(ctx, func(tx *store.Tx) error {
-		var written int64
-		if err := tx.QueryRowContext(ctx, selectWritten, jobID).Scan(&written); err != nil {
+	for more := true; more; {
+		err := d.db.Write(ctx, func(tx *store.Tx) error {
+			var written int64
+			if err := tx.QueryRowContext(ctx, selectWritten, jobID).Scan(&written); err != nil {
+				return err
+			}
+			more = false
+			if expired = written > 0 && written < store.Micros(t); !expired {
+				return nil
+			}
+			more, err = deleteSome(ctx, tx, jobID)
 			return err
+		})
+		if err != nil {
+			return false, err
 		}
-		if expired = written > 0 && written < store.Micros(t); !expired {
-			return nil
-		}
-		return deleteJob(ctx, tx, jobID)
-	})
-	return expired, err
+	}
+	return expired, nil
 }

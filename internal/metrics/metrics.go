@@ -184,16 +184,33 @@ func (s *Store) Run(ctx context.Context) error {
 	}
 }
 
+// expireBatch is how many rows are removed in one transaction: others write in between, and no statement takes
+// longer than a database may take to answer.
+const expireBatch = 1000
+
 func (s *Store) expire(ctx context.Context, now time.Time) error {
-	return s.DB.Write(ctx, func(tx *store.Tx) error {
-		for _, e := range []struct {
-			statement string
-			keep      time.Duration
-		}{{expirePoints, s.KeepFinished}, {expireHealth, s.KeepHealth}, {expireTexts, keepText}} {
-			if _, err := tx.ExecContext(ctx, e.statement, store.Micros(now.Add(-e.keep))); err != nil {
+	for _, e := range []struct {
+		statement string
+		keep      time.Duration
+	}{{expirePoints, s.KeepFinished}, {expireHealth, s.KeepHealth}, {expireTexts, keepText}} {
+		for n := int64(expireBatch); n >= expireBatch; {
+			err := s.DB.Write(ctx, func(tx *store.Tx) (err error) {
+				n, err = expireSome(ctx, tx, e.statement, now.Add(-e.keep))
+				return err
+			})
+			if err != nil {
 				return err
 			}
 		}
-		return nil
-	})
+	}
+	return nil
+}
+
+// expireSome removes the oldest and says how many.
+func expireSome(ctx context.Context, tx *store.Tx, statement string, before time.Time) (int64, error) {
+	res, err := tx.ExecContext(ctx, statement, store.Micros(before), expireBatch)
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
 }

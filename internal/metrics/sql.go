@@ -11,7 +11,8 @@ const prunePoints = `DELETE FROM job_metrics WHERE job_id = $1 AND at < $2`
 
 const deletePoints = `DELETE FROM job_metrics WHERE job_id = $1`
 
-const expirePoints = `DELETE FROM job_metrics WHERE at < $1`
+const expirePoints = `
+DELETE FROM job_metrics WHERE (job_id, at) IN (SELECT job_id, at FROM job_metrics WHERE at < $1 ORDER BY at LIMIT $2)`
 
 const selectPoints = `
 SELECT at, cpu_micros, memory, working_set, gpus FROM job_metrics
@@ -30,7 +31,8 @@ INSERT INTO instance_health (instance_id, at, status, message, response)
 VALUES ($1, $2, $3, $4, $5)
 ON CONFLICT (instance_id, at) DO NOTHING`
 
-const expireHealth = `DELETE FROM instance_health WHERE at < $1`
+const expireHealth = `
+DELETE FROM instance_health WHERE (instance_id, at) IN (SELECT instance_id, at FROM instance_health WHERE at < $1 ORDER BY at LIMIT $2)`
 
 const selectHealth = `
 SELECT at, response FROM instance_health
@@ -47,4 +49,4 @@ ON CONFLICT (job_id) DO UPDATE SET at = excluded.at, packed = excluded.packed, s
 
 const selectTexts = `SELECT job_id, size, packed FROM job_dcgm WHERE at >= $1`
 
-const expireTexts = `DELETE FROM job_dcgm WHERE at < $1`
+const expireTexts = `DELETE FROM job_dcgm WHERE job_id IN (SELECT job_id FROM job_dcgm WHERE at < $1 ORDER BY at LIMIT $2)`

@@ -151,7 +151,7 @@ func (s *Server) expire(ctx context.Context) error {
 		case <-time.After(time.Hour):
 		}
 		now := time.Now()
-		err := s.db.Write(ctx, func(tx *store.Tx) error { return event.Expire(ctx, tx, now.Add(-max(s.EventTTL, 0))) })
+		err := event.Expire(ctx, s.db, now.Add(-max(s.EventTTL, 0)))
 		if err = errors.Join(err, s.repos.Expire(ctx, now.Add(-uploadTTL))); err != nil && ctx.Err() == nil {
 			s.Log.Warn("remove what is too old", "err", err)
 		}
