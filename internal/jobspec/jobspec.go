@@ -7,6 +7,7 @@ package jobspec
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"dstack/internal/agentapi"
@@ -231,7 +232,7 @@ func jobCommands(spec api.RunSpec) ([]string, error) {
 		if err != nil {
 			return nil, api.Invalid("entrypoint: %v", err)
 		}
-		return append(argv, commands...), nil
+		return append([]string{}, slices.Concat(argv, commands)...), nil // also of none
 	}
 	defaults := c.Image == nil && !isTrue(c.Docker)
 	if len(commands) == 0 {

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -358,5 +359,38 @@ func TestRollout(t *testing.T) {
 	w.pass(10 * time.Minute)
 	if live, serve := w.count(); live != 3 || serve != 3 {
 		t.Errorf("%d replicas live and %d take requests", live, serve)
+	}
+}
+
+// A job is the same one when it is read again, whatever it leaves open: an update that does not concern it keeps it.
+func TestJobReadAgainIsTheSame(t *testing.T) {
+	for name, yaml := range map[string]string{
+		"the image's own command": "image: x",
+		"an empty entrypoint":     "image: x\nentrypoint: ''",
+		"commands":                "commands: [serve]",
+		"much":                    "commands: [serve]\nenv: [A=1]\nprobes: [{type: http, url: /}]\nresources: {gpu: 0}",
+	} {
+		spec, err := normalised("type: service\nname: svc\nport: 80\n" + yaml)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		specs, err := jobspec.Images{}.Replica(spec, "svc", jobspec.OnlyGroup, 0)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		data, err := json.Marshal(JobData{Spec: specs[0]})
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		var again JobData
+		if err := json.Unmarshal(data, &again); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if err := again.Intact(); err != nil || again.Damage != "" {
+			t.Errorf("%s: %v, %s", name, err, again.Damage)
+		}
+		if !sameJob(jobspec.Images{}, Run{Name: "svc", Data: Data{Spec: spec}}, Job{Data: again}) {
+			t.Errorf("%s: it is another job", name)
+		}
 	}
 }
