@@ -148,8 +148,11 @@ func TestTurnsOfOthers(t *testing.T) {
 					}
 					return
 				}
-				if n > tt.last {
-					return // nothing is to be had for either
+				if n > tt.last { // of the same kind nothing is to be had for either
+					if tt.of != low.Offer.Instance {
+						t.Errorf("%s: no turn after %d others", tt.of, n)
+					}
+					return
 				}
 				if err := q.take(high(n)); err != nil {
 					t.Fatal(err)
