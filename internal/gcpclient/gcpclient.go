@@ -53,9 +53,12 @@ func New(ctx context.Context, c Config, scopes ...string) (*Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 	transport.ResponseHeaderTimeout = cmp.Or(c.Timeout, 30*time.Second)
-	client.http = &http.Client{Transport: &oauth2.Transport{Source: client.Tokens, Base: transport}}
+	client.http = &http.Client{Transport: &oauth2.Transport{Source: client.Tokens, Base: transport}, CheckRedirect: stay}
 	return client, nil
 }
+
+// stay follows no redirect: the APIs have none, and the transport adds the token to whatever is asked.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // Error is an answer that is none of success.
 type Error struct {
