@@ -6,8 +6,6 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -30,7 +28,7 @@ const takeover = 30 * time.Second
 // frozen, cut from the database and replaced by another version, while tasks run.
 func TestReplicas(t *testing.T) {
 	t.Parallel() // with TestFaults: both mostly wait
-	a, b, proxy := newReplicas(t)
+	a, b, port := newReplicas(t)
 	worlds := []*world{a, b}
 	machines := a.startHosts(3, hostOptions{NoImages: true})
 	loadJobImage(t, machines)
@@ -44,7 +42,7 @@ func TestReplicas(t *testing.T) {
 		{"Share", replicasShare},
 		{"Killed", replicaKilled},
 		{"Frozen", replicaFrozen},
-		{"Cut", func(t *testing.T, a, b *world, machines []*machine) { replicaCut(t, a, b, machines, proxy) }},
+		{"Cut", func(t *testing.T, a, b *world, machines []*machine) { replicaCut(t, a, b, machines, port) }},
 		{"Upgrade", func(t *testing.T, a, b *world, machines []*machine) { replicasUpgraded(t, a, b, machines, next) }},
 	} {
 		passed := within(t, c.name, worlds, machines, func(t *testing.T) {
@@ -77,17 +75,21 @@ encryption:
       secret: 5oPsdnStIvwPT3WYjtpvlm5eRDnoM2fNhxlBMQ0T3JE=
 `
 
-// newReplicas starts two servers on an empty database. The second reaches it through a proxy.
-func newReplicas(t *testing.T) (a, b *world, proxyPort string) {
+// newReplicas starts two servers on an empty database. The second reaches it through a port of its own.
+func newReplicas(t *testing.T) (a, b *world, port string) {
 	t.Helper()
 	if os.Getenv("TEST_POSTGRES") == "" {
 		t.Fatal("TEST_POSTGRES is not set; run make e2e")
 	}
 	database := storetest.PostgresURL(t)
-	proxied, port := proxy(t, database)
+	valve := storetest.NewValve(t, database) // has a port of its own, that can be cut
+	way, err := url.Parse(valve.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
 	a, b = prepareWorld(t), prepareWorld(t)
 	b.key, b.publicKey = a.key, a.publicKey
-	for w, url := range map[*world]string{a: database, b: proxied} {
+	for w, url := range map[*world]string{a: database, b: valve.URL} {
 		w.write("server/config.yml", replicasConfig)
 		w.extra = []string{"DSTACK_DATABASE_URL=" + url}
 	}
@@ -95,52 +97,7 @@ func newReplicas(t *testing.T) (a, b *world, proxyPort string) {
 		w.startServer()
 		w.login()
 	}
-	return a, b, port
-}
-
-// proxy passes connections to a database on, from a port of its own that can be cut.
-func proxy(t *testing.T, database string) (proxied, port string) {
-	t.Helper()
-	u, err := url.Parse(database)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var wg sync.WaitGroup
-	target := u.Host
-	wg.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() { pass(c, target) })
-		}
-	})
-	t.Cleanup(func() { l.Close(); wg.Wait() })
-	u.Host = l.Addr().String()
-	return u.String(), u.Port()
-}
-
-func pass(c net.Conn, target string) {
-	defer c.Close()
-	d, err := net.Dial("tcp", target)
-	if err != nil {
-		return
-	}
-	defer d.Close()
-	var wg sync.WaitGroup
-	for _, way := range [][2]net.Conn{{c, d}, {d, c}} {
-		wg.Go(func() {
-			_, _ = io.Copy(way[1], way[0]) // ends when either side does
-			way[0].Close()
-			way[1].Close()
-		})
-	}
-	wg.Wait()
+	return a, b, way.Port()
 }
 
 // owned is how many shards a server owns, as it has logged it last.
