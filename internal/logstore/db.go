@@ -291,29 +291,22 @@ func deleteSome(ctx context.Context, tx *store.Tx, jobID string) (more bool, err
 	return false, nil
 }
 
-// Expire implements [Store]. Logs that cannot be removed keep no others.
+// Expire implements [Store].
 func (d *DB) Expire(ctx context.Context, t time.Time) (int, error) {
+	return d.expireOld(ctx, t, func(id string) (bool, error) { return d.expire(ctx, id, t) })
+}
+
+// expireOld removes all logs that were last written to before t, in the way that it is told.
+func (d *DB) expireOld(ctx context.Context, t time.Time, remove func(id string) (bool, error)) (int, error) {
 	n := 0
 	for {
 		old, err := d.oldJobs(ctx, t)
 		if err != nil || len(old) == 0 {
 			return n, err
 		}
-		var failed []error
-		for _, id := range old {
-			expired, err := d.expire(ctx, id, t)
-			if err != nil {
-				failed = append(failed, fmt.Errorf("expire logs of job %s: %w", id, err))
-			}
-			if expired {
-				n++
-			}
-			if ctx.Err() != nil {
-				break
-			}
-		}
-		if failed != nil {
-			return n, errors.Join(failed...)
+		removed, err := removeAll(ctx, old, remove)
+		if n += removed; err != nil {
+			return n, err
 		}
 	}
 }
@@ -350,7 +343,7 @@ func (d *DB) expire(ctx context.Context, jobID string, t time.Time) (expired boo
 			return err
 		})
 		if err != nil {
-			return false, err
+			return false, fmt.Errorf("expire logs of job %s: %w", jobID, err)
 		}
 	}
 	return expired, nil

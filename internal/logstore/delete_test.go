@@ -1,6 +1,9 @@
 package logstore
 
 import (
+	"errors"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,4 +53,28 @@ func TestDeleteInPieces(t *testing.T) {
 			t.Errorf("%d chunks of %d streams are left", n, streams)
 		}
 	})
+}
+
+// What cannot be removed keeps no others, unless it is so much that nothing can.
+func TestRemoveAll(t *testing.T) {
+	ids := make([]string, 3*maxFailures)
+	for n := range ids {
+		ids[n] = fmt.Sprint(n)
+	}
+	for name, tt := range map[string]struct{ bad, removed, tried int }{
+		"all well":        {0, len(ids), len(ids)},
+		"the first fails": {1, len(ids) - 1, len(ids)},
+		"all fail":        {len(ids), 0, maxFailures},
+	} {
+		tried := 0
+		n, err := removeAll(t.Context(), ids, func(id string) (bool, error) {
+			if tried++; tried <= tt.bad {
+				return false, errors.New("no log " + id)
+			}
+			return true, nil
+		})
+		if n != tt.removed || tried != tt.tried || (err != nil) != (tt.bad > 0) || err != nil && !strings.Contains(err.Error(), "no log 0") {
+			t.Errorf("%s: %d removed of %d tried, want %d of %d (%v)", name, n, tried, tt.removed, tt.tried, err)
+		}
+	}
 }

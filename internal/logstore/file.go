@@ -194,21 +194,14 @@ func (f *File) Expire(ctx context.Context, t time.Time) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n := 0
-	for _, dir := range jobs {
-		if ctx.Err() != nil {
-			return n, context.Cause(ctx)
-		}
+	return removeAll(ctx, jobs, func(dir string) (bool, error) {
 		id := filepath.Base(dir)
 		if newest, err := newest(dir); err != nil || !newest.Before(t) || !validID(id) {
-			continue // gone meanwhile, or written to
+			return false, nil //nolint:nilerr // gone meanwhile, or written to
 		}
-		if err := f.Delete(ctx, id); err != nil {
-			return n, err
-		}
-		n++
-	}
-	return n, nil
+		err := f.Delete(ctx, id)
+		return err == nil, err
+	})
 }
 
 // escape quotes what Glob would interpret.

@@ -102,7 +102,8 @@ type Store interface {
 	Poll(ctx context.Context, q Query) (Page, error)
 	// Delete removes both streams of a job.
 	Delete(ctx context.Context, jobID string) error
-	// Expire removes the jobs that were last written to before t.
+	// Expire removes the jobs that were last written to before t. What cannot be removed is left, and err says why;
+	// of more than a few it gives up.
 	Expire(ctx context.Context, t time.Time) (jobs int, err error)
 }
 
@@ -212,4 +213,28 @@ func position(token string) (int64, error) {
 		return 0, &TokenError{token}
 	}
 	return int64(n), nil
+}
+
+// maxFailures is how many logs may not be removable before the rest is left to the next time: all of them may be away.
+const maxFailures = 10
+
+// removeAll removes the logs of jobs and says of how many; remove says whether there was something.
+func removeAll(ctx context.Context, ids []string, remove func(id string) (bool, error)) (n int, err error) {
+	var failed []error
+	for _, id := range ids {
+		if ctx.Err() != nil {
+			return n, context.Cause(ctx)
+		}
+		removed, err := remove(id)
+		if removed {
+			n++
+		}
+		if err != nil {
+			failed = append(failed, err)
+		}
+		if len(failed) == maxFailures {
+			break
+		}
+	}
+	return n, errors.Join(failed...)
 }

@@ -398,17 +398,8 @@ func (r *Remote) Delete(ctx context.Context, jobID string) error {
 
 // Expire implements [Store].
 func (r *Remote) Expire(ctx context.Context, t time.Time) (int, error) {
-	n := 0
-	for {
-		old, err := r.db.oldJobs(ctx, t)
-		if err != nil || len(old) == 0 {
-			return n, err
-		}
-		for _, id := range old {
-			if err := r.Delete(ctx, id); err != nil {
-				return n, err
-			}
-			n++
-		}
-	}
+	return r.db.expireOld(ctx, t, func(id string) (bool, error) {
+		err := r.Delete(ctx, id)
+		return err == nil, err
+	})
 }
