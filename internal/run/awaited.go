@@ -6,6 +6,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/instance"
+	"dstack/internal/jobspec"
 	"dstack/internal/scheduler"
 )
 
@@ -19,7 +20,7 @@ func (s *Service) Awaited(ctx context.Context, inst instance.Instance) (bool, er
 	if waits, err := s.waits(ctx, inst.ProjectID); err != nil || !waits {
 		return false, err
 	}
-	gangs, _, err := s.waitingGangs(ctx, &projectQueue{}, inst.ProjectID, maxAwaiting)
+	gangs, err := s.firstGangs(ctx, inst.ProjectID, maxAwaiting)
 	if err != nil {
 		return false, err
 	}
@@ -65,4 +66,15 @@ func (s *Service) Awaited(ctx context.Context, inst instance.Instance) (bool, er
 	return slices.ContainsFunc(scheduler.Place(asks, supply), func(v scheduler.Verdict) bool {
 		return slices.ContainsFunc(v.Nodes, func(n scheduler.Node) bool { return n.Host == inst.ID })
 	}), nil
+}
+
+// firstGangs are those of the first jobs of a queue, so many or, of a gang that has more, a few times as many.
+func (s *Service) firstGangs(ctx context.Context, projectID string, most int) ([]gang, error) {
+	for {
+		gangs, _, err := s.waitingGangs(ctx, &projectQueue{}, projectID, most)
+		if len(gangs) > 0 || err != nil || most > jobspec.MaxNodes {
+			return gangs, err
+		}
+		most *= 2
+	}
 }

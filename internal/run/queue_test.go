@@ -102,5 +102,11 @@ func TestBeginningOfAQueue(t *testing.T) {
 				}
 			}
 		}
+		if gangs, err := s.firstGangs(t.Context(), "p", 1); err != nil || len(gangs) != 1 {
+			t.Errorf("of one job, where the first gang has two, %d gangs (%v)", len(gangs), err)
+		}
+		if gangs, err := s.firstGangs(t.Context(), "none", 1); err != nil || len(gangs) != 0 {
+			t.Errorf("of an empty queue %d gangs (%v)", len(gangs), err)
+		}
 	})
 }
