@@ -345,6 +345,7 @@ func TestUninstallOfAnothers(t *testing.T) {
 			}
 		},
 		"the host is odd": func(_ *testing.T, h *hosttest.Host) { h.Program("date", "echo never") },
+		"the host greets": func(_ *testing.T, h *hosttest.Host) { h.Program("sh", `echo Welcome; exec /bin/sh "$@"`) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

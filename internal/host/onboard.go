@@ -292,7 +292,7 @@ const anothers = "the agent is of another server"
 
 func (p *Pool) uninstall(ctx context.Context, s *ssh.Client, e Endpoint) error {
 	script := "test ! -e " + binaryPath + " || exec " + binaryPath + " uninstall --home " + agentapi.DefaultHome
-	if own := p.Wish.Server; own != "" { // looked at there, and by root: no moment, and nothing that hangs, is between
+	if own := p.Wish.Server; own != "" { // looked at there, by root and in the same command: nothing that hangs or is odd is between
 		script = "of=$(head -n1 " + agentapi.DefaultHome + "/" + agentapi.OwnerFile + " 2>/dev/null); " +
 			`if [ -n "$of" ] && [ "$of" != ` + quote(own) + " ]; then echo " + quote(anothers) + "; exit 0; fi; " + script
 	}
@@ -300,7 +300,7 @@ func (p *Pool) uninstall(ctx context.Context, s *ssh.Client, e Endpoint) error {
 	if err != nil {
 		return fmt.Errorf("uninstall the agent: %w %s", err, errs)
 	}
-	if strings.TrimSpace(out) == anothers {
+	if strings.HasSuffix(strings.TrimSpace(out), anothers) { // a login banner may come first
 		p.Log.Warn("a host stays as it is: it belongs to another server", "host", e.String())
 		return nil
 	}
