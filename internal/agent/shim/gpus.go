@@ -11,9 +11,11 @@ import (
 
 const (
 	// firstLook is when accelerators are looked for again that were not there when the agent started; later looks
-	// are further apart, up to lookAtMost.
-	firstLook  = 5 * time.Second
-	lookAtMost = 10 * time.Minute
+	// are further apart, up to lookEagerly while drivers come up and jobs wait for them, and up to lookAtMost later.
+	firstLook   = 5 * time.Second
+	lookEagerly = 15 * time.Second
+	eagerFor    = 10 * time.Minute
+	lookAtMost  = 10 * time.Minute
 	// justLooked is for how long a look need not be repeated.
 	justLooked = 3 * time.Second
 )
@@ -21,7 +23,11 @@ const (
 // lookForGPUs looks again for as long as there may be more accelerators than are known: a driver may come up after
 // the agent, as on machines of clouds, and one that fell off may come back.
 func (s *Shim) lookForGPUs(ctx context.Context) {
+	began := time.Now()
 	for wait := firstLook; ; wait = min(2*wait, lookAtMost) {
+		if time.Since(began) < eagerFor {
+			wait = min(wait, lookEagerly)
+		}
 		select {
 		case <-time.After(wait):
 		case <-ctx.Done():
