@@ -59,6 +59,7 @@ type Data struct {
 	Message      string                        `json:"message,omitempty"`
 	Health       api.HealthStatus              `json:"health,omitempty"`    // "" is healthy
 	LostGPUs     int                           `json:"lost_gpus,omitempty"` // that its agent does not list
+	LackAt       time.Time                     `json:"lack_at,omitzero"`    // since when it does not list some
 	StartedAt    time.Time                     `json:"started_at,omitzero"`
 	ReadyAt      time.Time                     `json:"ready_at,omitzero"` // its agent first answered
 	// ForJob is the job that the instance was created for, "" for fleet nodes.

@@ -212,7 +212,7 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 	}
 	switch {
 	case known && s.Link.Connected:
-		d.adopt(s.Link.Info)
+		d.adopt(now, s.Link.Info)
 		blocks, err := splitBlocks(d.Instance.Blocks, d.Instance.Data.AutoBlocks, d.Instance.Data.Provisioning.InstanceType.Resources)
 		if err != nil {
 			d.terminate(now, api.InstanceError, err.Error())
@@ -310,7 +310,7 @@ func (d *Decision) live(now time.Time, s Snapshot) {
 func (d *Decision) link(now time.Time, s Snapshot) {
 	inst := &d.Instance
 	if s.Link.Connected {
-		d.adopt(s.Link.Info)
+		d.adopt(now, s.Link.Info)
 		if !inst.Data.LostAt.IsZero() {
 			inst.Data.LostAt = time.Time{}
 			inst.Data.Problem = ""
@@ -457,7 +457,7 @@ func (d *Decision) busyOrIdle() api.InstanceStatus {
 }
 
 // adopt takes over what the agent says about its machine.
-func (d *Decision) adopt(info *agentapi.HostInfo) {
+func (d *Decision) adopt(now time.Time, info *agentapi.HostInfo) {
 	if info == nil {
 		return
 	}
@@ -467,12 +467,12 @@ func (d *Decision) adopt(info *agentapi.HostInfo) {
 		d.Instance.Data.Host = info
 		d.Changed = true
 	}
-	d.count(info)
+	d.count(now, info)
 }
 
 // count compares the accelerators that the agent lists with those that the instance was taken or made with. Without
 // some of them it gets no jobs, which would fail there one after the other.
-func (d *Decision) count(info *agentapi.HostInfo) {
+func (d *Decision) count(now time.Time, info *agentapi.HostInfo) {
 	inst := &d.Instance
 	was, lost := inst.Data.LostGPUs, inst.lostGPUs(info)
 	if was == lost {
@@ -483,9 +483,14 @@ func (d *Decision) count(info *agentapi.HostInfo) {
 	d.Changed = true
 	d.Freed = d.Freed || inst.health() != api.Failure
 	text := healthEvent(health, inst.health()) + ". "
-	if lost == 0 {
+	switch {
+	case lost == 0:
+		inst.Data.LackAt = time.Time{}
 		text += "All GPUs are there again"
-	} else {
+	case was == 0:
+		inst.Data.LackAt = now
+		text += inst.Lack()
+	default:
 		text += inst.Lack()
 	}
 	d.Events = append(d.Events, text)

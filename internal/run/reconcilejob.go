@@ -147,7 +147,10 @@ func (s *Service) loadPeers(ctx context.Context, q store.Querier, snap *JobSnaps
 		p := Peer{Num: j.Num, Status: j.Status}
 		if inst := instances[j.InstanceID]; inst != nil {
 			p.Until = bootBy(j, *inst)
-			p.Ready = s.Hosts.Reachable(inst) && inst.Data.Provisioning != nil && inst.Status != api.InstancePending && !lacksGPUs(j, inst)
+			if lacksGPUs(j, inst) {
+				p.Lack = inst.Name + ": " + inst.Lack()
+			}
+			p.Ready = s.Hosts.Reachable(inst) && inst.Data.Provisioning != nil && inst.Status != api.InstancePending && p.Lack == ""
 		}
 		snap.Peers = append(snap.Peers, p)
 	}

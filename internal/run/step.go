@@ -24,6 +24,8 @@ const (
 	// gpuLimit is how long a job waits for GPUs of an instance that is up, at its price: drivers take a minute or
 	// two.
 	gpuLimit = 5 * time.Minute
+	// lookForPeers is how often a job looks whether other nodes have their GPUs.
+	lookForPeers = 15 * time.Second
 	// drainFor is how long a replica that is not wanted any more gets to answer what it was asked
 	// before everybody knew, at least.
 	drainFor = 5 * time.Second
@@ -82,8 +84,9 @@ type JobSnapshot struct {
 type Peer struct {
 	Num    int
 	Status api.JobStatus
-	Ready  bool      // its instance answers and its address is known
-	Until  time.Time // by when it has to
+	Ready  bool      // its instance answers and its address is known, and lacks nothing
+	Lack   string    // which GPUs its instance lacks, "" for none
+	Until  time.Time // by when it has to be ready
 }
 
 // bootBy is by when a job's machine has to answer: from when it was there it may boot, and before that one
@@ -93,16 +96,17 @@ func bootBy(j Job, inst instance.Instance) time.Time {
 	case inst.Status == api.InstancePending:
 		return j.Data.PlacedAt.Add(askLimit)
 	case lacksGPUs(j, &inst):
-		return later(j.Data.PlacedAt, inst.Data.ReadyAt).Add(gpuLimit)
+		return later(j.Data.PlacedAt, inst.Data.LackAt).Add(gpuLimit)
 	}
 	return later(j.Data.PlacedAt, inst.Data.StartedAt).Add(instance.BootTimeout(inst))
 }
 
-// lacksGPUs says that a job needs GPUs and its instance has not all of those that it was made with. On a machine
-// that was just made their driver may come up after the agent; a container that began before would never see them.
+// lacksGPUs says that a job which has yet to be sent needs GPUs, and its instance has not all of those that it was made
+// with. On a machine that was just made their driver may come up after the agent; a container that began before would
+// never see them.
 func lacksGPUs(j Job, inst *instance.Instance) bool {
 	gpu := j.Data.Spec.Requirements.Resources.GPU
-	return inst.Data.LostGPUs > 0 && gpu != nil && gpu.Count.Min != nil && *gpu.Count.Min > 0
+	return inst.Data.LostGPUs > 0 && !j.Data.Sent && gpu != nil && gpu.Count.Min != nil && *gpu.Count.Min > 0
 }
 
 // JobDecision is what should happen to a job now.
@@ -141,7 +145,7 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 	switch {
 	// What the host is like has to be known: a task depends on it.
 	case s.Reachable && s.Instance.Data.Host != nil && s.Instance.Data.Provisioning != nil && s.Instance.Status != api.InstancePending &&
-		(s.Job.Data.Sent || !lacksGPUs(s.Job, s.Instance)):
+		!lacksGPUs(s.Job, s.Instance):
 		if p := d.Job.Data.Provisioning; p == nil || p.Hostname == nil {
 			d.on(s.Instance, *s.Instance.Data.Provisioning)
 		}
@@ -156,8 +160,11 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 				}
 			}
 			d.Again = deadline
-			if !now.Before(deadline) {
+			switch soon := now.Add(lookForPeers); {
+			case !now.Before(deadline):
 				d.late(now, s)
+			case s.lackOf() != "" && soon.Before(deadline): // nobody wakes this job when it is over
+				d.Again = soon
 			}
 			return
 		}
@@ -244,8 +251,8 @@ func (d *JobDecision) lacks(now time.Time, s JobSnapshot) {
 
 // late ends a job whose machines did not come in time.
 func (d *JobDecision) late(now time.Time, s JobSnapshot) {
-	if s.Reachable && lacksGPUs(s.Job, s.Instance) {
-		d.end(now, api.JobWaitingRunnerLimitExceeded, s.Instance.Name+": "+s.Instance.Lack())
+	if lack := s.lackOf(); lack != "" {
+		d.end(now, api.JobWaitingRunnerLimitExceeded, lack)
 		return
 	}
 	age, limit := int(now.Sub(s.Job.SubmittedAt).Seconds()), int(instance.BootTimeout(*s.Instance).Seconds())
@@ -254,6 +261,19 @@ func (d *JobDecision) late(now time.Time, s JobSnapshot) {
 		msg += ". " + p
 	}
 	d.end(now, api.JobWaitingRunnerLimitExceeded, msg)
+}
+
+// lackOf says which GPUs a job waits for, of its own instance or of another node's, "" for none.
+func (s *JobSnapshot) lackOf() string {
+	if lacksGPUs(s.Job, s.Instance) {
+		return s.Instance.Name + ": " + s.Instance.Lack()
+	}
+	for _, p := range s.Peers {
+		if p.Lack != "" {
+			return p.Lack
+		}
+	}
+	return ""
 }
 
 // lacksNodes says that the address of another node of the replica is not known yet: the nodes start

@@ -49,11 +49,11 @@ func lostAt(d time.Duration) func(*JobSnapshot) {
 	}
 }
 
-// lacking has a job need so many GPUs on an instance that came up after nine minutes and lacks one.
+// lacking has a job need so many GPUs on an instance that lacks one since nine minutes after it came up.
 func lacking(needs int) func(*JobSnapshot) {
 	return func(s *JobSnapshot) {
 		s.Job.Data.Spec.Requirements.Resources.GPU = &config.GPU{Count: config.Between(needs, -1)}
-		s.Instance.Data.LostGPUs, s.Instance.Data.ReadyAt = 1, at(9*time.Minute)
+		s.Instance.Data.LostGPUs, s.Instance.Data.ReadyAt, s.Instance.Data.LackAt = 1, start, at(9*time.Minute)
 	}
 }
 
@@ -124,6 +124,9 @@ func TestStepJob(t *testing.T) {
 			now: 9*time.Minute + gpuLimit, status: api.JobTerminating, reason: api.JobWaitingRunnerLimitExceeded, again: 9*time.Minute + gpuLimit},
 		{name: "one that can do without does not wait", s: job(placed(api.JobProvisioning), lacking(0)),
 			now: 10 * time.Minute, status: api.JobProvisioning, effects: []Effect{Send}, again: 10*time.Minute + 10*time.Second},
+		{name: "nor does one of which another node lacks them look only at its end", s: job(placed(api.JobProvisioning), func(s *JobSnapshot) {
+			s.Peers = []Peer{{Num: 1, Status: api.JobProvisioning, Lack: "other: 0 of 8 GPUs are there", Until: at(14 * time.Minute)}}
+		}), now: 10 * time.Minute, status: api.JobProvisioning, again: 10*time.Minute + lookForPeers},
 		{name: "one that may be there already is followed", s: job(job(placed(api.JobProvisioning), lacking(1)), func(s *JobSnapshot) { s.Job.Data.Sent = true }),
 			now: 10 * time.Minute, status: api.JobProvisioning, effects: []Effect{Send}, again: 10*time.Minute + 10*time.Second},
 		{name: "a machine that never comes", s: job(placed(api.JobProvisioning), unreachable), now: 10 * time.Minute,

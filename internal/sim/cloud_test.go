@@ -155,11 +155,12 @@ func (w *world) at(addr string) *agent {
 	key := name + "/" + m.ID
 	h := w.machines[key]
 	if h == nil {
-		h = newHost(w, key, len(w.machines)+1, false)
+		n := len(w.machines)
+		h = newHost(w, key, n+1, false)
 		h.gpus, h.made = m.GPUs, m.GPUs
-		if w.drivers > 0 && m.GPUs > 0 {
+		if n < len(w.drivers) && w.drivers[n] > 0 {
 			h.gpus = 0
-			time.AfterFunc(w.drivers, func() { h.lists(m.GPUs) })
+			time.AfterFunc(w.drivers[n], func() { h.lists(m.GPUs) })
 		}
 		w.machines[key] = h
 	}

@@ -2,6 +2,9 @@ package sim
 
 import (
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -120,45 +123,65 @@ func TestMachineLosesItsGPUs(t *testing.T) {
 }
 
 // TestDriverComesLate has the driver of a machine come up after its agent: the job that the machine was made for waits
-// until its GPUs are there. Where they never come it ends after some minutes, with the reason, and the machine with it.
+// until its GPUs are there, and so do the other nodes. Where they never come it ends after some minutes, with the
+// reason, and the machine with it.
 func TestDriverComesLate(t *testing.T) {
+	const late, never = 40 * time.Second, 24 * time.Hour
 	tp := newTemplate(t)
 	for name, tt := range map[string]struct {
-		after    time.Duration
-		blocks   int
-		runs     []string // how they end
-		reason   string   // of the first's job
-		machines int
+		drivers []time.Duration // of the machines that are made
+		nodes   int
+		blocks  int
+		runs    int
+		status  string // of their jobs in the end
 	}{
-		"after a while":               {40 * time.Second, 1, []string{"done"}, "done_by_runner", 1},
-		"of a machine that is shared": {40 * time.Second, 8, []string{"done", "done"}, "done_by_runner", 1},
-		"never":                       {24 * time.Hour, 1, []string{"failed"}, "waiting_runner_limit_exceeded", 1},
+		"after a while":               {[]time.Duration{late}, 1, 1, 1, "done"},
+		"of a machine that is shared": {[]time.Duration{late}, 1, 8, 2, "done"},
+		"of one of two nodes":         {[]time.Duration{0, late}, 2, 1, 1, "done"},
+		"never":                       {[]time.Duration{never}, 1, 1, 1, "failed"},
+		"never of one of two nodes":   {[]time.Duration{0, never}, 2, 1, 1, "failed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, 1, tp)
 				cloud := w.addCloud(fake.Config{Name: cloudNames[0], Offers: fake.SomeOffers(), Boot: 10 * time.Second, Deletion: time.Second})
 				w.addCloud(fake.Config{Name: cloudNames[1]})
-				w.drivers = tt.after
+				w.drivers = tt.drivers
 				w.start()
 				defer w.end()
 				time.Sleep(time.Minute)
-				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 1}, "blocks": tt.blocks, "instance_types": []string{"gpu.eight"}, "idle_duration": 60})
+				fleet := object{"nodes": object{"min": 0, "max": len(tt.drivers)}, "blocks": tt.blocks, "instance_types": []string{"gpu.eight"}, "idle_duration": 60}
+				if tt.nodes > 1 {
+					fleet["placement"] = "cluster"
+				}
+				w.applyFleet("nodes", fleet)
 				for n := range tt.runs {
-					w.applyRun(fmt.Sprint("run", n), object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": "1.."},
+					w.applyRun(fmt.Sprint("run", n), object{"type": "task", "nodes": tt.nodes, "commands": []string{"work"}, "resources": object{"gpu": "1.."},
 						"retry": object{"on_events": []string{"no-capacity"}, "duration": "1h"}}, script{Run: time.Minute, Lines: 1})
 				}
-				time.Sleep(15 * time.Minute)
-				for n, want := range tt.runs {
-					if tries, status := w.tries(fmt.Sprint("run", n)); tries != 1 || status != want {
-						t.Errorf("run %d is %s after %d attempts, want %s after one", n, status, tries, want)
+				time.Sleep(30 * time.Second)
+				w.mu.Lock()
+				hosts := slices.Collect(maps.Values(w.machines))
+				w.mu.Unlock()
+				if len(hosts) != len(tt.drivers) {
+					t.Errorf("%d machines answer after half a minute, want %d", len(hosts), len(tt.drivers))
+				}
+				for _, h := range hosts {
+					if n := h.had(); n != 0 {
+						t.Errorf("a host has had %d tasks when not all GPUs are there", n)
 					}
 				}
-				if got := w.checks.now().jobs[0].reason; got != tt.reason {
-					t.Errorf("the first job ended because of %s, want %s", got, tt.reason)
+				time.Sleep(15 * time.Minute)
+				for n := range tt.runs {
+					if tries, status := w.tries(fmt.Sprint("run", n)); tries != 1 || status != tt.status {
+						t.Errorf("run %d is %s after %d attempts, want %s after one", n, status, tries, tt.status)
+					}
 				}
-				if n := len(cloud.Invoice(w.serverID)); n != tt.machines {
-					t.Errorf("%d machines were made, want %d", n, tt.machines)
+				if said := strings.Join(w.texts(`SELECT data FROM job`), " "); strings.Contains(said, "0 of 8 GPUs are there") != (tt.status == "failed") {
+					t.Errorf("the reason: %s", said)
+				}
+				if n := len(cloud.Invoice(w.serverID)); n != len(tt.drivers) {
+					t.Errorf("%d machines were made, want %d", n, len(tt.drivers))
 				}
 				if live := cloud.Live(); len(live) != 1 { // a stranger's
 					t.Errorf("left: %v", live)

@@ -44,7 +44,7 @@ type world struct {
 	hosts   map[string]*agent  // of the user, by address
 	markets map[string]*market // by cloud, none where prices stay
 	limits  map[string]float64 // what runs may cost an hour, by name
-	drivers time.Duration      // how long after machines answer their drivers list GPUs
+	drivers []time.Duration    // how long after machines answer their drivers list GPUs, in their order
 	wants   map[string]want    // what runs ask for, by name
 	trace   *trace
 	checks  *checker
