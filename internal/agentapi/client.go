@@ -133,8 +133,8 @@ func (m *moving) Read(p []byte) (int, error) {
 }
 
 // Ack says that the events up to seq are stored.
-func (c *Client) Ack(ctx context.Context, seq int64) error {
-	return c.call(ctx, http.MethodPost, "/v1/events/ack", Ack{Seq: seq}, nil)
+func (c *Client) Ack(ctx context.Context, a Ack) error {
+	return c.call(ctx, http.MethodPost, "/v1/events/ack", a, nil)
 }
 
 // Shutdown stops the agent; tasks go on.

@@ -100,7 +100,7 @@ func TestConnectionsAreUsedAgain(t *testing.T) {
 	}
 	for range 3 {
 		for name, call := range map[string]func() error{
-			"Ack":     func() error { return client.Ack(t.Context(), 7) },
+			"Ack":     func() error { return client.Ack(t.Context(), Ack{Seq: 7}) },
 			"Delete":  func() error { return client.Delete(t.Context(), "x") },
 			"PutBlob": func() error { return client.PutBlob(t.Context(), "x", strings.NewReader("code")) },
 		} {

@@ -1,6 +1,10 @@
 package agentapi
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+	"slices"
+)
 
 // TaskSpec is everything that a host needs to run one job submission, sent once.
 // The container part is for the shim, Job for the runner inside.
@@ -254,6 +258,26 @@ type DroppedError struct {
 
 func (e *DroppedError) Error() string { return fmt.Sprintf("%d events dropped: %v", e.Count, e.Why) }
 
+// HeldError says that what was told of some tasks could not be stored and has to be told again, and that the rest
+// was taken.
+type HeldError struct {
+	Tasks []string // ids, without repetition
+	Why   error
+}
+
+func (e *HeldError) Error() string {
+	return fmt.Sprintf("events of %d tasks not stored: %v", len(e.Tasks), e.Why)
+}
+func (e *HeldError) Unwrap() error { return e.Why }
+
+// Hold adds a task.
+func (e *HeldError) Hold(task string, why error) {
+	if !slices.Contains(e.Tasks, task) {
+		e.Tasks = append(e.Tasks, task)
+	}
+	e.Why = errors.Join(e.Why, why)
+}
+
 // LogSource names one of a task's two streams.
 type LogSource string
 
@@ -286,9 +310,11 @@ type GPUMetrics struct {
 	UtilPercent int   `json:"util_percent"`
 }
 
-// Ack tells the agent that events up to Seq are stored by the server.
+// Ack tells the agent that events up to Seq are stored by the server, but for those of some tasks, which the next
+// stream tells again. (An older agent takes them for stored, too; the server fetches what is missing then.)
 type Ack struct {
-	Seq int64 `json:"seq"`
+	Seq    int64    `json:"seq"`
+	Except []string `json:"except,omitempty"` // ids of tasks
 }
 
 // Error is the body of every failed request. Code is one of the words below or "".

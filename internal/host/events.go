@@ -2,7 +2,10 @@ package host
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -21,42 +24,92 @@ const (
 	oddAgain = time.Hour
 )
 
-// events hands the stream to the sink in batches and acknowledges what it stored.
-func (c *conn) events(ctx context.Context, client *agentapi.Client) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+// refusal says that the sink could not store what a host told. The connection is well.
+type refusal struct {
+	err  error
+	wait bool // before it is told again
+}
+
+func (e *refusal) Error() string { return e.err.Error() }
+
+// follow hands what the agent tells to the sink until the connection ends. What cannot be stored is told again over the
+// same connection: tasks are sent, stopped and reached over it meanwhile.
+func (c *conn) follow(ctx context.Context, client *agentapi.Client) error {
+	delay := firstRetry
+	for attempt := 1; ; attempt++ {
+		began, wait := time.Now(), jitter(delay, c.target.ID, attempt)
+		err := c.events(ctx, client, wait)
+		refused, ok := errors.AsType[*refusal](err)
+		if !ok || ctx.Err() != nil {
+			return err
+		}
+		c.tell("what a host tells cannot be stored", refused.err)
+		if refused.wait {
+			select {
+			case <-time.After(wait):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		if delay = min(2*delay, maxRetry); time.Since(began) > time.Minute {
+			delay = firstRetry
+		}
+	}
+}
+
+// held are the tasks of which nothing is stored until another stream tells it again.
+type held struct {
+	tasks map[string]bool
+	why   error
+}
+
+// events hands one stream to the sink in batches and acknowledges what it stored. When something could not be stored it
+// returns a *refusal: at once when that was all, and when it was of some tasks after as long as patience, in which the
+// others go on.
+func (c *conn) events(ctx context.Context, client *agentapi.Client, patience time.Duration) error {
+	stream, stop := context.WithCancel(ctx)
+	defer stop()
 	in := make(chan agentapi.Event, ahead)
 	errs := make(chan error, 1)
 	go func() {
-		errs <- client.Events(ctx, 0, c.pool.Wish, func(e agentapi.Event) error {
+		errs <- client.Events(stream, 0, c.pool.Wish, func(e agentapi.Event) error {
 			if e.Kind == agentapi.HeartbeatEvent {
 				return nil
 			}
 			select {
 			case in <- e:
 				return nil
-			case <-ctx.Done():
-				return ctx.Err()
+			case <-stream.Done():
+				return stream.Err()
 			}
 		})
 		close(in)
 	}()
+	var h held
 	for {
 		events, more := collect(in)
 		if len(events) > 0 {
-			if err := c.handle(ctx, client, events); err != nil {
+			well := h.why == nil
+			if err := c.handle(ctx, client, events, &h); err != nil {
 				return err
+			}
+			if well && h.why != nil {
+				defer time.AfterFunc(patience, stop).Stop()
 			}
 		}
 		if !more {
-			return <-errs
+			err := <-errs
+			if h.why != nil && stream.Err() != nil && ctx.Err() == nil {
+				return &refusal{err: h.why}
+			}
+			return err
 		}
 	}
 }
 
-// handle stores a batch and acknowledges it. What makes no sense is dropped: it would come again
+// handle stores a batch and acknowledges it, but for what is held. What makes no sense is dropped: it would come again
 // and again, and hold up the rest.
-func (c *conn) handle(ctx context.Context, client *agentapi.Client, events []agentapi.Event) error {
+func (c *conn) handle(ctx context.Context, client *agentapi.Client, events []agentapi.Event, h *held) error {
 	now, last := time.Now(), int64(0)
 	sensible := make([]agentapi.Event, 0, len(events))
 	for _, e := range events {
@@ -65,22 +118,35 @@ func (c *conn) handle(ctx context.Context, client *agentapi.Client, events []age
 			c.odd.report(c, now, wrong, 1)
 			continue
 		}
-		sensible = append(sensible, e)
+		if !h.tasks[e.TaskID] {
+			sensible = append(sensible, e)
+		}
 	}
 	if len(sensible) > 0 {
-		err := c.pool.Sink.Handle(ctx, c.target.ID, sensible)
-		if dropped, ok := err.(*agentapi.DroppedError); ok { // alone: nothing else went wrong
-			c.odd.report(c, now, dropped.Why.Error(), dropped.Count)
-			err = nil
-		}
-		if err != nil {
-			return fmt.Errorf("store events: %w", err)
+		switch err := c.pool.Sink.Handle(ctx, c.target.ID, sensible).(type) { // alone: nothing else went wrong
+		case nil:
+		case *agentapi.DroppedError:
+			c.odd.report(c, now, err.Why.Error(), err.Count)
+		case *agentapi.HeldError:
+			h.add(err)
+		default:
+			return &refusal{fmt.Errorf("store events: %w", err), true}
 		}
 	}
 	if last == 0 {
 		return nil // nothing that could be acknowledged
 	}
-	return client.Ack(ctx, last)
+	return client.Ack(ctx, agentapi.Ack{Seq: last, Except: slices.Collect(maps.Keys(h.tasks))})
+}
+
+func (h *held) add(err *agentapi.HeldError) {
+	if h.tasks == nil {
+		h.tasks = map[string]bool{}
+	}
+	for _, id := range err.Tasks {
+		h.tasks[id] = true
+	}
+	h.why = err
 }
 
 // nonsense refuses a host that says of itself what cannot be.

@@ -61,7 +61,8 @@ type Sink interface {
 	Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task)
 	Disconnected(id string, err error)
 	// Handle stores events, which are such that they can be: see [agentapi.Event.Check]. They are
-	// acknowledged when it returns nil, or a *agentapi.DroppedError.
+	// acknowledged when it returns nil or a *agentapi.DroppedError, and with a *agentapi.HeldError those of other
+	// tasks. The rest is told again.
 	Handle(ctx context.Context, id string, events []agentapi.Event) error
 }
 
@@ -206,7 +207,7 @@ func (c *conn) run() {
 			return
 		}
 		c.pool.Sink.Disconnected(c.target.ID, err)
-		c.tell(err)
+		c.tell("the connection to a host ended", err)
 		if time.Since(start) > time.Minute {
 			delay = firstRetry
 		}
@@ -222,11 +223,11 @@ func (c *conn) run() {
 	}
 }
 
-// tell logs why a session ended, unless it has just been said.
-func (c *conn) tell(err error) {
+// tell logs what went wrong, unless it has just been said.
+func (c *conn) tell(what string, err error) {
 	if text := err.Error(); text != c.told || time.Since(c.toldAt) > tellAgain {
 		c.told, c.toldAt = text, time.Now()
-		c.pool.Log.Info("the connection to a host ended", "host", c.target.ID, "err", err)
+		c.pool.Log.Info(what, "host", c.target.ID, "err", err)
 	}
 }
 
@@ -268,7 +269,7 @@ func (c *conn) session() error {
 	c.client = client
 	c.mu.Unlock()
 	c.pool.Sink.Connected(ctx, c.target.ID, info, c.sensible(tasks))
-	err = c.events(ctx, client)
+	err = c.follow(ctx, client)
 	c.set(nil, nil, err)
 	return err
 }

@@ -485,7 +485,7 @@ func TestPool(t *testing.T) {
 				h.Agent.Emit(event(n + 1))
 			}
 			w.until("all events are handled", func() bool { return len(w.sink.events) == 500 })
-			w.until("the last is acknowledged", func() bool { return h.Agent.Acked() == 500 })
+			w.until("the last is acknowledged", acked(h, 500))
 			w.sink.see(func() {
 				for i, e := range w.sink.events {
 					if e.Seq != int64(i+1) {
@@ -624,7 +624,7 @@ func TestEventsThatCannotBeStored(t *testing.T) {
 	w.until("the host is connected", func() bool { return w.sink.connected == 1 })
 	h.Agent.Emit(event(1))
 	w.until("another stream is opened", func() bool { return h.Agent.Streams() > 1 })
-	if h.Agent.Acked() != 0 {
+	if !acked(h, 0)() {
 		t.Error("it was acknowledged")
 	}
 	w.sink.see(func() { w.sink.fail = nil })

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"testing"
 	"time"
 
@@ -26,8 +27,8 @@ func (b busyFor) Append(ctx context.Context, jobID string, src logstore.Source, 
 	return b.Store.Append(ctx, jobID, src, chunks...)
 }
 
-// TestHandleWithABusyLog: what cannot be stored is an error, so that the host tells it again, and
-// holds back the states of its job only.
+// TestHandleWithABusyLog: a job whose log cannot be stored is held, so that the host tells it again, with its
+// states; no other is.
 func TestHandleWithABusyLog(t *testing.T) {
 	db := storetest.Open(t, storetest.Path(t))
 	err := db.Write(t.Context(), func(tx *store.Tx) error {
@@ -58,8 +59,9 @@ VALUES ($1, $1, 'p', 0, 0, 0, 'running', 'i', 1, 0, '{}')`, id)
 		event("job-1", agentapi.Event{Task: &agentapi.Task{ID: "job-1", State: agentapi.Terminated}}), // would need a whole Service
 		event("job-2", agentapi.Event{Log: &agentapi.LogData{Source: logstore.Job, Data: []byte("y")}}),
 	})
-	if _, ok := errors.AsType[*logstore.BusyError](err); !ok {
-		t.Errorf("Handle = %v, want a *BusyError", err)
+	held, ok := err.(*agentapi.HeldError)
+	if _, busy := errors.AsType[*logstore.BusyError](err); !ok || !busy || !slices.Equal(held.Tasks, []string{"job-1"}) {
+		t.Errorf("Handle = %v, want job-1 held for a *BusyError", err)
 	}
 	if n, err := logs.Size(t.Context(), "job-2", logstore.Job); n != 1 || err != nil {
 		t.Errorf("the other job's log has %d bytes, %v", n, err)

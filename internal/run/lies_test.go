@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,6 +142,35 @@ func TestHandleLogThatCannotBeRead(t *testing.T) {
 		}
 		if len(s.fetches.failed) != 0 {
 			t.Error("it is remembered for ever")
+		}
+	})
+}
+
+// The end of a job is not stored before what its host has of its log and we have not, as after a restore of the
+// database, while that may be had.
+func TestHandleEndBeforeItsLog(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		h := &oneHost{status: 500, text: `{"message":"input/output error"}`}
+		s := liar(t, db, h)
+		end := agentapi.Task{ID: lyingJob, State: agentapi.Terminated, JobLog: 10}
+		events := []agentapi.Event{output(lyingJob, 0, "01234"), {Kind: agentapi.TaskEvent, TaskID: lyingJob, Task: &end}, output(honestJob, 0, "hello")}
+		held, ok := s.Handle(t.Context(), "i", events).(*agentapi.HeldError)
+		if !ok || !slices.Equal(held.Tasks, []string{lyingJob}) {
+			t.Errorf("held: %v, want the job of which five bytes are missing", held)
+		}
+		if j, err := getJob(t.Context(), db.Read(), lyingJob); err != nil || j.Observed != nil {
+			t.Errorf("the end is stored: %v, %v", j.Observed, err)
+		}
+		h.status, h.text = 200, "56789"
+		if err := s.complete(t.Context(), "i", end); err != nil || s.size(t, lyingJob) != 10 {
+			t.Errorf("the log has %d bytes in the end, want 10 (%v)", s.size(t, lyingJob), err)
+		}
+		h.status = 500
+		for range maxFetches { // of a host that says it has more and cannot give it
+			ok = s.complete(t.Context(), "i", agentapi.Task{ID: honestJob, JobLog: 10}) == nil
+		}
+		if !ok {
+			t.Error("the end waits for ever")
 		}
 	})
 }

@@ -22,8 +22,8 @@ func itoa(n int) string { return strconv.Itoa(n) }
 
 // Handle stores what a host's event stream brings: logs first, then states, so that the
 // end of a job is never known before the end of its log. What is wrong with one job holds up no
-// other. Events that can never be stored are dropped, and told in a *agentapi.DroppedError when
-// nothing else went wrong.
+// other: one whose log cannot be stored now is in a *agentapi.HeldError. Events that can never be
+// stored are dropped, and told in a *agentapi.DroppedError when nothing else went wrong.
 func (s *Service) Handle(ctx context.Context, instanceID string, events []agentapi.Event) error {
 	mine, err := s.placedOn(ctx, instanceID, events)
 	if err != nil {
@@ -31,22 +31,25 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	}
 	var failed error
 	var dropped agentapi.DroppedError
-	took := func(err error, n int) bool {
+	var held agentapi.HeldError
+	took := func(err error, n int) {
 		if store.BadValue(err) {
 			dropped.Count, dropped.Why = dropped.Count+n, errors.New("the database cannot store it")
-			return true
+			return
 		}
 		failed = errors.Join(failed, err)
-		return err == nil
 	}
 	for k, chunks := range logsIn(events, mine) {
 		n, err := s.storeLog(ctx, instanceID, k, chunks)
 		if n > 0 {
 			dropped.Count, dropped.Why = dropped.Count+n, errors.New("output behind the end of its log")
 		}
-		if !took(err, len(chunks)) {
+		if err != nil && !store.BadValue(err) && ctx.Err() == nil {
 			mine[k.JobID] = false // the others of the host go on
+			held.Hold(k.JobID, err)
+			continue
 		}
+		took(err, len(chunks))
 	}
 	texts := map[string][]byte{} // what DCGM says of the GPUs of jobs
 	var samples []metrics.Point
@@ -83,9 +86,16 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 		}
 		took(err, 1)
 	}
-	tasks := make([]agentapi.Task, len(order))
-	for i, id := range order {
-		tasks[i] = latest[id]
+	tasks := make([]agentapi.Task, 0, len(order))
+	for _, id := range order {
+		t := latest[id]
+		if t.State == agentapi.Terminated {
+			if err := s.complete(ctx, instanceID, t); err != nil { // with its end known, the host forgets its log
+				held.Hold(id, err)
+				continue
+			}
+		}
+		tasks = append(tasks, t)
 	}
 	if err := s.observe(ctx, instanceID, tasks...); !store.BadValue(err) {
 		took(err, 0)
@@ -94,10 +104,15 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			took(s.observe(ctx, instanceID, t), 1)
 		}
 	}
-	if failed == nil && dropped.Count > 0 {
+	switch {
+	case failed != nil:
+		return errors.Join(failed, held.Why)
+	case held.Tasks != nil:
+		return &held
+	case dropped.Count > 0:
 		return &dropped
 	}
-	return failed
+	return nil
 }
 
 // storeLog is [storeLog] for a host's event stream. What a host fails to give too often is given

@@ -125,8 +125,18 @@ func (s *Service) Complete(ctx context.Context, instanceID string, t agentapi.Ta
 	if err != nil || !mine[t.ID] {
 		return err
 	}
+	return s.complete(ctx, instanceID, t)
+}
+
+// complete is [Service.Complete] for a job that was placed on the instance. A database that was restored, a disk that
+// lost power or a service that was behind may have less than the host. What a host fails to give too often is given
+// up.
+func (s *Service) complete(ctx context.Context, instanceID string, t agentapi.Task) error {
 	sizes := map[logstore.Source]int64{logstore.Job: t.JobLog, logstore.Runner: t.RunnerLog}
 	for _, src := range []logstore.Source{logstore.Job, logstore.Runner} {
+		if sizes[src] == 0 {
+			continue
+		}
 		have, err := s.Logs.Size(ctx, t.ID, src)
 		if err != nil {
 			return err
@@ -136,9 +146,16 @@ func (s *Service) Complete(ctx context.Context, instanceID string, t agentapi.Ta
 		}
 		k := logStream{t.ID, src}
 		err = fillGap(ctx, s.Logs, k, logstore.GapError{Have: have, Got: sizes[src]}, time.Now(), s.logOf(ctx, instanceID, k))
-		if _, lacks := errors.AsType[*lackError](err); err != nil && !lacks { // what a host lacks it will never have
+		if _, lacks := errors.AsType[*lackError](err); lacks {
+			err = nil // what a host lacks it will never have
+		}
+		if _, ok := errors.AsType[*fetchError](err); ok && ctx.Err() == nil && s.fetches.failedAgain(k) {
+			err = nil
+		}
+		if err != nil {
 			return err
 		}
+		s.fetches.worked(k)
 	}
 	return nil
 }

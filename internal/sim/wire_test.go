@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -254,7 +255,7 @@ func (l *link) serve(r *http.Request, body []byte) (int, []byte) {
 		if err := json.Unmarshal(body, &a); err != nil {
 			return refuse(http.StatusBadRequest, agentapi.CodeInvalid, err.Error())
 		}
-		l.ack(a.Seq)
+		l.ack(a)
 		return answer(struct{}{})
 	case r.Method == http.MethodPut:
 		var spec agentapi.TaskSpec
@@ -314,7 +315,7 @@ type stream struct {
 	buf   []byte
 }
 
-func (l *link) ack(seq int64) {
+func (l *link) ack(a agentapi.Ack) {
 	l.h.mu.Lock()
 	defer l.h.mu.Unlock()
 	l.mu.Lock()
@@ -323,8 +324,8 @@ func (l *link) ack(seq int64) {
 	if s == nil {
 		return
 	}
-	for len(s.sent) > 0 && s.sent[0].seq <= seq {
-		if t := l.h.tasks[s.sent[0].task]; t != nil {
+	for len(s.sent) > 0 && s.sent[0].seq <= a.Seq {
+		if t := l.h.tasks[s.sent[0].task]; t != nil && !slices.Contains(a.Except, t.spec.ID) {
 			t.acked = max(t.acked, s.sent[0].offset)
 		}
 		s.sent = s.sent[1:]

@@ -341,7 +341,7 @@ func (s *Shim) ack(w http.ResponseWriter, r *http.Request) {
 	dirty := map[*task]bool{}
 	for _, p := range done {
 		t := s.find(p.task)
-		if t == nil {
+		if t == nil || slices.Contains(a.Except, p.task) {
 			continue
 		}
 		t.mu.Lock()

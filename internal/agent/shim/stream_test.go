@@ -99,7 +99,7 @@ func (e *ear) until(what string, ok func() bool) { e.a.t.Helper(); e.a.until(wha
 
 func (a *agent) ack(seq int64) {
 	a.t.Helper()
-	if err := a.Ack(a.t.Context(), seq); err != nil {
+	if err := a.Ack(a.t.Context(), agentapi.Ack{Seq: seq}); err != nil {
 		a.t.Fatal(err)
 	}
 }
@@ -289,6 +289,25 @@ func TestAcknowledgementsOfOtherStreams(t *testing.T) {
 	})
 }
 
+// What the server could not store of one task is told again by the next stream, and of no other.
+func TestAcknowledgedExcept(t *testing.T) {
+	a := run(t, newHome(t), newEngine())
+	held, stored := a.running(), a.running()
+	e := a.listen()
+	for _, s := range []agentapi.TaskSpec{held, stored} {
+		a.print(s.ID, "one\n")
+		e.until("the line arrives", func() bool { text, _ := e.log(s.ID); return text == "one\n" })
+	}
+	if err := a.Ack(t.Context(), agentapi.Ack{Seq: e.last(), Except: []string{held.ID}}); err != nil {
+		t.Fatal(err)
+	}
+	e.close()
+	a.print(stored.ID, "two\n")
+	again := a.listen()
+	again.until("it is told again", func() bool { text, from := again.log(held.ID); return text == "one\n" && from == 0 })
+	again.until("what is new is told", func() bool { text, from := again.log(stored.ID); return text == "two\n" && from == 4 })
+}
+
 func TestLyingAcknowledgements(t *testing.T) {
 	a := run(t, newHome(t), newEngine())
 	s := a.running()
@@ -296,7 +315,7 @@ func TestLyingAcknowledgements(t *testing.T) {
 	a.print(s.ID, "one\n")
 	e.until("the line arrives", func() bool { text, _ := e.log(s.ID); return text == "one\n" })
 	for _, seq := range []int64{-1, e.last() + 1_000_000, 1 << 62} {
-		if err := a.Ack(t.Context(), seq); !agentapi.IsCode(err, agentapi.CodeInvalid) {
+		if err := a.Ack(t.Context(), agentapi.Ack{Seq: seq}); !agentapi.IsCode(err, agentapi.CodeInvalid) {
 			t.Errorf("an acknowledgement of %d: %v", seq, err)
 		}
 	}

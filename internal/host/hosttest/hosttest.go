@@ -266,7 +266,7 @@ type Agent struct {
 	mu      sync.Mutex
 	absent  bool
 	info    agentapi.HostInfo
-	acked   int64
+	acked   agentapi.Ack
 	streams int
 	events  chan agentapi.Event
 	calls   chan net.Conn
@@ -341,11 +341,11 @@ func (a *Agent) accept(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// Acked is the last acknowledgement.
-func (a *Agent) Acked() int64 {
+// Acked is up to where the last acknowledgement was, for some tasks perhaps not.
+func (a *Agent) Acked() (seq int64, except []string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.acked
+	return a.acked.Seq, a.acked.Except
 }
 
 // Streams counts the event streams that were opened so far.
@@ -377,7 +377,7 @@ func (a *Agent) handler() http.Handler {
 		var ack agentapi.Ack
 		_ = json.NewDecoder(r.Body).Decode(&ack)
 		a.mu.Lock()
-		a.acked = ack.Seq
+		a.acked = ack
 		a.mu.Unlock()
 		answer(w, struct{}{})
 	})
