@@ -26,6 +26,7 @@ const maxOpen = 20_000
 // there while it still has the task.
 type File struct {
 	dir     string
+	write   func(path string, data []byte, offset int64) error // writeAt
 	mu      sync.Mutex
 	streams map[streamKey]*stream
 }
@@ -37,7 +38,7 @@ type streamKey struct {
 
 // NewFile returns a store in dir, which is made with the first log.
 func NewFile(dir string) *File {
-	return &File{dir: dir, streams: map[streamKey]*stream{}}
+	return &File{dir: dir, write: writeAt, streams: map[streamKey]*stream{}}
 }
 
 // stream is what is known of one stream. Its files are open only while they are used: ten
@@ -45,11 +46,12 @@ func NewFile(dir string) *File {
 type stream struct {
 	mu      sync.Mutex
 	path    string // without extension
-	known   bool   // the fields below are right
-	size    int64  // bytes in .log that records cover
-	count   int64  // records
-	last    int64  // time of the last record
-	dropped bool   // deleted while somebody waited for mu: get another
+	write   func(path string, data []byte, offset int64) error
+	known   bool  // the fields below are right
+	size    int64 // bytes in .log that records cover
+	count   int64 // records
+	last    int64 // time of the last record
+	dropped bool  // deleted while somebody waited for mu: get another
 }
 
 // lock returns the stream, locked and with its sizes known.
@@ -87,7 +89,7 @@ func (f *File) get(k streamKey) *stream {
 		if len(f.streams) >= maxOpen {
 			f.forget()
 		}
-		s = &stream{path: filepath.Join(f.jobDir(k.job), string(k.src))}
+		s = &stream{path: filepath.Join(f.jobDir(k.job), string(k.src)), write: f.write}
 		f.streams[k] = s
 	}
 	return s

@@ -113,8 +113,8 @@ func (r record) whole(data io.ReaderAt, size int64) bool {
 	return castagnoli(b) == r.sum
 }
 
-// append writes what is new of chunks. Sizes change only when all is written; what a failed
-// write left behind is overwritten by the next.
+// append writes what is new of chunks. After a write that failed, perhaps in the middle, nothing is known of what is
+// there: records of it that stayed would be taken for true by whoever opens the stream next.
 func (s *stream) append(chunks []Chunk) error {
 	var bytes, records []byte
 	var gap error
@@ -143,10 +143,12 @@ func (s *stream) append(chunks []Chunk) error {
 			return err
 		}
 	}
-	if err := writeAt(s.path+".log", bytes, s.size); err != nil {
-		return err
+	err := s.write(s.path+".log", bytes, s.size)
+	if err == nil {
+		err = s.write(s.path+".idx", records, s.count*recordSize)
 	}
-	if err := writeAt(s.path+".idx", records, s.count*recordSize); err != nil {
+	if err != nil {
+		s.known = false
 		return err
 	}
 	s.size, s.last, s.count = size, last, count
