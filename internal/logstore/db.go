@@ -33,6 +33,8 @@ FROM   (SELECT start, at, data, sum(length(data)) OVER (ORDER BY start %[2]s) AS
                 ORDER BY start %[2]s LIMIT $6) AS chunk) AS page
 ORDER BY start %[2]s`
 
+	selectStart = `SELECT coalesce(max(start), 0) FROM log_chunk WHERE job_id = $1 AND source = $2 AND start <= $3`
+
 	selectOldJobs = `
 SELECT job_id FROM log_stream GROUP BY job_id HAVING max(written_at) < $1 ORDER BY job_id LIMIT 1000`
 	selectWritten = `SELECT coalesce(max(written_at), 0) FROM log_stream WHERE job_id = $1`
@@ -204,6 +206,23 @@ func (d *DB) Poll(ctx context.Context, q Query) (Page, error) {
 		return Page{}, fmt.Errorf("read %s log of job %s: %w", q.Source, q.JobID, err)
 	}
 	return page, nil
+}
+
+// At implements [Store].
+func (d *DB) At(ctx context.Context, jobID string, src Source, offset int64) (string, error) {
+	n, err := d.start(ctx, jobID, src, offset)
+	return strconv.FormatInt(n, 10), err
+}
+
+// start is where the chunk begins that has a byte, or the last one before it.
+func (d *DB) start(ctx context.Context, jobID string, src Source, offset int64) (n int64, err error) {
+	if err := checkStream(jobID, src); err != nil {
+		return 0, err
+	}
+	if err := d.db.Read().QueryRowContext(ctx, selectStart, jobID, src, offset).Scan(&n); err != nil {
+		return 0, fmt.Errorf("read %s log of job %s: %w", src, jobID, err)
+	}
+	return n, nil
 }
 
 // pageQuery selects the page and one row more, which tells whether there is a next one.

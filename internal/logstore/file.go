@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"time"
 )
@@ -166,6 +167,21 @@ func (f *File) Poll(_ context.Context, q Query) (Page, error) {
 		return Page{}, fmt.Errorf("read %s log of job %s: %w", q.Source, q.JobID, err)
 	}
 	return page, nil
+}
+
+// At implements [Store].
+func (f *File) At(_ context.Context, jobID string, src Source, offset int64) (string, error) {
+	s, err := f.lock(jobID, src)
+	if err != nil {
+		return "", err
+	}
+	count, path := s.count, s.path
+	s.mu.Unlock()
+	n, err := recordAt(path, count, offset)
+	if err != nil {
+		return "", fmt.Errorf("read %s log of job %s: %w", src, jobID, err)
+	}
+	return strconv.FormatInt(n, 10), nil
 }
 
 // Delete implements [Store].

@@ -100,6 +100,8 @@ type Store interface {
 	Append(ctx context.Context, jobID string, src Source, chunks ...Chunk) (size int64, err error)
 	Size(ctx context.Context, jobID string, src Source) (int64, error)
 	Poll(ctx context.Context, q Query) (Page, error)
+	// At is the token of an ascending query for what comes from a byte on, with a little before it perhaps.
+	At(ctx context.Context, jobID string, src Source, offset int64) (token string, err error)
 	// Delete removes both streams of a job.
 	Delete(ctx context.Context, jobID string) error
 	// Expire removes the jobs that were last written to before t. What cannot be removed is left, and err says why;

@@ -235,6 +235,32 @@ func (r *Remote) Poll(ctx context.Context, q Query) (Page, error) {
 	return r.db.Poll(ctx, q)
 }
 
+// At implements [Store].
+func (r *Remote) At(ctx context.Context, jobID string, src Source, offset int64) (string, error) {
+	if err := checkStream(jobID, src); err != nil {
+		return "", err
+	}
+	s, err := loadShipment(ctx, r.DB.Read(), jobID, src)
+	if err != nil {
+		return "", fmt.Errorf("read %s log of job %s: %w", src, jobID, err)
+	}
+	if !s.known() || offset >= s.dropped {
+		n, err := r.db.start(ctx, jobID, src, offset)
+		return strconv.FormatInt(max(n, s.dropped), 10), err
+	}
+	b, _, err := r.nextBatch(ctx, s, &pager{at: offset})
+	if err != nil && !errors.Is(err, store.ErrNotFound) {
+		return "", fmt.Errorf("read %s log of job %s: %w", src, jobID, err)
+	}
+	at := offset // of what is left out
+	for _, c := range b.chunks {
+		if c.Offset <= offset {
+			at = c.Offset
+		}
+	}
+	return strconv.FormatInt(at, 10), nil
+}
+
 // poll is Poll of a stream that is, or will be, at the service.
 func (r *Remote) poll(ctx context.Context, s shipment, q Query) (page Page, err error) {
 	p := pager{query: q, page: Page{Cursor: "0"}}

@@ -195,6 +195,26 @@ func poll(path string, count, at int64, q Query) (page Page, err error) {
 	return forward(idx, data, max(low, min(at, count)), high, q.Limit)
 }
 
+// recordAt is the first of count records that covers bytes from an offset on.
+func recordAt(path string, count, offset int64) (n int64, err error) {
+	if count == 0 {
+		return 0, nil
+	}
+	idx, err := openRead(path + ".idx")
+	if idx == nil {
+		return 0, err // deleted meanwhile
+	}
+	defer func() { err = errors.Join(err, idx.Close()) }()
+	found := sort.Search(int(count), func(i int) bool {
+		r, readErr := readRecord(idx, int64(i))
+		if readErr != nil {
+			err = readErr
+		}
+		return r.offset+int64(r.length) > offset
+	})
+	return int64(found), err
+}
+
 // bounds returns the range of records within the query's times.
 func bounds(idx io.ReaderAt, count int64, q Query) (low, high int64, err error) {
 	search := func(after func(micros int64) bool) int64 {

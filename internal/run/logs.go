@@ -267,12 +267,13 @@ func (s *Service) pollLog(ctx context.Context, q logstore.Query) (logstore.Page,
 }
 
 // streamLook spaces the looks at a log that is followed when nothing is heard of it: what another replica
-// tells while this one is cut off from the database is lost.
+// tells while this one is cut off from the database is lost. It is shorter than load balancers are patient.
 const streamLook = 15 * time.Second
 
 // StreamLogs sends a submission's log from a byte offset. With Follow it goes on until the
-// attempt has ended and everything was sent.
-func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.StreamLogsRequest, send func(api.LogChunk) error) error {
+// attempt has ended and everything was sent; alive is called when there is nothing to send, at the beginning and every
+// streamLook at least: load balancers end what is silent.
+func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.StreamLogsRequest, send func(api.LogChunk) error, alive func() error) error {
 	j, err := getJob(ctx, s.DB.Read(), r.JobSubmissionID)
 	if errors.Is(err, store.ErrNotFound) || err == nil && j.ProjectID != sc.Project.ID {
 		return api.NotExists("Job submission not found")
@@ -291,6 +292,11 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 	look := time.NewTicker(streamLook)
 	defer look.Stop()
 	token := ""
+	if r.Offset > 0 {
+		if token, err = s.Logs.At(ctx, j.ID, src, r.Offset); err != nil {
+			return err
+		}
+	}
 	for {
 		if j, err = getJob(ctx, s.DB.Read(), j.ID); err != nil {
 			return err
@@ -301,6 +307,7 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 			return err
 		}
 		token = page.Cursor
+		sent := false
 		for _, e := range page.Events {
 			end := e.Offset + int64(len(e.Data))
 			if end <= r.Offset {
@@ -311,6 +318,7 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 				data, at = data[r.Offset-at:], r.Offset
 			}
 			when := api.At(e.At)
+			sent = true
 			if err := send(api.LogChunk{Timestamp: &when, Offset: at, Data: data}); err != nil {
 				return err
 			}
@@ -320,6 +328,11 @@ func (s *Service) StreamLogs(ctx context.Context, sc project.Scope, r api.Stream
 		}
 		if ended || !r.Follow {
 			return send(api.LogChunk{End: true})
+		}
+		if !sent {
+			if err := alive(); err != nil {
+				return err
+			}
 		}
 		select {
 		case <-news:

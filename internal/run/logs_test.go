@@ -36,13 +36,24 @@ func TestStreamLogsHearsNothing(t *testing.T) {
 		}
 		s := &Service{Config: Config{DB: db, Logs: logs, Log: slog.New(slog.DiscardHandler)}, watch: newWatchers()}
 		text, ended := "", make(chan error, 1)
+		heard, lives := time.Now(), 0
 		go func() {
 			ended <- s.StreamLogs(t.Context(), project.Scope{Project: project.Project{ID: "p"}}, api.StreamLogsRequest{JobSubmissionID: "job-1", Follow: true}, func(c api.LogChunk) error {
 				text += string(c.Data)
 				return nil
+			}, func() error {
+				if silent := time.Since(heard); silent > streamLook {
+					t.Errorf("nothing was heard of the stream for %v", silent)
+				}
+				heard = time.Now()
+				lives++
+				return nil
 			})
 		}()
 		time.Sleep(time.Minute)
+		if want := int(time.Minute/streamLook) + 1; lives < want-1 || lives > want {
+			t.Errorf("the stream was heard of %d times in a minute, want %d", lives, want)
+		}
 		if _, err := there.Append(t.Context(), "job-1", logstore.Job, logstore.Chunk{At: time.Now(), Data: []byte("bye")}); err != nil {
 			t.Fatal(err)
 		}

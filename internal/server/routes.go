@@ -283,16 +283,21 @@ func streamLogs(s *Server, c caller, w http.ResponseWriter, r *http.Request) err
 	ctx, cancel := s.untilStopping(r.Context())
 	defer cancel()
 	started := false
-	enc := json.NewEncoder(w)
-	err := s.runs.StreamLogs(ctx, c.Scope, in, func(chunk api.LogChunk) error {
+	tell := func(write func() error) error {
 		if !started {
 			w.Header().Set("Content-Type", "application/x-ndjson")
 			started = true
 		}
-		if err := enc.Encode(chunk); err != nil {
+		if err := write(); err != nil {
 			return err
 		}
 		return http.NewResponseController(w).Flush()
+	}
+	enc := json.NewEncoder(w)
+	err := s.runs.StreamLogs(ctx, c.Scope, in, func(chunk api.LogChunk) error {
+		return tell(func() error { return enc.Encode(chunk) })
+	}, func() error {
+		return tell(func() error { _, err := io.WriteString(w, "\n"); return err }) // clients leave out empty lines
 	})
 	if started {
 		return nil // the client sees that the end is missing

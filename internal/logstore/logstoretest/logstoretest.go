@@ -35,6 +35,7 @@ func Run(t *testing.T, open func(t *testing.T) logstore.Store) {
 		{"TimesAreUnique", uniqueTimes},
 		{"CursorFollows", cursor},
 		{"BigPagesAreCut", bigPages},
+		{"GoesOnAtAByte", at},
 		{"BadTokensAreRefused", badTokens},
 		{"BadJobsAreRefused", badJobs},
 		{"Delete", deletes},
@@ -169,6 +170,34 @@ func pagesDescending(t *testing.T, s logstore.Store) {
 	for limit, want := range map[int]int{1: 10, 3: 4, 5: 2, 10: 1} {
 		if got, n := pages(t, s, logstore.Query{Limit: limit, Descending: true}); got != "9 8 7 6 5 4 3 2 1 0 " || n != want {
 			t.Errorf("limit %d: %q in %d pages, want %d", limit, got, n, want)
+		}
+	}
+}
+
+// at begins at bytes: the first of an event, one within, the end, behind the end.
+func at(t *testing.T, s logstore.Store) {
+	token := func(offset int64) string {
+		t.Helper()
+		token, err := s.At(t.Context(), job, logstore.Job, offset)
+		if err != nil {
+			t.Fatalf("At(%d): %v", offset, err)
+		}
+		return token
+	}
+	if got, p := poll(t, s, logstore.Query{Token: token(5), Limit: 10}); got != "" || p.Next != "" {
+		t.Errorf("of an empty log: %q", got)
+	}
+	numbers(t, s, 100)
+	all, _ := poll(t, s, logstore.Query{Limit: 1000})
+	size := int64(len(all))
+	for _, offset := range []int64{0, 1, 2, 200, 201, size - 3, size - 1, size, size + 10} {
+		got, p := poll(t, s, logstore.Query{Token: token(offset), Limit: 1000})
+		want := all[min(offset, size):]
+		if !strings.HasSuffix(got, want) || len(got) > len(want)+3 {
+			t.Errorf("from byte %d: %d bytes, want the last %d and no more than an event before", offset, len(got), len(want))
+		}
+		if len(p.Events) > 0 && p.Events[0].Offset != size-int64(len(got)) {
+			t.Errorf("from byte %d: the first event is at %d", offset, p.Events[0].Offset)
 		}
 	}
 }
