@@ -82,6 +82,7 @@ func (e *environment) published(c *Config) {
 		c.Images.Login = &agentapi.RegistryAuth{Username: user, Password: password}
 	}
 	c.KeepMetrics, c.KeepFinishedMetrics = e.seconds("DSTACK_SERVER_METRICS_RUNNING_TTL_SECONDS"), e.seconds("DSTACK_SERVER_METRICS_FINISHED_TTL_SECONDS")
+	c.LogTTL = e.seconds("DSTACK_SERVER_LOGS_TTL_SECONDS")
 	c.KeepHealth, c.HealthEvery = e.seconds("DSTACK_SERVER_INSTANCE_HEALTH_TTL_SECONDS"), e.seconds("DSTACK_SERVER_INSTANCE_HEALTH_MIN_COLLECT_INTERVAL_SECONDS")
 	c.Limits = jobspec.Limits{
 		Probes:       int(min(e.atLeast(1, "DSTACK_SERVER_MAX_PROBES_PER_JOB", 0), maxNumber)),

@@ -98,6 +98,8 @@ type Config struct {
 	KeepHealth, HealthEvery time.Duration
 	// EventTTL is how long the audit log is kept, 0: [eventTTL], negative: nothing is written into it.
 	EventTTL time.Duration
+	// LogTTL is how long the log of a job is kept after the last was written to it, 0: for ever.
+	LogTTL time.Duration
 	// Prometheus serves /metrics, to holders of PrometheusToken when that is not empty.
 	Prometheus      bool
 	PrometheusToken string
@@ -244,7 +246,7 @@ func (s *Server) assemble(file file) error {
 	if err != nil {
 		return err
 	}
-	if s.logs, err = logstore.New(logstore.Config{Store: logs, Log: s.Log, Tell: func(jobID string) { s.engine.Tell(logTopic, jobID) }}); err != nil {
+	if s.logs, err = logstore.New(logstore.Config{Store: logs, Log: s.Log, Retention: s.LogTTL, Tell: func(jobID string) { s.engine.Tell(logTopic, jobID) }}); err != nil {
 		return err
 	}
 	s.hear()

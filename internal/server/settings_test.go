@@ -55,6 +55,7 @@ func TestSettings(t *testing.T) {
 			func(c *Config) {
 				c.KeepMetrics, c.KeepFinishedMetrics, c.Limits.Window = 2*time.Hour, time.Minute, 7200
 			}, ""},
+		"logs": {map[string]string{"DSTACK_SERVER_LOGS_TTL_SECONDS": "86400"}, func(c *Config) { c.LogTTL = 24 * time.Hour }, ""},
 		"health": {map[string]string{"DSTACK_SERVER_INSTANCE_HEALTH_TTL_SECONDS": "3600", "DSTACK_SERVER_INSTANCE_HEALTH_MIN_COLLECT_INTERVAL_SECONDS": "10"},
 			func(c *Config) { c.KeepHealth, c.HealthEvery = time.Hour, 10*time.Second }, ""},
 		"bounds": {map[string]string{"DSTACK_SERVER_MAX_PROBES_PER_JOB": "3", "DSTACK_SERVER_MAX_PROBE_TIMEOUT": "20", "DSTACK_SERVER_MAX_OFFERS_TRIED": "4", "DSTACK_SERVER_SSH_CONNECT_TIMEOUT": "5"},
