@@ -26,6 +26,9 @@ type child struct {
 // go on to the command that they were told to run.
 const young = 2 * time.Second
 
+// hintEvery is the time between two hints to a shell that is to leave its prompt.
+const hintEvery = 200 * time.Millisecond
+
 // end asks the process to end as Ctrl+C does, and kills its process group when it does not
 // within grace. More urgent stops shorten the grace; nothing prolongs it: a server repeats what it asks
 // for as long as it waits.
@@ -49,14 +52,14 @@ func (c *child) ask(grace time.Duration, stops <-chan stopRequest) bool {
 	defer over.Stop()
 	// Some shells answer an interrupt with a prompt. The end of their input ends them; who
 	// does not read the terminal is not disturbed.
-	hint := time.NewTicker(200 * time.Millisecond)
+	hint := time.NewTicker(hintEvery)
 	defer hint.Stop()
 	for {
 		select {
 		case <-c.exited:
 			return true
 		case <-hint.C:
-			_, _ = c.terminal.Write([]byte{endOfInput})
+			c.endInput()
 			c.interruptNext(&asked)
 		case <-over.C:
 			return false
@@ -90,7 +93,7 @@ func (c *child) leavePrompt(o *output, done <-chan struct{}) {
 			first = program(c.cmd.Process.Pid)
 		}
 		if c.foreground() == 0 && isPrompt(o.lastLine(quiet)) && sleeps(c.cmd.Process.Pid) && isStill(first, program(c.cmd.Process.Pid)) {
-			_, _ = c.terminal.Write([]byte{endOfInput})
+			c.endInput()
 		}
 	}
 }
@@ -111,6 +114,13 @@ func sleeps(pid int) bool {
 
 // endOfInput is Ctrl+D, VEOF of a terminal's default settings.
 const endOfInput = 4
+
+// endInput ends the input of who reads the terminal. One that nobody reads holds only so much, and then another
+// hint is of no use: it must not hold up who waits for the process to end, or for its time to be over.
+func (c *child) endInput() {
+	_ = c.terminal.SetWriteDeadline(time.Now().Add(hintEvery / 2)) // it fails where the terminal is closed
+	_, _ = c.terminal.Write([]byte{endOfInput})
+}
 
 // interrupted is who got an interrupt.
 type interrupted struct {

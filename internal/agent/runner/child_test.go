@@ -1,11 +1,62 @@
 package runner
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
+
+	"dstack/internal/agent/sshd"
 )
+
+// A terminal that takes no more input, since nobody has read it for an hour of hints, holds up no end.
+func TestEndWithAFullTerminal(t *testing.T) {
+	master, slave, err := sshd.OpenTerminal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	cmd := exec.Command("/bin/sh", "-c", "trap '' INT; echo ready; sleep 100")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	err = cmd.Start()
+	slave.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }()
+	c := &child{cmd: cmd, started: time.Now(), terminal: master, exited: exited}
+	defer c.kill()
+	if _, err := master.Read(make([]byte, 8)); err != nil { // it ignores interrupts now
+		t.Fatal(err)
+	}
+	for n := 1; n > 0; { // a moment after it was full the kernel has made room
+		if err := master.SetWriteDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		n, err = master.Write([]byte(strings.Repeat(string(rune(endOfInput)), 4096)))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("fill the terminal: %v", err)
+	}
+	if err := master.SetWriteDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() {
+		c.end(hintEvery+50*time.Millisecond, nil)
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(10 * time.Second):
+		t.Error("the job is not ended: its terminal is waited for")
+	}
+}
 
 // A process that is looked at while it begins is taken for itself later, and for nothing else.
 func TestIsStill(t *testing.T) {
