@@ -415,7 +415,11 @@ func (d *Docker) Wait(ctx context.Context, id string) (Exit, error) {
 			w := d.cli.ContainerWait(ctx, c.ID, client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
 			select {
 			case r := <-w.Result:
-				return Exit{Code: int(r.StatusCode), Tail: d.tail(ctx, c.ID)}, nil
+				// An error beside the code may be that of the wait, or of somebody's attempt to remove the container,
+				// which may run on. An ended one may keep such an error for good.
+				if r.Error == nil || !runs(c) {
+					return Exit{Code: int(r.StatusCode), Tail: d.tail(ctx, c.ID)}, nil
+				}
 			case err = <-w.Error:
 				if cerrdefs.IsNotFound(err) {
 					return Exit{}, ErrNotFound
@@ -428,6 +432,11 @@ func (d *Docker) Wait(ctx context.Context, id string) (Exit, error) {
 		case <-time.After(time.Second):
 		}
 	}
+}
+
+// runs says that a container ran when the engine was asked for it. One that is paused does.
+func runs(c container.Summary) bool {
+	return c.State == container.StateRunning || c.State == container.StatePaused || c.State == container.StateRestarting
 }
 
 // tail is the last output of the runner itself, not of the job.

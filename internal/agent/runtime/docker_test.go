@@ -165,7 +165,8 @@ type engine struct {
 	slow  chan struct{} // if not nil, a creation waits for it, whoever else does
 	made  bool          // a container
 
-	labels map[string]string // of the container
+	labels map[string]string        // of the container
+	state  container.ContainerState // of the container
 
 	path   string           // of requests that
 	answer http.HandlerFunc // answers instead
@@ -181,7 +182,7 @@ func (e *engine) at(path string, answer http.HandlerFunc) {
 
 func newEngine(t *testing.T) (*engine, *Docker) {
 	t.Helper()
-	e := &engine{has: map[string]bool{}}
+	e := &engine{has: map[string]bool{}, state: container.StateRunning}
 	dir, err := os.MkdirTemp("", "engine")
 	if err != nil {
 		t.Fatal(err)
@@ -245,7 +246,7 @@ func (e *engine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		e.made = true
 		reply(201, `{"Id":"c1"}`)
 	case path == "/containers/json":
-		list, _ := json.Marshal([]container.Summary{{ID: "c1", Labels: e.labels, State: container.StateRunning}})
+		list, _ := json.Marshal([]container.Summary{{ID: "c1", Labels: e.labels, State: e.state}})
 		reply(200, string(list))
 	case strings.HasSuffix(path, "/start"):
 		e.n++
@@ -480,5 +481,33 @@ func TestStartThatIsEnded(t *testing.T) {
 	}
 	if err := d.Remove(t.Context(), "id"); err != nil || e.asked[len(e.asked)-1] != "DELETE /containers/c1" {
 		t.Errorf("%v, asked %q", err, e.asked)
+	}
+}
+
+// A wait that the engine breaks off, or whose container somebody could not remove, says nothing of one that runs on.
+func TestWaitThatFails(t *testing.T) {
+	const failed = `,"Error":{"Message":"unable to remove filesystem"}}`
+	for name, c := range map[string]struct {
+		state   container.ContainerState
+		answers []string
+		want    int
+	}{
+		"it runs on":      {container.StateRunning, []string{`{"StatusCode":0` + failed, `{"StatusCode":7}`}, 7},
+		"it is paused":    {container.StatePaused, []string{`{"StatusCode":-1` + failed, `{"StatusCode":7}`}, 7},
+		"it ended before": {container.StateExited, []string{`{"StatusCode":128` + failed}, 128},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, d := newEngine(t)
+			e.state = c.state
+			asked := 0
+			e.at("/containers/c1/wait", func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.WriteString(w, c.answers[min(asked, len(c.answers)-1)])
+				asked++
+			})
+			exit, err := d.Wait(t.Context(), "id")
+			if err != nil || exit.Code != c.want || asked != len(c.answers) {
+				t.Errorf("code %d (%v) after %d questions, want %d after %d", exit.Code, err, asked, c.want, len(c.answers))
+			}
+		})
 	}
 }
