@@ -25,7 +25,8 @@ type output struct {
 	used    int64
 	hour    time.Time
 	over    bool
-	full    bool // the disk, for longer than is waited for
+	full    bool  // the disk, for longer than is waited for
+	broken  error // why redrawn rows are not in the job's log
 	flush   *time.Timer
 	forced  time.Time // when redrawn rows are taken as final at the latest
 
@@ -145,6 +146,8 @@ func (o *output) line(text string) error {
 
 func (o *output) store(p []byte) error {
 	switch {
+	case o.broken != nil:
+		return o.broken
 	case len(p) == 0:
 		return nil
 	case o.over:
@@ -185,7 +188,7 @@ func (o *output) quiet() {
 	}
 	defer o.writing.Unlock()
 	if !o.closed {
-		_ = o.store(o.strip.quiet()) // the next write reports the quota
+		o.broken = o.store(o.strip.quiet()) // the next write reports it
 	}
 }
 

@@ -173,6 +173,30 @@ func TestOutputOnAFullDisk(t *testing.T) {
 	}
 }
 
+// Redrawn rows that the disk had no room for while nothing was printed are not lost without a word: the next output
+// tells it, also when there is room again, and so does the end.
+func TestRedrawnRowsOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		o, err := openOutput(dir, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := o.Write([]byte("\x1b[1Aone\n")); err != nil {
+			t.Fatal(err)
+		}
+		room := fill(t, &o.stored)
+		time.Sleep(2 * diskPatience)
+		room()
+		if _, err := o.Write([]byte("two\n")); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("%v, want that the disk was full", err)
+		}
+		if err := o.Close(); !errors.Is(err, unix.ENOSPC) {
+			t.Errorf("in the end: %v", err)
+		}
+	})
+}
+
 // Redrawn rows that are too much are found so while nothing is printed: the next output tells it.
 func TestOutputQuotaOfRedrawnRows(t *testing.T) {
 	dir := t.TempDir()
