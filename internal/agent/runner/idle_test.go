@@ -18,7 +18,7 @@ func TestIdle(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
-				r := &runner{Config: Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}, spec: spec, ssh: &sshd.Server{}, changed: make(chan struct{}), state: State{Phase: Setup}}
+				r := &runner{Config: Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}, spec: spec, ssh: &sshd.Server{}, state: State{Phase: Setup}}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				go r.watch(ctx)

@@ -42,9 +42,8 @@ type runner struct {
 	home string // of the runner's own files
 	acct account
 
-	mu      sync.Mutex
-	state   State
-	changed chan struct{}
+	mu    sync.Mutex
+	state State
 
 	output *output
 	stop   chan stopRequest
@@ -69,7 +68,7 @@ func Main(ctx context.Context, c Config) int {
 	}
 	defer own.Close()
 	c.Log = slog.New(slog.NewTextHandler(own, nil))
-	r := &runner{Config: c, changed: make(chan struct{}), stop: make(chan stopRequest, 1), access: newAccess(), state: State{Phase: Setup}}
+	r := &runner{Config: c, stop: make(chan stopRequest, 1), access: newAccess(), state: State{Phase: Setup}}
 	if err := r.load(); err != nil {
 		c.Log.Error("start", "err", err)
 		return 1
@@ -167,19 +166,17 @@ func (r *runner) update(change func(*State)) {
 	}
 }
 
-// store changes the state, writes it down and tells who waits.
+// store changes the state and writes it down.
 func (r *runner) store(change func(*State)) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	change(&r.state)
 	r.state.Version++
 	data, err := json.Marshal(r.state)
-	if err == nil {
-		err = WriteFile(filepath.Join(r.Dir, StateFile), data, 0o644)
+	if err != nil {
+		return err
 	}
-	close(r.changed)
-	r.changed = make(chan struct{})
-	return err
+	return WriteFile(filepath.Join(r.Dir, StateFile), data, 0o644)
 }
 
 // serve opens the control socket, the SSH server and the log websocket.
@@ -313,27 +310,6 @@ func (r *runner) controlHandler() http.Handler {
 		}
 	})
 	mux.HandleFunc("POST /accept", r.access.accept)
-	mux.HandleFunc("GET /state", func(w http.ResponseWriter, req *http.Request) {
-		after, _ := strconv.ParseInt(req.URL.Query().Get("after"), 10, 64)
-		deadline := time.After(30 * time.Second)
-		for {
-			r.mu.Lock()
-			s, changed := r.state, r.changed
-			r.mu.Unlock()
-			if s.Version > after {
-				_ = json.NewEncoder(w).Encode(s)
-				return
-			}
-			select {
-			case <-changed:
-			case <-deadline:
-				_ = json.NewEncoder(w).Encode(s)
-				return
-			case <-req.Context().Done():
-				return
-			}
-		}
-	})
 	return mux
 }
 

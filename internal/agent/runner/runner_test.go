@@ -311,7 +311,7 @@ func TestSlowDisk(t *testing.T) {
 		t.Fatal(err)
 	}
 	spec := sh("echo one; sleep 0.2; echo two; exit 3")
-	r := &runner{Config: Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}, spec: spec, changed: make(chan struct{}), stop: make(chan stopRequest, 1), output: o}
+	r := &runner{Config: Config{Dir: dir, Log: slog.New(slog.DiscardHandler)}, spec: spec, stop: make(chan stopRequest, 1), output: o}
 	o.writing.Lock()
 	time.AfterFunc(2*time.Second, o.writing.Unlock)
 	end := r.execute(t.Context(), map[string]string{"PATH": os.Getenv("PATH")}, dir)

@@ -9,7 +9,7 @@
 //	raw.log        the output as it was printed, for clients that attach
 //	runner.log     the runner's own lines
 //	metrics.json   the latest sample
-//	control.sock   POST /stop, GET /state?after=N, POST /accept
+//	control.sock   POST /stop, POST /accept
 //	server.sock    the server's API, for a plain process that may call it
 //
 // Uploaded code and archives lie in another directory, which containers cannot change:
