@@ -2,8 +2,10 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -45,6 +47,46 @@ func TestKilledAtEachStep(t *testing.T) {
 			}
 			a.finish(s.ID, 0)
 			if v := a.reaches(s.ID, agentapi.Terminated); v.Reason != agentapi.DoneByRunner {
+				t.Errorf("%+v", v)
+			}
+		})
+	}
+}
+
+// How a task has ended is known after its agent was killed while it removed the container, which the engine goes on with.
+func TestKilledWhileTheContainerIsRemoved(t *testing.T) {
+	code := 137
+	for name, c := range map[string]struct {
+		refuses string // what the engine does not do
+		want    agentapi.Task
+	}{
+		"killed":          {"", agentapi.Task{Reason: agentapi.ContainerExitedWithError, Message: exitText(code), ExitStatus: &code}},
+		"was not started": {"create", agentapi.Task{Reason: agentapi.CreatingContainerError, Message: "createContainer error: no"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine()
+			reached, release := blockAt(e, "remove")
+			defer close(release)
+			block := e.gate
+			e.setGate(func(ctx context.Context, call, id string) error {
+				if call == c.refuses {
+					return errors.New("no")
+				}
+				return block(ctx, call, id)
+			})
+			old := run(t, newHome(t), e)
+			s := spec()
+			old.put(s)
+			if c.refuses == "" {
+				old.reaches(s.ID, agentapi.Running)
+				e.end(s.ID, runtime.Exit{Code: code})
+			}
+			<-reached
+			e.mu.Lock()
+			delete(e.boxes, s.ID)
+			e.mu.Unlock()
+			v := old.crash().reaches(s.ID, agentapi.Terminated)
+			if v.Reason != c.want.Reason || v.Message != c.want.Message || !reflect.DeepEqual(v.ExitStatus, c.want.ExitStatus) {
 				t.Errorf("%+v", v)
 			}
 		})

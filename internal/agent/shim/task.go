@@ -40,6 +40,7 @@ type task struct {
 	asking  bool                // for the runner's ports
 	stopBy  time.Time           // when the grace of ending is over
 	stop    *agentapi.Terminate // what somebody sees to who ends a running task
+	over    *outcome            // how it has ended, before what it held is given back
 	ended   chan struct{}       // closed once Terminated
 
 	laid    chan struct{} // closed once its folder is laid out, or that has failed
@@ -47,13 +48,22 @@ type task struct {
 }
 
 // stored is what a task's state file holds. Ending is there since a request to end must
-// not be forgotten once it is answered, the rest since a task whose spec is lost cannot be followed without.
+// not be forgotten once it is answered, Over since the container that would say it is being removed, the rest since a
+// task whose spec is lost cannot be followed without.
 type stored struct {
 	agentapi.Task
 	Ending       *agentapi.Terminate `json:"ending,omitempty"`
+	Over         *outcome            `json:"over,omitempty"`
 	HostUser     string              `json:"host_user,omitempty"`
 	LogQuotaHour int64               `json:"log_quota_hour,omitempty"`
 	Boot         string              `json:"boot,omitempty"`
+}
+
+// outcome is how a task has ended.
+type outcome struct {
+	Reason     string `json:"reason"`
+	Message    string `json:"message,omitempty"`
+	ExitStatus *int   `json:"exit_status,omitempty"`
 }
 
 func (s *Shim) newTask(spec agentapi.TaskSpec) *task {
@@ -80,7 +90,7 @@ func (s *Shim) loadTask(id string) (*task, error) {
 	}
 	switch {
 	case err == nil:
-		t.state, t.ending = saved.Task, saved.Ending
+		t.state, t.ending, t.over = saved.Task, saved.Ending, saved.Over
 		if lost != nil {
 			t.spec.Name, t.spec.HostUser, t.spec.Job.LogQuotaHour = saved.Name, saved.HostUser, saved.LogQuotaHour
 		}
@@ -157,7 +167,7 @@ func (t *task) store() {
 	t.storing.Lock()
 	defer t.storing.Unlock()
 	t.mu.Lock()
-	saved := stored{t.state, t.ending, t.spec.HostUser, t.spec.Job.LogQuotaHour, t.boot}
+	saved := stored{t.state, t.ending, t.over, t.spec.HostUser, t.spec.Job.LogQuotaHour, t.boot}
 	t.mu.Unlock()
 	if err := writeJSON(filepath.Join(t.dir(), stateFile), saved, 0o600); err != nil {
 		t.shim.Log.Error("store a task's state", "task", t.spec.ID, "err", err)
@@ -358,8 +368,12 @@ func prepareMounts(mounts []agentapi.Mount) ([]agentapi.Mount, error) {
 }
 
 // resume goes on with a task of an earlier agent: it follows a job that may have begun,
-// and takes the steps of others again.
+// and takes the steps of others again. One that is over ends as it did.
 func (t *task) resume(ctx context.Context) {
+	if o := t.over; o != nil {
+		t.finish(o.Reason, o.Message, o.ExitStatus)
+		return
+	}
 	state, _ := t.snapshot()
 	begun := t.begun() || state.State == agentapi.Running || t.runs(ctx)
 	if !begun && t.lost == nil {
@@ -512,6 +526,11 @@ func (t *task) setPorts(rs runner.State) {
 // finish ends a task: the container is removed, everything it held is given back.
 func (t *task) finish(reason, msg string, exit *int) {
 	s := t.shim
+	msg = short(msg, maxText)
+	t.mu.Lock()
+	t.over = &outcome{reason, msg, exit}
+	t.mu.Unlock()
+	t.store()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), time.Minute)
 	defer cancel()
 	left := false
@@ -527,7 +546,7 @@ func (t *task) finish(reason, msg string, exit *int) {
 	}
 	t.refresh()
 	t.set(func(v *agentapi.Task) {
-		v.State, v.Reason, v.Message, v.ExitStatus = agentapi.Terminated, reason, short(msg, maxText), exit
+		v.State, v.Reason, v.Message, v.ExitStatus = agentapi.Terminated, reason, msg, exit
 		v.FinishedAt = time.Now().UnixMicro()
 	})
 	close(t.ended)
