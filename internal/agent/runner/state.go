@@ -101,7 +101,12 @@ func ReadShared(dir, name string, v any) error {
 		return err
 	}
 	defer f.Close()
-	if err := json.NewDecoder(io.LimitReader(f, maxShared)).Decode(v); err != nil {
+	return DecodeShared(f, name, v)
+}
+
+// DecodeShared reads JSON from a file that [OpenShared] has opened.
+func DecodeShared(f io.ReaderAt, name string, v any) error {
+	if err := json.NewDecoder(io.NewSectionReader(f, 0, maxShared)).Decode(v); err != nil {
 		return fmt.Errorf("read %s: %w", name, err)
 	}
 	return nil

@@ -28,7 +28,7 @@ func away() error { return fmt.Errorf("%w: %w", runtime.ErrAway, io.EOF) }
 // prepared is a task that is about to be started, of an agent without its loops.
 func prepared(t *testing.T, e *engine) *task {
 	t.Helper()
-	s := &Shim{Config: Config{Home: newHome(t), Runtime: e, Log: slog.New(slog.DiscardHandler), BootID: bootID}, ctx: t.Context(), gpus: gpu.NewLocks(nil), tasks: map[string]*task{}, changed: make(chan struct{})}
+	s := &Shim{Config: Config{Home: newHome(t), Runtime: e, Log: slog.New(slog.DiscardHandler), OpenLog: openLog, BootID: bootID}, ctx: t.Context(), gpus: gpu.NewLocks(nil), tasks: map[string]*task{}, changed: make(chan struct{})}
 	v := s.newTask(spec())
 	if err := s.prepare(v.spec); err != nil {
 		t.Fatal(err)

@@ -36,7 +36,7 @@ type Config struct {
 	Detect func(context.Context) gpu.Found
 	// Inotify begins to have files watched; optional: inotify_init1 of the kernel.
 	Inotify func(flags int) (fd int, err error)
-	// OpenLog opens a log in a job's directory; optional: [runner.OpenShared].
+	// OpenLog opens a log in a job's directory, or its state; optional: [runner.OpenShared].
 	OpenLog func(dir, name string) (LogFile, error)
 	// BootID tells the host's boots apart; optional: as the kernel does.
 	BootID func() string

@@ -102,7 +102,7 @@ func (s *Shim) loadTask(id string) (*task, error) {
 	}
 	_ = readJSON(filepath.Join(dir, acksFile), &t.acked) // absent: the server gets everything again
 	t.boot = saved.Boot
-	t.refresh()
+	_, _ = t.refresh() // what cannot be read yet is when its end is looked for
 	t.acked = t.acked.possible(t.state)
 	if t.state.State == agentapi.Terminated {
 		close(t.ended)
@@ -195,8 +195,8 @@ func (t *task) erase() error {
 	return os.RemoveAll(t.dir())
 }
 
-// refresh takes over what the runner wrote: its state and the sizes of the logs.
-func (t *task) refresh() (runner.State, bool) {
+// refresh takes over what the runner wrote: its state and the sizes of the logs. The error is about the state.
+func (t *task) refresh() (runner.State, error) {
 	size := func(name string) int64 {
 		st, err := os.Lstat(filepath.Join(t.jobDir(), name))
 		if err != nil || !st.Mode().IsRegular() {
@@ -204,14 +204,13 @@ func (t *task) refresh() (runner.State, bool) {
 		}
 		return min(st.Size(), maxCount)
 	}
-	rs, err := runner.ReadState(t.jobDir())
-	rs = sensible(rs)
+	rs, err := t.readState()
 	job, own := size(runner.JobLogFile), size(runner.OwnLogFile)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.state.JobLog, t.state.RunnerLog = min(job, t.logLimit()), min(own, maxOwnLog)
 	if err != nil {
-		return rs, false
+		return rs, err
 	}
 	before := t.state
 	if rs.Phase != runner.Setup {
@@ -222,7 +221,39 @@ func (t *task) refresh() (runner.State, bool) {
 	if t.state.Started != before.Started || t.state.IdleSeconds != before.IdleSeconds {
 		t.version++
 	}
-	return rs, true
+	return rs, nil
+}
+
+// readState reads what the runner tells of its job.
+func (t *task) readState() (runner.State, error) {
+	var rs runner.State
+	f, err := t.shim.OpenLog(t.jobDir(), runner.StateFile)
+	if err != nil {
+		return rs, err
+	}
+	defer f.Close()
+	err = runner.DecodeShared(f, runner.StateFile, &rs)
+	return sensible(rs), err
+}
+
+// lastState is refresh for a task whose runner has ended. A state that the host cannot give is tried again, as the
+// job's logs are: without it nobody knows how the job did.
+func (t *task) lastState(ctx context.Context) (runner.State, error) {
+	for begin := time.Now(); ; {
+		rs, err := t.refresh()
+		if !hostFault(err) {
+			return rs, err
+		}
+		if time.Since(begin) >= logPatience {
+			t.shim.Log.Error("how a job ended cannot be read", "task", t.spec.ID, "err", err)
+			return rs, err
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return rs, ctx.Err()
+		}
+	}
 }
 
 // maxOwnLog bounds what is told of a runner's own log, in bytes.
@@ -427,17 +458,17 @@ func (s *Shim) mayRun(ctx context.Context, id string) bool {
 
 // follow waits for the end of a running container.
 func (t *task) follow(ctx context.Context) {
-	if rs, ok := t.refresh(); ok {
+	if rs, err := t.refresh(); err == nil {
 		t.findPorts(rs)
 	}
 	exit, err := t.shim.Runtime.Wait(ctx, t.spec.ID)
+	rs, unread := t.lastState(ctx)
 	if ctx.Err() != nil {
 		return // the next agent goes on
 	}
-	rs, ok := t.refresh()
 	reason, msg := t.stopped()
 	switch {
-	case ok && (rs.Phase == runner.Finished || rs.Reason != ""): // the runner may have been killed while it lingered
+	case unread == nil && (rs.Phase == runner.Finished || rs.Reason != ""): // the runner may have been killed while it lingered
 		t.finish(rs.Reason, rs.Message, rs.ExitStatus)
 	case reason != "":
 		t.finish(reason, msg, nil)
@@ -473,9 +504,10 @@ func exitText(code int) string {
 	return fmt.Sprintf("the container ended with exit code %d, and its job has not said how it did", code)
 }
 
-// exitStatus is the code of a container, nil when that is not known.
+// exitStatus is the exit code of a job by that of its container, whose runner has not said how the job did; nil when
+// it is not known. A runner says 0 also when it has written down how the job ended, which may be another code.
 func exitStatus(code int) *int {
-	if code < 0 {
+	if code <= 0 {
 		return nil
 	}
 	return &code
@@ -544,7 +576,7 @@ func (t *task) finish(reason, msg string, exit *int) {
 	if !left { // otherwise the sweep does, once it has ended
 		s.gpus.Release(t.spec.ID)
 	}
-	t.refresh()
+	_, _ = t.refresh() // for the logs
 	t.set(func(v *agentapi.Task) {
 		v.State, v.Reason, v.Message, v.ExitStatus = agentapi.Terminated, reason, msg, exit
 		v.FinishedAt = time.Now().UnixMicro()

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,6 +16,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
+	"dstack/internal/agent/runner"
+	"dstack/internal/agent/runtime"
 	"dstack/internal/agentapi"
 )
 
@@ -113,6 +117,52 @@ func TestLogThatCannotBeRead(t *testing.T) {
 				<-time.After(logPatience / 2)
 				if got := told()[broken]; got != c.want {
 					t.Errorf("in the end: %q, want %q", got, c.want)
+				}
+			})
+		})
+	}
+}
+
+// A state that the host cannot give is waited for as well, and not for ever: without it nobody knows how the job did.
+func TestStateThatCannotBeRead(t *testing.T) {
+	code := 7
+	for name, c := range map[string]struct {
+		err   error
+		fails time.Duration // after the job's end
+		want  *int
+		after time.Duration
+	}{
+		"for a moment":         {unix.EMFILE, 2500 * time.Millisecond, &code, 3 * time.Second},
+		"for ever":             {unix.EIO, time.Hour, nil, logPatience},
+		"was put out of reach": {unix.ELOOP, time.Hour, nil, 0},
+		"and never was there":  {unix.ENOENT, time.Hour, nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newEngine()
+				v := prepared(t, e)
+				begin := time.Now()
+				v.shim.OpenLog = func(dir, name string) (LogFile, error) {
+					if time.Since(begin) < c.fails {
+						return nil, c.err
+					}
+					return openLog(dir, name)
+				}
+				if reason, msg := v.launch(t.Context()); reason != "" {
+					t.Fatalf("%s: %s", reason, msg)
+				}
+				last := runner.State{Phase: runner.Finished, Reason: agentapi.ContainerExitedWithError, ExitStatus: &code}
+				if err := writeJSON(filepath.Join(v.jobDir(), runner.StateFile), last, 0o600); err != nil {
+					t.Fatal(err)
+				}
+				e.end(v.spec.ID, runtime.Exit{})
+				v.follow(t.Context())
+				got, _ := v.snapshot()
+				if got.State != agentapi.Terminated || !reflect.DeepEqual(got.ExitStatus, c.want) {
+					t.Errorf("%+v", got)
+				}
+				if took := time.Since(begin); took != c.after {
+					t.Errorf("it ends after %v, want %v", took, c.after)
 				}
 			})
 		})

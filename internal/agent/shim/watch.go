@@ -117,7 +117,7 @@ func (s *Shim) fileChanged(id string) {
 	if t == nil {
 		return
 	}
-	if rs, ok := t.refresh(); ok {
+	if rs, err := t.refresh(); err == nil {
 		t.findPorts(rs)
 	}
 	s.wake()
