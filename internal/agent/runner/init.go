@@ -19,7 +19,7 @@ func Init(args []string, log *slog.Logger) int {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := cmd.Start(); err != nil {
 		log.Error("start the runner", "err", err)
-		return 1
+		return NoCode
 	}
 	for s := range signals {
 		if s != syscall.SIGCHLD {
@@ -42,5 +42,5 @@ func Init(args []string, log *slog.Logger) int {
 			return status.ExitStatus()
 		}
 	}
-	return 1
+	return NoCode
 }

@@ -58,32 +58,35 @@ type stopRequest struct {
 	Message string `json:"message"`
 }
 
+// NoCode is the exit code of a runner that has failed and has no code of its job to hand on.
+const NoCode = 125
+
 // Main runs the job of a task directory to its end and returns the exit code of the
-// process: 0 whenever the job's fate is written down.
+// process: 0 whenever the job's fate is written down, otherwise the job's own if it has one, or [NoCode].
 func Main(ctx context.Context, c Config) int {
 	own, err := os.OpenFile(filepath.Join(c.Dir, OwnLogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		c.Log.Error("open the runner's log", "err", err)
-		return 1
+		return NoCode
 	}
 	defer own.Close()
 	c.Log = slog.New(slog.NewTextHandler(own, nil))
 	r := &runner{Config: c, stop: make(chan stopRequest, 1), access: newAccess(), state: State{Phase: Setup}}
 	if err := r.load(); err != nil {
 		c.Log.Error("start", "err", err)
-		return 1
+		return NoCode
 	}
 	if err := unlockMemory(); err != nil {
 		c.Log.Info("locked memory stays limited", "err", err) // only some containers may lift it
 	}
 	if r.output, err = openOutput(c.Dir, r.spec.LogQuotaHour); err != nil {
 		c.Log.Error("open the job's log", "err", err)
-		return 1
+		return NoCode
 	}
 	closeServers, err := r.serve(ctx)
 	if err != nil {
 		c.Log.Error("serve", "err", err)
-		return 1
+		return NoCode
 	}
 	defer closeServers()
 	end := r.run(ctx)
@@ -104,10 +107,10 @@ func Main(ctx context.Context, c Config) int {
 	r.output.drained(2 * time.Second)
 	if err != nil {
 		c.Log.Error("store how the job ended", "err", err)
-		if end.exit != nil && *end.exit > 0 {
+		if end.exit != nil && *end.exit >= 0 {
 			return *end.exit // all that is left of it
 		}
-		return 1
+		return NoCode
 	}
 	return 0
 }

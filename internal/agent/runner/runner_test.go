@@ -165,6 +165,42 @@ func TestEndings(t *testing.T) {
 	}
 }
 
+// A runner that could not write down how its job ended hands on the job's code, and none that the job did not have.
+func TestEndThatCannotBeStored(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  string // of the job's script
+		want int
+	}{
+		"success":        {"exit 0", 0},
+		"a failure":      {"exit 3", 3},
+		"by a signal":    {"kill -9 $$", NoCode},
+		"before a state": {"", NoCode},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			state := filepath.Join(dir, StateFile)
+			// Nothing can take the place of a folder. Until there is one the runner may put another state there.
+			spec := sh(fmt.Sprintf("until rm -f %[1]s && mkdir %[1]s; do :; done; %[2]s", state, c.end))
+			if c.end == "" {
+				if err := os.Mkdir(state, 0o755); err != nil {
+					t.Fatal(err)
+				}
+			}
+			writeSpec(t, dir, spec)
+			j := startIn(t, dir)
+			select {
+			case code := <-j.done:
+				if code != c.want {
+					t.Errorf("the runner exits with %d, want %d", code, c.want)
+				}
+			case <-time.After(30 * time.Second):
+				t.Error("the runner does not end")
+			}
+		})
+	}
+}
+
 func TestStop(t *testing.T) {
 	for _, c := range []struct {
 		name, script, log string

@@ -374,6 +374,7 @@ func TestContainerEnds(t *testing.T) {
 		"without a word":   {ends(runtime.Exit{Code: 2}), "the container ended with exit code 2, and its job has not said how it did", code(2)},
 		"by a signal":      {ends(runtime.Exit{Code: 139}), "the container was ended by signal 11 (SIGSEGV)", code(139)},
 		"written down":     {ends(runtime.Exit{}), "the container ended with exit code 0, and its job has not said how it did", nil},
+		"runner failed":    {ends(runtime.Exit{Code: runner.NoCode}), "the job's runner failed and nobody knows how the job did", nil},
 		"nobody knows how": {ends(runtime.Exit{Code: -1}), "the job's runner ended and nobody knows how", nil},
 		"removed": {
 			func(e *engine, id string) { _ = e.Remove(context.Background(), id) },

@@ -498,6 +498,8 @@ func exitText(code int) string {
 	switch {
 	case code < 0:
 		return "the job's runner ended and nobody knows how"
+	case code == runner.NoCode:
+		return "the job's runner failed and nobody knows how the job did"
 	case code > 128 && code < 160: // as shells and engines put a signal
 		return "the container was ended by " + runner.SignalText(syscall.Signal(code-128))
 	}
@@ -507,7 +509,7 @@ func exitText(code int) string {
 // exitStatus is the exit code of a job by that of its container, whose runner has not said how the job did; nil when
 // it is not known. A runner says 0 also when it has written down how the job ended, which may be another code.
 func exitStatus(code int) *int {
-	if code <= 0 {
+	if code <= 0 || code == runner.NoCode {
 		return nil
 	}
 	return &code
