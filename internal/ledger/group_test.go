@@ -43,6 +43,22 @@ func (w *world) groups(n int) []fake.Group {
 	return all
 }
 
+// left checks what keeps the backend from being deleted.
+func (w *world) left(want ...backend.ResourceKind) {
+	w.Helper()
+	records, err := w.ledger.Left(context.Background(), w.db.Read(), "p", "fake")
+	if err != nil {
+		w.Fatal(err)
+	}
+	var got []backend.ResourceKind
+	for _, r := range records {
+		got = append(got, r.Kind)
+	}
+	if !slices.Equal(got, want) {
+		w.Errorf("%v could not be ended without the backend, want %v", got, want)
+	}
+}
+
 var south = fake.SomeOffers()[5]
 
 // TestGroup has three nodes join one group, which lives as long as one of them.
@@ -86,10 +102,12 @@ func TestGroup(t *testing.T) {
 		}
 		w.release(later)
 		time.Sleep(30 * time.Second)
+		w.live(0)
 		w.groups(1) // who is refused may come back
+		w.left(backend.PlacementResource)
 		time.Sleep(2 * time.Minute)
 		w.groups(0)
-		w.live(0)
+		w.left()
 		w.billEqual()
 	})
 }

@@ -16,12 +16,12 @@ const maxLeft = 1000
 
 const selectLeft = `
 SELECT ` + columns + ` FROM intent
-WHERE  project_id = $1 AND (backend = $2 OR $2 = '') AND state <> 'gone' AND state <> 'intended' AND kind <> 'placement'
+WHERE  project_id = $1 AND (backend = $2 OR $2 = '') AND state <> 'gone' AND state <> 'intended'
 ORDER  BY created_at, id LIMIT $3`
 
 // Left lists what may cost money in a project at a backend, "" for all: what nobody could end any more
 // without the backend. Instances and volumes may be gone long since that it is for, and what a sweep
-// found is for none.
+// found is for none; a placement group outlives the last instance in it.
 func (l *Ledger) Left(ctx context.Context, q store.Querier, projectID, name string) ([]Record, error) {
 	left, err := scanAll(q.QueryContext(ctx, selectLeft, projectID, name, maxLeft))
 	if err != nil {
