@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dstack/internal/backend"
+	"dstack/internal/store"
 )
 
 // Whose word counts. A resource is that of an intent once Describe or List has shown it with
@@ -154,23 +155,36 @@ SELECT ` + columns + ` FROM intent
 WHERE  project_id = $1 AND backend = $2 AND state <> 'gone' AND state <> 'intended'
 ORDER  BY created_at, id`
 
-// Uncovered lists what may cost money in an account and what b, with other credentials, does not
-// show, unless b shows something else of the same account. It changes nothing.
-func (l *Ledger) Uncovered(ctx context.Context, a Account, b backend.Backend) ([]Record, error) {
-	live, err := scanAll(l.DB.Read().QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
-	if err != nil {
-		return nil, fmt.Errorf("list what exists in %s: %w", a.id(), err)
+// A Cover is what credentials show of an account.
+type Cover struct {
+	of      Account
+	account string          // [backend.AccountOf]
+	owned   []backend.Owned // none when all was asked for or shown with the same
+}
+
+// Cover asks b, with other credentials, what it shows of an account, if that matters. It changes nothing.
+func (l *Ledger) Cover(ctx context.Context, a Account, b backend.Backend) (Cover, error) {
+	c := Cover{of: a, account: backend.AccountOf(b)}
+	missed, err := c.Missed(ctx, l.DB.Read())
+	if err != nil || len(missed) == 0 {
+		return c, err
 	}
-	account := backend.AccountOf(b)
-	own := func(r Record) bool { return r.Doc.Accounts != nil && r.spoken(account) }
-	if account == "" || !slices.ContainsFunc(live, func(r Record) bool { return !own(r) }) {
+	c.owned, err = l.list(ctx, b, a, time.Now())
+	return c, err
+}
+
+// Missed lists what may cost money in the account and what the credentials do not show, unless they
+// show something else of the same account. What was asked for after the [Ledger.Cover] is missed too.
+func (c Cover) Missed(ctx context.Context, q store.Querier) ([]Record, error) {
+	if c.account == "" {
 		return nil, nil
 	}
-	owned, err := l.list(ctx, b, a, time.Now())
+	live, err := scanAll(q.QueryContext(ctx, selectOfAccount, c.of.ProjectID, c.of.Backend))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("list what exists in %s: %w", c.of.id(), err)
 	}
-	return missed(live, func(r Record) bool { return own(r) || find(owned, r) != nil }), nil
+	own := func(r Record) bool { return r.Doc.Accounts != nil && r.spoken(c.account) }
+	return missed(live, func(r Record) bool { return own(r) || find(c.owned, r) != nil }), nil
 }
 
 // missed leaves of live what an account does not answer for: it does for what is shown, and for

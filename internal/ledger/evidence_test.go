@@ -156,8 +156,8 @@ func TestRestoredAccount(t *testing.T) {
 	})
 }
 
-// TestUncovered asks whether credentials may take the place of others.
-func TestUncovered(t *testing.T) {
+// TestCover asks whether credentials may take the place of others.
+func TestCover(t *testing.T) {
 	c := plain
 	c.ID = "old key"
 	each(t, c, func(w *world) {
@@ -165,7 +165,11 @@ func TestUncovered(t *testing.T) {
 		other := fake.New(fake.Config{ID: "other account", Offers: fake.SomeOffers()})
 		missed := func(b backend.Backend) int {
 			w.Helper()
-			list, err := w.ledger.Uncovered(context.Background(), a, b)
+			cover, err := w.ledger.Cover(context.Background(), a, b)
+			if err != nil {
+				w.Fatal(err)
+			}
+			list, err := cover.Missed(context.Background(), w.db.Read())
 			if err != nil {
 				w.Fatal(err)
 			}

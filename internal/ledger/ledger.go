@@ -61,6 +61,9 @@ type Config struct {
 	OnChange func(ownerKind, ownerID string)
 	// Quote tells present prices; optional: nothing is bought above an intent's limit by it.
 	Quote QuoteFunc
+	// Current says in a transaction whether b is what Clouds has of a backend now, and another server
+	// has not changed or deleted it meanwhile: else nothing is asked for. Optional: nil for yes.
+	Current func(ctx context.Context, q store.Querier, a Account, b backend.Backend) (bool, error)
 }
 
 // Ledger records and carries out intents. It is safe for concurrent use.
@@ -77,6 +80,9 @@ func New(c Config) (*Ledger, error) {
 	}
 	if c.OnChange == nil {
 		c.OnChange = func(kind, id string) { c.Engine.Wake(kind, id) }
+	}
+	if c.Current == nil {
+		c.Current = func(context.Context, store.Querier, Account, backend.Backend) (bool, error) { return true, nil }
 	}
 	l := &Ledger{Config: c}
 	c.Engine.Register(engine.Kind{

@@ -20,7 +20,10 @@ const (
 	storeTimeout    = 10 * time.Second
 )
 
-var errNoAnswer = errors.New("the provider did not answer in time")
+var (
+	errNoAnswer = errors.New("the provider did not answer in time")
+	errChanged  = errors.New("its backend was changed or deleted meanwhile")
+)
 
 // maxOpenTries is how often an intent that was not begun waits for its backend's
 // configuration to be readable.
@@ -80,7 +83,7 @@ func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, erro
 			l.withdraw(ctx, r)
 			return l.save(ctx, it, func(r *Record) time.Time { r.tooDear(time.Now(), why); return time.Time{} }, Intended)
 		}
-		return l.create(ctx, it, ops, backend.AccountOf(b))
+		return l.create(ctx, it, b, ops)
 	case lookup:
 		return l.lookup(ctx, it, r, b)
 	case describe:
@@ -118,16 +121,25 @@ func (l *Ledger) withdraw(ctx context.Context, r Record) {
 	}
 }
 
-func (l *Ledger) create(ctx context.Context, it engine.Item, ops ops, account string) (time.Time, error) {
+func (l *Ledger) create(ctx context.Context, it engine.Item, b backend.Backend, ops ops) (time.Time, error) {
 	var r Record
 	asked := false
-	_, err := l.save(ctx, it, func(now *Record) time.Time {
-		what, _ := step(time.Now(), *now)
-		if asked = what == create; asked {
-			now.asking(time.Now(), account)
-			r = *now
+	_, err := l.transact(ctx, it, func(tx *store.Tx, now *Record) (time.Time, error) {
+		if what, _ := step(time.Now(), *now); what != create {
+			return time.Time{}, nil
 		}
-		return time.Time{}
+		// In the transaction that makes it count as what may exist: who deletes the backend, or gives it
+		// the credentials of another account, sees it in theirs, or is seen here.
+		switch current, err := l.Current(ctx, tx, Account{now.ProjectID, now.Backend}, b); {
+		case err != nil:
+			return time.Time{}, err
+		case !current:
+			return time.Time{}, errChanged
+		}
+		now.asking(time.Now(), backend.AccountOf(b))
+		r = *now
+		tx.OnCommit(func() { asked = true })
+		return time.Time{}, nil
 	}, Intended)
 	if err != nil || !asked {
 		return time.Now(), err

@@ -33,6 +33,7 @@ type world struct {
 	starts  int
 	kills   int
 	broken  error // of Clouds.Backend
+	stale   bool  // another server has changed or deleted the backend
 	key     string
 	bare    bool // see untagged
 	prices  ledger.QuoteFunc
@@ -44,6 +45,12 @@ func (w *world) breakBackend(err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.broken = err
+}
+
+func (w *world) outdate(stale bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.stale = stale
 }
 
 // change gives the backend other credentials, as a restart does or an update.
@@ -147,6 +154,13 @@ func (w *world) restart() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.changes++
+	}, Current: func(_ context.Context, _ store.Querier, a ledger.Account, b backend.Backend) (bool, error) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if b == nil || a.Backend != "fake" {
+			w.Errorf("asked whether %v of %+v is current", b, a)
+		}
+		return !w.stale, nil
 	}, Quote: func(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()

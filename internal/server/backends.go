@@ -68,7 +68,9 @@ func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, 
 	if err != nil {
 		return invalidBackend(err)
 	}
-	if err := s.covered(ctx, ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()}, b); err != nil {
+	a := ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()}
+	cover, err := s.cover(ctx, a, b)
+	if err != nil {
 		return err
 	}
 	data, err := json.Marshal(c)
@@ -80,6 +82,9 @@ func (s *Server) saveBackend(ctx context.Context, sc project.Scope, c settings, 
 		return err
 	}
 	err = s.db.Write(ctx, func(tx *store.Tx) error {
+		if err := covered(ctx, tx, a, cover); err != nil {
+			return err
+		}
 		_, err := tx.ExecContext(ctx, `
 INSERT INTO backend_config (project_id, type, sealed, created_at) VALUES ($1, $2, $3, $4)
 ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Project.ID, c.backend(), sealed, store.Micros(time.Now()))
@@ -95,12 +100,11 @@ ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Proje
 	if err != nil {
 		return fmt.Errorf("store the backend: %w", err)
 	}
-	if err := s.clouds.add(sc.Project, c); err != nil {
+	if err := s.clouds.add(sc.Project, c, sealed); err != nil {
 		return err
 	}
-	s.clouds.note(ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()}, sealed)
 	s.engine.Tell(backendTopic, sc.Project.ID)
-	s.ledger.Sweep(ledger.Account{ProjectID: sc.Project.ID, Backend: c.backend()})
+	s.ledger.Sweep(a)
 	if c.backend() == local.Name {
 		return s.fleets.EnsureLocal(ctx, sc)
 	}
@@ -110,17 +114,24 @@ ON CONFLICT (project_id, type) DO UPDATE SET sealed = excluded.sealed`, sc.Proje
 // maxNamed bounds the resources that a refusal names.
 const maxNamed = 5
 
-// covered refuses credentials that do not show what exists and may cost money: with them nothing
-// could be deleted any more.
-func (s *Server) covered(ctx context.Context, a ledger.Account, b backend.Backend) error {
+// cover asks what credentials show of what exists.
+func (s *Server) cover(ctx context.Context, a ledger.Account, b backend.Backend) (ledger.Cover, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
 	defer cancel()
-	missed, err := s.ledger.Uncovered(ctx, a, b)
+	c, err := s.ledger.Cover(ctx, a, b)
 	if err != nil {
-		return invalidBackend(fmt.Errorf("the provider does not say what exists with these credentials: %w", err))
+		return c, invalidBackend(fmt.Errorf("the provider does not say what exists with these credentials: %w", err))
 	}
-	if len(missed) == 0 {
-		return nil
+	return c, nil
+}
+
+// covered refuses credentials that do not show what exists and may cost money: with them nothing
+// could be deleted any more. Something may be asked for with the present ones until others are stored,
+// so it is for the transaction that does it.
+func covered(ctx context.Context, tx *store.Tx, a ledger.Account, cover ledger.Cover) error {
+	missed, err := cover.Missed(ctx, tx)
+	if err != nil || len(missed) == 0 {
+		return err
 	}
 	return api.Invalid("These credentials of backend %s seem to be of another account: they do not show what was made with the present ones and may cost money (%s). "+
 		"Delete it first and wait until `dstack server doctor` shows it no more, or use credentials of the same account.", a.Backend, resources(missed))
@@ -256,33 +267,11 @@ func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteB
 			return nil, backendWordError(string(name), "body", "backends_names", i)
 		}
 	}
-	for _, name := range r.Names {
-		var n int
-		err := s.db.Read().QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE NOT deleted AND project_id = $1 AND backend = $2`, sc.Project.ID, name).Scan(&n)
-		if err != nil {
-			return nil, fmt.Errorf("look for instances: %w", err)
-		}
-		if n > 0 {
-			return nil, api.Invalid("Backend %s has active instances. Delete instances before deleting the backend.", name)
-		}
-		volumes, err := s.volumes.InBackend(ctx, s.db.Read(), sc.Project.ID, string(name))
-		if err != nil {
-			return nil, err
-		}
-		if volumes {
-			return nil, api.Invalid("Backend %s has active volumes. Delete volumes before deleting the backend.", name)
-		}
-		left, err := s.ledger.Left(ctx, s.db.Read(), sc.Project.ID, string(name))
-		if err != nil {
-			return nil, err
-		}
-		if len(left) > 0 {
-			return nil, api.Invalid("Backend %s has what may cost money and could not be ended without it (%s). "+
-				"Wait until `dstack server doctor` shows it no more, or forget it there, before deleting the backend.", name, resources(left))
-		}
-	}
 	err := s.db.Write(ctx, func(tx *store.Tx) error {
 		for _, name := range r.Names {
+			if err := s.unused(ctx, tx, sc.Project.ID, string(name)); err != nil {
+				return err
+			}
 			err := store.Guarded(tx.ExecContext(ctx, `DELETE FROM backend_config WHERE project_id = $1 AND type = $2`, sc.Project.ID, name))
 			if errors.Is(err, store.ErrConflict) {
 				continue // there is none
@@ -303,9 +292,39 @@ func (s *Server) deleteBackends(ctx context.Context, sc project.Scope, r deleteB
 	for i, name := range r.Names {
 		names[i] = string(name)
 	}
-	s.clouds.leave(ctx, sc.Project.ID, s.db.ServerID(), names...)
+	tidy := s.clouds.leave(ctx, sc.Project.ID, names...)
 	s.engine.Tell(backendTopic, sc.Project.ID)
+	tidy(ctx, s.db.ServerID())
 	return nil, nil
+}
+
+// unused refuses to delete a backend that is needed to end something. What is asked for meanwhile is
+// seen by the transaction that deletes it, or sees it deleted ([ledger.Config.Current]).
+func (s *Server) unused(ctx context.Context, tx *store.Tx, projectID, name string) error {
+	var n int
+	err := tx.QueryRowContext(ctx, `SELECT count(*) FROM instance WHERE NOT deleted AND project_id = $1 AND backend = $2`, projectID, name).Scan(&n)
+	if err != nil {
+		return fmt.Errorf("look for instances: %w", err)
+	}
+	if n > 0 {
+		return api.Invalid("Backend %s has active instances. Delete instances before deleting the backend.", name)
+	}
+	volumes, err := s.volumes.InBackend(ctx, tx, projectID, name)
+	if err != nil {
+		return err
+	}
+	if volumes {
+		return api.Invalid("Backend %s has active volumes. Delete volumes before deleting the backend.", name)
+	}
+	left, err := s.ledger.Left(ctx, tx, projectID, name)
+	if err != nil {
+		return err
+	}
+	if len(left) > 0 {
+		return api.Invalid("Backend %s has what may cost money and could not be ended without it (%s). "+
+			"Wait until `dstack server doctor` shows it no more, or forget it there, before deleting the backend.", name, resources(left))
+	}
+	return nil
 }
 
 func backendWordError(name string, loc ...any) error {

@@ -1,17 +1,25 @@
 package server
 
 import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"dstack/internal/backend"
+	"dstack/internal/backend/fake"
+	"dstack/internal/backend/lambda"
 	"dstack/internal/ledger"
 	"dstack/internal/store"
+	"dstack/internal/store/storetest"
 )
 
 // lambdaStub is as much of a provider as checking credentials needs. It notes when it is
@@ -144,6 +152,163 @@ func TestCredentialsOfAnotherAccount(t *testing.T) {
 	}
 }
 
+// changeable is a server whose backend lambda is one cloud for each key; it has the first.
+func changeable(t *testing.T, url string, clouds map[string]backend.Backend) *Server {
+	t.Helper()
+	kind := lambda.Type
+	kind.Open = func(_ context.Context, c any, _ backend.Deps) (backend.Backend, error) {
+		return clouds[c.(*lambda.Config).Creds.APIKey.Reveal()], nil
+	}
+	s, err := New(t.Context(), Config{Dir: t.TempDir(), NoFile: true, DBURL: url, Token: adminToken, Log: slog.New(slog.DiscardHandler), Backends: []backend.Type{kind}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.shut(t) })
+	if got := s.call(t, http.MethodPost, "/api/project/main/backends/create", adminToken, keyed("first")); got.Status != 200 {
+		t.Fatalf("create: %d %s", got.Status, got.Body)
+	}
+	return s
+}
+
+func keyed(key string) map[string]any {
+	return map[string]any{"type": "lambda", "creds": map[string]any{"api_key": key}}
+}
+
+// wish records that a machine is wanted of lambda.
+func (s *Server) wish(t *testing.T) (intent string) {
+	t.Helper()
+	o := fake.SomeOffers()[1]
+	err := s.db.Write(t.Context(), func(tx *store.Tx) (err error) {
+		intent, err = s.ledger.Intend(t.Context(), tx, ledger.Intent{Kind: backend.InstanceResource, Backend: "lambda", Region: o.Region, ProjectID: mainID(t, s), Create: &backend.CreateRequest{Offer: o}})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return intent
+}
+
+// became is the state of an intent.
+func (s *Server) became(t *testing.T, intent string) ledger.State {
+	t.Helper()
+	r, err := ledger.Get(t.Context(), s.db.Read(), intent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r.State
+}
+
+// TestBackendGoesWhileSomethingIsAskedFor deletes a backend, or gives it the key of another account, in
+// the moment in which a machine is asked for with the present one: only one of the two happens.
+func TestBackendGoesWhileSomethingIsAskedFor(t *testing.T) {
+	for path, body := range map[string]map[string]any{
+		"delete": {"backends_names": []string{"lambda"}},
+		"update": keyed("second"),
+	} {
+		t.Run(path, func(t *testing.T) {
+			storetest.EachURL(t, func(t *testing.T, url string) {
+				synctest.Test(t, func(t *testing.T) {
+					s := changeable(t, url, map[string]backend.Backend{"first": fake.New(fake.Config{ID: "first"}), "second": fake.New(fake.Config{ID: "second"})})
+					a := ledger.Account{ProjectID: mainID(t, s), Backend: "lambda"}
+					b, err := s.clouds.Backend(t.Context(), a.ProjectID, a.Backend)
+					if err != nil {
+						t.Fatal(err)
+					}
+					intent := s.wish(t)
+					begun, done := false, make(chan answer, 1)
+					err = s.db.Write(t.Context(), func(tx *store.Tx) error { // as the ledger does
+						current, err := s.currentBackend(t.Context(), tx, a, b)
+						if err != nil || !current {
+							return cmp.Or(err, errors.New("not current"))
+						}
+						if _, err := tx.ExecContext(t.Context(), `UPDATE intent SET state = 'unknown' WHERE id = $1`, intent); err != nil {
+							return err
+						}
+						if !begun { // else it is repeated
+							begun = true
+							go func() { done <- s.call(t, http.MethodPost, "/api/project/main/backends/"+path, adminToken, body) }()
+							synctest.Wait()
+						}
+						return nil
+					})
+					got := <-done
+					if asked, changed := err == nil, got.Status == 200; asked == changed {
+						t.Errorf("asked for a machine: %v (%v), backend changed: %v (%d %s)", asked, err, changed, got.Status, got.Body)
+					}
+				})
+			})
+		})
+	}
+}
+
+// TestBackendChangedByAnotherServer has a server that has not heard of it ask for a machine.
+func TestBackendChangedByAnotherServer(t *testing.T) {
+	storetest.EachURL(t, func(t *testing.T, url string) {
+		first, second := fake.New(fake.Config{ID: "first", Offers: fake.SomeOffers()}), fake.New(fake.Config{ID: "second", Offers: fake.SomeOffers()})
+		s := changeable(t, url, map[string]backend.Backend{"first": first, "second": second})
+		work(t, s)
+		other := func(statement string, args ...any) {
+			t.Helper()
+			err := s.db.Write(t.Context(), func(tx *store.Tx) error {
+				_, err := tx.ExecContext(t.Context(), statement, args...)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		sealed, err := s.box.Seal(`{"type": "lambda", "creds": {"api_key": "second"}}`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		other(`UPDATE backend_config SET sealed = $1`, sealed)
+		intent := s.wish(t)
+		until(t, "the machine is made", func() bool { return s.became(t, intent) == ledger.Created })
+		if n, m := first.Calls("Create"), second.Calls("Create"); n != 0 || m != 1 {
+			t.Errorf("%d requests with the old key, %d with the new one", n, m)
+		}
+		other(`DELETE FROM backend_config`)
+		intent = s.wish(t)
+		until(t, "the wish is given up", func() bool { return s.became(t, intent) == ledger.Gone })
+		if n := second.Calls("Create"); n != 1 {
+			t.Errorf("%d machines were asked for of a deleted backend", n-1)
+		}
+	})
+}
+
+// slowTidy is a cloud that takes as long to tidy as the test likes.
+type slowTidy struct {
+	*fake.Cloud
+	began, end chan struct{}
+}
+
+// Tidy implements backend.TidyBackend.
+func (b slowTidy) Tidy(context.Context, string) error {
+	b.began <- struct{}{}
+	<-b.end
+	return nil
+}
+
+// TestDeletedBackendIsOutOfUse deletes a backend that takes long to tidy: nothing is bought there meanwhile.
+func TestDeletedBackendIsOutOfUse(t *testing.T) {
+	storetest.EachURL(t, func(t *testing.T, url string) {
+		b := slowTidy{fake.New(fake.Config{Offers: fake.SomeOffers()}), make(chan struct{}), make(chan struct{})}
+		s := changeable(t, url, map[string]backend.Backend{"first": b})
+		done := make(chan answer, 1)
+		go func() {
+			done <- s.call(t, http.MethodPost, "/api/project/main/backends/delete", adminToken, map[string]any{"backends_names": []string{"lambda"}})
+		}()
+		<-b.began
+		if s.clouds.has(mainID(t, s), "lambda") {
+			t.Error("a deleted backend is in use until it is tidy")
+		}
+		close(b.end)
+		if got := <-done; got.Status != 200 {
+			t.Errorf("delete: %d %s", got.Status, got.Body)
+		}
+	})
+}
+
 func mainID(t *testing.T, s *Server) string {
 	t.Helper()
 	var id string
@@ -165,7 +330,7 @@ func TestEndpoints(t *testing.T) {
 	if err := s.db.Close(); err != nil {
 		t.Error(err)
 	}
-	if diff := cmp.Diff(map[string]string{"lambda": "http://127.0.0.1:9", "local": ""}, s.clouds.endpoints); diff != "" {
+	if diff := gocmp.Diff(map[string]string{"lambda": "http://127.0.0.1:9", "local": ""}, s.clouds.endpoints); diff != "" {
 		t.Errorf("endpoints (-want +got):\n%s", diff)
 	}
 	env["DSTACK_ENDPOINT_LAMBDA"] = "cloud.lambda.ai"

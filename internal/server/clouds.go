@@ -18,6 +18,7 @@ import (
 	"dstack/internal/catalog/collect"
 	"dstack/internal/ledger"
 	"dstack/internal/project"
+	"dstack/internal/store"
 	"dstack/internal/version"
 )
 
@@ -33,8 +34,8 @@ type clouds struct {
 	accounts  []ledger.Account
 	written   map[ledger.Account]settings
 	configs   map[ledger.Account]any
-	open      map[ledger.Account]backend.Backend
-	sealed    map[ledger.Account]string // those that are stored in the database
+	open      map[ledger.Account]backend.Backend // all comparable
+	sealed    map[ledger.Account]string          // those that are stored in the database
 }
 
 // newClouds takes the endpoints of the types from the environment.
@@ -110,9 +111,9 @@ func (c *clouds) start(ctx context.Context, t backend.Type, cfg any) (backend.Ba
 	return t.Open(ctx, cfg, backend.Deps{Transport: c.transport, Endpoint: c.endpoints[t.Name], Prices: c.prices, Log: c.log, Dir: filepath.Join(c.dir, t.Name)})
 }
 
-// add configures a backend of a project. One that this build does not have is left out
-// with a warning, so that the others work.
-func (c *clouds) add(p project.Project, written settings) error {
+// add configures a backend of a project, which is stored as the sealed text, "" for one of config.yml.
+// One that this build does not have is left out with a warning, so that the others work.
+func (c *clouds) add(p project.Project, written settings, sealed string) error {
 	name := written.backend()
 	t, ok := c.types[name]
 	if !ok {
@@ -131,6 +132,9 @@ func (c *clouds) add(p project.Project, written settings) error {
 	}
 	c.configs[a], c.written[a] = cfg, written
 	delete(c.open, a) // the next use opens it anew
+	if sealed != "" {
+		c.sealed[a] = sealed
+	}
 	c.prices.Use(a, t.Variables(cfg))
 	return nil
 }
@@ -166,24 +170,57 @@ func (c *clouds) remove(projectID, name string) {
 	c.prices.Use(a, nil)
 }
 
-// leave has backends that a project gives up remove what no sweep will remove any more. One
-// that does not answer is left as it is, since giving up has to work without it.
-func (c *clouds) leave(ctx context.Context, projectID, serverID string, names ...string) {
-	ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
-	defer cancel()
+// leave takes backends that a project gives up out of use, at once, and returns what has them remove
+// what no sweep will remove any more. One that does not answer then is left as it is, since giving up
+// has to work without it.
+func (c *clouds) leave(ctx context.Context, projectID string, names ...string) (tidy func(ctx context.Context, serverID string)) {
+	left := map[string]func(context.Context, string) error{}
 	for _, name := range names {
 		if !c.has(projectID, name) {
 			continue
 		}
 		b, err := c.Backend(ctx, projectID, name)
 		if t, ok := b.(backend.TidyBackend); ok && err == nil {
-			err = t.Tidy(ctx, serverID)
-		}
-		if err != nil {
-			c.log.Warn("a removed backend may have left keys or the like behind", "project", projectID, "backend", name, "err", err)
+			left[name] = t.Tidy
+		} else if err != nil {
+			left[name] = func(context.Context, string) error { return err }
 		}
 		c.remove(projectID, name)
 	}
+	return func(ctx context.Context, serverID string) {
+		ctx, cancel := context.WithTimeoutCause(ctx, checkTimeout, errors.New("no answer in time"))
+		defer cancel()
+		for name, tidy := range left {
+			if err := tidy(ctx, serverID); err != nil {
+				c.log.Warn("a removed backend may have left keys or the like behind", "project", projectID, "backend", name, "err", err)
+			}
+		}
+	}
+}
+
+// uses says whether b is in use, and as which sealed text it is stored.
+func (c *clouds) uses(a ledger.Account, b backend.Backend) (sealed string, used bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.sealed[a], c.open[a] == b
+}
+
+// current says in a transaction whether b is in use here and stored as it is, so that no other server
+// has changed or deleted it. What config.yml has is stored nowhere.
+func (c *clouds) current(ctx context.Context, q store.Querier, a ledger.Account, b backend.Backend) (bool, error) {
+	sealed, used := c.uses(a, b)
+	if !used || sealed == "" {
+		return used, nil
+	}
+	var stored string
+	err := store.One(q.QueryRowContext(ctx, `SELECT sealed FROM backend_config WHERE project_id = $1 AND type = $2`, a.ProjectID, a.Backend).Scan(&stored))
+	if errors.Is(err, store.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look whether backend %s of project %s is stored: %w", a.Backend, a.ProjectID, err)
+	}
+	return stored == sealed, nil
 }
 
 // Backend opens the backend of a project.

@@ -7,7 +7,9 @@ import (
 	"maps"
 	"time"
 
+	"dstack/internal/backend"
 	"dstack/internal/ledger"
+	"dstack/internal/store"
 )
 
 // What replicas tell each other beside the wake-ups of objects.
@@ -25,12 +27,24 @@ const backendSweep = time.Minute
 func (s *Server) hear() {
 	s.engine.Hear(logTopic, s.logs.Wake)
 	s.engine.Hear(accessTopic, func(string) { s.proxy.AccessChanged() })
-	s.engine.Hear(backendTopic, func(string) {
-		select {
-		case s.backendNews <- struct{}{}:
-		default: // a look is due already
-		}
-	})
+	s.engine.Hear(backendTopic, func(string) { s.backendsChanged() })
+}
+
+// backendsChanged has [Server.followBackends] look at once.
+func (s *Server) backendsChanged() {
+	select {
+	case s.backendNews <- struct{}{}:
+	default: // a look is due already
+	}
+}
+
+// currentBackend is [ledger.Config.Current]. Where the answer is no, this server has not heard yet.
+func (s *Server) currentBackend(ctx context.Context, q store.Querier, a ledger.Account, b backend.Backend) (bool, error) {
+	current, err := s.clouds.current(ctx, q, a, b)
+	if err == nil && !current {
+		s.backendsChanged()
+	}
+	return current, err
 }
 
 // followBackends takes over what other replicas save and delete, until ctx ends, and has new
@@ -94,7 +108,7 @@ func (s *Server) loadBackend(ctx context.Context, r storedBackend) error {
 	if err := json.Unmarshal([]byte(data), &c); err != nil {
 		return fmt.Errorf("read backend %s of project %s: %w", r.account.Backend, p.Name, err)
 	}
-	if err := s.clouds.add(p, c); err != nil {
+	if err := s.clouds.add(p, c, r.sealed); err != nil {
 		log.Error("a backend's configuration cannot be used: it is left out", "err", err)
 	}
 	return nil

@@ -237,7 +237,7 @@ func (s *Server) assemble(file file) error {
 	if s.clouds, err = newClouds(s.Dir, s.Log, s.Env, types...); err != nil {
 		return err
 	}
-	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log, Quote: func(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
+	if s.ledger, err = ledger.New(ledger.Config{DB: s.db, Engine: s.engine, Clouds: s.clouds, Log: s.Log, Current: s.currentBackend, Quote: func(ctx context.Context, projectID string, what offer.Key) (ledger.Quote, error) {
 		return s.catalog.Quote(ctx, projectID, what)
 	}}); err != nil {
 		return err
@@ -367,7 +367,7 @@ func (s *Server) bootstrap(ctx context.Context, file file) error {
 			return err
 		}
 		for _, b := range p.Backends {
-			if err := s.clouds.add(pr, settings(b)); err != nil {
+			if err := s.clouds.add(pr, settings(b), ""); err != nil {
 				return err
 			}
 			if b["type"] == local.Name {
