@@ -22,8 +22,9 @@ type PriceUntil struct {
 // Prices are the earlier prices of a resource, oldest first. They are stored as JSON, none as "".
 type Prices []PriceUntil
 
-// maxPrices bounds the prices that are kept of one resource.
-const maxPrices = 500
+// maxPrices bounds the prices that are kept of one resource: they are in the index that sums are read
+// from, and PostgreSQL takes no entry of more than 2,704 bytes, of which a price needs up to 80.
+const maxPrices = 30
 
 // Value implements driver.Valuer.
 func (p Prices) Value() (driver.Value, error) {
@@ -135,17 +136,17 @@ func (r *Record) costs(now time.Time, price float64) {
 	r.Price, r.Doc.Priced = price, true
 }
 
-// with adds a price to those of what is paid for since a time. When there are too many, the oldest
-// two become one that costs as much.
+// with adds a price to those of what is paid for since a time. While there are too many, which there
+// may be of a server before this one, the oldest two become one that costs as much.
 func (p Prices) with(since time.Time, last PriceUntil) Prices {
 	p = append(p[:len(p):len(p)], last) // others may have the record as it was
-	if len(p) <= maxPrices {
-		return p
+	for len(p) > maxPrices {
+		a, b := p[0], &p[1]
+		first, second := max(0, a.Until.Sub(since)).Hours(), max(0, b.Until.Sub(a.Until)).Hours()
+		if first+second > 0 {
+			b.Price = (a.Price*first + b.Price*second) / (first + second)
+		}
+		p = p[1:]
 	}
-	a, b := p[0], p[1]
-	first, second := max(0, a.Until.Sub(since)).Hours(), max(0, b.Until.Sub(a.Until)).Hours()
-	if first+second > 0 {
-		b.Price = (a.Price*first + b.Price*second) / (first + second)
-	}
-	return append(Prices{b}, p[2:]...)
+	return p
 }

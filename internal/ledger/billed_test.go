@@ -7,6 +7,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+
+	"dstack/internal/backend"
+	"dstack/internal/store"
+	"dstack/internal/store/storetest"
 )
 
 var epoch = time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
@@ -131,4 +136,51 @@ func TestPricesStored(t *testing.T) {
 			t.Errorf("stored as %q (-want +got):\n%s", v, diff)
 		}
 	}
+}
+
+// A resource whose price changes whenever it is looked at is stored all the same, in an index whose
+// entries are bounded, also one of which a server before this one has kept more prices.
+func TestManyPrices(t *testing.T) {
+	const maxEntry = 2704 - 8 - 3*8 - 8 // bytes, without its head, three times and a price
+	zone := time.FixedZone("", 5*3600+45*60)
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		rnd := rand.New(rand.NewPCG(1, 2))
+		price := func() float64 { return rnd.Float64() * 1e5 }
+		at := epoch.In(zone)
+		next := func() time.Time {
+			at = at.Add(time.Duration(1 + rnd.Int64N(int64(time.Minute))))
+			return at
+		}
+		r := Record{
+			ID: uuid.NewString(), Version: 1, Kind: backend.InstanceResource, Backend: "kubernetes", ProjectID: uuid.NewString(),
+			OwnerKind: "instance", OwnerID: uuid.NewString(), State: Created, BilledFrom: epoch, Price: price(),
+		}
+		r.Doc.Priced = true
+		before := Prices{}
+		for range 2 * maxPrices {
+			before = append(before, PriceUntil{price(), next()})
+		}
+		if db.Engine() == store.SQLite { // the other could not have stored them
+			r.Earlier = before
+		}
+		if err := db.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, r) }); err != nil {
+			t.Fatal(err)
+		}
+		r.Earlier = before
+		for range 2 * maxPrices {
+			r.costs(next(), price())
+			if err := db.Write(t.Context(), func(tx *store.Tx) error { return update(t.Context(), tx, r) }); err != nil {
+				t.Fatalf("with %d earlier prices: %v", len(r.Earlier), err)
+			}
+			r.Version++
+			v, err := r.Earlier.Value()
+			if err != nil {
+				t.Fatal(err)
+			}
+			entry := len(v.(string)) + len(r.ID) + len(r.ProjectID) + len(r.OwnerID) + len(r.OwnerKind) + len(r.Kind) + len(r.Backend)
+			if words := 7 * 8; entry+words > maxEntry { // each text begins at a word
+				t.Fatalf("%d earlier prices make an entry of %d bytes", len(r.Earlier), entry+words)
+			}
+		}
+	})
 }
