@@ -103,6 +103,11 @@ func (l *local) Create(ctx context.Context, req backend.CreateRequest) (backend.
 		return backend.Instance{}, &backend.InvalidError{Path: "offer.region", Msg: "this machine is in no region but " + Name}
 	}
 	home := l.home(req.Token)
+	if _, err := metaOf(home, backend.Ref{Region: Name, ID: req.Token}); errors.Is(err, backend.ErrNotFound) {
+		if err := l.startable(home); err != nil {
+			return backend.Instance{}, err
+		}
+	}
 	if err := os.MkdirAll(home, 0o700); err != nil {
 		return backend.Instance{}, fmt.Errorf("make the local agent's folder: %w", err)
 	}
@@ -113,6 +118,25 @@ func (l *local) Create(ctx context.Context, req backend.CreateRequest) (backend.
 		return backend.Instance{}, err
 	}
 	return l.Describe(ctx, backend.Ref{Region: Name, ID: req.Token})
+}
+
+// maxSocket is how long the path of a socket may be, in bytes, without the zero behind it.
+const maxSocket = 107
+
+// startable says why no agent could ever be started in a folder, nil when one may be. It is asked before
+// the folder is recorded, which counts as running.
+func (l *local) startable(home string) error {
+	path, err := filepath.Abs(socket(home)) // as the agent does
+	if err != nil {
+		return fmt.Errorf("find the local agent's folder: %w", err)
+	}
+	if len(path) > maxSocket {
+		return &backend.InvalidError{Msg: fmt.Sprintf("the path of the local agent's socket would be %s, which is longer than %d bytes: give the server a shorter DSTACK_SERVER_DIR", path, maxSocket)}
+	}
+	if _, err := l.agents.Get(goruntime.GOARCH); err != nil {
+		return &backend.InvalidError{Msg: err.Error()}
+	}
+	return nil
 }
 
 // start makes sure that the agent of a folder runs and answers. It is one start for all
@@ -148,17 +172,37 @@ func (l *local) startAgent(ctx context.Context, home string) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start the local agent: %w", err)
 	}
-	go func() { _ = cmd.Wait() }() // so that it does not stay a zombie while we live
+	ended := make(chan struct{})
+	go func() {
+		_ = cmd.Wait() // so that it does not stay a zombie while we live
+		close(ended)
+	}()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	for !answers(ctx, home) {
 		select {
+		case <-ended:
+			unlock, free := lock(home)
+			if unlock(); free {
+				return fmt.Errorf("the local agent has ended at once; its log is %s", log.Name())
+			}
+			ended = nil // for another one, which may answer soon
 		case <-ctx.Done():
 			return fmt.Errorf("the local agent does not start; its log is %s", log.Name())
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
 	return nil
+}
+
+// lock takes the place of a folder's agent, as the agent itself does: it is free while none runs. The
+// place is given back with unlock.
+func lock(home string) (unlock func(), free bool) {
+	f, err := os.Open(filepath.Join(home, "lock"))
+	if err != nil {
+		return func() {}, errors.Is(err, os.ErrNotExist) // none has got so far
+	}
+	return func() { f.Close() }, unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil
 }
 
 // stop ends the agent of a folder, not its tasks.
@@ -284,14 +328,15 @@ func readMeta(home string) (meta, error) {
 }
 
 // Terminate ends all tasks, the agent, and removes its folder. An agent that is dead is
-// started once more: it alone knows what its tasks have left.
+// started once more: it alone knows what its tasks have left. Where it cannot be and has none, nothing
+// is left.
 func (l *local) Terminate(ctx context.Context, ref backend.Ref) error {
 	home := l.home(ref.ID)
 	if _, err := metaOf(home, ref); err != nil {
 		return err
 	}
 	if err := l.start(ctx, home); err != nil {
-		return err
+		return discard(home, err)
 	}
 	c := client(home)
 	defer c.Close()
@@ -315,6 +360,18 @@ func (l *local) Terminate(ctx context.Context, ref backend.Ref) error {
 	}
 	if err := stop(ctx, home); err != nil {
 		return err
+	}
+	return os.RemoveAll(home)
+}
+
+// discard removes the folder of an agent that could not be started, which is why, unless one runs or has
+// had tasks.
+func discard(home string, why error) error {
+	unlock, free := lock(home)
+	defer unlock()
+	tasks, err := os.ReadDir(filepath.Join(home, "tasks"))
+	if !free || len(tasks) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
+		return why
 	}
 	return os.RemoveAll(home)
 }

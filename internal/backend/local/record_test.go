@@ -4,11 +4,16 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	goruntime "runtime"
 	"strings"
 	"sync"
 	"testing"
 
+	"golang.org/x/sync/singleflight"
+
+	"dstack/internal/agentbin"
 	"dstack/internal/backend"
+	"dstack/internal/offer"
 )
 
 // Requests that repeat each other record an agent at once: whoever reads sees a whole record or none.
@@ -63,5 +68,71 @@ func TestEmptyRecord(t *testing.T) {
 	}
 	if m, err := readMeta(empty); err != nil || m.Token != "22222222" {
 		t.Errorf("written again, the record is %+v, %v", m, err)
+	}
+}
+
+// exits is a backend in a folder whose agents end as soon as they are started.
+func exits(dir string) *local {
+	return &local{dir: dir, agents: agentbin.Of(map[string][]byte{goruntime.GOARCH: []byte("#!/bin/sh\nexit 1\n")}), starts: &singleflight.Group{}}
+}
+
+func wish(token string) backend.CreateRequest {
+	return backend.CreateRequest{Token: token, Name: "x", Tags: map[string]string{backend.TagServer: "s"}, Offer: offer.Offer{Region: Name}}
+}
+
+// An agent whose socket would have too long a path is not recorded, which it would be for good.
+func TestLongFolder(t *testing.T) {
+	dir := t.TempDir()
+	dir = filepath.Join(dir, strings.Repeat("d", max(1, 100-len(dir))))
+	l := exits(dir)
+	_, err := l.Create(t.Context(), wish("11111111"))
+	if _, invalid := errors.AsType[*backend.InvalidError](err); !invalid || !strings.Contains(err.Error(), "DSTACK_SERVER_DIR") {
+		t.Errorf("Create = %v, want an *InvalidError", err)
+	}
+	if owned, err := l.List(t.Context(), "s"); err != nil || len(owned) != 0 {
+		t.Errorf("List = %+v, %v, want nothing", owned, err)
+	}
+}
+
+// An agent that cannot be started, from a folder that is mounted noexec, say, has nothing to leave and is
+// ended, unless one has run there and had tasks, or runs.
+func TestEndOfWhatNeverStarted(t *testing.T) {
+	dir, err := os.MkdirTemp("", "local") // a socket's path is bounded
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	l := exits(dir)
+	ref := backend.Ref{Region: Name, ID: "11111111"}
+	if _, err := l.Create(t.Context(), wish(ref.ID)); err == nil || backend.Refused(err) {
+		t.Fatalf("Create = %v, want that the agent does not start", err)
+	}
+	home := l.home(ref.ID)
+	task := filepath.Join(home, "tasks", "t")
+	if err := os.MkdirAll(task, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Terminate(t.Context(), ref); err == nil {
+		t.Error("what its task has left is forgotten")
+	}
+	if err := os.Remove(task); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, "lock"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	unlock, free := lock(home)
+	if !free {
+		t.Fatal("the place of an agent is not free")
+	}
+	if err := discard(home, errors.New("it does not answer")); err == nil {
+		t.Error("an agent that is slow to answer has lost its folder")
+	}
+	unlock()
+	if err := l.Terminate(t.Context(), ref); err != nil {
+		t.Errorf("Terminate = %v", err)
+	}
+	if owned, err := l.List(t.Context(), "s"); err != nil || len(owned) != 0 {
+		t.Errorf("List = %+v, %v, want nothing", owned, err)
 	}
 }
