@@ -391,6 +391,75 @@ func TestSweep(t *testing.T) {
 	})
 }
 
+// TestSweepOfDouble has a second machine of an intent live on when the intent and its own have ended: it has
+// one record, and what the first cost stays known. It may have been found before that, or after.
+func TestSweepOfDouble(t *testing.T) {
+	for name, early := range map[string]bool{"found before": true, "found after": false} {
+		t.Run(name, func(t *testing.T) {
+			each(t, plain, func(w *world) {
+				id := w.intend()
+				time.Sleep(time.Hour)
+				first := w.cloud.Live()[0].ID
+				w.cloud.Inject(fake.Fault{Op: "Terminate", Before: errors.New("internal error, try again")})
+				plant := func() {
+					w.cloud.Plant("north", 1, map[string]string{backend.TagServer: w.db.ServerID(), backend.TagIntent: id})
+				}
+				if early {
+					plant()
+					time.Sleep(10 * time.Minute)
+				}
+				w.release(id)
+				w.cloud.Kill(first)
+				time.Sleep(5 * time.Minute)
+				from := w.get(id).BilledFrom
+				if !early {
+					plant()
+				}
+				time.Sleep(time.Hour)
+				w.live(1)
+				w.cloud.Heal()
+				time.Sleep(20 * time.Minute)
+				if r := w.want(id, ledger.Gone, 0); r.Instance().Ref.ID != first || !r.BilledFrom.Equal(from) {
+					t.Errorf("the intent has %s, billed from %v, want %s from %v", r.Instance().Ref.ID, r.BilledFrom, first, from)
+				}
+				var records int
+				if err := w.db.Read().QueryRowContext(context.Background(), `SELECT count(*) FROM intent`).Scan(&records); err != nil || records != 2 {
+					t.Errorf("%d records of two machines, %v", records, err)
+				}
+				w.billEqual()
+			})
+		})
+	}
+}
+
+// TestSweepOfWrongTag has a machine that is wanted be listed with the tag of an intent that has ended, with
+// another machine or without: it lives on.
+func TestSweepOfWrongTag(t *testing.T) {
+	for name, lost := range map[string]bool{"had another": false, "never had any": true} {
+		t.Run(name, func(t *testing.T) {
+			each(t, plain, func(w *world) {
+				if lost {
+					w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, Before: fake.ErrTimeout})
+				}
+				ended := w.intend()
+				time.Sleep(time.Minute)
+				w.release(ended)
+				time.Sleep(5 * time.Minute)
+				w.want(ended, ledger.Gone, 0)
+				id := w.intend()
+				time.Sleep(time.Minute)
+				w.mu.Lock()
+				w.tags = map[string]string{w.cloud.Live()[0].ID: ended}
+				w.mu.Unlock()
+				time.Sleep(20 * time.Minute)
+				w.want(id, ledger.Created, 1)
+				w.want(ended, ledger.Gone, 1)
+				w.billEqual()
+			})
+		})
+	}
+}
+
 // TestSweepKnowsWhatItFound has one record, and one cost, of a machine that nobody explains and
 // that cannot be deleted.
 func TestSweepKnowsWhatItFound(t *testing.T) {

@@ -34,10 +34,11 @@ WHERE  id = $1 AND state = 'created'`
 
 const selectIntent = `SELECT ` + columns + ` FROM intent WHERE id = $1`
 
+// selectByResource finds who has a resource, else who had it last.
 const selectByResource = `
 SELECT ` + columns + ` FROM intent
 WHERE  backend = $1 AND resource_id = $2 AND kind = $3
-ORDER BY created_at DESC LIMIT 1`
+ORDER BY CASE state WHEN 'gone' THEN 1 ELSE 0 END, created_at DESC LIMIT 1`
 
 // selectBusy is for [engine.LiveQuery].
 const selectBusy = `SELECT id FROM intent WHERE NOT idle AND shard IN`

@@ -172,21 +172,31 @@ func (l *Ledger) vouch(ctx context.Context, tx *store.Tx, r Record, account stri
 	return nil
 }
 
-// owner finds the intent of a resource: by its tag, else by the provider's id, which those have
-// that an earlier sweep found, else by its name, where the provider keeps no tag. The tag or name is
-// no answer when the provider made two for one request.
+// owner finds the intent of a resource: by its tag, if that has it or may get it; else the one that has
+// it; else one that was given up without any, by the tag; else the one that had it, which those have that
+// an earlier sweep found; else by its name, where the provider keeps no tag. An intent that has or had
+// another is no answer: the provider made two for one request, or mixes up tags.
 func (l *Ledger) owner(ctx context.Context, q store.Querier, a Account, o backend.Owned) (Record, error) {
-	another := func(r Record) bool {
-		return (r.State == Created || r.State == Deleting) && r.Doc.Instance.Ref.ID != o.Ref.ID
-	}
+	has := func(r Record) bool { return r.Doc.Instance.Ref.ID == o.Ref.ID }
+	none := func(r Record) bool { return r.Doc.Instance.Ref.ID == "" }
+	tagged, unknown := Record{}, error(store.ErrNotFound)
 	if o.IntentID != "" {
-		r, err := Get(ctx, q, o.IntentID)
-		if err == nil && !another(r) || err != nil && !errors.Is(err, store.ErrNotFound) {
-			return r, err
+		tagged, unknown = Get(ctx, q, o.IntentID)
+		switch {
+		case unknown == nil && (has(tagged) || none(tagged) && tagged.State != Gone):
+			return tagged, nil
+		case unknown != nil && !errors.Is(unknown, store.ErrNotFound):
+			return tagged, unknown
 		}
 	}
 	r, err := scan(q.QueryRowContext(ctx, selectByResource, a.Backend, o.Ref.ID, string(o.Kind)))
-	if err = store.One(err); o.IntentID != "" || !errors.Is(err, store.ErrNotFound) {
+	err = store.One(err)
+	switch {
+	case err != nil && !errors.Is(err, store.ErrNotFound), err == nil && r.State != Gone:
+		return r, err
+	case unknown == nil && none(tagged):
+		return tagged, nil
+	case err == nil || o.IntentID != "":
 		return r, err
 	}
 	live, err := scanAll(q.QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
@@ -194,7 +204,7 @@ func (l *Ledger) owner(ctx context.Context, q store.Querier, a Account, o backen
 		return Record{}, err
 	}
 	for _, r := range live {
-		if r.Kind == o.Kind && o.Of(r.ID, r.requested()) && !another(r) {
+		if r.Kind == o.Kind && o.Of(r.ID, r.requested()) && (has(r) || none(r)) {
 			return r, nil
 		}
 	}

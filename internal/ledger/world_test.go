@@ -35,7 +35,8 @@ type world struct {
 	broken  error // of Clouds.Backend
 	stale   bool  // another server has changed or deleted the backend
 	key     string
-	bare    bool // see untagged
+	bare    bool              // see untagged
+	tags    map[string]string // see mistagged
 	prices  ledger.QuoteFunc
 	mu      sync.Mutex
 	changes int
@@ -97,6 +98,9 @@ func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, err
 	if w.bare {
 		return untagged{keyed{w.cloud, w.key}}, nil
 	}
+	if w.tags != nil {
+		return mistagged{keyed{w.cloud, w.key}, w.tags}, nil
+	}
 	return keyed{w.cloud, w.key}, nil
 }
 
@@ -115,6 +119,23 @@ func (u untagged) List(ctx context.Context, serverID string) ([]backend.Owned, e
 	owned, err := u.keyed.List(ctx, serverID)
 	for i := range owned {
 		owned[i].IntentID = ""
+	}
+	return owned, err
+}
+
+// mistagged is a cloud that lists some machines with other intents than theirs, by the machines' ids.
+type mistagged struct {
+	keyed
+	tags map[string]string
+}
+
+// List implements backend.Backend.
+func (m mistagged) List(ctx context.Context, serverID string) ([]backend.Owned, error) {
+	owned, err := m.keyed.List(ctx, serverID)
+	for i := range owned {
+		if tag, ok := m.tags[owned[i].Ref.ID]; ok {
+			owned[i].IntentID = tag
+		}
 	}
 	return owned, err
 }
