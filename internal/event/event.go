@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -38,13 +39,14 @@ const insertTarget = `
 INSERT INTO event_target (event_id, num, recorded_at, type, target_id, name, project_id, parent_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`
 
-// Record writes an entry, unless the database is to have none. Its message becomes one line.
+// Record writes an entry, unless the database is to have none. Its message becomes one line of
+// what can be printed: it may quote a provider or a host.
 func Record(ctx context.Context, tx *store.Tx, e Event) error {
 	if tx.NoEvents() {
 		return nil
 	}
 	id, now := uuid.NewString(), store.Micros(time.Now())
-	if _, err := tx.ExecContext(ctx, insertEvent, id, strings.TrimSpace(strings.ReplaceAll(e.Message, "\n", " ")), now, e.ActorID, e.ActorName); err != nil {
+	if _, err := tx.ExecContext(ctx, insertEvent, id, line(e.Message), now, e.ActorID, e.ActorName); err != nil {
 		return fmt.Errorf("record an event: %w", err)
 	}
 	for i, t := range e.Targets {
@@ -56,6 +58,16 @@ func Record(ctx context.Context, tx *store.Tx, e Event) error {
 		}
 	}
 	return nil
+}
+
+// line is a text without what a terminal would take for more than text, and PostgreSQL does not take.
+func line(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return ' '
+	}, strings.ToValidUTF8(text, "\uFFFD")))
 }
 
 // Fields lists what an update changed.

@@ -47,11 +47,11 @@ func messages(events []api.Event) []string {
 	return got
 }
 
-// A message is one line, whatever it quotes.
+// A message is one line of text, whatever it quotes.
 func TestOneLine(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {
-		record(t, db, Event{Message: "Job failed (no capacity\nsee there)\n", Targets: []Target{{Type: api.EventTargetRun, ID: uuid.NewString(), Name: "r"}}})
-		if got := messages(listed(t, db, Viewer{Admin: true}, api.ListEventsRequest{})); len(got) != 1 || got[0] != "Job failed (no capacity see there)" {
+		record(t, db, Event{Message: "Job failed (no \x1bcapacity\nsee\x00there\xff)\n", Targets: []Target{{Type: api.EventTargetRun, ID: uuid.NewString(), Name: "r"}}})
+		if got := messages(listed(t, db, Viewer{Admin: true}, api.ListEventsRequest{})); len(got) != 1 || got[0] != "Job failed (no  capacity see there\uFFFD)" {
 			t.Errorf("%q", got)
 		}
 	})

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,8 @@ const (
 	callTimeout = 2 * time.Minute
 	// maxAnswer bounds an answer, in bytes: an instance is 2 KB, an account has hundreds.
 	maxAnswer = 16 << 20
+	// maxID bounds ids and names, in bytes: an id has 32.
+	maxID = 200
 	// Lambda's published limits: one request a second, one launch in twelve. Requests keep a
 	// tenth more, since the network brings them closer together than they were sent.
 	requestEvery = 1100 * time.Millisecond
@@ -100,10 +103,16 @@ type instance struct {
 	Tags      []tag        `json:"tags"`
 }
 
-// tag returns the value of a tag, "" when there is none.
+// plain says that a text can be an id or a name of Lambda's, which become columns of the database: those
+// take no NUL, say.
+func plain(s string) bool {
+	return s != "" && len(s) <= maxID && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+}
+
+// tag returns the value of a tag, "" when there is none, or one that can be none of ours.
 func (i instance) tag(key string) string {
 	for _, t := range i.Tags {
-		if t.Key == key {
+		if t.Key == key && plain(t.Value) {
 			return t.Value
 		}
 	}
@@ -162,7 +171,7 @@ func (c *client) instances(ctx context.Context) ([]instance, error) {
 		return nil, err
 	}
 	for _, i := range all {
-		if i.ID == "" || i.Status == "" || i.Region.Name == "" {
+		if !plain(i.ID) || i.Status == "" || !plain(i.Region.Name) {
 			return nil, fmt.Errorf("lambda lists an instance without id, status or region: %q", i.ID)
 		}
 	}
@@ -172,7 +181,7 @@ func (c *client) instances(ctx context.Context) ([]instance, error) {
 
 func (c *client) instance(ctx context.Context, id string) (instance, error) {
 	i, err := call[instance](ctx, c, http.MethodGet, "/instances/"+url.PathEscape(id), nil)
-	if err == nil && (i.ID != id || i.Status == "" || i.Region.Name == "") {
+	if err == nil && (i.ID != id || i.Status == "" || !plain(i.Region.Name)) {
 		err = fmt.Errorf("lambda answers with instance %q without status or region", i.ID)
 	}
 	return i, err
@@ -182,7 +191,7 @@ func (c *client) launch(ctx context.Context, l launch) (id string, err error) {
 	out, err := call[struct {
 		IDs []string `json:"instance_ids"`
 	}](ctx, c, http.MethodPost, "/instance-operations/launch", l)
-	if err == nil && (len(out.IDs) != 1 || out.IDs[0] == "") {
+	if err == nil && (len(out.IDs) != 1 || !plain(out.IDs[0])) {
 		err = fmt.Errorf("lambda launched %q, asked for one instance", out.IDs)
 	}
 	if err != nil {

@@ -61,10 +61,15 @@ func readError(resp *http.Response) error {
 		} `json:"error"`
 	}
 	_ = json.Unmarshal(body, &in) // anything else than Lambda's form has no code
-	text := strings.TrimSpace(in.Error.Message + " " + in.Error.Suggestion)
-	e := &apiError{Status: resp.StatusCode, Code: in.Error.Code, Message: strings.ToValidUTF8(text[:min(len(text), maxExplanation)], "\uFFFD")}
+	e := &apiError{Status: resp.StatusCode, Code: printable(in.Error.Code), Message: printable(in.Error.Message + " " + in.Error.Suggestion)}
 	e.means = meaning(e, resp.Header)
 	return e
+}
+
+// printable is a text of Lambda's, or of what is in front of it, as it may stand in an error.
+func printable(text string) string {
+	text = strings.TrimSpace(text)
+	return strings.TrimSpace(backend.Printable(text[:min(len(text), maxExplanation)]))
 }
 
 // meaning is the one table from Lambda's answers to the contract's errors. A code counts

@@ -1,16 +1,63 @@
 package lambda
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dstack/internal/backend"
 )
+
+// What Lambda says, or who is in front of it, is stored and shown: it becomes text.
+func TestExplanation(t *testing.T) {
+	body := `{"error": {"code": "a\u0000b", "message": "why\u0000\u001b[2J", "suggestion": "do this"}}`
+	err := readError(&http.Response{StatusCode: 400, Header: http.Header{}, Body: io.NopCloser(strings.NewReader(body))})
+	if want := "lambda: why  [2J do this (a b)"; err.Error() != want {
+		t.Errorf("the error is %q, want %q", err, want)
+	}
+}
+
+// An id that no database could store is no answer.
+func TestIDs(t *testing.T) {
+	for name, tt := range map[string]struct {
+		body string
+		ask  func(ctx context.Context, c *client) error
+	}{
+		"listed": {`{"data": [{"id": "a\u0000", "status": "active", "region": {"name": "r"}}]}`, func(ctx context.Context, c *client) error {
+			_, err := c.instances(ctx)
+			return err
+		}},
+		"listed in a region": {`{"data": [{"id": "a", "status": "active", "region": {"name": "r\u0000"}}]}`, func(ctx context.Context, c *client) error {
+			_, err := c.instances(ctx)
+			return err
+		}},
+		"shown": {`{"data": {"id": "a", "status": "active", "region": {"name": "r\u0000"}}}`, func(ctx context.Context, c *client) error {
+			_, err := c.instance(ctx, "a")
+			return err
+		}},
+		"launched": {`{"data": {"instance_ids": ["a\u0000"]}}`, func(ctx context.Context, c *client) error {
+			_, err := c.launch(ctx, launch{})
+			return err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := openAt(t, goodKey, "", direct{http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					_, _ = io.WriteString(w, tt.body) // a recorder takes everything
+				})}, quiet()).(*lambda)
+				if err := tt.ask(t.Context(), b.api); err == nil || backend.Refused(err) {
+					t.Errorf("the answer means %v, want that it is none", err)
+				}
+			})
+		})
+	}
+}
 
 func TestMeaning(t *testing.T) {
 	invalid, unclear, limited := errors.New("an *InvalidError"), errors.New("a *StatusError"), errors.New("a *RateLimitedError")

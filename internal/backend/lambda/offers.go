@@ -50,7 +50,7 @@ func offers(types map[string]typeItem, regions []named, wanted func(region strin
 	var names []string
 	add := func(regions []named) {
 		for _, r := range regions {
-			if r.Name != "" && wanted(r.Name) {
+			if plain(r.Name) && wanted(r.Name) {
 				names = append(names, r.Name)
 			}
 		}
@@ -85,7 +85,7 @@ func offers(types map[string]typeItem, regions []named, wanted func(region strin
 // asked leaves them out, and says so.
 func offerOf(t instanceType) (offer.Offer, bool) {
 	m := gpuPattern.FindStringSubmatch(t.Description)
-	if m == nil || t.Name == "" || t.Cents == 0 || t.Specs.VCPUs == 0 || t.Specs.Memory == 0 {
+	if m == nil || !plain(t.Name) || t.Cents == 0 || t.Specs.VCPUs == 0 || t.Specs.Memory == 0 {
 		return offer.Offer{}, false
 	}
 	count, _ := strconv.Atoi(m[1])  // digits
