@@ -289,6 +289,11 @@ func life(t *testing.T, spec *openapi.Spec, db *store.DB, seed uint64) {
 	net.mu.Lock()
 	net.share = 0
 	net.mu.Unlock()
+	a.mu.Lock()
+	if n := 1000 - a.capacity["gpu_1x_a10"]; n > len(ids) { // of what is launched twice the sweep ends one soon
+		t.Errorf("%d machines were launched for %d intents", n, len(ids))
+	}
+	a.mu.Unlock()
 	time.Sleep(time.Hour)
 
 	machines := func() map[string]int {
