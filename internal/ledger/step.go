@@ -32,6 +32,10 @@ const (
 	// missingFor is how long a resource must be "not found" before it is believed to have
 	// ended: reads of most providers are eventually consistent.
 	missingFor = 20 * time.Second
+	// maxSkew is how far a provider's clock may be from ours, and maxAge how old what nobody has asked for,
+	// for what it says of times to be believed: 1970 is the zero of somebody.
+	maxSkew = time.Hour
+	maxAge  = 10 * 365 * 24 * time.Hour
 )
 
 // step decides what to do about an intent now, or when to look again (zero: when woken).
@@ -160,8 +164,8 @@ func (r *Record) exists(now time.Time, inst backend.Instance) {
 // see stores an answer that shows the resource.
 func (r *Record) see(now time.Time, inst backend.Instance) {
 	r.costs(now, inst.Price)
-	if !inst.CreatedAt.IsZero() {
-		r.BilledFrom = inst.CreatedAt
+	if r.mayBegin(now, inst.CreatedAt) {
+		r.BilledFrom = earlier(inst.CreatedAt, now)
 	}
 	if inst.Message != "" || r.Doc.Message == otherAccount || r.Doc.Message == r.Doc.Instance.Message { // what it explained before may be over
 		r.Doc.Message = inst.Message
@@ -169,6 +173,16 @@ func (r *Record) see(now time.Time, inst backend.Instance) {
 	r.Doc.Instance = inst
 	r.Doc.MissingAt = time.Time{}
 	r.Doc.SeenAt = now
+}
+
+// mayBegin says that a provider can mean what it says of when a resource was created: not long before it
+// was asked for, nor ahead. Any other time counts for nothing, as a price does that nobody can mean.
+func (r *Record) mayBegin(now, at time.Time) bool {
+	oldest := now.Add(-maxAge)
+	if !r.Doc.AskedAt.IsZero() {
+		oldest = r.Doc.AskedAt.Add(-maxSkew)
+	}
+	return !at.IsZero() && !at.Before(oldest) && !at.After(now.Add(maxSkew))
 }
 
 // searched stores what a search by tag found after the request was sent.
@@ -285,9 +299,12 @@ func (r *Record) gone(now time.Time, why Outcome) {
 	if r.BilledFrom.IsZero() || !r.BilledTo.IsZero() {
 		return
 	}
-	switch inst := r.Doc.Instance; {
-	case !inst.GoneAt.IsZero():
-		r.BilledTo = inst.GoneAt
+	switch end := r.Doc.Instance.GoneAt; {
+	case !end.IsZero() && !end.Before(r.BilledFrom.Add(-maxSkew)) && !end.After(now.Add(maxSkew)):
+		r.BilledTo = earlier(end, now)
+		if end.Before(r.BilledFrom) {
+			r.BilledTo = r.BilledFrom
+		}
 	case !r.Doc.MissingAt.IsZero():
 		r.BilledTo = r.Doc.MissingAt
 	default:

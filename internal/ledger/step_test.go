@@ -127,6 +127,44 @@ func TestSlowAnswer(t *testing.T) {
 	}
 }
 
+// TestAbsurdTimes has a provider say of a machine's begin and end what it cannot mean: it counts for
+// nothing. Its clock may be somewhat off.
+func TestAbsurdTimes(t *testing.T) {
+	asked, ended, zero := ago(3*time.Hour), ago(time.Hour), time.Unix(0, 0)
+	for name, tt := range map[string]struct {
+		created, gone time.Time
+		from, to      time.Time
+	}{
+		"told":                {ago(3*time.Hour - time.Minute), ended, ago(3*time.Hour - time.Minute), ended},
+		"nothing":             {time.Time{}, time.Time{}, asked, now},
+		"its clock is behind": {asked.Add(-time.Minute), asked.Add(-30 * time.Second), asked.Add(-time.Minute), asked.Add(-30 * time.Second)},
+		"ended before":        {time.Time{}, asked.Add(-time.Minute), asked, asked},
+		"its clock is ahead":  {now.Add(time.Minute), now.Add(2 * time.Minute), now, now},
+		"no time":             {zero, zero, asked, now},
+		"far ahead":           {now.Add(24 * time.Hour), now.Add(48 * time.Hour), asked, now},
+		"before it was asked": {asked.Add(-24 * time.Hour), ended, asked, ended},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := Record{ID: "r", State: Intended, Wanted: true, Kind: backend.InstanceResource}
+			r.asking(asked, "")
+			r.answered(asked, backend.Instance{Ref: backend.Ref{ID: "m"}}, nil)
+			r.described(now, witness{}, backend.Instance{
+				Mark: backend.Mark{IntentID: "r"}, Ref: backend.Ref{ID: "m"}, State: backend.StateGone, CreatedAt: tt.created, GoneAt: tt.gone,
+			}, nil, time.Minute)
+			if r.State != Gone || !r.BilledFrom.Equal(tt.from) || !r.BilledTo.Equal(tt.to) {
+				t.Errorf("%s, billed from %v to %v, want %v to %v", r.State, r.BilledFrom, r.BilledTo, tt.from, tt.to)
+			}
+		})
+	}
+	for _, tt := range []struct{ created, from time.Time }{{ago(48 * time.Hour), ago(48 * time.Hour)}, {zero, now}} { // found by a sweep
+		r := Record{Kind: backend.InstanceResource}
+		r.revived(now, backend.Owned{Ref: backend.Ref{ID: "m"}, CreatedAt: tt.created})
+		if !r.BilledFrom.Equal(tt.from) {
+			t.Errorf("of what was created at %v, found without an intent, billed from %v, want %v", tt.created, r.BilledFrom, tt.from)
+		}
+	}
+}
+
 // TestExplanation has the provider explain a state that ends: the explanation does too, and what others
 // have said does not.
 func TestExplanation(t *testing.T) {

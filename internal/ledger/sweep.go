@@ -218,7 +218,9 @@ func (l *Ledger) reap(ctx context.Context, tx *store.Tx, a Account, account stri
 		ID: uuid.NewString(), Version: 1, Kind: o.Kind, Backend: a.Backend, Region: o.Ref.Region, ProjectID: a.ProjectID,
 		CreatedAt: now,
 	}
-	r.Doc.TriedAt = o.CreatedAt
+	if r.mayBegin(now, o.CreatedAt) {
+		r.Doc.TriedAt = o.CreatedAt
+	}
 	r.heard(account)
 	r.revived(now, o)
 	if err := insert(ctx, tx, r); err != nil {
