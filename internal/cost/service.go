@@ -120,10 +120,18 @@ type paid struct {
 }
 
 // load reads what was paid for, in as many queries for ten thousand machines as for one. With runs it
-// is cut by who held the machines.
-func (s *Service) load(ctx context.Context, projects map[string]named, runs bool, w ledger.Which) (*paid, error) {
-	q, ids := s.DB.Read(), w.Projects
-	p := &paid{projects: projects}
+// is cut by who held the machines. All is as of one moment: what a job gives up meanwhile is not found
+// twice, as held and as given up.
+func (s *Service) load(ctx context.Context, projects map[string]named, runs bool, w ledger.Which) (p *paid, err error) {
+	err = s.DB.Snapshot(ctx, func(q store.Querier) error {
+		p, err = read(ctx, q, projects, runs, w)
+		return err
+	})
+	return p, err
+}
+
+func read(ctx context.Context, q store.Querier, projects map[string]named, runs bool, w ledger.Which) (*paid, error) {
+	ids, p := w.Projects, &paid{projects: projects}
 	costs, err := ledger.Costs(ctx, q, w)
 	if err != nil {
 		return nil, err
@@ -365,12 +373,17 @@ func (s *Service) Run(ctx context.Context, r *api.Run) error {
 	if r.Cost == 0 {
 		return nil
 	}
-	now := time.Now()
-	holds, ids, err := holdsOf(ctx, s.DB.Read(), r.ID, now)
-	if err != nil {
-		return fmt.Errorf("list what run %s held: %w", r.ID, err)
-	}
-	costs, err := ledger.Costs(ctx, s.DB.Read(), ledger.Which{Owners: append([]string{}, ids...), To: now})
+	var holds []Hold
+	var costs []ledger.Cost
+	err := s.DB.Snapshot(ctx, func(q store.Querier) (err error) {
+		now := time.Now()
+		var ids []string
+		if holds, ids, err = holdsOf(ctx, q, r.ID, now); err != nil {
+			return fmt.Errorf("list what run %s held: %w", r.ID, err)
+		}
+		costs, err = ledger.Costs(ctx, q, ledger.Which{Owners: append([]string{}, ids...), To: now})
+		return err
+	})
 	if err != nil {
 		return err
 	}
