@@ -539,6 +539,50 @@ func TestSilentAccount(t *testing.T) {
 	})
 }
 
+// TestSilentCloud has a cloud say to none of four projects what there is while hundreds of intents are looked
+// up: those of another cloud are carried out meanwhile.
+func TestSilentCloud(t *testing.T) {
+	each(t, plain, func(w *world) {
+		const many = 80
+		c := plain
+		c.Offers = fake.SomeOffers()
+		w.mu.Lock()
+		w.other = fake.New(c)
+		w.mu.Unlock()
+		intend := func(project, name string) (id string) {
+			w.Helper()
+			w.write(func(tx *store.Tx) (err error) {
+				id, err = w.ledger.Intend(context.Background(), tx, ledger.Intent{
+					Kind: backend.InstanceResource, Backend: name, Region: "north", ProjectID: project, Price: 2.50, Name: "other-0",
+					Create: &backend.CreateRequest{Project: project, Fleet: "other", Offer: h100()},
+				})
+				return err
+			})
+			return id
+		}
+		w.cloud.Inject(fake.Fault{Op: "Create", Before: fake.ErrReset})
+		w.cloud.Inject(fake.Fault{Op: "List", Crash: func() {}}) // no answer until the caller gives up
+		for range many {
+			for _, project := range []string{"p", "q", "r", "s"} {
+				intend(project, "fake")
+			}
+		}
+		time.Sleep(30 * time.Second)
+		id := intend("p", "other")
+		time.Sleep(2 * time.Second)
+		w.want(id, ledger.Created, 0)
+		if n := len(w.other.Live()); n != 1 {
+			w.Errorf("%d machines at the other cloud, want 1", n)
+		}
+		w.cloud.Heal()
+		time.Sleep(20 * time.Minute)
+		var n int
+		if err := w.db.Read().QueryRowContext(context.Background(), `SELECT count(*) FROM intent WHERE state = 'gone'`).Scan(&n); err != nil || n != 4*many {
+			w.Errorf("%d of %d intents of which nothing was made are gone, %v", n, 4*many, err)
+		}
+	})
+}
+
 // TestListThatHangs has an account not say what there is while more of its intents are looked up than
 // there are workers: they hear together that it does not, and others are carried out then.
 func TestListThatHangs(t *testing.T) {

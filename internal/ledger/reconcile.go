@@ -50,19 +50,19 @@ func (l *Ledger) reconcile(ctx context.Context, it engine.Item) (time.Time, erro
 	case pass:
 		return l.still(ctx, it, pass, func(r *Record) { r.unwanted(time.Now()) }, Created)
 	}
-	a := Account{r.ProjectID, r.Backend}
-	if !l.crowds.enter(a, r.ID) {
-		return time.Now().Add(crowdPause), nil
-	}
-	defer func() {
-		if next := l.crowds.leave(a); next != "" {
-			l.Engine.Wake(Kind, next)
-		}
-	}()
 	b, err := l.Clouds.Backend(ctx, r.ProjectID, r.Backend)
 	if err != nil {
 		return l.closed(ctx, it, r, fmt.Errorf("backend %s of project %s: %w", r.Backend, r.ProjectID, err))
 	}
+	from := sourceOf(Account{r.ProjectID, r.Backend}, b)
+	if !l.crowds.enter(time.Now(), from, r.ID) {
+		return time.Now().Add(crowdPause), nil
+	}
+	defer func() {
+		if next := l.crowds.leave(time.Now(), from); next != "" {
+			l.Engine.Wake(Kind, next)
+		}
+	}()
 	ops, err := operations(b, r.Kind)
 	if err != nil {
 		return l.closed(ctx, it, r, err)

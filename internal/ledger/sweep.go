@@ -261,12 +261,6 @@ type lists struct {
 	all map[source]*listing
 }
 
-// source is who lists: after a change of credentials, what the old ones said does not count.
-type source struct {
-	Account
-	account string // [backend.AccountOf]
-}
-
 type listing struct {
 	turn   chan struct{} // holds a token while nobody lists
 	began  time.Time
@@ -282,7 +276,7 @@ func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since t
 	if l.lists.all == nil {
 		l.lists.all = map[source]*listing{}
 	}
-	from := source{a, backend.AccountOf(b)}
+	from := sourceOf(a, b)
 	s := l.lists.all[from]
 	if s == nil {
 		s = &listing{turn: make(chan struct{}, 1)}

@@ -27,6 +27,7 @@ type world struct {
 	*testing.T
 	db      *store.DB
 	cloud   *fake.Cloud
+	other   *fake.Cloud // another provider; nil for most
 	bus     *enginetest.Bus
 	ledger  *ledger.Ledger
 	stop    func()
@@ -91,6 +92,9 @@ func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, err
 	defer w.mu.Unlock()
 	if w.broken != nil {
 		return nil, w.broken
+	}
+	if name == "other" {
+		return keyed{w.other, ""}, nil
 	}
 	if name != "fake" {
 		return nil, errors.New("no such backend")
@@ -178,7 +182,7 @@ func (w *world) restart() {
 	}, Current: func(_ context.Context, _ store.Querier, a ledger.Account, b backend.Backend) (bool, error) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if b == nil || a.Backend != "fake" {
+		if b == nil || a.Backend != "fake" && a.Backend != "other" {
 			w.Errorf("asked whether %v of %+v is current", b, a)
 		}
 		return !w.stale, nil
