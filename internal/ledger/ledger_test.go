@@ -391,6 +391,51 @@ func TestSweep(t *testing.T) {
 	})
 }
 
+// delay has lists be answered late.
+func (w *world) delay(by time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.late = by
+}
+
+// TestLateList has the answer to a list take longer than what is created takes to turn up: what it lacks may
+// have turned up meanwhile.
+func TestLateList(t *testing.T) {
+	c := plain
+	c.ListLag = 20 * time.Second // it settles in 100 s
+	each(t, c, func(w *world) {
+		time.Sleep(time.Minute)
+		w.delay(110 * time.Second)
+		w.cloud.Inject(fake.Fault{Op: "Create", Nth: 1, After: fake.ErrReset})
+		id := w.intend()
+		time.Sleep(2 * time.Minute)
+		w.want(id, ledger.Unknown, 1)
+		time.Sleep(3 * time.Minute)
+		w.want(id, ledger.Created, 1)
+		w.billEqual()
+	})
+}
+
+// TestSweepOfWhatEnds has a machine end while a sweep waits for the list that still shows it.
+func TestSweepOfWhatEnds(t *testing.T) {
+	c := plain
+	c.Settle = time.Nanosecond
+	each(t, c, func(w *world) {
+		id := w.intend()
+		time.Sleep(2 * time.Minute)
+		w.delay(time.Minute)
+		w.ledger.Sweep(ledger.Account{ProjectID: "p", Backend: "fake"})
+		time.Sleep(time.Second)
+		w.release(id)
+		time.Sleep(40 * time.Second)
+		ended := w.want(id, ledger.Gone, 0).Doc.GoneAt
+		time.Sleep(10 * time.Minute)
+		if r := w.want(id, ledger.Gone, 0); !r.Doc.GoneAt.Equal(ended) {
+			t.Errorf("it has ended at %v, and again at %v", ended, r.Doc.GoneAt)
+		}
+	})
+}
+
 // TestSweepOfDouble has a second machine of an intent live on when the intent and its own have ended: it has
 // one record, and what the first cost stays known. It may have been found before that, or after.
 func TestSweepOfDouble(t *testing.T) {

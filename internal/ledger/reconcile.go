@@ -165,7 +165,8 @@ func (l *Ledger) create(ctx context.Context, it engine.Item, b backend.Backend, 
 }
 
 func (l *Ledger) lookup(ctx context.Context, it engine.Item, r Record, b backend.Backend) (time.Time, error) {
-	owned, err := l.list(ctx, b, Account{r.ProjectID, r.Backend}, time.Now())
+	began := time.Now()
+	owned, err := l.list(ctx, b, Account{r.ProjectID, r.Backend}, began)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look up intent %s: %w", r.ID, err)
 	}
@@ -178,7 +179,7 @@ func (l *Ledger) lookup(ctx context.Context, it engine.Item, r Record, b backend
 		l.Log.Info("resource adopted", "intent", r.ID, "backend", r.Backend, "resource", found.Ref.ID)
 	}
 	settle := backend.Settle(b)
-	return l.store(ctx, it, func(r *Record) time.Time { return r.searched(time.Now(), w, found, settle) }, Unknown)
+	return l.store(ctx, it, func(r *Record) time.Time { return r.searched(time.Now(), began, w, found, settle) }, Unknown)
 }
 
 // find picks the resource of an intent from a list: by tag, else by name, which is as unique.

@@ -185,8 +185,9 @@ func (r *Record) mayBegin(now, at time.Time) bool {
 	return !at.IsZero() && !at.Before(oldest) && !at.After(now.Add(maxSkew))
 }
 
-// searched stores what a search by tag found after the request was sent.
-func (r *Record) searched(now time.Time, w witness, found *backend.Owned, settle time.Duration) time.Time {
+// searched stores what a search by tag, which began at a time, found after the request was sent. Its
+// answer may have taken long: it says nothing of what has turned up meanwhile.
+func (r *Record) searched(now, began time.Time, w witness, found *backend.Owned, settle time.Duration) time.Time {
 	if found != nil {
 		r.heard(w.account)
 		r.exists(now, seen(*found))
@@ -195,7 +196,7 @@ func (r *Record) searched(now time.Time, w witness, found *backend.Owned, settle
 	if !r.believes(w) {
 		return r.astray(now)
 	}
-	if end := r.Doc.TriedAt.Add(settle); now.Before(end) {
+	if end := r.Doc.TriedAt.Add(settle); began.Before(end) {
 		r.Doc.Tries++
 		return earlier(now.Add(lookupPause(r.Doc.Tries)), end)
 	}

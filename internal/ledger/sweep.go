@@ -75,7 +75,7 @@ func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 			l.absurd(*r, o.Price)
 			continue
 		}
-		if err := l.explain(ctx, it, a, account, o, backend.Settle(b)); err != nil {
+		if err := l.explain(ctx, it, a, account, o, began.Add(-backend.Settle(b))); err != nil {
 			failed = append(failed, fmt.Errorf("sweep %s %s: %w", o.Kind, o.Ref.ID, err))
 		}
 	}
@@ -111,8 +111,8 @@ func (r *Record) explains(o backend.Owned, account string) bool {
 }
 
 // explain compares one listed resource with the intent that should explain it, and begins
-// to delete it when none does.
-func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, account string, o backend.Owned, settle time.Duration) error {
+// to delete it when none does. Lists may still show what has ended later than at the time ended.
+func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, account string, o backend.Owned, ended time.Time) error {
 	return l.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
@@ -129,7 +129,7 @@ func (l *Ledger) explain(ctx context.Context, it engine.Item, a Account, account
 			return err
 		case r.State == Unknown:
 			tx.OnCommit(func() { l.Engine.Wake(Kind, r.ID) })
-		case r.State == Gone && now.After(r.Doc.GoneAt.Add(settle)):
+		case r.State == Gone && r.Doc.GoneAt.Before(ended):
 			l.Log.Warn("resource of a finished intent found, deleting it", "intent", r.ID, "backend", a.Backend, "resource", o.Ref.ID)
 			before := r
 			r.heard(account)

@@ -38,6 +38,7 @@ type world struct {
 	key     string
 	bare    bool              // see untagged
 	tags    map[string]string // see mistagged
+	late    time.Duration     // see there
 	prices  ledger.QuoteFunc
 	mu      sync.Mutex
 	changes int
@@ -102,6 +103,9 @@ func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, err
 	if w.bare {
 		return untagged{keyed{w.cloud, w.key}}, nil
 	}
+	if w.late > 0 {
+		return late{keyed{w.cloud, w.key}, w.late}, nil
+	}
 	if w.tags != nil {
 		return mistagged{keyed{w.cloud, w.key}, w.tags}, nil
 	}
@@ -124,6 +128,19 @@ func (u untagged) List(ctx context.Context, serverID string) ([]backend.Owned, e
 	for i := range owned {
 		owned[i].IntentID = ""
 	}
+	return owned, err
+}
+
+// late is a cloud that takes its time to answer what there was when it was asked.
+type late struct {
+	keyed
+	by time.Duration
+}
+
+// List implements backend.Backend.
+func (l late) List(ctx context.Context, serverID string) ([]backend.Owned, error) {
+	owned, err := l.keyed.List(ctx, serverID)
+	time.Sleep(l.by)
 	return owned, err
 }
 
