@@ -139,7 +139,7 @@ func (a *agent) ack(req *http.Request) (int, any) {
 	if err := json.NewDecoder(req.Body).Decode(&ack); err != nil {
 		return http.StatusBadRequest, agentapi.Error{Code: agentapi.CodeInvalid, Message: err.Error()}
 	}
-	a.pending = slices.DeleteFunc(a.pending, func(e agentapi.Event) bool { return e.Seq <= ack.Seq })
+	a.pending = slices.DeleteFunc(a.pending, func(e agentapi.Event) bool { return e.Seq <= ack.Seq && !slices.Contains(ack.Except, e.TaskID) })
 	return http.StatusOK, struct{}{}
 }
 

@@ -21,7 +21,7 @@
 //	                                      heartbeat event every [HeartbeatEvery]; health=<s>
 //	                                      and dcgm=1 ask for more, server=<id> says who
 //	                                      listens, see [Wish]
-//	POST   /v1/events/ack                 Ack: events up to Seq may be dropped
+//	POST   /v1/events/ack                 Ack: events up to Seq may be dropped, but for some tasks
 //	POST   /v1/shutdown                   stop the agent, leave the containers running
 //
 // Errors are [Error] bodies with a 4xx or 5xx status. Both sides must ignore unknown

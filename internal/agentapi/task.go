@@ -1,7 +1,6 @@
 package agentapi
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 )
@@ -258,24 +257,27 @@ type DroppedError struct {
 
 func (e *DroppedError) Error() string { return fmt.Sprintf("%d events dropped: %v", e.Count, e.Why) }
 
-// HeldError says that what was told of some tasks could not be stored and has to be told again, and that the rest
+// HeldError says that logs and ends of some tasks could not be stored and have to be told again, and that the rest
 // was taken.
 type HeldError struct {
-	Tasks []string // ids, without repetition
-	Why   error
+	Tasks   []string      // ids, without repetition
+	Why     error         // of one of them
+	Dropped *DroppedError // what was dropped of the rest; nil for nothing
 }
 
 func (e *HeldError) Error() string {
-	return fmt.Sprintf("events of %d tasks not stored: %v", len(e.Tasks), e.Why)
+	return fmt.Sprintf("logs of tasks are not stored: %v", e.Why)
 }
 func (e *HeldError) Unwrap() error { return e.Why }
 
-// Hold adds a task.
+// Hold adds a task. Of several reasons it keeps the same one each time.
 func (e *HeldError) Hold(task string, why error) {
 	if !slices.Contains(e.Tasks, task) {
 		e.Tasks = append(e.Tasks, task)
 	}
-	e.Why = errors.Join(e.Why, why)
+	if e.Why == nil || why.Error() < e.Why.Error() {
+		e.Why = why
+	}
 }
 
 // LogSource names one of a task's two streams.
@@ -310,8 +312,12 @@ type GPUMetrics struct {
 	UtilPercent int   `json:"util_percent"`
 }
 
-// Ack tells the agent that events up to Seq are stored by the server, but for those of some tasks, which the next
-// stream tells again. (An older agent takes them for stored, too; the server fetches what is missing then.)
+// Ends says that the event tells of the end of a task.
+func (e *Event) Ends() bool { return e.Task != nil && e.Task.State == Terminated }
+
+// Ack tells the agent that events up to Seq are stored by the server, but for logs and ends of some tasks, which the
+// next stream tells again and this one does not go on with. (An older agent takes them for stored and goes on; the
+// server fetches what is missing then.)
 type Ack struct {
 	Seq    int64    `json:"seq"`
 	Except []string `json:"except,omitempty"` // ids of tasks

@@ -57,15 +57,16 @@ func (c *conn) follow(ctx context.Context, client *agentapi.Client) error {
 	}
 }
 
-// held are the tasks of which nothing is stored until another stream tells it again.
+// held are the tasks of whose logs and ends nothing is stored until another stream tells it again.
 type held struct {
-	tasks map[string]bool
-	why   error
+	tasks  map[string]bool
+	why    error
+	wasted int // bytes of their logs that were told all the same, by an older agent
 }
 
 // events hands one stream to the sink in batches and acknowledges what it stored. When something could not be stored it
 // returns a *refusal: at once when that was all, and when it was of some tasks after as long as patience, in which the
-// others go on.
+// others go on, unless the agent goes on with the same.
 func (c *conn) events(ctx context.Context, client *agentapi.Client, patience time.Duration) error {
 	stream, stop := context.WithCancel(ctx)
 	defer stop()
@@ -96,11 +97,14 @@ func (c *conn) events(ctx context.Context, client *agentapi.Client, patience tim
 			if well && h.why != nil {
 				defer time.AfterFunc(patience, stop).Stop()
 			}
+			if h.wasted > batchSize {
+				stop()
+			}
 		}
 		if !more {
 			err := <-errs
 			if h.why != nil && stream.Err() != nil && ctx.Err() == nil {
-				return &refusal{err: h.why}
+				return &refusal{h.why, h.wasted > batchSize}
 			}
 			return err
 		}
@@ -118,8 +122,11 @@ func (c *conn) handle(ctx context.Context, client *agentapi.Client, events []age
 			c.odd.report(c, now, wrong, 1)
 			continue
 		}
-		if !h.tasks[e.TaskID] {
+		switch {
+		case !h.tasks[e.TaskID] || e.Log == nil && !e.Ends():
 			sensible = append(sensible, e)
+		case e.Log != nil:
+			h.wasted += len(e.Log.Data)
 		}
 	}
 	if len(sensible) > 0 {
@@ -128,6 +135,9 @@ func (c *conn) handle(ctx context.Context, client *agentapi.Client, events []age
 		case *agentapi.DroppedError:
 			c.odd.report(c, now, err.Why.Error(), err.Count)
 		case *agentapi.HeldError:
+			if d := err.Dropped; d != nil {
+				c.odd.report(c, now, d.Why.Error(), d.Count)
+			}
 			h.add(err)
 		default:
 			return &refusal{fmt.Errorf("store events: %w", err), true}

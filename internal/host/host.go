@@ -179,7 +179,7 @@ type conn struct {
 	silence silence
 	met     bool // the agent has answered
 	odd     oddities
-	told    string // why the last session ended, as it was logged
+	told    string // what went wrong last, as it was logged
 	toldAt  time.Time
 
 	mu     sync.Mutex

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"dstack/internal/agentapi"
+	"dstack/internal/engine"
 	"dstack/internal/logstore"
+	"dstack/internal/metrics"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
 )
@@ -27,8 +29,8 @@ func (b busyFor) Append(ctx context.Context, jobID string, src logstore.Source, 
 	return b.Store.Append(ctx, jobID, src, chunks...)
 }
 
-// TestHandleWithABusyLog: a job whose log cannot be stored is held, so that the host tells it again, with its
-// states; no other is.
+// TestHandleWithABusyLog: a job whose log cannot be stored is held, so that the host tells it again, with its end; what
+// else is told of it is stored, and all of others.
 func TestHandleWithABusyLog(t *testing.T) {
 	db := storetest.Open(t, storetest.Path(t))
 	err := db.Write(t.Context(), func(tx *store.Tx) error {
@@ -49,14 +51,23 @@ VALUES ($1, $1, 'p', 0, 0, 0, 'running', 'i', 1, 0, '{}')`, id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &Service{Config: Config{DB: db, Logs: logs}}
+	samples, err := metrics.New(metrics.Config{DB: db, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Service{Config: Config{DB: db, Logs: logs, Engine: nobody, Metrics: samples}}
 	event := func(job string, e agentapi.Event) agentapi.Event {
 		e.TaskID, e.Micros = job, time.Now().UnixMicro()
 		return e
 	}
 	err = s.Handle(t.Context(), "i", []agentapi.Event{
 		event("job-1", agentapi.Event{Log: &agentapi.LogData{Source: logstore.Job, Data: []byte("x")}}),
-		event("job-1", agentapi.Event{Task: &agentapi.Task{ID: "job-1", State: agentapi.Terminated}}), // would need a whole Service
+		event("job-1", agentapi.Event{Task: &agentapi.Task{ID: "job-1", State: agentapi.Running, Started: true}}),
+		event("job-1", agentapi.Event{Task: &agentapi.Task{ID: "job-1", State: agentapi.Terminated}}),
 		event("job-2", agentapi.Event{Log: &agentapi.LogData{Source: logstore.Job, Data: []byte("y")}}),
 	})
 	held, ok := err.(*agentapi.HeldError)
@@ -67,7 +78,7 @@ VALUES ($1, $1, 'p', 0, 0, 0, 'running', 'i', 1, 0, '{}')`, id)
 		t.Errorf("the other job's log has %d bytes, %v", n, err)
 	}
 	j, err := getJob(t.Context(), db.Read(), "job-1")
-	if err != nil || j.Status != "running" {
-		t.Errorf("the job is %s, %v", j.Status, err)
+	if err != nil || j.Observed == nil || j.Observed.State != agentapi.Running || !j.Observed.Started {
+		t.Errorf("of the job %+v is known, %v; want that it runs, and not its end", j.Observed, err)
 	}
 }

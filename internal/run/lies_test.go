@@ -124,7 +124,7 @@ func TestHandleWhatCannotBeStored(t *testing.T) {
 
 // A host whose log cannot be read is asked some times, and then holds up nothing any more.
 func TestHandleLogThatCannotBeRead(t *testing.T) {
-	storetest.Each(t, func(t *testing.T, db *store.DB) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		h := &oneHost{status: 500, text: `{"message":"input/output error"}`}
 		s := liar(t, db, h)
 		events := []agentapi.Event{output(lyingJob, 5, "abc"), output(honestJob, 0, "hello")}
@@ -135,6 +135,7 @@ func TestHandleLogThatCannotBeRead(t *testing.T) {
 			if got := s.size(t, honestJob); got != 5 {
 				t.Errorf("the other job's log has %d bytes", got)
 			}
+			time.Sleep(fetchFor / (maxFetches - 1))
 		}
 		err := s.Handle(t.Context(), "i", events)
 		if dropped, ok := errors.AsType[*agentapi.DroppedError](err); !ok || dropped.Count != 1 || h.asked != maxFetches {
@@ -147,9 +148,9 @@ func TestHandleLogThatCannotBeRead(t *testing.T) {
 }
 
 // The end of a job is not stored before what its host has of its log and we have not, as after a restore of the
-// database, while that may be had.
+// database, while that may be had, and not for ever.
 func TestHandleEndBeforeItsLog(t *testing.T) {
-	storetest.Each(t, func(t *testing.T, db *store.DB) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		h := &oneHost{status: 500, text: `{"message":"input/output error"}`}
 		s := liar(t, db, h)
 		end := agentapi.Task{ID: lyingJob, State: agentapi.Terminated, JobLog: 10}
@@ -162,15 +163,18 @@ func TestHandleEndBeforeItsLog(t *testing.T) {
 			t.Errorf("the end is stored: %v, %v", j.Observed, err)
 		}
 		h.status, h.text = 200, "56789"
-		if err := s.complete(t.Context(), "i", end); err != nil || s.size(t, lyingJob) != 10 {
-			t.Errorf("the log has %d bytes in the end, want 10 (%v)", s.size(t, lyingJob), err)
+		if !s.completed(t.Context(), "i", end, &agentapi.HeldError{}) || s.size(t, lyingJob) != 10 {
+			t.Errorf("the log has %d bytes in the end, want 10", s.size(t, lyingJob))
 		}
 		h.status = 500
-		for range maxFetches { // of a host that says it has more and cannot give it
-			ok = s.complete(t.Context(), "i", agentapi.Task{ID: honestJob, JobLog: 10}) == nil
+		end = agentapi.Task{ID: honestJob, JobLog: 10} // of which the host cannot give the rest
+		for began := time.Now(); !s.completed(t.Context(), "i", end, &agentapi.HeldError{}); time.Sleep(time.Second) {
+			if time.Since(began) > fetchFor {
+				t.Fatal("the end waits for ever")
+			}
 		}
-		if !ok {
-			t.Error("the end waits for ever")
+		if len(s.fetches.failed) != 0 {
+			t.Error("it is remembered for ever")
 		}
 	})
 }

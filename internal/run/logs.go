@@ -32,6 +32,7 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	var failed error
 	var dropped agentapi.DroppedError
 	var held agentapi.HeldError
+	hold := map[string]bool{} // jobs whose log could not be stored: their ends wait, what else is told of them does not
 	took := func(err error, n int) {
 		if store.BadValue(err) {
 			dropped.Count, dropped.Why = dropped.Count+n, errors.New("the database cannot store it")
@@ -45,7 +46,7 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 			dropped.Count, dropped.Why = dropped.Count+n, errors.New("output behind the end of its log")
 		}
 		if err != nil && !store.BadValue(err) && ctx.Err() == nil {
-			mine[k.JobID] = false // the others of the host go on
+			hold[k.JobID] = true
 			held.Hold(k.JobID, err)
 			continue
 		}
@@ -58,8 +59,9 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	for _, e := range events {
 		switch {
 		case !mine[e.TaskID]:
-			// A left-over of a deleted run, a host that speaks of the jobs of others, or one whose
-			// log could not be stored: the host will tell it again.
+			// A left-over of a deleted run, or a host that speaks of the jobs of others.
+		case hold[e.TaskID] && e.Ends():
+			// The host will tell it again.
 		case e.Task != nil && e.Task.ID == e.TaskID:
 			if _, seen := latest[e.TaskID]; !seen {
 				order = append(order, e.TaskID)
@@ -89,11 +91,8 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	tasks := make([]agentapi.Task, 0, len(order))
 	for _, id := range order {
 		t := latest[id]
-		if t.State == agentapi.Terminated {
-			if err := s.complete(ctx, instanceID, t); err != nil { // with its end known, the host forgets its log
-				held.Hold(id, err)
-				continue
-			}
+		if t.State == agentapi.Terminated && !s.completed(ctx, instanceID, t, &held) {
+			continue
 		}
 		tasks = append(tasks, t)
 	}
@@ -108,6 +107,9 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 	case failed != nil:
 		return errors.Join(failed, held.Why)
 	case held.Tasks != nil:
+		if dropped.Count > 0 {
+			held.Dropped = &dropped
+		}
 		return &held
 	case dropped.Count > 0:
 		return &dropped
@@ -119,7 +121,7 @@ func (s *Service) Handle(ctx context.Context, instanceID string, events []agenta
 // up.
 func (s *Service) storeLog(ctx context.Context, instanceID string, k logStream, chunks []logstore.Chunk) (dropped int, err error) {
 	dropped, err = storeLog(ctx, s.Logs, k, chunks, s.logOf(ctx, instanceID, k))
-	if _, ok := errors.AsType[*fetchError](err); ok && ctx.Err() == nil && s.fetches.failedAgain(k) {
+	if _, ok := errors.AsType[*fetchError](err); ok && ctx.Err() == nil && s.fetches.failedAgain(k, time.Now()) {
 		dropped, err = storeLog(ctx, s.Logs, k, chunks, func(int64) (io.ReadCloser, error) { return nil, errGivenUp })
 	}
 	if _, ok := errors.AsType[*lackError](err); ok {

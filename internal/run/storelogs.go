@@ -57,25 +57,39 @@ func (e *fetchError) Unwrap() error { return e.err }
 // errGivenUp says that a part of a log is not to be fetched any more.
 var errGivenUp = errors.New("given up")
 
-// maxFetches is how often in a row the missing part of a log may fail to be fetched: a host
-// whose log cannot be read must not hold up what else it says.
-const maxFetches = 5
+// maxFetches is how often in a row the missing part of a log may fail to be fetched, and fetchFor for how long at least:
+// a host whose log cannot be read must not hold up what else it says, and one that cannot give it for a moment
+// must not lose it.
+const (
+	maxFetches = 5
+	fetchFor   = time.Minute
+)
 
-// fetches count the failures in a row, by stream.
+// fetches count the failures in a row, by stream; those of the ends of jobs have no source.
 type fetches struct {
 	mu     sync.Mutex
-	failed map[logStream]int
+	failed map[logStream]failures
+}
+
+type failures struct {
+	n     int
+	since time.Time
 }
 
 // failedAgain counts a failure and says that there were too many.
-func (f *fetches) failedAgain(k logStream) bool {
+func (f *fetches) failedAgain(k logStream, now time.Time) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.failed == nil {
-		f.failed = map[logStream]int{}
+		f.failed = map[logStream]failures{}
 	}
-	f.failed[k]++
-	return f.failed[k] >= maxFetches
+	v, known := f.failed[k]
+	if !known {
+		v.since = now
+	}
+	v.n++
+	f.failed[k] = v
+	return v.n >= maxFetches && now.Sub(v.since) >= fetchFor
 }
 
 func (f *fetches) worked(k logStream) {
@@ -128,9 +142,26 @@ func (s *Service) Complete(ctx context.Context, instanceID string, t agentapi.Ta
 	return s.complete(ctx, instanceID, t)
 }
 
-// complete is [Service.Complete] for a job that was placed on the instance. A database that was restored, a disk that
-// lost power or a service that was behind may have less than the host. What a host fails to give too often is given
-// up.
+// completed says whether the end of a job may be stored: with that known its host forgets its log. A database that was
+// restored, a disk that lost power or a service that was behind may have less of it than the host. What fails for too
+// long is given up, unless only a service is behind: jobs are not to run, and be paid for, for ever.
+func (s *Service) completed(ctx context.Context, instanceID string, t agentapi.Task, held *agentapi.HeldError) bool {
+	k := logStream{JobID: t.ID}
+	err := s.complete(ctx, instanceID, t)
+	if err == nil {
+		s.fetches.worked(k)
+		return true
+	}
+	if _, busy := errors.AsType[*logstore.BusyError](err); !busy && ctx.Err() == nil && s.fetches.failedAgain(k, time.Now()) {
+		s.Log.Error("the end of a job is stored without all of its log", "job", t.ID, "instance", instanceID, "err", err)
+		s.fetches.worked(k)
+		return true
+	}
+	held.Hold(t.ID, err)
+	return false
+}
+
+// complete is [Service.Complete] for a job that was placed on the instance.
 func (s *Service) complete(ctx context.Context, instanceID string, t agentapi.Task) error {
 	sizes := map[logstore.Source]int64{logstore.Job: t.JobLog, logstore.Runner: t.RunnerLog}
 	for _, src := range []logstore.Source{logstore.Job, logstore.Runner} {
@@ -146,16 +177,9 @@ func (s *Service) complete(ctx context.Context, instanceID string, t agentapi.Ta
 		}
 		k := logStream{t.ID, src}
 		err = fillGap(ctx, s.Logs, k, logstore.GapError{Have: have, Got: sizes[src]}, time.Now(), s.logOf(ctx, instanceID, k))
-		if _, lacks := errors.AsType[*lackError](err); lacks {
-			err = nil // what a host lacks it will never have
-		}
-		if _, ok := errors.AsType[*fetchError](err); ok && ctx.Err() == nil && s.fetches.failedAgain(k) {
-			err = nil
-		}
-		if err != nil {
+		if _, lacks := errors.AsType[*lackError](err); err != nil && !lacks { // what a host lacks it will never have
 			return err
 		}
-		s.fetches.worked(k)
 	}
 	return nil
 }

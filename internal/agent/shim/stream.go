@@ -65,8 +65,9 @@ type stream struct {
 	w       http.ResponseWriter
 	enc     *json.Encoder
 	known   map[string]*cursor
-	sent    []int64    // numbers of all events that are not acknowledged, ascending
-	unacked []position // of the log events among them
+	sent    []int64         // numbers of all events that are not acknowledged, ascending
+	unacked []position      // of the log events among them
+	held    map[string]bool // tasks of which the server cannot store logs and ends: the next stream tells them
 }
 
 // events tells everything that the server has not acknowledged, then what is new. Log data
@@ -162,16 +163,12 @@ func (st *stream) tell() (more bool, err error) {
 			c.ended = time.Now()
 			c.jobLog.tried, c.ownLog.tried = time.Time{}, time.Time{} // what is left is looked for at once
 		}
-		moreJob, err := st.log(t, &c.jobLog, state.JobLog)
+		last, err := st.logs(t, c, state)
 		if err != nil {
 			return false, err
 		}
-		moreOwn, err := st.log(t, &c.ownLog, state.RunnerLog)
-		if err != nil {
-			return false, err
-		}
-		more = more || moreJob || moreOwn
-		if state.State == agentapi.Terminated && (moreJob || moreOwn || c.jobLog.awaited(c.ended) || c.ownLog.awaited(c.ended)) {
+		more = more || last == hasMore
+		if state.State == agentapi.Terminated && (last != hasAll || c.jobLog.awaited(c.ended) || c.ownLog.awaited(c.ended)) {
 			continue // with its end told, the server has the task deleted
 		}
 		if version != c.version {
@@ -185,6 +182,45 @@ func (st *stream) tell() (more bool, err error) {
 		}
 	}
 	return more, nil
+}
+
+// What is left of a task's logs after its turn: nothing, more, or what the server cannot store now.
+const (
+	hasAll = iota
+	hasMore
+	isHeld
+)
+
+// logs sends of a task's logs as much as is its turn.
+func (st *stream) logs(t *task, c *cursor, state agentapi.Task) (left int, err error) {
+	if st.holds(t.spec.ID) {
+		return isHeld, nil
+	}
+	moreJob, err := st.log(t, &c.jobLog, state.JobLog)
+	if err != nil {
+		return hasAll, err
+	}
+	moreOwn, err := st.log(t, &c.ownLog, state.RunnerLog)
+	if moreJob || moreOwn {
+		return hasMore, err
+	}
+	return hasAll, err
+}
+
+func (st *stream) holds(id string) bool {
+	st.shim.mu.Lock()
+	defer st.shim.mu.Unlock()
+	return st.held[id]
+}
+
+// hold leaves logs and ends of tasks to the next stream. s.mu is held.
+func (st *stream) hold(ids []string) {
+	for _, id := range ids {
+		if st.held == nil {
+			st.held = map[string]bool{}
+		}
+		st.held[id] = true
+	}
 }
 
 func (st *stream) forget(tasks []*task) {
@@ -313,15 +349,16 @@ func (st *stream) drop(seq int64) []position {
 
 // acknowledged finds the stream that sent an event and what its acknowledgement means.
 // An event that nobody sent is refused, one that is acknowledged already means nothing.
-func (s *Shim) acknowledged(seq int64) ([]position, error) {
+func (s *Shim) acknowledged(a agentapi.Ack) ([]position, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if seq < 0 || seq > s.seq {
-		return nil, fmt.Errorf("seq: no event has the number %d", seq)
+	if a.Seq < 0 || a.Seq > s.seq {
+		return nil, fmt.Errorf("seq: no event has the number %d", a.Seq)
 	}
 	for st := range s.streams {
-		if _, ok := slices.BinarySearch(st.sent, seq); ok {
-			return st.drop(seq), nil
+		if _, ok := slices.BinarySearch(st.sent, a.Seq); ok {
+			st.hold(a.Except)
+			return st.drop(a.Seq), nil
 		}
 	}
 	return nil, nil
@@ -333,7 +370,7 @@ func (s *Shim) ack(w http.ResponseWriter, r *http.Request) {
 	if !decode(w, r, &a) {
 		return
 	}
-	done, err := s.acknowledged(a.Seq)
+	done, err := s.acknowledged(a)
 	if err != nil {
 		refuse(w, http.StatusBadRequest, agentapi.CodeInvalid, err.Error())
 		return

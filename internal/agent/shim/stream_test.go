@@ -301,11 +301,21 @@ func TestAcknowledgedExcept(t *testing.T) {
 	if err := a.Ack(t.Context(), agentapi.Ack{Seq: e.last(), Except: []string{held.ID}}); err != nil {
 		t.Fatal(err)
 	}
-	e.close()
+	for range 3 {
+		a.print(held.ID, strings.Repeat("x", agentapi.MaxLogChunk))
+	}
 	a.print(stored.ID, "two\n")
+	e.until("others go on", func() bool { text, _ := e.log(stored.ID); return text == "one\ntwo\n" })
+	if text, _ := e.log(held.ID); text != "one\n" {
+		t.Errorf("the stream goes on with %d bytes that the server cannot store", len(text))
+	}
+	e.close()
 	again := a.listen()
-	again.until("it is told again", func() bool { text, from := again.log(held.ID); return text == "one\n" && from == 0 })
-	again.until("what is new is told", func() bool { text, from := again.log(stored.ID); return text == "two\n" && from == 4 })
+	again.until("it is told again", func() bool {
+		text, from := again.log(held.ID)
+		return len(text) == 4+3*agentapi.MaxLogChunk && from == 0
+	})
+	again.until("what is not acknowledged is told again", func() bool { text, from := again.log(stored.ID); return text == "two\n" && from == 4 })
 }
 
 func TestLyingAcknowledgements(t *testing.T) {
