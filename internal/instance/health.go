@@ -106,7 +106,7 @@ func (s *Service) Checked(ctx context.Context, id string, h agentapi.Health) err
 		if was == is { // it lacks GPUs whatever the others are like
 			return nil
 		}
-		if was == api.Failure {
+		if was == api.Failure || is == api.Failure {
 			tx.OnCommit(func() { s.Freed(inst.ProjectID) })
 		}
 		return s.record(ctx, tx, inst, healthEvent(was, is))

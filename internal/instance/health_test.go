@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"testing"
 
@@ -68,6 +69,57 @@ func TestCheckedWhileGPUsAreMissing(t *testing.T) {
 			t.Errorf("%d events (%v), want none: it has failed all the time", events, err)
 		}
 	})
+}
+
+// The queue is looked at whenever an instance gets well or fails: one that has failed is waited for no more.
+func TestCheckedWakesTheQueue(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		freed := 0
+		s := &Service{known: newKnown(), Config: Config{DB: db, Checks: checks{}, Freed: func(string) { freed++ }}}
+		inst := Instance{ID: "i", ProjectID: "p", FleetID: "f", Name: "i", Status: api.InstanceIdle, Blocks: 1, Data: Data{Offer: &api.InstanceOffer{}}}
+		if err := db.Write(t.Context(), func(tx *store.Tx) error { return insert(t.Context(), tx, &inst) }); err != nil {
+			t.Fatal(err)
+		}
+		for n, c := range []struct{ dcgm, freed int }{{0, 0}, {10, 0}, {20, 1}, {20, 1}, {10, 2}, {0, 2}, {20, 3}, {0, 4}} {
+			if err := s.Checked(t.Context(), inst.ID, agentapi.Health{DCGM: &agentapi.DCGMHealth{OverallHealth: c.dcgm}}); err != nil || freed != c.freed {
+				t.Errorf("check %d with %d: the queue was woken %d times, want %d (%v)", n, c.dcgm, freed, c.freed, err)
+			}
+		}
+	})
+}
+
+// So it is when it does not answer, or ends and is room for another.
+func TestAnnounceWakesTheQueue(t *testing.T) {
+	idle := Instance{Status: api.InstanceIdle}
+	for name, c := range map[string]struct {
+		was, is func(i *Instance)
+		freed   bool
+	}{
+		"nothing":          {nil, nil, false},
+		"does not answer":  {nil, func(i *Instance) { i.Unreachable = true }, true},
+		"answers again":    {func(i *Instance) { i.Unreachable = true }, nil, true},
+		"lacks GPUs":       {nil, func(i *Instance) { i.Data.LostGPUs = 1 }, true},
+		"lacks more GPUs":  {func(i *Instance) { i.Data.LostGPUs = 1 }, func(i *Instance) { i.Data.LostGPUs = 2 }, false},
+		"ends":             {nil, func(i *Instance) { i.Status = api.InstanceTerminating }, true},
+		"has ended":        {func(i *Instance) { i.Status = api.InstanceTerminating }, func(i *Instance) { i.Status, i.Deleted = api.InstanceTerminated, true }, false},
+		"never came to be": {func(i *Instance) { i.Status = api.InstancePending }, func(i *Instance) { i.Status = api.InstanceTerminated }, true},
+		"is busy":          {nil, func(i *Instance) { i.Status = api.InstanceBusy }, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			freed := false
+			s := &Service{Config: Config{Log: slog.New(slog.DiscardHandler), Freed: func(string) { freed = true }, FleetChanged: func(string) {}}}
+			was, is := idle, idle
+			if c.was != nil {
+				c.was(&was)
+			}
+			if c.is != nil {
+				c.is(&is)
+			}
+			if s.announce(was, Decision{Instance: is}); freed != c.freed {
+				t.Errorf("the queue is woken: %v, want %v", freed, c.freed)
+			}
+		})
+	}
 }
 
 func withGPUs(s Snapshot, vendor string, n int) Snapshot {

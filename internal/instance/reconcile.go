@@ -42,7 +42,7 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 	if d.Changed {
 		err := s.commit(ctx, it, snap.Instance, &d)
 		if errors.Is(err, errNeeded) {
-			return time.Time{}, nil // the others of the fleet wake it
+			return time.Time{}, nil // as for one that is not spare: the sweep looks again
 		}
 		if err != nil {
 			return time.Time{}, err
@@ -171,7 +171,7 @@ func (s *Service) announce(was Instance, d Decision) {
 		}
 		s.Changed(ids)
 	}
-	if d.Freed {
+	if d.Freed || was.Well() != inst.Well() || was.Live() != inst.Live() { // one less lets others pass, or is room for another
 		s.Freed(inst.ProjectID)
 	}
 	if was.Live() && !inst.Live() || inst.Deleted || was.Status != inst.Status && inst.Status == api.InstanceTerminated {

@@ -51,7 +51,8 @@ type Config struct {
 	Keys    Keys
 	Checks  HealthChecks
 	Log     *slog.Logger
-	// Freed is called after a commit that made capacity of a project usable.
+	// Freed is called after a commit that changed who of a project may have what: capacity became usable, those who
+	// waited for it need not wait for it any more, as it failed, or a fleet has room.
 	Freed func(projectID string)
 	// Changed is called after a commit that changed an instance on which jobs wait.
 	Changed func(jobIDs []string)
@@ -298,7 +299,10 @@ func (s *Service) Terminate(ctx context.Context, tx *store.Tx, inst Instance, re
 	if err := s.update(ctx, tx, &inst); err != nil {
 		return err
 	}
-	tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
+	tx.OnCommit(func() {
+		s.Engine.Wake(Kind, inst.ID)
+		s.Freed(inst.ProjectID)
+	})
 	return s.record(ctx, tx, inst, statusEvent(was, inst.Status, inst.Data))
 }
 

@@ -379,7 +379,7 @@ func (d *Decision) idle(now time.Time, s Snapshot) {
 		return
 	}
 	if !s.SpareNodes {
-		return // woken when the fleet's other instances change
+		return // nobody tells when the fleet has more again: the sweep looks, within some 75 s
 	}
 	since := inst.LastJobAt
 	switch {

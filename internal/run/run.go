@@ -248,6 +248,6 @@ func New(c Config) (*Service, error) {
 	return s, nil
 }
 
-// Freed is told by the instances that capacity of a project became usable: the head of the
-// project's queue is looked at.
+// Freed is told by the instances that it changed who of a project may have what: the project's queue is
+// looked at.
 func (s *Service) Freed(projectID string) { s.Engine.Wake(QueueKind, projectID) }
