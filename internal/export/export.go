@@ -60,7 +60,7 @@ func New(c Config) (*Service, error) {
 	s.none.Store(-1)
 	c.Engine.Hear(newsTopic, func(string) { s.news.Add(1) })
 	c.Engine.Register(engine.Kind{Name: FreedKind, Workers: 2, Reconcile: s.tell,
-		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil }}) // what is missed, the sweep of the queues finds
+		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil }}) // what is missed, the queues find: they look every few minutes while somebody waits
 	return s, nil
 }
 

@@ -316,6 +316,11 @@ func (s *Service) endJob(ctx context.Context, tx *store.Tx, j Job, reason api.Jo
 			return err
 		}
 	}
-	tx.OnCommit(func() { s.Engine.Wake(JobKind, j.ID) })
+	tx.OnCommit(func() {
+		s.Engine.Wake(JobKind, j.ID)
+		if j.Status == api.JobSubmitted { // what was kept for it is for those behind it
+			s.Engine.Wake(QueueKind, j.ProjectID)
+		}
+	})
 	return nil
 }
