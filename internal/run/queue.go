@@ -155,6 +155,7 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 	}
 	now := time.Now()
 	var all []outcome
+	told := map[string]bool{} // runs
 	for i, v := range verdicts {
 		g := &gangs[i]
 		until := g.until()
@@ -185,7 +186,11 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 					sooner(at)
 				}
 			}
-			if w := g.run.Data.Waiting; w == nil || w.Why != v.Why { // it is news
+			// Of the replicas of a service each is a gang, and those of another group may wait for something else:
+			// the first one tells for all of them, or they would correct each other for as long as they wait.
+			first := !told[g.run.ID]
+			told[g.run.ID] = true
+			if w := g.run.Data.Waiting; first && (w == nil || w.Why != v.Why) { // it is news
 				all = append(all, func(ctx context.Context, tx *store.Tx, _ fleetsOnce) error { return s.wait(ctx, tx, g, v.Why) })
 			}
 		}

@@ -1,7 +1,9 @@
 package run
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"testing"
 	"time"
 
@@ -9,6 +11,7 @@ import (
 
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/engine"
 	"dstack/internal/jobspec"
 	"dstack/internal/scheduler"
 	"dstack/internal/store"
@@ -58,6 +61,57 @@ func TestRecall(t *testing.T) {
 			t.Errorf("pass %d: %d are remembered of %d", n, len(q.wishes), len(gangs))
 		}
 	}
+}
+
+// Of a service whose groups wait for different things one reason is told, once: no pass corrects the one before.
+func TestOneReasonPerRun(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: "me"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Service{Config: Config{DB: db, Engine: e, Log: slog.New(slog.DiscardHandler)}, rows: newRows(), queues: newQueueCache()}
+		spec, err := normalised("type: service\nname: waits\nport: 80\nreplicas: 4\ncommands: [work]\nretry:\n  on_events: [no-capacity]\n  duration: 1h\n")
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = db.Write(t.Context(), func(tx *store.Tx) error {
+			r := Run{ID: "r", ProjectID: "p", UserID: "u", Name: "r", Status: api.RunSubmitted, SubmittedAt: time.Now(), Data: Data{Spec: spec}}
+			err := r.insert(t.Context(), tx)
+			for n := range 4 {
+				specs, e := jobspec.Images{}.Replica(spec, "r", jobspec.OnlyGroup, n)
+				if err = errors.Join(err, e); err != nil {
+					return err
+				}
+				j := Job{ID: fmt.Sprint("j", n), RunID: r.ID, ProjectID: "p", Replica: n, Status: api.JobSubmitted, SubmittedAt: time.Now(), Data: JobData{Spec: specs[0]}}
+				err = j.insert(t.Context(), tx)
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var c projectQueue
+		for pass := range 5 {
+			gangs, _, err := s.waitingGangs(t.Context(), &c, "p", allJobs)
+			if err != nil || len(gangs) != 4 {
+				t.Fatalf("%d gangs (%v)", len(gangs), err)
+			}
+			verdicts := make([]scheduler.Verdict, len(gangs))
+			for n := range verdicts {
+				verdicts[n] = scheduler.Verdict{Later: true, Why: []string{"no H100", "no L40S"}[n/2]}
+			}
+			now := time.Now()
+			again, err := s.carryOut(t.Context(), engine.Item{ID: "p", Fence: engine.Fence{Shard: 0}}, gangs, verdicts, make([]time.Time, len(gangs)))
+			if err != nil || again.Before(now.Add(lookAnyway)) || again.After(now.Add(2*lookAnyway)) {
+				t.Errorf("pass %d: again in %v (%v), want %v", pass, again.Sub(now), err, lookAnyway)
+			}
+		}
+		r, err := s.rows.run(t.Context(), db.Read(), "r")
+		if err != nil || r.Version != 2 || r.Data.Waiting == nil || r.Data.Waiting.Why != "no H100" {
+			t.Errorf("version %d, waiting %+v (%v), want one change with the first reason", r.Version, r.Data.Waiting, err)
+		}
+	})
 }
 
 // Of a long queue no more is read than is asked for, and no gang in part.
