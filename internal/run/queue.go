@@ -36,6 +36,9 @@ func (s *Service) reconcileQueue(ctx context.Context, it engine.Item) (time.Time
 	c.mu.Lock() // held across passes of one object only, which never overlap
 	defer c.mu.Unlock()
 	if waits, err := s.waits(ctx, it.ID); err != nil || !waits {
+		if err == nil {
+			c.empty()
+		}
 		return time.Time{}, err
 	}
 	// Backends whose answers are old are waited for without holding up who needs none of them. The

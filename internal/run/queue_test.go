@@ -114,6 +114,21 @@ func TestOneReasonPerRun(t *testing.T) {
 	})
 }
 
+// Nothing is remembered of a queue in which nobody waits any more.
+func TestQueueIsForgotten(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		s := &Service{Config: Config{DB: db}, queues: newQueueCache()}
+		c := s.queues.of("p")
+		c.jobs, c.runs, c.wishes = map[string]*Job{"j": {}}, map[string]*Run{"r": {}}, map[string]wished{"j": {}}
+		if again, err := s.reconcileQueue(t.Context(), engine.Item{ID: "p"}); err != nil || !again.IsZero() {
+			t.Fatal(again, err)
+		}
+		if len(c.jobs)+len(c.runs)+len(c.wishes) > 0 {
+			t.Errorf("remembered: %d jobs, %d runs, %d wishes", len(c.jobs), len(c.runs), len(c.wishes))
+		}
+	})
+}
+
 // Of a long queue no more is read than is asked for, and no gang in part.
 func TestBeginningOfAQueue(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {

@@ -93,6 +93,9 @@ func (q *projectQueue) recall(gangs []gang) []scheduler.Gang {
 	return list
 }
 
+// empty forgets the rows and the wishes of a queue in which nobody waits any more.
+func (q *projectQueue) empty() { q.jobs, q.runs, q.wishes = nil, nil, nil }
+
 func newQueueCache() *queueCache { return &queueCache{projects: map[string]*projectQueue{}} }
 
 func (c *queueCache) of(projectID string) *projectQueue {
