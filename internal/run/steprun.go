@@ -64,18 +64,23 @@ func StepRun(now time.Time, s RunSnapshot) RunDecision {
 	default:
 		d.active(now, s)
 	}
-	if s.Run.Data.Spec.Configuration.Service != nil {
-		d.tidy(now, s)
-	}
+	d.tidy(now, s)
 	return d
 }
 
-// attemptsKept bounds the attempts of a service's replica that are remembered: one that is scaled
-// for months has thousands, and each look at the run reads them all.
+// attemptsKept bounds the attempts that are remembered of a service's replica, or of a job with a schedule: one that is
+// scaled, or started every five minutes, for months has thousands, and each look at the run reads them all.
 const attemptsKept = 20
 
-// tidy drops the oldest attempts of replicas that get another one.
+// droppedAtOnce bounds the attempts of a job that are dropped at a time, of which older servers have kept all: the
+// rest goes with the next ones.
+const droppedAtOnce = 50
+
+// tidy drops the oldest attempts of jobs that get another one.
 func (d *RunDecision) tidy(now time.Time, s RunSnapshot) {
+	if len(d.New) == 0 || s.Run.Data.Spec.Configuration.Service == nil && s.Run.Data.Spec.Merged().Schedule == nil {
+		return
+	}
 	for _, n := range d.New {
 		var ended []Job
 		for _, j := range s.Jobs {
@@ -83,7 +88,7 @@ func (d *RunDecision) tidy(now time.Time, s RunSnapshot) {
 				ended = append(ended, j)
 			}
 		}
-		for _, old := range ended[:max(0, len(ended)-attemptsKept+1)] {
+		for _, old := range ended[:min(max(0, len(ended)-attemptsKept+1), droppedAtOnce)] {
 			if !slices.Contains(d.Drop, old.ID) {
 				d.Drop = append(d.Drop, old.ID)
 				d.Run.Data.PastCost += old.cost(now)

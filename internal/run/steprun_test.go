@@ -288,6 +288,35 @@ func TestStepRunForgetsAttempts(t *testing.T) {
 	}
 }
 
+// So it is with a task that has a schedule, of which older servers have kept all attempts: not all of those go at once.
+func TestStepRunForgetsCycles(t *testing.T) {
+	for _, c := range []struct {
+		schedule     bool
+		ended, drops int
+	}{{true, attemptsKept - 1, 0}, {true, attemptsKept + 1, 2}, {true, 1000, droppedAtOnce}, {false, 1000, 0}} {
+		spec := taskWith(func(task *config.Task) {
+			if c.schedule {
+				task.Schedule = &config.Schedule{Cron: []string{"*/5 * * * *"}}
+			}
+		})
+		var all []Job
+		for num := range 2 {
+			for i := range c.ended {
+				all = append(all, Job{ID: fmt.Sprint(num, ".", i), Num: num, Attempt: i, Status: api.JobDone, SubmittedAt: start,
+					Data: JobData{FinishedAt: at(time.Hour), Provisioning: &api.JobProvisioningData{Price: 2}}})
+			}
+		}
+		r := Run{Status: api.RunPending, SubmittedAt: start, Data: Data{Spec: spec, NextAt: at(2 * time.Hour)}}
+		d := StepRun(at(2*time.Hour), RunSnapshot{Run: r, Jobs: all})
+		if len(d.New) != 2 || d.New[1].Num != 1 || d.New[1].Attempt != c.ended {
+			t.Fatalf("new attempts %+v, want the next one of both nodes", d.New)
+		}
+		if len(d.Drop) != 2*c.drops || d.Run.Data.PastCost != float64(4*c.drops) || c.drops > 0 && (d.Drop[0] != "0.0" || d.Drop[2*c.drops-1] != fmt.Sprint("1.", c.drops-1)) {
+			t.Errorf("%d attempts with a schedule (%v): dropped %q, cost %v, want the first %d of both nodes", c.ended, c.schedule, d.Drop, d.Run.Data.PastCost, c.drops)
+		}
+	}
+}
+
 // A lost node is replaced alone where the policy says so and the master lives.
 func TestStepRunReplacesNodes(t *testing.T) {
 	world := func(scope string, statuses ...api.JobStatus) RunSnapshot {
