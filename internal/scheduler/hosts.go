@@ -26,6 +26,11 @@ func (s serving) of(host int) int {
 	return s.blocks[s.kind[host]]
 }
 
+// equal says that the same blocks of the same hosts would serve both.
+func (s serving) equal(o serving) bool {
+	return slices.Equal(s.blocks, o.blocks) && slices.Equal(s.named, o.named) && (s.named == nil) == (o.named == nil)
+}
+
 // shares finds what of the hosts would serve each job of the gang.
 func (p *placer) shares(g *Gang) []serving {
 	out := make([]serving, len(g.Jobs))
@@ -121,9 +126,17 @@ func (p *placer) match(g *Gang, f int, site Site, shares []serving, free func(ho
 		h, n := p.Hosts[i], shares[j].of(i)
 		return n > 0 && free(i, n) && (site == Site{} || site.Backend == string(h.Offer.Backend) && site.Region == h.Offer.Region)
 	}
+	lists := make([][]int, len(g.Jobs)) // one for jobs that ask for the same
+	for j := range g.Jobs {
+		if j > 0 && shares[j].equal(shares[j-1]) {
+			lists[j] = lists[j-1]
+			continue
+		}
+		lists[j] = p.byPrice(f, func(i int) bool { return usable(j, i) })
+	}
 	var try func(j int, seen map[int]bool) bool
 	try = func(j int, seen map[int]bool) bool {
-		hosts := p.byPrice(f, func(i int) bool { return usable(j, i) })
+		hosts := lists[j]
 		for _, i := range hosts {
 			if _, busy := taken[i]; !busy {
 				taken[i], out[j] = j, i
@@ -142,8 +155,12 @@ func (p *placer) match(g *Gang, f int, site Site, shares []serving, free func(ho
 		}
 		return false
 	}
+	// What a search without success has seen leads to no free host for the next one either, until something is taken.
+	seen := map[int]bool{}
 	for j := range g.Jobs {
-		try(j, map[int]bool{})
+		if try(j, seen) {
+			clear(seen)
+		}
 	}
 	return out
 }

@@ -528,6 +528,56 @@ func TestPlaceOpenGangs(t *testing.T) {
 	}
 }
 
+// Nodes that find no host are not searched for one by one among all that the others have: that is cubic.
+func TestMatchIsNotCubic(t *testing.T) {
+	for name, apart := range map[string]bool{"nodes that ask for the same": false, "a host asked for by each node": true} {
+		s, g := halfFree(300)
+		p := newPlacer(s)
+		shares := p.shares(&g)
+		if apart { // for another share each, so that no two have one list
+			for j := range shares {
+				shares[j].blocks = slices.Clone(shares[j].blocks)
+				shares[j].blocks = append(shares[j].blocks, j)
+			}
+		}
+		asked := 0
+		found := p.match(&g, 0, Site{}, shares, func(i, n int) bool { asked++; return n <= p.free[i] })
+		placed := 0
+		for _, i := range found {
+			if i >= 0 {
+				placed++
+			}
+		}
+		if placed != 150 {
+			t.Errorf("%s: %d nodes have a host, want 150", name, placed)
+		}
+		most := len(s.Hosts)
+		if apart {
+			most *= len(g.Jobs)
+		}
+		if asked > most {
+			t.Errorf("%s: hosts were asked whether they are free %d times, want at most %d", name, asked, most)
+		}
+	}
+}
+
+// halfFree are so many hosts, of which every other one is free, and a gang of as many nodes.
+func halfFree(hosts int) (Supply, Gang) {
+	s := Supply{Fleets: []Fleet{cluster("f")}}
+	for n := range hosts {
+		s.Hosts = append(s.Hosts, hosted(fmt.Sprint(n), "f", 1, 1, n%2))
+	}
+	return s, asks("g", hosts, 1)
+}
+
+// BenchmarkPlaceLarge has a gang of 1,000 nodes wait for as many hosts of which half are free.
+func BenchmarkPlaceLarge(b *testing.B) {
+	s, g := halfFree(1000)
+	for b.Loop() {
+		Place([]Gang{g}, s)
+	}
+}
+
 // BenchmarkPlace places 10,000 waiting runs of 20 kinds on 1,000 hosts, half of them free.
 func BenchmarkPlace(b *testing.B) {
 	s := Supply{Fleets: []Fleet{cluster("f")}}
