@@ -427,7 +427,7 @@ func outageKillsNoJob(s *state) (bad []string) {
 
 // noInversion is I10: of two waiting runs that ask for the same, the one that comes first in
 // the queue is placed first, but for one that may not have a new instance yet, since providers have
-// refused it.
+// refused it, and for one that came, as the next cycle of a schedule, while the queue was looked at.
 func noInversion(s *state) (bad []string) {
 	if s.prev == nil {
 		return nil
@@ -443,7 +443,7 @@ func noInversion(s *state) (bad []string) {
 		r := s.runs[j.run]
 		for _, k := range s.jobs {
 			o := s.runs[k.run]
-			if k.run == j.run || !waited[k.id] || k.status != "submitted" || o.class != r.class || o.class == "" || o.status == "terminating" || k.buyFrom != "" {
+			if k.run == j.run || !waited[k.id] || k.status != "submitted" || o.class != r.class || o.class == "" || o.status == "terminating" || k.buyFrom != "" || k.since >= s.now.UnixMicro() {
 				continue
 			}
 			if p := s.prev.runs[o.id]; p.priority != o.priority || s.prev.runs[r.id].priority != r.priority {

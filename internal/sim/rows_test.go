@@ -49,6 +49,7 @@ type jobRow struct {
 	id, run, name, status, instance, reason, project string
 	replica, num, attempt, deployment                int
 	version                                          int64
+	since                                            int64  // when it began to wait for a place, Unix microseconds
 	buyFrom                                          string // a time of RFC 3339, "" for at once
 	gpus                                             int    // of its place
 	spot                                             bool   // its place is of a spot instance
@@ -293,10 +294,10 @@ func (r *reader) allJobs(now *rows) error {
 			r.jobs[id] = jobRow{
 				id: id, run: row.ColumnText(0), status: row.ColumnText(1), instance: row.ColumnText(2), replica: row.ColumnInt(3), num: row.ColumnInt(4),
 				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8), deployment: row.ColumnInt(9),
-				project: row.ColumnText(10), buyFrom: row.ColumnText(11), gpus: row.ColumnInt(12), spot: row.ColumnBool(13), exit: row.ColumnText(14),
+				project: row.ColumnText(10), buyFrom: row.ColumnText(11), gpus: row.ColumnInt(12), spot: row.ColumnBool(13), exit: row.ColumnText(14), since: row.ColumnInt64(15),
 			}
 		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment'), project_id, json_extract(data, '$.buy_from'),
-			json_array_length(data, '$.runtime.offer.instance.resources.gpus'), json_extract(data, '$.runtime.offer.instance.resources.spot'), json_extract(data, '$.exit')
+			json_array_length(data, '$.runtime.offer.instance.resources.gpus'), json_extract(data, '$.runtime.offer.instance.resources.spot'), json_extract(data, '$.exit'), submitted_at
 			FROM job WHERE id = ?`, id)
 		if err != nil {
 			return err
