@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 )
 
@@ -63,8 +64,11 @@ func stillOpen(_ context.Context, c *pgx.Conn) error {
 // silentOwner is shorter than the lease of a replica, so that its successor finds no locks.
 const silentOwner = 10 * time.Second
 
-// pgConfig is how to connect once more, for LISTEN.
-type pgConfig struct{ *pgx.ConnConfig }
+// pgConfig is how to connect once more, for LISTEN, and how long an answer may take there.
+type pgConfig struct {
+	*pgx.ConnConfig
+	answer time.Duration
+}
 
 func openPostgres(ctx context.Context, rawURL string, conns int, answer time.Duration) (*DB, error) {
 	where := "postgres"
@@ -99,7 +103,7 @@ func openPostgres(ctx context.Context, rawURL string, conns int, answer time.Dur
 		return p
 	}
 	readers := max(1, conns/2)
-	db := &DB{engine: Postgres, where: where, reader: pool(readers), writer: pool(max(1, conns-readers)), pg: &pgConfig{config}}
+	db := &DB{engine: Postgres, where: where, reader: pool(readers), writer: pool(max(1, conns-readers)), pg: &pgConfig{config, answer}}
 	if err := db.writer.PingContext(ctx); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("connect to database %s: %w", where, err)
@@ -159,15 +163,42 @@ func (db *DB) Listen(ctx context.Context, ready func(), fn func(msg string)) err
 		defer cancel()
 		_ = conn.Close(ctx) // nothing was written on it
 	}()
-	if _, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{db.channel()}.Sanitize()); err != nil {
+	if err := startListening(ctx, conn, db.channel(), db.pg.answer); err != nil {
 		return fmt.Errorf("listen to replicas: %w", err)
 	}
 	ready()
 	for {
-		n, err := conn.WaitForNotification(ctx)
+		n, err := nextNotification(ctx, conn, db.pg.answer/2)
 		if err != nil {
 			return fmt.Errorf("listen to replicas: %w", err)
 		}
-		fn(n.Payload)
+		if n != nil {
+			fn(n.Payload)
+		}
 	}
+}
+
+func startListening(ctx context.Context, conn *pgx.Conn, channel string, limit time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	_, err := conn.Exec(ctx, `LISTEN `+pgx.Identifier{channel}.Sanitize())
+	return err
+}
+
+// nextNotification is nil when none has come for some time on a connection that works. One that only listens
+// sends nothing, so that it is asked: as on others (see patience), the kernel of something between may answer
+// while nobody is behind it.
+func nextNotification(ctx context.Context, conn *pgx.Conn, limit time.Duration) (*pgconn.Notification, error) {
+	wait, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	n, err := conn.WaitForNotification(wait)
+	if n != nil {
+		return n, nil
+	}
+	if wait.Err() == nil || ctx.Err() != nil {
+		return nil, err
+	}
+	ping, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	return nil, conn.Ping(ping)
 }

@@ -94,6 +94,61 @@ func TestSilentIdleConnections(t *testing.T) {
 	}
 }
 
+// TestSilentListen: a connection that listens is told apart, too, and the next one hears.
+func TestSilentListen(t *testing.T) {
+	through := storetest.NewValve(t, storetest.PostgresURL(t))
+	db, err := store.Open(t.Context(), store.Config{URL: through.URL, Answer: 2 * time.Second, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	heard, ended := make(chan string, 10), make(chan error, 2)
+	listen := func() {
+		t.Helper()
+		ready := make(chan struct{})
+		go func() { ended <- db.Listen(ctx, func() { close(ready) }, func(msg string) { heard <- msg }) }()
+		select {
+		case <-ready:
+		case err := <-ended:
+			t.Fatal(err)
+		}
+	}
+	hears := func(msg string) {
+		t.Helper()
+		if err := db.Notify(ctx, msg); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case got := <-heard:
+			if got != msg {
+				t.Errorf("heard %q, want %q", got, msg)
+			}
+		case err := <-ended:
+			t.Fatal(err)
+		case <-time.After(10 * time.Second):
+			t.Fatalf("%q was not heard", msg)
+		}
+	}
+	listen()
+	hears("first")
+	<-time.After(2500 * time.Millisecond) // nothing is told for longer than an answer may take
+	hears("second")
+	through.Shut()
+	select {
+	case err := <-ended:
+		if err == nil || ctx.Err() != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("the silence was not noticed")
+	}
+	through.Open()
+	listen()
+	hears("third")
+}
+
 // TestConns has all transactions that are allowed read beside themselves, as some do for rows that
 // they do not change: none waits for another.
 func TestConns(t *testing.T) {
