@@ -193,14 +193,15 @@ func (e *Engine) Run(ctx context.Context) error {
 			<-ctx.Done()
 			return nil
 		}
-		if !e.insist(ctx) {
+		ends, ok := e.insist(ctx)
+		if !ok {
 			return nil
 		}
 		for _, q := range e.queues {
 			q.open(work)
 		}
 		g.Go(func() error { e.sweep(ctx); return nil })
-		e.keep(ctx)
+		e.keep(ctx, ends)
 		return nil
 	})
 	err := g.Wait()

@@ -80,9 +80,10 @@ func (o *ownership) set(now map[int]int64) (taken []int, lost map[int]bool) {
 	return taken, lost
 }
 
-// acquire is the first look: on SQLite it takes everything for good, on Postgres it joins.
-func (e *Engine) acquire(ctx context.Context) error {
-	err := e.DB.Write(ctx, func(tx *store.Tx) error {
+// acquire is the first look: on SQLite it takes everything for good, on Postgres it joins. It returns when
+// the lease ends.
+func (e *Engine) acquire(ctx context.Context) (ends time.Time, err error) {
+	err = e.DB.Write(ctx, func(tx *store.Tx) error {
 		added, err := tx.ExecContext(ctx, addShards)
 		if err != nil {
 			return fmt.Errorf("complete the shards: %w", err)
@@ -93,14 +94,15 @@ func (e *Engine) acquire(ctx context.Context) error {
 		return nil
 	})
 	if err != nil {
-		return err
+		return ends, err
 	}
 	if e.DB.Engine() == store.Postgres {
+		ends = time.Now().Add(e.Lease)
 		now, err := e.renew(ctx)
 		if err == nil {
 			e.own(ctx, now)
 		}
-		return err
+		return ends, err
 	}
 	var now map[int]int64
 	err = e.DB.Write(ctx, func(tx *store.Tx) (err error) {
@@ -108,42 +110,41 @@ func (e *Engine) acquire(ctx context.Context) error {
 		return err
 	})
 	if err != nil {
-		return err
+		return ends, err
 	}
 	e.own(ctx, now)
-	return nil
+	return ends, nil
 }
 
 // insist takes shards, however long the database refuses: its disk may be full, or it may be failing
-// over. It is false when ctx ended before.
-func (e *Engine) insist(ctx context.Context) bool {
+// over. It returns when their lease ends, and false when ctx ended before.
+func (e *Engine) insist(ctx context.Context) (ends time.Time, ok bool) {
 	for pause := time.Second; ; pause = min(2*pause, 10*time.Second) {
-		err := e.acquire(ctx)
+		ends, err := e.acquire(ctx)
 		if e.barred.Store(err != nil); err == nil {
-			return true
+			return ends, true
 		}
 		if ctx.Err() != nil {
-			return false
+			return ends, false
 		}
 		e.Log.Error("nobody works on runs and machines here: the database does not give this server its share of the work", "err", err, "retry_in", pause)
 		select {
 		case <-time.After(pause):
 		case <-ctx.Done():
-			return false
+			return ends, false
 		}
 	}
 }
 
-// keep renews leases until ctx ends. It gives the shards up when they could not be renewed
-// for as long as the lease: others have them by then.
-func (e *Engine) keep(ctx context.Context) {
+// keep renews leases, which end at the given time, until ctx ends. It gives the shards up when
+// they could not be renewed for as long as the lease: others have them by then.
+func (e *Engine) keep(ctx context.Context, ends time.Time) {
 	if e.DB.Engine() != store.Postgres {
 		<-ctx.Done()
 		return
 	}
 	tick := time.NewTicker(e.Lease / 3)
 	defer tick.Stop()
-	ends := time.Now().Add(e.Lease)
 	for {
 		select {
 		case <-ctx.Done():

@@ -253,3 +253,32 @@ func TestLostNotification(t *testing.T) {
 		}
 	})
 }
+
+// TestFirstLookTakesLong has the database be gone while the first look is under way: the shards are given up
+// when the lease ends, which began before it.
+func TestFirstLookTakesLong(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.Open(t, url)
+		e := newEngine(t, db, "a", &enginetest.Bus{})
+		began := time.Now()
+		lost := make(chan time.Time, 1)
+		e.Register(engine.Kind{
+			Name:      "x",
+			Reconcile: (&recorder{}).reconcile,
+			Live: func(ctx context.Context, _ store.Querier, _ []int) ([]string, error) {
+				<-ctx.Done()
+				return nil, ctx.Err()
+			},
+			Lost: func(func(string) bool) { lost <- time.Now() },
+		})
+		enginetest.Start(t, e)
+		settle()
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if after := (<-lost).Sub(began); after > 15*time.Second+time.Millisecond {
+			t.Errorf("given up after %v, and the lease is 15 s", after)
+		}
+	})
+}
