@@ -8,8 +8,11 @@
 // Postgres they are leased and shared evenly.
 //
 // Objects wait in memory. One that nothing wakes and that asked for no time costs neither
-// a query nor memory. What a wake-up could miss (a crash between a commit and the wake-up,
-// a lost notification) is found when a shard is taken and by a slow sweep.
+// a query nor memory. A slow sweep finds such objects when their wake-up was lost. What asked
+// for a time is not looked for by it, so wake-ups for others are sent until they are sent, by
+// a replica that stops before it ends, and all objects are looked at where wake-ups may have
+// been lost unseen: when a replica hears the others again, or takes shards, since whoever had
+// them may have died between a commit and its wake-ups.
 package engine
 
 import (
@@ -102,6 +105,7 @@ type Engine struct {
 	start  sync.Mutex // held by Register and at the start of Run
 	runs   bool
 	barred atomic.Bool // see Barred
+	missed atomic.Bool // the next sweep looks at all objects: wake-ups may be lost
 }
 
 // Barred says that the engine does nothing since it runs, because the database has refused to give it a
@@ -182,7 +186,10 @@ func (e *Engine) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	ready := make(chan struct{})
 	g.Go(func() error { e.listen(ctx, sync.OnceFunc(func() { close(ready) })); return nil })
-	g.Go(func() error { e.send(ctx); return nil })
+	sending, unsent := context.WithCancel(context.WithoutCancel(ctx)) // the last passes wake others, too
+	defer unsent()
+	var sender sync.WaitGroup
+	sender.Go(func() { e.send(sending) })
 	g.Go(func() error {
 		select {
 		case <-ready:
@@ -213,6 +220,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	timer := time.AfterFunc(e.Drain, func() { stop(errDrained) })
 	passes.Wait()
 	timer.Stop()
+	unsent()
+	sender.Wait()
+	e.sendLast(context.WithoutCancel(ctx))
 	if releaseErr := e.release(context.WithoutCancel(ctx)); releaseErr != nil {
 		e.Log.Warn("shards were not given back, others wait for their lease to end", "err", releaseErr)
 	}

@@ -152,6 +152,29 @@ func TestMissedWhileNobodyListened(t *testing.T) {
 	})
 }
 
+// What cannot be listed when others are heard again is made up for by the next sweep.
+func TestMissedAndNotListed(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		bus := &enginetest.Bus{}
+		r := &recorder{answer: func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }}
+		e := newEngine(t, db, "a", bus)
+		lists := 0
+		e.Register(engine.Kind{Name: "x", Reconcile: r.reconcile, Live: func(context.Context, store.Querier, []int) ([]string, error) {
+			if lists++; lists == 2 {
+				return nil, errors.New("too many connections")
+			}
+			return []string{"1"}, nil
+		}})
+		enginetest.Start(t, e)
+		settle()
+		bus.Cut()
+		time.Sleep(10 * time.Minute)
+		if n := len(r.ids()); n != 2 {
+			t.Errorf("%d passes, want one at the start and one of the next sweep", n)
+		}
+	})
+}
+
 // A wake-up that cannot be sent is sent later.
 func TestRefusedWake(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
@@ -174,6 +197,52 @@ func TestRefusedWake(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		if n := len(heard); n != 1 {
 			t.Errorf("%d messages, want that of the wake-up", n)
+		}
+	})
+}
+
+// A wake-up that cannot be sent before the engine is to end is sent before it has.
+func TestRefusedLastWake(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		bus, heard := &enginetest.Bus{}, make(chan string, 10)
+		e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: "idle", Bus: bus, Clock: virtual, Resting: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Register(engine.Kind{Name: "x", Reconcile: (&recorder{}).reconcile, Live: none})
+		stop := enginetest.StartStoppable(t, e)
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		go func() { _ = bus.Listen(ctx, func() {}, func(msg string) { heard <- msg }) }()
+		settle()
+		bus.Refuse(true)
+		e.Wake("x", "1")
+		time.AfterFunc(2*time.Second, func() { bus.Refuse(false) })
+		stop()
+		settle()
+		if n := len(heard); n != 1 {
+			t.Errorf("%d messages, want that of the wake-up", n)
+		}
+	})
+}
+
+// An engine whose wake-ups nobody takes ends all the same.
+func TestRefusedLastWakeForGood(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		bus := &enginetest.Bus{}
+		e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: "idle", Bus: bus, Clock: virtual, Resting: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.Register(engine.Kind{Name: "x", Reconcile: (&recorder{}).reconcile, Live: none})
+		stop := enginetest.StartStoppable(t, e)
+		settle()
+		bus.Refuse(true)
+		e.Wake("x", "1")
+		began := time.Now()
+		stop()
+		if d := time.Since(began); d > 6*time.Second {
+			t.Errorf("stopping took %v", d)
 		}
 	})
 }

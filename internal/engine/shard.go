@@ -199,7 +199,26 @@ func (e *Engine) sweep(ctx context.Context) {
 func (e *Engine) sweepOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Sweep, errSilent)
 	defer cancel()
+	if e.missed.Swap(false) {
+		e.lookAtAll(ctx, nil)
+		return
+	}
 	e.find(ctx, e.shards.owned(), func(q *queue, id string) { q.sweep(id, time.Now().Add(apart(e.Sweep/4, id, 0))) })
+}
+
+// lookAtAll looks within a second at all that this replica owns, also at what has a time of its own and no
+// sweep looks for, and at once at what is in the shards that it has just taken.
+func (e *Engine) lookAtAll(ctx context.Context, taken []int) {
+	all := e.find(ctx, e.shards.owned(), func(q *queue, id string) {
+		if slices.Contains(taken, Shard(id)) {
+			q.wake(id)
+		} else {
+			q.schedule(id, time.Now().Add(apart(time.Second, id, 0)))
+		}
+	})
+	if !all {
+		e.missed.Store(true)
+	}
 }
 
 // renew keeps what this replica has, gives away what is over its share, and takes what is
@@ -256,20 +275,27 @@ func (e *Engine) own(ctx context.Context, now map[int]int64) {
 	if len(taken)+len(lost) > 0 {
 		e.Log.Info("shards changed", "owned", len(now), "taken", len(taken), "lost", len(lost))
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, e.Lease/3, errSilent) // renewing must go on
-	defer cancel()
-	e.find(ctx, taken, (*queue).wake)
-}
-
-// find hands the live objects of the shards to found, with the queue of their kind.
-func (e *Engine) find(ctx context.Context, shards []int, found func(q *queue, id string)) {
-	if len(shards) == 0 {
+	if len(taken) == 0 {
 		return
 	}
+	// Whoever had them may have died between a commit and its wake-ups: those for what is here already, too.
+	ctx, cancel := context.WithTimeoutCause(ctx, e.Lease/3, errSilent) // renewing must go on
+	defer cancel()
+	e.lookAtAll(ctx, taken)
+}
+
+// find hands the live objects of the shards to found, with the queue of their kind. It is false when it could
+// not list them all.
+func (e *Engine) find(ctx context.Context, shards []int, found func(q *queue, id string)) (all bool) {
+	if len(shards) == 0 {
+		return true
+	}
+	all = true
 	for _, kind := range slices.Sorted(maps.Keys(e.queues)) {
 		q := e.queues[kind]
 		ids, err := q.Live(ctx, e.DB.Read(), shards)
 		if err != nil {
+			all = false
 			if ctx.Err() == nil {
 				e.Log.Warn("live objects not listed, the next sweep will", "kind", q.Name, "err", err)
 			}
@@ -279,6 +305,7 @@ func (e *Engine) find(ctx context.Context, shards []int, found func(q *queue, id
 			found(q, id)
 		}
 	}
+	return all
 }
 
 // release gives the shards back at the end, so that others need not wait for the lease.

@@ -17,6 +17,10 @@ import (
 	"dstack/internal/store/storetest"
 )
 
+// joined is how long a replica that joins others waits for its share, at most: a lease, and until the others
+// have given it away.
+const joined = 25 * time.Second
+
 // replica is an engine with one kind "x" whose live objects are all of ids.
 type replica struct {
 	recorder
@@ -129,7 +133,7 @@ func TestReplicasShare(t *testing.T) {
 			t.Fatalf("%d passes of the only replica, want 500", n)
 		}
 		b := startReplica(t, db, bus, "b", ids(500))
-		time.Sleep(12 * time.Second)
+		time.Sleep(joined)
 		if got := owners(t, db); got["a"] != 32 || got["b"] != 32 {
 			t.Fatalf("shards by owner: %v", got)
 		}
@@ -243,13 +247,82 @@ func TestLostNotification(t *testing.T) {
 		db, bus := storetest.Open(t, url), &enginetest.Bus{}
 		a := startReplica(t, db, bus, "a", ids(100))
 		b := startReplica(t, db, bus, "b", ids(100))
-		time.Sleep(12 * time.Second)
+		time.Sleep(joined)
 		bus.Mute(true)
 		b.reset()
 		a.e.Wake("x", ids(100)...)
 		time.Sleep(80 * time.Second)
 		if n := len(b.ids()); n < 20 {
 			t.Errorf("b looked at %d objects, want its half", n)
+		}
+	})
+}
+
+// pair starts two replicas that share two objects, and returns the id of each one's.
+func pair(t *testing.T, dbA, dbB *store.DB, bus *enginetest.Bus) (a, b *replica, ofA, ofB string) {
+	t.Helper()
+	for n := 0; ofA == "" || ofB == ""; n++ { // who is there first keeps the first shards
+		if id := strconv.Itoa(n); engine.Shard(id) < engine.Shards/2 {
+			ofA = id
+		} else {
+			ofB = id
+		}
+	}
+	a = startReplica(t, dbA, bus, "a", []string{ofA, ofB})
+	b = startReplica(t, dbB, bus, "b", []string{ofA, ofB})
+	b.mu.Lock()
+	b.answer = func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }
+	b.mu.Unlock()
+	time.Sleep(joined)
+	if got := b.ids(); len(got) != 1 || got[0] != ofB {
+		t.Fatalf("b has looked at %v, want its %s", got, ofB)
+	}
+	b.reset()
+	return a, b, ofA, ofB
+}
+
+// TestWakeWhileStopping has a pass of a replica that stops wake an object of another, which has a time of its own.
+func TestWakeWhileStopping(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.Open(t, url)
+		a, b, ofA, ofB := pair(t, db, db, &enginetest.Bus{})
+		a.mu.Lock()
+		a.answer = func(ctx context.Context, _ engine.Item) (time.Time, error) {
+			time.Sleep(2 * time.Second)
+			a.e.Wake("x", ofB)
+			<-ctx.Done() // drained: until then nobody takes what is a's
+			return time.Time{}, ctx.Err()
+		}
+		a.mu.Unlock()
+		a.e.Wake("x", ofA)
+		time.Sleep(time.Second)
+		stopped := make(chan struct{})
+		go func() { a.stop(); close(stopped) }()
+		time.Sleep(2 * time.Second)
+		settle()
+		if got := b.ids(); len(got) != 1 || got[0] != ofB {
+			t.Errorf("b has looked at %v, want its %s", got, ofB)
+		}
+		<-stopped
+	})
+}
+
+// TestDiesBeforeNotifying has a wake-up be lost with the replica that was to send it.
+func TestDiesBeforeNotifying(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, bus, silent := storetest.Open(t, url), &enginetest.Bus{}, storetest.Open(t, url)
+		a, b, _, ofB := pair(t, silent, db, bus)
+		bus.Mute(true)
+		a.e.Wake("x", ofB)
+		settle()
+		if err := silent.Close(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(25 * time.Second)
+		if got := b.ids(); len(got) != 2 {
+			t.Errorf("b has looked at %v, want its own and what it took", got)
 		}
 	})
 }

@@ -18,8 +18,8 @@ type outbox struct {
 	filled  chan struct{}              // holds one token when pending is not empty
 }
 
-// maxPending bounds the wake-ups of one kind that wait while the database is away; the
-// sweep of the owner finds the rest.
+// maxPending bounds the wake-ups of one kind that wait while the database is away. Of the rest, the sweep of
+// the owner finds what has no time of its own.
 const maxPending = 100_000
 
 func (o *outbox) init() {
@@ -82,22 +82,41 @@ func (e *Engine) send(ctx context.Context) {
 			}
 		}
 		failed++
-		all := true
-		for kind, set := range e.wakes.take() {
-			ids := make([]string, 0, len(set))
-			for id := range set {
-				if !strings.HasPrefix(kind, topicPrefix) && e.shards.epoch(Shard(id)) != 0 { // taken meanwhile
-					e.queues[kind].wake(id)
-					continue
-				}
-				ids = append(ids, id)
-			}
-			all = e.publish(ctx, kind, ids) && all
-		}
-		if all {
+		if e.sendPending(ctx) {
 			failed = 0
 		}
 	}
+}
+
+// sendLast publishes what is left when nobody adds to it any more, and tries for some seconds.
+func (e *Engine) sendLast(ctx context.Context) {
+	ctx, cancel := context.WithTimeoutCause(ctx, resendAfter, errSilent)
+	defer cancel()
+	for failed := 1; !e.sendPending(ctx); failed++ {
+		select {
+		case <-ctx.Done():
+			e.Log.Warn("the last wake-ups were not sent")
+			return
+		case <-time.After(backoff(e.Owner, failed)):
+		}
+	}
+}
+
+// sendPending publishes the outbox once. It is false when something could not be sent.
+func (e *Engine) sendPending(ctx context.Context) (all bool) {
+	all = true
+	for kind, set := range e.wakes.take() {
+		ids := make([]string, 0, len(set))
+		for id := range set {
+			if !strings.HasPrefix(kind, topicPrefix) && e.shards.epoch(Shard(id)) != 0 { // taken meanwhile
+				e.queues[kind].wake(id)
+				continue
+			}
+			ids = append(ids, id)
+		}
+		all = e.publish(ctx, kind, ids) && all
+	}
+	return all
 }
 
 // publish sends ids of one kind; what it cannot send it puts back, and says so.
@@ -128,7 +147,7 @@ func (e *Engine) listen(ctx context.Context, ready func()) {
 	for attempt := 1; ; attempt++ {
 		err := e.Bus.Listen(ctx, func() {
 			if attempt > 1 { // something may have been missed, also by what has a time of its own
-				e.find(ctx, e.shards.owned(), func(q *queue, id string) { q.schedule(id, time.Now().Add(apart(time.Second, id, 0))) })
+				e.lookAtAll(ctx, nil)
 			}
 			attempt = 1
 			ready()
