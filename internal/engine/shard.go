@@ -106,7 +106,7 @@ func (e *Engine) acquire(ctx context.Context) (ends time.Time, err error) {
 	}
 	var now map[int]int64
 	err = e.DB.Write(ctx, func(tx *store.Tx) (err error) {
-		now, err = epochs(tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
+		now, err = byKey[int](tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
 		return err
 	})
 	if err != nil {
@@ -221,8 +221,36 @@ func (e *Engine) lookAtAll(ctx context.Context, taken []int) {
 	}
 }
 
+// forgetAfter is how long the row of a replica stays that died without leaving.
+const forgetAfter = time.Hour
+
+// share is how many shards a replica may have among live ones, which were there for those times when they were
+// heard of last, in microseconds and with the lease. One that has not been there for a lease neither counts nor
+// takes any, 0: it may be one that dies soon after each start, and what it takes stands still until its lease
+// ends. This is so as long as there is another to do the work, and none of the version before, which says no
+// time, -1: it counts all at once, and gives away what is over its share.
+func share(there map[string]int64, owner string, lease int64) int {
+	settled := 0
+	for _, d := range there {
+		if d < 0 {
+			settled = 0
+			break
+		}
+		if d >= 2*lease {
+			settled++
+		}
+	}
+	switch {
+	case settled == 0:
+		settled = len(there)
+	case there[owner] < 2*lease:
+		return 0
+	}
+	return (Shards + settled - 1) / settled
+}
+
 // renew keeps what this replica has, gives away what is over its share, and takes what is
-// free up to its share.
+// free up to its share. Without a share it keeps what it has: nobody else is known to want it.
 func (e *Engine) renew(ctx context.Context) (now map[int]int64, err error) {
 	err = e.DB.Write(ctx, func(tx *store.Tx) (err error) {
 		at, err := e.Clock(ctx, tx)
@@ -230,24 +258,29 @@ func (e *Engine) renew(ctx context.Context) (now map[int]int64, err error) {
 			return err
 		}
 		expires := at + e.Lease.Microseconds()
-		if _, err := tx.ExecContext(ctx, joinReplicas, e.Owner, expires); err != nil {
+		if _, err := tx.ExecContext(ctx, joinReplicas, e.Owner, expires, at); err != nil {
 			return err
 		}
-		var replicas int
-		if err := tx.QueryRowContext(ctx, countReplicas, at).Scan(&replicas); err != nil {
+		if _, err := tx.ExecContext(ctx, forgetReplicas, at-forgetAfter.Microseconds()); err != nil {
 			return err
 		}
-		share := (Shards + replicas - 1) / replicas
-		if _, err := tx.ExecContext(ctx, freeSurplus, e.Owner, share); err != nil {
+		there, err := byKey[string](tx.QueryContext(ctx, selectReplicas, at))
+		if err != nil {
 			return err
 		}
-		if now, err = epochs(tx.QueryContext(ctx, renewShards, e.Owner, expires)); err != nil {
+		share := share(there, e.Owner, e.Lease.Microseconds())
+		if share > 0 {
+			if _, err := tx.ExecContext(ctx, freeSurplus, e.Owner, share); err != nil {
+				return err
+			}
+		}
+		if now, err = byKey[int](tx.QueryContext(ctx, renewShards, e.Owner, expires)); err != nil {
 			return err
 		}
 		if len(now) >= share {
 			return nil
 		}
-		more, err := epochs(tx.QueryContext(ctx, takeShards, e.Owner, expires, at, share-len(now)))
+		more, err := byKey[int](tx.QueryContext(ctx, takeShards, e.Owner, expires, at, share-len(now)))
 		for id, epoch := range more {
 			now[id] = epoch
 		}
@@ -325,15 +358,16 @@ func (e *Engine) release(ctx context.Context) error {
 	})
 }
 
-func epochs(rows *sql.Rows, err error) (map[int]int64, error) {
-	m := map[int]int64{}
+// byKey reads rows of a key and a number.
+func byKey[K comparable](rows *sql.Rows, err error) (map[K]int64, error) {
+	m := map[K]int64{}
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
-		var id int
-		var epoch int64
-		if err := rows.Scan(&id, &epoch); err != nil {
+		var key K
+		var n int64
+		if err := rows.Scan(&key, &n); err != nil {
 			return err
 		}
-		m[id] = epoch
+		m[key] = n
 		return nil
 	})
 	return m, err

@@ -258,6 +258,77 @@ func TestLostNotification(t *testing.T) {
 	})
 }
 
+// TestCrashLoop has a replica start again and again, each time to be killed before its first lease ends: the
+// one that is well keeps its work.
+func TestCrashLoop(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, bus := storetest.Open(t, url), &enginetest.Bus{}
+		startReplica(t, db, bus, "a", nil)
+		time.Sleep(16 * time.Second)
+		for n := range 4 {
+			own := storetest.Open(t, url)
+			b := startReplica(t, own, bus, fmt.Sprint("b", n), nil)
+			time.Sleep(5 * time.Second)
+			if err := own.Close(); err != nil { // it leaves without a word
+				t.Fatal(err)
+			}
+			b.stop()
+			time.Sleep(2 * time.Second)
+			if got := owners(t, db); got["a"] < 48 {
+				t.Errorf("after crash %d, shards by owner: %v", n+1, got)
+			}
+		}
+	})
+}
+
+// TestDeadReplicasAreForgotten has one in the database that died long ago.
+func TestDeadReplicasAreForgotten(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.Open(t, url)
+		joinAsBefore(t, db, "dead", time.Now().Add(-2*time.Hour))
+		startReplica(t, db, &enginetest.Bus{}, "a", nil)
+		var rows int
+		if err := db.Read().QueryRowContext(t.Context(), `SELECT count(*) FROM replica`).Scan(&rows); err != nil {
+			t.Fatal(err)
+		}
+		if rows != 1 {
+			t.Errorf("%d replicas are remembered, want the one that lives", rows)
+		}
+	})
+}
+
+// joinAsBefore joins as the version before does, for a lease until the given time.
+func joinAsBefore(t *testing.T, db *store.DB, owner string, until time.Time) {
+	t.Helper()
+	if err := db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.ExecContext(t.Context(), `INSERT INTO replica (owner, expires_at) VALUES ($1, $2)
+			ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`, owner, store.Micros(until))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestReplicaOfVersionBefore has one that joined as the version before does, which counts all others at once
+// and gives their share away: it is taken at once.
+func TestReplicaOfVersionBefore(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.Open(t, url)
+		joinAsBefore(t, db, "old", time.Now().Add(time.Hour))
+		startReplica(t, db, &enginetest.Bus{}, "new", nil)
+		if got := owners(t, db); got["new"] != 32 {
+			t.Errorf("shards by owner: %v", got)
+		}
+		time.Sleep(time.Minute)
+		if got := owners(t, db); got["new"] != 32 {
+			t.Errorf("after a minute, shards by owner: %v", got)
+		}
+	})
+}
+
 // pair starts two replicas that share two objects, and returns the id of each one's.
 func pair(t *testing.T, dbA, dbB *store.DB, bus *enginetest.Bus) (a, b *replica, ofA, ofB string) {
 	t.Helper()

@@ -23,12 +23,19 @@ RETURNING id, epoch`
 const selectClock = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
 const joinReplicas = `
-INSERT INTO replica (owner, expires_at) VALUES ($1, $2)
+INSERT INTO replica (owner, expires_at, joined_at) VALUES ($1, $2, $3)
 ON CONFLICT (owner) DO UPDATE SET expires_at = excluded.expires_at`
 
 const leaveReplicas = `DELETE FROM replica WHERE owner = $1`
 
-const countReplicas = `SELECT count(*) FROM replica WHERE expires_at > $1`
+// forgetReplicas removes those that died without leaving.
+const forgetReplicas = `DELETE FROM replica WHERE expires_at < $1`
+
+// selectReplicas says how long each was there when it was heard of last, and a lease; -1 when it does not say
+// since when it is there.
+const selectReplicas = `
+SELECT owner, CASE joined_at WHEN 0 THEN -1 ELSE expires_at - joined_at END
+FROM   replica WHERE expires_at > $1`
 
 const renewShards = `
 UPDATE shard SET expires_at = $2 WHERE owner = $1

@@ -418,7 +418,7 @@ CREATE UNIQUE INDEX public_key_fingerprint ON public_key (user_id, fingerprint);
 CREATE TABLE replica (
     owner      TEXT PRIMARY KEY,
     expires_at BIGINT NOT NULL
-);
+, joined_at BIGINT NOT NULL DEFAULT 0);
 
 CREATE TABLE repo (
     project_id TEXT NOT NULL,
