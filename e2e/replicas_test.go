@@ -24,6 +24,10 @@ import (
 // of 15 s, and a third of that until the next look.
 const takeover = 30 * time.Second
 
+// sharing is how long it may take until a server that joins has its share: others count it when it has been there for
+// a lease.
+const sharing = 45 * time.Second
+
 // TestReplicas runs two servers on one PostgreSQL. They share the work; one of them is killed,
 // frozen, cut from the database and replaced by another version, while tasks run.
 func TestReplicas(t *testing.T) {
@@ -130,8 +134,8 @@ func waitOwned(t *testing.T, limit time.Duration, w *world, n int) {
 
 func waitShared(t *testing.T, a, b *world) {
 	t.Helper()
-	waitOwned(t, takeover, a, 32)
-	waitOwned(t, takeover, b, 32)
+	waitOwned(t, sharing, a, 32)
+	waitOwned(t, sharing, b, 32)
 }
 
 // replicasShare submits to either server and follows on the other.
