@@ -106,7 +106,7 @@ type instance struct {
 // plain says that a text can be an id or a name of Lambda's, which become columns of the database: those
 // take no NUL, say.
 func plain(s string) bool {
-	return s != "" && len(s) <= maxID && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
+	return s != "" && len(s) <= maxID && !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 // tag returns the value of a tag, "" when there is none, or one that can be none of ours.
