@@ -194,7 +194,7 @@ func (p *Process) Kill(_ context.Context, id string) error {
 	if ok && alive(proc) {
 		_ = syscall.Kill(proc.num, syscall.SIGKILL)
 	}
-	for _, n := range processes("environ", "\x00DSTACK_JOB_ID="+id+"\x00") {
+	for _, n := range ofJob(id) {
 		_ = syscall.Kill(n, syscall.SIGKILL)
 	}
 	if !ok {
@@ -202,6 +202,9 @@ func (p *Process) Kill(_ context.Context, id string) error {
 	}
 	return nil
 }
+
+// ofJob finds the processes that carry the job's id in their environment, which the runner does not.
+func ofJob(id string) []int { return processes("environ", "\x00DSTACK_JOB_ID="+id+"\x00") }
 
 // processes finds the processes whose file in /proc contains text; those of other users
 // are not seen.
@@ -236,7 +239,7 @@ func (p *Process) Remove(ctx context.Context, id string) error {
 			return err
 		}
 		proc, ok := p.find(id)
-		if !(ok && alive(proc)) && len(processes("environ", "\x00DSTACK_JOB_ID="+id+"\x00")) == 0 {
+		if !(ok && alive(proc)) && len(ofJob(id)) == 0 {
 			_ = os.RemoveAll(filepath.Join(p.dir, id, JobDir, pidFile)) // or it goes with the task's folder
 			return nil
 		}
@@ -248,7 +251,8 @@ func (p *Process) Remove(ctx context.Context, id string) error {
 	}
 }
 
-// List finds the tasks whose runner was started.
+// List finds the tasks whose runner was started. One runs also without its runner while a process of its job lives: it
+// may hang in the driver of a GPU, where nothing ends it, and has the GPU then.
 func (p *Process) List(context.Context) ([]Found, error) {
 	entries, err := os.ReadDir(p.dir)
 	if errors.Is(err, os.ErrNotExist) {
@@ -260,7 +264,7 @@ func (p *Process) List(context.Context) ([]Found, error) {
 	var list []Found
 	for _, e := range entries {
 		if proc, ok := p.find(e.Name()); ok {
-			list = append(list, Found{ID: e.Name(), Running: alive(proc)})
+			list = append(list, Found{ID: e.Name(), Running: alive(proc) || len(ofJob(e.Name())) > 0})
 		}
 	}
 	return list, nil

@@ -9,8 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/uuid"
 
 	"dstack/internal/agent/agenttest"
 	"dstack/internal/agent/runtime"
@@ -47,32 +50,58 @@ func TestConformance(t *testing.T) {
 	})
 }
 
-// A runner whose agent was killed before it had written down which process it is, is found and can be ended.
-func TestProcessThatIsNotWrittenDown(t *testing.T) {
-	id, dir := "d27130f5-ef7b-41b5-8180-200bc215bacf", t.TempDir()
-	c := runtime.Container{ID: id, Dir: filepath.Join(dir, id, runtime.JobDir), Blobs: filepath.Join(dir, id, "blobs")}
-	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+// A task runs without its runner as long as a process of its job does, which may have a GPU.
+func TestJobWithoutItsRunner(t *testing.T) {
+	dir := t.TempDir()
+	p := runtime.NewProcess(dir, agent)
+	held := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(held, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	data, err := json.Marshal(agentapi.JobSpec{JobID: id, Command: []string{"sleep", "60"}})
+	// The end of the terminal, which the runner has, is a hangup.
+	id := startProcess(t, p, dir, "/bin/sh", "-c", "trap '' HUP; exec cat "+held)
+	hold, err := os.OpenFile(held, os.O_WRONLY, 0) // once the job has opened it
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(c.Dir, "spec.json"), data, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := runtime.NewProcess(dir, agent).Start(t.Context(), c); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Remove(filepath.Join(c.Dir, "runner.pid")); err != nil {
-		t.Fatal(err)
-	}
-	next := runtime.NewProcess(dir, agent)
-	t.Cleanup(func() {
-		if err := next.Remove(context.Background(), id); err != nil {
-			t.Error(err)
+	running := func() bool {
+		found, err := runtime.NewProcess(dir, agent).List(t.Context())
+		if err != nil || len(found) != 1 || found[0].ID != id {
+			t.Fatalf("%+v (%v)", found, err)
 		}
-	})
+		return found[0].Running
+	}
+	var runner int
+	data, err := os.ReadFile(filepath.Join(dir, id, runtime.JobDir, "runner.pid"))
+	if _, serr := fmt.Sscan(string(data), &runner); err != nil || serr != nil {
+		t.Fatal(err, serr)
+	}
+	if err := syscall.Kill(runner, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Wait(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	if !running() {
+		t.Error("its job is taken for ended with the runner")
+	}
+	hold.Close() // the end of what the job reads, and of the job
+	for deadline := time.Now().Add(20 * time.Second); running(); {
+		if time.Now().After(deadline) {
+			t.Fatal("the job has ended, and is taken for running")
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// A runner whose agent was killed before it had written down which process it is, is found and can be ended.
+func TestProcessThatIsNotWrittenDown(t *testing.T) {
+	dir := t.TempDir()
+	next := runtime.NewProcess(dir, agent)
+	id := startProcess(t, runtime.NewProcess(dir, agent), dir, "sleep", "60")
+	if err := os.Remove(filepath.Join(dir, id, runtime.JobDir, "runner.pid")); err != nil {
+		t.Fatal(err)
+	}
 	soon, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := next.Wait(soon, id); !errors.Is(err, context.DeadlineExceeded) {
@@ -84,6 +113,32 @@ func TestProcessThatIsNotWrittenDown(t *testing.T) {
 	if _, err := next.Wait(t.Context(), id); err != nil {
 		t.Errorf("its end: %v", err)
 	}
+}
+
+// startProcess starts a task, which is ended with the test.
+func startProcess(t *testing.T, p *runtime.Process, dir string, command ...string) (id string) {
+	t.Helper()
+	id = uuid.NewString()
+	c := runtime.Container{ID: id, Dir: filepath.Join(dir, id, runtime.JobDir), Blobs: filepath.Join(dir, id, "blobs")}
+	if err := os.MkdirAll(c.Dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	data, err := json.Marshal(agentapi.JobSpec{JobID: id, Command: command})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(c.Dir, "spec.json"), data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Remove(context.Background(), id); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := p.Start(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	return id
 }
 
 // uploadsAreReadOnly checks that no job can change what the next one with the same code gets.
