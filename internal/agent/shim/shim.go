@@ -229,7 +229,11 @@ func (s *Shim) recover(ctx context.Context) error {
 	s.adopt(alive, found, err == nil)
 	for _, f := range found { // what could not be removed, until it can
 		if f.Running && !s.needs(f.ID) {
-			if err := s.gpus.Adopt(f.ID, f.GPUs); err != nil {
+			ids := f.GPUs
+			if t := s.tasks[f.ID]; t != nil && ids == nil { // of a plain process, or of an older agent
+				ids = t.state.GPUs
+			}
+			if err := s.gpus.Adopt(f.ID, ids); err != nil {
 				s.Log.Warn("GPUs of a container without a task are held by another", "task", f.ID, "err", err)
 			}
 		}

@@ -56,7 +56,12 @@ func TestRemoveOrphans(t *testing.T) {
 // As long as a container of a task that has ended may run, nobody else gets its GPUs, also after a restart of the agent.
 func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 	stuck := errors.New("tried to kill container, but did not receive an exit event")
-	for name, remove := range map[string]error{"left": stuck, "removed": nil} {
+	for name, c := range map[string]struct {
+		remove error
+		silent bool // it does not say which GPUs it has, like a plain process
+	}{
+		"left": {stuck, false}, "left without labels": {stuck, true}, "removed": {nil, false},
+	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEngine()
 			fail := func(_ context.Context, call, _ string) error {
@@ -64,7 +69,7 @@ func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 				case "start":
 					return errors.New("the engine does not answer in time") // and has started it
 				case "remove":
-					return remove
+					return c.remove
 				}
 				return nil
 			}
@@ -90,7 +95,7 @@ func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 				})
 				return a.get(v.ID)
 			}
-			if remove == nil {
+			if c.remove == nil {
 				if v := next(old); v.State != agentapi.Running {
 					t.Errorf("nothing is left, and the next gets %+v", v)
 				}
@@ -100,6 +105,9 @@ func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 				t.Errorf("the next: %+v", v)
 			}
 			old.stop()
+			if c.silent {
+				e.box(s.ID).gpus = nil
+			}
 			a := run(t, old.home, e, withGPUs(1))
 			if v := next(a); v.Message != "no capacity: 1 GPUs requested, 0 available" {
 				t.Errorf("the next after a restart: %+v", v)
