@@ -3,42 +3,37 @@
 package gpu
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"dstack/internal/agentapi"
 )
 
-// Found is what Detect saw.
+// Found is what a look saw.
 type Found struct {
 	Vendor string // "none" without accelerators
 	GPUs   []agentapi.GPU
-	// Problem says why accelerators that seem to be there could not be listed.
+	// Problem says why accelerators that seem to be there could not be listed, or not all of them.
 	Problem string
 }
 
-const (
-	// toolTimeout bounds a vendor's tool; a driver that hangs must not stop the agent.
-	toolTimeout = 30 * time.Second
-	// imageTimeout bounds one that comes in an image, which may have to be pulled.
-	imageTimeout = 2 * time.Minute
-	// killTimeout is how long one that was killed may take to end.
-	killTimeout = 2 * time.Second
-)
+// Detector looks for accelerators. Its zero value is ready for use, by one look at a time.
+type Detector struct {
+	// left is what earlier looks have left behind, each with a channel that is closed once it has ended: see run.
+	left map[string]<-chan struct{}
+}
 
 // Detect looks for accelerators; the first vendor that matches counts (host-agents 1.8).
-func Detect(ctx context.Context) Found {
-	return detect(ctx, exists, run)
+func (d *Detector) Detect(ctx context.Context) Found {
+	return detect(ctx, exists, d.run)
 }
 
 func exists(path string) bool {
@@ -46,68 +41,22 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// run returns what a program prints. One that waits for a driver cannot even be killed, and one that was
-// killed may have children that hold its output open: they are left.
-func run(ctx context.Context, name string, args ...string) (string, error) {
-	limit := toolTimeout
-	if name == "docker" {
-		limit = imageTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = killTimeout / 2
-	type result struct {
-		out []byte
-		err error
-	}
-	done := make(chan result, 1)
-	go func() {
-		out, err := cmd.Output()
-		done <- result{out, err}
-	}()
-	killed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		<-time.After(killTimeout)
-		close(killed)
-	})
-	defer stop()
-	select {
-	case r := <-done:
-		return string(r.out), r.err
-	case <-killed:
-		return "", fmt.Errorf("%s does not end: %w", name, ctx.Err())
-	}
-}
-
-func detect(ctx context.Context, has func(string) bool, tool func(context.Context, string, ...string) (string, error)) Found {
-	// installed runs a tool of the host, or where there is none the one in an image.
-	installed := func(name, image string, devices []string, args ...string) (string, error) {
-		out, err := tool(ctx, name, args...)
-		if !errors.Is(err, exec.ErrNotFound) {
-			return out, err
-		}
-		docker := []string{"run", "--rm"}
-		for _, d := range devices {
-			docker = append(docker, "--device", d)
-		}
-		return tool(ctx, "docker", append(append(docker, image), args...)...)
-	}
+func detect(ctx context.Context, has func(string) bool, run tool) Found {
 	var vendor string
 	var list func() ([]agentapi.GPU, error)
 	switch {
 	case has("/dev/nvidiactl") || has("/dev/dxg") && has("/usr/lib/wsl/lib/nvidia-smi"):
 		vendor = "nvidia"
 		list = func() ([]agentapi.GPU, error) {
-			out, err := tool(ctx, "nvidia-smi", "--query-gpu=name,memory.total,uuid,driver_version", "--format=csv,noheader,nounits")
-			return parseNVIDIA(out), err
+			out, err := run(ctx, "nvidia-smi", "--query-gpu=name,memory.total,uuid,driver_version", "--format=csv,noheader,nounits")
+			return readTable(out, err, 4, parseNVIDIA)
 		}
 	case has("/dev/tenstorrent"):
 		vendor = "tenstorrent"
 		list = func() ([]agentapi.GPU, error) {
-			out, err := installed("tt-smi", "dstackai/tt-smi:latest", []string{"/dev/tenstorrent"}, "-s")
-			if err != nil {
-				return nil, err
+			out, err := run.orImage(ctx, "tt-smi", "dstackai/tt-smi:latest", []string{"/dev/tenstorrent"}, "-s")
+			if err != nil { // the ids are places in the whole list
+				return nil, because(err, out)
 			}
 			return parseTenstorrent(out)
 		}
@@ -115,41 +64,54 @@ func detect(ctx context.Context, has func(string) bool, tool func(context.Contex
 		vendor = "amd"
 		list = func() ([]agentapi.GPU, error) {
 			args := []string{"static", "--json", "--asic", "--vram", "--bus", "--driver"}
-			out, err := installed("amd-smi", "dstackai/amd-smi:latest", []string{"/dev/kfd", "/dev/dri"}, args...)
-			var exit *exec.ExitError
-			if errors.As(err, &exit) { // some versions do not know the driver
-				out, err = installed("amd-smi", "dstackai/amd-smi:latest", []string{"/dev/kfd", "/dev/dri"}, args[:len(args)-1]...)
+			image, devices := "dstackai/amd-smi:latest", []string{"/dev/kfd", "/dev/dri"}
+			out, err := run.orImage(ctx, "amd-smi", image, devices, args...)
+			if failed(err) { // some versions do not know the driver
+				out, err = run.orImage(ctx, "amd-smi", image, devices, args[:len(args)-1]...)
 			}
-			if err != nil {
-				return nil, err
+			gpus, bad := parseAMD(out, renderNode)
+			if err != nil && bad != nil {
+				return nil, because(err, out)
 			}
-			return parseAMD(out, renderNode)
+			return gpus, cmp.Or(err, bad)
 		}
 	case has("/dev/accel"):
 		vendor = "intel"
 		list = func() ([]agentapi.GPU, error) {
-			out, err := tool(ctx, "hl-smi", "--query-aip=name,memory.total,index", "--format=csv,noheader,nounits")
-			return parseIntel(out), err
+			out, err := run(ctx, "hl-smi", "--query-aip=name,memory.total,index", "--format=csv,noheader,nounits")
+			return readTable(out, err, 3, parseIntel)
 		}
 	default:
 		return Found{Vendor: "none", GPUs: []agentapi.GPU{}}
 	}
 	gpus, err := list()
-	if err != nil || len(gpus) == 0 {
-		f := Found{Vendor: "none", GPUs: []agentapi.GPU{}, Problem: vendor + " devices are there, but its tool lists none"}
-		if err != nil {
-			f.Problem = fmt.Sprintf("%s devices are there, but its tool does not work: %v", vendor, err)
-		}
-		return f
+	switch {
+	case len(gpus) == 0 && err != nil:
+		return Found{Vendor: "none", GPUs: []agentapi.GPU{}, Problem: fmt.Sprintf("%s devices are there, but its tool does not work: %v", vendor, err)}
+	case len(gpus) == 0:
+		return Found{Vendor: "none", GPUs: []agentapi.GPU{}, Problem: vendor + " devices are there, but its tool lists none"}
+	case err != nil: // of one that has fallen off, while the others work
+		return Found{Vendor: vendor, GPUs: gpus, Problem: fmt.Sprintf("%s's tool complains: %v", vendor, err)}
 	}
 	return Found{Vendor: vendor, GPUs: gpus}
 }
 
-func csv(out string, fields int) [][]string {
-	var rows [][]string
-	for _, line := range strings.Split(strings.TrimSpace(out), "\n") {
+// readTable reads the rows of a tool whatever the code with which it ended. What it prints besides is what is wrong then.
+func readTable(out string, err error, fields int, parse func([][]string) (gpus []agentapi.GPU, lost string)) ([]agentapi.GPU, error) {
+	rows, rest := csv(out, fields)
+	gpus, lost := parse(rows)
+	if err == nil {
+		rest = "" // a warning
+	}
+	return gpus, because(err, rest+"\n"+lost)
+}
+
+// csv splits what a tool prints into rows of so many fields and the rest.
+func csv(out string, fields int) (rows [][]string, rest string) {
+	for line := range strings.Lines(out) {
 		f := strings.Split(line, ",")
 		if len(f) != fields {
+			rest += line
 			continue
 		}
 		for i := range f {
@@ -157,25 +119,28 @@ func csv(out string, fields int) [][]string {
 		}
 		rows = append(rows, f)
 	}
-	return rows
+	return rows, rest
 }
 
-func parseNVIDIA(out string) []agentapi.GPU {
-	var gpus []agentapi.GPU
-	for _, f := range csv(out, 4) {
+// parseNVIDIA reads nvidia-smi's rows. Of a GPU that cannot be reached it may say so in place of some or all fields.
+func parseNVIDIA(rows [][]string) (gpus []agentapi.GPU, lost string) {
+	for _, f := range rows {
+		if strings.HasPrefix(f[2], "[") || slices.Contains(f, "[GPU is lost]") || slices.Contains(f, "[GPU requires reset]") {
+			lost += strings.Join(f, ", ") + "\n"
+			continue
+		}
 		mib, _ := strconv.Atoi(f[1]) // a bad value is 0
 		gpus = append(gpus, agentapi.GPU{ID: f[2], Name: f[0], MemoryMiB: mib, Driver: driver(f[3])})
 	}
-	return gpus
+	return gpus, lost
 }
 
-func parseIntel(out string) []agentapi.GPU {
-	var gpus []agentapi.GPU
-	for _, f := range csv(out, 3) {
+func parseIntel(rows [][]string) (gpus []agentapi.GPU, lost string) {
+	for _, f := range rows {
 		mib, _ := strconv.Atoi(f[1]) // a bad value is 0
 		gpus = append(gpus, agentapi.GPU{ID: f[2], Name: f[0], MemoryMiB: mib})
 	}
-	return gpus
+	return gpus, ""
 }
 
 // driver drops the words that tools print for "unknown".

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -89,17 +90,20 @@ func TestAMDSince7(t *testing.T) {
 func TestDetectWithImages(t *testing.T) {
 	for _, c := range []struct {
 		device, want string
-		fails        int // calls of docker that end with an error
+		fails        int // containers that end with an error
 	}{
-		{"/dev/kfd", "run --rm --device /dev/kfd --device /dev/dri dstackai/amd-smi:latest static --json --asic --vram --bus --driver", 0},
-		{"/dev/kfd", "run --rm --device /dev/kfd --device /dev/dri dstackai/amd-smi:latest static --json --asic --vram --bus", 1},
-		{"/dev/tenstorrent", "run --rm --device /dev/tenstorrent dstackai/tt-smi:latest -s", 0},
+		{"/dev/kfd", "run --rm --name dstack-amd-smi --device /dev/kfd --device /dev/dri dstackai/amd-smi:latest static --json --asic --vram --bus --driver", 0},
+		{"/dev/kfd", "run --rm --name dstack-amd-smi --device /dev/kfd --device /dev/dri dstackai/amd-smi:latest static --json --asic --vram --bus", 1},
+		{"/dev/tenstorrent", "run --rm --name dstack-tt-smi --device /dev/tenstorrent dstackai/tt-smi:latest -s", 0},
 	} {
 		var last string
 		calls := 0
 		detect(t.Context(), func(p string) bool { return p == c.device }, func(_ context.Context, name string, args ...string) (string, error) {
 			if name != "docker" {
 				return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
+			}
+			if args[0] == "rm" { // of what may be left
+				return "", &exec.ExitError{}
 			}
 			last = strings.Join(args, " ")
 			if calls++; calls <= c.fails {
@@ -127,18 +131,166 @@ func TestDetectProblems(t *testing.T) {
 	}
 }
 
-// A tool that hangs, and leaves a child with its output, does not keep the agent from starting.
-func TestHangingTool(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "tool")
-	if err := os.WriteFile(path, []byte("#!/bin/sh\nsleep 30 &\nwait\n"), 0o755); err != nil {
+// One GPU that has fallen off does not hide the others, except where their ids are places in the list. What the tool
+// says of it is told.
+func TestDetectTheOthers(t *testing.T) {
+	const (
+		two   = "NVIDIA A100, 81920, GPU-0, 550.1\nNVIDIA A100, 81920, GPU-1, 550.1\n"
+		lost  = "Unable to determine the device handle for GPU0000:41:00.0: GPU is lost.  Reboot the system to recover this GPU"
+		gone  = "[GPU is lost], [GPU is lost], [GPU is lost], [GPU is lost]"
+		stuck = "NVIDIA A100, [GPU requires reset], GPU-2, 550.1"
+		oneTT = `{"device_info": [{"board_info": {"bus_id": "0000:01:00.0", "board_type": "n150", "board_id": "1"}}]}`
+	)
+	fails := &exec.ExitError{ProcessState: &os.ProcessState{}} // says "exit status 0"
+	for name, c := range map[string]struct {
+		device, out string
+		err         error
+		want        string // "nvidia: a, b; problem"
+	}{
+		"a code":               {"/dev/nvidiactl", two, fails, "nvidia: GPU-0, GPU-1; nvidia's tool complains: exit status 0"},
+		"a code and words":     {"/dev/nvidiactl", lost + "\n" + two, fails, "nvidia: GPU-0, GPU-1; nvidia's tool complains: exit status 0: " + strings.ReplaceAll(lost, "  ", " ")},
+		"a row":                {"/dev/nvidiactl", two + gone + "\n", nil, "nvidia: GPU-0, GPU-1; nvidia's tool complains: " + gone},
+		"a row with its id":    {"/dev/nvidiactl", stuck + "\n" + two, nil, "nvidia: GPU-0, GPU-1; nvidia's tool complains: " + stuck},
+		"a code and a row":     {"/dev/nvidiactl", two + gone + "\n", fails, "nvidia: GPU-0, GPU-1; nvidia's tool complains: exit status 0: " + gone},
+		"a warning":            {"/dev/nvidiactl", "warning: old\n" + two, nil, "nvidia: GPU-0, GPU-1; "},
+		"the only one":         {"/dev/nvidiactl", lost + "\n", fails, "none: ; nvidia devices are there, but its tool does not work: exit status 0: " + strings.ReplaceAll(lost, "  ", " ")},
+		"the only one's row":   {"/dev/nvidiactl", gone + "\n", nil, "none: ; nvidia devices are there, but its tool does not work: " + gone},
+		"one of Intel's":       {"/dev/accel", "HL-225, 98304, 1\n0 is gone\n", fails, "intel: 1; intel's tool complains: exit status 0: 0 is gone"},
+		"one of Tenstorrent's": {"/dev/tenstorrent", oneTT, fails, "none: ; tenstorrent devices are there, but its tool does not work: exit status 0: " + oneTT},
+		"AMD's words":          {"/dev/kfd", "no cards\n", fails, "none: ; amd devices are there, but its tool does not work: exit status 0: no cards"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := detect(t.Context(), func(p string) bool { return p == c.device }, func(context.Context, string, ...string) (string, error) { return c.out, c.err })
+			var ids []string
+			for _, g := range f.GPUs {
+				ids = append(ids, g.ID)
+			}
+			if got := f.Vendor + ": " + strings.Join(ids, ", ") + "; " + f.Problem; got != c.want {
+				t.Errorf("got  %s\nwant %s", got, c.want)
+			}
+		})
+	}
+}
+
+// program puts a program into a new PATH, without any other.
+func program(t *testing.T, name, script string) {
+	t.Helper()
+	dir := t.TempDir()
+	t.Setenv("PATH", dir)
+	if err := os.WriteFile(filepath.Join(dir, name), []byte("#!/bin/sh\nPATH=/usr/bin:/bin\n"+script), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+}
+
+// lines are those of a file that may not be there.
+func lines(t *testing.T, path string) []string {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(data)), "\n")
+}
+
+// What a program prints is there whatever its code, with its last words.
+func TestToolThatFails(t *testing.T) {
+	program(t, "tool", "echo a row\necho 'why,\n  and what' >&2\nexit 15\n")
+	out, err := new(Detector).run(t.Context(), "tool", "list")
+	if out != "a row\n" || err == nil || err.Error() != "exit status 15: why, and what" || !failed(err) {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// A tool that hangs does not keep the agent from starting, and ends with its children.
+func TestHangingTool(t *testing.T) {
+	program(t, "tool", "echo begun\nsleep 60 &\nwait\n")
+	d := &Detector{}
+	for range 2 {
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		out, err := d.run(ctx, "tool", "list")
+		if out != "" || err == nil || err.Error() != "tool was killed: context deadline exceeded" || failed(err) {
+			t.Errorf("%q, %v", out, err)
+		}
+	}
+}
+
+// lookUntil looks for the accelerators of a device until something has happened, or for 5 s, and returns what is
+// wrong with them.
+func (d *Detector) lookUntil(t *testing.T, device string, happens func()) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
-	begin := time.Now()
-	out, err := run(ctx, path)
-	if took := time.Since(begin); err == nil || took > 15*time.Second {
-		t.Errorf("%q, %v after %v", out, err, took)
+	go func() {
+		defer cancel()
+		happens()
+	}()
+	return detect(ctx, func(path string) bool { return path == device }, d.run).Problem
+}
+
+// pipe makes a named pipe.
+func pipe(t *testing.T) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// While something of a tool lives that cannot be ended, looks answer at once and leave no more of it behind.
+func TestToolThatCannotBeKilled(t *testing.T) {
+	begun, held := filepath.Join(t.TempDir(), "begun"), pipe(t)
+	// In a session of its own it is out of our reach, as a process is that waits for a driver.
+	program(t, "nvidia-smi", "echo $$ >>"+begun+"\nsetsid cat "+held+" &\nwait\n")
+	d := &Detector{}
+	const is = "nvidia devices are there, but its tool does not work: nvidia-smi"
+	var hold *os.File
+	got := d.lookUntil(t, "/dev/nvidiactl", func() {
+		hold, _ = os.OpenFile(held, os.O_WRONLY, 0) // once it is opened on the other side
+	})
+	if want := is + " cannot be killed: context canceled"; got != want {
+		t.Errorf("the first look: %q, want %q", got, want)
+	}
+	never := func() { <-t.Context().Done() }
+	for range 3 {
+		if got, want := d.lookUntil(t, "/dev/nvidiactl", never), is+", which was killed before, still does not end"; got != want {
+			t.Errorf("a later look: %q, want %q", got, want)
+		}
+	}
+	if got := lines(t, begun); len(got) != 1 {
+		t.Errorf("%d processes are left", len(got))
+	}
+	if out, err := d.run(t.Context(), "another", "list"); !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("another tool: %q, %v", out, err)
+	}
+	hold.Close()
+	for _, ended := range d.left {
+		<-ended
+	}
+	program(t, "nvidia-smi", "echo NVIDIA A100, 81920, GPU-0, 550.1\n")
+	if got := d.lookUntil(t, "/dev/nvidiactl", never); got != "" || len(d.left) > 0 {
+		t.Errorf("it has ended, and a look says %q, %d are left", got, len(d.left))
+	}
+}
+
+// A container whose client had to be killed is removed, and so is that of an agent that could not do so.
+func TestHangingToolInAContainer(t *testing.T) {
+	calls, runs := filepath.Join(t.TempDir(), "calls"), pipe(t)
+	program(t, "docker", `echo "$*" >>`+calls+"\ncase $1 in run) echo >"+runs+"; exec sleep 60;; esac\nexit 1\n")
+	d := &Detector{}
+	for range 2 {
+		got := d.lookUntil(t, "/dev/kfd", func() { _, _ = os.ReadFile(runs) })
+		if want := "amd devices are there, but its tool does not work: docker was killed: context canceled"; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	const (
+		rm  = "rm -f -v dstack-amd-smi"
+		run = "run --rm --name dstack-amd-smi --device /dev/kfd --device /dev/dri dstackai/amd-smi:latest static --json --asic --vram --bus --driver"
+	)
+	if diff := cmp.Diff([]string{rm, run, rm, rm, run, rm}, lines(t, calls)); diff != "" {
+		t.Errorf("calls of docker (-want +got):\n%s", diff)
 	}
 }
 

@@ -39,11 +39,11 @@ func (s *Shim) lookForGPUs(ctx context.Context) {
 	}
 }
 
-// lacksGPUs says that no accelerators are known, or fewer than there were.
+// lacksGPUs says that no accelerators are known, or fewer than there are or were.
 func (s *Shim) lacksGPUs() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.host.GPUs) == 0 || len(s.host.GPUs) < s.mostGPUs
+	return len(s.host.GPUs) == 0 || len(s.host.GPUs) < s.mostGPUs || s.problem != ""
 }
 
 // look asks once more which accelerators there are, unless somebody has just done so. A tool that lists none says
@@ -66,17 +66,22 @@ func (s *Shim) look(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was := s.host.GPUs
-	if len(was) == 0 && s.problem != found.Problem {
-		s.setProblem(found.Problem)
-	}
-	same := slices.EqualFunc(was, found.GPUs, func(a, b agentapi.GPU) bool { return a.ID == b.ID })
-	if len(found.GPUs) == 0 || same || len(was) > 0 && found.Vendor != s.host.GPUVendor {
+	if len(was) > 0 && (len(found.GPUs) == 0 || found.Vendor != s.host.GPUVendor) {
 		return
 	}
 	s.mostGPUs = max(s.mostGPUs, len(found.GPUs))
-	s.setProblem("")
+	problem := found.Problem
 	if lost := s.mostGPUs - len(found.GPUs); lost > 0 {
-		s.setProblem(fmt.Sprintf("%d of %d GPUs are not there any more", lost, s.mostGPUs))
+		problem = fmt.Sprintf("%d of %d GPUs are not there any more", lost, s.mostGPUs)
+		if found.Problem != "" {
+			problem += ": " + found.Problem
+		}
+	}
+	if s.problem != problem {
+		s.setProblem(problem)
+	}
+	if slices.EqualFunc(was, found.GPUs, func(a, b agentapi.GPU) bool { return a.ID == b.ID }) {
+		return
 	}
 	s.Log.Info("a host's GPUs have changed", "vendor", found.Vendor, "were", len(was), "are", len(found.GPUs))
 	s.host.GPUVendor, s.host.GPUs = found.Vendor, found.GPUs

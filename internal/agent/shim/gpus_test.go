@@ -18,6 +18,7 @@ import (
 type rack struct {
 	mu    sync.Mutex
 	ids   []string
+	fault string // what the tool complains of
 	looks int
 }
 
@@ -34,7 +35,7 @@ func (r *rack) detect(context.Context) gpu.Found {
 	if len(r.ids) == 0 {
 		return gpu.Found{Vendor: "none", GPUs: []agentapi.GPU{}, Problem: "its tool lists none"}
 	}
-	found := gpu.Found{Vendor: "amd"}
+	found := gpu.Found{Vendor: "amd", Problem: r.fault}
 	for _, id := range r.ids {
 		found.GPUs = append(found.GPUs, agentapi.GPU{ID: id})
 	}
@@ -105,20 +106,25 @@ func TestLookForGPUs(t *testing.T) {
 func TestLook(t *testing.T) {
 	for name, c := range map[string]struct {
 		was, is, want []string
+		fault         string // that the look finds
 		problem       string
 	}{
-		"they come up":         {nil, []string{"a", "b"}, []string{"a", "b"}, ""},
-		"still none":           {nil, nil, nil, "its tool lists none"},
-		"one falls off":        {[]string{"a", "b"}, []string{"b"}, []string{"b"}, "1 of 2 GPUs are not there any more"},
-		"one is another":       {[]string{"a", "b"}, []string{"a", "c"}, []string{"a", "c"}, ""},
-		"the tool fails":       {[]string{"a", "b"}, nil, []string{"a", "b"}, ""},
-		"nothing has happened": {[]string{"a", "b"}, []string{"a", "b"}, []string{"a", "b"}, ""},
+		"they come up":         {nil, []string{"a", "b"}, []string{"a", "b"}, "", ""},
+		"still none":           {nil, nil, nil, "", "its tool lists none"},
+		"one comes up":         {nil, []string{"a"}, []string{"a"}, "b is lost", "b is lost"},
+		"one falls off":        {[]string{"a", "b"}, []string{"b"}, []string{"b"}, "", "1 of 2 GPUs are not there any more"},
+		"with words":           {[]string{"a", "b"}, []string{"b"}, []string{"b"}, "a is lost", "1 of 2 GPUs are not there any more: a is lost"},
+		"one is another":       {[]string{"a", "b"}, []string{"a", "c"}, []string{"a", "c"}, "", ""},
+		"the tool fails":       {[]string{"a", "b"}, nil, []string{"a", "b"}, "", ""},
+		"nothing has happened": {[]string{"a", "b"}, []string{"a", "b"}, []string{"a", "b"}, "", ""},
+		"the tool complains":   {[]string{"a", "b"}, []string{"a", "b"}, []string{"a", "b"}, "c is lost", "c is lost"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &rack{ids: c.was}
 				s := r.started(t)
 				r.set(c.is...)
+				r.fault = c.fault
 				s.look(t.Context())
 				if got := s.gpuIDs(); !slices.Equal(got, c.was) {
 					t.Errorf("it looked again at once: %q", got)
@@ -140,6 +146,24 @@ func TestLook(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Where the tool complained at the start, one may be missing that the agent has never seen: it looks until all is well.
+func TestLookForOneThatWasNeverThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rack{ids: []string{"a"}, fault: "b is lost"}
+		s := r.started(t)
+		if !s.lacksGPUs() {
+			t.Error("nothing is missing")
+		}
+		r.set("a", "b")
+		r.fault = ""
+		<-time.After(justLooked)
+		s.look(t.Context())
+		if got := s.gpuIDs(); !slices.Equal(got, []string{"a", "b"}) || s.problem != "" || s.lacksGPUs() {
+			t.Errorf("the agent knows %q (%s)", got, s.problem)
+		}
+	})
 }
 
 // A look that hangs in the driver holds up no task that somebody ends.

@@ -32,7 +32,7 @@ type Config struct {
 	// SocketUser is the id of the login user who may reach the socket, -1 for the agent's own.
 	SocketUser int
 	Log        *slog.Logger
-	// Detect finds the accelerators; optional: those of this machine.
+	// Detect finds the accelerators, one call at a time; optional: those of this machine.
 	Detect func(context.Context) gpu.Found
 	// Inotify begins to have files watched; optional: inotify_init1 of the kernel.
 	Inotify func(flags int) (fd int, err error)
@@ -102,7 +102,7 @@ func Run(ctx context.Context, c Config) error {
 		s.Inotify = unix.InotifyInit1
 	}
 	if s.Detect == nil {
-		s.Detect = gpu.Detect
+		s.Detect = new(gpu.Detector).Detect
 	}
 	if s.OpenLog == nil {
 		s.OpenLog = openLog
