@@ -39,7 +39,7 @@ func (s *Shim) lookForGPUs(ctx context.Context) {
 	}
 }
 
-// lacksGPUs says that no accelerators are known, or fewer than there are or were.
+// lacksGPUs says that no accelerators are known, or fewer than there were, or that their tool complains: there may be more.
 func (s *Shim) lacksGPUs() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
