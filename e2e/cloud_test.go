@@ -194,7 +194,8 @@ func TestCloud(t *testing.T) {
 	w.startServer()
 	w.login()
 	w.must("apply", "-y", "-f", w.write("rented.fleet.dstack.yml", "type: fleet\nname: rented\nnodes: 0..1\nbackends: [lambda]\nidle_duration: 5s\nresources: {gpu: 1}\n"))
-	w.write("job.dstack.yml", "type: task\nname: job\nimage: job:1\nfleets: [rented]\nresources: {gpu: 1, cpu: 1.., memory: 0.., disk: 1GB..}\ncommands:\n  - echo hello from a cloud\n  - exit 7\n")
+	// The machine here has no GPU: a job that needs one would wait for it.
+	w.write("job.dstack.yml", "type: task\nname: job\nimage: job:1\nfleets: [rented]\nresources: {gpu: 0.., cpu: 1.., memory: 0.., disk: 1GB..}\ncommands:\n  - echo hello from a cloud\n  - exit 7\n")
 	job := w.start("apply", "-y", "-f", "job.dstack.yml")
 	const reason = "Docker does not answer on"
 	eventually(t, 90*time.Second, "the fleet says what the machine lacks", func() bool { return strings.Contains(w.run("fleet", "-v").Out, reason) })
@@ -224,7 +225,7 @@ func TestCloud(t *testing.T) {
 	}
 	eventually(t, 60*time.Second, "the idle machine is given back", func() bool { return c.billed() == 0 })
 	c.prepare = nil
-	w.must("apply", "-y", "-d", "-f", w.write("again.dstack.yml", "type: task\nname: again\nimage: job:1\nfleets: [rented]\nresources: {gpu: 1, cpu: 1.., memory: 0.., disk: 1GB..}\ncommands: [sleep 600]\n"))
+	w.must("apply", "-y", "-d", "-f", w.write("again.dstack.yml", "type: task\nname: again\nimage: job:1\nfleets: [rented]\nresources: {gpu: 0.., cpu: 1.., memory: 0.., disk: 1GB..}\ncommands: [sleep 600]\n"))
 	w.waitStatus("again", "running")
 	w.must("stop", "-x", "-y", "again")
 	w.waitStatus("again", "terminated")
