@@ -77,6 +77,7 @@ type placer struct {
 	taken   rooms                 // of reservations
 	tried   map[offer.Key]bool    // offers of which gangs have new instances
 	only    map[offer.Key]bool    // the only offers of which there are new instances now, nil for all
+	vain    map[attempt]bool      // see ahead
 	rooms   []keptRoom            // in the order of the queue
 	open    []bool                // fleets of which open gangs keep something
 }
@@ -114,7 +115,7 @@ func newPlacer(s Supply) *placer {
 	s = s.stocked()
 	p := &placer{
 		Supply: s, free: s.Stock.free, room: make([]int, len(s.Fleets)), inFleet: make([][]int, len(s.Fleets)),
-		kept: map[int]kept{}, byKey: map[string]serving{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{}, tried: map[offer.Key]bool{}, open: make([]bool, len(s.Fleets)),
+		kept: map[int]kept{}, byKey: map[string]serving{}, queues: map[string]*hostQueue{}, asked: map[jobOf]*view{}, taken: rooms{}, tried: map[offer.Key]bool{}, vain: map[attempt]bool{}, open: make([]bool, len(s.Fleets)),
 	}
 	for i := range s.Fleets {
 		p.room[i], p.inFleet[i] = s.Fleets[i].Room, s.Stock.of[s.Fleets[i].ID]

@@ -471,6 +471,24 @@ func TestPlaceRefusedGangs(t *testing.T) {
 	}
 }
 
+// One that waits to ask again and has no use for an offer is looked at once, however many ask for that offer.
+func TestPlaceAsksOnceInVain(t *testing.T) {
+	growing := cluster("f")
+	growing.Room = -1
+	p := newPlacer(Supply{Fleets: []Fleet{growing}, Offers: []api.InstanceOffer{machine("a", "eu", 1, 1)}, Refused: except("a")})
+	queue := []Gang{again(asks("x", 1, 4)), asks("y", 1, 1), asks("z", 1, 1)}
+	for i := 1; i < len(queue); i++ {
+		if n, v := p.ahead(&queue[i], queue, []int{0}); n >= 0 {
+			t.Fatalf("with %s asks %+v", queue[i].ID, v)
+		}
+	}
+	for of := range p.asked {
+		if of.gang != &queue[2] {
+			t.Errorf("the offers were looked at for %s behind %s", of.gang.ID, queue[1].ID)
+		}
+	}
+}
+
 // Before it is known what backends offer, nobody is placed on what an open gang before them could use,
 // or told that there is nothing, and the first of the queue has the place that it would have anyway.
 func TestPlaceOpenGangs(t *testing.T) {

@@ -1,6 +1,7 @@
 package scheduler
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -35,7 +36,12 @@ func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
 	}
 	p.only = mine.offers()
 	defer func() { p.only = nil }()
+	keys := slices.Collect(maps.Keys(p.only))
 	for n, i := range asks {
+		try := attempt{i, keys[0]}
+		if len(keys) == 1 && p.vain[try] {
+			continue
+		}
 		asking := queue[i]
 		asking.BuyFrom = time.Time{}
 		p.withOwn(&asking, func() bool {
@@ -45,10 +51,21 @@ func (p *placer) ahead(g *Gang, queue []Gang, asks []int) (n int, v Verdict) {
 			return v.Nodes != nil
 		})
 		if v.Nodes != nil {
+			clear(p.vain) // it may have left room that was kept for it
 			return n, v
+		}
+		if len(keys) == 1 {
+			p.vain[try] = true
 		}
 	}
 	return -1, Verdict{}
+}
+
+// An attempt is to have one of the queue ask for an offer. What was in vain stays so while gangs are placed, since
+// hosts, room, and reservations only become fewer.
+type attempt struct {
+	gang  int
+	offer offer.Key
 }
 
 // spares says that a gang which was refused does not ask for an offer yet: it could not be had lately, and
