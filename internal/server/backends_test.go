@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -247,33 +248,105 @@ func TestBackendChangedByAnotherServer(t *testing.T) {
 		first, second := fake.New(fake.Config{ID: "first", Offers: fake.SomeOffers()}), fake.New(fake.Config{ID: "second", Offers: fake.SomeOffers()})
 		s := changeable(t, url, map[string]backend.Backend{"first": first, "second": second})
 		work(t, s)
-		other := func(statement string, args ...any) {
-			t.Helper()
-			err := s.db.Write(t.Context(), func(tx *store.Tx) error {
-				_, err := tx.ExecContext(t.Context(), statement, args...)
-				return err
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
 		sealed, err := s.box.Seal(`{"type": "lambda", "creds": {"api_key": "second"}}`)
 		if err != nil {
 			t.Fatal(err)
 		}
-		other(`UPDATE backend_config SET sealed = $1`, sealed)
+		s.edit(t, `UPDATE backend_config SET sealed = $1`, sealed)
 		intent := s.wish(t)
 		until(t, "the machine is made", func() bool { return s.became(t, intent) == ledger.Created })
 		if n, m := first.Calls("Create"), second.Calls("Create"); n != 0 || m != 1 {
 			t.Errorf("%d requests with the old key, %d with the new one", n, m)
 		}
-		other(`DELETE FROM backend_config`)
+		s.edit(t, `DELETE FROM backend_config`)
 		intent = s.wish(t)
 		until(t, "the wish is given up", func() bool { return s.became(t, intent) == ledger.Gone })
 		if n := second.Calls("Create"); n != 1 {
 			t.Errorf("%d machines were asked for of a deleted backend", n-1)
 		}
 	})
+}
+
+// TestSpoiledBackends edits the row of a stored backend, or of its project. The server starts all the same, says
+// once what is wrong, and uses the backends of others; one that it cannot use can be made again.
+func TestSpoiledBackends(t *testing.T) {
+	kind := lambda.Type
+	kind.Open = func(context.Context, any, backend.Deps) (backend.Backend, error) { return fake.New(fake.Config{}), nil }
+	const unused, orphan = "it is left out", "the project of a backend is gone"
+	for name, tt := range map[string]struct{ edit, logged string }{
+		"not sealed":          {`UPDATE backend_config SET sealed = 'zzz'`, unused},
+		"no JSON":             {`UPDATE backend_config SET sealed = 'enc:identity:noname:{bad'`, unused},
+		"a list":              {`UPDATE backend_config SET sealed = 'enc:identity:noname:[1]'`, unused},
+		"nothing":             {`UPDATE backend_config SET sealed = 'enc:identity:noname:null'`, unused},
+		"no key":              {`UPDATE backend_config SET sealed = 'enc:identity:noname:{"type": "lambda"}'`, unused},
+		"of another type":     {`UPDATE backend_config SET sealed = 'enc:identity:noname:{"type": "local"}'`, unused},
+		"its project is gone": {`DELETE FROM project WHERE name = 'spoiled'`, orphan},
+	} {
+		t.Run(name, func(t *testing.T) {
+			storetest.EachURL(t, func(t *testing.T, url string) {
+				var log bytes.Buffer
+				open := func() *Server {
+					t.Helper()
+					s, err := New(t.Context(), Config{Dir: t.TempDir(), NoFile: true, DBURL: url, Token: adminToken, Backends: []backend.Type{kind},
+						Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelError}))})
+					if err != nil {
+						t.Fatal(err)
+					}
+					return s
+				}
+				s := open()
+				var made struct {
+					ID string `json:"project_id"`
+				}
+				s.must(t, "/api/projects/create", map[string]any{"project_name": "spoiled"}, &made)
+				s.must(t, "/api/project/spoiled/backends/create", keyed("first"), nil)
+				s.edit(t, tt.edit)
+				s.must(t, "/api/project/main/backends/create", keyed("first"), nil)
+				s.shut(t)
+
+				s = open()
+				defer func() { s.shut(t) }()
+				s.must(t, "/api/projects/create", map[string]any{"project_name": "later"}, nil)
+				s.edit(t, `INSERT INTO backend_config SELECT id, 'lambda', 'enc:identity:noname:{"type": "lambda", "creds": {"api_key": "first"}}', 9000000000000000 FROM project WHERE name = 'later'`)
+				if err := s.loadBackends(t.Context()); err != nil {
+					t.Error(err)
+				}
+				has := map[string]bool{}
+				for _, a := range s.clouds.accounts {
+					has[s.projectName(t.Context(), a.ProjectID)] = true
+				}
+				want := map[string]bool{"main": true, "later": true}
+				if tt.logged == orphan {
+					want[made.ID] = true
+				}
+				if diff := gocmp.Diff(want, has); diff != "" {
+					t.Errorf("projects with a backend (-want +got):\n%s", diff)
+				}
+				if n := strings.Count(log.String(), "level=ERROR"); n != 1 || !strings.Contains(log.String(), tt.logged) {
+					t.Errorf("the log does not have %q once:\n%s", tt.logged, log.String())
+				}
+				if tt.logged == orphan {
+					return
+				}
+				s.must(t, "/api/project/spoiled/backends/create", keyed("first"), nil)
+				if !s.clouds.has(made.ID, "lambda") {
+					t.Error("a backend that was made again is not used")
+				}
+			})
+		})
+	}
+}
+
+// edit changes the database by hand.
+func (s *Server) edit(t *testing.T, statement string, args ...any) {
+	t.Helper()
+	err := s.db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.ExecContext(t.Context(), statement, args...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // slowTidy is a cloud that takes as long to tidy as the test likes.

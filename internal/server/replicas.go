@@ -3,12 +3,14 @@ package server
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"time"
 
 	"dstack/internal/backend"
 	"dstack/internal/ledger"
+	"dstack/internal/project"
 	"dstack/internal/store"
 )
 
@@ -90,13 +92,20 @@ func (s *Server) loadBackends(ctx context.Context) error {
 	return nil
 }
 
-// loadBackend takes one into use. What makes it useless is logged, once as long as it stays so.
+// loadBackend takes one into use. What makes it useless is logged, once as long as it stays so, and keeps no
+// other from being used. One whose project is gone is of use still: only with it can be ended what was made there.
 func (s *Server) loadBackend(ctx context.Context, r storedBackend) error {
 	p, err := s.projects.ByID(ctx, s.db.Read(), r.account.ProjectID)
-	if err != nil || p.Deleted {
+	gone := errors.Is(err, store.ErrNotFound)
+	if gone {
+		p = project.Project{ID: r.account.ProjectID, Name: r.account.ProjectID}
+	} else if err != nil || p.Deleted {
 		return err
 	}
 	log := s.Log.With("project", p.Name, "backend", r.account.Backend)
+	if gone {
+		log.Error("the project of a backend is gone: it stays in use for what was made there")
+	}
 	s.clouds.remove(r.account.ProjectID, r.account.Backend)
 	s.clouds.note(r.account, r.sealed)
 	data, err := s.box.Open(r.sealed)
@@ -105,10 +114,14 @@ func (s *Server) loadBackend(ctx context.Context, r storedBackend) error {
 		return nil
 	}
 	var c settings
-	if err := json.Unmarshal([]byte(data), &c); err != nil {
-		return fmt.Errorf("read backend %s of project %s: %w", r.account.Backend, p.Name, err)
+	err = json.Unmarshal([]byte(data), &c)
+	if err == nil && c.backend() != r.account.Backend {
+		err = fmt.Errorf("it is of type %q", c.backend())
 	}
-	if err := s.clouds.add(p, c, r.sealed); err != nil {
+	if err == nil {
+		err = s.clouds.add(p, c, r.sealed)
+	}
+	if err != nil {
 		log.Error("a backend's configuration cannot be used: it is left out", "err", err)
 	}
 	return nil
