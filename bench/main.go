@@ -62,8 +62,10 @@ func main() {
 func run(ctx context.Context, o options) error {
 	if o.Many {
 		r := &report{}
-		err := measureScale(ctx, o, r)
-		return errors.Join(err, r.print(o.JSON)) // what was measured until then
+		if err := measureScale(ctx, o, r); err != nil {
+			return errors.Join(err, r.print(o.JSON)) // what was measured until then
+		}
+		return errors.Join(r.print(o.JSON), r.missed())
 	}
 	t := &table{}
 	if err := measureOurs(ctx, o, t); err != nil {

@@ -2,9 +2,12 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -58,17 +61,57 @@ func (r *report) latency(name string, took []float64) {
 }
 
 func (f *figure) verdict() string {
-	if f.Goal == nil {
+	switch {
+	case f.Goal == nil:
 		return ""
-	}
-	v := median(f.Values)
-	if f.Goal.P99 {
-		v = quantile(f.Values, 0.99)
-	}
-	if f.Goal.AtLeast && v >= f.Goal.Value || !f.Goal.AtLeast && v <= f.Goal.Value {
+	case f.kept():
 		return "ok"
 	}
 	return "MISSED"
+}
+
+// counts is the value that is held against the goal.
+func (f *figure) counts() float64 {
+	if f.Goal.P99 {
+		return quantile(f.Values, 0.99)
+	}
+	return median(f.Values)
+}
+
+func (f *figure) kept() bool {
+	if f.Goal.AtLeast {
+		return f.counts() >= f.Goal.Value
+	}
+	return f.counts() <= f.Goal.Value
+}
+
+// missed is an error that names the goals that were not kept or not measured, nil when there are none.
+func (r *report) missed() error {
+	var list []string
+	measured := map[string]bool{}
+	for _, f := range r.figures {
+		measured[f.Name] = true
+		if f.Goal != nil && !f.kept() {
+			list = append(list, fmt.Sprintf("%s: %s, want %s", f.Name, number(f.counts(), f.Unit), f.wanted()))
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(goals)) {
+		if !measured[name] {
+			list = append(list, name+": not measured")
+		}
+	}
+	if list == nil {
+		return nil
+	}
+	return errors.New("goals missed:\n" + strings.Join(list, "\n"))
+}
+
+// wanted is the goal in words, "" for none.
+func (f *figure) wanted() string {
+	if f.Goal == nil {
+		return ""
+	}
+	return strings.TrimSpace(f.Goal.words() + " " + number(f.Goal.Value, f.Unit))
 }
 
 func (r *report) print(asJSON bool) error {
@@ -81,11 +124,7 @@ func (r *report) print(asJSON bool) error {
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tn\tp50\tp99\tgoal\t")
 	for _, f := range r.figures {
-		wanted := ""
-		if f.Goal != nil {
-			wanted = strings.TrimSpace(f.Goal.words() + " " + number(f.Goal.Value, f.Unit))
-		}
-		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", f.Name, len(f.Values), number(median(f.Values), f.Unit), number(quantile(f.Values, 0.99), f.Unit), wanted, f.verdict())
+		fmt.Fprintf(w, "%s\t%d\t%s\t%s\t%s\t%s\n", f.Name, len(f.Values), number(median(f.Values), f.Unit), number(quantile(f.Values, 0.99), f.Unit), f.wanted(), f.verdict())
 	}
 	return w.Flush()
 }
