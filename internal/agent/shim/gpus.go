@@ -18,7 +18,43 @@ const (
 	lookAtMost  = 10 * time.Minute
 	// justLooked is for how long a look need not be repeated.
 	justLooked = 3 * time.Second
+	// gpuPatience bounds how long a task waits for accelerators that others hold or that are not there, as long as
+	// servers let jobs wait for them before they send any.
+	gpuPatience = 5 * time.Minute
+	// mostGPUPause bounds the pauses between two attempts to get them; the first is firstPause.
+	mostGPUPause = 5 * time.Second
 )
+
+// acquire takes the task's accelerators. The server sends it when they are there and free, as far as it knows. Those
+// that are not are waited for: a driver may come up after the agent when the host was restarted, and what is left of a
+// task that has ended, or that the server has never heard of, may hold them for a moment yet.
+func (t *task) acquire(ctx context.Context) ([]agentapi.GPU, error) {
+	s := t.shim
+	log := s.Log.With("task", t.spec.ID)
+	var waited time.Duration
+	for pause := firstPause; ; pause = min(2*pause, mostGPUPause) {
+		if t.spec.GPUs != 0 && s.lacksGPUs() {
+			s.look(ctx)
+		}
+		gpus, err := s.gpus.Acquire(t.spec.ID, t.spec.GPUs)
+		if err == nil && waited > 0 {
+			log.Info("the GPUs of a task are there", "waited", waited)
+			t.note("the GPUs are there")
+		}
+		if err == nil || waited >= gpuPatience || ctx.Err() != nil {
+			return gpus, err
+		}
+		if waited == 0 {
+			log.Warn("GPUs are waited for", "err", err)
+			t.note("GPUs are waited for", "err", err)
+		}
+		select {
+		case <-time.After(pause):
+			waited += pause
+		case <-ctx.Done():
+		}
+	}
+}
 
 // lookForGPUs looks again for as long as there may be more accelerators than are known: a driver may come up after
 // the agent, as on machines of clouds, and one that fell off may come back.

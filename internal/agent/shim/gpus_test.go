@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"dstack/internal/agent/gpu"
+	"dstack/internal/agent/runner"
 	"dstack/internal/agentapi"
 )
 
@@ -224,6 +228,72 @@ func TestDriverAfterTheAgent(t *testing.T) {
 	}
 	again := a.listen()
 	again.until("the stream tells all", func() bool { return len(again.heard()) >= 2 })
+}
+
+// waits says that a task is seen to wait for accelerators.
+func (a *agent) waits(id string) {
+	a.t.Helper()
+	a.until("it waits for GPUs", func() bool { return a.noted(id, "GPUs are waited for") })
+	if v := a.get(id); v.State != agentapi.Preparing || len(v.GPUs) > 0 {
+		a.t.Errorf("it waits for GPUs as %+v", v)
+	}
+}
+
+// noted says that a text is in the log of a task's runner.
+func (a *agent) noted(id, text string) bool {
+	data, _ := os.ReadFile(filepath.Join(a.job(id), runner.OwnLogFile)) // not there yet
+	return strings.Contains(string(data), text)
+}
+
+// A task waits for accelerators that are not there or that others hold, for as long as a driver takes to come up and
+// some more. It does not begin with fewer, and does not wait when somebody ends it.
+func TestAcquire(t *testing.T) {
+	for name, c := range map[string]struct {
+		n    int
+		then func(r *rack, s *Shim, end func())
+		want string // the ids, or the error
+		wait time.Duration
+	}{
+		"all there":            {2, func(*rack, *Shim, func()) {}, "a b", 0},
+		"none wanted":          {0, func(*rack, *Shim, func()) {}, "", 0},
+		"those that are free":  {-1, func(*rack, *Shim, func()) {}, "a b", 0},
+		"one held for a while": {3, func(_ *rack, s *Shim, _ func()) { <-time.After(time.Minute); s.gpus.Release("other") }, "a b c", time.Minute},
+		"one held for good":    {3, func(*rack, *Shim, func()) {}, "no capacity: 3 GPUs requested, 2 available", gpuPatience},
+		"one that was not there": {4, func(r *rack, s *Shim, _ func()) {
+			s.gpus.Release("other")
+			<-time.After(time.Minute)
+			r.set("a", "b", "c", "d")
+		}, "a b c d", time.Minute},
+		"ended meanwhile": {3, func(_ *rack, _ *Shim, end func()) { <-time.After(time.Second); end() }, "no capacity: 3 GPUs requested, 2 available", time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &rack{ids: []string{"c", "a", "b"}, fault: "d is lost"}
+				s := r.started(t)
+				if _, err := s.gpus.Acquire("other", 1); err != nil {
+					t.Fatal(err)
+				}
+				s.Home = t.TempDir()
+				ctx, end := context.WithCancel(t.Context())
+				go c.then(r, s, end)
+				began := time.Now()
+				gpus, err := s.newTask(agentapi.TaskSpec{ID: "me", GPUs: c.n}).acquire(ctx)
+				var ids []string
+				for _, g := range gpus {
+					ids = append(ids, g.ID)
+				}
+				slices.Sort(ids)
+				got := strings.Join(ids, " ")
+				if err != nil {
+					got = err.Error()
+				}
+				if took := time.Since(began); got != c.want || took < c.wait || took > c.wait+mostGPUPause {
+					t.Errorf("it got %q after %v, want %q after %v", got, took, c.want, c.wait)
+				}
+				end()
+			})
+		})
+	}
 }
 
 // One that fell off is given to one job, which cannot start, and not to the next.

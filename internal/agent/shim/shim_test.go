@@ -407,7 +407,6 @@ func TestFailures(t *testing.T) {
 	}{
 		"pull":   {call: "pull", want: agentapi.Task{Reason: agentapi.CreatingContainerError, Message: "pullImage error: no"}},
 		"create": {call: "create", want: agentapi.Task{Reason: agentapi.CreatingContainerError, Message: "createContainer error: no"}},
-		"gpus":   {spec: func(s *agentapi.TaskSpec) { s.GPUs = 2 }, want: agentapi.Task{Reason: agentapi.ExecutorError, Message: "no capacity: 2 GPUs requested, 0 available"}},
 		"keys":   {spec: func(s *agentapi.TaskSpec) { s.HostUser, s.HostKeys = "nobody-here", []string{"ssh-ed25519 AAAA"} }, want: agentapi.Task{Reason: agentapi.ExecutorError, Message: "authorize the user's keys on the host: user: unknown user nobody-here"}},
 		"mounts": {spec: func(s *agentapi.TaskSpec) { s.Mounts = []agentapi.Mount{{Source: "/proc/none/x", Target: "/x"}} }, want: agentapi.Task{Reason: agentapi.ExecutorError, Message: "prepareInstanceMountPoints error: mkdir /proc/none: no such file or directory"}},
 	} {

@@ -79,7 +79,7 @@ func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 			s.GPUs = 1
 			old.put(s)
 			old.reaches(s.ID, agentapi.Terminated)
-			next := func(a *agent) agentapi.Task {
+			next := func(a *agent) string {
 				e.setGate(func(ctx context.Context, call, id string) error {
 					if id != s.ID {
 						return nil
@@ -89,36 +89,28 @@ func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 				v := spec()
 				v.GPUs = 1
 				a.put(v)
-				a.until("it has begun or ended", func() bool {
-					state := a.get(v.ID).State
-					return state == agentapi.Running || state == agentapi.Terminated
-				})
-				return a.get(v.ID)
+				return v.ID
 			}
 			if c.remove == nil {
-				if v := next(old); v.State != agentapi.Running {
-					t.Errorf("nothing is left, and the next gets %+v", v)
-				}
+				old.reaches(next(old), agentapi.Running)
 				return
 			}
-			if v := next(old); v.Message != "no capacity: 1 GPUs requested, 0 available" {
-				t.Errorf("the next: %+v", v)
-			}
+			first := next(old)
+			old.waits(first)
+			old.terminate(first, agentapi.Terminate{Reason: agentapi.TerminatedByUser})
+			old.reaches(first, agentapi.Terminated)
 			old.stop()
 			if c.silent {
 				e.box(s.ID).gpus = nil
 			}
 			a := run(t, old.home, e, withGPUs(1))
-			if v := next(a); v.Message != "no capacity: 1 GPUs requested, 0 available" {
-				t.Errorf("the next after a restart: %+v", v)
-			}
+			after := next(a)
+			a.waits(after)
 			e.setGate(nil)
 			if err := a.Delete(t.Context(), s.ID); err != nil {
 				t.Fatal(err)
 			}
-			if v := next(a); v.State != agentapi.Running {
-				t.Errorf("it is gone, and the next gets %+v", v)
-			}
+			a.reaches(after, agentapi.Running)
 		})
 	}
 }

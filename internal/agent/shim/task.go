@@ -308,10 +308,7 @@ func (t *task) launch(ctx context.Context) (reason, msg string) {
 		return r, m
 	}
 	t.set(func(v *agentapi.Task) { v.State = agentapi.Preparing })
-	if t.spec.GPUs != 0 && s.lacksGPUs() {
-		s.look(ctx)
-	}
-	gpus, err := s.gpus.Acquire(t.spec.ID, t.spec.GPUs)
+	gpus, err := t.acquire(ctx)
 	if err != nil {
 		return agentapi.ExecutorError, err.Error()
 	}
