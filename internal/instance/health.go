@@ -44,12 +44,31 @@ func (i *Instance) wantGPUs() int {
 	return n
 }
 
+// listsGPUs says that the agent can tell which accelerators there are: in a container of the provider's the tool that
+// lists them may be missing.
+func (i *Instance) listsGPUs(info *agentapi.HostInfo) bool {
+	return len(info.GPUs) > 0 || info.Runtime != "process" || i.SSH()
+}
+
 // lostGPUs is how many accelerators are not there, as the agent says.
 func (i *Instance) lostGPUs(info *agentapi.HostInfo) int {
-	if len(info.GPUs) == 0 && info.Runtime == "process" && !i.SSH() {
-		return 0 // in a container of the provider's that may lack the tool which lists them
+	if !i.listsGPUs(info) {
+		return 0
 	}
 	return max(0, i.wantGPUs()-len(info.GPUs))
+}
+
+// AllGPUs is how many accelerators a job that needs some is to get when it has the instance to itself: it must not begin
+// with fewer, when one has fallen off or is held yet. It is -1 where nobody knows how many there are for the agent.
+func (i *Instance) AllGPUs() int {
+	info := i.Data.Host
+	if info == nil || !i.listsGPUs(info) {
+		return -1
+	}
+	if n := max(i.wantGPUs(), len(info.GPUs)); n > 0 {
+		return n
+	}
+	return -1
 }
 
 // Lack says how many accelerators are not there and why, "" when none is missing.

@@ -190,3 +190,41 @@ func TestStepMissesNoGPUs(t *testing.T) {
 		}
 	}
 }
+
+// A job that has an instance to itself is to get all accelerators, also those that are not there at the moment.
+func TestAllGPUs(t *testing.T) {
+	for name, c := range map[string]struct {
+		vendor         string
+		made, listed   int
+		runtime        string
+		ssh, noHostYet bool
+		want           int
+	}{
+		"all there":                {vendor: "nvidia", made: 8, listed: 8, want: 8},
+		"one is lost":              {vendor: "nvidia", made: 8, listed: 7, want: 8},
+		"all are lost":             {vendor: "nvidia", made: 8, want: 8},
+		"one came later":           {vendor: "nvidia", made: 7, listed: 8, want: 8},
+		"two in each card":         {vendor: "amd", made: 4, listed: 8, want: 8},
+		"none":                     {want: -1},
+		"TPUs, which agents lack":  {vendor: "google", made: 4, want: -1},
+		"a container with a tool":  {vendor: "nvidia", made: 2, listed: 2, runtime: "process", want: 2},
+		"a container without one":  {vendor: "nvidia", made: 2, runtime: "process", want: -1},
+		"a host without an engine": {vendor: "nvidia", made: 2, runtime: "process", ssh: true, want: 2},
+		"an agent yet to answer":   {vendor: "nvidia", made: 2, noHostYet: true, want: -1},
+	} {
+		inst := Instance{Data: Data{Provisioning: &api.JobProvisioningData{}}}
+		for range c.made {
+			r := &inst.Data.Provisioning.InstanceType.Resources
+			r.Gpus = append(r.Gpus, api.Gpu{Vendor: api.AcceleratorVendor(c.vendor)})
+		}
+		if c.ssh {
+			inst.Data.Remote = &RemoteHost{}
+		}
+		if !c.noHostYet {
+			inst.Data.Host = &agentapi.HostInfo{Runtime: c.runtime, GPUs: make([]agentapi.GPU, c.listed)}
+		}
+		if got := inst.AllGPUs(); got != c.want {
+			t.Errorf("%s: %d, want %d", name, got, c.want)
+		}
+	}
+}

@@ -9,6 +9,7 @@ import (
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
+	"dstack/internal/instance"
 	"dstack/internal/jobspec"
 	"dstack/internal/store"
 )
@@ -66,7 +67,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 	}
 	keys := s.SSHProxy.userKeys(*r.Data.Spec.SSHKeyPub)
 	t := agentapi.TaskSpec{
-		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, GPUs: -1, Network: string(rt.NetworkMode),
+		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, Network: string(rt.NetworkMode),
 		Job: agentapi.JobSpec{
 			RunID: r.ID, RunName: r.Name, JobID: j.ID, Project: p.Name, RepoID: r.RepoID, JobNum: spec.JobNum, ReplicaNum: spec.ReplicaNum,
 			JobsPerReplica: spec.JobsPerReplica, Command: command, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
@@ -110,9 +111,11 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		t.RegistryAuth = &agentapi.RegistryAuth{Username: user, Password: password}
 	}
 	t.Image, t.RegistryAuth = s.Images.Locate(t.Image, t.RegistryAuth)
-	if rt.GPU != nil {
-		t.GPUs = *rt.GPU
+	host, err := s.Instances.Get(ctx, s.DB.Read(), j.InstanceID)
+	if err != nil {
+		return agentapi.TaskSpec{}, err
 	}
+	t.GPUs = gpusOf(j, &host)
 	if rt.CPU != nil {
 		t.CPUs = *rt.CPU
 	}
@@ -152,6 +155,18 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		}
 	}
 	return t, s.code(ctx, r, &t)
+}
+
+// gpusOf is how many accelerators of its host a job gets: its share, or else all of them if it needs some, and -1 for one
+// that needs none, which is whatever is free.
+func gpusOf(j Job, host *instance.Instance) int {
+	if share := j.Data.Runtime.GPU; share != nil {
+		return *share
+	}
+	if gpu := j.Data.Spec.Requirements.Resources.GPU; gpu == nil || gpu.Count.Min == nil || *gpu.Count.Min <= 0 {
+		return -1
+	}
+	return host.AllGPUs()
 }
 
 // notUploaded gives a job up whose code is not there. That it cannot be looked up now passes.

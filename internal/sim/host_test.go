@@ -149,10 +149,7 @@ func (h *agent) put(spec agentapi.TaskSpec) agentapi.Task {
 	h.tasks[spec.ID] = t
 	h.order = append(h.order, spec.ID)
 	h.w.checks.arrived(t)
-	switch {
-	case spec.GPUs > h.gpus:
-		t.finish(agentapi.ExecutorError, fmt.Sprintf("no capacity: %d GPUs requested, %d available", spec.GPUs, h.gpus), nil)
-	case spec.GPUs < 0 && h.gpus < h.made: // all there are
+	if spec.GPUs < 0 && h.gpus < h.made { // all there are
 		t.finish(agentapi.ExecutorError, fmt.Sprintf("the job has %d GPUs of %d", h.gpus, h.made), nil)
 	}
 	h.tell()
@@ -298,6 +295,9 @@ func (h *agent) uninstall() {
 // live takes a task through its life.
 func (t *task) live() {
 	s := t.script
+	if !t.awaitGPUs() {
+		return
+	}
 	for _, step := range []struct {
 		state agentapi.State
 		lasts time.Duration
@@ -344,6 +344,27 @@ func (t *task) live() {
 		t.finish(agentapi.DoneByRunner, "", &exit)
 	default:
 		t.finish(agentapi.ContainerExitedWithError, "", &exit)
+	}
+}
+
+// awaitGPUs waits for those that the task is to have, as agents do; false when it has ended.
+func (t *task) awaitGPUs() bool {
+	const pause, patience = 5 * time.Second, 5 * time.Minute
+	for waited := time.Duration(0); ; waited += pause {
+		t.h.mu.Lock()
+		has := t.h.gpus
+		if t.spec.GPUs > has && waited >= patience {
+			t.finish(agentapi.ExecutorError, fmt.Sprintf("no capacity: %d GPUs requested, %d available", t.spec.GPUs, has), nil)
+		}
+		over := t.state.State == agentapi.Terminated
+		t.h.mu.Unlock()
+		if over || t.spec.GPUs <= has {
+			return !over
+		}
+		if !t.sleep(pause) {
+			t.stopped(0)
+			return false
+		}
 	}
 }
 

@@ -74,6 +74,49 @@ func TestHostLosesItsGPUs(t *testing.T) {
 	})
 }
 
+// TestGPUsGoneWhenAJobIsSent has a GPU fall off before the server hears of it, and a job that wants all of the host sent
+// there: the job waits on the host until they are all there, and does not begin with fewer. Where they do not come it
+// ends after some minutes. One that needs none begins.
+func TestGPUsGoneWhenAJobIsSent(t *testing.T) {
+	tp := newTemplate(t)
+	for name, tt := range map[string]struct {
+		gpu     any
+		back    bool
+		at, end string // the status before, and in the end
+	}{
+		"and back":    {"1..", true, "pulling", "done"},
+		"for good":    {"1..", false, "pulling", "failed"},
+		"none needed": {"0..", false, "running", "done"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withHost(t, tp, func(h *agent) { h.gpus = 2 }, func(t *testing.T, w *world, h *agent) {
+				w.applyFleet("hosts", w.sshFleet(h.name))
+				time.Sleep(time.Minute)
+				h.mu.Lock()
+				h.gpus = 1
+				h.mu.Unlock()
+				w.applyRun("all", object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": tt.gpu}, "creation_policy": "reuse"},
+					script{Run: 5 * time.Minute, Lines: 1})
+				time.Sleep(2 * time.Minute)
+				if _, status := w.tries("all"); status != tt.at {
+					t.Errorf("with one of two GPUs the job is %s, want %s", status, tt.at)
+				}
+				if tt.back {
+					h.lists(2)
+				}
+				time.Sleep(20 * time.Minute)
+				if n, status := w.tries("all"); n != 1 || status != tt.end {
+					t.Errorf("in the end the job is %s after %d attempts, want %s", status, n, tt.end)
+				}
+				w.endAll()
+				time.Sleep(5 * time.Minute)
+				w.checks.check(over)
+				w.holds()
+			})
+		})
+	}
+}
+
 // TestMachineLosesItsGPUs has the same happen to a machine of a cloud that is idle: the next job gets another one, and
 // this one is given back.
 func TestMachineLosesItsGPUs(t *testing.T) {
