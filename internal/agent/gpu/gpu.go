@@ -219,15 +219,24 @@ func (l *Locks) Adopt(task string, ids []string) error {
 	return nil
 }
 
-// Release frees what the task holds, and nothing else.
-func (l *Locks) Release(task string) {
+// Release frees what the task holds, and nothing else. It says whether that was anything.
+func (l *Locks) Release(task string) (held bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for id, o := range l.owner {
 		if o == task {
 			delete(l.owner, id)
+			held = true
 		}
 	}
+	return held
+}
+
+// Owner is the task that holds an accelerator, "" when none does.
+func (l *Locks) Owner(id string) string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.owner[id]
 }
 
 // Owners are the tasks that hold accelerators, those that hold more than one more than once.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -122,11 +123,67 @@ func (s *Shim) look(ctx context.Context) {
 	s.Log.Info("a host's GPUs have changed", "vendor", found.Vendor, "were", len(was), "are", len(found.GPUs))
 	s.host.GPUVendor, s.host.GPUs = found.Vendor, found.GPUs
 	s.gpus.Set(found.GPUs)
+	s.changedHost()
+}
+
+// changedHost makes servers ask again what host this is. s.mu is held.
+func (s *Shim) changedHost() {
 	select {
 	case <-s.news:
 	default:
 		close(s.news)
 	}
+}
+
+// tellHost is changedHost for those who do not hold s.mu.
+func (s *Shim) tellHost() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.changedHost()
+}
+
+// keepGPUs keeps the task's accelerators from others though it is over. Servers hear of that before they hear of its
+// end, with which they take them for free.
+func (t *task) keepGPUs() {
+	s := t.shim
+	if !slices.Contains(s.gpus.Owners(), t.spec.ID) {
+		return
+	}
+	t.mu.Lock()
+	t.left = true
+	t.mu.Unlock()
+	s.tellHost()
+}
+
+// usable leaves out the accelerators that what is left of ended tasks holds, and says why: a job that comes for them
+// would wait in vain.
+func (s *Shim) usable(gpus []agentapi.GPU) (list []agentapi.GPU, why string) {
+	list = []agentapi.GPU{}
+	var holders []string
+	for _, g := range gpus {
+		switch id := s.gpus.Owner(g.ID); {
+		case id == "" || !s.isLeft(id):
+			list = append(list, g)
+		case !slices.Contains(holders, id):
+			holders = append(holders, id)
+		}
+	}
+	if len(holders) > 0 {
+		slices.Sort(holders)
+		why = fmt.Sprintf("%d of %d GPUs are held by what is left of tasks that have ended: %s", len(gpus)-len(list), len(gpus), strings.Join(holders, ", "))
+	}
+	return list, why
+}
+
+// isLeft says that a task which holds accelerators is over, or is not known: its container may run yet.
+func (s *Shim) isLeft(id string) bool {
+	t := s.find(id)
+	if t == nil {
+		return true
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.left || t.state.State == agentapi.Terminated
 }
 
 // setProblem says what is wrong with the accelerators. s.mu is held.

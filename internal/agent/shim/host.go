@@ -87,6 +87,10 @@ func (s *Shim) hostNow() agentapi.HostInfo {
 		h.Warnings = append([]string{s.problem}, h.Warnings...)
 	}
 	s.mu.Unlock()
+	var held string
+	if h.GPUs, held = s.usable(h.GPUs); held != "" {
+		h.Warnings = append([]string{held}, h.Warnings...)
+	}
 	root := s.Home
 	if d, ok := s.Runtime.(interface{ Root(context.Context) string }); ok {
 		ctx, cancel := context.WithTimeout(s.ctx, rootTimeout)

@@ -205,7 +205,9 @@ func (s *Shim) deleteTask(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return
 	}
-	s.gpus.Release(t.spec.ID)
+	if s.gpus.Release(t.spec.ID) { // what was left of it had kept them
+		defer s.tellHost() // which ends the connection that this is asked for on
+	}
 	if err := s.hostKeys.remove(t.spec.HostUser, t.spec.ID); err != nil { // with the task the last word of them would go
 		refuse(w, http.StatusInternalServerError, "", err.Error())
 		return

@@ -136,6 +136,11 @@ func (s *Shim) events(w http.ResponseWriter, r *http.Request) {
 		case <-s.ctx.Done():
 			return
 		}
+		select {
+		case <-news: // it comes before the ends of tasks that wake this stream at the same time
+			return
+		default:
+		}
 	}
 }
 

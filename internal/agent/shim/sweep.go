@@ -62,7 +62,9 @@ func (s *Shim) removeOrphans(ctx context.Context, now time.Time, seen orphans) {
 	}
 	for _, id := range s.gpus.Owners() {
 		if !running[id] && !s.needs(id) {
-			s.gpus.Release(id)
+			if s.gpus.Release(id) {
+				s.tellHost()
+			}
 		}
 	}
 	for id := range seen {

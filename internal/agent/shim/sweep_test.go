@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -119,7 +120,7 @@ func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 func TestSweepReleasesGPUs(t *testing.T) {
 	e := newEngine()
 	gpus := gpu.NewLocks([]agentapi.GPU{{ID: "a"}, {ID: "b"}})
-	s := &Shim{Config: Config{Runtime: e, Log: slog.New(slog.DiscardHandler)}, gpus: gpus, tasks: map[string]*task{
+	s := &Shim{Config: Config{Runtime: e, Log: slog.New(slog.DiscardHandler)}, gpus: gpus, news: make(chan struct{}), tasks: map[string]*task{
 		"live":  {state: agentapi.Task{State: agentapi.Preparing}}, // its container comes yet
 		"ended": {state: agentapi.Task{State: agentapi.Terminated}},
 	}}
@@ -138,8 +139,78 @@ func TestSweepReleasesGPUs(t *testing.T) {
 	if got := owners(); !slices.Equal(got, []string{"ended", "live"}) {
 		t.Errorf("while it runs %q hold GPUs", got)
 	}
+	select {
+	case <-s.news:
+		t.Error("the host has changed before")
+	default:
+	}
 	e.end("ended", runtime.Exit{})
 	if got := owners(); !slices.Equal(got, []string{"live"}) {
 		t.Errorf("after its end %q hold GPUs", got)
+	}
+	select {
+	case <-s.news:
+	default:
+		t.Error("nobody is told that the host has its GPUs again")
+	}
+}
+
+// GPUs that what is left of a task holds are not among those of the host until they are free, so that the server sends
+// no jobs for them. It hears of both by an end of its stream.
+func TestHostWithoutGPUsThatAreHeld(t *testing.T) {
+	for name, free := range map[string]func(a *agent, id string) *agent{
+		"deleted": func(a *agent, id string) *agent {
+			if err := a.Delete(a.t.Context(), id); err != nil {
+				a.t.Error(err)
+			}
+			return a
+		},
+		"ended before an agent later": func(a *agent, id string) *agent {
+			a.engine.end(id, runtime.Exit{})
+			a.stop()
+			return run(a.t, a.home, a.engine, withGPUs(2))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEngine()
+			a := run(t, newHome(t), e, withGPUs(2))
+			looks := func(when, warning string, ids ...string) {
+				t.Helper()
+				info, err := a.Host(t.Context())
+				var got []string
+				for _, g := range info.GPUs {
+					got = append(got, g.ID)
+				}
+				if said := strings.Join(info.Warnings, "; "); err != nil || !slices.Equal(got, ids) || said != warning || info.GPUs == nil {
+					t.Errorf("%s the host has %q (%s), want %q (%s), %v", when, got, said, ids, warning, err)
+				}
+			}
+			ends := func(when string, l *ear) {
+				t.Helper()
+				select {
+				case <-l.done:
+				case <-time.After(20 * time.Second):
+					t.Errorf("%s the stream goes on", when)
+				}
+			}
+			looks("before", "", "a", "b")
+			s, l := spec(), a.listen()
+			s.GPUs = 1
+			e.setGate(func(_ context.Context, call, _ string) error {
+				if call == "start" || call == "remove" {
+					return errors.New("the engine does not answer in time") // and has started it
+				}
+				return nil
+			})
+			a.put(s)
+			ends("with the end of the task", l)
+			a.reaches(s.ID, agentapi.Terminated)
+			looks("while it is left", "1 of 2 GPUs are held by what is left of tasks that have ended: "+s.ID, "b")
+			l = a.listen()
+			e.setGate(nil)
+			a = free(a, s.ID)
+			ends("with what was left", l)
+			looks("when it is gone", "", "a", "b")
+		})
 	}
 }

@@ -37,6 +37,7 @@ type task struct {
 	stopBy  time.Time           // when the grace of ending is over
 	stop    *agentapi.Terminate // what somebody sees to who ends a running task
 	over    *outcome            // how it has ended, before what it held is given back
+	left    bool                // its container may run though it is over, and keeps its accelerators
 	ended   chan struct{}       // closed once Terminated
 
 	laid    chan struct{} // closed once its folder is laid out, or that has failed
@@ -568,7 +569,9 @@ func (t *task) finish(reason, msg string, exit *int) {
 	if err := s.hostKeys.remove(t.spec.HostUser, t.spec.ID); err != nil {
 		s.Log.Warn("remove a user's keys", "task", t.spec.ID, "err", err) // Delete tries again
 	}
-	if !left { // otherwise the sweep does, once it has ended
+	if left { // the sweep gives them back, once it has ended
+		t.keepGPUs()
+	} else {
 		s.gpus.Release(t.spec.ID)
 	}
 	_, _ = t.refresh() // for the logs
