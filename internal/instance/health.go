@@ -71,17 +71,20 @@ func (i *Instance) AllGPUs() int {
 	return -1
 }
 
-// Lack says how many accelerators are not there and why, "" when none is missing.
+// Lack says how many accelerators are not there and why, or what the agent knows of those that are; "" when nothing is
+// wrong with them.
 func (i *Instance) Lack() string {
-	if i.Data.LostGPUs == 0 {
-		return ""
-	}
-	n := i.wantGPUs()
-	text := fmt.Sprintf("%d of %d GPUs are there", n-i.Data.LostGPUs, n)
+	n, why := i.wantGPUs(), ""
 	if h := i.Data.Host; h != nil && len(h.Warnings) > 0 {
-		text += ": " + short(strings.Join(h.Warnings, "; "))
+		why = ": " + short(strings.Join(h.Warnings, "; "))
 	}
-	return text
+	switch {
+	case i.Data.LostGPUs > 0:
+		return fmt.Sprintf("%d of %d GPUs are there", n-i.Data.LostGPUs, n) + why
+	case n > 0 && why != "" && i.Data.Host.Runtime != "process": // which has a warning of its own
+		return "GPUs may not work" + why
+	}
+	return ""
 }
 
 // healthEvent is the text of a change of an instance's health.

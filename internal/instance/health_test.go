@@ -228,3 +228,27 @@ func TestAllGPUs(t *testing.T) {
 		}
 	}
 }
+
+// What an agent warns of is told also while it lists all accelerators: their driver may hang.
+func TestLack(t *testing.T) {
+	const hangs = "nvidia devices are there, but its tool does not work: nvidia-smi cannot be killed"
+	for name, c := range map[string]struct {
+		made, lost int
+		host       *agentapi.HostInfo
+		want       string
+	}{
+		"all is well":            {2, 0, &agentapi.HostInfo{}, ""},
+		"one is lost":            {2, 1, &agentapi.HostInfo{}, "1 of 2 GPUs are there"},
+		"with a reason":          {2, 2, &agentapi.HostInfo{Warnings: []string{"a", "b"}}, "0 of 2 GPUs are there: a; b"},
+		"a driver that hangs":    {2, 0, &agentapi.HostInfo{Warnings: []string{hangs}}, "GPUs may not work: " + hangs},
+		"none wanted":            {0, 0, &agentapi.HostInfo{Warnings: []string{hangs}}, ""},
+		"a host without engine":  {2, 0, &agentapi.HostInfo{Warnings: []string{"no engine"}, Runtime: "process"}, ""},
+		"an agent yet to answer": {2, 0, nil, ""},
+	} {
+		inst := Instance{Data: Data{Provisioning: &api.JobProvisioningData{}, Host: c.host, LostGPUs: c.lost}}
+		inst.Data.Provisioning.InstanceType.Resources.Gpus = make([]api.Gpu, c.made)
+		if got := inst.Lack(); got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -83,8 +84,8 @@ func (s *Shim) lacksGPUs() bool {
 	return len(s.host.GPUs) == 0 || len(s.host.GPUs) < s.mostGPUs || s.problem != ""
 }
 
-// look asks once more which accelerators there are, unless somebody has just done so. A tool that lists none says
-// nothing of those that are known: it may be broken, or their driver busy.
+// look asks once more which accelerators there are, unless somebody has just done so. Those that are known stay when a
+// tool lists none, which may be broken, or their driver busy; that it does is told.
 func (s *Shim) look(ctx context.Context) {
 	select {
 	case s.looking <- struct{}{}:
@@ -104,6 +105,7 @@ func (s *Shim) look(ctx context.Context) {
 	defer s.mu.Unlock()
 	was := s.host.GPUs
 	if len(was) > 0 && (len(found.GPUs) == 0 || found.Vendor != s.host.GPUVendor) {
+		s.setProblem(cmp.Or(found.Problem, fmt.Sprintf("%s's tool lists none of %d GPUs any more", s.host.GPUVendor, len(was))))
 		return
 	}
 	s.mostGPUs = max(s.mostGPUs, len(found.GPUs))
@@ -114,9 +116,7 @@ func (s *Shim) look(ctx context.Context) {
 			problem += ": " + found.Problem
 		}
 	}
-	if s.problem != problem {
-		s.setProblem(problem)
-	}
+	s.setProblem(problem)
 	if slices.EqualFunc(was, found.GPUs, func(a, b agentapi.GPU) bool { return a.ID == b.ID }) {
 		return
 	}
@@ -188,7 +188,11 @@ func (s *Shim) isLeft(id string) bool {
 
 // setProblem says what is wrong with the accelerators. s.mu is held.
 func (s *Shim) setProblem(text string) {
+	if text == s.problem {
+		return
+	}
 	s.problem = text
+	s.changedHost()
 	if text != "" {
 		s.Log.Warn("GPUs cannot be used", "problem", text)
 	}

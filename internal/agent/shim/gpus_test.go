@@ -119,7 +119,7 @@ func TestLook(t *testing.T) {
 		"one falls off":        {[]string{"a", "b"}, []string{"b"}, []string{"b"}, "", "1 of 2 GPUs are not there any more"},
 		"with words":           {[]string{"a", "b"}, []string{"b"}, []string{"b"}, "a is lost", "1 of 2 GPUs are not there any more: a is lost"},
 		"one is another":       {[]string{"a", "b"}, []string{"a", "c"}, []string{"a", "c"}, "", ""},
-		"the tool fails":       {[]string{"a", "b"}, nil, []string{"a", "b"}, "", ""},
+		"the tool fails":       {[]string{"a", "b"}, nil, []string{"a", "b"}, "", "its tool lists none"},
 		"nothing has happened": {[]string{"a", "b"}, []string{"a", "b"}, []string{"a", "b"}, "", ""},
 		"the tool complains":   {[]string{"a", "b"}, []string{"a", "b"}, []string{"a", "b"}, "c is lost", "c is lost"},
 	} {
@@ -127,6 +127,7 @@ func TestLook(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := &rack{ids: c.was}
 				s := r.started(t)
+				before := s.problem
 				r.set(c.is...)
 				r.fault = c.fault
 				s.look(t.Context())
@@ -144,12 +145,54 @@ func TestLook(t *testing.T) {
 					told = true
 				default:
 				}
-				if changed := !slices.Equal(c.was, c.want); told != changed {
+				if changed := !slices.Equal(c.was, c.want) || before != c.problem; told != changed {
 					t.Errorf("news: %v, want %v", told, changed)
+				}
+				if s.lacksGPUs() != (c.problem != "") {
+					t.Errorf("it looks again: %v, with %q", s.lacksGPUs(), c.problem)
 				}
 			})
 		})
 	}
+}
+
+// Whatever becomes of what is wrong is told once, also when the list stays as it is.
+func TestProblemsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rack{ids: []string{"a", "b"}}
+		s := r.started(t)
+		s.host.GPUVendor = "amd"
+		for _, c := range []struct {
+			gpus    []string
+			fault   string
+			problem string
+			news    bool
+		}{
+			{[]string{"a", "b"}, "", "", false},
+			{nil, "", "its tool lists none", true},
+			{nil, "", "its tool lists none", false},
+			{[]string{"a", "b"}, "a complains", "a complains", true},
+			{[]string{"a", "b"}, "a and b complain", "a and b complain", true},
+			{[]string{"a", "b"}, "", "", true},
+		} {
+			r.set(c.gpus...)
+			r.fault = c.fault
+			<-time.After(justLooked)
+			s.look(t.Context())
+			s.mu.Lock()
+			news := false
+			select {
+			case <-s.news:
+				news = true
+			default:
+			}
+			s.askedAgain()
+			if s.problem != c.problem || news != c.news || len(s.host.GPUs) != 2 {
+				t.Errorf("with %q (%s): %q, news: %v, want %q, %v", c.gpus, c.fault, s.problem, news, c.problem, c.news)
+			}
+			s.mu.Unlock()
+		}
+	})
 }
 
 // Where the tool complained at the start, one may be missing that the agent has never seen: it looks until all is well.
