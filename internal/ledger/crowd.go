@@ -91,7 +91,8 @@ func (c *crowds) enter(now time.Time, from source, id string) bool {
 	return true
 }
 
-// leave returns the intent that waits longest and may ask now, "" for none.
+// leave returns the intent that may ask now, "" for none: of the account with the fewest passes, so that
+// those which do not answer leave room to one that does, and of that the one that waits longest.
 func (c *crowds) leave(now time.Time, from source) (next string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -102,9 +103,18 @@ func (c *crowds) leave(now time.Time, from source) (next string) {
 		delete(w.by, from)
 	}
 	w.wait = slices.DeleteFunc(w.wait, func(w waiter) bool { return now.Sub(w.asked) > lostAfter })
-	if at := slices.IndexFunc(w.wait, func(o waiter) bool { return !o.called && w.room(o.from) }); at >= 0 {
-		w.wait[at].called = true
-		next = w.wait[at].id
+	first, fewest := -1, atOnce
+	for at, o := range w.wait {
+		if o.called || first >= 0 && o.from == w.wait[first].from {
+			continue
+		}
+		if n := w.by[o.from]; n < fewest {
+			first, fewest = at, n
+		}
+	}
+	if first >= 0 {
+		w.wait[first].called = true
+		next = w.wait[first].id
 	}
 	if w.inside == 0 && len(w.wait) == 0 {
 		delete(c.of, from.Backend)

@@ -53,3 +53,27 @@ func TestCrowd(t *testing.T) {
 		t.Errorf("%v still wait", w)
 	}
 }
+
+// TestCrowdOfHangingAccounts has two accounts hold all that their provider may have, with more of theirs waiting: the
+// first that ends makes room for an account that has none, though others came before.
+func TestCrowdOfHangingAccounts(t *testing.T) {
+	var c crowds
+	from := func(account string) source { return source{Account{"p", "fake"}, account} }
+	for _, account := range []string{"a", "b"} {
+		for n := range atOnce {
+			if !c.enter(now, from(account), fmt.Sprint(account, n)) {
+				t.Fatalf("%s waits behind %d passes of its account", account, n)
+			}
+		}
+	}
+	for _, account := range []string{"a", "b", "c", "c"} {
+		if id := fmt.Sprint("next of ", account, len(c.of["fake"].wait)); c.enter(now, from(account), id) {
+			t.Fatalf("%s enters", id)
+		}
+	}
+	for _, want := range []string{"next of c2", "next of c3", "next of a0", ""} {
+		if next := c.leave(now, from("a")); next != want {
+			t.Errorf("%q is called, want %q", next, want)
+		}
+	}
+}
