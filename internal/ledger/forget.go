@@ -8,11 +8,20 @@ import (
 	"dstack/internal/store"
 )
 
-// forgettable says that nobody can be asked about a resource: the present credentials do not know
-// it, or its account did not answer, or is not configured any more. What can be asked about ends
-// by itself.
-func (r Record) forgettable(list accountList, asked bool) bool {
-	return r.State != Intended && (!asked || r.Astray() && !r.listed(list))
+// forgettable says that nobody can be asked about a resource: its account is not configured any
+// more, or answered and does not know it, while another did. One that did not answer may do so in
+// a minute, so then only what could not be ended or found for long is. What can be asked about
+// ends by itself.
+func (r Record) forgettable(now time.Time, configured, asked bool, list accountList) bool {
+	switch {
+	case r.State == Intended:
+		return false
+	case !configured:
+		return true
+	case asked:
+		return r.Astray() && !r.listed(list)
+	}
+	return r.debt(now)
 }
 
 // Forget gives up a resource that was found to be Forgettable, for an administrator who knows

@@ -78,6 +78,60 @@ func TestForget(t *testing.T) {
 	})
 }
 
+// TestForgetWhatIsWanted has a backend that does not answer, maybe for a moment: a machine that is wanted is not to
+// be forgotten, and one that has to be ended only when that takes long.
+func TestForgetWhatIsWanted(t *testing.T) {
+	each(t, plain, func(w *world) {
+		runs, ended := w.intend(), w.intend()
+		time.Sleep(time.Hour)
+		for _, op := range []string{"List", "Describe", "Terminate"} {
+			w.cloud.Inject(fake.Fault{Op: op, Before: fake.ErrTimeout})
+		}
+		w.release(ended)
+		time.Sleep(5 * time.Minute)
+		for _, id := range []string{runs, ended} {
+			if f := w.inspected(id); f.Forgettable || w.forget(f) == nil {
+				t.Errorf("one that is %s can be forgotten, five minutes after its backend failed", f.State)
+			}
+		}
+		time.Sleep(10 * time.Minute)
+		if w.inspected(runs).Forgettable {
+			t.Error("one that is wanted can be forgotten because its backend does not answer")
+		}
+		if err := w.forget(w.inspected(ended)); err != nil {
+			t.Error(err)
+		}
+		w.want(runs, ledger.Created, 2)
+		w.want(ended, ledger.Gone, 2)
+
+		w.cloud.Heal()
+		time.Sleep(20 * time.Minute) // a sweep finds what was forgotten, and deletes it
+		w.want(runs, ledger.Created, 1)
+		w.want(ended, ledger.Gone, 1)
+	})
+}
+
+// TestForgetAstrayUnasked has another account's credentials that do not answer any more: perhaps the right ones are
+// back, and only that is not known yet.
+func TestForgetAstrayUnasked(t *testing.T) {
+	c := plain
+	c.ID = "first"
+	each(t, c, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Hour)
+		w.change(fake.New(fake.Config{ID: "second", Offers: fake.SomeOffers()}))
+		time.Sleep(time.Hour)
+		if !w.inspected(id).Forgettable {
+			t.Error("what the present account does not know cannot be forgotten")
+		}
+		w.cloud.Inject(fake.Fault{Op: "List", Before: fake.ErrTimeout})
+		time.Sleep(time.Second)
+		if f := w.inspected(id); f.Forgettable || !f.Astray() {
+			t.Errorf("when its account does not answer it can be forgotten: %v, astray: %v", f.Forgettable, f.Astray())
+		}
+	})
+}
+
 // TestForgetUnreachable gives up a machine whose backend is not configured any more.
 func TestForgetUnreachable(t *testing.T) {
 	each(t, plain, func(w *world) {

@@ -72,6 +72,7 @@ func (l *Ledger) Inspect(ctx context.Context, q store.Querier) (Inspection, erro
 	}
 	states, listed := l.listAll(ctx, accounts)
 	out := Inspection{Accounts: states}
+	now := time.Now()
 	known := map[string]bool{} // intents, and resources: a sweep records those without an intent by what they are
 	for _, r := range records {
 		a := Account{r.ProjectID, r.Backend}
@@ -80,7 +81,7 @@ func (l *Ledger) Inspect(ctx context.Context, q store.Querier) (Inspection, erro
 		if ref := r.Doc.Instance.Ref.ID; ref != "" {
 			known[resource(r.Backend, r.Kind, ref)] = true
 		}
-		out.Found = append(out.Found, Found{Record: r, Project: r.ProjectID, Verdict: verdict(r, list, asked), Debt: r.debt(time.Now()), Forgettable: r.forgettable(list, asked)})
+		out.Found = append(out.Found, Found{Record: r, Project: r.ProjectID, Verdict: verdict(r, list, asked), Debt: r.debt(now), Forgettable: r.forgettable(now, asked || slices.Contains(accounts, a), asked, list)})
 	}
 	for a, list := range listed {
 		for _, o := range list.owned {

@@ -67,8 +67,9 @@ func (s *Server) forget(ctx context.Context, by user.User, r api.ForgetRequest) 
 	}
 	f := found.Found[at]
 	if !f.Forgettable {
-		return api.DoctorResource{}, api.Invalid("The %s of this intent is %s: its backend can be asked what becomes of it. "+
-			"Only what no credentials answer for can be forgotten.", f.Kind, f.Verdict)
+		return api.DoctorResource{}, api.Invalid("The %s of this intent is %s: its backend may yet say what becomes of it. "+
+			"Only what no credentials answer for can be forgotten. If the backend does not answer now, and never will: "+
+			"delete what it is for, such as its fleet, and ask again ten minutes later.", f.Kind, f.Verdict)
 	}
 	names, err := s.owners(ctx, []ledger.Found{f})
 	if err != nil {

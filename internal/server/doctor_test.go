@@ -27,7 +27,8 @@ VALUES ($1, 0, 1, 'instance', 'lambda', 'north', $2, 'instance', 'nobody', $3, T
 			"nosuch":                 "Nothing that costs money has this intent",
 			"":                       "Nothing that costs money has this intent",
 			strings.Repeat("x", 999): "Nothing that costs money has this intent",
-			"waits":                  "The instance of this intent is expected: its backend can be asked what becomes of it. Only what no credentials answer for can be forgotten.",
+			"waits": "The instance of this intent is expected: its backend may yet say what becomes of it. Only what no credentials answer for can be forgotten. " +
+				"If the backend does not answer now, and never will: delete what it is for, such as its fleet, and ask again ten minutes later.",
 		} {
 			a := s.call(t, "POST", "/api/server/doctor/forget", adminToken, map[string]any{"intent": intent})
 			if a.Status != http.StatusBadRequest || refusal(a) != want {

@@ -28,7 +28,9 @@ func New(p *program.Program) *cobra.Command {
 			"For administrators. The exit code is 1 when something could not be confirmed or a provider did not answer.\n\n" +
 			"With --forget the server gives up one thing that no credentials answer for any more, such as a machine\n" +
 			"whose key was revoked: it counts as gone, and its fleet goes on. Make sure with the provider that it is\n" +
-			"deleted: nobody else does. The server refuses to forget what can be asked about.",
+			"deleted: nobody else does. The server refuses to forget what can be asked about. A backend that is\n" +
+			"configured may only be failing for a while: delete what the thing is for (its fleet, say) first, and give\n" +
+			"it up when the backend has not answered for ten minutes after that.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := p.Connect(project)
 			if err != nil {
