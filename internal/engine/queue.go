@@ -118,13 +118,17 @@ func (q *queue) sweep(id string, at time.Time) {
 }
 
 // drop forgets the objects of lost shards, and ends the passes that run for them: what they
-// still do is the new owner's business now.
-func (q *queue) drop(lost func(shard int) bool) {
+// still do is the new owner's business now. It returns those that were to be looked at now, or whose last pass
+// failed: the new owner may have looked at them before whatever they were woken for.
+func (q *queue) drop(lost func(shard int) bool) (unseen []string) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for id, e := range q.entries {
 		if !lost(Shard(id)) {
 			continue
+		}
+		if e.place == inReady || e.place == inLater && e.err != nil || e.woken {
+			unseen = append(unseen, id)
 		}
 		switch e.place {
 		case inLater:
@@ -139,6 +143,7 @@ func (q *queue) drop(lost func(shard int) bool) {
 		delete(q.entries, id)
 	}
 	q.arm()
+	return unseen
 }
 
 func (q *queue) problem(id string) *Problem {

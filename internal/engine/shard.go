@@ -298,8 +298,10 @@ func databaseClock(ctx context.Context, q store.Querier) (at int64, err error) {
 func (e *Engine) own(ctx context.Context, now map[int]int64) {
 	taken, lost := e.shards.set(now)
 	if len(lost) > 0 {
-		for _, q := range e.queues {
-			q.drop(func(shard int) bool { return lost[shard] })
+		for kind, q := range e.queues {
+			for _, id := range q.drop(func(shard int) bool { return lost[shard] }) {
+				e.wakes.add(kind, id)
+			}
 			if q.Lost != nil {
 				q.Lost(func(id string) bool { return lost[Shard(id)] })
 			}
