@@ -105,7 +105,6 @@ type Engine struct {
 	start  sync.Mutex // held by Register and at the start of Run
 	runs   bool
 	barred atomic.Bool // see Barred
-	missed atomic.Bool // the next sweep looks at all objects: wake-ups may be lost
 }
 
 // Barred says that the engine does nothing since it runs, because the database has refused to give it a

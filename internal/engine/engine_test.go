@@ -175,6 +175,34 @@ func TestMissedAndNotListed(t *testing.T) {
 	})
 }
 
+// A kind that cannot be listed has none of another kind looked at more often.
+func TestUnlistedKind(t *testing.T) {
+	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
+		e := newEngine(t, db, "a", &enginetest.Bus{})
+		r := &recorder{answer: func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }}
+		e.Register(engine.Kind{Name: "well", Reconcile: r.reconcile, Live: func(context.Context, store.Querier, []int) ([]string, error) { return []string{"1"}, nil }})
+		ill := &recorder{}
+		var listed atomic.Bool
+		e.Register(engine.Kind{Name: "ill", Reconcile: ill.reconcile, Live: func(context.Context, store.Querier, []int) ([]string, error) {
+			if !listed.Load() {
+				return nil, errors.New("row 1: converting NULL to string is unsupported")
+			}
+			return []string{"2"}, nil
+		}})
+		enginetest.Start(t, e)
+		settle()
+		time.Sleep(5*time.Minute + 30*time.Second)
+		if well, ill := len(r.ids()), len(ill.ids()); well != 1 || ill != 0 {
+			t.Errorf("%d and %d passes, want 1 at the start and none", well, ill)
+		}
+		listed.Store(true)
+		time.Sleep(time.Minute)
+		if n := len(ill.ids()); n != 1 {
+			t.Errorf("%d passes of what can be listed again, want 1", n)
+		}
+	})
+}
+
 // A wake-up that cannot be sent is sent later.
 func TestRefusedWake(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {

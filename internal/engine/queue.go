@@ -4,6 +4,7 @@ import (
 	"container/heap"
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -12,6 +13,8 @@ import (
 type queue struct {
 	Kind
 	pass func(ctx context.Context, k *Kind, e *entry) verdict
+
+	missed atomic.Bool // the next sweep looks at all objects of the kind: wake-ups may be lost
 
 	mu      sync.Mutex
 	entries map[string]*entry

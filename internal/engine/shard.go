@@ -199,25 +199,39 @@ func (e *Engine) sweep(ctx context.Context) {
 func (e *Engine) sweepOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Sweep, errSilent)
 	defer cancel()
-	if e.missed.Swap(false) {
-		e.lookAtAll(ctx, nil)
-		return
+	for _, q := range e.inOrder() {
+		if q.missed.Swap(false) {
+			e.lookAt(ctx, q, nil)
+			continue
+		}
+		ids, _ := e.live(ctx, q)
+		for _, id := range ids {
+			q.sweep(id, time.Now().Add(apart(e.Sweep/4, id, 0)))
+		}
 	}
-	e.find(ctx, e.shards.owned(), func(q *queue, id string) { q.sweep(id, time.Now().Add(apart(e.Sweep/4, id, 0))) })
 }
 
 // lookAtAll looks within a second at all that this replica owns, also at what has a time of its own and no
 // sweep looks for, and at once at what is in the shards that it has just taken.
 func (e *Engine) lookAtAll(ctx context.Context, taken []int) {
-	all := e.find(ctx, e.shards.owned(), func(q *queue, id string) {
+	for _, q := range e.inOrder() {
+		e.lookAt(ctx, q, taken)
+	}
+}
+
+// lookAt is lookAtAll for one kind. When its objects cannot be listed the next sweep is to do it, for this
+// kind alone: one that can never be listed must not have all the others looked at each minute.
+func (e *Engine) lookAt(ctx context.Context, q *queue, taken []int) {
+	ids, ok := e.live(ctx, q)
+	if !ok {
+		q.missed.Store(true)
+	}
+	for _, id := range ids {
 		if slices.Contains(taken, Shard(id)) {
 			q.wake(id)
 		} else {
 			q.schedule(id, time.Now().Add(apart(time.Second, id, 0)))
 		}
-	})
-	if !all {
-		e.missed.Store(true)
 	}
 }
 
@@ -319,28 +333,29 @@ func (e *Engine) own(ctx context.Context, now map[int]int64) {
 	e.lookAtAll(ctx, taken)
 }
 
-// find hands the live objects of the shards to found, with the queue of their kind. It is false when it could
-// not list them all.
-func (e *Engine) find(ctx context.Context, shards []int, found func(q *queue, id string)) (all bool) {
-	if len(shards) == 0 {
-		return true
-	}
-	all = true
+// inOrder returns the queues in the order of their kinds' names.
+func (e *Engine) inOrder() []*queue {
+	var all []*queue
 	for _, kind := range slices.Sorted(maps.Keys(e.queues)) {
-		q := e.queues[kind]
-		ids, err := q.Live(ctx, e.DB.Read(), shards)
-		if err != nil {
-			all = false
-			if ctx.Err() == nil {
-				e.Log.Warn("live objects not listed, the next sweep will", "kind", q.Name, "err", err)
-			}
-			continue
-		}
-		for _, id := range ids {
-			found(q, id)
-		}
+		all = append(all, e.queues[kind])
 	}
 	return all
+}
+
+// live lists the live objects of a kind in the shards of this replica. It is false when it could not.
+func (e *Engine) live(ctx context.Context, q *queue) (ids []string, ok bool) {
+	shards := e.shards.owned()
+	if len(shards) == 0 {
+		return nil, true
+	}
+	ids, err := q.Live(ctx, e.DB.Read(), shards)
+	if err != nil {
+		if ctx.Err() == nil {
+			e.Log.Warn("live objects not listed, the next sweep will", "kind", q.Name, "err", err)
+		}
+		return nil, false
+	}
+	return ids, true
 }
 
 // release gives the shards back at the end, so that others need not wait for the lease.
