@@ -8,11 +8,13 @@
 // Postgres they are leased and shared evenly.
 //
 // Objects wait in memory. One that nothing wakes and that asked for no time costs neither
-// a query nor memory. A slow sweep finds such objects when their wake-up was lost. What asked
-// for a time is not looked for by it, so wake-ups for others are sent until they are sent, by
+// a query nor memory. A slow sweep finds such objects when their wake-up was lost. At what asked
+// for a time it looks late, so wake-ups for others are sent until they are sent, by
 // a replica that stops before it ends, and all objects are looked at where wake-ups may have
 // been lost unseen: when a replica hears the others again, or takes shards, since whoever had
-// them may have died between a commit and its wake-ups.
+// them may have died between a commit and its wake-ups. One that dies so and had no shards
+// leaves no trace: what it was to wake is looked at within a minute and a quarter, and within
+// a quarter of an hour when it asked for a later time.
 package engine
 
 import (
@@ -77,7 +79,8 @@ type Kind struct {
 	Workers int           // passes at the same time; 0 means 8
 	Timeout time.Duration // of one pass; 0 means 5 min
 	// Live lists the unfinished objects of the given shards. Each gets a pass when its shard
-	// is taken, and at a sweep unless it is queued already.
+	// is taken, at a sweep unless it is queued already, and 10 to 15 min after the last one
+	// even if it asked for a later time.
 	Live func(ctx context.Context, q store.Querier, shards []int) ([]string, error)
 	// Reconcile looks at one object and does what is due. It is called again at the time it
 	// returns (zero: only when woken), and with growing delay after an error.

@@ -134,8 +134,8 @@ func TestLiveAtStartAndSweep(t *testing.T) {
 	})
 }
 
-// What was told while nobody listened is made up for, also for objects that have a time of their own: no sweep
-// looks for these.
+// What was told while nobody listened is made up for, also for objects that have a time of their own: sweeps look
+// late for these.
 func TestMissedWhileNobodyListened(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		bus := &enginetest.Bus{}
@@ -199,6 +199,52 @@ func TestUnlistedKind(t *testing.T) {
 		time.Sleep(time.Minute)
 		if n := len(ill.ids()); n != 1 {
 			t.Errorf("%d passes of what can be listed again, want 1", n)
+		}
+	})
+}
+
+// TestLooksAnyway has 10,000 objects of which nobody wakes any: those whose time is far away are looked at all the
+// same, in case a wake-up got lost with a server that had no shards, but no burst of them, and others not more often
+// than they ask for.
+func TestLooksAnyway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const hours = 1
+		e := newEngine(t, storetest.SQLite(t), "a", &enginetest.Bus{})
+		far, soon := &recorder{}, &recorder{}
+		far.answer = func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(72 * time.Hour), nil }
+		soon.answer = func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(10 * time.Minute), nil }
+		live := func(n int) func(context.Context, store.Querier, []int) ([]string, error) {
+			return func(context.Context, store.Querier, []int) ([]string, error) { return ids(n), nil }
+		}
+		e.Register(engine.Kind{Name: "far", Reconcile: far.reconcile, Live: live(10_000)})
+		e.Register(engine.Kind{Name: "soon", Reconcile: soon.reconcile, Live: live(100)})
+		enginetest.Start(t, e)
+		time.Sleep(hours * time.Hour)
+		synctest.Wait()
+		last, second, busiest := map[string]time.Duration{}, map[time.Duration]int{}, 0
+		for _, p := range far.passes {
+			if gap := p.after - last[p.id]; gap > 15*time.Minute+time.Second {
+				t.Fatalf("nobody looked at %s for %v", p.id, gap)
+			}
+			last[p.id] = p.after
+			if p.after > time.Minute { // after the start
+				at := p.after.Truncate(time.Second)
+				second[at]++
+				busiest = max(busiest, second[at])
+			}
+		}
+		for id, at := range last {
+			if gap := hours*time.Hour - at; gap > 15*time.Minute+time.Second {
+				t.Fatalf("nobody looked at %s for the last %v", id, gap)
+			}
+		}
+		mean := float64(len(far.passes)-10_000) / (hours * time.Hour).Seconds()
+		t.Logf("%.1f passes a second, %d in the busiest", mean, busiest)
+		if mean > 15 || busiest > 80 {
+			t.Errorf("%.1f passes a second, %d in the busiest, want no more than 15 and 80", mean, busiest)
+		}
+		if n, want := len(soon.passes), 100*(hours*6+1); n > want {
+			t.Errorf("%d passes of what asks for one every 10 min, want %d", n, want)
 		}
 	})
 }

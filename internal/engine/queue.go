@@ -111,12 +111,27 @@ func (q *queue) schedule(id string, at time.Time) {
 	q.delay(q.entry(id), at)
 }
 
-// sweep schedules an object that nothing else is going to look at.
-func (q *queue) sweep(id string, at time.Time) {
+// lookAnyway is how long an object is left alone that asked for a later time, and up to half as long again, so that
+// what was looked at together is not again. It is no less than reconcilers pause between calls to providers.
+const lookAnyway = 10 * time.Minute
+
+// sweep schedules an object that nothing else is going to look at for soon, and one whose time is far away for
+// when it is to be looked at anyway, if that is before the next sweep.
+func (q *queue) sweep(id string, soon, next time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.entries[id] == nil {
-		q.delay(q.entry(id), at)
+	switch e := q.entry(id); e.place {
+	case idle:
+		q.delay(e, soon)
+	case inLater:
+		at := e.began.Add(lookAnyway + apart(lookAnyway/2, id, 0))
+		if !at.Before(next) {
+			return
+		}
+		if at.Before(time.Now()) { // late, with many others: this process stood still, say
+			at = soon
+		}
+		q.delay(e, at)
 	}
 }
 

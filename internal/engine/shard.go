@@ -199,6 +199,7 @@ func (e *Engine) sweep(ctx context.Context) {
 func (e *Engine) sweepOnce(ctx context.Context) {
 	ctx, cancel := context.WithTimeoutCause(ctx, e.Sweep, errSilent)
 	defer cancel()
+	next := time.Now().Add(e.Sweep)
 	for _, q := range e.inOrder() {
 		if q.missed.Swap(false) {
 			e.lookAt(ctx, q, nil)
@@ -206,13 +207,13 @@ func (e *Engine) sweepOnce(ctx context.Context) {
 		}
 		ids, _ := e.live(ctx, q)
 		for _, id := range ids {
-			q.sweep(id, time.Now().Add(apart(e.Sweep/4, id, 0)))
+			q.sweep(id, time.Now().Add(apart(e.Sweep/4, id, 0)), next)
 		}
 	}
 }
 
-// lookAtAll looks within a second at all that this replica owns, also at what has a time of its own and no
-// sweep looks for, and at once at what is in the shards that it has just taken.
+// lookAtAll looks within a second at all that this replica owns, also at what has a time of its own and
+// sweeps look for late, and at once at what is in the shards that it has just taken.
 func (e *Engine) lookAtAll(ctx context.Context, taken []int) {
 	for _, q := range e.inOrder() {
 		e.lookAt(ctx, q, taken)

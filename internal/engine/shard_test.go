@@ -398,6 +398,35 @@ func TestDiesBeforeNotifying(t *testing.T) {
 	})
 }
 
+// TestDiesWithoutShards has a wake-up be lost with a replica that had no shards: nobody takes any from it, and the
+// owner of the object looks at it before long all the same.
+func TestDiesWithoutShards(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, bus := storetest.Open(t, url), &enginetest.Bus{}
+		a := startReplica(t, db, bus, "a", ids(1))
+		a.mu.Lock()
+		a.answer = func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(72 * time.Hour), nil }
+		a.mu.Unlock()
+		a.e.Wake("x", "0")
+		time.Sleep(time.Minute)
+		own := storetest.Open(t, url)
+		b := startReplica(t, own, bus, "b", ids(1))
+		bus.Mute(true)
+		a.reset()
+		b.e.Wake("x", "0")
+		settle()
+		if err := own.Close(); err != nil { // it leaves without a word
+			t.Fatal(err)
+		}
+		b.stop()
+		time.Sleep(15 * time.Minute)
+		if got := a.ids(); len(got) != 1 {
+			t.Errorf("a has looked at %v, want one look", got)
+		}
+	})
+}
+
 // TestFirstLookTakesLong has the database be gone while the first look is under way: the shards are given up
 // when the lease ends, which began before it.
 func TestFirstLookTakesLong(t *testing.T) {

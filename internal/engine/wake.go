@@ -18,8 +18,8 @@ type outbox struct {
 	filled  chan struct{}              // holds one token when pending is not empty
 }
 
-// maxPending bounds the wake-ups of one kind that wait while the database is away. Of the rest, the sweep of
-// the owner finds what has no time of its own.
+// maxPending bounds the wake-ups of one kind that wait while the database is away. The sweep of the owner finds
+// the rest.
 const maxPending = 100_000
 
 func (o *outbox) init() {
@@ -65,8 +65,8 @@ const perMessage = (store.MaxMessage - 64) / 40
 // resendAfter bounds how long wake-ups that could not be sent wait for the next attempt.
 const resendAfter = 5 * time.Second
 
-// send publishes the outbox until ctx ends. What cannot be sent is tried again: no sweep looks for objects
-// that have a time of their own, however far that is.
+// send publishes the outbox until ctx ends. What cannot be sent is tried again: sweeps look late for objects
+// that have a time of their own.
 func (e *Engine) send(ctx context.Context) {
 	for failed := 0; ; {
 		select {
