@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dstack/internal/agent/gpu"
+	"dstack/internal/agent/runtime"
 	"dstack/internal/agentapi"
 )
 
@@ -148,6 +149,75 @@ func TestDroppedWithoutItsSpec(t *testing.T) {
 				t.Errorf("%+v", v)
 			}
 		})
+	}
+}
+
+// What is left of a task of which no record is, and cannot be removed, keeps its folder, by which a plain process is
+// found, and all GPUs until it is gone: nobody says which it has.
+func TestLeftWithoutAnyRecord(t *testing.T) {
+	e := newEngine()
+	old := run(t, newHome(t), e, withGPUs(2))
+	s := spec()
+	s.GPUs = 1
+	old.put(s)
+	old.reaches(s.ID, agentapi.Running)
+	old.stop()
+	damages["gone"](t, filepath.Join(old.dir(s.ID), taskFile))
+	overwrite(t, filepath.Join(old.dir(s.ID), stateFile), "")
+	e.box(s.ID).gpus = nil
+	e.setGate(func(_ context.Context, call, id string) error {
+		if call == "remove" && id == s.ID {
+			return errors.New("processes do not end")
+		}
+		return nil
+	})
+	a := run(t, old.home, e, withGPUs(2))
+	if _, err := os.Stat(a.dir(s.ID)); err != nil {
+		t.Error(err)
+	}
+	beside := spec()
+	beside.GPUs = 1
+	a.put(beside)
+	a.waits(beside.ID)
+	a.stop()
+	e.setGate(nil)
+	a = run(t, old.home, e, withGPUs(2))
+	if _, err := os.Stat(a.dir(s.ID)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was left is gone, and its folder is not: %v", err)
+	}
+	a.reaches(beside.ID, agentapi.Running)
+}
+
+// A task of which nobody knows which GPUs it has gets none that a container without a task is known to have: those
+// would be free with its end.
+func TestGPUsOfAContainerBesideAnUnclearTask(t *testing.T) {
+	e := newEngine()
+	old := run(t, newHome(t), e, withGPUs(2))
+	s, lost := spec(), spec().ID
+	s.GPUs = 1
+	old.put(s)
+	old.reaches(s.ID, agentapi.Running)
+	old.stop()
+	overwrite(t, filepath.Join(old.dir(s.ID), stateFile), "")
+	e.box(s.ID).gpus = nil
+	if err := e.Start(t.Context(), runtime.Container{ID: lost, GPUs: []agentapi.GPU{{ID: "b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	e.setGate(func(_ context.Context, call, id string) error {
+		if call == "remove" && id == lost {
+			return errors.New("it does not end")
+		}
+		return nil
+	})
+	a := run(t, old.home, e, withGPUs(2))
+	a.reaches(s.ID, agentapi.Terminated)
+	both, one := spec(), spec()
+	both.GPUs, one.GPUs = 2, 1
+	a.put(both)
+	a.waits(both.ID)
+	a.put(one)
+	if v := a.reaches(one.ID, agentapi.Running); !slices.Equal(v.GPUs, []string{"a"}) {
+		t.Errorf("another task got %q", v.GPUs)
 	}
 }
 

@@ -209,7 +209,10 @@ func (s *Shim) recover(ctx context.Context) error {
 		t, err := s.loadTask(e.Name())
 		if err != nil {
 			s.Log.Warn("a task that was never accepted, or is over, is dropped", "task", e.Name(), "err", err)
-			_ = s.Runtime.Remove(ctx, e.Name())
+			if err := s.Runtime.Remove(ctx, e.Name()); err != nil { // of a plain process only the folder says that it is there
+				s.Log.Warn("remove what is left of a task", "task", e.Name(), "err", err)
+				continue
+			}
 			_ = os.RemoveAll(s.taskDir(e.Name()))
 			continue
 		}
@@ -226,16 +229,27 @@ func (s *Shim) recover(ctx context.Context) error {
 	if err != nil {
 		s.Log.Warn("look for containers", "err", err)
 	}
-	s.adopt(alive, found, err == nil)
+	unclear := s.adopt(alive, found, err == nil)
 	for _, f := range found { // what could not be removed, until it can
-		if f.Running && !s.needs(f.ID) {
-			ids := f.GPUs
-			if t := s.tasks[f.ID]; t != nil && ids == nil { // of a plain process, or of an older agent
-				ids = t.state.GPUs
+		if !f.Running || s.needs(f.ID) {
+			continue
+		}
+		ids := f.GPUs
+		if ids == nil { // of a plain process, or of an older agent
+			t := s.tasks[f.ID]
+			if t == nil {
+				unclear = append(unclear, f.ID)
+				continue
 			}
-			if err := s.gpus.Adopt(f.ID, ids); err != nil {
-				s.Log.Warn("GPUs of a container without a task are held by another", "task", f.ID, "err", err)
-			}
+			ids = t.state.GPUs
+		}
+		if err := s.gpus.Adopt(f.ID, ids); err != nil {
+			s.Log.Warn("GPUs of a container without a task are held by another", "task", f.ID, "err", err)
+		}
+	}
+	for _, id := range unclear {
+		if _, err := s.gpus.Acquire(id, -1); err != nil {
+			s.Log.Warn("keep GPUs from others", "task", id, "err", err)
 		}
 	}
 	for _, t := range alive {
@@ -252,11 +266,10 @@ func (s *Shim) recover(ctx context.Context) error {
 	return nil
 }
 
-// adopt gives tasks of an earlier agent their GPUs back, before any of them goes on and takes what is free. One
-// of which nobody knows what its container has keeps all that is left from others until it has ended; all says that
-// there are no other containers than those that were found.
-func (s *Shim) adopt(tasks []*task, found []runtime.Found, all bool) {
-	var unclear []*task
+// adopt gives tasks of an earlier agent their GPUs back, before any of them goes on and takes what is free. Those
+// of which nobody knows what their containers have are returned: they are to keep all that is left from others until
+// they have ended. all says that there are no other containers than those that were found.
+func (s *Shim) adopt(tasks []*task, found []runtime.Found, all bool) (unclear []string) {
 	for _, t := range tasks {
 		i := slices.IndexFunc(found, func(f runtime.Found) bool { return f.ID == t.spec.ID })
 		switch {
@@ -264,16 +277,12 @@ func (s *Shim) adopt(tasks []*task, found []runtime.Found, all bool) {
 		case i >= 0 && found[i].GPUs != nil:
 			t.state.GPUs = found[i].GPUs
 		case i >= 0 || !all:
-			unclear = append(unclear, t)
+			unclear = append(unclear, t.spec.ID)
 			continue
 		}
 		if err := s.gpus.Adopt(t.spec.ID, t.state.GPUs); err != nil {
 			s.Log.Warn("GPUs of a task are held by another", "task", t.spec.ID, "err", err)
 		}
 	}
-	for _, t := range unclear {
-		if _, err := s.gpus.Acquire(t.spec.ID, -1); err != nil {
-			s.Log.Warn("keep GPUs from others", "task", t.spec.ID, "err", err)
-		}
-	}
+	return unclear
 }
