@@ -129,6 +129,19 @@ func TestQueueIsForgotten(t *testing.T) {
 	})
 }
 
+// Nothing is remembered of queues that are another replica's now.
+func TestQueueIsLost(t *testing.T) {
+	c := newQueueCache()
+	mine, theirs := c.of("mine"), c.of("theirs")
+	c.lost(func(id string) bool { return id == "theirs" })
+	if len(c.projects) != 1 || c.of("mine") != mine {
+		t.Errorf("remembered: %v, want that of the project that is still ours", c.projects)
+	}
+	if c.of("theirs") == theirs {
+		t.Error("a project that is ours again has what was remembered before")
+	}
+}
+
 // Of a long queue no more is read than is asked for, and no gang in part.
 func TestBeginningOfAQueue(t *testing.T) {
 	storetest.Each(t, func(t *testing.T, db *store.DB) {

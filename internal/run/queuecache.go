@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"sync"
@@ -107,6 +108,14 @@ func (c *queueCache) of(projectID string) *projectQueue {
 		c.projects[projectID] = q
 	}
 	return q
+}
+
+// lost forgets the queues of projects that another replica looks at now. A pass that still runs for one keeps what
+// it has until it ends.
+func (c *queueCache) lost(theirs func(projectID string) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	maps.DeleteFunc(c.projects, func(id string, _ *projectQueue) bool { return theirs(id) })
 }
 
 // allJobs is for all of a queue.

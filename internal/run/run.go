@@ -244,7 +244,7 @@ func New(c Config) (*Service, error) {
 		c.Changed(runID)
 		s.watch.notify(runID)
 	})
-	c.Engine.Register(engine.Kind{Name: QueueKind, Workers: 8, Reconcile: s.reconcileQueue, Live: engine.HashedQuery(waitingProjects)})
+	c.Engine.Register(engine.Kind{Name: QueueKind, Workers: 8, Reconcile: s.reconcileQueue, Live: engine.HashedQuery(waitingProjects), Lost: s.queues.lost})
 	return s, nil
 }
 
