@@ -2,6 +2,7 @@ package run
 
 import (
 	"slices"
+	"sort"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -72,29 +73,55 @@ func StepRun(now time.Time, s RunSnapshot) RunDecision {
 // scaled, or started every five minutes, for months has thousands, and each look at the run reads them all.
 const attemptsKept = 20
 
-// droppedAtOnce bounds the attempts of a job that are dropped at a time, of which older servers have kept all: the
-// rest goes with the next ones.
-const droppedAtOnce = 50
+const (
+	// droppedAtOnce bounds the attempts of a job that are dropped at a time, of which older servers have kept all:
+	// the rest goes with the next ones.
+	droppedAtOnce = 50
+	// droppedTogether is from how many attempts of a run on only one of each job is dropped: they are deleted in one
+	// transaction, before the run's next cycle begins.
+	droppedTogether = 1000
+)
 
 // tidy drops the oldest attempts of jobs that get another one.
 func (d *RunDecision) tidy(now time.Time, s RunSnapshot) {
 	if len(d.New) == 0 || s.Run.Data.Spec.Configuration.Service == nil && s.Run.Data.Spec.Merged().Schedule == nil {
 		return
 	}
+	dropped := map[string]bool{}
+	for _, id := range d.Drop {
+		dropped[id] = true
+	}
 	for _, n := range d.New {
-		var ended []Job
-		for _, j := range s.Jobs {
-			if j.Replica == n.Replica && j.Num == n.Num && j.Finished() {
-				ended = append(ended, j)
+		var ended []*Job
+		all := attemptsOf(s.Jobs, n.Replica, n.Num)
+		for i := range all {
+			if all[i].Finished() {
+				ended = append(ended, &all[i])
 			}
 		}
-		for _, old := range ended[:min(max(0, len(ended)-attemptsKept+1), droppedAtOnce)] {
-			if !slices.Contains(d.Drop, old.ID) {
+		most := droppedAtOnce
+		if len(d.Drop) >= droppedTogether {
+			most = 1
+		}
+		for _, old := range ended[:min(max(0, len(ended)-attemptsKept+1), most)] {
+			if !dropped[old.ID] {
 				d.Drop = append(d.Drop, old.ID)
 				d.Run.Data.PastCost += old.cost(now)
 			}
 		}
 	}
+}
+
+// attemptsOf are those of one job among all of a run, which are by replica, number and attempt.
+func attemptsOf(all []Job, replica, num int) []Job {
+	from := sort.Search(len(all), func(i int) bool {
+		return all[i].Replica > replica || all[i].Replica == replica && all[i].Num >= num
+	})
+	to := from
+	for to < len(all) && all[to].Replica == replica && all[to].Num == num {
+		to++
+	}
+	return all[from:to]
 }
 
 // resubmitAfter spaces whole resubmissions of a run (lifecycle 8.2); the last repeats.
@@ -155,8 +182,9 @@ func notGiven(j Job) bool { return j.Data.Reason == api.JobNoCapacity }
 // again starts the next attempt of a job and drops what older ones without capacity left.
 func (d *RunDecision) again(s RunSnapshot, j Job) {
 	d.New = append(d.New, NewJob{Replica: j.Replica, Num: j.Num, Attempt: j.Attempt + 1, WaitFrom: d.Run.waitFrom(s.Jobs, j), Group: j.Data.Spec.ReplicaGroup})
-	for _, old := range s.Jobs {
-		if old.Replica == j.Replica && old.Num == j.Num && old.Attempt < j.Attempt && old.Data.Reason == api.JobNoCapacity && old.Data.Provisioning == nil {
+	all := attemptsOf(s.Jobs, j.Replica, j.Num)
+	for i := range all {
+		if old := &all[i]; old.Attempt < j.Attempt && old.Data.Reason == api.JobNoCapacity && old.Data.Provisioning == nil {
 			d.Drop = append(d.Drop, old.ID)
 		}
 	}
@@ -165,8 +193,9 @@ func (d *RunDecision) again(s RunSnapshot, j Job) {
 // lastPlaced is the newest attempt of a job that had an instance.
 func lastPlaced(all []Job, of Job) *Job {
 	var last *Job
+	all = attemptsOf(all, of.Replica, of.Num)
 	for i := range all {
-		if j := &all[i]; j.Replica == of.Replica && j.Num == of.Num && j.Data.Provisioning != nil {
+		if j := &all[i]; j.Data.Provisioning != nil {
 			last = j
 		}
 	}

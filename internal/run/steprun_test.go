@@ -317,6 +317,40 @@ func TestStepRunForgetsCycles(t *testing.T) {
 	}
 }
 
+// Nor do all of a large gang go at once: the first nodes tidy up, and of each other one goes as much as comes.
+func TestStepRunForgetsCyclesOfMany(t *testing.T) {
+	const nodes, ended = 200, attemptsKept + droppedAtOnce + 5
+	spec := taskWith(func(task *config.Task) { task.Schedule = &config.Schedule{Cron: []string{"*/5 * * * *"}} })
+	var all []Job
+	for num := range nodes {
+		for i := range ended {
+			all = append(all, Job{ID: fmt.Sprint(num, ".", i), Num: num, Attempt: i, Status: api.JobDone, SubmittedAt: start, Data: JobData{FinishedAt: at(time.Hour)}})
+		}
+	}
+	d := StepRun(at(2*time.Hour), RunSnapshot{Run: Run{Status: api.RunPending, SubmittedAt: start, Data: Data{Spec: spec, NextAt: at(2 * time.Hour)}}, Jobs: all})
+	if len(d.New) != nodes {
+		t.Fatalf("%d new attempts, want one of each node", len(d.New))
+	}
+	if want := droppedTogether + nodes - droppedTogether/droppedAtOnce; len(d.Drop) != want || !slices.Contains(d.Drop, fmt.Sprint(nodes-1, ".0")) {
+		t.Errorf("%d attempts are dropped, want %d, one of the last node among them", len(d.Drop), want)
+	}
+}
+
+// BenchmarkStepRunCycle is the next cycle of a gang of 1,000 nodes, of which each has all the attempts that are kept.
+func BenchmarkStepRunCycle(b *testing.B) {
+	spec := taskWith(func(task *config.Task) { task.Schedule = &config.Schedule{Cron: []string{"*/5 * * * *"}} })
+	var all []Job
+	for num := range 1000 {
+		for i := range attemptsKept {
+			all = append(all, Job{ID: fmt.Sprint(num, ".", i), Num: num, Attempt: i, Status: api.JobDone, SubmittedAt: start, Data: JobData{FinishedAt: at(time.Hour)}})
+		}
+	}
+	s := RunSnapshot{Run: Run{Status: api.RunPending, SubmittedAt: start, Data: Data{Spec: spec, NextAt: at(2 * time.Hour)}}, Jobs: all}
+	for b.Loop() {
+		StepRun(at(2*time.Hour), s)
+	}
+}
+
 // A lost node is replaced alone where the policy says so and the master lives.
 func TestStepRunReplacesNodes(t *testing.T) {
 	world := func(scope string, statuses ...api.JobStatus) RunSnapshot {
