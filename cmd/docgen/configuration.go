@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"dstack/internal/backend/all"
 	"dstack/internal/config"
 )
 
@@ -32,7 +33,9 @@ func configurationPage() (string, error) {
 	}
 	var b strings.Builder
 	b.WriteString("# Configuration files\n\n" + generated)
-	b.WriteString("`dstack validate` checks a file and prints its normal form; `dstack schema` prints the JSON Schema from which this page is made.\n")
+	b.WriteString("`dstack validate` checks a file and prints its normal form; `dstack schema` prints the JSON Schema from which this page is made.\n\n")
+	fmt.Fprintf(&b, "`backends` takes every name that dstack 0.22 knows; this build has %s. What fields do together: [fleets](../fleets.md),\n"+
+		"[tasks with several nodes](../multi-node.md), [retry and schedules](../retry-and-schedules.md), [services](../services.md).\n", backends())
 	first := []string{"task", "dev-environment", "service", "fleet", "volume-zoned", "volume-runpod", "volume-kubernetes", "volume-unsized", "gateway", "profiles", "profile"}
 	rest := slices.Sorted(maps.Keys(defs))
 	for _, name := range append(first, slices.DeleteFunc(rest, func(n string) bool { return slices.Contains(first, n) })...) {
@@ -50,6 +53,15 @@ func configurationPage() (string, error) {
 		}
 	}
 	return b.String(), nil
+}
+
+// backends names those of this build.
+func backends() string {
+	var names []string
+	for _, t := range all.Types(nil) {
+		names = append(names, "`"+t.Name+"`")
+	}
+	return strings.Join(names, ", ")
 }
 
 // value is a form in words.
