@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,10 +23,19 @@ import (
 type Process struct {
 	dir  string // holds a folder per task, and in it the job's directory
 	self string // agent binary
+
+	noting  sync.Mutex // held while members go to disk
+	members map[string][]pid
+
+	readFile func(path string) ([]byte, error) // of /proc, which may hang
+	reading  sync.Mutex
+	hung     map[pid]<-chan struct{} // reads that hang, by process; closed once they end
 }
 
 // NewProcess runs jobs with the agent binary self, whose directories are dir/<task>/job.
-func NewProcess(dir, self string) *Process { return &Process{dir: dir, self: self} }
+func NewProcess(dir, self string) *Process {
+	return &Process{dir: dir, self: self, members: map[string][]pid{}, readFile: os.ReadFile, hung: map[pid]<-chan struct{}{}}
+}
 
 // Name is "process".
 func (p *Process) Name() string { return "process" }
@@ -52,7 +62,7 @@ func (p *Process) Start(_ context.Context, c Container) error {
 	if proc, ok := p.find(c.ID); ok && alive(proc) {
 		return nil
 	}
-	if num, ok := running(c.Dir); ok { // started before a crash, not yet written down
+	if num, ok := p.running(c.Dir); ok { // started before a crash, not yet written down
 		return remember(c.Dir, num)
 	}
 	log, err := os.OpenFile(filepath.Join(c.Dir, "container.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
@@ -85,12 +95,12 @@ func remember(dir string, num int) error {
 }
 
 // running looks for a runner on a task directory by its command line.
-func running(dir string) (int, bool) {
-	found := processes("cmdline", "\x00runner\x00--dir\x00"+dir+"\x00")
+func (p *Process) running(dir string) (int, bool) {
+	found, _ := p.contain(ps(), "cmdline", "\x00runner\x00--dir\x00"+dir+"\x00") // one that hangs in a driver is none
 	if len(found) == 0 {
 		return 0, false
 	}
-	return found[0], true
+	return found[0].num, true
 }
 
 // find reads the id of a task's runner.
@@ -110,7 +120,7 @@ func (p *Process) runner(id string) (pid, bool) {
 		return proc, true
 	}
 	dir := filepath.Join(p.dir, id, JobDir)
-	if num, ok := running(dir); !ok || remember(dir, num) != nil {
+	if num, ok := p.running(dir); !ok || remember(dir, num) != nil {
 		return pid{}, false
 	}
 	return p.find(id)
@@ -122,19 +132,8 @@ type pid struct {
 }
 
 func startTime(num int) (string, error) {
-	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", num))
-	if err != nil {
-		return "", err
-	}
-	_, rest, ok := strings.Cut(string(data), ") ")
-	f := strings.Fields(rest)
-	if !ok || len(f) < 20 {
-		return "", errors.New("cannot read the start time of a process")
-	}
-	if f[0] == "Z" {
-		return "", errors.New("a zombie")
-	}
-	return f[19], nil
+	p, err := processOf(num)
+	return p.start, err
 }
 
 func alive(p pid) bool {
@@ -151,7 +150,13 @@ func (p *Process) Wait(ctx context.Context, id string) (Exit, error) {
 	if !ok {
 		return Exit{}, ErrNotFound
 	}
-	if err := ended(ctx, proc); err != nil {
+	done := make(chan struct{})
+	var watching sync.WaitGroup
+	watching.Go(func() { p.watch(id, proc, done) })
+	err := ended(ctx, proc)
+	close(done)
+	watching.Wait()
+	if err != nil {
 		return Exit{}, err
 	}
 	tail, _ := os.ReadFile(filepath.Join(p.dir, id, JobDir, "container.log")) // only for people
@@ -188,14 +193,17 @@ func ended(ctx context.Context, p pid) error {
 	return err
 }
 
-// Kill ends the runner and every process that carries the job's id in its environment.
+// Kill ends the runner and every process of the job.
 func (p *Process) Kill(_ context.Context, id string) error {
 	proc, ok := p.runner(id)
+	members, _ := p.ofJob(id, proc) // before the first is killed: those that hang then are not found any more
 	if ok && alive(proc) {
 		_ = syscall.Kill(proc.num, syscall.SIGKILL)
 	}
-	for _, n := range ofJob(id) {
-		_ = syscall.Kill(n, syscall.SIGKILL)
+	for _, m := range members {
+		if alive(m) {
+			_ = syscall.Kill(m.num, syscall.SIGKILL)
+		}
 	}
 	if !ok {
 		return ErrNotFound
@@ -203,28 +211,10 @@ func (p *Process) Kill(_ context.Context, id string) error {
 	return nil
 }
 
-// ofJob finds the processes that carry the job's id in their environment, which the runner does not.
-func ofJob(id string) []int { return processes("environ", "\x00DSTACK_JOB_ID="+id+"\x00") }
-
-// processes finds the processes whose file in /proc contains text; those of other users
-// are not seen.
-func processes(file, text string) []int {
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil
-	}
-	var found []int
-	for _, e := range entries {
-		n, err := strconv.Atoi(e.Name())
-		if err != nil || n == os.Getpid() {
-			continue
-		}
-		data, err := os.ReadFile(filepath.Join("/proc", e.Name(), file))
-		if err == nil && strings.Contains("\x00"+string(data), text) {
-			found = append(found, n)
-		}
-	}
-	return found
+// lives says that processes of a job live, or that nobody knows.
+func (p *Process) lives(id string, runner pid) bool {
+	members, unsure := p.ofJob(id, runner)
+	return unsure || len(members) > 0
 }
 
 // removePatience is how long Remove waits for processes that were killed to be gone.
@@ -239,8 +229,9 @@ func (p *Process) Remove(ctx context.Context, id string) error {
 			return err
 		}
 		proc, ok := p.find(id)
-		if !(ok && alive(proc)) && len(ofJob(id)) == 0 {
+		if !(ok && alive(proc)) && !p.lives(id, proc) {
 			_ = os.RemoveAll(filepath.Join(p.dir, id, JobDir, pidFile)) // or it goes with the task's folder
+			p.forget(id)
 			return nil
 		}
 		select {
@@ -264,7 +255,7 @@ func (p *Process) List(context.Context) ([]Found, error) {
 	var list []Found
 	for _, e := range entries {
 		if proc, ok := p.find(e.Name()); ok {
-			list = append(list, Found{ID: e.Name(), Running: alive(proc) || len(ofJob(e.Name())) > 0})
+			list = append(list, Found{ID: e.Name(), Running: alive(proc) || p.lives(e.Name(), proc)})
 		}
 	}
 	return list, nil

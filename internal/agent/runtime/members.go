@@ -1,0 +1,240 @@
+package runtime
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// A process that hangs in the driver of a GPU survives being killed and keeps the GPU. Most hang in their exit, when
+// their memory, and with it their environment and command line, is gone already; so it is when another thread hangs
+// than the first one. Who belongs to a job is therefore noted while it runs: as long as the runner lives, by descent.
+
+const (
+	// membersFile is in a task's folder, for the next agent.
+	membersFile = "job.pids"
+	// firstNote is how long after the first look at a job's processes the next comes; later ones are noteEvery apart.
+	firstNote = time.Second
+	noteEvery = 10 * time.Second
+	// readPatience bounds a read that needs the memory of a process. It waits for as long as that process maps some,
+	// which is for good when it hangs in a driver then.
+	readPatience = time.Second
+)
+
+// process is what can be had of one without its memory.
+type process struct {
+	pid
+	parent, session int
+}
+
+// ps lists the processes of the host, without those that have ended and nobody has waited for.
+func ps() []process {
+	entries, _ := os.ReadDir("/proc") // without it there is nothing to see
+	var list []process
+	for _, e := range entries {
+		num, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		if p, err := processOf(num); err == nil {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+var errEnded = errors.New("the process has ended")
+
+// processOf reads one process. It has ended when all its threads have.
+func processOf(num int) (process, error) {
+	f, err := stat(fmt.Sprintf("/proc/%d/stat", num))
+	if err != nil {
+		return process{}, err
+	}
+	if over(f[0]) && !threads(num) {
+		return process{}, errEnded
+	}
+	parent, perr := strconv.Atoi(f[1])
+	session, serr := strconv.Atoi(f[3])
+	return process{pid: pid{num, f[19]}, parent: parent, session: session}, errors.Join(perr, serr)
+}
+
+// stat splits what follows the name in such a file, from the state on.
+func stat(path string) ([]string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	f := strings.Fields(string(data[bytes.LastIndexByte(data, ')')+1:]))
+	if len(f) < 20 {
+		return nil, fmt.Errorf("%s is not as expected", path)
+	}
+	return f, nil
+}
+
+func over(state string) bool { return state == "Z" || state == "X" }
+
+// threads says that a process whose first thread has ended has others.
+func threads(num int) bool {
+	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", num)) // the pattern is well formed
+	return slices.ContainsFunc(paths, func(path string) bool {
+		f, err := stat(path)
+		return err == nil && !over(f[0])
+	})
+}
+
+// family finds who descends from a runner or from others that are known, with those of the sessions that they lead.
+func family(all []process, runner pid, known []pid) []pid {
+	in, sessions := map[int]bool{}, map[int]bool{}
+	for _, q := range all {
+		in[q.num] = q.pid == runner || slices.Contains(known, q.pid)
+	}
+	for grows := true; grows; {
+		grows = false
+		for _, q := range all {
+			if !in[q.num] && (in[q.parent] || sessions[q.session]) {
+				in[q.num], grows = true, true
+			}
+			if in[q.num] && q.num == q.session && !sessions[q.num] {
+				sessions[q.num], grows = true, true
+			}
+		}
+	}
+	var list []pid
+	for _, q := range all {
+		if in[q.num] && q.pid != runner {
+			list = append(list, q.pid)
+		}
+	}
+	return list
+}
+
+// note remembers who belongs to a job, with others of whom somebody else knows it, and returns those who live.
+func (p *Process) note(id string, runner pid, all []process, others ...pid) []pid {
+	p.noting.Lock()
+	defer p.noting.Unlock()
+	known, read := p.members[id]
+	if !read {
+		known = readMembers(p.membersFile(id))
+	}
+	now := family(all, runner, append(slices.Clone(known), others...))
+	if p.members[id] = now; len(now) == 0 {
+		delete(p.members, id)
+	}
+	if !slices.Equal(known, now) {
+		var text strings.Builder
+		for _, m := range now {
+			fmt.Fprintf(&text, "%d %s\n", m.num, m.start)
+		}
+		_ = os.WriteFile(p.membersFile(id), []byte(text.String()), 0o600) // the next look tries again if somebody is new
+	}
+	return now
+}
+
+func (p *Process) membersFile(id string) string { return filepath.Join(p.dir, id, membersFile) }
+
+func readMembers(path string) (list []pid) {
+	data, _ := os.ReadFile(path) // nobody was there yet
+	for line := range strings.Lines(string(data)) {
+		num, start, ok := strings.Cut(strings.TrimSpace(line), " ")
+		if n, err := strconv.Atoi(num); ok && err == nil {
+			list = append(list, pid{n, start})
+		}
+	}
+	return list
+}
+
+// forget drops what is known of a job's processes.
+func (p *Process) forget(id string) {
+	p.noting.Lock()
+	defer p.noting.Unlock()
+	delete(p.members, id)
+	_ = os.Remove(p.membersFile(id)) // or it goes with the task's folder
+}
+
+// watch notes who belongs to a job until done is closed.
+func (p *Process) watch(id string, runner pid, done <-chan struct{}) {
+	for wait := firstNote; ; wait = noteEvery {
+		p.note(id, runner, ps())
+		select {
+		case <-time.After(wait):
+		case <-done:
+			return
+		}
+	}
+}
+
+// ofJob finds the processes of a job that live: those that are known, and those that carry its id in their environment,
+// which the runner does not. Unsure says that nobody can tell of one that began after the runner.
+func (p *Process) ofJob(id string, runner pid) (list []pid, unsure bool) {
+	all := ps()
+	var later []process
+	for _, q := range all {
+		if ticks(q.start) >= ticks(runner.start) {
+			later = append(later, q)
+		}
+	}
+	carry, unsure := p.contain(later, "environ", "\x00DSTACK_JOB_ID="+id+"\x00")
+	return p.note(id, runner, all, carry...), unsure && runner != pid{}
+}
+
+// ticks is a start time as a number, 0 when it is not known.
+func ticks(start string) uint64 {
+	n, _ := strconv.ParseUint(start, 10, 64)
+	return n
+}
+
+// contain finds the processes whose file in /proc contains text; those of other users are not seen. Unsure says that
+// one could not be read in time.
+func (p *Process) contain(list []process, file, text string) (found []pid, unsure bool) {
+	for _, q := range list {
+		if q.num == os.Getpid() {
+			continue
+		}
+		data, ok := p.readOf(q.pid, file)
+		unsure = unsure || !ok
+		if bytes.Contains(append([]byte{0}, data...), []byte(text)) {
+			found = append(found, q.pid)
+		}
+	}
+	return found, unsure
+}
+
+// readOf reads a file of a process that needs its memory. It is not ok when that takes too long; then the read goes on,
+// and until it ends there is no other of the same process.
+func (p *Process) readOf(q pid, file string) (data []byte, ok bool) {
+	p.reading.Lock()
+	hangs := p.hung[q]
+	p.reading.Unlock()
+	if hangs != nil {
+		select {
+		case <-hangs:
+			p.reading.Lock()
+			delete(p.hung, q)
+			p.reading.Unlock()
+		default:
+			return nil, false
+		}
+	}
+	done := make(chan struct{})
+	var got []byte
+	go func() { // nothing ends it
+		defer close(done)
+		got, _ = p.readFile(fmt.Sprintf("/proc/%d/%s", q.num, file)) // it has ended, or is another user's
+	}()
+	select {
+	case <-done:
+		return got, true
+	case <-time.After(readPatience):
+	}
+	p.reading.Lock()
+	defer p.reading.Unlock()
+	p.hung[q] = done
+	return nil, false
+}

@@ -1,0 +1,203 @@
+package runtime
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	goruntime "runtime"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// leaderless is set for a copy of the test whose first thread ends, and which lives until its input ends. Such a
+// process has no environment, as one that hangs in its exit.
+const leaderless = "RUNTIME_TEST_LEADERLESS"
+
+func init() {
+	if os.Getenv(leaderless) == "" {
+		return
+	}
+	goruntime.LockOSThread() // the first one, during init
+	go func() {
+		_, _ = io.Copy(io.Discard, os.Stdin)
+		os.Exit(0)
+	}()
+	_, _, _ = syscall.Syscall(syscall.SYS_EXIT, 0, 0, 0)
+}
+
+// until polls what processes do.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(20 * time.Second); !ok(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
+		<-time.After(5 * time.Millisecond)
+	}
+}
+
+// started stands for the runner of a task: it has a program run whose input the test holds.
+func started(t *testing.T, p *Process, id, program string) (runner pid, kill func(), hold io.Closer) {
+	t.Helper()
+	dir := filepath.Join(p.dir, id, JobDir)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	in, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { w.Close() })
+	defer in.Close()
+	cmd := exec.Command("/bin/sh", "-c", `"$0" <&3 3<&- & wait`, program)
+	cmd.ExtraFiles = []*os.File{in}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	kill = func() {
+		_ = cmd.Process.Kill() // it may have ended
+		_ = cmd.Wait()
+	}
+	t.Cleanup(kill)
+	if err := remember(dir, cmd.Process.Pid); err != nil {
+		t.Fatal(err)
+	}
+	runner, _ = p.find(id)
+	return runner, kill, w
+}
+
+// runs says that a task is listed as one that runs.
+func (p *Process) runs(t *testing.T, id string) bool {
+	t.Helper()
+	list, err := p.List(t.Context())
+	if err != nil || len(list) != 1 || list[0].ID != id {
+		t.Fatalf("%+v (%v)", list, err)
+	}
+	return list[0].Running
+}
+
+// A task runs as long as a process of its job does, also when that one has no environment any more that says so, and for
+// an agent that starts later.
+func TestProcessesWithoutAnEnvironment(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, program := range map[string]string{"overwritten": "cat", "gone with the first thread": self} {
+		t.Run(name, func(t *testing.T) {
+			if program == self {
+				t.Setenv(leaderless, "1")
+			}
+			p := NewProcess(t.TempDir(), "")
+			runner, kill, hold := started(t, p, "id", program)
+			var job pid
+			until(t, "its job is noted", func() bool {
+				if list := p.note("id", runner, ps()); len(list) == 1 {
+					job = list[0]
+				}
+				f, err := stat(fmt.Sprintf("/proc/%d/stat", job.num))
+				return err == nil && (program != self || f[0] == "Z")
+			})
+			kill()
+			later := NewProcess(p.dir, "")
+			if !p.runs(t, "id") || !later.runs(t, "id") {
+				t.Error("its job is taken for ended with the runner")
+			}
+			hold.Close()
+			until(t, "its job has ended", func() bool { return !p.runs(t, "id") && !later.runs(t, "id") })
+			if err := p.Remove(t.Context(), "id"); err != nil {
+				t.Error(err)
+			}
+			if _, err := os.Stat(p.membersFile("id")); !os.IsNotExist(err) {
+				t.Errorf("what was known of it is left: %v", err)
+			}
+		})
+	}
+}
+
+// All that is known of a job's processes is killed, also what has no environment that says whose it is.
+func TestKillWithoutAnEnvironment(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	runner, kill, _ := started(t, p, "id", "cat")
+	until(t, "its job is noted", func() bool { return len(p.note("id", runner, ps())) == 1 })
+	kill()
+	if err := p.Remove(t.Context(), "id"); err != nil {
+		t.Error(err)
+	}
+	if list := p.note("id", runner, ps()); len(list) > 0 {
+		t.Errorf("left: %v", list)
+	}
+}
+
+// A process that hangs so that nobody can read its memory holds nobody up. It may be one of a job that has begun before it.
+func TestProcessThatCannotBeRead(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	runner, kill, hold := started(t, p, "id", "cat")
+	var job pid
+	until(t, "its job is there", func() bool {
+		list := family(ps(), runner, nil)
+		if len(list) == 1 {
+			job = list[0]
+		}
+		return len(list) == 1
+	})
+	kill()
+	release := make(chan struct{})
+	p.readFile = func(path string) ([]byte, error) {
+		if path == fmt.Sprintf("/proc/%d/environ", job.num) {
+			<-release
+		}
+		return os.ReadFile(path)
+	}
+	for range 2 {
+		if !p.runs(t, "id") {
+			t.Error("a job of which nobody knows is taken for ended")
+		}
+	}
+	if list, unsure := p.ofJob("later", pid{1, "18446744073709551615"}); unsure || len(list) > 0 {
+		t.Errorf("of a job that has begun after it there are %v, unsure: %v", list, unsure)
+	}
+	close(release)
+	until(t, "it can be read", func() bool { return !p.runs(t, "id") })
+	hold.Close()
+}
+
+// Who belongs to a job.
+func TestFamily(t *testing.T) {
+	p := func(num, parent, session int) process { return process{pid{num, "7"}, parent, session} }
+	runner := pid{10, "7"}
+	all := []process{
+		p(1, 0, 1),
+		p(10, 1, 10),                 // the runner
+		p(11, 10, 11),                // its job
+		p(12, 11, 11), p(13, 12, 13), // in a session of its own
+		p(14, 1, 11), p(15, 1, 13), // orphans
+		p(20, 1, 20), p(21, 20, 20), // a stranger
+		p(30, 1, 20), p(31, 30, 20), // known, in the stranger's session
+	}
+	for name, c := range map[string]struct {
+		runner pid
+		known  []pid
+		want   []int
+	}{
+		"a runner's":                    {runner, nil, []int{11, 12, 13, 14, 15}},
+		"one that has ended":            {pid{10, "6"}, nil, nil},
+		"those that are known":          {pid{10, "6"}, []pid{{12, "7"}, {21, "6"}, {99, "7"}}, []int{12, 13, 15}},
+		"not of a stranger's session":   {pid{}, []pid{{30, "7"}}, []int{30, 31}},
+		"nobody's":                      {pid{}, nil, nil},
+		"a runner in another's session": {pid{21, "7"}, nil, nil},
+	} {
+		var got []int
+		for _, q := range family(all, c.runner, c.known) {
+			got = append(got, q.num)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%s: %v, want %v", name, got, c.want)
+		}
+	}
+}
