@@ -215,6 +215,33 @@ func TestHangingTool(t *testing.T) {
 	}
 }
 
+// What a tool has printed counts, also when it leaves a daemon with its output behind.
+func TestToolThatLeavesADaemon(t *testing.T) {
+	held := pipe(t)
+	for name, daemon := range map[string]string{
+		"in its group":            "cat " + held + " &\n",
+		"in a session of its own": "setsid cat " + held + " &\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			program(t, "tool", daemon+"echo a row\n")
+			d := &Detector{}
+			for range 2 {
+				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				defer cancel()
+				if out, err := d.run(ctx, "tool", "list"); out != "a row\n" || err != nil {
+					t.Errorf("%q, %v", out, err)
+				}
+			}
+			if len(d.left) > 0 {
+				t.Errorf("%d count as left", len(d.left))
+			}
+		})
+	}
+	if f, err := os.OpenFile(held, os.O_WRONLY|syscall.O_NONBLOCK, 0); err == nil { // the end of those that are left
+		f.Close()
+	}
+}
+
 // lookUntil looks for the accelerators of a device until something has happened, or for 5 s, and returns what is
 // wrong with them.
 func (d *Detector) lookUntil(t *testing.T, device string, happens func()) string {

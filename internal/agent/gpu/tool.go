@@ -21,6 +21,8 @@ const (
 	removeTimeout = 5 * time.Second
 	// killTimeout is how long one that was killed may take to end.
 	killTimeout = 2 * time.Second
+	// outputTimeout is how long children of one that has ended by itself may keep its output open.
+	outputTimeout = time.Second
 )
 
 // A tool runs a program and returns what it prints, also when it ends with an error. If it had to be killed there is
@@ -29,7 +31,8 @@ type tool func(ctx context.Context, name string, args ...string) (string, error)
 
 // run is a tool. A program that waits for a driver cannot even be killed, and one that was killed may have children
 // that hold its output open: they are left behind. GPUs are looked for again and again, just when drivers hang; until
-// all that is left of a program has ended, it is not run again with the same first argument.
+// all that is left of a program has ended, it is not run again with the same first argument. What one that has ended by
+// itself leaves behind, as a daemon that it has started, says nothing against what it has printed.
 func (d *Detector) run(ctx context.Context, name string, args ...string) (string, error) {
 	which := name + " " + args[0]
 	if ended := d.left[which]; ended != nil {
@@ -45,13 +48,20 @@ func (d *Detector) run(ctx context.Context, name string, args ...string) (string
 	defer cancel()
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // children end with it
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = outputTimeout
+	cmd.Cancel = func() error {
+		cmd.WaitDelay = 0 // who holds the output of one that was killed may hang as well, and is waited for below
+		return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+	}
 	var out []byte
 	var err error
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		out, err = cmd.Output()
+		if out, err = cmd.Output(); errors.Is(err, exec.ErrWaitDelay) {
+			_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // as far as it has stayed in the group
+			err = nil
+		}
 	}()
 	killed := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
