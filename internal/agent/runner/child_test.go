@@ -7,9 +7,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dstack/internal/agent/sshd"
+	"dstack/internal/agentapi"
 )
 
 // A terminal that takes no more input, since nobody has read it for an hour of hints, holds up no end.
@@ -56,6 +58,24 @@ func TestEndWithAFullTerminal(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the job is not ended: its terminal is waited for")
 	}
+}
+
+// A command that cannot be killed, as it hangs in a driver, does not keep a job running that is to end for what it prints.
+func TestHangingCommandOverItsQuota(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cmd := exec.Command("sleep", "60")
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		quota := make(chan error, 1)
+		quota <- errQuota
+		hangs := &child{cmd: cmd, started: time.Now(), exited: make(chan error)} // whose end nobody sees
+		if end := new(runner).await(t.Context(), hangs, quota); end.reason != agentapi.LogQuotaExceeded {
+			t.Errorf("%+v", end)
+		}
+		_ = cmd.Wait() // it was killed
+	})
 }
 
 // A process that is looked at while it begins is taken for itself later, and for nothing else.

@@ -340,8 +340,7 @@ func (r *runner) await(ctx context.Context, c *child, quota <-chan error) ending
 	case err := <-c.exited:
 		return exitOf(err)
 	case err := <-quota:
-		c.kill()
-		<-c.exited
+		c.end(0, r.stop)
 		if errors.Is(err, errQuota) {
 			return failed(agentapi.LogQuotaExceeded, "Job log output exceeded the hourly quota of %d bytes", r.spec.LogQuotaHour)
 		}
