@@ -67,7 +67,7 @@ func (t *task) pursue(req agentapi.Terminate) {
 func (t *task) end(req agentapi.Terminate) {
 	ctx, cancel := context.WithTimeout(t.shim.ctx, agentapi.Seconds(req.Grace)+10*time.Second)
 	defer cancel()
-	if req.Grace > 0 && t.tell(ctx, req) == nil {
+	if req.Grace > 0 && t.reach(ctx, req) {
 		select {
 		case <-t.ended:
 			return
@@ -82,6 +82,30 @@ func (t *task) end(req agentapi.Terminate) {
 		case <-t.shim.ctx.Done():
 		}
 	}
+}
+
+// tellAgain spaces attempts to tell a runner.
+const tellAgain = time.Second
+
+// reach tells the runner, and says whether it knows. One that does not answer is told again for as long as the grace
+// lasts: its host may swap, or its container be paused, and what its job would do with the time must not be lost.
+func (t *task) reach(ctx context.Context, req agentapi.Terminate) bool {
+	over := time.Now().Add(agentapi.Seconds(req.Grace))
+	for req.Grace > 0 {
+		err := t.tell(ctx, req)
+		if err == nil || errors.Is(err, errNoSocket) { // one that has not begun has no job yet
+			return err == nil
+		}
+		select {
+		case <-time.After(tellAgain):
+		case <-t.ended:
+			return false
+		case <-ctx.Done():
+			return false
+		}
+		req.Grace = int64(time.Until(over) / time.Second)
+	}
+	return false
 }
 
 // killAgain is when the first attempt to kill a container that failed is repeated; later ones are further apart.
@@ -123,12 +147,14 @@ func (t *task) tell(ctx context.Context, req agentapi.Terminate) error {
 	return nil
 }
 
+var errNoSocket = errors.New("the runner's socket is not there")
+
 // toRunner carries requests to the runner's control socket.
 func (t *task) toRunner() http.RoundTripper {
 	return &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		path := filepath.Join(t.jobDir(), runner.ControlFile)
 		if st, err := os.Lstat(path); err != nil || st.Mode().Type() != os.ModeSocket {
-			return nil, errors.New("the runner's socket is not there")
+			return nil, errNoSocket
 		}
 		short, done, err := runner.ShortPath(path)
 		if err != nil {

@@ -112,6 +112,40 @@ func TestTerminateAgain(t *testing.T) {
 	}
 }
 
+// A runner that does not answer at first is told again, and its job has the time that is left.
+func TestTerminateWhileTheRunnerDoesNotAnswer(t *testing.T) {
+	t.Parallel() // it waits
+	e := newEngine()
+	a := run(t, newHome(t), e)
+	s := a.running()
+	l, err := net.Listen("unix", filepath.Join(a.job(s.ID), runner.ControlFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	graces := make(chan int64, 8)
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var req agentapi.Terminate
+		if err := json.NewDecoder(r.Body).Decode(&req); err != nil {
+			t.Error(err)
+		}
+		if graces <- req.Grace; len(graces) < 3 {
+			w.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})}
+	go func() { _ = srv.Serve(l) }() // until Close
+	t.Cleanup(func() { srv.Close() })
+	a.terminate(s.ID, agentapi.Terminate{Grace: 300, Reason: agentapi.TerminatedByUser})
+	a.until("the runner has heard it", func() bool { return len(graces) == 3 })
+	if v := a.get(s.ID); v.State != agentapi.Running {
+		t.Errorf("%+v", v)
+	}
+	if first, _, third := <-graces, <-graces, <-graces; first != 300 || third > 298 || third < 280 {
+		t.Errorf("it was told of %d s at first, of %d s in the end", first, third)
+	}
+	a.finish(s.ID, 0)
+	a.reaches(s.ID, agentapi.Terminated)
+}
+
 // A container that cannot be killed now is killed later, though nobody asks again, and however much time the first
 // request left.
 func TestKillThatFails(t *testing.T) {
