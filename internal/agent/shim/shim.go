@@ -230,6 +230,9 @@ func (s *Shim) recover(ctx context.Context) error {
 		s.Log.Warn("look for containers", "err", err)
 	}
 	unclear := s.adopt(alive, found, err == nil)
+	if err != nil { // then what is left of others may run; the first sweep that sees it has ended gives its GPUs back
+		s.keepFromOthers()
+	}
 	for _, f := range found { // what could not be removed, until it can
 		if !f.Running || s.needs(f.ID) {
 			continue
@@ -264,6 +267,18 @@ func (s *Shim) recover(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// keepFromOthers gives tasks that are over what they held, as far as no other task has it by now.
+func (s *Shim) keepFromOthers() {
+	for id, t := range s.tasks {
+		if t.state.State != agentapi.Terminated {
+			continue
+		}
+		for _, g := range t.state.GPUs {
+			_ = s.gpus.Adopt(id, []string{g})
+		}
+	}
 }
 
 // adopt gives tasks of an earlier agent their GPUs back, before any of them goes on and takes what is free. Those

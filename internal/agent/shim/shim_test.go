@@ -151,7 +151,10 @@ func (e *engine) Remove(ctx context.Context, id string) error {
 	return nil
 }
 
-func (e *engine) List(context.Context) ([]runtime.Found, error) {
+func (e *engine) List(ctx context.Context) ([]runtime.Found, error) {
+	if err := e.pass(ctx, "list", ""); err != nil {
+		return nil, err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var list []runtime.Found

@@ -116,6 +116,48 @@ func TestGPUsOfAContainerThatIsLeft(t *testing.T) {
 	}
 }
 
+// While the engine does not answer nobody knows what is left of a task that is over: its GPUs stay with it.
+func TestGPUsWhileTheEngineIsAway(t *testing.T) {
+	e := newEngine()
+	old := run(t, newHome(t), e, withGPUs(2))
+	over, goesOn := spec(), spec()
+	over.GPUs, goesOn.GPUs = 1, 1
+	old.put(over)
+	old.reaches(over.ID, agentapi.Running)
+	old.finish(over.ID, 0)
+	old.reaches(over.ID, agentapi.Terminated)
+	old.put(goesOn) // with the GPU that the other had
+	old.reaches(goesOn.ID, agentapi.Running)
+	left := spec()
+	left.GPUs = 1
+	old.put(left)
+	old.reaches(left.ID, agentapi.Running)
+	e.setGate(func(_ context.Context, call, id string) error {
+		if call == "list" || call == "remove" && id == left.ID {
+			return errors.New("the engine does not answer")
+		}
+		return nil
+	})
+	old.finish(left.ID, 0)
+	old.reaches(left.ID, agentapi.Terminated)
+	old.stop()
+	a := run(t, old.home, e, withGPUs(2))
+	if v := a.get(goesOn.ID); v.State != agentapi.Running || !slices.Equal(v.GPUs, []string{"a"}) {
+		t.Errorf("the task that goes on: %+v", v)
+	}
+	next := spec()
+	next.GPUs = 1
+	a.put(next)
+	a.waits(next.ID)
+	e.setGate(nil)
+	if err := a.Delete(t.Context(), left.ID); err != nil {
+		t.Fatal(err)
+	}
+	if v := a.reaches(next.ID, agentapi.Running); !slices.Equal(v.GPUs, []string{"b"}) {
+		t.Errorf("the next: %+v", v)
+	}
+}
+
 // The sweep gives GPUs back once the container that kept them has ended, whether or not it can be removed.
 func TestSweepReleasesGPUs(t *testing.T) {
 	e := newEngine()
