@@ -498,7 +498,7 @@ func (d *Docker) List(ctx context.Context) ([]Found, error) {
 	}
 	var found []Found
 	for _, c := range list.Items {
-		f := Found{ID: c.Labels[labelID], Running: c.State == "running"}
+		f := Found{ID: c.Labels[labelID], Running: runs(c)}
 		if ids, ok := c.Labels[labelGPUs]; ok {
 			f.GPUs = strings.FieldsFunc(ids, func(r rune) bool { return r == ',' })
 		}

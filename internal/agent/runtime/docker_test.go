@@ -432,6 +432,21 @@ func TestGPUsOfContainers(t *testing.T) {
 	}
 }
 
+// A container that is paused runs, and has its GPUs.
+func TestListOfStates(t *testing.T) {
+	e, d := newEngine(t)
+	e.labels = map[string]string{labelID: "id"}
+	for state, running := range map[container.ContainerState]bool{
+		container.StateRunning: true, container.StatePaused: true, container.StateRestarting: true,
+		container.StateCreated: false, container.StateExited: false, container.StateDead: false,
+	} {
+		e.state = state
+		if found, err := d.List(t.Context()); err != nil || len(found) != 1 || found[0].Running != running {
+			t.Errorf("%s: %+v (%v)", state, found, err)
+		}
+	}
+}
+
 // A run without commands gets the image's own.
 func TestStartWithTheImagesCommand(t *testing.T) {
 	e, d := newEngine(t)
