@@ -5,6 +5,7 @@ package e2e
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -14,21 +15,15 @@ import (
 // reach each other, wait for capacity as a whole, and are placed when it is free.
 func TestGang(t *testing.T) {
 	w := newWorld(t)
-	hosts := ""
-	var machines []*machine
-	for range 3 {
-		m := w.startHost(hostOptions{})
-		machines = append(machines, m)
-		hosts += fmt.Sprintf("    - %s\n", m.Addr)
-	}
-	w.write("trio.dstack.yml", fmt.Sprintf("type: fleet\nname: trio\nplacement: cluster\nssh_config:\n  user: root\n  identity_file: %s\n  hosts:\n%s", w.key, hosts))
-	w.must("apply", "-y", "-f", "trio.dstack.yml")
+	machines := w.startHosts(3, hostOptions{})
+	w.clusterOf("trio", machines, "")
 
 	for _, c := range []struct {
 		name string
 		test func(*testing.T, *world, []*machine)
 	}{
 		{"NodesKnowEachOther", nodesKnowEachOther},
+		{"SSH", nodesOverSSH},
 		{"Groups", nodeGroups},
 		{"Queue", gangQueue},
 		{"OneFails", oneNodeFails},
@@ -47,6 +42,9 @@ func TestGang(t *testing.T) {
 	}
 }
 
+// own prints the address of the host whose network a container uses.
+const own = "ip -4 -o addr show eth0 | awk '{print \"own \" $4}' | cut -d/ -f1"
+
 func nodesKnowEachOther(t *testing.T, w *world, machines []*machine) {
 	w.write("gang.dstack.yml", `
 type: task
@@ -54,24 +52,61 @@ name: gang
 nodes: 3
 image: job:1
 commands:
-  - echo rank=$DSTACK_NODE_RANK of $DSTACK_NODES_NUM master=$DSTACK_MASTER_NODE_IP ips=$(echo $DSTACK_NODES_IPS | tr ' ' ,)
+  - `+own+`
+  - echo rank $DSTACK_NODE_RANK of $DSTACK_NODES_NUM
+  - echo master $DSTACK_MASTER_NODE_IP
+  - echo "$DSTACK_NODES_IPS" | sed 's/^/node /'
   - sed 's/^/mpi /' $DSTACK_MPI_HOSTFILE
 `+anyResources)
 	w.must("apply", "-y", "-f", "gang.dstack.yml")
 	w.waitStatus("gang", "done")
-	var ips []string
+	var nodes, addrs []string
+	for rank := range 3 {
+		nodes = append(nodes, w.marked("gang", rank, "own")...)
+	}
 	for _, m := range machines {
-		ips = append(ips, m.Addr)
+		addrs = append(addrs, m.Addr)
+	}
+	if !slices.Equal(slices.Sorted(slices.Values(nodes)), slices.Sorted(slices.Values(addrs))) {
+		t.Fatalf("the nodes have the addresses %v, the hosts %v", nodes, addrs)
 	}
 	for rank := range 3 {
-		logs := w.must("logs", "gang", "--job", fmt.Sprint(rank)).Out
-		if !strings.Contains(logs, fmt.Sprintf("rank=%d of 3", rank)) {
-			t.Errorf("node %d does not know its rank:\n%s", rank, logs)
-		}
-		for _, ip := range ips {
-			if !strings.Contains(logs, "mpi "+ip) || !strings.Contains(logs, ip+",") && !strings.Contains(logs, ","+ip) {
-				t.Errorf("node %d does not know node %s:\n%s", rank, ip, logs)
+		for word, want := range map[string][]string{"rank": {fmt.Sprintf("%d of 3", rank)}, "master": nodes[:1], "node": nodes, "mpi": nodes} {
+			if got := w.marked("gang", rank, word); !slices.Equal(got, want) {
+				t.Errorf("node %d knows %s %v, want %v", rank, word, got, want)
 			}
+		}
+	}
+}
+
+// nodesOverSSH lets each node run a command on every node by its address. It ends when all have been to it.
+func nodesOverSSH(t *testing.T, w *world, machines []*machine) {
+	image := sshImage(t)
+	for _, m := range machines {
+		m.load(image, "ssh:1")
+	}
+	w.write("mesh.dstack.yml", `
+type: task
+name: mesh
+nodes: 3
+image: ssh:1
+max_duration: 1m
+commands:
+  - for ip in $DSTACK_NODES_IPS; do until ssh -n -o BatchMode=yes $ip "test \$DSTACK_NODE_RANK && echo from $DSTACK_NODE_RANK to \$DSTACK_NODE_RANK >>/tmp/met"; do sleep 0.3; done; done
+  - while [ $(wc -l </tmp/met) -lt $DSTACK_NODES_NUM ]; do sleep 0.1; done
+  - sort /tmp/met
+`+anyResources)
+	w.must("apply", "-y", "-d", "-f", "mesh.dstack.yml")
+	if got := w.waitStatus("mesh", "done", "failed", "terminated"); got != "done" {
+		t.Errorf("status %q, want done", got)
+	}
+	for rank := range 3 {
+		var want []string
+		for from := range 3 {
+			want = append(want, fmt.Sprintf("%d to %d", from, rank))
+		}
+		if got := w.marked("mesh", rank, "from"); !slices.Equal(got, want) {
+			t.Errorf("to node %d came %v, want %v:\n%s", rank, got, want, w.must("logs", "mesh", "--job", fmt.Sprint(rank)).Out)
 		}
 	}
 }
@@ -186,6 +221,41 @@ commands:
 	for rank, want := range []int{1, 2, 1} {
 		if got := len(r.Jobs[rank].Submissions); got != want {
 			t.Errorf("node %d was started %d times, want %d", rank, got, want)
+		}
+	}
+}
+
+// TestNodeSlots has hosts with two GPUs and one: a node knows how many every other has.
+func TestNodeSlots(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	two, one := w.startGPUHost(firstGPU, secondGPU), w.startGPUHost(thirdGPU)
+	w.clusterOf("hoppers", []*machine{two, one}, "env:\n  DSTACK_AGENT_RUNTIME: process\n")
+	w.must("apply", "-y", "-f", w.write("slots.dstack.yml", `
+type: task
+name: slots
+nodes: 2
+commands:
+  - sed 's/^/mpi /' $DSTACK_MPI_HOSTFILE
+  - echo gpus $DSTACK_GPUS_PER_NODE of $DSTACK_GPUS_NUM
+resources:
+  gpu: H100:1..
+  cpu: 0..
+  memory: 0..
+  disk: 1GB..
+`))
+	w.waitStatus("slots", "done")
+	gpus := map[string]int{two.Addr: 2, one.Addr: 1}
+	nodes := lastHosts(w.nodes("slots"))
+	var hostfile []string
+	for _, addr := range nodes {
+		hostfile = append(hostfile, fmt.Sprintf("%s slots=%d", addr, gpus[addr]))
+	}
+	for rank, addr := range nodes {
+		for word, want := range map[string][]string{"mpi": hostfile, "gpus": {fmt.Sprintf("%d of 3", gpus[addr])}} {
+			if got := w.marked("slots", rank, word); !slices.Equal(got, want) {
+				t.Errorf("node %d knows %s %v, want %v", rank, word, got, want)
+			}
 		}
 	}
 }

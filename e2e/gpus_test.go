@@ -17,6 +17,7 @@ import (
 const (
 	firstGPU  = "GPU-8ef02f3c-5d6b-b1d6-a36f-7d6c0e4ef111"
 	secondGPU = "GPU-8ef02f3c-5d6b-b1d6-a36f-7d6c0e4ef222"
+	thirdGPU  = "GPU-8ef02f3c-5d6b-b1d6-a36f-7d6c0e4ef333"
 )
 
 // put writes a file of the machine, such that nobody reads half of it.

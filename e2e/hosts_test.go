@@ -219,6 +219,20 @@ func probeImage(t *testing.T) string {
 	return name
 }
 
+// sshImage is the image of jobs with the hosts' SSH client.
+func sshImage(t *testing.T) string {
+	t.Helper()
+	name := "dstack-e2e-ssh:" + tag(t)
+	id := strings.TrimSpace(docker(t, "create", "dstack-e2e-job:"+tag(t)))
+	pack := exec.Command("sh", "-c", fmt.Sprintf(`docker run --rm --entrypoint sh dstack-e2e-host:%s -c 'tar -ch /usr/bin/ssh $(ldd /usr/bin/ssh | grep -o "/[^ ]*")' | docker cp - %s:/`, tag(t), id))
+	if out, err := pack.CombinedOutput(); err != nil {
+		t.Fatalf("copy the SSH client: %v\n%s", err, out)
+	}
+	docker(t, "commit", id, name)
+	docker(t, "rm", id)
+	return name
+}
+
 // buildProbe builds the probe and returns the folder that it is in.
 func buildProbe(t *testing.T) string {
 	t.Helper()

@@ -20,11 +20,7 @@ func TestNetworks(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	machines := w.startHosts(2, hostOptions{})
-	hosts := ""
-	for _, m := range machines {
-		hosts += "    - " + m.Addr + "\n"
-	}
-	w.must("apply", "-y", "-f", w.write("pair.dstack.yml", fmt.Sprintf("type: fleet\nname: pair\nplacement: cluster\nssh_config:\n  user: root\n  identity_file: %s\n  hosts:\n%s", w.key, hosts)))
+	w.clusterOf("pair", machines, "")
 	for _, c := range []struct {
 		mode           string // DSTACK_SERVER_JOB_NETWORK_MODE
 		nodes          int
