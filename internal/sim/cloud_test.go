@@ -26,7 +26,7 @@ func (p *process) backends() []backend.Type {
 			if p.w.plain[name] {
 				return a, nil
 			}
-			return grouped{a}, nil
+			return disked{grouped{a}}, nil
 		}))
 	}
 	return types
