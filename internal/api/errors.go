@@ -30,7 +30,6 @@ const (
 	KindNotFound                 // 404: the project in the path
 	KindUnauthorized             // 401
 	KindTooLarge                 // 413
-	KindMethod                   // 405
 	KindValidation               // 422
 	KindServer                   // 5xx
 )

@@ -42,10 +42,7 @@ type ResourceKind string
 const (
 	InstanceResource  ResourceKind = "instance"
 	VolumeResource    ResourceKind = "volume"
-	GatewayResource   ResourceKind = "gateway"
 	PlacementResource ResourceKind = "placement"
-	BalancerResource  ResourceKind = "balancer"
-	AddressResource   ResourceKind = "address"
 )
 
 // Ref is how a provider finds one of its resources again.
@@ -130,7 +127,6 @@ type State string
 const (
 	StatePending  State = "pending"  // being made or booting
 	StateRunning  State = "running"  // on; addresses are set
-	StateStopped  State = "stopped"  // exists but is off
 	StateDeleting State = "deleting" // deletion was asked for
 	StateGone     State = "gone"     // still listed by the provider, but deleted and free
 	StateFailed   State = "failed"   // will never run; has to be terminated

@@ -9,7 +9,6 @@ const (
 	Bold      Style = "1"
 	Dim       Style = "2"
 	Secondary Style = "38;5;246"
-	Success   Style = "32"
 	Warning   Style = "33"
 	Error     Style = "31"
 	Code      Style = "1;38;5;78"
