@@ -23,8 +23,8 @@ import (
 	"dstack/internal/store"
 )
 
-// FreedKind is the engine's name for projects whose capacity others may wait for.
-const FreedKind = "shared capacity"
+// freedKind is the engine's name for projects whose capacity others may wait for.
+const freedKind = "shared capacity"
 
 // Config is what New needs; all fields are required.
 type Config struct {
@@ -59,7 +59,7 @@ func New(c Config) (*Service, error) {
 	s := &Service{Config: c}
 	s.none.Store(-1)
 	c.Engine.Hear(newsTopic, func(string) { s.news.Add(1) })
-	c.Engine.Register(engine.Kind{Name: FreedKind, Workers: 2, Reconcile: s.tell,
+	c.Engine.Register(engine.Kind{Name: freedKind, Workers: 2, Reconcile: s.tell,
 		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil }}) // what is missed, the queues find: they look every few minutes while somebody waits
 	return s, nil
 }
@@ -67,7 +67,7 @@ func New(c Config) (*Service, error) {
 // Freed is told that instances of a project can take jobs: importers may wait for them.
 func (s *Service) Freed(projectID string) {
 	if s.none.Load() != s.news.Load() {
-		s.Engine.Wake(FreedKind, projectID)
+		s.Engine.Wake(freedKind, projectID)
 	}
 }
 

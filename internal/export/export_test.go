@@ -152,7 +152,7 @@ func TestFreedWithoutExports(t *testing.T) {
 		lab := w.scopes["lab"]
 		passes := func() int64 {
 			for _, s := range w.Engine.Stats() {
-				if s.Kind == FreedKind {
+				if s.Kind == freedKind {
 					return s.Passes
 				}
 			}

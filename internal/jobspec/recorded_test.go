@@ -118,7 +118,7 @@ func TestGroupRefsRecorded(t *testing.T) {
 		View       [][]string
 		Out, Error *string
 	}
-	member := map[string]string{"interpolate_groups_ip_address": NodeMember, "interpolate_groups_replica_ip_address": ReplicaMember}
+	member := map[string]string{"interpolate_groups_ip_address": nodeMember, "interpolate_groups_replica_ip_address": ReplicaMember}
 	recorded.Rows(t, "testdata/group-refs.jsonl", func(t *testing.T, r row) {
 		got, err := Interpolate(r.In, member[r.Fn], r.View)
 		if got != recorded.Text(r.Out) || recorded.Message(err) != recorded.Text(r.Error) {

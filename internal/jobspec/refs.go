@@ -15,7 +15,7 @@ import (
 // What commands may refer to in `${{ groups[i].nodes[j].IP_ADDRESS }}`: the nodes of a task's
 // groups, or the replicas of a service's.
 const (
-	NodeMember    = "nodes"
+	nodeMember    = "nodes"
 	ReplicaMember = "replicas"
 )
 
@@ -126,7 +126,7 @@ func MemberOf(a config.AnyRun) string {
 	if a.Service != nil {
 		return ReplicaMember
 	}
-	return NodeMember
+	return nodeMember
 }
 
 // Sizes are how many members each group of a run has from its start on.

@@ -13,14 +13,14 @@ import (
 	"dstack/internal/store"
 )
 
-// A PriceUntil is what a resource cost until its price changed.
-type PriceUntil struct {
+// A priceUntil is what a resource cost until its price changed.
+type priceUntil struct {
 	Price float64   `json:"price"` // US dollars per hour
 	Until time.Time `json:"until"`
 }
 
 // Prices are the earlier prices of a resource, oldest first. They are stored as JSON, none as "".
-type Prices []PriceUntil
+type Prices []priceUntil
 
 // maxPrices bounds the prices that are kept of one resource: they are in the index that sums are read
 // from, and PostgreSQL takes no entry of more than 2,704 bytes, of which a price needs up to 80.
@@ -31,7 +31,7 @@ func (p Prices) Value() (driver.Value, error) {
 	if len(p) == 0 {
 		return "", nil
 	}
-	b, err := json.Marshal([]PriceUntil(p))
+	b, err := json.Marshal([]priceUntil(p))
 	return string(b), err
 }
 
@@ -41,7 +41,7 @@ func (p *Prices) Scan(src any) error {
 	if s, ok := src.(string); ok && s == "" {
 		return nil
 	}
-	err := store.JSON((*[]PriceUntil)(p)).Scan(src)
+	err := store.JSON((*[]priceUntil)(p)).Scan(src)
 	if damage, ok := errors.AsType[*store.Damage](err); ok { // the rest of the row stands without it
 		*p, err = nil, &store.Damage{Err: damage.Err}
 	}
@@ -131,14 +131,14 @@ func (r *Record) costs(now time.Time, price float64) {
 		return
 	}
 	if r.Doc.Priced && price != r.Price && now.After(r.BilledFrom) {
-		r.Earlier = r.Earlier.with(r.BilledFrom, PriceUntil{r.Price, now})
+		r.Earlier = r.Earlier.with(r.BilledFrom, priceUntil{r.Price, now})
 	}
 	r.Price, r.Doc.Priced = price, true
 }
 
 // with adds a price to those of what is paid for since a time. While there are too many, which there
 // may be of a server before this one, the oldest two become one that costs as much.
-func (p Prices) with(since time.Time, last PriceUntil) Prices {
+func (p Prices) with(since time.Time, last priceUntil) Prices {
 	p = append(p[:len(p):len(p)], last) // others may have the record as it was
 	for len(p) > maxPrices {
 		a, b := p[0], &p[1]

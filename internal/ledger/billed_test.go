@@ -158,7 +158,7 @@ func TestManyPrices(t *testing.T) {
 		r.Doc.Priced = true
 		before := Prices{}
 		for range 2 * maxPrices {
-			before = append(before, PriceUntil{price(), next()})
+			before = append(before, priceUntil{price(), next()})
 		}
 		if db.Engine() == store.SQLite { // the other could not have stored them
 			r.Earlier = before

@@ -36,7 +36,7 @@ import (
 // Kinds of the engine that the ledger registers.
 const (
 	Kind      = "intent"
-	SweepKind = "account"
+	sweepKind = "account"
 )
 
 // Clouds knows the configured backends.
@@ -89,7 +89,7 @@ func New(c Config) (*Ledger, error) {
 		Name: Kind, Workers: workers, Timeout: createTimeout + 2*time.Minute, Live: engine.LiveQuery(selectBusy), Reconcile: l.reconcile,
 	})
 	c.Engine.Register(engine.Kind{
-		Name: SweepKind, Workers: 8, Timeout: 3 * listTimeout, Live: l.accounts, Reconcile: l.sweep,
+		Name: sweepKind, Workers: 8, Timeout: 3 * listTimeout, Live: l.accounts, Reconcile: l.sweep,
 	})
 	return l, nil
 }

@@ -40,7 +40,7 @@ func (a Account) id() string { return a.ProjectID + "/" + a.Backend }
 
 // Sweep asks for a comparison of an account with the ledger now, after its backend was
 // configured, say.
-func (l *Ledger) Sweep(a Account) { l.Engine.Wake(SweepKind, a.id()) }
+func (l *Ledger) Sweep(a Account) { l.Engine.Wake(sweepKind, a.id()) }
 
 func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 	project, name, _ := strings.Cut(it.ID, "/")

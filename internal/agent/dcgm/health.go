@@ -41,7 +41,7 @@ func (d Doctor) Check(ctx context.Context) (agentapi.DCGMHealth, error) {
 	case err != nil:
 		return agentapi.DCGMHealth{}, fmt.Errorf("check the health of GPUs: %w", err)
 	}
-	h, err := ParseHealth(out)
+	h, err := parseHealth(out)
 	if err != nil {
 		return h, fmt.Errorf("check the health of GPUs: %w", err)
 	}
@@ -76,9 +76,9 @@ var systems = map[string]int{"PCIe system": 1, "NVLINK system": 2, "PMU system":
 // unknownError is DCGM's code for an error of which the code is not known: dcgmi prints none.
 const unknownError = 1
 
-// ParseHealth reads a report as `dcgmi health --check --json` prints it. Text before it is
+// parseHealth reads a report as `dcgmi health --check --json` prints it. Text before it is
 // passed over. Findings of one part of one GPU are one incident there.
-func ParseHealth(out []byte) (agentapi.DCGMHealth, error) {
+func parseHealth(out []byte) (agentapi.DCGMHealth, error) {
 	var h agentapi.DCGMHealth
 	start := bytes.IndexByte(out, '{')
 	if start < 0 {

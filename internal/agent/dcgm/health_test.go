@@ -42,7 +42,7 @@ func TestParseHealth(t *testing.T) {
 		"a GPU without number": {`{"body": {"Overall Health": {"value": "Healthy"}, "GPU": {"children": {"x": {}}}}}`, agentapi.DCGMHealth{}, `the GPU "x"`},
 		"other forms":          {`{"body": [1]}`, agentapi.DCGMHealth{}, "cannot unmarshal"},
 	} {
-		got, err := ParseHealth([]byte(c.out))
+		got, err := parseHealth([]byte(c.out))
 		if c.err != "" {
 			if err == nil || !strings.Contains(err.Error(), c.err) {
 				t.Errorf("%s: %v, want %s", name, err, c.err)
@@ -64,7 +64,7 @@ func FuzzParseHealth(f *testing.F) {
 	f.Add(report)
 	f.Add([]byte(dcgmtest.Report("Warning", "\xff")))
 	f.Fuzz(func(t *testing.T, out []byte) {
-		h, err := ParseHealth(out)
+		h, err := parseHealth(out)
 		if err != nil {
 			return
 		}

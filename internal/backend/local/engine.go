@@ -12,7 +12,7 @@ import (
 // The instance types of this machine: how it runs jobs.
 const (
 	InDocker    = "docker"
-	AsProcesses = "process"
+	asProcesses = "process"
 )
 
 // pingTimeout is how long a container engine may take to say that it is there.
@@ -29,15 +29,15 @@ func Runs(ctx context.Context) string {
 	}}}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://engine/_ping", nil)
 	if err != nil {
-		return AsProcesses
+		return asProcesses
 	}
 	resp, err := client.Do(req)
 	if err != nil {
-		return AsProcesses
+		return asProcesses
 	}
 	resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return AsProcesses
+		return asProcesses
 	}
 	return InDocker
 }

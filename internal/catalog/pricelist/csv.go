@@ -74,8 +74,8 @@ func (s *shortLines) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// ProviderOf is the provider whose catalog a file is, by its name.
-func ProviderOf(file string) (provider string, ok bool) {
+// providerOf is the provider whose catalog a file is, by its name.
+func providerOf(file string) (provider string, ok bool) {
 	name, ok := strings.CutSuffix(file, ".csv")
 	if !ok {
 		return "", false
@@ -84,7 +84,7 @@ func ProviderOf(file string) (provider string, ok bool) {
 }
 
 func (b *Builder) readCSV(r io.Reader, name, asOf string, most limits) error {
-	backend, ok := ProviderOf(name)
+	backend, ok := providerOf(name)
 	if !ok {
 		return fmt.Errorf("%.200q: the file of a catalog is named <provider>.csv, with one of %s", name, strings.Join(Providers(), ", "))
 	}

@@ -16,7 +16,7 @@ func KeyOf(ctx context.Context, p *program.Program, c *program.Conn, r api.Run, 
 			return "", err
 		}
 		path := p.Path(wd, identity)
-		if _, err := ReadSigner(path); err != nil {
+		if _, err := readSigner(path); err != nil {
 			return "", err
 		}
 		return path, nil

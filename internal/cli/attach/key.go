@@ -28,8 +28,8 @@ type Keys struct {
 	Now   func() time.Time
 }
 
-// ErrNoKey means that the key of the run is not on this machine.
-var ErrNoKey = errors.New("the run was submitted with another SSH key: pass it with --ssh-identity")
+// errNoKey means that the key of the run is not on this machine.
+var errNoKey = errors.New("the run was submitted with another SSH key: pass it with --ssh-identity")
 
 // For returns the path of the private key that belongs to the public key of a run.
 func (k Keys) For(ctx context.Context, runKey string) (string, error) {
@@ -44,7 +44,7 @@ func (k Keys) For(ctx context.Context, runKey string) (string, error) {
 	if _, err := os.Stat(legacy); err == nil {
 		return legacy, nil
 	}
-	return "", fmt.Errorf("%w (User SSH key doesn't match; default SSH key (%s) doesn't exist)", ErrNoKey, legacy)
+	return "", fmt.Errorf("%w (User SSH key doesn't match; default SSH key (%s) doesn't exist)", errNoKey, legacy)
 }
 
 // User returns the path of the user's own key, downloaded if it is missing or old.
@@ -79,8 +79,8 @@ func (k Keys) fresh(path string) bool {
 	return err == nil
 }
 
-// ReadSigner reads a private key without passphrase.
-func ReadSigner(path string) (ssh.Signer, error) {
+// readSigner reads a private key without passphrase.
+func readSigner(path string) (ssh.Signer, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("Unable to read the SSH key at %s", path)
@@ -100,7 +100,7 @@ func ReadSigner(path string) (ssh.Signer, error) {
 
 // PublicKey returns the public key of the private key at path: the text beside it in path.pub, or else derived from it.
 func PublicKey(path string) (string, error) {
-	signer, err := ReadSigner(path)
+	signer, err := readSigner(path)
 	if err != nil {
 		return "", err
 	}

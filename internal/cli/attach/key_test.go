@@ -38,8 +38,8 @@ func TestKeys(t *testing.T) {
 		t.Errorf("%d downloads of a fresh key, want 1", calls)
 	}
 	now = now.Add(keyFresh + time.Minute)
-	if _, err := k.For(t.Context(), "another"); !errors.Is(err, ErrNoKey) {
-		t.Errorf("For(another key) = %v, want ErrNoKey", err)
+	if _, err := k.For(t.Context(), "another"); !errors.Is(err, errNoKey) {
+		t.Errorf("For(another key) = %v, want errNoKey", err)
 	}
 	if calls != 2 {
 		t.Errorf("%d downloads after the key got old, want 2", calls)
@@ -77,9 +77,9 @@ func TestReadSigner(t *testing.T) {
 		if err := os.WriteFile(path, tt.data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := ReadSigner(path)
+		_, err := readSigner(path)
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("ReadSigner(%s) = %v, want %q", name, err, tt.want)
+			t.Errorf("readSigner(%s) = %v, want %q", name, err, tt.want)
 		}
 	}
 	if got, err := PublicKey(filepath.Join(dir, "good")); err != nil || !strings.HasPrefix(got, "ssh-ed25519 ") {

@@ -22,8 +22,8 @@ type Link struct {
 	Service *url.URL
 }
 
-// NewLinks returns the replacements for a job that runs at hostname and, to itself, at localhost.
-func NewLinks(hostname string, ports map[int]Link) *Links {
+// newLinks returns the replacements for a job that runs at hostname and, to itself, at localhost.
+func newLinks(hostname string, ports map[int]Link) *Links {
 	hosts := `localhost|0\.0\.0\.0|127\.0\.0\.1`
 	if hostname != "" {
 		hosts += "|" + regexp.QuoteMeta(hostname)

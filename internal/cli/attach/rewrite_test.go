@@ -10,7 +10,7 @@ func TestRewrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := NewLinks("203.0.113.17", map[int]Link{
+	l := newLinks("203.0.113.17", map[int]Link{
 		8888: {Local: 9000, Query: map[string]string{"token": "x"}},
 		80:   {Local: 80},
 		8000: {Service: svc},

@@ -263,7 +263,7 @@ func (s *Session) signer() func(string) (ssh.Signer, error) {
 		if k, ok := read[path]; ok {
 			return k, nil
 		}
-		k, err := ReadSigner(path)
+		k, err := readSigner(path)
 		if err == nil {
 			read[path] = k
 		}

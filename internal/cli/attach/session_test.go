@@ -262,7 +262,7 @@ func TestRouteTo(t *testing.T) {
 			}
 		})
 	}
-	if _, err := RouteTo(api.Run{}, api.Job{JobSubmissions: []api.JobSubmission{{}}}, "k", home); !errors.Is(err, ErrNotProvisioned) {
+	if _, err := RouteTo(api.Run{}, api.Job{JobSubmissions: []api.JobSubmission{{}}}, "k", home); !errors.Is(err, errNotProvisioned) {
 		t.Errorf("route to nowhere: %v", err)
 	}
 }

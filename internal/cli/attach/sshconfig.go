@@ -25,12 +25,12 @@ type Host struct {
 type SSHConfig struct {
 	Path string // usually ~/.dstack/ssh/config
 	Home string
-	// Login is the home that ssh means by ~, [LoginHome] if empty. It takes it from the account, not from HOME.
+	// Login is the home that ssh means by ~, [loginHome] if empty. It takes it from the account, not from HOME.
 	Login string
 }
 
-// LoginHome is the home of the account's database, "" for an account that it does not know.
-func LoginHome() string {
+// loginHome is the home of the account's database, "" for an account that it does not know.
+func loginHome() string {
 	u, err := accounts.LookupId(strconv.Itoa(os.Getuid()))
 	if err != nil {
 		return ""
@@ -166,7 +166,7 @@ func (c SSHConfig) block(h Host) block {
 
 // tilde shortens a path in the home directory, which also keeps it valid where the home is mounted elsewhere.
 func (c SSHConfig) tilde(path string) string {
-	if c.Home != cmp.Or(c.Login, LoginHome()) {
+	if c.Home != cmp.Or(c.Login, loginHome()) {
 		return path
 	}
 	if rel, err := filepath.Rel(c.Home, path); err == nil && filepath.IsLocal(rel) {

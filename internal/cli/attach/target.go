@@ -21,8 +21,8 @@ const (
 	jumpSuffix = "-jump-host"
 )
 
-// ErrNotProvisioned means that a run has no host yet.
-var ErrNotProvisioned = errors.New("Failed to attach. The run is not provisioned yet.")
+// errNotProvisioned means that a run has no host yet.
+var errNotProvisioned = errors.New("Failed to attach. The run is not provisioned yet.")
 
 // Choose returns the job to attach to: that of the replica, or of the lowest running one if replica is nil.
 func Choose(r api.Run, replica *int, job int) (api.Job, error) {
@@ -89,7 +89,7 @@ func RouteTo(r api.Run, j api.Job, key, home string) (Route, error) {
 	}
 	s := lastOf(j)
 	if s == nil || s.JobProvisioningData == nil || cmp.Or(deref(s.JobProvisioningData.Hostname), "") == "" {
-		return nil, ErrNotProvisioned
+		return nil, errNotProvisioned
 	}
 	jpd := s.JobProvisioningData
 	direct := Hop{Alias: name, Hostname: *jpd.Hostname, Port: port(jpd.SSHPort), User: user(j, s), Tunnel: "root", Identity: key}
@@ -183,7 +183,7 @@ func LinksFor(r api.Run, j api.Job, forwards []*Forward, server string) *Links {
 	if s := lastOf(j); s != nil && s.JobProvisioningData != nil {
 		host = deref(s.JobProvisioningData.Hostname)
 	}
-	return NewLinks(host, links)
+	return newLinks(host, links)
 }
 
 // ServiceURL completes the address of a service, which may be relative to the server.

@@ -103,8 +103,8 @@ func ago(days, length int, unit string) string {
 	return fmt.Sprintf("%d %s ago", n, unit)
 }
 
-// ErrSince means that a point in time could not be read.
-var ErrSince = errors.New("Invalid datetime format: write a duration like 10s, 5m or 1d, or a time like 2026-01-31T12:00:00Z")
+// errSince means that a point in time could not be read.
+var errSince = errors.New("Invalid datetime format: write a duration like 10s, 5m or 1d, or a time like 2026-01-31T12:00:00Z")
 
 // Since reads a point in time: a duration before now, or an RFC 3339 time with offset.
 func Since(now time.Time, s string) (time.Time, error) {
@@ -127,5 +127,5 @@ func Since(now time.Time, s string) (time.Time, error) {
 			return time.Time{}, errors.New("Timestamp is not offset-aware. Specify timezone.")
 		}
 	}
-	return time.Time{}, ErrSince
+	return time.Time{}, errSince
 }

@@ -32,8 +32,8 @@ type Given struct {
 	Stored       *Creds // used only if there is no flag
 }
 
-// ErrNoCreds means that no default credentials open the repository.
-var ErrNoCreds = errors.New("No valid default Git credentials found. Pass valid `--token` or `--git-identity`.")
+// errNoCreds means that no default credentials open the repository.
+var errNoCreds = errors.New("No valid default Git credentials found. Pass valid `--token` or `--git-identity`.")
 
 // FindCreds tries, in this order: none, those that were given, and the user's defaults beneath home.
 func FindCreds(ctx context.Context, u URL, home string, given Given) (Creds, error) {
@@ -77,7 +77,7 @@ func (f finder) find(given Given) (Creds, error) {
 	if c, err := f.key(filepath.Join(f.home, ".ssh", "id_rsa")); err == nil {
 		return c, nil
 	}
-	return Creds{}, ErrNoCreds
+	return Creds{}, errNoCreds
 }
 
 func (f finder) stored(c Creds) (Creds, error) {
@@ -85,7 +85,7 @@ func (f finder) stored(c Creds) (Creds, error) {
 		return f.token(c.Token)
 	}
 	if c.PrivateKey == "" {
-		return Creds{}, ErrNoCreds
+		return Creds{}, errNoCreds
 	}
 	dir, err := os.MkdirTemp("", "dstack-key-")
 	if err != nil {

@@ -31,8 +31,8 @@ var (
 	ErrNoRemote = errors.New("No remote branch is configured: push the branch with `git push -u`")
 )
 
-// IsRepo reports whether dir is the top directory of a git working tree.
-func IsRepo(dir string) bool {
+// isRepo reports whether dir is the top directory of a git working tree.
+func isRepo(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, ".git"))
 	return err == nil
 }
@@ -46,7 +46,7 @@ func ReadState(ctx context.Context, dir, home string) (State, error) {
 		return State{}, fmt.Errorf("path does not exist: %s", dir)
 	case !info.IsDir():
 		return State{}, fmt.Errorf("path is not a directory: %s", dir)
-	case !IsRepo(dir):
+	case !isRepo(dir):
 		return State{}, fmt.Errorf("Git repo not found: %s\nUse `files` in the configuration to mount an arbitrary directory", dir)
 	}
 	if _, err := exec.LookPath("git"); err != nil {

@@ -337,7 +337,7 @@ func (o Options) whyNot(tally *scheduler.Tally) {
 	} else {
 		o.Println()
 	}
-	PrintWhyNot(o.IO, tally.Exclusions())
+	printWhyNot(o.IO, tally.Exclusions(), option)
 }
 
 // groupedPrices lists kinds of GPUs instead of offers.

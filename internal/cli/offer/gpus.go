@@ -59,7 +59,7 @@ func (o Options) grouped(ctx context.Context, c *program.Conn, spec api.RunSpec,
 	o.Println()
 	o.Print(gpuTable(res.Gpus, by))
 	o.Println()
-	PrintNotes(o.IO, res.PlanNotes, res.WhyNot)
+	printNotes(o.IO, res.PlanNotes, res.WhyNot, option)
 	return nil
 }
 

@@ -15,10 +15,8 @@ import (
 // maxExclusions is how many rows say what excludes offers.
 const maxExclusions = 5
 
-// PrintWhyNot says without what most would fit, with the option that leaves it out, and what each
-// requirement excludes.
-func PrintWhyNot(t *term.IO, list []api.Exclusion) { printWhyNot(t, list, option) }
-
+// printWhyNot says without what most would fit, with what leaves it out, and what each requirement
+// excludes.
 func printWhyNot(t *term.IO, list []api.Exclusion, next func(api.Exclusion) string) {
 	if len(list) == 0 {
 		return // everything fits
@@ -105,18 +103,12 @@ func PrintPlanNotes(t *term.IO, plan api.RunPlan) bool {
 		at = slices.IndexFunc(plan.JobPlans, func(jp api.JobPlan) bool { return jp.WhyNot != nil })
 	}
 	if at < 0 {
-		return PrintNotes(t, plan.PlanNotes, nil)
+		return printNotes(t, plan.PlanNotes, nil, option)
 	}
 	if at > 0 {
 		t.Println(fmt.Sprintf("Job %s:", plan.JobPlans[at].JobSpec.JobName))
 	}
-	return PrintNotes(t, plan.PlanNotes, plan.JobPlans[at].WhyNot)
-}
-
-// PrintNotes says what offers leave open: backends that do not answer, and why few of the others
-// fit. It is true when it said anything.
-func PrintNotes(t *term.IO, notes api.PlanNotes, why *api.WhyNot) bool {
-	return printNotes(t, notes, why, option)
+	return printNotes(t, plan.PlanNotes, plan.JobPlans[at].WhyNot, option)
 }
 
 // PrintFleetNotes says the same of a fleet's plan, whose requirements have no options.
@@ -128,6 +120,8 @@ func PrintFleetNotes(t *term.IO, plan api.FleetPlan) bool {
 	return printNotes(t, plan.PlanNotes, why, func(api.Exclusion) string { return "." })
 }
 
+// printNotes says what offers leave open: backends that do not answer, and why few of the others
+// fit. It is true when it said anything.
 func printNotes(t *term.IO, notes api.PlanNotes, why *api.WhyNot, next func(api.Exclusion) string) bool {
 	if why == nil && notes.BackendProblems == nil {
 		return false
