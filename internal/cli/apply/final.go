@@ -6,6 +6,7 @@ import (
 	"unicode/utf8"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
 )
@@ -14,10 +15,10 @@ func (f *followed) final() error { return Final(f.Program, f.run) }
 
 // Final tells how a run ended. A run that did not succeed gives exit code 1.
 func Final(p *program.Program, r api.Run) error {
-	message, failure, reason, detail := r.StatusMessage, deref(r.Error), deref(r.TerminationReason), ""
+	message, failure, reason, detail := r.StatusMessage, format.Text(r.Error), format.Text(r.TerminationReason), ""
 	done := r.Status == api.RunDone
 	if s := r.LatestJobSubmission; s != nil {
-		message, failure, reason, detail = s.StatusMessage, deref(s.Error), deref(s.TerminationReason), deref(s.TerminationReasonMessage)
+		message, failure, reason, detail = s.StatusMessage, format.Text(s.Error), format.Text(s.TerminationReason), format.Text(s.TerminationReasonMessage)
 	}
 	if message == "" {
 		message = string(r.Status)
@@ -46,11 +47,4 @@ func capital(s string) string {
 		return s
 	}
 	return string(unicode.ToUpper(r)) + s[n:]
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }

@@ -141,11 +141,11 @@ func (fa *fleetApply) print() {
 	facts := [][2]string{
 		{"Project", fa.plan.ProjectName},
 		{"User", fa.plan.User},
-		{"Configuration", cmp.Or(deref(spec.ConfigurationPath), "?")},
+		{"Configuration", cmp.Or(format.Text(spec.ConfigurationPath), "?")},
 		{"Type", "fleet"},
 		{"Fleet type", "cloud"},
 		{"Nodes", planNodes(c)},
-		{"Placement", cmp.Or(deref(c.Placement), "any")},
+		{"Placement", cmp.Or(format.Text(c.Placement), "any")},
 	}
 	if ssh {
 		facts[4][1] = "ssh"
@@ -160,7 +160,7 @@ func (fa *fleetApply) print() {
 		if c.Resources != nil {
 			facts = append(facts, [2]string{"Resources", format.Requirements(*c.Resources)})
 		}
-		facts = append(facts, [2]string{"Spot policy", cmp.Or(deref(params.SpotPolicy), "on-demand")})
+		facts = append(facts, [2]string{"Spot policy", cmp.Or(format.Text(params.SpotPolicy), "on-demand")})
 	}
 	if params.Reservation != nil {
 		facts = append(facts, [2]string{"Reservation", *params.Reservation})

@@ -12,6 +12,7 @@ import (
 	"dstack/internal/api"
 	"dstack/internal/cli/attach"
 	"dstack/internal/cli/follow"
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/ps"
 	"dstack/internal/cli/term"
@@ -39,7 +40,7 @@ func followRun(ctx context.Context, f followed) error {
 	return err
 }
 
-func (f *followed) name() string { return deref(f.run.RunSpec.RunName) }
+func (f *followed) name() string { return format.Text(f.run.RunSpec.RunName) }
 
 func (f *followed) watcher() *follow.Watcher {
 	return &follow.Watcher{Conn: f.conn, ID: f.run.ID, Name: f.name()}

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/gateway"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
@@ -59,8 +60,8 @@ func (ga *gatewayApply) print() {
 	spec := ga.effective()
 	c := spec.Configuration
 	facts := [][2]string{
-		{"Project", ga.plan.ProjectName}, {"User", ga.plan.User}, {"Configuration", cmp.Or(deref(spec.ConfigurationPath), "?")},
-		{"Type", "gateway"}, {"Backend", c.Backend}, {"Region", c.Region}, {"Domain", cmp.Or(deref(c.Domain), "-")},
+		{"Project", ga.plan.ProjectName}, {"User", ga.plan.User}, {"Configuration", cmp.Or(format.Text(spec.ConfigurationPath), "?")},
+		{"Type", "gateway"}, {"Backend", c.Backend}, {"Region", c.Region}, {"Domain", cmp.Or(format.Text(c.Domain), "-")},
 	}
 	if c.Replicas != nil {
 		facts = append(facts, [2]string{"Replicas", strconv.Itoa(*c.Replicas)})
@@ -153,7 +154,7 @@ func (ga *gatewayApply) execute(ctx context.Context, d decision) error {
 	failed := g.Status == "failed"
 	ga.Print(gateway.Table([]api.Gateway{g}, gateway.TableOptions{Project: ga.conn.Project, Verbose: ga.Verbose || failed, Created: true, Now: ga.Time()}))
 	if failed {
-		ga.failure("Provisioning failed. Error: " + cmp.Or(deref(g.StatusMessage), "unknown"))
+		ga.failure("Provisioning failed. Error: " + cmp.Or(format.Text(g.StatusMessage), "unknown"))
 		return term.Exit(1)
 	}
 	return nil

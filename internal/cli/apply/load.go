@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/config"
 )
@@ -23,7 +24,7 @@ type File struct {
 }
 
 // Name is the name in the configuration, "" if it has none.
-func (f *File) Name() string { return deref(*f.name()) }
+func (f *File) Name() string { return format.Text(*f.name()) }
 
 // rename gives the configuration another name.
 func (f *File) rename(name string) { *f.name() = &name }

@@ -51,7 +51,7 @@ func (o Options) runFacts(plan api.RunPlan) [][2]string {
 		{"User", plan.User},
 		{"Type", typeName(spec.Configuration)},
 		{"Resources", format.Requirements(req.Resources)},
-		{"Spot policy", spotName(req.Spot)},
+		{"Spot policy", format.SpotPolicy(req.Spot)},
 		{"Max price", format.MaxPrice(req.MaxPrice)},
 		{"Retry policy", retryName(js.Retry)},
 	}
@@ -102,16 +102,6 @@ func typeName(c config.AnyRun) string {
 		}
 	}
 	return fmt.Sprintf("task (nodes=%d)", nodes)
-}
-
-func spotName(spot *bool) string {
-	switch {
-	case spot == nil:
-		return "auto"
-	case *spot:
-		return "spot"
-	}
-	return "on-demand"
 }
 
 func retryName(r *api.Retry) string {

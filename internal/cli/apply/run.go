@@ -14,6 +14,7 @@ import (
 	"dstack/internal/cli/attach"
 	"dstack/internal/cli/client"
 	"dstack/internal/cli/follow"
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/profile"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/term"
@@ -185,7 +186,7 @@ const localBackend = "local"
 // stopCurrent stops the active run and waits until it has ended.
 func (ra *runApply) stopCurrent(ctx context.Context) error {
 	current := ra.plan.CurrentResource
-	req := api.StopRunsRequest{RunsNames: []string{deref(current.RunSpec.RunName)}}
+	req := api.StopRunsRequest{RunsNames: []string{format.Text(current.RunSpec.RunName)}}
 	if err := ra.conn.StopRuns(ctx, ra.conn.Project, req); err != nil {
 		return err
 	}

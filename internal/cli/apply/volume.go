@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 	"dstack/internal/cli/specdiff"
 	"dstack/internal/cli/term"
@@ -143,7 +144,7 @@ func (va *volumeApply) execute(ctx context.Context, d decision) error {
 	failed := v.Status == "failed"
 	va.Print(volume.Table([]api.Volume{v}, va.Verbose || failed, va.Time()))
 	if failed {
-		va.failure("Provisioning failed. Error: " + cmp.Or(deref(v.StatusMessage), "unknown"))
+		va.failure("Provisioning failed. Error: " + cmp.Or(format.Text(v.StatusMessage), "unknown"))
 		return term.Exit(1)
 	}
 	return nil

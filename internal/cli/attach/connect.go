@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/program"
 )
 
@@ -23,7 +24,7 @@ func KeyOf(ctx context.Context, p *program.Program, c *program.Conn, r api.Run, 
 	}
 	k := Keys{Dir: p.Dir().SSH(), Token: c.Token, Now: p.Time, Fetch: func(ctx context.Context) (string, string, error) {
 		u, err := c.GetMyUser(ctx)
-		return deref(u.SSHPrivateKey), deref(u.SSHPublicKey), err
+		return format.Text(u.SSHPrivateKey), format.Text(u.SSHPublicKey), err
 	}}
-	return k.For(ctx, deref(r.RunSpec.SSHKeyPub))
+	return k.For(ctx, format.Text(r.RunSpec.SSHKeyPub))
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"dstack/internal/api"
+	"dstack/internal/cli/format"
 	"dstack/internal/cli/sshuser"
 )
 
@@ -88,7 +89,7 @@ func RouteTo(r api.Run, j api.Job, key, home string) (Route, error) {
 		return Route{{Alias: name, Hostname: *ci.SSHProxyHostname, Port: port, User: id, Tunnel: id + "_root", Identity: key, Verified: true}}, nil
 	}
 	s := lastOf(j)
-	if s == nil || s.JobProvisioningData == nil || cmp.Or(deref(s.JobProvisioningData.Hostname), "") == "" {
+	if s == nil || s.JobProvisioningData == nil || cmp.Or(format.Text(s.JobProvisioningData.Hostname), "") == "" {
 		return nil, errNotProvisioned
 	}
 	jpd := s.JobProvisioningData
@@ -117,10 +118,10 @@ func RouteTo(r api.Run, j api.Job, key, home string) (Route, error) {
 }
 
 func user(j api.Job, s *api.JobSubmission) string {
-	if s.JobRuntimeData != nil && deref(s.JobRuntimeData.Username) != "" {
+	if s.JobRuntimeData != nil && format.Text(s.JobRuntimeData.Username) != "" {
 		return *s.JobRuntimeData.Username
 	}
-	if u := j.JobSpec.User; u != nil && deref(u.Username) != "" {
+	if u := j.JobSpec.User; u != nil && format.Text(u.Username) != "" {
 		return *u.Username
 	}
 	return "root"
@@ -131,13 +132,6 @@ func port(p *int) int {
 		return 22
 	}
 	return *p
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }
 
 // Ports are the ports to forward for a job: those that its applications serve, with the user's choice of local ones.
@@ -181,7 +175,7 @@ func LinksFor(r api.Run, j api.Job, forwards []*Forward, server string) *Links {
 	}
 	host := ""
 	if s := lastOf(j); s != nil && s.JobProvisioningData != nil {
-		host = deref(s.JobProvisioningData.Hostname)
+		host = format.Text(s.JobProvisioningData.Hostname)
 	}
 	return newLinks(host, links)
 }

@@ -143,10 +143,10 @@ func Table(costs api.Costs, by []api.CostBy) *term.Table {
 		if kinds {
 			texts = append(texts, r.Kind)
 		}
-		texts = append(texts, hours(r.Hours), usd(r.HourlyUSD), format.Price(r.CostUSD))
+		texts = append(texts, hours(r.Hours), format.Cost(r.HourlyUSD), format.Price(r.CostUSD))
 		row := term.Row{}
 		if costs.UnconfirmedUSD > 0 {
-			texts = append(texts, usd(r.UnconfirmedUSD))
+			texts = append(texts, format.Cost(r.UnconfirmedUSD))
 		}
 		if r.UnconfirmedUSD > 0 {
 			row.Style = term.Error
@@ -191,14 +191,6 @@ func hours(h float64) string {
 		return ""
 	}
 	return fmt.Sprintf("%.1f", h)
-}
-
-// usd is empty for nothing.
-func usd(v float64) string {
-	if v == 0 {
-		return ""
-	}
-	return format.Price(v)
 }
 
 func summary(c api.Costs) string {

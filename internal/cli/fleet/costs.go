@@ -45,20 +45,12 @@ func (c *Costs) fleet(id string) string {
 	if c == nil {
 		return ""
 	}
-	return usd(c.fleets[id])
+	return format.Cost(c.fleets[id])
 }
 
 func (c *Costs) instance(id string) string {
 	if c == nil {
 		return ""
 	}
-	return usd(c.instances[id])
-}
-
-// usd is empty for what costs nothing.
-func usd(v float64) string {
-	if v == 0 {
-		return ""
-	}
-	return format.Price(v)
+	return format.Cost(c.instances[id])
 }

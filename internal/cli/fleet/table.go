@@ -68,7 +68,7 @@ func (o TableOptions) cells(r row, style term.Style) term.Row {
 
 func (o TableOptions) fleet(f api.Fleet) row {
 	c := f.Spec.Configuration
-	r := row{name: f.Name, cost: o.Costs.fleet(f.ID), status: string(f.Status), created: o.when(f.CreatedAt.Time), err: deref(f.StatusMessage)}
+	r := row{name: f.Name, cost: o.Costs.fleet(f.ID), status: string(f.Status), created: o.when(f.CreatedAt.Time), err: format.Text(f.StatusMessage)}
 	if f.ProjectName != o.Project {
 		r.name = f.ProjectName + "/" + f.Name
 	}
@@ -106,8 +106,8 @@ func (o TableOptions) instance(f api.Fleet, inst api.Instance) row {
 	}
 	ssh := f.Spec.Configuration.SSHConfig != nil
 	if inst.Backend != nil {
-		where := deref(inst.Region)
-		if o.Verbose && deref(inst.AvailabilityZone) != "" {
+		where := format.Text(inst.Region)
+		if o.Verbose && format.Text(inst.AvailabilityZone) != "" {
 			where = *inst.AvailabilityZone
 		}
 		r.backend = format.Backend(string(*inst.Backend), where)
@@ -130,7 +130,7 @@ func (o TableOptions) instance(f api.Fleet, inst api.Instance) row {
 		r.price = format.Price(*inst.Price)
 	}
 	if inst.Status == api.InstanceTerminated || inst.Status == api.InstanceTerminating {
-		r.err = cmp.Or(deref(inst.TerminationReasonMessage), deref(inst.TerminationReason))
+		r.err = cmp.Or(format.Text(inst.TerminationReasonMessage), format.Text(inst.TerminationReason))
 	}
 	return r
 }
@@ -183,11 +183,4 @@ func fleetGPU(g config.GPU) string {
 		return "gpu:" + format.GPU(g)
 	}
 	return format.GPU(g)
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }

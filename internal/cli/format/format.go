@@ -13,6 +13,14 @@ import (
 // Price of an hour in dollars, with at most four decimals: $2.49.
 func Price(usd float64) string { return "$" + trim(usd, 4) }
 
+// Cost in dollars, empty for what costs nothing.
+func Cost(usd float64) string {
+	if usd == 0 {
+		return ""
+	}
+	return Price(usd)
+}
+
 // MaxPrice is a limit in dollars with at most six decimals, "off" if there is none.
 func MaxPrice(usd *float64) string {
 	if usd == nil {
@@ -24,6 +32,14 @@ func MaxPrice(usd *float64) string {
 func trim(v float64, decimals int) string {
 	s := strconv.FormatFloat(v, 'f', decimals, 64)
 	return strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
+}
+
+// Text is empty for what is not said.
+func Text(s *string) string {
+	if s == nil {
+		return ""
+	}
+	return *s
 }
 
 // MiB is an amount of memory given in MiB, in GB with at most one decimal: 23.5GB.

@@ -29,11 +29,18 @@ func TestAge(t *testing.T) {
 }
 
 func TestNumbers(t *testing.T) {
-	price := 40.0
+	price, yes, no, name := 40.0, true, false, "a"
 	for _, tt := range []struct{ got, want string }{
 		{Price(2.49), "$2.49"},
 		{Price(0.12345), "$0.1235"},
 		{Price(0), "$0"},
+		{Cost(0.5), "$0.5"},
+		{Cost(0), ""},
+		{Text(&name), "a"},
+		{Text(nil), ""},
+		{SpotPolicy(nil), "auto"},
+		{SpotPolicy(&yes), "spot"},
+		{SpotPolicy(&no), "on-demand"},
 		{MaxPrice(&price), "$40"},
 		{MaxPrice(nil), "off"},
 		{MiB(24064), "23.5GB"},

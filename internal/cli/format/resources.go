@@ -70,6 +70,17 @@ func Spot(spot bool) string {
 	return ""
 }
 
+// SpotPolicy says which instances are asked for, nil for any.
+func SpotPolicy(spot *bool) string {
+	switch {
+	case spot == nil:
+		return "auto"
+	case *spot:
+		return "spot"
+	}
+	return "on-demand"
+}
+
 // Availability of an offer; empty if there is nothing to say.
 func Availability(a string) string {
 	if a == "unknown" || a == "available" {

@@ -38,8 +38,8 @@ func Table(gs []api.Gateway, o TableOptions) *term.Table {
 
 func (o TableOptions) add(tb *term.Table, g api.Gateway) {
 	r := row{
-		name: g.Name, domain: deref(g.WildcardDomain), status: string(g.Status), err: deref(g.StatusMessage),
-		backend: format.Backend(g.Configuration.Backend, g.Configuration.Region), hostname: deref(g.Hostname),
+		name: g.Name, domain: format.Text(g.WildcardDomain), status: string(g.Status), err: format.Text(g.StatusMessage),
+		backend: format.Backend(g.Configuration.Backend, g.Configuration.Region), hostname: format.Text(g.Hostname),
 		created: format.Age(o.Now, g.CreatedAt.Time),
 	}
 	if g.ProjectName != o.Project {
@@ -52,14 +52,14 @@ func (o TableOptions) add(tb *term.Table, g api.Gateway) {
 	switch {
 	case len(g.Replicas) == 0:
 		if r.hostname == "" {
-			r.hostname = deref(g.IPAddress)
+			r.hostname = format.Text(g.IPAddress)
 		}
 		o.row(tb, r)
 	case len(g.Replicas) == 1 && !(o.Verbose && g.Hostname != nil):
 		rep := g.Replicas[0]
-		r.backend = format.Backend(deref(rep.Backend), deref(rep.Region))
+		r.backend = format.Backend(format.Text(rep.Backend), format.Text(rep.Region))
 		if r.hostname == "" {
-			r.hostname = deref(rep.Hostname)
+			r.hostname = format.Text(rep.Hostname)
 		}
 		if rep.StatusMessage != nil {
 			r.err = strings.Trim(r.err+"; "+*rep.StatusMessage, "; ")
@@ -69,8 +69,8 @@ func (o TableOptions) add(tb *term.Table, g api.Gateway) {
 		o.row(tb, r)
 		for _, rep := range g.Replicas {
 			o.row(tb, row{
-				name: fmt.Sprintf("   replica=%d", rep.ReplicaNum), backend: format.Backend(deref(rep.Backend), deref(rep.Region)),
-				hostname: deref(rep.Hostname), status: string(rep.Status), created: format.Age(o.Now, rep.CreatedAt.Time), err: deref(rep.StatusMessage),
+				name: fmt.Sprintf("   replica=%d", rep.ReplicaNum), backend: format.Backend(format.Text(rep.Backend), format.Text(rep.Region)),
+				hostname: format.Text(rep.Hostname), status: string(rep.Status), created: format.Age(o.Now, rep.CreatedAt.Time), err: format.Text(rep.StatusMessage),
 			})
 		}
 	}
@@ -87,11 +87,4 @@ func (o TableOptions) row(tb *term.Table, r row) {
 		cells = append(cells, r.err)
 	}
 	tb.Add(cells...)
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }

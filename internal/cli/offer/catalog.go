@@ -302,7 +302,7 @@ func (q question) facts() [][2]string {
 	return [][2]string{
 		{"Catalog", q.about.String()},
 		{"Resources", format.Requirements(q.want.Resources)},
-		{"Spot policy", spotName(q.want.Spot)},
+		{"Spot policy", format.SpotPolicy(q.want.Spot)},
 		{"Max price", format.MaxPrice(q.want.MaxPrice)},
 	}
 }
@@ -365,7 +365,7 @@ func (o Options) groupedPrices(q question, group []string) error {
 		}{q.about, shown(q.want), group, gpus, exclusions(tally), q.missing})
 	}
 	o.Facts(append(q.facts(),
-		[2]string{"Reservation", cmp.Or(deref(q.want.Reservation), "-")},
+		[2]string{"Reservation", cmp.Or(format.Text(q.want.Reservation), "-")},
 		[2]string{"Group by", strings.Join(group, ", ")},
 	))
 	o.Println()

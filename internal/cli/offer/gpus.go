@@ -51,7 +51,7 @@ func (o Options) grouped(ctx context.Context, c *program.Conn, spec api.RunSpec,
 	o.Facts([][2]string{
 		{"Project", c.Project},
 		{"Resources", format.Requirements(want.Resources)},
-		{"Spot policy", spotName(want.Spot)},
+		{"Spot policy", format.SpotPolicy(want.Spot)},
 		{"Max price", price},
 		{"Reservation", reservation},
 		{"Group by", strings.Join(group, ", ")},
@@ -79,7 +79,7 @@ func gpuTable(gpus []api.GpuGroup, by []string) *term.Table {
 		cells := []string{strconv.Itoa(i + 1), gpuName(g), strings.Join(g.Spot, ", "), priceRange(g.Price)}
 		switch {
 		case perRegion:
-			cells = append(cells, backendOf(g), deref(g.Region))
+			cells = append(cells, backendOf(g), format.Text(g.Region))
 		case perBackend:
 			cells = append(cells, backendOf(g), regions(g.Regions))
 		default:
@@ -144,11 +144,4 @@ func unavailable(states []api.InstanceAvailability) string {
 	}
 	slices.Sort(words)
 	return strings.Join(slices.Compact(words), ", ")
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }

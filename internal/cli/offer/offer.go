@@ -201,7 +201,7 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 	o.Facts([][2]string{
 		{"Project", c.Project},
 		{"Resources", format.Requirements(req.Resources)},
-		{"Spot policy", spotName(req.Spot)},
+		{"Spot policy", format.SpotPolicy(req.Spot)},
 		{"Max price", format.MaxPrice(req.MaxPrice)},
 	})
 	o.Println()
@@ -225,14 +225,4 @@ func (o Options) list(ctx context.Context, c *program.Conn, spec api.RunSpec) er
 	}
 	PrintPlanNotes(o.IO, plan)
 	return nil
-}
-
-func spotName(spot *bool) string {
-	switch {
-	case spot == nil:
-		return "auto"
-	case *spot:
-		return "spot"
-	}
-	return "on-demand"
 }

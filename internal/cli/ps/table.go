@@ -104,7 +104,7 @@ func (b *tableBuilder) run(r api.Run) {
 		name: name, resources: "-", gpu: "-", price: "-",
 		status:    statusCell(runStatus(r), string(r.Status), !r.Status.Finished()),
 		submitted: b.when(r.SubmittedAt.Time),
-		err:       deref(r.Error),
+		err:       format.Text(r.Error),
 	}
 	if len(r.Jobs) == 1 && !deployment {
 		jr := b.job(r.Jobs[0])
@@ -176,7 +176,7 @@ func (b *tableBuilder) job(j api.Job) row {
 	}
 	r.status = statusCell(text, string(s.Status), !s.Status.Finished())
 	r.submitted = b.when(s.SubmittedAt.Time)
-	r.err = cmp.Or(deref(s.Error), deref(s.ProbeError))
+	r.err = cmp.Or(format.Text(s.Error), format.Text(s.ProbeError))
 	if s.Status == api.JobRunning {
 		r.probes = probes(s.Probes, j.JobSpec.Probes)
 	}
@@ -205,7 +205,7 @@ func (b *tableBuilder) when(t time.Time) string {
 	return format.Age(b.Now, t)
 }
 
-func runName(r api.Run) string { return deref(r.RunSpec.RunName) }
+func runName(r api.Run) string { return format.Text(r.RunSpec.RunName) }
 
 func runStatus(r api.Run) string {
 	if r.Status.Finished() && r.LatestJobSubmission != nil && r.LatestJobSubmission.StatusMessage != "" {
@@ -311,13 +311,6 @@ func lastSubmission(j api.Job) *api.JobSubmission {
 		return nil
 	}
 	return &j.JobSubmissions[len(j.JobSubmissions)-1]
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }
 
 // Progress says what the first job of a run that is being launched waits for; empty if that is not known.

@@ -146,7 +146,7 @@ func Table(vs []api.Volume, verbose bool, now time.Time) *term.Table {
 		if zone != nil {
 			region += " (" + *zone + ")"
 		}
-		tb.Add(v.Name, format.Backend(c.Backend, ""), region, string(v.Status), attached(v), format.Age(now, v.CreatedAt.Time), deref(v.StatusMessage))
+		tb.Add(v.Name, format.Backend(c.Backend, ""), region, string(v.Status), attached(v), format.Age(now, v.CreatedAt.Time), format.Text(v.StatusMessage))
 	}
 	return tb
 }
@@ -162,11 +162,4 @@ func attached(v api.Volume) string {
 		return "-"
 	}
 	return strings.Join(fleets, ", ")
-}
-
-func deref(s *string) string {
-	if s == nil {
-		return ""
-	}
-	return *s
 }
