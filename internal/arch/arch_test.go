@@ -12,50 +12,57 @@ import (
 	"testing"
 )
 
-// never says which packages a package must not know, by prefix below dstack/.
+// layers goes from top to bottom; a package may import those of the lines below its own, and what is in its
+// own folder. Folders are below internal where they are not at the top.
+var layers = [][]string{
+	{"cmd", "bench", "e2e", "sim"},
+	{"cli", "server"},
+	{"proxy", "hub"},
+	{"run"},
+	{"gateway", "volume"},
+	{"fleet"},
+	{"instance"},
+	{"cost", "export", "repo", "secret"},
+	{"project"},
+	{"user"},
+	{"logstore", "catalog", "blobstore"},
+	{"event", "metrics", "ledger", "scheduler", "template", "jobspec", "object"},
+	{"host", "engine", "backend", "agent"},
+	{"nebiusclient", "gcpclient", "awsclient", "api", "store"},
+	{ // these know nobody
+		"agentapi", "agentbin", "apidoc", "config", "crypt", "encoded", "exposition", "httpfault", "jinja", "jwt",
+		"offer", "recorded", "router", "sshkey", "version",
+	},
+}
+
+// never says which packages of lower lines a package must not know either, by prefix below dstack/.
 var never = map[string][]string{
-	"internal/config":            {"internal/", "cmd/"},                                                                                                                               // the language of files knows nobody
-	"internal/api":               {"internal/server", "internal/cli", "internal/run", "internal/fleet", "internal/instance", "internal/store", "internal/agent/"},                     // types only
-	"internal/cli":               {"internal/server", "internal/store", "internal/engine", "internal/ledger", "internal/run", "internal/fleet", "internal/instance", "internal/host"}, // talks HTTP
-	"internal/agent":             {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config", "internal/api"},                                            // goes onto hosts
-	"internal/agentapi":          {"internal/"},
-	"internal/engine":            {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/api"}, // knows no domain
-	"internal/store":             {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/ledger", "internal/engine", "internal/api"},
-	"internal/backend":           {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store", "internal/engine", "internal/ledger"}, // clouds know no database
-	"internal/instance":          {"internal/run", "internal/fleet", "internal/server"},
-	"internal/cost":              {"internal/run", "internal/fleet", "internal/instance", "internal/gateway", "internal/volume", "internal/server"}, // reads what they wrote
-	"internal/export":            {"internal/run", "internal/fleet", "internal/instance", "internal/gateway", "internal/volume", "internal/server"}, // the shared ask it
-	"internal/fleet":             {"internal/run", "internal/gateway", "internal/volume", "internal/server"},
-	"internal/gateway":           {"internal/run", "internal/volume", "internal/server"},
-	"internal/volume":            {"internal/run", "internal/gateway", "internal/server"},
-	"internal/template":          {"internal/store", "internal/project", "internal/run", "internal/server"},
-	"internal/proxy":             {"internal/server", "internal/cli", "internal/host"},
-	"internal/hub":               {"internal/server", "internal/store", "internal/proxy"},
-	"internal/router":            {"internal/"},
-	"internal/run":               {"internal/server", "internal/cli", "internal/proxy", "internal/hub"},
-	"internal/scheduler":         {"internal/store", "internal/engine", "internal/run", "internal/server"}, // pure
 	"cmd/dstack-agent":           {"internal/server", "internal/store", "internal/cli", "internal/run", "internal/config"},
-	"internal/logstore":          {"internal/run", "internal/server", "internal/api"},
-	"internal/object":            {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/blobstore"}, // services know no database
-	"internal/awsclient":         {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/object"},
-	"internal/gcpclient":         {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/logstore", "internal/object"},
-	"internal/nebiusclient":      {"internal/run", "internal/server", "internal/store", "internal/engine", "internal/backend", "internal/catalog"},
-	"internal/ledger":            {"internal/run", "internal/fleet", "internal/instance", "internal/server"},
-	"internal/host":              {"internal/run", "internal/fleet", "internal/instance", "internal/server", "internal/store"},
-	"internal/blobstore":         {"internal/run", "internal/server"},
-	"internal/crypt":             {"internal/"},
-	"internal/encoded":           {"internal/"},
-	"internal/exposition":        {"internal/"},
-	"internal/jinja":             {"internal/"},
-	"internal/jobspec":           {"internal/store", "internal/engine", "internal/scheduler", "internal/project", "internal/run", "internal/server"}, // pure
-	"internal/offer":             {"internal/store", "internal/run", "internal/server"},
-	"internal/catalog/collect":   {"internal/ledger", "internal/store", "internal/engine", "internal/run", "internal/server", "internal/cli"}, // works without a server
-	"internal/catalog/pricelist": {"internal/backend", "internal/ledger", "internal/store", "internal/run", "internal/server"},                // asks nobody
+	"internal/cli":               {"internal/store", "internal/engine", "internal/ledger", "internal/run", "internal/fleet", "internal/instance", "internal/host"}, // talks HTTP
+	"internal/agent":             {"internal/store", "internal/api", "internal/config"},                                                                            // goes onto hosts
+	"internal/proxy":             {"internal/host"},
+	"internal/hub":               {"internal/store"},
+	"internal/logstore":          {"internal/api"},
+	"internal/catalog/collect":   {"internal/ledger", "internal/store", "internal/engine"},  // works without a server
+	"internal/catalog/pricelist": {"internal/backend", "internal/ledger", "internal/store"}, // asks nobody
+	"internal/scheduler":         {"internal/store", "internal/engine"},                     // pure
+	"internal/jobspec":           {"internal/store", "internal/engine"},                     // pure
+	"internal/template":          {"internal/store"},
+	"internal/object":            {"internal/store", "internal/engine"}, // services know no database
+	"internal/host":              {"internal/store"},
+	"internal/engine":            {"internal/api"},   // knows no domain
+	"internal/backend":           {"internal/store"}, // clouds know no database
 }
 
 func TestLayers(t *testing.T) {
+	at := map[string]int{} // lines
+	for n, line := range layers {
+		for _, folder := range line {
+			at[folder] = n
+		}
+	}
 	root := filepath.Join("..", "..")
-	files := 0
+	found := map[string]bool{}
 	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 			return err
@@ -64,38 +71,49 @@ func TestLayers(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		files++
+		pkg := filepath.ToSlash(rel)
+		if _, placed := at[folder(pkg)]; !placed && !found[folder(pkg)] {
+			t.Errorf("%s has no layer", pkg)
+		}
+		found[folder(pkg)] = true
 		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
 		if err != nil {
 			return err
 		}
 		for _, imp := range f.Imports {
 			name, _ := strconv.Unquote(imp.Path.Value)
-			check(t, filepath.ToSlash(rel), name)
+			if target, ours := strings.CutPrefix(name, "dstack/"); ours && target != pkg {
+				check(t, at, pkg, target)
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if files < 100 {
-		t.Errorf("only %d files were looked at", files)
+	for folder := range at {
+		if !found[folder] {
+			t.Errorf("layers have %s, which has no code", folder)
+		}
 	}
 }
 
-func check(t *testing.T, pkg, imported string) {
-	target, ours := strings.CutPrefix(imported, "dstack/")
-	if !ours || target == pkg {
-		return
+// folder is what of a package's path has a layer.
+func folder(pkg string) string {
+	folder, _, _ := strings.Cut(strings.TrimPrefix(pkg, "internal/"), "/")
+	return folder
+}
+
+func check(t *testing.T, at map[string]int, pkg, target string) {
+	if from, to := folder(pkg), folder(target); from != to && at[from] >= at[to] {
+		t.Errorf("%s imports %s, which is not of a layer below", pkg, target)
 	}
 	for layer, forbidden := range never {
-		if pkg != layer && !strings.HasPrefix(pkg, layer+"/") || target == layer || strings.HasPrefix(target, layer+"/") {
-			continue
-		}
-		if slices.ContainsFunc(forbidden, func(f string) bool {
-			return target == strings.TrimSuffix(f, "/") || strings.HasPrefix(target, strings.TrimSuffix(f, "/")+"/")
-		}) {
+		if within(pkg, layer) && !within(target, layer) && slices.ContainsFunc(forbidden, func(f string) bool { return within(target, f) }) {
 			t.Errorf("%s imports %s", pkg, target)
 		}
 	}
 }
+
+// within says that a package is that of a folder or below it.
+func within(pkg, folder string) bool { return pkg == folder || strings.HasPrefix(pkg, folder+"/") }
