@@ -116,7 +116,7 @@ func TestPublishedWords(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close(t)
+	defer s.shut(t)
 	for _, c := range []struct {
 		header []string
 		want   string
@@ -182,7 +182,7 @@ func TestUpdateByOldClients(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close(t)
+	defer s.shut(t)
 	service := func(more string) json.RawMessage {
 		return spec("web", `"type": "service", "port": 80, "commands": ["a"], "probes": [], "gateway": false, "backends": ["local"]`+more)
 	}

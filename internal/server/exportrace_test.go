@@ -75,7 +75,7 @@ func TestDeletedFleetIsNotExported(t *testing.T) {
 	if err := <-r.ended; err != nil {
 		t.Error(err)
 	}
-	s.close(t)
+	s.shut(t)
 }
 
 // However a run and the end of its project's access meet, no job stays where it may not be.
@@ -140,6 +140,6 @@ func TestAccessEndsWhilePlacing(t *testing.T) {
 		if err := <-r.ended; err != nil {
 			t.Error(err)
 		}
-		s.close(t)
+		s.shut(t)
 	})
 }

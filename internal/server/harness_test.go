@@ -49,9 +49,7 @@ func newServerAt(t testing.TB, url string) *Server {
 // shut closes what New opened.
 func (s *Server) shut(t testing.TB) {
 	t.Helper()
-	s.pool.Close()
-	s.catalog.Close()
-	if err := s.db.Close(); err != nil {
+	if err := s.close(); err != nil {
 		t.Error(err)
 	}
 }

@@ -128,7 +128,7 @@ func TestUpdatePriority(t *testing.T) {
 	if err := <-r.ended; err != nil {
 		t.Error(err)
 	}
-	s.close(t)
+	s.shut(t)
 }
 
 // waitPosition watches a run until it is at a place of the queue, 0 for any.

@@ -45,13 +45,7 @@ func hubServer(t *testing.T) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		s.pool.Close()
-		s.catalog.Close()
-		if err := s.db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	t.Cleanup(func() { s.shut(t) })
 	return s
 }
 

@@ -194,6 +194,6 @@ func TestDefaultPermissions(t *testing.T) {
 		if a := s.call(t, "POST", "/api/projects/create", user, map[string]string{"project_name": "mine"}); a.Status != c.projects {
 			t.Errorf("%q: projects/create as a user: %d %s, want %d", c.file, a.Status, a.Body, c.projects)
 		}
-		s.close(t)
+		s.shut(t)
 	}
 }

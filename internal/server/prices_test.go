@@ -71,11 +71,7 @@ func TestBackendsHavePresentPrices(t *testing.T) {
 			}, func() {
 				cancel()
 				<-done
-				s.pool.Close()
-				s.catalog.Close()
-				if err := s.db.Close(); err != nil {
-					t.Error(err)
-				}
+				s.shut(t)
 			}
 	}
 	cheapest, stop := start()
@@ -202,9 +198,5 @@ func TestBackendsAreAskedBeforeAnybodyWantsToKnow(t *testing.T) {
 	<-asked
 	stop()
 	<-done
-	s.pool.Close()
-	s.catalog.Close()
-	if err := s.db.Close(); err != nil {
-		t.Error(err)
-	}
+	s.shut(t)
 }

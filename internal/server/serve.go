@@ -41,15 +41,11 @@ func (s *Server) URL() string {
 // requests are answered; with Port 0 the port is known then. It closes what [New] opened.
 func (s *Server) Run(ctx context.Context, ready func()) error {
 	if s.Port < 0 || s.Port > 65535 {
-		s.pool.Close()
-		s.catalog.Close()
-		return errors.Join(fmt.Errorf("port %d: use one from 1 to 65535", s.Port), s.db.Close())
+		return errors.Join(fmt.Errorf("port %d: use one from 1 to 65535", s.Port), s.close())
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(s.Host, strconv.Itoa(s.Port)))
 	if err != nil {
-		s.pool.Close()
-		s.catalog.Close()
-		return errors.Join(listenError(s.Host, s.Port, err), s.db.Close())
+		return errors.Join(listenError(s.Host, s.Port, err), s.close())
 	}
 	if a, ok := l.Addr().(*net.TCPAddr); ok {
 		s.Port = a.Port
@@ -73,6 +69,13 @@ func (s *Server) Run(ctx context.Context, ready func()) error {
 	}
 	stop()
 	return errors.Join(err, <-worked)
+}
+
+// close closes what [New] opened, of a server that does not work.
+func (s *Server) close() error {
+	s.pool.Close()
+	s.catalog.Close()
+	return s.db.Close()
 }
 
 // Work does all but listen for requests until ctx ends. Then it lets what is under way end

@@ -57,15 +57,6 @@ func open(t *testing.T, dir, configYML string) (*Server, error) {
 	return New(t.Context(), Config{Dir: dir, Host: "127.0.0.1", Token: adminToken, Log: slog.New(slog.DiscardHandler)})
 }
 
-func (s *Server) close(t *testing.T) {
-	t.Helper()
-	s.pool.Close()
-	s.catalog.Close()
-	if err := s.db.Close(); err != nil {
-		t.Error(err)
-	}
-}
-
 const empty = "projects:\n  - name: main\n    backends: []\n"
 
 func (r *running) post(ctx context.Context, path, kind string, body io.Reader) (int, string, error) {
@@ -206,12 +197,12 @@ func TestSecondStart(t *testing.T) {
 	if _, err := open(t, dir, ""); err == nil || !strings.Contains(err.Error(), "another dstack server uses it") {
 		t.Errorf("a second server in the same folder: %v", err)
 	}
-	first.close(t)
+	first.shut(t)
 	again, err := New(t.Context(), Config{Dir: dir, Token: "another", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer again.close(t)
+	defer again.shut(t)
 	if again.NewAdmin || again.AdminToken != adminToken {
 		t.Errorf("second start: new %v, token %s: the stored one counts", again.NewAdmin, again.AdminToken)
 	}
@@ -228,7 +219,7 @@ func TestReplicasStartTogether(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				s.close(t)
+				s.shut(t)
 			})
 		}
 		wg.Wait()
@@ -263,14 +254,14 @@ func TestBadFile(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				s.close(t)
+				s.shut(t)
 				if err := os.Remove(filepath.Join(dir, "config.yml")); err != nil {
 					t.Fatal(err)
 				}
 			}
 			s, err := open(t, dir, c.file)
 			if err == nil {
-				s.close(t)
+				s.shut(t)
 			}
 			if err == nil || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("New: %v, want %s", err, c.want)
@@ -305,14 +296,14 @@ func TestKeyRotation(t *testing.T) {
 				t.Errorf("start %d: K%d = %q", i, j, v.Value)
 			}
 		}
-		s.close(t)
+		s.shut(t)
 	}
 	// Without the newer key one secret is lost: that is said, and nothing else fails.
 	s, err := open(t, dir, aes("old"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.close(t)
+	defer s.shut(t)
 	a := s.call(t, "POST", "/api/project/main/secrets/get", adminToken, map[string]string{"name": "K1"})
 	if a.Status != 400 || !strings.Contains(string(a.Body), "encrypted with a key that the server no longer has") {
 		t.Errorf("the lost secret: %d %s", a.Status, a.Body)

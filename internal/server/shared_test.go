@@ -32,7 +32,7 @@ func newCloudServer(t *testing.T) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.close(t) })
+	t.Cleanup(func() { s.shut(t) })
 	return s
 }
 
