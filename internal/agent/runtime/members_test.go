@@ -124,13 +124,14 @@ func TestProcessesWithoutAnEnvironment(t *testing.T) {
 func TestKillWithoutAnEnvironment(t *testing.T) {
 	p := NewProcess(t.TempDir(), "")
 	runner, kill, _ := started(t, p, "id", "cat")
-	until(t, "its job is noted", func() bool { return len(p.note("id", runner, ps())) == 1 })
+	var job []pid
+	until(t, "its job is noted", func() bool {
+		job = p.note("id", runner, ps())
+		return len(job) == 1
+	})
 	kill()
-	if err := p.Remove(t.Context(), "id"); err != nil {
-		t.Error(err)
-	}
-	if list := p.note("id", runner, ps()); len(list) > 0 {
-		t.Errorf("left: %v", list)
+	if err := p.Remove(t.Context(), "id"); err != nil || alive(job[0]) {
+		t.Errorf("its job lives: %v (%v)", alive(job[0]), err)
 	}
 }
 
