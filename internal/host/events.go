@@ -1,11 +1,13 @@
 package host
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"dstack/internal/agentapi"
@@ -72,8 +74,24 @@ func (c *conn) events(ctx context.Context, client *agentapi.Client, patience tim
 	defer stop()
 	in := make(chan agentapi.Event, ahead)
 	errs := make(chan error, 1)
+	limit := cmp.Or(c.pool.Silence, 3*agentapi.HeartbeatEvery)
+	var over, silent atomic.Bool
+	defer over.Store(true)
+	// To end a stream over SSH is to ask the host for it, and whoever reads waits for the answer:
+	// of a host that is cut off, only the end of the connection frees the reader.
+	silence := time.AfterFunc(limit, func() {
+		if over.Load() {
+			return
+		}
+		silent.Store(true)
+		if s := c.sshClient(); s != nil {
+			s.Close()
+		}
+	})
+	defer silence.Stop()
 	go func() {
 		errs <- client.Events(stream, 0, c.pool.Wish, func(e agentapi.Event) error {
+			silence.Reset(limit)
 			if e.Kind == agentapi.HeartbeatEvent {
 				return nil
 			}
@@ -103,6 +121,9 @@ func (c *conn) events(ctx context.Context, client *agentapi.Client, patience tim
 		}
 		if !more {
 			err := <-errs
+			if silent.Load() {
+				return fmt.Errorf("the host has been silent for %v", limit)
+			}
 			if h.why != nil && stream.Err() != nil && ctx.Err() == nil {
 				return &refusal{h.why, h.wasted > batchSize}
 			}

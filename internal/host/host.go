@@ -88,6 +88,9 @@ type Config struct {
 	Wish agentapi.Wish
 	// ConnectTimeout is how long a host may take to accept a connection, 0: 10 s.
 	ConnectTimeout time.Duration
+	// Silence is for how long a host may say nothing, not even that it lives, until its connection
+	// counts as lost, 0: 45 s.
+	Silence time.Duration
 }
 
 // Pool keeps connections to hosts. It is safe for concurrent use.

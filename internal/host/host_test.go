@@ -12,8 +12,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -612,6 +614,64 @@ func TestReconnect(t *testing.T) {
 	if _, err := w.pool.Client("h"); !errors.Is(err, host.ErrNotConnected) || !strings.Contains(err.Error(), "host key") {
 		t.Errorf("%v", err)
 	}
+}
+
+// A host from which nothing comes any more is lost, whatever TCP believes of the connection.
+func TestSilentHost(t *testing.T) {
+	w := newWorld(t)
+	w.pool.Silence = 300 * time.Millisecond
+	h := w.host()
+	ours(h)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var cut atomic.Bool // the first connection
+	pass := func(to, from net.Conn, cut *atomic.Bool) {
+		buf := make([]byte, 32<<10)
+		for {
+			n, err := from.Read(buf)
+			if err != nil {
+				return
+			}
+			if cut.Load() {
+				continue
+			}
+			if _, err := to.Write(buf[:n]); err != nil {
+				return
+			}
+		}
+	}
+	go func() {
+		for cut := &cut; ; cut = new(atomic.Bool) {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("tcp", net.JoinHostPort(h.Addr(), strconv.Itoa(h.Port())))
+			if err != nil {
+				near.Close()
+				continue
+			}
+			t.Cleanup(func() { near.Close(); far.Close() })
+			go pass(near, far, cut)
+			go pass(far, near, cut)
+		}
+	}()
+	t.Cleanup(func() { l.Close() })
+	e := w.endpoint(h)
+	at := l.Addr().(*net.TCPAddr)
+	e.Addr, e.Port = at.IP.String(), at.Port
+	w.pool.Watch(host.Target{ID: "h", Endpoint: e})
+	w.until("the stream is open", func() bool { return h.Agent.Streams() == 1 })
+	cut.Store(true)
+	w.until("the loss is told", func() bool { return len(w.sink.lost) > 0 })
+	w.sink.see(func() {
+		if want := "the host has been silent for 300ms"; w.sink.lost[0] != want {
+			t.Errorf("lost: %q, want %q", w.sink.lost[0], want)
+		}
+	})
+	w.until("the host is connected again", func() bool { return w.sink.connected > 1 })
 }
 
 // What could not be stored is not acknowledged, and asked for again.
