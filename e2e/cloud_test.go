@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +30,13 @@ type cloud struct {
 	keys     []map[string]any
 	machines map[string]*rented
 	launches int
+	held     map[string]*held
+}
+
+// held is a kind of request whose answers wait.
+type held struct {
+	done chan struct{} // holds a token when one was done
+	gate chan struct{} // closed when the answers may go
 }
 
 // rented is a machine of the account.
@@ -39,7 +47,7 @@ type rented struct {
 
 func newCloud(t *testing.T, w *world) *cloud {
 	t.Helper()
-	c := &cloud{w: w, keys: []map[string]any{}, machines: map[string]*rented{}}
+	c := &cloud{w: w, keys: []map[string]any{}, machines: map[string]*rented{}, held: map[string]*held{}}
 	mux := http.NewServeMux()
 	for pattern, f := range map[string]func(*http.Request) (int, any){
 		"GET /api/v1/instance-types": func(*http.Request) (int, any) {
@@ -55,15 +63,13 @@ func newCloud(t *testing.T, w *world) *cloud {
 		"DELETE /api/v1/ssh-keys/{id}":               func(*http.Request) (int, any) { return 200, map[string]any{} },
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			status, body := f(r)
-			if status == 200 {
-				body = map[string]any{"data": body}
+			status, body, h := c.do(pattern, f, r)
+			if h != nil {
+				h.wait(r)
 			}
 			w.Header().Set("Content-Type", "application/json")
 			w.WriteHeader(status)
-			_ = json.NewEncoder(w).Encode(body) // the server may be gone
+			_, _ = w.Write(body) // the server may be gone
 		})
 	}
 	srv := httptest.NewServer(openapi.Load(t, "../internal/backend/lambda/testdata/openapi.json.gz").Check(t, mux))
@@ -75,6 +81,59 @@ func newCloud(t *testing.T, w *world) *cloud {
 	w.write("server/config.yml", "projects:\n  - name: main\n    backends:\n      - type: lambda\n        creds: {type: api_key, api_key: secret_e2e_0123456789}\n")
 	return c
 }
+
+// do does what is asked for, and returns the answer and what it has to wait for.
+func (c *cloud) do(pattern string, f func(*http.Request) (int, any), r *http.Request) (status int, answer []byte, h *held) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	status, body := f(r)
+	if status == 200 {
+		body = map[string]any{"data": body}
+	}
+	answer, err := json.Marshal(body)
+	if err != nil {
+		c.w.t.Error(err)
+	}
+	return status, answer, c.held[pattern]
+}
+
+// hold lets the answers to a kind of request wait until the gate is open. What is asked for is
+// done at once.
+func (c *cloud) hold(pattern string) *held {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h := &held{done: make(chan struct{}, 1), gate: make(chan struct{})}
+	c.held[pattern] = h
+	return h
+}
+
+func (h *held) wait(r *http.Request) {
+	select {
+	case <-h.gate:
+		return
+	default:
+	}
+	select {
+	case h.done <- struct{}{}:
+	default:
+	}
+	select {
+	case <-h.gate:
+	case <-r.Context().Done():
+	}
+}
+
+// waitDone waits until something was done whose answer waits.
+func (h *held) waitDone(t *testing.T, what string) {
+	t.Helper()
+	select {
+	case <-h.done:
+	case <-time.After(time.Minute):
+		t.Fatalf("not within a minute: %s", what)
+	}
+}
+
+func (h *held) open() { close(h.gate) }
 
 var (
 	lambdaRegion = map[string]any{"name": "us-west-1", "description": "Somewhere"}
@@ -194,8 +253,7 @@ func TestCloud(t *testing.T) {
 	w.startServer()
 	w.login()
 	w.must("apply", "-y", "-f", w.write("rented.fleet.dstack.yml", "type: fleet\nname: rented\nnodes: 0..1\nbackends: [lambda]\nidle_duration: 5s\nresources: {gpu: 1}\n"))
-	// The machine here has no GPU: a job that needs one would wait for it.
-	w.write("job.dstack.yml", "type: task\nname: job\nimage: job:1\nfleets: [rented]\nresources: {gpu: 0.., cpu: 1.., memory: 0.., disk: 1GB..}\ncommands:\n  - echo hello from a cloud\n  - exit 7\n")
+	w.write("job.dstack.yml", cloudJob("job", "echo hello from a cloud; exit 7"))
 	job := w.start("apply", "-y", "-f", "job.dstack.yml")
 	const reason = "Docker does not answer on"
 	eventually(t, 90*time.Second, "the fleet says what the machine lacks", func() bool { return strings.Contains(w.run("fleet", "-v").Out, reason) })
@@ -225,7 +283,7 @@ func TestCloud(t *testing.T) {
 	}
 	eventually(t, 60*time.Second, "the idle machine is given back", func() bool { return c.billed() == 0 })
 	c.prepare = nil
-	w.must("apply", "-y", "-d", "-f", w.write("again.dstack.yml", "type: task\nname: again\nimage: job:1\nfleets: [rented]\nresources: {gpu: 0.., cpu: 1.., memory: 0.., disk: 1GB..}\ncommands: [sleep 600]\n"))
+	w.must("apply", "-y", "-d", "-f", w.write("again.dstack.yml", cloudJob("again", "sleep 600")))
 	w.waitStatus("again", "running")
 	w.must("stop", "-x", "-y", "again")
 	w.waitStatus("again", "terminated")
@@ -233,5 +291,77 @@ func TestCloud(t *testing.T) {
 	eventually(t, 60*time.Second, "the machine of a deleted fleet is given back", func() bool { return c.billed() == 0 })
 	if c.launches != 2 {
 		t.Errorf("%d machines were launched for two runs", c.launches)
+	}
+}
+
+// cloudJob is a task on the fleet of rented machines. They have no GPU here: a job that needs one
+// would wait for it.
+func cloudJob(name, command string) string {
+	return "type: task\nname: " + name + "\nimage: job:1\nfleets: [rented]\nresources: {gpu: 0.., cpu: 1.., memory: 0.., disk: 1GB..}\ncommands: [" + command + "]\n"
+}
+
+// TestCloudServerKilled kills the server while it plans with a cloud, when the cloud has made a
+// machine and not said so, while that boots, and when the cloud has taken it back and not said so.
+func TestCloudServerKilled(t *testing.T) {
+	t.Parallel() // it mostly waits
+	w := prepareWorld(t)
+	c := newCloud(t, w)
+	boot := make(chan struct{})
+	c.prepare = func(*machine) { <-boot }
+	w.startServer()
+	w.login()
+	w.must("apply", "-y", "-f", w.write("rented.fleet.dstack.yml", "type: fleet\nname: rented\nnodes: 0..1\nbackends: [lambda]\nidle_duration: 5s\nresources: {gpu: 1}\n"))
+	w.write("job.dstack.yml", cloudJob("job", "echo hello from a cloud; exit 7"))
+	restart := func() {
+		t.Helper()
+		w.stopServer(syscall.SIGKILL)
+		w.startServer()
+	}
+
+	t.Run("Plan", func(t *testing.T) {
+		offers := c.hold("GET /api/v1/instance-types")
+		defer offers.open()
+		restart() // it has to ask for offers
+		planning := make(chan struct{})
+		w.through(t, front{path: "/runs/get_plan", sent: func() { close(planning) }})
+		plans := w.start("apply", "-y", "-d", "-f", "job.dstack.yml")
+		<-planning
+		offers.waitDone(t, "the cloud is asked for offers")
+		restart()
+		if code := plans.wait(); code == 0 || !strings.Contains(plans.out.String(), "Failed to connect") {
+			t.Errorf("apply without a plan ends with %d:\n%s", code, plans.out.String())
+		}
+		if got := w.runStatus("job"); got != "" {
+			t.Errorf("a run that was not planned yet is %s", got)
+		}
+	})
+
+	launch := c.hold("POST /api/v1/instance-operations/launch")
+	w.must("apply", "-y", "-d", "-f", "job.dstack.yml")
+	launch.waitDone(t, "a machine is made")
+	w.stopServer(syscall.SIGKILL)
+	launch.open()
+	w.startServer()
+	eventually(t, 60*time.Second, "the machine is known again", func() bool { return strings.Contains(w.run("fleet").Out, "provisioning") })
+	restart()
+	if got := w.runStatus("job"); got != "provisioning" {
+		t.Errorf("the job is %s while its machine boots, want provisioning", got)
+	}
+	close(boot)
+	w.waitStatus("job", "failed")
+	if got := w.exitStatus("job"); got != 7 {
+		t.Errorf("exit status %d, want 7", got)
+	}
+
+	terminate := c.hold("POST /api/v1/instance-operations/terminate")
+	terminate.waitDone(t, "the idle machine is given back")
+	w.stopServer(syscall.SIGKILL)
+	terminate.open()
+	w.startServer()
+	eventually(t, 60*time.Second, "the server knows of no machine", func() bool {
+		return strings.Contains(w.run("server", "doctor").Out, "Nothing that costs money exists.")
+	})
+	if c.billed() != 0 || c.launches != 1 {
+		t.Errorf("%d machines are billed, %d were launched for one run", c.billed(), c.launches)
 	}
 }
