@@ -27,7 +27,7 @@ func TestClockJump(t *testing.T) {
 	m := w.startHost(hostOptions{NoImages: true})
 	loadJobImage(t, []*machine{m})
 	w.fleet("box", m)
-	keys := m.out("cat", "/root/.ssh/authorized_keys")
+	keys := m.keys()
 
 	server := func(seconds int) { w.write("clock", fmt.Sprint(seconds)) }
 	host := func(seconds int) { // and what runs on it: containers have the clock of their host
@@ -80,7 +80,7 @@ func TestClockJump(t *testing.T) {
 	if out := w.must("fleet").Out; !strings.Contains(out, "idle") {
 		t.Errorf("the host is not idle:\n%s", out)
 	}
-	if got := m.out("cat", "/root/.ssh/authorized_keys"); got != keys {
+	if got := m.keys(); got != keys {
 		t.Errorf("keys on the host:\n%s\nbefore the runs:\n%s", got, keys)
 	}
 }

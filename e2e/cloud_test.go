@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -29,6 +30,7 @@ type cloud struct {
 	mu       sync.Mutex
 	keys     []map[string]any
 	machines map[string]*rented
+	added    int // keys
 	launches int
 	held     map[string]*held
 }
@@ -47,7 +49,7 @@ type rented struct {
 
 func newCloud(t *testing.T, w *world) *cloud {
 	t.Helper()
-	c := &cloud{w: w, keys: []map[string]any{}, machines: map[string]*rented{}, held: map[string]*held{}}
+	c := &cloud{w: w, keys: []map[string]any{{"id": fmt.Sprintf("%032x", 1), "name": "users-own", "public_key": w.publicKey}}, machines: map[string]*rented{}, held: map[string]*held{}}
 	mux := http.NewServeMux()
 	for pattern, f := range map[string]func(*http.Request) (int, any){
 		"GET /api/v1/instance-types": func(*http.Request) (int, any) {
@@ -60,7 +62,7 @@ func newCloud(t *testing.T, w *world) *cloud {
 		"POST /api/v1/instance-operations/terminate": c.terminate,
 		"GET /api/v1/ssh-keys":                       func(*http.Request) (int, any) { return 200, c.keys },
 		"POST /api/v1/ssh-keys":                      c.addKey,
-		"DELETE /api/v1/ssh-keys/{id}":               func(*http.Request) (int, any) { return 200, map[string]any{} },
+		"DELETE /api/v1/ssh-keys/{id}":               c.deleteKey,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			status, body, h := c.do(pattern, f, r)
@@ -167,9 +169,29 @@ func (c *cloud) addKey(r *http.Request) (int, any) {
 	if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 		c.w.t.Error(err)
 	}
-	key := map[string]any{"id": fmt.Sprintf("%032x", len(c.keys)+1), "name": in["name"], "public_key": in["public_key"]}
+	c.added++
+	key := map[string]any{"id": fmt.Sprintf("%032x", 1+c.added), "name": in["name"], "public_key": in["public_key"]}
 	c.keys = append(c.keys, key)
 	return 200, key
+}
+
+func (c *cloud) deleteKey(r *http.Request) (int, any) {
+	at := slices.IndexFunc(c.keys, func(k map[string]any) bool { return k["id"] == r.PathValue("id") })
+	if at < 0 {
+		return absent()
+	}
+	c.keys = slices.Delete(c.keys, at, at+1)
+	return 200, map[string]any{}
+}
+
+// onlyUsersKey waits until the account has the keys that it had at first.
+func (c *cloud) onlyUsersKey() {
+	c.w.t.Helper()
+	eventually(c.w.t, 30*time.Second, "the account has only its user's key", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return len(c.keys) == 1 && c.keys[0]["name"] == "users-own"
+	})
 }
 
 // launch makes a machine that lets the account's key in. It has an address at once and boots.
@@ -292,6 +314,9 @@ func TestCloud(t *testing.T) {
 	if c.launches != 2 {
 		t.Errorf("%d machines were launched for two runs", c.launches)
 	}
+	w.stopServer(syscall.SIGTERM) // keys are looked at with the account: at the start, and now and then
+	w.startServer()
+	c.onlyUsersKey()
 }
 
 // cloudJob is a task on the fleet of rented machines. They have no GPU here: a job that needs one
@@ -364,4 +389,5 @@ func TestCloudServerKilled(t *testing.T) {
 	if c.billed() != 0 || c.launches != 1 {
 		t.Errorf("%d machines are billed, %d were launched for one run", c.billed(), c.launches)
 	}
+	c.onlyUsersKey()
 }

@@ -17,6 +17,7 @@ func TestGang(t *testing.T) {
 	w := newWorld(t)
 	machines := w.startHosts(3, hostOptions{})
 	w.clusterOf("trio", machines, "")
+	keys := machines[0].keys()
 
 	for _, c := range []struct {
 		name string
@@ -40,6 +41,13 @@ func TestGang(t *testing.T) {
 			}
 		})
 	}
+	for _, m := range machines {
+		if got := m.keys(); got != keys {
+			t.Errorf("keys on a host:\n%s\nbefore the runs:\n%s", got, keys)
+		}
+	}
+	w.must("fleet", "delete", "trio", "-y")
+	noKeys(t, w, machines)
 }
 
 // own prints the address of the host whose network a container uses.

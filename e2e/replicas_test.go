@@ -59,9 +59,7 @@ func TestReplicas(t *testing.T) {
 		}
 	}
 	a.must("fleet", "delete", "boxes", "-y")
-	for _, m := range machines {
-		eventually(t, 60*time.Second, "no key of ours is left", func() bool { return m.out("cat", "/root/.ssh/authorized_keys") == a.publicKey+"\n" })
-	}
+	noKeys(t, a, machines)
 }
 
 // nextVersion is what the servers are upgraded to.

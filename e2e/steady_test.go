@@ -161,6 +161,20 @@ func noContainers(t *testing.T, machines []*machine) {
 	}
 }
 
+// noKeys waits until machines let nobody in but the user, as before there was a fleet.
+func noKeys(t *testing.T, w *world, machines []*machine) {
+	t.Helper()
+	for _, m := range machines {
+		eventually(t, 60*time.Second, "no key of ours is left on "+m.Addr, func() bool { return m.keys() == w.publicKey+"\n" })
+	}
+}
+
+// keys are those with which somebody may log in as root.
+func (m *machine) keys() string {
+	m.t.Helper()
+	return m.out("cat", "/root/.ssh/authorized_keys")
+}
+
 // startedOnce checks that no container was made twice on a machine.
 func startedOnce(t *testing.T, machines []*machine) {
 	t.Helper()
