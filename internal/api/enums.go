@@ -303,6 +303,22 @@ const (
 	EventTargetSecret   EventTargetType = "secret"
 )
 
+// Shown is the role for clients, as [RunStatus.Shown]. One that nobody knows is no admin's.
+func (r GlobalRole) Shown() GlobalRole {
+	if r == GlobalAdmin {
+		return r
+	}
+	return GlobalUser
+}
+
+// Shown is the role for clients, as [GlobalRole.Shown].
+func (r ProjectRole) Shown() ProjectRole {
+	if r == ProjectAdmin || r == ProjectManager {
+		return r
+	}
+	return ProjectUser
+}
+
 // BackendTypes are the backends that can be configured, in the order in which they are listed.
 func BackendTypes() []BackendType {
 	return []BackendType{"amddevcloud", "aws", "azure", "cloudrift", "crusoe", "datacrunch", "digitalocean", "gcp", "hotaisle",

@@ -58,6 +58,7 @@ func (s *Service) members(ctx context.Context, p Project) ([]api.Member, error) 
 		}
 		admin := u.Admin() || members[i].ProjectRole == api.ProjectAdmin
 		members[i].User = s.Users.View(u)
+		members[i].ProjectRole = members[i].ProjectRole.Shown()
 		members[i].Permissions = api.MemberPermissions{
 			CanManageSSHFleets: admin || s.Permissions.ManageSSHFleets,
 			CanManageSecrets:   admin || members[i].ProjectRole == api.ProjectManager && s.Permissions.ManagersSecrets,

@@ -118,7 +118,7 @@ func (s *Service) ByNameOrEmail(ctx context.Context, q store.Querier, name strin
 // View is the user as others see it.
 func (s *Service) View(u User) api.User {
 	v := api.User{
-		ID: u.ID, Username: u.Name, CreatedAt: api.OptTime(u.CreatedAt), GlobalRole: u.GlobalRole, Active: u.Active,
+		ID: u.ID, Username: u.Name, CreatedAt: api.OptTime(u.CreatedAt), GlobalRole: u.GlobalRole.Shown(), Active: u.Active,
 		Permissions: api.UserPermissions{CanCreateProjects: u.Admin() || s.CanCreateProjects}, SSHPublicKey: &u.PublicKey,
 	}
 	if u.Email != "" {
