@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/ncruces/go-sqlite3"
 	"golang.org/x/crypto/ssh"
 
 	"dstack/internal/backend/fake"
@@ -364,6 +365,10 @@ func (w *world) unlucky(what string) bool {
 	return true
 }
 
+// senseless begins what is said of a statement that SQLite does not understand: it names what is not there, or a
+// document is none.
+const senseless = "a statement makes no sense to the database"
+
 // ear hears from the log of a process when its engine has made a pass: a commit may lie
 // behind it.
 type ear struct {
@@ -385,6 +390,12 @@ func (e *ear) Handle(_ context.Context, r slog.Record) error {
 	if r.Level >= slog.LevelInfo || e.p.w.trace.verbose {
 		e.p.w.trace.log(r, e.attrs)
 	}
+	r.Attrs(func(a slog.Attr) bool {
+		if err, ok := a.Value.Any().(error); ok && errors.Is(err, sqlite3.ERROR) {
+			e.p.w.checks.violate("I0", senseless+": "+err.Error())
+		}
+		return true
+	})
 	switch {
 	case strings.HasPrefix(r.Message, "pass panicked"), strings.HasPrefix(r.Message, "handler failed"):
 		e.p.w.checks.violate("I0", r.Message+" "+attrsText(r, e.attrs))
