@@ -57,7 +57,7 @@ func TestDamagedRows(t *testing.T) {
 		"shards are gone":               `DELETE FROM shard WHERE id % 2 = 0`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) { damage(t, tp, edit, true) })
+			synctest.Test(t, func(t *testing.T) { damage(t, tp, edit, true, true) })
 		})
 	}
 }
@@ -112,7 +112,7 @@ func TestDamagedNumbers(t *testing.T) {
 	for _, edit := range edits {
 		t.Run(strings.TrimPrefix(edit, "UPDATE OR IGNORE "), func(t *testing.T) {
 			for _, restart := range []bool{false, true} {
-				synctest.Test(t, func(t *testing.T) { damage(t, tp, edit, restart) })
+				synctest.Test(t, func(t *testing.T) { damage(t, tp, edit, restart, true) })
 			}
 		})
 	}
@@ -168,7 +168,9 @@ func TestDamageIsTold(t *testing.T) {
 	}
 }
 
-func damage(t *testing.T, tp template, edit string, restart bool) {
+// damage makes an edit, which has to change something, under a running job and looks whether others get on and the
+// user can end everything; named says that the edit leaves names as they are, by which the user deletes.
+func damage(t *testing.T, tp template, edit string, restart, named bool) {
 	w := newWorld(t, 1, tp)
 	for _, name := range cloudNames {
 		w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second, Latency: 200 * time.Millisecond, Deletion: 3 * time.Second})
@@ -183,13 +185,17 @@ func damage(t *testing.T, tp template, edit string, restart bool) {
 	})
 	w.insist(func() int { return w.applyRun("victim", task, script{Run: 24 * time.Hour}) })
 	time.Sleep(2 * time.Minute)
+	w.fill()
 	if restart { // what it remembers would hide it
 		w.stop()
-		w.start().sql(edit)
+		w.start()
+	}
+	if w.current().sql(edit) == 0 {
+		t.Errorf("%s changes nothing", edit)
+	}
+	if restart {
 		w.stop()
 		w.start()
-	} else {
-		w.current().sql(edit)
 	}
 	time.Sleep(2 * time.Minute)
 
@@ -201,6 +207,9 @@ func damage(t *testing.T, tp template, edit string, restart bool) {
 		t.Errorf("another run did not get on: %q", w.texts(`SELECT name || ' is ' || status FROM run`))
 	}
 	w.endAll()
+	if refused := w.empty(); named && len(refused) > 0 {
+		t.Errorf("cannot be deleted: %q", refused)
+	}
 	time.Sleep(45 * time.Minute)
 	for _, m := range w.ours() {
 		t.Errorf("machine %s is left", m.key())
@@ -314,8 +323,11 @@ func (w *world) lists() {
 	var runs []api.Run
 	var fleets, own []api.Fleet
 	var instances []api.Instance
+	var users []api.User
+	var main api.Project
 	for path, out := range map[string]any{"runs/list": &runs, "fleets/list": &fleets, "instances/list": &instances, "project/main/fleets/list": &own,
-		"server/doctor": nil, "costs/get": nil, "volumes/list": nil, "events/list": nil, "projects/list": nil, "project/main/gateways/list": nil, "project/main/exports/list": nil} {
+		"server/doctor": nil, "costs/get": nil, "volumes/list": nil, "events/list": nil, "projects/list": nil, "project/main/gateways/list": nil, "project/main/exports/list": nil,
+		"users/list": &users, "projects/main/get": &main, "project/main/repos/list": nil, "project/main/secrets/list": nil, "users/public_keys/list": nil} {
 		if code := w.call(path, object{}, out); code != http.StatusOK {
 			w.t.Errorf("%s: %d", path, code)
 		}
@@ -344,6 +356,23 @@ func (w *world) lists() {
 		if i.Status != i.Status.Shown() {
 			w.t.Errorf("instance %s is %s", i.Name, i.Status)
 		}
+	}
+	for _, m := range main.Members {
+		users = append(users, m.User)
+		if m.ProjectRole != m.ProjectRole.Shown() {
+			w.t.Errorf("member %s is %s", m.User.Username, m.ProjectRole)
+		}
+	}
+	for _, u := range users {
+		if u.GlobalRole != u.GlobalRole.Shown() {
+			w.t.Errorf("user %s is %s", u.Username, u.GlobalRole)
+		}
+	}
+	for path, body := range map[string]object{ // may be refused
+		"users/get_user": {"username": "somebody"}, "project/main/repos/get": {"repo_id": "code", "include_creds": true}, "project/main/secrets/get": {"name": "TOKEN"},
+		"project/guests/imports/list": {}, "project/guests/fleets/list": {"include_imported": true}, "project/guests/backends/crusoe/config_info": {},
+	} {
+		w.call(path, body, nil)
 	}
 }
 
