@@ -25,7 +25,7 @@ type invariant struct {
 var always = []invariant{
 	{"I1", recordedFirst}, {"I2", noDoubleCreate}, {"I3", noFalseDeath}, {"I4", staleOwnersHarmless}, {"I6", occupancyIsAssignments},
 	{"I7", gangsAllOrNothing}, {"I8", outageKillsNoJob}, {"I10", noInversion}, {"I11", logsWhole}, {"I12", foreignUntouched},
-	{"I14", groupsRight}, {"I16", sharesRight}, {"I18", limitsKept}, {"I20", placesFit},
+	{"I14", groupsRight}, {"I16", sharesRight}, {"I18", limitsKept}, {"I20", placesFit}, {"I22", retriesRight},
 }
 
 // settled are the invariants of the time when the faults have stopped and everything had

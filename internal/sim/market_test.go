@@ -103,6 +103,7 @@ func (w *world) planPrices(rnd *rand.Rand, add plan) {
 	if len(w.markets) == 0 {
 		return
 	}
+	own := rand.New(rand.NewPCG(w.seed, 10)) // of what was added later: other things stay as they were
 	for n := range 1 + rnd.IntN(3) {
 		name := fmt.Sprintf("bid-%d", n)
 		// Between what is asked for at first and what that becomes.
@@ -112,8 +113,9 @@ func (w *world) planPrices(rnd *rand.Rand, add plan) {
 		}
 		c := object{"type": "task", "commands": []string{"work"}, "resources": resources, "max_price": limit, "env": object{"CLASS": fmt.Sprint(resources, limit)}}
 		if rnd.IntN(4) > 0 {
-			c["retry"] = object{"on_events": []string{"no-capacity", "interruption", "error"}, "duration": choose(rnd, "10m", "30m")}
+			c["retry"] = object{"on_events": retryEvents, "duration": choose(rnd, "10m", "30m")}
 		}
+		drawRetry(own, c)
 		w.limits[name] = limit
 		s := script{Pull: seconds(rnd, 0, 20), Run: seconds(rnd, 2, 240), Stop: seconds(rnd, 0, 10), Lines: rnd.IntN(12)}
 		at := time.Duration(rnd.Int64N(int64(chaosFor * 2 / 3)))

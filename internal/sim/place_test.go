@@ -10,10 +10,11 @@ import (
 type want struct {
 	nodes, gpus int
 	spot        string // the policy
+	retry       policy
 }
 
 func wantOf(config object) want {
-	w := want{nodes: 1, spot: "on-demand"}
+	w := want{nodes: 1, spot: "on-demand", retry: policyOf(config)}
 	if n, ok := config["nodes"].(int); ok {
 		w.nodes = n
 	}

@@ -100,6 +100,16 @@ func TestPlantedDefects(t *testing.T) {
 			p.sql(`CREATE TEMP TRIGGER plant AFTER DELETE ON main.assignment
 			       BEGIN DELETE FROM assignment WHERE job_id = (SELECT min(job_id) FROM assignment WHERE instance_id = OLD.instance_id); END`)
 		}},
+		// Whatever happens is an event of the policy of a run that has one.
+		"try again what was not asked for": {"I22", func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER INSERT ON main.job WHEN json_extract(NEW.data, '$.spec.retry') IS NOT NULL
+			       BEGIN UPDATE job SET data = json_set(data, '$.spec.retry.on_events', json('["no-capacity", "interruption", "error"]')) WHERE id = NEW.id; END`)
+		}},
+		// A policy loses its events but the first.
+		"do not try again what was asked for": {"I22", func(w *world, p *process) {
+			p.sql(`CREATE TEMP TRIGGER plant AFTER INSERT ON main.job WHEN json_extract(NEW.data, '$.spec.retry.on_events[1]') IS NOT NULL
+			       BEGIN UPDATE job SET data = json_set(data, '$.spec.retry.on_events', json_array(json_extract(data, '$.spec.retry.on_events[0]'))) WHERE id = NEW.id; END`)
+		}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(maxSeeds) {

@@ -286,13 +286,17 @@ func (w *world) planRemovals(rnd *rand.Rand, add plan) {
 }
 
 func (w *world) planRuns(rnd *rand.Rand, add plan) {
+	own := rand.New(rand.NewPCG(w.seed, 8)) // of what was added later: other things stay as they were
 	for n := range 1 + rnd.IntN(5) {
 		name := fmt.Sprintf("run-%d", n)
 		c, class := runConfig(rnd)
-		c["env"] = object{"CLASS": class}
+		events := drawRetry(own, c)
+		c["env"] = object{"CLASS": fmt.Sprint(class, events)}
 		exit := 0
 		if c["retry"] == nil {
 			exit = rnd.IntN(2) // one that is tried again for ever would never settle
+		} else if !slices.Contains(events, "error") {
+			exit = own.IntN(2)
 		}
 		c["priority"] = rnd.IntN(3) * 10
 		s := script{
@@ -334,7 +338,7 @@ func runConfig(rnd *rand.Rand) (c object, class string) {
 		class = "dev"
 	}
 	if rnd.IntN(4) > 0 {
-		c["retry"] = object{"on_events": []string{"no-capacity", "interruption", "error"}, "duration": choose(rnd, "10m", "30m", "2h")}
+		c["retry"] = object{"on_events": retryEvents, "duration": choose(rnd, "10m", "30m", "2h")}
 		class += " retried"
 	}
 	if rnd.IntN(6) == 0 {

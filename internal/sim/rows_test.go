@@ -54,6 +54,7 @@ type jobRow struct {
 	gpus                                             int    // of its place
 	spot                                             bool   // its place is of a spot instance
 	exit                                             string // its code, "" for none
+	had                                              bool   // a machine
 }
 
 func (j jobRow) finished() bool {
@@ -69,6 +70,7 @@ func (j jobRow) placed() bool { return j.status != "submitted" && !j.finished() 
 
 type runRow struct {
 	id, name, status string
+	reason           string // why it ended
 	priority         int
 	submitted        int64
 	version          int64
@@ -294,10 +296,10 @@ func (r *reader) allJobs(now *rows) error {
 			r.jobs[id] = jobRow{
 				id: id, run: row.ColumnText(0), status: row.ColumnText(1), instance: row.ColumnText(2), replica: row.ColumnInt(3), num: row.ColumnInt(4),
 				attempt: row.ColumnInt(5), version: row.ColumnInt64(6), reason: row.ColumnText(7), name: row.ColumnText(8), deployment: row.ColumnInt(9),
-				project: row.ColumnText(10), buyFrom: row.ColumnText(11), gpus: row.ColumnInt(12), spot: row.ColumnBool(13), exit: row.ColumnText(14), since: row.ColumnInt64(15),
+				project: row.ColumnText(10), buyFrom: row.ColumnText(11), gpus: row.ColumnInt(12), spot: row.ColumnBool(13), exit: row.ColumnText(14), since: row.ColumnInt64(15), had: row.ColumnBool(16),
 			}
 		}, `SELECT run_id, status, instance_id, replica_num, job_num, submission_num, version, json_extract(data, '$.reason'), json_extract(data, '$.spec.job_name'), json_extract(data, '$.deployment'), project_id, json_extract(data, '$.buy_from'),
-			json_array_length(data, '$.runtime.offer.instance.resources.gpus'), json_extract(data, '$.runtime.offer.instance.resources.spot'), json_extract(data, '$.exit'), submitted_at
+			json_array_length(data, '$.runtime.offer.instance.resources.gpus'), json_extract(data, '$.runtime.offer.instance.resources.spot'), json_extract(data, '$.exit'), submitted_at, json_extract(data, '$.provisioning') IS NOT NULL
 			FROM job WHERE id = ?`, id)
 		if err != nil {
 			return err
@@ -314,7 +316,7 @@ func (r *reader) allRuns(now *rows) error {
 	err := r.each(func(row *sqlite3.Stmt) {
 		v := runRow{id: row.ColumnText(0), status: row.ColumnText(1), priority: row.ColumnInt(2), version: row.ColumnInt64(3)}
 		known, ok := r.runs[v.id]
-		v.name, v.submitted, v.class, v.deployment = known.name, known.submitted, known.class, known.deployment
+		v.name, v.submitted, v.class, v.deployment, v.reason = known.name, known.submitted, known.class, known.deployment, known.reason
 		now.runs[v.id] = v
 		if !ok || v.version != known.version {
 			fresh = append(fresh, v.id)
@@ -326,8 +328,8 @@ func (r *reader) allRuns(now *rows) error {
 	for _, id := range fresh {
 		v := now.runs[id]
 		err := r.each(func(row *sqlite3.Stmt) {
-			v.name, v.submitted, v.class, v.deployment = row.ColumnText(0), row.ColumnInt64(1), row.ColumnText(2), row.ColumnInt(3)
-		}, `SELECT name, submitted_at, json_extract(data, '$.spec.configuration.env.CLASS'), json_extract(data, '$.deployment') FROM run WHERE id = ?`, id)
+			v.name, v.submitted, v.class, v.deployment, v.reason = row.ColumnText(0), row.ColumnInt64(1), row.ColumnText(2), row.ColumnInt(3), row.ColumnText(4)
+		}, `SELECT name, submitted_at, json_extract(data, '$.spec.configuration.env.CLASS'), json_extract(data, '$.deployment'), json_extract(data, '$.reason') FROM run WHERE id = ?`, id)
 		if err != nil {
 			return err
 		}

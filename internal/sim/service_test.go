@@ -34,7 +34,7 @@ func (w *world) planServices(rnd *rand.Rand, add plan) {
 	s := script{Serves: true, Ready: seconds(rnd, 0, 30), Pull: seconds(rnd, 0, 20), Run: 24 * time.Hour, Stop: seconds(rnd, 0, 10), Fails: choose(rnd, 0, 0, 1)}
 	c := object{
 		"type": "service", "port": servicePort, "commands": []string{"serve"}, "resources": object{"cpu": "1..", "memory": "1GB..", "disk": nil},
-		"retry": object{"on_events": []string{"no-capacity", "interruption", "error"}, "duration": "4h"},
+		"retry": object{"on_events": retryEvents, "duration": "4h"},
 	}
 	least := 1 + rnd.IntN(2)
 	c["replicas"] = least

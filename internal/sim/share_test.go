@@ -47,9 +47,11 @@ func (w *world) planShares(rnd *rand.Rand, add plan) {
 			add(3*time.Minute, chaosFor, share)
 		}
 	}
+	own := rand.New(rand.NewPCG(w.seed, 9)) // of what was added later: other things stay as they were
 	for n := range 1 + rnd.IntN(4) {
 		name := fmt.Sprintf("guest-%d", n)
 		c, class := runConfig(rnd)
+		class = fmt.Sprint(class, drawRetry(own, c))
 		c["env"] = object{"CLASS": guests + " " + class}
 		if rnd.IntN(2) == 0 {
 			c["fleets"] = []string{"main/hosts"}
