@@ -154,7 +154,7 @@ func wait(d time.Duration) { <-time.After(d) }
 
 func agentKilled(t *testing.T, w *world, m *machine, fleet string) {
 	w.steadyOn("killed", fleet)
-	m.out("pkill", "-9", "-f", "[d]stack-agent shim")
+	m.signalAgent("KILL")
 	letGo(t, []*machine{m}, "killed") // while nobody watches
 	w.checkSteady("killed")
 }
@@ -209,26 +209,27 @@ func stopDuringPull(t *testing.T, w *world, m *machine, fleet string) {
 	}
 }
 
-// serverKilled kills the server while it plans, has an image pulled and follows a task, and
-// again while it places a task and stops one.
+// serverKilled kills the server while it has an image pulled and follows a task, when it has
+// stored a run and the client does not know that, and again while it gives a task to a host and
+// stops one.
 func serverKilled(t *testing.T, w *world, machines []*machine) {
 	r := newRegistry(t, w.key, machines[2])
 	w.steadyOn("runs", "box-0")
 	w.write("pulls.dstack.yml", "type: task\nname: pulls\nimage: "+slowImage+"\ncommands: [echo pulled; exit 3]\n"+on("box-2")+anyResources)
 	w.must("apply", "-y", "-d", "-f", "pulls.dstack.yml")
 	r.waitAsked(t)
-	w.writeSteady("plans", on("box-1"))
-	plans := w.start("apply", "-y", "-d", "-f", "plans.dstack.yml")
-	eventually(t, 10*time.Second, "the plan is asked for", func() bool { return strings.Contains(w.serverLog.String(), "/runs/get_plan") })
-	w.stopServer(syscall.SIGKILL)
-	w.startServer()
-	plans.wait()
-	if w.runStatus("plans") == "" { // it was not stored: what the user does then
-		w.must("apply", "-y", "-d", "-f", "plans.dstack.yml")
-	}
-	w.waitOutput("plans", "tick-3-")
-	letGo(t, machines, "plans")
-	w.checkSteady("plans")
+	w.writeSteady("submits", on("box-1"))
+	t.Run("AnswerLost", func(t *testing.T) {
+		w.through(t, front{path: "/runs/apply", answered: func() { w.stopServer(syscall.SIGKILL) }})
+		submits := w.run("apply", "-y", "-d", "-f", "submits.dstack.yml")
+		if submits.Code == 0 || !strings.Contains(submits.Err, "Failed to connect") {
+			t.Errorf("apply whose answer is lost ends with %d:\n%s", submits.Code, submits.both())
+		}
+		w.startServer()
+	})
+	w.waitOutput("submits", "tick-3-")
+	letGo(t, machines, "submits")
+	w.checkSteady("submits")
 	r.open()
 	w.waitStatus("pulls", "failed")
 	if got := w.exitStatus("pulls"); got != 3 {
@@ -241,10 +242,13 @@ func serverKilled(t *testing.T, w *world, machines []*machine) {
 	w.write("stops.dstack.yml", "type: task\nname: stops\nimage: job:1\ncommands:\n  - trap 'sleep 2; echo caught; exit 0' INT\n  - echo ready\n  - while true; do sleep 0.1; done\n"+on("box-2")+anyResources)
 	w.must("apply", "-y", "-d", "-f", "stops.dstack.yml")
 	w.waitOutput("stops", "ready")
+	machines[1].signalAgent("STOP") // takes what is sent, and does nothing yet
 	w.submitSteady("places", on("box-1"))
+	w.waitStatus("places", "provisioning")
 	w.must("stop", "-y", "stops")
 	w.stopServer(syscall.SIGKILL)
 	w.startServer()
+	machines[1].signalAgent("CONT")
 	if got := w.waitStatus("stops", "terminated", "done", "failed"); got != "terminated" {
 		t.Errorf("status %q of the run that was stopped, want terminated", got)
 	}
@@ -255,6 +259,12 @@ func serverKilled(t *testing.T, w *world, machines []*machine) {
 	letGo(t, machines, "places", "runs")
 	w.checkSteady("places")
 	w.checkSteady("runs")
+}
+
+// signalAgent sends a signal to the agent of a machine.
+func (m *machine) signalAgent(signal string) {
+	m.t.Helper()
+	m.out("pkill", "-"+signal, "-f", "[d]stack-agent shim")
 }
 
 // serverAway leaves the hosts alone for an outage's worth of output, and tasks that end.
