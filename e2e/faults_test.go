@@ -47,9 +47,9 @@ func TestFaults(t *testing.T) {
 
 	t.Run("Hosts", func(t *testing.T) { // at the same time, one after the other on each
 		for i, tests := range [][]hostFault{
-			{{"ShortCut", shortlyCut}, {"AgentKilled", agentKilled}, {"DockerRestarts", dockerRestarts}},
+			{{"ShortCut", shortlyCut}, {"AgentKilled", agentKilled}, {"DockerRestarts", dockerRestarts}, {"DockerKilled", dockerKilled}},
 			{{"LongCut", longCut}},
-			{{"DiskFull", diskFull}, {"StopDuringPull", stopDuringPull}},
+			{{"DiskFull", diskFull}, {"StopDuringPull", stopDuringPull}, {"DockerDiskFull", dockerDiskFull}, {"DockerKilledLive", dockerKilledLive}},
 		} {
 			t.Run(fmt.Sprintf("box-%d", i), func(t *testing.T) {
 				t.Parallel()
@@ -161,24 +161,60 @@ func agentKilled(t *testing.T, w *world, m *machine, fleet string) {
 
 // dockerRestarts ends the engine as an upgrade of its package does: containers end with it.
 func dockerRestarts(t *testing.T, w *world, m *machine, fleet string) {
-	w.steadyOn("engine", fleet)
-	m.out("sh", "-c", "pkill -x dockerd; while pgrep -x dockerd >/dev/null; do sleep 0.1; done; rm -f /var/run/docker.pid")
-	if err := m.run("sh", "-c", "dockerd --iptables=true >>/var/log/dockerd.log 2>&1 &"); err != nil {
-		t.Fatal(err)
-	}
-	eventually(t, 30*time.Second, "Docker on the host answers", func() bool { return m.run("docker", "info") == nil })
-	if got := w.waitStatus("engine", "failed", "done", "terminated"); got != "failed" {
+	containersLost(t, w, m, fleet, "engine", "TERM")
+}
+
+// dockerKilled kills the engine. Containers go on until there is one again, which ends them.
+func dockerKilled(t *testing.T, w *world, m *machine, fleet string) {
+	containersLost(t, w, m, fleet, "no-engine", "KILL")
+}
+
+// containersLost ends the engine with a signal and starts it again.
+func containersLost(t *testing.T, w *world, m *machine, fleet, name, signal string) {
+	w.steadyOn(name, fleet)
+	m.endDocker(signal)
+	m.startDocker()
+	if got := w.waitStatus(name, "failed", "done", "terminated"); got != "failed" {
 		t.Errorf("status %q of a run whose container was ended, want failed", got)
 	}
-	if why := w.must("event", "--within-run", "engine").Out; !strings.Contains(why, "CONTAINER_EXITED_WITH_ERROR") {
+	if why := w.must("event", "--within-run", name).Out; !strings.Contains(why, "CONTAINER_EXITED_WITH_ERROR") {
 		t.Errorf("it did not fail as one that is retried where errors are:\n%s", why)
 	}
-	if logs := w.must("logs", "engine").Out; !strings.Contains(logs, "tick-3-") {
+	if logs := w.must("logs", name).Out; !strings.Contains(logs, "tick-3-") {
 		t.Errorf("the log is gone:\n%s", logs)
 	}
-	w.steadyOn("after-engine", fleet)
-	letGo(t, []*machine{m}, "after-engine")
-	w.checkSteady("after-engine")
+	w.steadyOn("after-"+name, fleet)
+	letGo(t, []*machine{m}, "after-"+name)
+	w.checkSteady("after-" + name)
+}
+
+// dockerKilledLive kills an engine that leaves containers alone when it starts: they have missed
+// nothing, and one has ended meanwhile.
+func dockerKilledLive(t *testing.T, w *world, m *machine, fleet string) {
+	m.endDocker("TERM")
+	m.startDocker("--live-restore")
+	w.steadyOn("live", fleet)
+	m.endDocker("KILL")
+	wait(3 * time.Second) // the agent has noticed
+	m.startDocker("--live-restore")
+	letGo(t, []*machine{m}, "live")
+	w.checkSteady("live")
+	noContainers(t, []*machine{m})
+	m.endDocker("TERM")
+	m.startDocker()
+}
+
+func (m *machine) endDocker(signal string) {
+	m.t.Helper()
+	m.out("sh", "-c", "pkill -"+signal+" -x dockerd; while pgrep -x dockerd >/dev/null; do sleep 0.1; done; rm -f /var/run/docker.pid")
+}
+
+func (m *machine) startDocker(flags ...string) {
+	m.t.Helper()
+	if err := m.run("sh", "-c", "dockerd --iptables=true "+strings.Join(flags, " ")+" >>/var/log/dockerd.log 2>&1 &"); err != nil {
+		m.t.Fatal(err)
+	}
+	eventually(m.t, 30*time.Second, "Docker on the host answers", func() bool { return m.run("docker", "info") == nil })
 }
 
 // diskFull fills the disk on which the agent keeps logs and states. What the task prints
@@ -193,6 +229,53 @@ func diskFull(t *testing.T, w *world, m *machine, fleet string) {
 	m.out("rm", "/var/lib/dstack/fill")
 	letGo(t, []*machine{m}, "full")
 	w.checkSteady("full")
+}
+
+// fill fills a file system of a machine that lies in memory until room is called.
+func (m *machine) fill(dir string) (room func()) {
+	m.t.Helper()
+	m.out("mount", "-o", "remount,size=64m", dir)
+	if err := m.run("sh", "-c", "cat /dev/zero >"+dir+"/fill"); err == nil {
+		m.t.Error("the disk is not full")
+	}
+	return func() {
+		m.t.Helper()
+		m.out("rm", dir+"/fill")
+		m.out("mount", "-o", "remount,size=4g", dir)
+	}
+}
+
+// dockerDiskFull fills Docker's disk while an image is pulled, and before a container is made.
+// Both runs say so, and leave nothing that is in the way of the next.
+func dockerDiskFull(t *testing.T, w *world, m *machine, fleet string) {
+	r := newRegistry(t, w.key, m)
+	w.write("big.dstack.yml", "type: task\nname: big\nimage: "+slowImage+"\ncommands: [echo pulled]\n"+on(fleet)+anyResources)
+	w.must("apply", "-y", "-d", "-f", "big.dstack.yml")
+	r.waitAsked(t)
+	room := m.fill("/var/lib/docker")
+	r.open()
+	noSpace(t, w, "big")
+	w.submitSteady("made", on(fleet))
+	noSpace(t, w, "made")
+	noContainers(t, []*machine{m})
+	room()
+	w.must("apply", "-y", "-d", "-f", "big.dstack.yml")
+	w.waitStatus("big", "done")
+	m.out("docker", "rmi", "-f", slowImage) // others pull it
+	w.steadyOn("made", fleet)
+	letGo(t, []*machine{m}, "made")
+	w.checkSteady("made")
+}
+
+// noSpace waits until a run has failed and checks that it says why.
+func noSpace(t *testing.T, w *world, name string) {
+	t.Helper()
+	if got := w.waitStatus(name, "failed", "done", "terminated"); got != "failed" {
+		t.Errorf("status %q of %s on a full disk, want failed", got, name)
+	}
+	if why := w.must("event", "--within-run", name).Out; !strings.Contains(why, "no space left on device") {
+		t.Errorf("the events of %s do not say that the disk is full:\n%s", name, why)
+	}
 }
 
 // stopDuringPull stops a run whose image comes slowly: it does not wait for that.

@@ -28,7 +28,7 @@ import (
 var hostFlags = []string{
 	"--cap-add", "ALL", "--cap-drop", "SYS_RESOURCE",
 	"--security-opt", "seccomp=unconfined", "--security-opt", "apparmor=unconfined", "--security-opt", "systempaths=unconfined",
-	"--device-cgroup-rule", "a *:* rwm", "-v", "/sys/fs/cgroup:/sys/fs/cgroup", "-v", "/var/lib/docker",
+	"--device-cgroup-rule", "a *:* rwm", "-v", "/sys/fs/cgroup:/sys/fs/cgroup",
 }
 
 // network is a Docker network of this process. On the engine's own bridge, what another
@@ -73,7 +73,7 @@ type hostOptions struct {
 	NoDocker  bool
 	NoImages  bool
 	Reboots   bool   // /run is empty after a restart, as on a machine
-	SmallDisk bool   // a file system in memory for the agent, which can be made small
+	SmallDisk bool   // file systems in memory for the agent and for Docker, which can be made small
 	Key       string // who may log in, "" for w's
 }
 
@@ -108,7 +108,9 @@ func (w *world) startHost(o hostOptions) *machine {
 		args = append(args, "--tmpfs", "/run:exec")
 	}
 	if o.SmallDisk {
-		args = append(args, "--tmpfs", "/var/lib/dstack:size=2g,exec")
+		args = append(args, "--tmpfs", "/var/lib/dstack:size=2g,exec", "--tmpfs", "/var/lib/docker:size=4g,exec")
+	} else {
+		args = append(args, "-v", "/var/lib/docker")
 	}
 	args = append(args, hostFlags...)
 	id := strings.TrimSpace(docker(w.t, append(args, "dstack-e2e-host:"+tag(w.t))...))
