@@ -33,26 +33,26 @@ const (
 func (t *task) acquire(ctx context.Context) ([]agentapi.GPU, error) {
 	s := t.shim
 	log := s.Log.With("task", t.spec.ID)
-	var waited time.Duration
+	began, waits := time.Now(), false // looks count as well: each may take minutes
 	for pause := firstPause; ; pause = min(2*pause, mostGPUPause) {
 		if t.spec.GPUs != 0 && s.lacksGPUs() {
 			s.look(ctx)
 		}
 		gpus, err := s.gpus.Acquire(t.spec.ID, t.spec.GPUs)
-		if err == nil && waited > 0 {
-			log.Info("the GPUs of a task are there", "waited", waited)
+		if err == nil && waits {
+			log.Info("the GPUs of a task are there", "waited", time.Since(began))
 			t.note("the GPUs are there")
 		}
-		if err == nil || waited >= gpuPatience || ctx.Err() != nil {
+		if err == nil || time.Since(began) >= gpuPatience || ctx.Err() != nil {
 			return gpus, err
 		}
-		if waited == 0 {
+		if !waits {
+			waits = true
 			log.Warn("GPUs are waited for", "err", err)
 			t.note("GPUs are waited for", "err", err)
 		}
 		select {
 		case <-time.After(pause):
-			waited += pause
 		case <-ctx.Done():
 		}
 	}

@@ -339,6 +339,28 @@ func TestAcquire(t *testing.T) {
 	}
 }
 
+// The time that looks take counts: a tool that hangs until it is killed takes minutes each time.
+func TestAcquireWhileLooksAreSlow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &rack{ids: []string{"a"}, fault: "b is lost"}
+		s := r.started(t)
+		s.Home = t.TempDir()
+		const look = 2 * time.Minute
+		s.Detect = func(ctx context.Context) gpu.Found {
+			<-time.After(look)
+			return r.detect(ctx)
+		}
+		<-time.After(justLooked)
+		began := time.Now()
+		if _, err := s.newTask(agentapi.TaskSpec{ID: "me", GPUs: 2}).acquire(t.Context()); err == nil {
+			t.Error("it got more than there are")
+		}
+		if took := time.Since(began); took < gpuPatience || took > gpuPatience+look+mostGPUPause {
+			t.Errorf("it waited for %v, want %v", took, gpuPatience)
+		}
+	})
+}
+
 // One that fell off is given to one job, which cannot start, and not to the next.
 func TestGPUThatFellOff(t *testing.T) {
 	t.Parallel() // it waits
