@@ -34,9 +34,16 @@ func seconds(rnd *rand.Rand, from, to int) time.Duration {
 // idsFrom takes ids from the seed until the test ends: a failure has the same ids again, and
 // what follows from them, like the jitter of passes. For that, the worlds of one process run
 // one after the other.
-func idsFrom(t *testing.T, seed uint64) {
+func idsFrom(t *testing.T, seed uint64) *rand.ChaCha8 {
 	t.Helper()
-	uuid.SetRand(rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%032d", seed))))
+	source := rand.NewChaCha8([32]byte(fmt.Appendf(nil, "%032d", seed)))
+	takeIDs(t, source)
+	return source
+}
+
+func takeIDs(t *testing.T, source *rand.ChaCha8) {
+	t.Helper()
+	uuid.SetRand(source)
 	t.Cleanup(func() { uuid.SetRand(nil) })
 }
 

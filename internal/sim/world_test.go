@@ -86,10 +86,31 @@ type template struct {
 // cloudNames are the backends of every world: names that the configuration knows.
 var cloudNames = []string{"crusoe", "nebius"}
 
+// made is the template of all tests of the process, and its source of ids as it was in the end.
+var made struct {
+	sync.Once
+	template
+	ids rand.ChaCha8
+}
+
+// newTemplate returns the template. The test goes on with the ids that come after those in it.
 func newTemplate(t *testing.T) template {
 	t.Helper()
-	idsFrom(t, 0) // of project, user and server: the same for every process
-	var tp template
+	made.Do(func() {
+		ids := idsFrom(t, 0) // of project, user and server: the same for every process
+		made.template = makeTemplate(t)
+		made.ids = *ids
+	})
+	if made.db == nil {
+		t.Fatal("an earlier test could not make the template")
+	}
+	ids := made.ids
+	takeIDs(t, &ids)
+	return made.template
+}
+
+func makeTemplate(t *testing.T) (tp template) {
+	t.Helper()
 	pair, err := sshkey.Generate("sim")
 	if err != nil {
 		t.Fatal(err)
