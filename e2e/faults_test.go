@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -49,7 +50,7 @@ func TestFaults(t *testing.T) {
 		for i, tests := range [][]hostFault{
 			{{"ShortCut", shortlyCut}, {"AgentKilled", agentKilled}, {"DockerRestarts", dockerRestarts}, {"DockerKilled", dockerKilled}},
 			{{"LongCut", longCut}},
-			{{"DiskFull", diskFull}, {"StopDuringPull", stopDuringPull}, {"DockerDiskFull", dockerDiskFull}, {"DockerKilledLive", dockerKilledLive}},
+			{{"DiskFull", diskFull}, {"StopDuringPull", stopDuringPull}, {"AgentDiskFull", agentDiskFull}, {"DockerDiskFull", dockerDiskFull}, {"DockerKilledLive", dockerKilledLive}},
 		} {
 			t.Run(fmt.Sprintf("box-%d", i), func(t *testing.T) {
 				t.Parallel()
@@ -229,6 +230,22 @@ func diskFull(t *testing.T, w *world, m *machine, fleet string) {
 	m.out("rm", "/var/lib/dstack/fill")
 	letGo(t, []*machine{m}, "full")
 	w.checkSteady("full")
+}
+
+var noRoomForJob = regexp.MustCompile(`msg="pass failed" kind=job .*no space left on device`)
+
+// agentDiskFull fills the disk of the agent before it gets a task: the task waits for room.
+func agentDiskFull(t *testing.T, w *world, m *machine, fleet string) {
+	room := m.fill("/var/lib/dstack")
+	w.submitSteady("sent", on(fleet))
+	eventually(t, 30*time.Second, "the task cannot be given to the host", func() bool { return noRoomForJob.MatchString(w.serverLog.String()) })
+	if got := w.runStatus("sent"); got != "provisioning" {
+		t.Errorf("status %q of a run whose host has no room for it, want provisioning", got)
+	}
+	room()
+	w.waitOutput("sent", "tick-3-")
+	letGo(t, []*machine{m}, "sent")
+	w.checkSteady("sent")
 }
 
 // fill fills a file system of a machine that lies in memory until room is called.
