@@ -105,8 +105,13 @@ func bootBy(j Job, inst instance.Instance) time.Time {
 // with. On a machine that was just made their driver may come up after the agent; a container that began before would
 // never see them.
 func lacksGPUs(j Job, inst *instance.Instance) bool {
+	return inst.Data.LostGPUs > 0 && !j.Data.Sent && needsGPUs(j)
+}
+
+// needsGPUs says that a job cannot do without accelerators.
+func needsGPUs(j Job) bool {
 	gpu := j.Data.Spec.Requirements.Resources.GPU
-	return inst.Data.LostGPUs > 0 && !j.Data.Sent && gpu != nil && gpu.Count.Min != nil && *gpu.Count.Min > 0
+	return gpu != nil && gpu.Count.Min != nil && *gpu.Count.Min > 0
 }
 
 // JobDecision is what should happen to a job now.

@@ -163,7 +163,7 @@ func gpusOf(j Job, host *instance.Instance) int {
 	if share := j.Data.Runtime.GPU; share != nil {
 		return *share
 	}
-	if gpu := j.Data.Spec.Requirements.Resources.GPU; gpu == nil || gpu.Count.Min == nil || *gpu.Count.Min <= 0 {
+	if !needsGPUs(j) {
 		return -1
 	}
 	return host.AllGPUs()
