@@ -5,11 +5,13 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // layers goes from top to bottom; a package may import those of the lines below its own, and what is in its
@@ -94,6 +96,24 @@ func TestLayers(t *testing.T) {
 	for folder := range at {
 		if !found[folder] {
 			t.Errorf("layers have %s, which has no code", folder)
+		}
+	}
+}
+
+// The map for newcomers names every package.
+func TestMap(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "..", "CONTRIBUTING.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, chapter, _ := strings.Cut(string(data), "## Map")
+	chapter, _, _ = strings.Cut(chapter, "## ")
+	named := strings.FieldsFunc(chapter, func(r rune) bool { return !unicode.IsLetter(r) && !unicode.IsDigit(r) })
+	for _, line := range layers {
+		for _, folder := range line {
+			if !slices.Contains(named, folder) {
+				t.Errorf("the map of CONTRIBUTING.md does not have %s", folder)
+			}
 		}
 	}
 }
