@@ -53,16 +53,14 @@ func (s *Service) Awaited(ctx context.Context, inst instance.Instance) (bool, er
 		if o != &inst && !left {
 			continue
 		}
-		free := *o
-		free.Status, free.Blocks = api.InstanceIdle, max(1, o.Blocks) // how many is known when it is up
-		if h := host(&free, nil); h != nil {
+		if h := whenUp(o); h != nil {
 			up = append(up, h)
 		}
 	}
 	supply.Hosts = append(slices.DeleteFunc(slices.Clone(supply.Hosts), func(h *scheduler.Host) bool {
 		return slices.ContainsFunc(up, func(o *scheduler.Host) bool { return o.ID == h.ID })
 	}), up...)
-	supply.Stock = nil // that of the hosts as they are
+	supply.Stock, supply.Coming = nil, nil // those of the hosts as they are
 	return slices.ContainsFunc(scheduler.Place(asks, supply), func(v scheduler.Verdict) bool {
 		return slices.ContainsFunc(v.Nodes, func(n scheduler.Node) bool { return n.Host == inst.ID })
 	}), nil

@@ -29,6 +29,7 @@ type fleetHosts struct {
 	made []*scheduler.Host    // of each, nil for those that jobs can never see
 	list []*scheduler.Host    // the others
 	live int                  // instances that count for the fleet's size
+	up   []*scheduler.Host    // those that boot and have no job any more, as they will be
 	at   *api.InstanceOffer   // of the first of them that has one: where a cluster is; nil for none
 	// given are when the machines were there that exist, by what they were asked for as.
 	given map[offer.Key][]time.Time
@@ -101,6 +102,11 @@ func (c *hostCache) of(fleetID string, list []*instance.Instance) fleetHosts {
 			now.list = append(now.list, h)
 			if len(kinds) < maxKinds && !slices.ContainsFunc(kinds, func(k *scheduler.Host) bool { return k.Key == h.Key }) {
 				kinds = append(kinds, h)
+			}
+		}
+		if jobless(inst) {
+			if h := whenUp(inst); h != nil {
+				now.up = append(now.up, h)
 			}
 		}
 		if inst.Live() {
@@ -187,6 +193,24 @@ func host(inst *instance.Instance, others []*scheduler.Host) *scheduler.Host {
 	if inst.SSHHost != "" {
 		name, _, _ := strings.Cut(inst.SSHHost, ":")
 		h.Hostnames = append(h.Hostnames, name)
+	}
+	return h
+}
+
+// jobless says that an instance boots without the job that it was made for, which is over, and may be idle: it is kept
+// for as long as a run waits that could use it.
+func jobless(inst *instance.Instance) bool {
+	return inst.Status == api.InstanceProvisioning && inst.Data.ForJob != "" && len(inst.Assignments) == 0 && inst.Data.IdleSeconds != 0 && inst.Data.Damage == ""
+}
+
+// whenUp is an instance that boots as the host that it will be, nil while too little is known of it. How many blocks
+// it has may be known only then.
+func whenUp(inst *instance.Instance) *scheduler.Host {
+	free := *inst
+	free.Status, free.Blocks = api.InstanceIdle, max(1, inst.Blocks)
+	h := host(&free, nil)
+	if h != nil {
+		h.UpBy = inst.Data.StartedAt.Add(instance.BootTimeout(*inst))
 	}
 	return h
 }

@@ -5,6 +5,7 @@ import (
 	"reflect"
 	"slices"
 	"testing"
+	"time"
 	"unique"
 
 	"github.com/google/go-cmp/cmp"
@@ -68,6 +69,40 @@ func TestHostCache(t *testing.T) {
 	}
 	if a, b, c := host(list[0], nil), host(&busier, nil), host(list[2], nil); a.Key != b.Key || a.Key == c.Key {
 		t.Error("the keys of hosts do not tell which are alike")
+	}
+}
+
+// A machine that boots is kept for others, once its job is over, if it may be idle, and up by the end of its time.
+func TestJoblessMachines(t *testing.T) {
+	now := time.Now()
+	booting := func(change func(*instance.Instance)) *instance.Instance {
+		i := &instance.Instance{ID: "i", FleetID: "f", Status: api.InstanceProvisioning}
+		i.Data.ForJob, i.Data.IdleSeconds, i.Data.StartedAt = "j", 300, now
+		i.Data.Provisioning = &api.JobProvisioningData{Backend: "aws", Region: "eu", Price: 1, InstanceType: api.InstanceType{Name: "m"}}
+		change(i)
+		return i
+	}
+	for name, tt := range map[string]struct {
+		change func(*instance.Instance)
+		want   bool
+	}{
+		"its job is over":      {func(*instance.Instance) {}, true},
+		"nothing is known yet": {func(i *instance.Instance) { i.Data.Provisioning = nil }, false},
+		"it has its job":       {func(i *instance.Instance) { i.Assignments = []instance.Assignment{{JobID: "j", Blocks: 1}} }, false},
+		"it may not be idle":   {func(i *instance.Instance) { i.Data.IdleSeconds = 0 }, false},
+		"it is for the fleet":  {func(i *instance.Instance) { i.Data.ForJob = "" }, false},
+		"it is up":             {func(i *instance.Instance) { i.Status = api.InstanceIdle }, false},
+		"its row is damaged":   {func(i *instance.Instance) { i.Data.Damage = "?" }, false},
+		"it is being ended":    {func(i *instance.Instance) { i.Status = api.InstanceTerminating }, false},
+	} {
+		var c hostCache
+		got := c.of("f", []*instance.Instance{booting(tt.change)}).up
+		if (len(got) == 1) != tt.want {
+			t.Errorf("%s: %d machines are counted on, want one: %v", name, len(got), tt.want)
+		}
+		if tt.want && (!got[0].Ready || got[0].Blocks != 1 || !got[0].UpBy.Equal(now.Add(10*time.Minute))) {
+			t.Errorf("%s: %+v, want one block that is ready within 10 minutes", name, got[0])
+		}
 	}
 }
 

@@ -184,6 +184,9 @@ func (s *Service) carryOut(ctx context.Context, it engine.Item, gangs []gang, ve
 				sooner(until)
 				sooner(now.Add(lookAgain))
 			}
+			if v.Awaits != nil {
+				sooner(v.UpBy)
+			}
 			for _, at := range []time.Time{g.asksFrom(), g.buyFrom()} {
 				if now.Before(at) && now.Before(g.buyFrom()) {
 					sooner(at)

@@ -26,6 +26,9 @@ func wish(g *gang) scheduler.Gang {
 	}
 	a.Key = key(a)
 	a.Run = g.run.Name
+	if !g.buyFrom().IsZero() {
+		a.AwaitsUntil = g.until()
+	}
 	return a
 }
 
@@ -114,6 +117,11 @@ func (s *Service) supply(ctx context.Context, projectID string) (scheduler.Suppl
 	for i, f := range fleets {
 		hosts[i] = s.hosts.of(f.ID, instances[f.ID])
 		live[f.ID], lists[i] = hosts[i].live, hosts[i].list
+		for _, h := range hosts[i].up {
+			if time.Now().Before(h.UpBy) {
+				out.Coming = append(out.Coming, h)
+			}
+		}
 	}
 	all := s.hosts.stock(projectID, lists)
 	out.Hosts, out.Stock, out.Fleets = all.hosts, all.found, make([]scheduler.Fleet, 0, len(fleets))

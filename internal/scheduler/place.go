@@ -16,7 +16,7 @@ import (
 // who lacks that is open as well. Place changes nothing but its own copies.
 //
 // Those that providers refused do not ask again for a while. When one behind them is about to ask for
-// what they would have, the first of them asks too.
+// what they would have, the first of them asks too. One for which a machine boots that is no dearer waits for that.
 func Place(queue []Gang, s Supply) []Verdict {
 	p := newPlacer(s)
 	verdicts := make([]Verdict, len(queue))
@@ -32,6 +32,10 @@ func Place(queue []Gang, s Supply) []Verdict {
 	var asks []int // those that wait to ask again, the first of each kind
 	for i := range queue {
 		g := &queue[i]
+		if v, waits := p.await(g); waits {
+			verdicts[i] = v
+			continue
+		}
 		kind := alike{g.Key, g.BuyFrom.IsZero(), g.Asks}
 		if r, ok := refused[kind]; ok && g.Key != "" {
 			verdicts[i] = r.v.of(r.of, g)
@@ -46,6 +50,7 @@ func Place(queue []Gang, s Supply) []Verdict {
 		if v.Nodes != nil {
 			continue
 		}
+		p.leaveComing(g, v)
 		switch {
 		case v.Open:
 			p.keepAll(g)
@@ -80,6 +85,7 @@ type placer struct {
 	vain    map[attempt]bool      // see ahead
 	rooms   []keptRoom            // in the order of the queue
 	open    []bool                // fleets of which open gangs keep something
+	coming  *placer               // on the machines that boot alone, nil for none; see await
 }
 
 // jobOf is a job of a gang, in a fleet.
@@ -119,6 +125,9 @@ func newPlacer(s Supply) *placer {
 	}
 	for i := range s.Fleets {
 		p.room[i], p.inFleet[i] = s.Fleets[i].Room, s.Stock.of[s.Fleets[i].ID]
+	}
+	if len(s.Coming) > 0 {
+		p.coming = newPlacer(Supply{Fleets: s.Fleets, Hosts: s.Coming})
 	}
 	return p
 }

@@ -99,6 +99,11 @@ func told(verdicts []Verdict) string {
 		switch {
 		case v.Nodes != nil:
 			lines = append(lines, v.Gang+": "+strings.Join(nodes, " "))
+		case v.Awaits != nil:
+			for _, n := range v.Awaits {
+				nodes = append(nodes, n.Host)
+			}
+			lines = append(lines, v.Gang+": awaits "+strings.Join(nodes, " "))
 		case v.NoFleet:
 			lines = append(lines, v.Gang+": no fleet")
 		case v.Later:

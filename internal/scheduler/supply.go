@@ -32,6 +32,9 @@ type Gang struct {
 	// Asks says of such a gang that its last refusal is a while ago: it may have new instances of other
 	// offers, and asks with the first behind it that would have the same.
 	Asks bool
+	// AwaitsUntil says of one that was refused until when it may wait for a machine that boots instead of asking
+	// for another; the zero value for never.
+	AwaitsUntil time.Time
 	// Patient gangs wait for their turn: what they could use is kept from those behind them.
 	Patient bool
 	// Open says that it is not known yet what backends offer that the gang may use: it is placed on
@@ -72,6 +75,8 @@ type Host struct {
 	// Out says that it is not ready because something is wrong: it does not answer, or its GPUs
 	// have failed. Plans leave it out (lifecycle 7.6), while who waits for it may still get it.
 	Out bool
+	// UpBy says of one that boots by when it has booted, or never will.
+	UpBy time.Time
 }
 
 // Fleet is a group of hosts with limits for new ones.
@@ -93,6 +98,8 @@ type Supply struct {
 	Hosts  []*Host // by fleet and number; nobody changes them
 	// Stock is that of Hosts; nil has it made.
 	Stock *Stock
+	// Coming are machines that boot and are kept for those who wait, as they will be; by fleet and number.
+	Coming []*Host
 	// Offers are what backends could provide, in the order of [Sort].
 	Offers []api.InstanceOffer
 	// Index is that of Offers; nil has it made.
@@ -134,6 +141,10 @@ type Verdict struct {
 	Later, Open bool
 	// Grows says of one that comes later that a new instance would do as well, if somebody offered it.
 	Grows bool
+	// Awaits are the places on machines that boot which a gang waits for rather than asking for new ones, nil when
+	// it waits for none; UpBy is by when they are there, or never will be.
+	Awaits []Node
+	UpBy   time.Time
 	// Reasons are the sentences of Why, but for what may help.
 	Reasons []string
 }

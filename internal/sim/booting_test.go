@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"dstack/internal/api"
+	"dstack/internal/backend"
 	"dstack/internal/backend/fake"
 	"dstack/internal/offer"
 )
@@ -98,6 +100,75 @@ func TestBootingMachineOfAnEndedRun(t *testing.T) {
 						t.Error("a machine is left")
 					}
 				}
+				w.holds()
+			})
+		})
+	}
+}
+
+// TestBootingMachineIsWaitedFor has the cloud sell again what it refused to a run that waits for a machine which boots,
+// since its own run was stopped: the one machine is enough, unless it dies, or would come too late.
+func TestBootingMachineIsWaitedFor(t *testing.T) {
+	tp := newTemplate(t)
+	for name, tt := range map[string]struct {
+		dies     bool   // while it boots
+		patience string // of the run that waits
+		waits    bool
+		bought   int
+	}{
+		"it boots":             {patience: "3h", waits: true, bought: 1},
+		"it dies":              {dies: true, patience: "3h", waits: true, bought: 2},
+		"it would be too late": {patience: "8m", bought: 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, 1, tp)
+				c := fake.Config{Name: cloudNames[0], Boot: 7 * time.Minute, Deletion: 3 * time.Second}
+				for _, o := range fake.SomeOffers() {
+					if o.Instance == "gpu.one" && o.Region == "north" && !o.Resources.Spot {
+						c.Offers = append(c.Offers, o)
+					}
+				}
+				cloud := w.addCloud(c)
+				w.addCloud(fake.Config{Name: cloudNames[1]})
+				w.start()
+				defer w.end()
+				time.Sleep(time.Second)
+				w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 4}, "idle_duration": "1h"})
+				run := func(name, patience string) {
+					w.applyRun(name, object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": 1}, "idle_duration": "5m",
+						"retry": object{"on_events": []string{"no-capacity"}, "duration": patience}}, script{Run: 10 * time.Minute, Lines: 1})
+				}
+				run("first", "3h")
+				time.Sleep(30 * time.Second)
+				cloud.Inject(fake.Fault{Op: "Create", Before: backend.ErrNoCapacity})
+				run("second", tt.patience)
+				time.Sleep(30 * time.Second)
+				w.stopRun("first", false)
+				time.Sleep(5 * time.Second)
+				cloud.Heal()
+				time.Sleep(4 * time.Minute)
+				var second api.Run
+				w.call("project/main/runs/get", object{"run_name": "second"}, &second)
+				if wants := second.Waiting != nil && second.Waiting.Reason == "Waits until instance 'nodes-0' has booted"; wants != tt.waits {
+					t.Errorf("the second run waits for %+v, want that it waits for the machine: %v", second.Waiting, tt.waits)
+				}
+				if tt.dies {
+					for _, charge := range cloud.Invoice(w.serverID) {
+						cloud.Kill(charge.ID)
+					}
+				}
+				time.Sleep(12 * time.Minute)
+				if n := len(cloud.Invoice(w.serverID)); n != tt.bought {
+					t.Errorf("%d machines were bought, want %d", n, tt.bought)
+				}
+				w.call("project/main/runs/get", object{"run_name": "second"}, &second)
+				if second.Status != api.RunRunning && second.Status != api.RunDone {
+					t.Errorf("the second run is %s, want it to run", second.Status)
+				}
+				w.endAll()
+				time.Sleep(5 * time.Minute)
+				w.checks.check(over)
 				w.holds()
 			})
 		})
