@@ -174,3 +174,53 @@ func TestBootingMachineIsWaitedFor(t *testing.T) {
 		})
 	}
 }
+
+// TestBootingMachineIsForTheNext stops the run that waits for a machine which boots: the next in the queue waits for it
+// at once, and is told so.
+func TestBootingMachineIsForTheNext(t *testing.T) {
+	tp := newTemplate(t)
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, 1, tp)
+		cloud := w.addCloud(fake.Config{Name: cloudNames[0], Offers: fake.SomeOffers(), Boot: 7 * time.Minute, Deletion: 3 * time.Second})
+		w.addCloud(fake.Config{Name: cloudNames[1]})
+		w.start()
+		defer w.end()
+		time.Sleep(time.Second)
+		w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 4}, "idle_duration": "1h"})
+		run := func(name string) {
+			w.applyRun(name, object{"type": "task", "commands": []string{"work"}, "resources": object{"gpu": 1}, "idle_duration": "5m",
+				"retry": object{"on_events": []string{"no-capacity"}, "duration": "3h"}}, script{Run: 10 * time.Minute, Lines: 1})
+		}
+		waits := func(name string) bool {
+			var r api.Run
+			w.call("project/main/runs/get", object{"run_name": name}, &r)
+			return r.Waiting != nil && r.Waiting.Reason == "Waits until instance 'nodes-0' has booted"
+		}
+		run("first")
+		time.Sleep(30 * time.Second)
+		cloud.Inject(fake.Fault{Op: "Create", Before: backend.ErrNoCapacity})
+		run("second")
+		time.Sleep(2 * time.Second)
+		run("third")
+		time.Sleep(30 * time.Second)
+		w.stopRun("first", false)
+		time.Sleep(5 * time.Second)
+		if !waits("second") || waits("third") {
+			t.Errorf("the second run waits for the machine: %v, the third: %v; want the second", waits("second"), waits("third"))
+		}
+		w.stopRun("second", false)
+		time.Sleep(5 * time.Second)
+		if !waits("third") {
+			t.Error("the third run does not wait for the machine, which is left to it")
+		}
+		time.Sleep(10 * time.Minute)
+		var third api.Run
+		if w.call("project/main/runs/get", object{"run_name": "third"}, &third); third.Status != api.RunRunning {
+			t.Errorf("the third run is %s, want it to run", third.Status)
+		}
+		w.endAll()
+		time.Sleep(5 * time.Minute)
+		w.checks.check(over)
+		w.holds()
+	})
+}
