@@ -194,7 +194,7 @@ type process struct {
 
 	mu     sync.Mutex
 	dead   bool
-	cutOff bool     // no way to hosts: it was overtaken
+	cutOff bool     // no way to hosts, when it was overtaken
 	links  []func() // close its connections to hosts
 
 	// Defects that are planted.
@@ -317,18 +317,23 @@ func (w *world) restart(after time.Duration) {
 }
 
 // overtake starts a second server while the first still runs: it has the database and the
-// clouds, but no host hears of it any more. It returns the first.
+// clouds, and every other time its connections to hosts, as after a pause. It returns the first.
 func (w *world) overtake() *process {
 	time.Sleep(time.Second) // the first has its shards by now
 	old := w.current()
 	if !old.alive() {
 		return old
 	}
-	old.mu.Lock()
-	old.cutOff = true
-	old.mu.Unlock()
-	w.trace.add("server", fmt.Sprint(old.num), "overtaken")
-	w.closeLinks(old)
+	if w.dice("overtaken").IntN(2) == 0 {
+		w.trace.add("server", fmt.Sprint(old.num), "overtaken, and connected to its hosts")
+		w.count("overtaken server with hosts")
+	} else {
+		old.mu.Lock()
+		old.cutOff = true
+		old.mu.Unlock()
+		w.trace.add("server", fmt.Sprint(old.num), "overtaken")
+		w.closeLinks(old)
+	}
 	if old.unfenced {
 		old.sql(`CREATE TEMP TABLE shard AS SELECT * FROM main.shard`)
 	}
