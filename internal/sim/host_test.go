@@ -42,6 +42,7 @@ type agent struct {
 	most      int           // tasks that ran at a time, ever
 	gpus      int           // that its driver lists
 	made      int           // GPUs that a machine of a cloud was made with
+	older     bool          // its agent is of the version before, see TestOlderAgent
 }
 
 // task is a job on a host.

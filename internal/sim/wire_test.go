@@ -324,6 +324,9 @@ func (l *link) ack(a agentapi.Ack) {
 	if s == nil {
 		return
 	}
+	if l.h.older {
+		a.Except = nil
+	}
 	for len(s.sent) > 0 && s.sent[0].seq <= a.Seq {
 		if t := l.h.tasks[s.sent[0].task]; t != nil && !slices.Contains(a.Except, t.spec.ID) {
 			t.acked = max(t.acked, s.sent[0].offset)
