@@ -52,6 +52,9 @@ func TestOlderAgent(t *testing.T) {
 		}
 		time.Sleep(10 * time.Minute)
 		w.applyRun("calls", task("dstack", true), script{Run: time.Minute})
+		w.mu.Lock()
+		delete(w.wants, "calls") // the server ends its job, which I22 takes for no reason to fail
+		w.mu.Unlock()
 		time.Sleep(time.Minute)
 		if got := w.texts(`SELECT name || ' is ' || status FROM run ORDER BY name`); !slices.Equal(got, []string{"calls is failed", "held is done", "other is done", "stopped is terminated"}) {
 			t.Errorf("runs: %q", got)
