@@ -73,6 +73,7 @@ func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Cli
 		return time.Time{}, s.failJob(ctx, it, j, api.JobTerminatedByServer, noAccess)
 	}
 	d := JobDecision{Job: j}
+	d.Job.Data.Unsent = ""
 	d.to(api.JobPulling)
 	if t.State == agentapi.Terminated { // see Observe
 		return time.Time{}, s.commitJob(ctx, it, &d)

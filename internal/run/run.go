@@ -122,6 +122,8 @@ type JobData struct {
 	StoppingAt   time.Time                `json:"stopping_at,omitzero"`
 	// Sent says that the task was or may have been given to the host's agent.
 	Sent bool `json:"sent,omitempty"`
+	// Unsent is why the host's agent has not taken the task yet, "" when nothing is known.
+	Unsent string `json:"unsent,omitempty"`
 	// Abort asks for an end without grace.
 	Abort bool `json:"abort,omitempty"`
 	// WaitFrom is when the time began that the attempt may wait for capacity.

@@ -185,6 +185,13 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 			d.Job.Data.Sent = true
 			d.Changed = true
 		}
+		if was := d.Job.Data.Unsent; s.Problem != "" && s.Problem != was {
+			if was == "" {
+				d.Events = append(d.Events, "The job could not be given to its host yet, it is tried again. "+s.Problem)
+			}
+			d.Job.Data.Unsent = s.Problem
+			d.Changed = true
+		}
 		d.Effects = append(d.Effects, Send)
 		d.Again = now.Add(10 * time.Second)
 	case !now.Before(deadline):

@@ -2,6 +2,7 @@ package run
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -225,5 +226,23 @@ func TestStepJob(t *testing.T) {
 				t.Error("no time of the end")
 			}
 		})
+	}
+}
+
+// Why a host takes no task is stored once, and told once.
+func TestStepJobUnsent(t *testing.T) {
+	s := placed(api.JobProvisioning)
+	s.Job.Data.Sent, s.Failed, s.Problem = true, 1, "no space left on device"
+	d := StepJob(at(time.Second), s)
+	if len(d.Events) != 1 || !strings.Contains(d.Events[0], s.Problem) || d.Job.Data.Unsent != s.Problem || !d.Changed || !slices.Equal(d.Effects, []Effect{Send}) {
+		t.Errorf("the first time: %+v", d)
+	}
+	s.Job = d.Job
+	if d := StepJob(at(2*time.Second), s); d.Changed || len(d.Events) > 0 {
+		t.Errorf("again: %+v", d)
+	}
+	s.Problem = "read-only file system"
+	if d := StepJob(at(3*time.Second), s); !d.Changed || len(d.Events) > 0 || d.Job.Data.Unsent != s.Problem {
+		t.Errorf("another reason: %+v", d)
 	}
 }

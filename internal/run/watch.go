@@ -1,6 +1,7 @@
 package run
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"sync"
@@ -124,7 +125,7 @@ func (s *Service) booting(ctx context.Context, q store.Querier, runID string) (s
 		if err != nil {
 			return "", err
 		}
-		if text := problem(j, &inst); text != "" {
+		if text := cmp.Or(problem(j, &inst), j.Data.Unsent); text != "" {
 			return inst.Name + ": " + text, nil
 		}
 	}
