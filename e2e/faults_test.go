@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"syscall"
 	"testing"
@@ -232,13 +231,13 @@ func diskFull(t *testing.T, w *world, m *machine, fleet string) {
 	w.checkSteady("full")
 }
 
-var noRoomForJob = regexp.MustCompile(`msg="pass failed" kind=job .*no space left on device`)
-
-// agentDiskFull fills the disk of the agent before it gets a task: the task waits for room.
+// agentDiskFull fills the disk of the agent before it gets a task: the task waits for room, and its run says so.
 func agentDiskFull(t *testing.T, w *world, m *machine, fleet string) {
 	room := m.fill("/var/lib/dstack")
 	w.submitSteady("sent", on(fleet))
-	eventually(t, 30*time.Second, "the task cannot be given to the host", func() bool { return noRoomForJob.MatchString(w.serverLog.String()) })
+	eventually(t, 30*time.Second, "the run says that its host has no room", func() bool {
+		return strings.Contains(w.must("event", "--within-run", "sent").Out, "no space left on device")
+	})
 	if got := w.runStatus("sent"); got != "provisioning" {
 		t.Errorf("status %q of a run whose host has no room for it, want provisioning", got)
 	}
