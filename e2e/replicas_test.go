@@ -6,10 +6,15 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
+	"log"
 	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
+	"path"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -29,10 +34,13 @@ const takeover = 30 * time.Second
 const sharing = 45 * time.Second
 
 // TestReplicas runs two servers on one PostgreSQL. They share the work; one of them is killed,
-// frozen, cut from the database and replaced by another version, while tasks run.
+// frozen, cut from the database and replaced by another version, while tasks run, and while a cloud
+// makes a machine for it.
 func TestReplicas(t *testing.T) {
 	t.Parallel() // with TestFaults: both mostly wait
-	a, b, port := newReplicas(t)
+	r := prepareReplicas(t)
+	cloud := r.rent(t)
+	a, b := r.start(t)
 	worlds := []*world{a, b}
 	machines := a.startHosts(3, hostOptions{NoImages: true})
 	loadJobImage(t, machines)
@@ -46,7 +54,12 @@ func TestReplicas(t *testing.T) {
 		{"Share", replicasShare},
 		{"Killed", replicaKilled},
 		{"Frozen", replicaFrozen},
-		{"Cut", func(t *testing.T, a, b *world, machines []*machine) { replicaCut(t, a, b, machines, port) }},
+		{"Cut", func(t *testing.T, a, b *world, machines []*machine) { replicaCut(t, a, b, machines, r.ports[b]) }},
+		{"RentedByKilled", func(t *testing.T, a, b *world, _ []*machine) { replicaRents(t, a, b, cloud, killed) }},
+		{"RentedByFrozen", func(t *testing.T, a, b *world, _ []*machine) { replicaRents(t, a, b, cloud, frozen) }},
+		{"RentedByCut", func(t *testing.T, a, b *world, _ []*machine) {
+			replicaRents(t, a, b, cloud, func(w *world) (heal func()) { return cut(t, r.ports[w]) })
+		}},
 		{"Upgrade", func(t *testing.T, a, b *world, machines []*machine) { replicasUpgraded(t, a, b, machines, next) }},
 	} {
 		passed := within(t, c.name, worlds, machines, func(t *testing.T) {
@@ -65,11 +78,10 @@ func TestReplicas(t *testing.T) {
 // nextVersion is what the servers are upgraded to.
 const nextVersion = "v999.0.0"
 
-// replicasConfig has no backends, so that every job goes to the hosts, and the key that all
-// servers of a database share.
+// replicasConfig has the key that all servers of a database share.
 const replicasConfig = `projects:
   - name: main
-    backends: []
+    backends: %s
 encryption:
   keys:
     - type: aes
@@ -77,29 +89,172 @@ encryption:
       secret: 5oPsdnStIvwPT3WYjtpvlm5eRDnoM2fNhxlBMQ0T3JE=
 `
 
-// newReplicas starts two servers on an empty database. The second reaches it through a port of its own.
-func newReplicas(t *testing.T) (a, b *world, port string) {
+// replicas are two servers on one database. Each reaches it through a port of its own.
+type replicas struct {
+	a, b     *world
+	ports    map[*world]string
+	backends string // of config.yml
+}
+
+// newReplicas starts two servers on an empty database, without backends, so that every job goes to the hosts.
+func newReplicas(t *testing.T) (a, b *world, r *replicas) {
+	t.Helper()
+	r = prepareReplicas(t)
+	a, b = r.start(t)
+	return a, b, r
+}
+
+func prepareReplicas(t *testing.T) *replicas {
 	t.Helper()
 	if os.Getenv("TEST_POSTGRES") == "" {
 		t.Fatal("TEST_POSTGRES is not set; run make e2e")
 	}
+	r := &replicas{a: prepareWorld(t), b: prepareWorld(t), ports: map[*world]string{}, backends: "[]"}
+	r.b.key, r.b.publicKey = r.a.key, r.a.publicKey
 	database := storetest.PostgresURL(t)
-	valve := storetest.NewValve(t, database) // has a port of its own, that can be cut
-	way, err := url.Parse(valve.URL)
-	if err != nil {
-		t.Fatal(err)
+	for _, w := range []*world{r.a, r.b} {
+		valve := storetest.NewValve(t, database) // has a port of its own, that can be cut
+		way, err := url.Parse(valve.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.ports[w] = way.Port()
+		w.extra = []string{"DSTACK_DATABASE_URL=" + valve.URL}
 	}
-	a, b = prepareWorld(t), prepareWorld(t)
-	b.key, b.publicKey = a.key, a.publicKey
-	for w, url := range map[*world]string{a: database, b: valve.URL} {
-		w.write("server/config.yml", replicasConfig)
-		w.extra = []string{"DSTACK_DATABASE_URL=" + url}
-	}
-	for _, w := range []*world{a, b} {
+	return r
+}
+
+func (r *replicas) start(t *testing.T) (a, b *world) {
+	t.Helper()
+	for _, w := range []*world{r.a, r.b} {
+		w.write("server/config.yml", fmt.Sprintf(replicasConfig, r.backends))
 		w.startServer()
 		w.login()
 	}
-	return a, b, way.Port()
+	return r.a, r.b
+}
+
+// account is a cloud that both servers use, each through a proxy that counts, and that knows whose calls it passes on.
+type account struct {
+	*cloud
+	mu             sync.Mutex
+	strike         func(w *world) // is called once, when a machine is launched and w has no answer yet
+	launched, ends int
+}
+
+// rent gives the servers, which have not been started, the account.
+func (r *replicas) rent(t *testing.T) *account {
+	t.Helper()
+	extra := r.a.extra
+	c := &account{cloud: newCloud(t, r.a)}
+	target, err := url.Parse(strings.TrimPrefix(r.a.extra[len(r.a.extra)-1], "DSTACK_ENDPOINT_LAMBDA="))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.a.extra = extra
+	r.backends = "[{type: lambda, creds: {type: api_key, api_key: secret_e2e_0123456789}}]"
+	for _, w := range []*world{r.a, r.b} {
+		proxy := httputil.NewSingleHostReverseProxy(target)
+		proxy.ErrorLog = log.New(io.Discard, "", 0) // a server that is not there any more takes no answer
+		proxy.ModifyResponse = func(resp *http.Response) error {
+			c.passed(w, resp)
+			return nil
+		}
+		srv := httptest.NewServer(proxy)
+		t.Cleanup(srv.Close)
+		w.extra = append(w.extra, "DSTACK_ENDPOINT_LAMBDA="+srv.URL)
+	}
+	return c
+}
+
+// passed is told of an answer that is on its way to a server.
+func (c *account) passed(w *world, resp *http.Response) {
+	if resp.StatusCode != http.StatusOK {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch path.Base(resp.Request.URL.Path) {
+	case "launch":
+		c.launched++
+		if c.strike != nil {
+			c.strike(w)
+			c.strike = nil
+		}
+	case "terminate":
+		c.ends++
+	}
+}
+
+func (c *account) onLaunch(strike func(w *world)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.strike = strike
+}
+
+// counts are the machines that were launched and ended so far.
+func (c *account) counts() [2]int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return [2]int{c.launched, c.ends}
+}
+
+// killed and frozen are what may become of a server. What they return undoes it.
+func killed(w *world) (heal func()) {
+	_ = w.server.Process.Kill()
+	return func() {
+		w.stopServer(syscall.SIGKILL) // it has to be waited for
+		w.startServer()
+	}
+}
+
+func frozen(w *world) (heal func()) {
+	_ = w.server.Process.Signal(syscall.SIGSTOP)
+	return func() { _ = w.server.Process.Signal(syscall.SIGCONT) }
+}
+
+// replicaRents has the server that asks a cloud for a machine be struck before it has the answer. The other goes on with
+// that machine, which is the only one, also when the first is back, and is ended once.
+func replicaRents(t *testing.T, a, b *world, c *account, strike func(w *world) (heal func())) {
+	before := c.counts()
+	struck, heal := make(chan *world, 1), func() {}
+	c.onLaunch(func(w *world) {
+		heal = strike(w)
+		struck <- w
+	})
+	defer c.onLaunch(nil) // also when the test fails before
+	a.must("apply", "-y", "-f", a.write("rented.fleet.dstack.yml", "type: fleet\nname: rented\nnodes: 0..1\nbackends: [lambda]\nidle_duration: 1h\nresources: {gpu: 1}\n"))
+	// The machine here has no GPU: a job that needs one would wait for it.
+	a.start("apply", "-y", "-d", "-f", a.write("rent.dstack.yml", "type: task\nname: rent\nimage: job:1\nfleets: [rented]\nresources: {gpu: 0.., cpu: 1.., memory: 0.., disk: 1GB..}\ncommands: [echo hello from a cloud, sleep 600]\n")) // what it says may be lost
+	var gone *world
+	select {
+	case gone = <-struck:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no machine was asked for within 30 s")
+	}
+	defer func() { heal() }() // also when the test fails before
+	other := map[*world]*world{a: b, b: a}[gone]
+	waitOwned(t, takeover, other, 64)
+	other.waitStatus("rent", "running")
+	other.waitOutput("rent", "hello from a cloud")
+	if got := c.counts(); got != [2]int{before[0] + 1, before[1]} || c.billed() != 1 {
+		t.Errorf("launched and ended: %v, before %v; %d machines cost money", got, before, c.billed())
+	}
+	heal()
+	heal = func() {}
+	waitShared(t, a, b)
+	eventually(t, 30*time.Second, "the server answers again", func() bool { return gone.run("ps").Code == 0 })
+	if got := gone.runStatus("rent"); got != "running" {
+		t.Errorf("the run is %s once the server is back", got)
+	}
+	gone.must("stop", "-x", "-y", "rent")
+	gone.waitStatus("rent", "terminated")
+	other.must("fleet", "delete", "-y", "rented")
+	eventually(t, 60*time.Second, "the machine is given back", func() bool { return c.billed() == 0 && c.counts()[1] > before[1] })
+	if got := c.counts(); got != [2]int{before[0] + 1, before[1] + 1} {
+		t.Errorf("launched and ended: %v, before %v", got, before)
+	}
+	eventually(t, 60*time.Second, "the fleet is gone", func() bool { return !strings.Contains(other.run("fleet").Out, "rented") })
 }
 
 // owned is how many shards a server owns, as it has logged it last.
@@ -257,36 +412,81 @@ func cut(t *testing.T, port string) (heal func()) {
 }
 
 // replicasUpgraded replaces the servers one after the other by another version, which brings
-// another agent. The tasks go on in their containers.
+// another agent. The tasks go on in their containers. While there are two versions, users act through both: what one
+// takes, the other shows and ends, on hosts whose agents are of the one version and of the other.
 func replicasUpgraded(t *testing.T, a, b *world, machines []*machine, next string) {
-	names := []string{"up-1", "up-2", "up-3"}
-	for _, name := range names {
+	for _, name := range []string{"up-1", "up-2", "up-3"} {
 		a.steady(name)
 	}
-	before := strings.Join(allContainers(machines), " ")
-	for _, w := range []*world{a, b} {
-		other := map[*world]*world{a: b, b: a}[w]
+	upgrade := func(w, other *world) {
+		t.Helper()
+		before := strings.Join(allContainers(machines), " ")
 		w.stopServer(syscall.SIGTERM)
 		waitOwned(t, takeover, other, 64)
 		w.dstack = next
 		w.startServer()
 		waitShared(t, a, b)
+		if got := strings.Join(allContainers(machines), " "); got != before {
+			t.Errorf("containers %s, before the upgrade %s", got, before)
+		}
 	}
+	upgrade(a, b)
+	t.Logf("agents while the versions are mixed: %v", agents(machines))
+	// One host becomes free by a stop, one by an end.
+	b.must("stop", "-y", "up-1")
+	a.waitStatus("up-1", "terminated")
+	letGo(t, machines, "up-2")
+	b.checkSteady("up-2")
+	noJobs(t, machines, 2)
+	for i, w := range []*world{a, b} {
+		other := []*world{b, a}[i]
+		stops, stays := fmt.Sprintf("mixed-%d", i), fmt.Sprintf("stays-%d", i)
+		w.submitSteady(stops, "")
+		follow := other.start("logs", "-f", stops)
+		follow.waitFor("tick-30-")
+		other.must("stop", "-x", "-y", stops)
+		w.waitStatus(stops, "terminated")
+		follow.wait()
+		noJobs(t, machines, 2-i)
+		w.steady(stays)
+		other.waitOutput(stays, "tick-10-")
+	}
+	t.Logf("agents then: %v", agents(machines))
+	upgrade(b, a)
 	eventually(t, 60*time.Second, "the agents are of the new version", func() bool {
-		for _, m := range machines {
-			if !strings.Contains(m.try("/usr/local/bin/dstack-agent", "--version"), nextVersion) {
+		for _, version := range agents(machines) {
+			if !strings.Contains(version, nextVersion) {
 				return false
 			}
 		}
 		return true
 	})
-	if got := strings.Join(allContainers(machines), " "); got != before {
-		t.Errorf("containers %s, before the upgrade %s", got, before)
-	}
-	letGo(t, machines, names...)
-	for _, name := range names {
+	letGo(t, machines, "up-3", "stays-0", "stays-1")
+	for _, name := range []string{"up-3", "stays-0", "stays-1"} {
 		b.checkSteady(name)
 	}
+}
+
+// agents are the versions of the machines' agents.
+func agents(machines []*machine) (versions []string) {
+	for _, m := range machines {
+		versions = append(versions, strings.TrimSpace(m.try("/usr/local/bin/dstack-agent", "--version")))
+	}
+	return versions
+}
+
+// noJobs waits until a number of machines have no containers of ours.
+func noJobs(t *testing.T, machines []*machine, n int) {
+	t.Helper()
+	eventually(t, 30*time.Second, fmt.Sprintf("%d machines have no job", n), func() bool {
+		free := 0
+		for _, m := range machines {
+			if len(m.containers()) == 0 {
+				free++
+			}
+		}
+		return free == n
+	})
 }
 
 func allContainers(machines []*machine) []string {
