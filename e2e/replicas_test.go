@@ -109,17 +109,17 @@ func prepareReplicas(t *testing.T) *replicas {
 	if os.Getenv("TEST_POSTGRES") == "" {
 		t.Fatal("TEST_POSTGRES is not set; run make e2e")
 	}
+	database := storetest.PostgresURL(t)
+	valves := []*storetest.Valve{storetest.NewValve(t, database), storetest.NewValve(t, database)} // before the servers: they end after them
 	r := &replicas{a: prepareWorld(t), b: prepareWorld(t), ports: map[*world]string{}, backends: "[]"}
 	r.b.key, r.b.publicKey = r.a.key, r.a.publicKey
-	database := storetest.PostgresURL(t)
-	for _, w := range []*world{r.a, r.b} {
-		valve := storetest.NewValve(t, database) // has a port of its own, that can be cut
-		way, err := url.Parse(valve.URL)
+	for i, w := range []*world{r.a, r.b} {
+		way, err := url.Parse(valves[i].URL) // has a port of its own, that can be cut
 		if err != nil {
 			t.Fatal(err)
 		}
 		r.ports[w] = way.Port()
-		w.extra = []string{"DSTACK_DATABASE_URL=" + valve.URL}
+		w.extra = []string{"DSTACK_DATABASE_URL=" + valves[i].URL}
 	}
 	return r
 }
