@@ -2,6 +2,7 @@ package agentapi
 
 import (
 	"math"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -74,8 +75,8 @@ func (e *Event) Check(now time.Time) (wrong string) {
 func (h *HostInfo) Check() (wrong string) {
 	texts := append([]string{h.Version, h.Hash, h.BootID, h.InstanceKey, h.Runtime, h.RuntimeVersion, h.Arch, h.Hostname, h.DefaultAddress, h.GPUVendor}, h.Addresses...)
 	texts = append(texts, h.Warnings...)
-	ok := counts(int64(h.CPUs), h.Memory, h.DiskSize) && len(h.GPUs) <= maxGPUMetrics
-	for _, g := range h.GPUs {
+	ok := counts(int64(h.CPUs), h.Memory, h.DiskSize) && len(h.GPUs)+len(h.HeldGPUs) <= maxGPUMetrics
+	for _, g := range slices.Concat(h.GPUs, h.HeldGPUs) {
 		texts = append(texts, g.ID, g.Name, g.Driver)
 		ok = ok && counts(int64(g.MemoryMiB))
 	}

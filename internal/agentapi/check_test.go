@@ -117,6 +117,9 @@ func TestHostCheck(t *testing.T) {
 		"a long name":       {func(h *HostInfo) { h.Hostname = strings.Repeat("x", maxHostText) }, BadContent},
 		"long warnings":     {func(h *HostInfo) { h.Warnings = slices.Repeat([]string{"x"}, maxHostText) }, BadContent},
 		"a GPU's long name": {func(h *HostInfo) { h.GPUs[0].Name = strings.Repeat("x", maxHostText) }, BadContent},
+		"held GPUs":         {func(h *HostInfo) { h.HeldGPUs = make([]GPU, 1023) }, BadNumber},
+		"one held GPU":      {func(h *HostInfo) { h.HeldGPUs = make([]GPU, 1) }, ""},
+		"a held GPU's name": {func(h *HostInfo) { h.HeldGPUs = []GPU{{Name: strings.Repeat("x", maxHostText)}} }, BadContent},
 	} {
 		h := HostInfo{Hostname: "box", CPUs: 96, Memory: 1 << 40, DiskSize: 1 << 44, GPUs: []GPU{{Name: "H100", MemoryMiB: 81559}, {}}}
 		c.change(&h)

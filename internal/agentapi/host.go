@@ -25,6 +25,9 @@ type HostInfo struct {
 
 	GPUVendor string `json:"gpu_vendor"` // "nvidia", "amd", "intel", "tenstorrent" or "none"
 	GPUs      []GPU  `json:"gpus"`
+	// HeldGPUs are the host's as well, and not among GPUs while what is left of tasks that have ended holds them. Older
+	// agents do not tell.
+	HeldGPUs []GPU `json:"held_gpus,omitempty"`
 	// Warnings are sentences for people: what is odd on this host but did not stop the agent.
 	Warnings []string `json:"warnings"`
 }

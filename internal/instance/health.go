@@ -47,7 +47,7 @@ func (i *Instance) wantGPUs() int {
 // listsGPUs says that the agent can tell which accelerators there are: in a container of the provider's the tool that
 // lists them may be missing.
 func (i *Instance) listsGPUs(info *agentapi.HostInfo) bool {
-	return len(info.GPUs) > 0 || info.Runtime != "process" || i.SSH()
+	return len(info.GPUs)+len(info.HeldGPUs) > 0 || info.Runtime != "process" || i.SSH()
 }
 
 // lostGPUs is how many accelerators are not there, as the agent says.

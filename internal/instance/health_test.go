@@ -9,6 +9,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/api"
+	"dstack/internal/host"
 	"dstack/internal/metrics"
 	"dstack/internal/store"
 	"dstack/internal/store/storetest"
@@ -173,18 +174,65 @@ func TestStepLosesGPUs(t *testing.T) {
 	}
 }
 
+// A host that is added while what is left of ended tasks holds some of its GPUs has all of them, and gets jobs when they
+// are free.
+func TestAddWhileGPUsAreHeld(t *testing.T) {
+	const held = "GPUs are held by what is left of tasks that have ended: t"
+	gpu := agentapi.GPU{ID: "a", Name: "NVIDIA H100 80GB HBM3", MemoryMiB: 81559, Driver: "550.1"}
+	for name, c := range map[string]struct {
+		free, held int
+		warnings   []string
+		lack       string
+		events     []string
+	}{
+		"none": {free: 2},
+		"one": {1, 1, []string{"1 of 2 " + held}, "1 of 2 GPUs are there: 1 of 2 " + held,
+			[]string{"Instance health changed HEALTHY -> FAILURE. 1 of 2 GPUs are there: 1 of 2 " + held}},
+		"all": {0, 2, []string{"2 of 2 " + held}, "0 of 2 GPUs are there: 2 of 2 " + held,
+			[]string{"Instance health changed HEALTHY -> FAILURE. 0 of 2 GPUs are there: 2 of 2 " + held}},
+	} {
+		info := agentapi.HostInfo{Runtime: "docker", CPUs: 8, GPUVendor: "nvidia", Warnings: c.warnings,
+			GPUs: slices.Repeat([]agentapi.GPU{gpu}, c.free), HeldGPUs: slices.Repeat([]agentapi.GPU{gpu}, c.held)}
+		s := sshHost(api.InstancePending)
+		s.Instance.Blocks = 2
+		jpd, err := describeSSH(*s.Instance.Data.Remote, info)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := splitBlocks(0, true, jpd.InstanceType.Resources); n != 2 || err != nil || jpd.GPUDriver == nil || jpd.GPUDriver.Version != "550.1" {
+			t.Errorf("%s: %d blocks, the driver %v, %v", name, n, jpd.GPUDriver, err)
+		}
+		d := Decision{Instance: s.Instance}
+		d.add(at(0), jpd, host.Onboarded{Info: info})
+		if got := d.Events[min(1, len(d.Events)):]; d.Instance.Lack() != c.lack || d.Instance.Well() != (c.lack == "") || !slices.Equal(got, c.events) {
+			t.Errorf("%s: %q, events %q, want %q, %q", name, d.Instance.Lack(), got, c.lack, c.events)
+		}
+		s.Instance = d.Instance
+		s.Link.Info = &info
+		if d := Step(at(0), s); len(d.Events) > 0 {
+			t.Errorf("%s: it is told again: %q", name, d.Events)
+		}
+		s.Link.Info = &agentapi.HostInfo{Runtime: "docker", GPUs: make([]agentapi.GPU, 2)}
+		if got := Step(at(0), s).Instance; got.wantGPUs() != 2 || !got.Well() || got.Data.LostGPUs != 0 {
+			t.Errorf("%s: %d GPUs when they are free, %d of them lost", name, got.wantGPUs(), got.Data.LostGPUs)
+		}
+	}
+}
+
 // What agents do not list is not missing.
 func TestStepMissesNoGPUs(t *testing.T) {
 	for name, c := range map[string]struct {
 		s       Snapshot
 		runtime string
+		held    int
 		lost    int
 	}{
-		"TPUs":                  {withGPUs(paid(api.InstanceIdle), "google", 1), "docker", 0},
-		"a pod":                 {withGPUs(paid(api.InstanceIdle), "amd", 1), "process", 0},
-		"a host without engine": {withGPUs(sshHost(api.InstanceIdle), "amd", 1), "process", 1},
+		"TPUs":                  {withGPUs(paid(api.InstanceIdle), "google", 1), "docker", 0, 0},
+		"a pod":                 {withGPUs(paid(api.InstanceIdle), "amd", 1), "process", 0, 0},
+		"a host without engine": {withGPUs(sshHost(api.InstanceIdle), "amd", 1), "process", 0, 1},
+		"a pod with a tool":     {withGPUs(paid(api.InstanceIdle), "amd", 2), "process", 1, 2},
 	} {
-		c.s.Link.Info = &agentapi.HostInfo{Runtime: c.runtime}
+		c.s.Link.Info = &agentapi.HostInfo{Runtime: c.runtime, HeldGPUs: make([]agentapi.GPU, c.held)}
 		if d := Step(at(0), c.s); d.Instance.Data.LostGPUs != c.lost {
 			t.Errorf("%s: %d are missed, want %d", name, d.Instance.Data.LostGPUs, c.lost)
 		}

@@ -148,18 +148,7 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	}
 	d := Decision{Instance: inst}
 	d.Instance.Blocks = blocks
-	d.Instance.Data.Provisioning, d.Instance.Data.Host, d.Instance.Data.HostKey = &jpd, &done.Info, done.HostKey
-	if r.Jump != nil && r.Jump.HostKey == "" {
-		pinned, jump := *r, *r.Jump
-		jump.HostKey = done.JumpKey
-		pinned.Jump = &jump
-		d.Instance.Data.Remote = &pinned
-	}
-	d.Instance.Data.Problem, d.Instance.Data.StartedAt = "", time.Now()
-	d.Instance.Data.Offer = &api.InstanceOffer{Backend: Remote, Instance: jpd.InstanceType, Region: Remote, BackendData: map[string]any{},
-		Availability: api.Available, InstanceRuntime: api.RuntimeShim, Blocks: 1, TotalBlocks: blocks}
-	d.to(time.Now(), api.InstanceIdle)
-	d.Freed, d.Single = true, true // two names of a host without an agent may have been looked at at the same time
+	d.add(time.Now(), jpd, done)
 	err = s.commit(ctx, it, inst, &d)
 	if taken, ok := errors.AsType[*takenError](err); ok {
 		return s.leave(ctx, it, inst, taken)
@@ -169,6 +158,24 @@ func (s *Service) onboard(ctx context.Context, it engine.Item, inst Instance) (t
 	}
 	s.setLink(inst.ID, func(l *Link) { l.Connected = false })
 	return time.Now(), nil
+}
+
+// add takes a host of the user with what its agent has found. One that lacks GPUs already gets no jobs.
+func (d *Decision) add(now time.Time, jpd api.JobProvisioningData, done host.Onboarded) {
+	inst := &d.Instance
+	inst.Data.Provisioning, inst.Data.Host, inst.Data.HostKey = &jpd, &done.Info, done.HostKey
+	if r := inst.Data.Remote; r.Jump != nil && r.Jump.HostKey == "" {
+		pinned, jump := *r, *r.Jump
+		jump.HostKey = done.JumpKey
+		pinned.Jump = &jump
+		inst.Data.Remote = &pinned
+	}
+	inst.Data.Problem, inst.Data.StartedAt = "", now
+	inst.Data.Offer = &api.InstanceOffer{Backend: Remote, Instance: jpd.InstanceType, Region: Remote, BackendData: map[string]any{},
+		Availability: api.Available, InstanceRuntime: api.RuntimeShim, Blocks: 1, TotalBlocks: inst.Blocks}
+	d.to(now, api.InstanceIdle)
+	d.count(now, &done.Info)
+	d.Freed, d.Single = true, true // two names of a host without an agent may have been looked at at the same time
 }
 
 // takenError says that a host is another instance already, which somebody has added under another name. One

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"dstack/internal/agentapi"
@@ -42,9 +43,9 @@ func describeSSH(h RemoteHost, info agentapi.HostInfo) (api.JobProvisioningData,
 	if h.Jump != nil {
 		jpd.SSHProxy = &api.SSHConnectionParams{Hostname: h.Jump.Hostname, Username: h.Jump.User, Port: h.Jump.Port}
 	}
-	if len(info.GPUs) > 0 && info.GPUs[0].Driver != "" {
+	if gpus := allGPUs(info); len(gpus) > 0 && gpus[0].Driver != "" {
 		vendor := api.AcceleratorVendor(info.GPUVendor)
-		jpd.GPUDriver = &api.GPUDriverInfo{Vendor: &vendor, Version: info.GPUs[0].Driver}
+		jpd.GPUDriver = &api.GPUDriverInfo{Vendor: &vendor, Version: gpus[0].Driver}
 	}
 	return jpd, nil
 }
@@ -91,6 +92,9 @@ func internalIP(h RemoteHost, info agentapi.HostInfo) (address, error) {
 	return address{}, nil
 }
 
+// allGPUs is what the host has when nothing is left of tasks that have ended: what it is taken with stays for good.
+func allGPUs(info agentapi.HostInfo) []agentapi.GPU { return slices.Concat(info.GPUs, info.HeldGPUs) }
+
 // Resources translates what an agent found into the wire's terms.
 func Resources(info agentapi.HostInfo) api.Resources {
 	arch := api.CPUArchitecture(info.Arch)
@@ -98,7 +102,7 @@ func Resources(info agentapi.HostInfo) api.Resources {
 		CPUs: info.CPUs, MemoryMiB: int(info.Memory >> 20),
 		Gpus: []api.Gpu{}, Disk: api.Disk{SizeMiB: int(info.DiskSize >> 20)}, CPUArch: &arch,
 	}
-	for _, g := range info.GPUs {
+	for _, g := range allGPUs(info) {
 		name := config.GPUName(info.GPUVendor, g.Name)
 		r.Gpus = append(r.Gpus, api.Gpu{Name: name, MemoryMiB: config.GPUMemoryMiB(name, g.MemoryMiB), Vendor: api.AcceleratorVendor(info.GPUVendor)})
 	}

@@ -155,24 +155,27 @@ func (t *task) keepGPUs() {
 	s.tellHost()
 }
 
-// usable leaves out the accelerators that what is left of ended tasks holds, and says why: a job that comes for them
+// usable sorts out the accelerators that what is left of ended tasks holds, and says why: a job that comes for them
 // would wait in vain.
-func (s *Shim) usable(gpus []agentapi.GPU) (list []agentapi.GPU, why string) {
+func (s *Shim) usable(gpus []agentapi.GPU) (list, held []agentapi.GPU, why string) {
 	list = []agentapi.GPU{}
 	var holders []string
 	for _, g := range gpus {
-		switch id := s.gpus.Owner(g.ID); {
-		case id == "" || !s.isLeft(id):
+		id := s.gpus.Owner(g.ID)
+		if id == "" || !s.isLeft(id) {
 			list = append(list, g)
-		case !slices.Contains(holders, id):
+			continue
+		}
+		held = append(held, g)
+		if !slices.Contains(holders, id) {
 			holders = append(holders, id)
 		}
 	}
 	if len(holders) > 0 {
 		slices.Sort(holders)
-		why = fmt.Sprintf("%d of %d GPUs are held by what is left of tasks that have ended: %s", len(gpus)-len(list), len(gpus), strings.Join(holders, ", "))
+		why = fmt.Sprintf("%d of %d GPUs are held by what is left of tasks that have ended: %s", len(held), len(gpus), strings.Join(holders, ", "))
 	}
-	return list, why
+	return list, held, why
 }
 
 // isLeft says that a task which holds accelerators is over, or is not known: its container may run yet.

@@ -87,9 +87,9 @@ func (s *Shim) hostNow() agentapi.HostInfo {
 		h.Warnings = append([]string{s.problem}, h.Warnings...)
 	}
 	s.mu.Unlock()
-	var held string
-	if h.GPUs, held = s.usable(h.GPUs); held != "" {
-		h.Warnings = append([]string{held}, h.Warnings...)
+	var why string
+	if h.GPUs, h.HeldGPUs, why = s.usable(h.GPUs); why != "" {
+		h.Warnings = append([]string{why}, h.Warnings...)
 	}
 	root := s.Home
 	if d, ok := s.Runtime.(interface{ Root(context.Context) string }); ok {

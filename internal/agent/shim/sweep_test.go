@@ -223,6 +223,9 @@ func TestHostWithoutGPUsThatAreHeld(t *testing.T) {
 				for _, g := range info.GPUs {
 					got = append(got, g.ID)
 				}
+				for _, g := range info.HeldGPUs {
+					got = append(got, "held "+g.ID)
+				}
 				if said := strings.Join(info.Warnings, "; "); err != nil || !slices.Equal(got, ids) || said != warning || info.GPUs == nil {
 					t.Errorf("%s the host has %q (%s), want %q (%s), %v", when, got, said, ids, warning, err)
 				}
@@ -247,7 +250,7 @@ func TestHostWithoutGPUsThatAreHeld(t *testing.T) {
 			a.put(s)
 			ends("with the end of the task", l)
 			a.reaches(s.ID, agentapi.Terminated)
-			looks("while it is left", "1 of 2 GPUs are held by what is left of tasks that have ended: "+s.ID, "b")
+			looks("while it is left", "1 of 2 GPUs are held by what is left of tasks that have ended: "+s.ID, "b", "held a")
 			l = a.listen()
 			e.setGate(nil)
 			a = free(a, s.ID)
