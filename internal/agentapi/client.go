@@ -191,10 +191,11 @@ func (c *Client) Events(ctx context.Context, after int64, wish Wish, handle func
 		if err != nil {
 			return fmt.Errorf("event stream: %w", err)
 		}
-		silence.Reset(3 * HeartbeatEvery)
+		silence.Stop() // nothing is read while the event is handled
 		if err := handle(e); err != nil {
 			return err
 		}
+		silence.Reset(3 * HeartbeatEvery)
 	}
 }
 

@@ -95,6 +95,8 @@ func (c *conn) events(ctx context.Context, client *agentapi.Client, patience tim
 			if e.Kind == agentapi.HeartbeatEvent {
 				return nil
 			}
+			silence.Stop() // what comes is not read while the sink takes its time
+			defer silence.Reset(limit)
 			select {
 			case in <- e:
 				return nil

@@ -54,6 +54,7 @@ type sink struct {
 	lost      []string
 	events    []agentapi.Event
 	fail      error
+	busy      chan struct{} // Handle waits twice for it, nil for not
 }
 
 func (s *sink) Pinned(_, key string) {
@@ -75,6 +76,10 @@ func (s *sink) Disconnected(_ string, err error) {
 }
 
 func (s *sink) Handle(_ context.Context, _ string, events []agentapi.Event) error {
+	if s.busy != nil {
+		<-s.busy
+		<-s.busy
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fail != nil {
@@ -672,6 +677,39 @@ func TestSilentHost(t *testing.T) {
 		}
 	})
 	w.until("the host is connected again", func() bool { return w.sink.connected > 1 })
+}
+
+// A host whose events are not read, since others take long to be stored, is not silent.
+func TestSilenceOfTheServer(t *testing.T) {
+	w := newWorld(t)
+	w.pool.Silence = time.Second
+	w.sink.busy = make(chan struct{})
+	h := w.host()
+	ours(h)
+	w.pool.Watch(host.Target{ID: "h", Endpoint: w.endpoint(h)})
+	w.until("the stream is open", func() bool { return h.Agent.Streams() == 1 })
+	const events = 20
+	h.Agent.Emit(event(1))
+	w.sink.busy <- struct{}{}
+	for n := int64(2); n <= events; n++ {
+		h.Agent.Emit(event(n))
+	}
+	alive, stop := context.WithCancel(t.Context())
+	t.Cleanup(stop)
+	go func() {
+		for alive.Err() == nil {
+			h.Agent.Emit(agentapi.Event{Kind: agentapi.HeartbeatEvent})
+			<-time.After(w.pool.Silence / 10)
+		}
+	}()
+	<-time.After(2 * w.pool.Silence)
+	close(w.sink.busy)
+	w.until("all are acknowledged", func() bool { seq, _ := h.Agent.Acked(); return seq == events })
+	w.sink.see(func() {
+		if len(w.sink.lost) > 0 || len(w.sink.events) != events {
+			t.Errorf("lost: %q, %d events, want %d", w.sink.lost, len(w.sink.events), events)
+		}
+	})
 }
 
 // What could not be stored is not acknowledged, and asked for again.
