@@ -76,7 +76,7 @@ func (i *Instance) AllGPUs() int {
 func (i *Instance) Lack() string {
 	n, why := i.wantGPUs(), ""
 	if h := i.Data.Host; h != nil && len(h.Warnings) > 0 {
-		why = ": " + short(strings.Join(h.Warnings, "; "))
+		why = ": " + Short(strings.Join(h.Warnings, "; "))
 	}
 	switch {
 	case i.Data.LostGPUs > 0:

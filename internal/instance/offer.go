@@ -25,7 +25,7 @@ const (
 // refused remembers what became of the latest offer.
 func (d *Decision) refused(m Machine) {
 	o, data := d.Instance.Data.Offer, &d.Instance.Data
-	text := short(m.Message)
+	text := Short(m.Message)
 	if m.Apart {
 		data.Skipped++
 		data.Skips = with(data.Skips, text)
@@ -42,8 +42,8 @@ func with(list []string, text string) []string {
 	return append(slices.Clip(list), text)
 }
 
-// short is one line of at most 200 characters.
-func short(s string) string {
+// Short is a text as one line of at most 200 characters.
+func Short(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if r := []rune(s); len(r) > 200 {
 		return string(r[:200]) + "..."

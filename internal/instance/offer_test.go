@@ -91,7 +91,7 @@ func TestNext(t *testing.T) {
 }
 
 func TestShort(t *testing.T) {
-	if got := short("a\n  b\t" + strings.Repeat("ü", 300)); got != "a b "+strings.Repeat("ü", 196)+"..." {
+	if got := Short("a\n  b\t" + strings.Repeat("ü", 300)); got != "a b "+strings.Repeat("ü", 196)+"..." {
 		t.Errorf("short = %q", got)
 	}
 }

@@ -32,7 +32,10 @@ func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, 
 	}
 	if p := s.Engine.Problem(JobKind, it.ID); p != nil {
 		if failed, ok := errors.AsType[*sendError](p.Err); ok {
-			snap.Failed, snap.Problem = p.Attempt, failed.Error()
+			snap.Failed = p.Attempt
+			if !errors.Is(failed, store.ErrConflict) { // that of the server with itself says nothing of the host
+				snap.Problem = instance.Short(failed.Error())
+			}
 		}
 	}
 	d := settleJob(time.Now(), snap)

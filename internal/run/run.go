@@ -122,7 +122,7 @@ type JobData struct {
 	StoppingAt   time.Time                `json:"stopping_at,omitzero"`
 	// Sent says that the task was or may have been given to the host's agent.
 	Sent bool `json:"sent,omitempty"`
-	// Unsent is why the host's agent has not taken the task yet, "" when nothing is known.
+	// Unsent is why the host's agent did not take the task at first, "" when it did.
 	Unsent string `json:"unsent,omitempty"`
 	// Abort asks for an end without grace.
 	Abort bool `json:"abort,omitempty"`

@@ -185,11 +185,11 @@ func (d *JobDecision) provisioning(now time.Time, s JobSnapshot) {
 			d.Job.Data.Sent = true
 			d.Changed = true
 		}
-		if was := d.Job.Data.Unsent; s.Problem != "" && s.Problem != was {
-			if was == "" {
-				d.Events = append(d.Events, "The job could not be given to its host yet, it is tried again. "+s.Problem)
-			}
+		// The first reason is enough: they may differ each time, as by the name of a file, and a commit begins the time anew
+		// for which the host is tried.
+		if s.Problem != "" && d.Job.Data.Unsent == "" {
 			d.Job.Data.Unsent = s.Problem
+			d.Events = append(d.Events, "The job could not be given to its host yet, it is tried again. "+s.Problem)
 			d.Changed = true
 		}
 		d.Effects = append(d.Effects, Send)

@@ -1,6 +1,7 @@
 package run
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -229,20 +230,31 @@ func TestStepJob(t *testing.T) {
 	}
 }
 
-// Why a host takes no task is stored once, and told once.
+// Why a host takes no task is stored and told once, whatever it says later, and the host is not tried for ever.
 func TestStepJobUnsent(t *testing.T) {
 	s := placed(api.JobProvisioning)
-	s.Job.Data.Sent, s.Failed, s.Problem = true, 1, "no space left on device"
-	d := StepJob(at(time.Second), s)
-	if len(d.Events) != 1 || !strings.Contains(d.Events[0], s.Problem) || d.Job.Data.Unsent != s.Problem || !d.Changed || !slices.Equal(d.Effects, []Effect{Send}) {
-		t.Errorf("the first time: %+v", d)
+	s.Job.Data.Sent, s.Job.Data.ProcessedAt = true, start
+	var events []string
+	for s.Failed = 1; s.Failed <= 60; s.Failed++ {
+		now := at(time.Duration(s.Failed) * time.Minute)
+		s.Problem = fmt.Sprintf("write .upload-%d: no space left on device", s.Failed)
+		d := StepJob(now, s)
+		events = append(events, d.Events...)
+		if d.Changed {
+			d.Job.Data.ProcessedAt = now // as the commit has it
+		}
+		s.Job = d.Job
+		if s.Job.Status != api.JobProvisioning {
+			break
+		}
+		if !slices.Equal(d.Effects, []Effect{Send}) {
+			t.Errorf("after %d failures: %+v", s.Failed, d)
+		}
 	}
-	s.Job = d.Job
-	if d := StepJob(at(2*time.Second), s); d.Changed || len(d.Events) > 0 {
-		t.Errorf("again: %+v", d)
+	if s.Job.Status != api.JobTerminating || s.Failed != 31 || !strings.Contains(s.Job.Data.Message, "no space left") {
+		t.Errorf("after %d minutes: %s, %q", s.Failed, s.Job.Status, s.Job.Data.Message)
 	}
-	s.Problem = "read-only file system"
-	if d := StepJob(at(3*time.Second), s); !d.Changed || len(d.Events) > 0 || d.Job.Data.Unsent != s.Problem {
-		t.Errorf("another reason: %+v", d)
+	if len(events) != 2 || !strings.Contains(events[0], "write .upload-1: no space left on device") {
+		t.Errorf("events: %q", events)
 	}
 }
