@@ -4,7 +4,6 @@ import (
 	"context"
 	"slices"
 
-	"dstack/internal/api"
 	"dstack/internal/instance"
 	"dstack/internal/jobspec"
 	"dstack/internal/scheduler"
@@ -49,8 +48,7 @@ func (s *Service) Awaited(ctx context.Context, inst instance.Instance) (bool, er
 	}
 	var up []*scheduler.Host
 	for _, o := range list {
-		left := o.Status == api.InstanceProvisioning && len(o.Assignments) == 0 && (o.Data.ForJob == "" || o.Data.IdleSeconds != 0)
-		if o != &inst && !left {
+		if o != &inst && !jobless(o) {
 			continue
 		}
 		if h := whenUp(o); h != nil {

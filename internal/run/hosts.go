@@ -197,10 +197,10 @@ func host(inst *instance.Instance, others []*scheduler.Host) *scheduler.Host {
 	return h
 }
 
-// jobless says that an instance boots without the job that it was made for, which is over, and may be idle: it is kept
-// for as long as a run waits that could use it.
+// jobless says that an instance boots for its fleet, or without the job that it was made for, which is over, and may be
+// idle: it is kept for as long as a run waits that could use it.
 func jobless(inst *instance.Instance) bool {
-	return inst.Status == api.InstanceProvisioning && inst.Data.ForJob != "" && len(inst.Assignments) == 0 && inst.Data.IdleSeconds != 0 && inst.Data.Damage == ""
+	return inst.Status == api.InstanceProvisioning && len(inst.Assignments) == 0 && (inst.Data.ForJob == "" || inst.Data.IdleSeconds != 0) && inst.Data.Damage == ""
 }
 
 // whenUp is an instance that boots as the host that it will be, nil while too little is known of it. How many blocks

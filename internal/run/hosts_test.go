@@ -90,7 +90,7 @@ func TestJoblessMachines(t *testing.T) {
 		"nothing is known yet": {func(i *instance.Instance) { i.Data.Provisioning = nil }, false},
 		"it has its job":       {func(i *instance.Instance) { i.Assignments = []instance.Assignment{{JobID: "j", Blocks: 1}} }, false},
 		"it may not be idle":   {func(i *instance.Instance) { i.Data.IdleSeconds = 0 }, false},
-		"it is for the fleet":  {func(i *instance.Instance) { i.Data.ForJob = "" }, false},
+		"it is for the fleet":  {func(i *instance.Instance) { i.Data.ForJob, i.Data.IdleSeconds = "", 0 }, true},
 		"it is up":             {func(i *instance.Instance) { i.Status = api.InstanceIdle }, false},
 		"its row is damaged":   {func(i *instance.Instance) { i.Data.Damage = "?" }, false},
 		"it is being ended":    {func(i *instance.Instance) { i.Status = api.InstanceTerminating }, false},

@@ -3,11 +3,14 @@ package scheduler
 // await has a gang that was refused wait for machines that boot and are kept for those who wait, where they would do
 // for all of it and it could have no cheaper ones. They are its own then: of those behind it none counts on them.
 func (p *placer) await(g *Gang) (v Verdict, waits bool) {
-	if p.coming == nil || g.Open || !g.Patient {
+	if p.coming == nil || g.Open || !g.Patient || p.useless[g.Key] {
 		return Verdict{}, false
 	}
 	there := p.coming.best(g)
-	if there == nil {
+	if there == nil { // nor will they do for its like: they only become fewer
+		if g.Key != "" {
+			p.useless[g.Key] = true
+		}
 		return Verdict{}, false
 	}
 	v = Verdict{Gang: g.ID, Later: true, Awaits: there.nodes}

@@ -86,6 +86,7 @@ type placer struct {
 	rooms   []keptRoom            // in the order of the queue
 	open    []bool                // fleets of which open gangs keep something
 	coming  *placer               // on the machines that boot alone, nil for none; see await
+	useless map[string]bool       // keys of gangs for which those would not do
 }
 
 // jobOf is a job of a gang, in a fleet.
@@ -127,7 +128,8 @@ func newPlacer(s Supply) *placer {
 		p.room[i], p.inFleet[i] = s.Fleets[i].Room, s.Stock.of[s.Fleets[i].ID]
 	}
 	if len(s.Coming) > 0 {
-		p.coming = newPlacer(Supply{Fleets: s.Fleets, Hosts: s.Coming})
+		p.coming, p.useless = newPlacer(Supply{Fleets: s.Fleets, Hosts: s.Coming}), map[string]bool{}
+		clear(p.coming.room) // nothing new is made there
 	}
 	return p
 }
