@@ -171,7 +171,8 @@ func (p *Process) watch(id string, runner pid, done <-chan struct{}) {
 }
 
 // ofJob finds the processes of a job that live: those that are known, and those that carry its id in their environment,
-// which the runner does not. Unsure says that nobody can tell of one that began after the runner.
+// which the runner does not. Unsure says that nobody can tell of one that began after the runner, and that is not known
+// as another job's.
 func (p *Process) ofJob(id string, runner pid) (list []pid, unsure bool) {
 	all := ps()
 	var later []process
@@ -180,8 +181,28 @@ func (p *Process) ofJob(id string, runner pid) (list []pid, unsure bool) {
 			later = append(later, q)
 		}
 	}
-	carry, unsure := p.contain(later, "environ", "\x00DSTACK_JOB_ID="+id+"\x00")
-	return p.note(id, runner, all, carry...), unsure && runner != pid{}
+	carry, unread := p.contain(later, "environ", "\x00DSTACK_JOB_ID="+id+"\x00")
+	list = p.note(id, runner, all, carry...)
+	return list, len(unread) > 0 && runner != pid{} && !p.ofOthers(id, unread)
+}
+
+// ofOthers says that all of some processes are known as those of other jobs.
+func (p *Process) ofOthers(id string, list []pid) bool {
+	entries, _ := os.ReadDir(p.dir) // without it others are known as far as they were noted since the start
+	p.noting.Lock()
+	defer p.noting.Unlock()
+	var known []pid
+	for _, e := range entries {
+		if _, read := p.members[e.Name()]; !read && e.Name() != id {
+			known = append(known, readMembers(p.membersFile(e.Name()))...)
+		}
+	}
+	for other, members := range p.members {
+		if other != id {
+			known = append(known, members...)
+		}
+	}
+	return !slices.ContainsFunc(list, func(q pid) bool { return !slices.Contains(known, q) })
 }
 
 // ticks is a start time as a number, 0 when it is not known.
@@ -190,20 +211,22 @@ func ticks(start string) uint64 {
 	return n
 }
 
-// contain finds the processes whose file in /proc contains text; those of other users are not seen. Unsure says that
-// one could not be read in time.
-func (p *Process) contain(list []process, file, text string) (found []pid, unsure bool) {
+// contain finds the processes whose file in /proc contains text; those of other users are not seen. Unread are
+// those that could not be read in time.
+func (p *Process) contain(list []process, file, text string) (found, unread []pid) {
 	for _, q := range list {
 		if q.num == os.Getpid() {
 			continue
 		}
 		data, ok := p.readOf(q.pid, file)
-		unsure = unsure || !ok
+		if !ok {
+			unread = append(unread, q.pid)
+		}
 		if bytes.Contains(append([]byte{0}, data...), []byte(text)) {
 			found = append(found, q.pid)
 		}
 	}
-	return found, unsure
+	return found, unread
 }
 
 // readOf reads a file of a process that needs its memory. It is not ok when that takes too long; then the read goes on,

@@ -168,6 +168,40 @@ func TestProcessThatCannotBeRead(t *testing.T) {
 	hold.Close()
 }
 
+// A process that cannot be read keeps no job from its end that it is known not to be of.
+func TestProcessOfAnotherJobThatCannotBeRead(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	_, kill, hold := started(t, p, "ends", "cat")
+	runner, _, _ := started(t, p, "hangs", "cat")
+	var job pid
+	until(t, "the job that hangs is noted", func() bool {
+		list := p.note("hangs", runner, ps())
+		if len(list) == 1 {
+			job = list[0]
+		}
+		return len(list) == 1
+	})
+	release := make(chan struct{})
+	defer close(release)
+	read := func(path string) ([]byte, error) {
+		if path == fmt.Sprintf("/proc/%d/environ", job.num) {
+			<-release
+		}
+		return os.ReadFile(path)
+	}
+	p.readFile = read
+	kill()
+	hold.Close()
+	if err := p.Remove(t.Context(), "ends"); err != nil {
+		t.Error(err)
+	}
+	later := NewProcess(p.dir, "") // it has the notes alone
+	later.readFile = read
+	if later.lives("ends", pid{1, runner.start}) {
+		t.Error("an agent that starts later takes it for running")
+	}
+}
+
 // Who belongs to a job.
 func TestFamily(t *testing.T) {
 	p := func(num, parent, session int) process { return process{pid{num, "7"}, parent, session} }
