@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -34,19 +35,31 @@ type process struct {
 }
 
 // ps lists the processes of the host, without those that have ended and nobody has waited for.
-func ps() []process {
-	entries, _ := os.ReadDir("/proc") // without it there is nothing to see
+func ps() ([]process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, fmt.Errorf("list processes: %w", err)
+	}
 	var list []process
 	for _, e := range entries {
 		num, err := strconv.Atoi(e.Name())
 		if err != nil {
 			continue
 		}
-		if p, err := processOf(num); err == nil {
+		p, err := processOf(num)
+		if short(err) {
+			return nil, fmt.Errorf("list processes: %w", err)
+		}
+		if err == nil {
 			list = append(list, p)
 		}
 	}
-	return list
+	return list, nil
+}
+
+// short says that descriptors or memory are used up, so that what could not be read may be there.
+func short(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
 }
 
 var errEnded = errors.New("the process has ended")
@@ -57,8 +70,10 @@ func processOf(num int) (process, error) {
 	if err != nil {
 		return process{}, err
 	}
-	if over(f[0]) && !threads(num) {
-		return process{}, errEnded
+	if over(f[0]) {
+		if err := threads(num); err != nil {
+			return process{}, err
+		}
 	}
 	parent, perr := strconv.Atoi(f[1])
 	session, serr := strconv.Atoi(f[3])
@@ -80,13 +95,20 @@ func stat(path string) ([]string, error) {
 
 func over(state string) bool { return state == "Z" || state == "X" }
 
-// threads says that a process whose first thread has ended has others.
-func threads(num int) bool {
-	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", num)) // the pattern is well formed
-	return slices.ContainsFunc(paths, func(path string) bool {
-		f, err := stat(path)
-		return err == nil && !over(f[0])
-	})
+// threads is errEnded for a process whose first thread has ended, unless it has others.
+func threads(num int) error {
+	dir := fmt.Sprintf("/proc/%d/task", num)
+	entries, err := os.ReadDir(dir)
+	if short(err) {
+		return err
+	}
+	for _, e := range entries {
+		f, err := stat(filepath.Join(dir, e.Name(), "stat"))
+		if short(err) || err == nil && !over(f[0]) {
+			return err
+		}
+	}
+	return errEnded
 }
 
 // family finds who descends from a runner or from others that are known, with those of the sessions that they lead.
@@ -116,12 +138,15 @@ func family(all []process, runner pid, known []pid) []pid {
 }
 
 // note remembers who belongs to a job, with others of whom somebody else knows it, and returns those who live.
-func (p *Process) note(id string, runner pid, all []process, others ...pid) []pid {
+func (p *Process) note(id string, runner pid, all []process, others ...pid) ([]pid, error) {
 	p.noting.Lock()
 	defer p.noting.Unlock()
 	known, read := p.members[id]
 	if !read {
-		known = readMembers(p.membersFile(id))
+		var err error
+		if known, err = readMembers(p.membersFile(id)); err != nil {
+			return nil, err
+		}
 	}
 	now := family(all, runner, append(slices.Clone(known), others...))
 	if p.members[id] = now; len(now) == 0 {
@@ -134,20 +159,23 @@ func (p *Process) note(id string, runner pid, all []process, others ...pid) []pi
 		}
 		_ = os.WriteFile(p.membersFile(id), []byte(text.String()), 0o600) // the next look tries again if somebody is new
 	}
-	return now
+	return now, nil
 }
 
 func (p *Process) membersFile(id string) string { return filepath.Join(p.dir, id, membersFile) }
 
-func readMembers(path string) (list []pid) {
-	data, _ := os.ReadFile(path) // nobody was there yet
+func readMembers(path string) (list []pid, err error) {
+	data, err := os.ReadFile(path)
+	if short(err) {
+		return nil, err
+	}
 	for line := range strings.Lines(string(data)) {
 		num, start, ok := strings.Cut(strings.TrimSpace(line), " ")
 		if n, err := strconv.Atoi(num); ok && err == nil {
 			list = append(list, pid{n, start})
 		}
 	}
-	return list
+	return list, nil
 }
 
 // forget drops what is known of a job's processes.
@@ -161,7 +189,9 @@ func (p *Process) forget(id string) {
 // watch notes who belongs to a job until done is closed.
 func (p *Process) watch(id string, runner pid, done <-chan struct{}) {
 	for wait := firstNote; ; wait = noteEvery {
-		p.note(id, runner, ps())
+		if all, err := ps(); err == nil { // otherwise the next look sees them
+			_, _ = p.note(id, runner, all)
+		}
 		select {
 		case <-time.After(wait):
 		case <-done:
@@ -173,17 +203,20 @@ func (p *Process) watch(id string, runner pid, done <-chan struct{}) {
 // ofJob finds the processes of a job that live: those that are known, and those that carry its id in their environment,
 // which the runner does not. Unsure says that nobody can tell of one that began after the runner, and that is not known
 // as another job's.
-func (p *Process) ofJob(id string, runner pid) (list []pid, unsure bool) {
-	all := ps()
+func (p *Process) ofJob(id string, runner pid) (list []pid, unsure bool, err error) {
+	all, err := ps()
+	if err != nil {
+		return nil, false, err
+	}
 	var later []process
 	for _, q := range all {
 		if ticks(q.start) >= ticks(runner.start) {
 			later = append(later, q)
 		}
 	}
-	carry, unread := p.contain(later, "environ", "\x00DSTACK_JOB_ID="+id+"\x00")
-	list = p.note(id, runner, all, carry...)
-	return list, len(unread) > 0 && runner != pid{} && !p.ofOthers(id, unread)
+	carry, unread, err := p.contain(later, "environ", "\x00DSTACK_JOB_ID="+id+"\x00")
+	list, nerr := p.note(id, runner, all, carry...)
+	return list, len(unread) > 0 && runner != pid{} && !p.ofOthers(id, unread), errors.Join(err, nerr)
 }
 
 // ofOthers says that all of some processes are known as those of other jobs.
@@ -194,7 +227,8 @@ func (p *Process) ofOthers(id string, list []pid) bool {
 	var known []pid
 	for _, e := range entries {
 		if _, read := p.members[e.Name()]; !read && e.Name() != id {
-			known = append(known, readMembers(p.membersFile(e.Name()))...)
+			members, _ := readMembers(p.membersFile(e.Name()))
+			known = append(known, members...)
 		}
 	}
 	for other, members := range p.members {
@@ -213,25 +247,30 @@ func ticks(start string) uint64 {
 
 // contain finds the processes whose file in /proc contains text; those of other users are not seen. Unread are
 // those that could not be read in time.
-func (p *Process) contain(list []process, file, text string) (found, unread []pid) {
+func (p *Process) contain(list []process, file, text string) (found, unread []pid, err error) {
 	for _, q := range list {
 		if q.num == os.Getpid() {
 			continue
 		}
-		data, ok := p.readOf(q.pid, file)
-		if !ok {
+		data, rerr := p.readOf(q.pid, file)
+		switch {
+		case errors.Is(rerr, errHangs):
 			unread = append(unread, q.pid)
+		case short(rerr):
+			err = rerr
 		}
 		if bytes.Contains(append([]byte{0}, data...), []byte(text)) {
 			found = append(found, q.pid)
 		}
 	}
-	return found, unread
+	return found, unread, err
 }
 
-// readOf reads a file of a process that needs its memory. It is not ok when that takes too long; then the read goes on,
-// and until it ends there is no other of the same process.
-func (p *Process) readOf(q pid, file string) (data []byte, ok bool) {
+var errHangs = errors.New("the process cannot be read in time")
+
+// readOf reads a file of a process that needs its memory. It is errHangs when that takes too long; then the read goes
+// on, and until it ends there is no other of the same process.
+func (p *Process) readOf(q pid, file string) ([]byte, error) {
 	p.reading.Lock()
 	hangs := p.hung[q]
 	p.reading.Unlock()
@@ -242,22 +281,23 @@ func (p *Process) readOf(q pid, file string) (data []byte, ok bool) {
 			delete(p.hung, q)
 			p.reading.Unlock()
 		default:
-			return nil, false
+			return nil, errHangs
 		}
 	}
 	done := make(chan struct{})
 	var got []byte
+	var err error
 	go func() { // nothing ends it
 		defer close(done)
-		got, _ = p.readFile(fmt.Sprintf("/proc/%d/%s", q.num, file)) // it has ended, or is another user's
+		got, err = p.readFile(fmt.Sprintf("/proc/%d/%s", q.num, file))
 	}()
 	select {
 	case <-done:
-		return got, true
+		return got, err // mostly that it has ended, or is another user's
 	case <-time.After(readPatience):
 	}
 	p.reading.Lock()
 	defer p.reading.Unlock()
 	p.hung[q] = done
-	return nil, false
+	return nil, errHangs
 }

@@ -1,6 +1,8 @@
 package runtime
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -67,8 +69,18 @@ func started(t *testing.T, p *Process, id, program string) (runner pid, kill fun
 	if err := remember(dir, cmd.Process.Pid); err != nil {
 		t.Fatal(err)
 	}
-	runner, _ = p.find(id)
+	runner, _, _ = p.find(id)
 	return runner, kill, w
+}
+
+// all lists the processes of the host.
+func all(t *testing.T) []process {
+	t.Helper()
+	list, err := ps()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
 }
 
 // runs says that a task is listed as one that runs.
@@ -97,7 +109,7 @@ func TestProcessesWithoutAnEnvironment(t *testing.T) {
 			runner, kill, hold := started(t, p, "id", program)
 			var job pid
 			until(t, "its job is noted", func() bool {
-				if list := p.note("id", runner, ps()); len(list) == 1 {
+				if list, _ := p.note("id", runner, all(t)); len(list) == 1 {
 					job = list[0]
 				}
 				f, err := stat(fmt.Sprintf("/proc/%d/stat", job.num))
@@ -126,12 +138,13 @@ func TestKillWithoutAnEnvironment(t *testing.T) {
 	runner, kill, _ := started(t, p, "id", "cat")
 	var job []pid
 	until(t, "its job is noted", func() bool {
-		job = p.note("id", runner, ps())
+		job, _ = p.note("id", runner, all(t))
 		return len(job) == 1
 	})
 	kill()
-	if err := p.Remove(t.Context(), "id"); err != nil || alive(job[0]) {
-		t.Errorf("its job lives: %v (%v)", alive(job[0]), err)
+	err := p.Remove(t.Context(), "id")
+	if lives, aerr := alive(job[0]); err != nil || aerr != nil || lives {
+		t.Errorf("its job lives: %v (%v, %v)", lives, err, aerr)
 	}
 }
 
@@ -141,7 +154,7 @@ func TestProcessThatCannotBeRead(t *testing.T) {
 	runner, kill, hold := started(t, p, "id", "cat")
 	var job pid
 	until(t, "its job is there", func() bool {
-		list := family(ps(), runner, nil)
+		list := family(all(t), runner, nil)
 		if len(list) == 1 {
 			job = list[0]
 		}
@@ -160,8 +173,8 @@ func TestProcessThatCannotBeRead(t *testing.T) {
 			t.Error("a job of which nobody knows is taken for ended")
 		}
 	}
-	if list, unsure := p.ofJob("later", pid{1, "18446744073709551615"}); unsure || len(list) > 0 {
-		t.Errorf("of a job that has begun after it there are %v, unsure: %v", list, unsure)
+	if list, unsure, err := p.ofJob("later", pid{1, "18446744073709551615"}); err != nil || unsure || len(list) > 0 {
+		t.Errorf("of a job that has begun after it there are %v, unsure: %v (%v)", list, unsure, err)
 	}
 	close(release)
 	until(t, "it can be read", func() bool { return !p.runs(t, "id") })
@@ -175,7 +188,7 @@ func TestProcessOfAnotherJobThatCannotBeRead(t *testing.T) {
 	runner, _, _ := started(t, p, "hangs", "cat")
 	var job pid
 	until(t, "the job that hangs is noted", func() bool {
-		list := p.note("hangs", runner, ps())
+		list, _ := p.note("hangs", runner, all(t))
 		if len(list) == 1 {
 			job = list[0]
 		}
@@ -199,6 +212,75 @@ func TestProcessOfAnotherJobThatCannotBeRead(t *testing.T) {
 	later.readFile = read
 	if later.lives("ends", pid{1, runner.start}) {
 		t.Error("an agent that starts later takes it for running")
+	}
+}
+
+// An agent without descriptors takes no job for ended, and forgets none.
+func TestProcessesWithoutDescriptors(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	runner, kill, _ := started(t, p, "id", "cat")
+	var job []pid
+	until(t, "its job is noted", func() bool {
+		job, _ = p.note("id", runner, all(t))
+		return len(job) == 1
+	})
+	look := func() {
+		t.Helper()
+		var was syscall.Rlimit
+		if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Max: was.Max}); err != nil {
+			t.Fatal(err)
+		}
+		list, _, seen := p.ofJob("id", runner)
+		lives := p.lives("id", runner)
+		removed := p.Remove(t.Context(), "id")
+		killed := p.Kill(t.Context(), "id")
+		_, _, written := p.find("id")
+		_, noted := NewProcess(p.dir, "").note("id", runner, nil)
+		_, _, runs := p.running(filepath.Join(p.dir, "id", JobDir))
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		defer cancel()
+		_, waited := p.Wait(ctx, "id")
+		over := ended(ctx, runner)
+		if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &was); err != nil {
+			t.Fatal(err)
+		}
+		if !lives {
+			t.Error("it is taken for ended")
+		}
+		for what, err := range map[string]error{"its processes": seen, "remove": removed, "kill": killed, "what is noted": noted, "its runner": written, "a runner": runs, "wait": waited, "the end of its runner": over} {
+			if err == nil || errors.Is(err, ErrNotFound) {
+				t.Errorf("%s: %v, %v", what, err, list)
+			}
+		}
+	}
+	look()
+	kill()
+	look()
+	if !p.runs(t, "id") || !NewProcess(p.dir, "").runs(t, "id") {
+		t.Error("its job is forgotten")
+	}
+	if err := p.Remove(t.Context(), "id"); err != nil {
+		t.Error(err)
+	}
+}
+
+// A read that lacks descriptors or memory is no sign that a process is not the job's.
+func TestEnvironmentsWithoutDescriptors(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	runner, kill, _ := started(t, p, "id", "cat")
+	until(t, "another process is there", func() bool { return len(family(all(t), runner, nil)) == 1 })
+	kill()
+	if p.runs(t, "id") {
+		t.Fatal("one that has not its id is taken for its job's")
+	}
+	for _, err := range []error{syscall.EMFILE, syscall.ENFILE, syscall.ENOMEM} {
+		p.readFile = func(path string) ([]byte, error) { return nil, &os.PathError{Op: "open", Path: path, Err: err} }
+		if !p.runs(t, "id") {
+			t.Errorf("%v: it is taken for ended", err)
+		}
 	}
 }
 

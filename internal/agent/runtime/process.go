@@ -59,11 +59,23 @@ const JobDir = "job"
 
 // Start starts a runner that outlives the agent.
 func (p *Process) Start(_ context.Context, c Container) error {
-	if proc, ok := p.find(c.ID); ok && alive(proc) {
+	proc, _, err := p.find(c.ID)
+	runs := false
+	if err == nil {
+		runs, err = alive(proc)
+	}
+	if runs {
 		return nil
 	}
-	if num, ok := p.running(c.Dir); ok { // started before a crash, not yet written down
-		return remember(c.Dir, num)
+	var ok bool
+	if err == nil {
+		proc, ok, err = p.running(c.Dir)
+	}
+	if err != nil {
+		return fmt.Errorf("start a process for task %s: %w", c.ID, err)
+	}
+	if ok { // started before a crash, not yet written down
+		return remember(c.Dir, proc.num)
 	}
 	log, err := os.OpenFile(filepath.Join(c.Dir, "container.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
@@ -95,35 +107,42 @@ func remember(dir string, num int) error {
 }
 
 // running looks for a runner on a task directory by its command line.
-func (p *Process) running(dir string) (int, bool) {
-	found, _ := p.contain(ps(), "cmdline", "\x00runner\x00--dir\x00"+dir+"\x00") // one that hangs in a driver is none
-	if len(found) == 0 {
-		return 0, false
+func (p *Process) running(dir string) (proc pid, ok bool, err error) {
+	all, err := ps()
+	if err != nil {
+		return pid{}, false, err
 	}
-	return found[0].num, true
+	found, _, err := p.contain(all, "cmdline", "\x00runner\x00--dir\x00"+dir+"\x00") // one that hangs in a driver is none
+	if len(found) == 0 {
+		return pid{}, false, err
+	}
+	return found[0], true, nil
 }
 
 // find reads the id of a task's runner.
-func (p *Process) find(id string) (pid, bool) {
+func (p *Process) find(id string) (proc pid, ok bool, err error) {
 	data, err := os.ReadFile(filepath.Join(p.dir, id, JobDir, pidFile))
-	if err != nil {
-		return pid{}, false
+	if short(err) {
+		return pid{}, false, err
 	}
 	n, start, ok := strings.Cut(strings.TrimSpace(string(data)), " ")
 	num, err := strconv.Atoi(n)
-	return pid{num, start}, ok && err == nil
+	if !ok || err != nil {
+		return pid{}, false, nil
+	}
+	return pid{num, start}, true, nil
 }
 
 // runner is find, also for a runner that was started and whose agent was killed before it wrote that down.
-func (p *Process) runner(id string) (pid, bool) {
-	if proc, ok := p.find(id); ok {
-		return proc, true
+func (p *Process) runner(id string) (proc pid, ok bool, err error) {
+	if proc, ok, err = p.find(id); ok || err != nil {
+		return proc, ok, err
 	}
 	dir := filepath.Join(p.dir, id, JobDir)
-	if num, ok := p.running(dir); !ok || remember(dir, num) != nil {
-		return pid{}, false
+	if proc, ok, err = p.running(dir); ok {
+		_ = remember(dir, proc.num) // or it is found again
 	}
-	return p.find(id)
+	return proc, ok, err
 }
 
 type pid struct {
@@ -136,9 +155,12 @@ func startTime(num int) (string, error) {
 	return p.start, err
 }
 
-func alive(p pid) bool {
+func alive(p pid) (bool, error) {
 	start, err := startTime(p.num)
-	return err == nil && start == p.start
+	if short(err) {
+		return false, err
+	}
+	return err == nil && start == p.start, nil
 }
 
 // Ports is empty: the runner listens on the host itself.
@@ -146,14 +168,19 @@ func (p *Process) Ports(context.Context, string) (map[int]int, error) { return n
 
 // Wait returns when the runner is gone.
 func (p *Process) Wait(ctx context.Context, id string) (Exit, error) {
-	proc, ok := p.runner(id)
+	proc, ok, err := p.runner(id)
+	for ; err != nil; proc, ok, err = p.runner(id) {
+		if perr := pause(ctx); perr != nil {
+			return Exit{}, perr
+		}
+	}
 	if !ok {
 		return Exit{}, ErrNotFound
 	}
 	done := make(chan struct{})
 	var watching sync.WaitGroup
 	watching.Go(func() { p.watch(id, proc, done) })
-	err := ended(ctx, proc)
+	err = ended(ctx, proc)
 	close(done)
 	watching.Wait()
 	if err != nil {
@@ -163,18 +190,28 @@ func (p *Process) Wait(ctx context.Context, id string) (Exit, error) {
 	return Exit{Code: -1, Tail: lastLines(string(tail), 5)}, nil
 }
 
+// pause is the time between two looks.
+func pause(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(500 * time.Millisecond):
+		return nil
+	}
+}
+
 // ended returns when a process has ended. Linux since 5.10 says so; older ones are asked.
 func ended(ctx context.Context, p pid) error {
 	fd, err := unix.PidfdOpen(p.num, unix.PIDFD_NONBLOCK)
 	if err != nil {
-		for alive(p) {
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(500 * time.Millisecond):
+		for {
+			if lives, err := alive(p); !lives && err == nil {
+				return nil
+			}
+			if err := pause(ctx); err != nil {
+				return err
 			}
 		}
-		return nil
 	}
 	f := os.NewFile(uintptr(fd), "pidfd")
 	stop := context.AfterFunc(ctx, func() { f.Close() })
@@ -184,8 +221,17 @@ func ended(ctx context.Context, p pid) error {
 		}
 	}()
 	conn, err := f.SyscallConn()
-	if err == nil {
-		err = conn.Read(func(uintptr) bool { return !alive(p) })
+	for err == nil {
+		var unknown error
+		err = conn.Read(func(uintptr) (over bool) {
+			var lives bool
+			lives, unknown = alive(p)
+			return !lives
+		})
+		if unknown == nil {
+			break
+		}
+		_ = pause(ctx) // the next read ends with it
 	}
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -195,26 +241,34 @@ func ended(ctx context.Context, p pid) error {
 
 // Kill ends the runner and every process of the job.
 func (p *Process) Kill(_ context.Context, id string) error {
-	proc, ok := p.runner(id)
-	members, _ := p.ofJob(id, proc) // before the first is killed: those that hang then are not found any more
-	if ok && alive(proc) {
-		_ = syscall.Kill(proc.num, syscall.SIGKILL)
+	proc, ok, err := p.runner(id)
+	var members []pid
+	if err == nil {
+		members, _, err = p.ofJob(id, proc) // before the first is killed: those that hang then are not found any more
 	}
-	for _, m := range members {
-		if alive(m) {
+	if err != nil {
+		return fmt.Errorf("find the processes of task %s: %w", id, err)
+	}
+	for _, m := range append([]pid{proc}, members...) {
+		lives, merr := alive(m)
+		if lives {
 			_ = syscall.Kill(m.num, syscall.SIGKILL)
 		}
+		err = errors.Join(err, merr)
 	}
-	if !ok {
+	if err == nil && !ok {
 		return ErrNotFound
 	}
-	return nil
+	return err
 }
 
-// lives says that processes of a job live, or that nobody knows.
+// lives says that a runner or processes of its job live, or that nobody knows.
 func (p *Process) lives(id string, runner pid) bool {
-	members, unsure := p.ofJob(id, runner)
-	return unsure || len(members) > 0
+	if lives, err := alive(runner); lives || err != nil {
+		return true
+	}
+	members, unsure, err := p.ofJob(id, runner)
+	return err != nil || unsure || len(members) > 0
 }
 
 // removePatience is how long Remove waits for processes that were killed to be gone.
@@ -228,8 +282,8 @@ func (p *Process) Remove(ctx context.Context, id string) error {
 		if err := p.Kill(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
-		proc, ok := p.find(id)
-		if !(ok && alive(proc)) && !p.lives(id, proc) {
+		proc, _, err := p.find(id)
+		if err == nil && !p.lives(id, proc) {
 			_ = os.RemoveAll(filepath.Join(p.dir, id, JobDir, pidFile)) // or it goes with the task's folder
 			p.forget(id)
 			return nil
@@ -254,8 +308,8 @@ func (p *Process) List(context.Context) ([]Found, error) {
 	}
 	var list []Found
 	for _, e := range entries {
-		if proc, ok := p.find(e.Name()); ok {
-			list = append(list, Found{ID: e.Name(), Running: alive(proc) || p.lives(e.Name(), proc)})
+		if proc, ok, err := p.find(e.Name()); ok || err != nil { // what cannot be read may run
+			list = append(list, Found{ID: e.Name(), Running: err != nil || p.lives(e.Name(), proc)})
 		}
 	}
 	return list, nil
