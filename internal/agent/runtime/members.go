@@ -34,7 +34,8 @@ type process struct {
 	parent, session int
 }
 
-// ps lists the processes of the host, without those that have ended and nobody has waited for.
+// ps lists the processes of the host, without those that have ended and nobody has waited for, and without the agent:
+// one that was started from a job, as in the terminal of a dev environment, is not the job's, and its tasks are not.
 func ps() ([]process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
@@ -43,7 +44,7 @@ func ps() ([]process, error) {
 	var list []process
 	for _, e := range entries {
 		num, err := strconv.Atoi(e.Name())
-		if err != nil {
+		if err != nil || num == os.Getpid() {
 			continue
 		}
 		p, err := processOf(num)
@@ -249,9 +250,6 @@ func ticks(start string) uint64 {
 // those that could not be read in time.
 func (p *Process) contain(list []process, file, text string) (found, unread []pid, err error) {
 	for _, q := range list {
-		if q.num == os.Getpid() {
-			continue
-		}
 		data, rerr := p.readOf(q.pid, file)
 		switch {
 		case errors.Is(rerr, errHangs):

@@ -284,6 +284,24 @@ func TestEnvironmentsWithoutDescriptors(t *testing.T) {
 	}
 }
 
+// An agent that was started from a job is not the job's, and what it starts is not.
+func TestAgentThatDescendsFromAJob(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	task, _, _ := started(t, p, "id", "cat")
+	parent, err := processOf(os.Getppid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := processOf(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := family(all(t), parent.pid, []pid{self.pid})
+	if slices.Contains(list, self.pid) || slices.Contains(list, task) {
+		t.Errorf("of those that would be killed with the job %v are this one's", list)
+	}
+}
+
 // Who belongs to a job.
 func TestFamily(t *testing.T) {
 	p := func(num, parent, session int) process { return process{pid{num, "7"}, parent, session} }
