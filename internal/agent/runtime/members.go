@@ -142,28 +142,36 @@ func family(all []process, runner pid, known []pid) []pid {
 func (p *Process) note(id string, runner pid, all []process, others ...pid) ([]pid, error) {
 	p.noting.Lock()
 	defer p.noting.Unlock()
-	known, read := p.members[id]
-	if !read {
-		var err error
-		if known, err = readMembers(p.membersFile(id)); err != nil {
-			return nil, err
-		}
+	saved, err := readMembers(p.membersFile(id))
+	if err != nil {
+		return nil, err
+	}
+	known, noted := p.members[id]
+	if !noted {
+		known = saved
 	}
 	now := family(all, runner, append(slices.Clone(known), others...))
 	if p.members[id] = now; len(now) == 0 {
 		delete(p.members, id)
 	}
-	if !slices.Equal(known, now) {
-		var text strings.Builder
-		for _, m := range now {
-			fmt.Fprintf(&text, "%d %s\n", m.num, m.start)
-		}
-		_ = os.WriteFile(p.membersFile(id), []byte(text.String()), 0o600) // the next look tries again if somebody is new
+	if !slices.Equal(saved, now) {
+		writeMembers(p.membersFile(id), now)
 	}
 	return now, nil
 }
 
 func (p *Process) membersFile(id string) string { return filepath.Join(p.dir, id, membersFile) }
+
+// writeMembers leaves the file as it was when it cannot be written; the next look tries again.
+func writeMembers(path string, list []pid) {
+	var text strings.Builder
+	for _, m := range list {
+		fmt.Fprintf(&text, "%d %s\n", m.num, m.start)
+	}
+	if os.WriteFile(path+".new", []byte(text.String()), 0o600) == nil {
+		_ = os.Rename(path+".new", path)
+	}
+}
 
 func readMembers(path string) (list []pid, err error) {
 	data, err := os.ReadFile(path)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	goruntime "runtime"
 	"slices"
@@ -299,6 +300,46 @@ func TestAgentThatDescendsFromAJob(t *testing.T) {
 	list := family(all(t), parent.pid, []pid{self.pid})
 	if slices.Contains(list, self.pid) || slices.Contains(list, task) {
 		t.Errorf("of those that would be killed with the job %v are this one's", list)
+	}
+}
+
+// A full disk costs nothing of what is noted, and what is new goes to it once there is room.
+func TestNoteOnAFullDisk(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	runner, _, _ := started(t, p, "id", "cat")
+	other, _, _ := started(t, p, "other", "cat")
+	var before []pid
+	until(t, "its job is noted", func() bool {
+		before, _ = p.note("id", runner, all(t))
+		return len(before) == 1
+	})
+	list := all(t)
+	saved := func() []pid {
+		got, err := readMembers(p.membersFile("id"))
+		if err != nil {
+			t.Error(err)
+		}
+		return got
+	}
+	var was syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	signal.Ignore(syscall.SIGXFSZ)
+	defer signal.Reset(syscall.SIGXFSZ)
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Max: was.Max}); err != nil {
+		t.Fatal(err)
+	}
+	now, noteErr := p.note("id", runner, list, other)
+	full := saved()
+	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &was); err != nil {
+		t.Fatal(err)
+	}
+	if noteErr != nil || !slices.Contains(now, other) || !slices.Equal(full, before) {
+		t.Errorf("noted are %v, and on the full disk %v, where there was %v (%v)", now, full, before, noteErr)
+	}
+	if _, err := p.note("id", runner, list); err != nil || !slices.Equal(saved(), now) {
+		t.Errorf("on the disk is %v, want %v (%v)", saved(), now, err)
 	}
 }
 
