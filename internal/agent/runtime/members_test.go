@@ -13,6 +13,7 @@ import (
 	"slices"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -340,6 +341,25 @@ func TestNoteOnAFullDisk(t *testing.T) {
 	}
 	if _, err := p.note("id", runner, list); err != nil || !slices.Equal(saved(), now) {
 		t.Errorf("on the disk is %v, want %v (%v)", saved(), now, err)
+	}
+}
+
+// A process that does not end is not looked for all the time.
+func TestRemoveWhatDoesNotEnd(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	started(t, p, "id", "cat")
+	looks := 0
+	p.signal = func(int, syscall.Signal) error {
+		looks++
+		return nil
+	}
+	synctest.Test(t, func(t *testing.T) {
+		if err := p.Remove(t.Context(), "id"); err == nil {
+			t.Error("what lives is removed")
+		}
+	})
+	if looks > 50 {
+		t.Errorf("it was killed %d times", looks)
 	}
 }
 

@@ -27,6 +27,8 @@ type Process struct {
 	noting  sync.Mutex // held while members go to disk
 	members map[string][]pid
 
+	signal func(num int, s syscall.Signal) error
+
 	readFile func(path string) ([]byte, error) // of /proc, which may hang
 	reading  sync.Mutex
 	hung     map[pid]<-chan struct{} // reads that hang, by process; closed once they end
@@ -34,7 +36,7 @@ type Process struct {
 
 // NewProcess runs jobs with the agent binary self, whose directories are dir/<task>/job.
 func NewProcess(dir, self string) *Process {
-	return &Process{dir: dir, self: self, members: map[string][]pid{}, readFile: os.ReadFile, hung: map[pid]<-chan struct{}{}}
+	return &Process{dir: dir, self: self, members: map[string][]pid{}, signal: syscall.Kill, readFile: os.ReadFile, hung: map[pid]<-chan struct{}{}}
 }
 
 // Name is "process".
@@ -252,7 +254,7 @@ func (p *Process) Kill(_ context.Context, id string) error {
 	for _, m := range append([]pid{proc}, members...) {
 		lives, merr := alive(m)
 		if lives {
-			_ = syscall.Kill(m.num, syscall.SIGKILL)
+			_ = p.signal(m.num, syscall.SIGKILL)
 		}
 		err = errors.Join(err, merr)
 	}
@@ -278,7 +280,7 @@ const removePatience = 5 * time.Second
 func (p *Process) Remove(ctx context.Context, id string) error {
 	ctx, cancel := context.WithTimeout(ctx, removePatience)
 	defer cancel()
-	for {
+	for wait := 5 * time.Millisecond; ; wait *= 2 { // each look reads all of /proc
 		if err := p.Kill(ctx, id); err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
@@ -291,7 +293,7 @@ func (p *Process) Remove(ctx context.Context, id string) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("processes of task %s do not end: %w", id, ctx.Err())
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(min(wait, time.Second)):
 		}
 	}
 }
