@@ -100,8 +100,15 @@ func (s *Service) Observe(ctx context.Context, instanceID string, tasks ...agent
 	return s.observe(ctx, instanceID, slices.DeleteFunc(slices.Clone(tasks), func(t agentapi.Task) bool { return t.State == agentapi.Terminated })...)
 }
 
-// Dangling lists the tasks of a host that no job of the instance stands for any more.
+// Dangling lists the tasks of a host that no job of the instance stands for any more. There are none when the instance
+// has ended: its host may be another instance by now, where a server keeps a connection that was overtaken.
 func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agentapi.Task) ([]string, error) {
+	switch inst, err := s.Instances.Get(ctx, s.DB.Read(), instanceID); {
+	case errors.Is(err, store.ErrNotFound), err == nil && inst.Status == api.InstanceTerminated:
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
 	var ids []string
 	for _, t := range tasks {
 		j, err := s.rows.job(ctx, s.DB.Read(), t.ID)

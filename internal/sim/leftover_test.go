@@ -73,3 +73,28 @@ func TestLeftOverThatStays(t *testing.T) {
 		}
 	})
 }
+
+// TestLeftOverOfAnotherInstance has a server that was overtaken keep its connection to a host, which is removed and added
+// again as another instance meanwhile. What that runs is nothing left over, also when the old connection is made anew.
+func TestLeftOverOfAnotherInstance(t *testing.T) {
+	tp := newTemplate(t)
+	withHost(t, tp, nil, func(t *testing.T, w *world, h *agent) {
+		w.applyFleet("nodes", w.sshFleet(h.name))
+		time.Sleep(time.Minute)
+		old := w.overtake(true)
+		time.Sleep(30 * time.Second)
+		w.deleteFleets("nodes")
+		time.Sleep(time.Minute)
+		w.applyFleet("nodes", w.sshFleet(h.name))
+		time.Sleep(time.Minute)
+		w.applyRun("long", object{"type": "task", "commands": []string{"work"}, "resources": object{"cpu": "1..", "memory": "1GB.."}}, script{Run: 24 * time.Hour})
+		time.Sleep(time.Minute)
+		h.dropLinks()
+		time.Sleep(time.Minute)
+		old.kill("after it was overtaken")
+		if got := w.texts(`SELECT status FROM run`); !slices.Equal(got, []string{"running"}) {
+			t.Errorf("the run is %q", got)
+			t.Log(w.trace.text(w.current().db))
+		}
+	})
+}

@@ -438,7 +438,7 @@ func (w *world) overtaken() {
 		return
 	}
 	w.count("server overtaken")
-	old := w.overtake()
+	old := w.overtake(w.dice("overtaken").IntN(2) == 0)
 	time.AfterFunc(3*time.Minute, func() { old.kill("after it was overtaken") })
 }
 

@@ -317,14 +317,14 @@ func (w *world) restart(after time.Duration) {
 }
 
 // overtake starts a second server while the first still runs: it has the database and the
-// clouds, and every other time its connections to hosts, as after a pause. It returns the first.
-func (w *world) overtake() *process {
+// clouds, and its connections to hosts if it keeps them, as after a pause. It returns the first.
+func (w *world) overtake(connected bool) *process {
 	time.Sleep(time.Second) // the first has its shards by now
 	old := w.current()
 	if !old.alive() {
 		return old
 	}
-	if w.dice("overtaken").IntN(2) == 0 {
+	if connected {
 		w.trace.add("server", fmt.Sprint(old.num), "overtaken, and connected to its hosts")
 		w.count("overtaken server with hosts")
 	} else {
