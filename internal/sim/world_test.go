@@ -310,10 +310,12 @@ func (w *world) current() *process {
 	return w.proc
 }
 
-// restart starts a server after an outage in place of one that was killed.
+// restart starts a server after an outage in place of one that was killed, unless that was done meanwhile.
 func (w *world) restart(after time.Duration) {
 	time.Sleep(after)
-	w.start()
+	if !w.current().alive() {
+		w.start()
+	}
 }
 
 // overtake starts a second server while the first still runs: it has the database and the
