@@ -33,6 +33,11 @@ func virtual(context.Context, store.Querier) (int64, error) { return store.Micro
 
 func none(context.Context, store.Querier, []int) ([]string, error) { return nil, nil }
 
+// sleepers records passes over objects that need none for a day.
+func sleepers() *recorder {
+	return &recorder{answer: func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }}
+}
+
 // recorder is a reconciler that notes its passes and answers with what the test sets.
 type recorder struct {
 	mu     sync.Mutex
@@ -139,7 +144,7 @@ func TestLiveAtStartAndSweep(t *testing.T) {
 func TestMissedWhileNobodyListened(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		bus := &enginetest.Bus{}
-		r := &recorder{answer: func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }}
+		r := sleepers()
 		e := newEngine(t, db, "a", bus)
 		e.Register(engine.Kind{Name: "x", Reconcile: r.reconcile, Live: func(context.Context, store.Querier, []int) ([]string, error) { return []string{"1"}, nil }})
 		enginetest.Start(t, e)
@@ -156,7 +161,7 @@ func TestMissedWhileNobodyListened(t *testing.T) {
 func TestMissedAndNotListed(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		bus := &enginetest.Bus{}
-		r := &recorder{answer: func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }}
+		r := sleepers()
 		e := newEngine(t, db, "a", bus)
 		lists := 0
 		e.Register(engine.Kind{Name: "x", Reconcile: r.reconcile, Live: func(context.Context, store.Querier, []int) ([]string, error) {
@@ -179,7 +184,7 @@ func TestMissedAndNotListed(t *testing.T) {
 func TestUnlistedKind(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
 		e := newEngine(t, db, "a", &enginetest.Bus{})
-		r := &recorder{answer: func(context.Context, engine.Item) (time.Time, error) { return time.Now().Add(24 * time.Hour), nil }}
+		r := sleepers()
 		e.Register(engine.Kind{Name: "well", Reconcile: r.reconcile, Live: func(context.Context, store.Querier, []int) ([]string, error) { return []string{"1"}, nil }})
 		ill := &recorder{}
 		var listed atomic.Bool

@@ -134,15 +134,21 @@ func TestProcessesWithoutAnEnvironment(t *testing.T) {
 	}
 }
 
-// All that is known of a job's processes is killed, also what has no environment that says whose it is.
-func TestKillWithoutAnEnvironment(t *testing.T) {
-	p := NewProcess(t.TempDir(), "")
-	runner, kill, _ := started(t, p, "id", "cat")
-	var job []pid
+// noted waits until the one process of a runner's job is known, and returns it.
+func noted(t *testing.T, p *Process, runner pid) (job []pid) {
+	t.Helper()
 	until(t, "its job is noted", func() bool {
 		job, _ = p.note("id", runner, all(t))
 		return len(job) == 1
 	})
+	return job
+}
+
+// All that is known of a job's processes is killed, also what has no environment that says whose it is.
+func TestKillWithoutAnEnvironment(t *testing.T) {
+	p := NewProcess(t.TempDir(), "")
+	runner, kill, _ := started(t, p, "id", "cat")
+	job := noted(t, p, runner)
 	kill()
 	err := p.Remove(t.Context(), "id")
 	if lives, aerr := alive(job[0]); err != nil || aerr != nil || lives {
@@ -221,11 +227,7 @@ func TestProcessOfAnotherJobThatCannotBeRead(t *testing.T) {
 func TestProcessesWithoutDescriptors(t *testing.T) {
 	p := NewProcess(t.TempDir(), "")
 	runner, kill, _ := started(t, p, "id", "cat")
-	var job []pid
-	until(t, "its job is noted", func() bool {
-		job, _ = p.note("id", runner, all(t))
-		return len(job) == 1
-	})
+	noted(t, p, runner)
 	look := func() {
 		t.Helper()
 		var was syscall.Rlimit
