@@ -51,7 +51,7 @@ func (e *sendError) Unwrap() error { return e.err }
 // send gives the task to the agent. It may be repeated: the agent knows the task by its id.
 func (s *Service) send(ctx context.Context, it engine.Item, client *agentapi.Client, snap JobSnapshot) (time.Time, error) {
 	j := snap.Job
-	spec, err := s.taskSpec(ctx, j)
+	spec, err := s.taskSpec(ctx, j, snap.Instance)
 	if err != nil {
 		var bad *specError
 		if errors.As(err, &bad) {

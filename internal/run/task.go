@@ -26,8 +26,8 @@ func (e *specError) Error() string { return e.msg }
 // seconds.
 const linger = 15
 
-// taskSpec is what the host's agent gets for a job.
-func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error) {
+// taskSpec is what a host's agent gets for a job.
+func (s *Service) taskSpec(ctx context.Context, j Job, host *instance.Instance) (agentapi.TaskSpec, error) {
 	r, err := s.rows.run(ctx, s.DB.Read(), j.RunID)
 	if err != nil {
 		return agentapi.TaskSpec{}, err
@@ -61,16 +61,12 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 			return agentapi.TaskSpec{}, err
 		}
 	}
-	command, err := s.onHost(ctx, j.InstanceID, spec.Commands)
-	if err != nil {
-		return agentapi.TaskSpec{}, err
-	}
 	keys := s.SSHProxy.userKeys(*r.Data.Spec.SSHKeyPub)
 	t := agentapi.TaskSpec{
 		ID: j.ID, Name: spec.JobName, Image: spec.ImageName, Privileged: spec.Privileged, Network: string(rt.NetworkMode),
 		Job: agentapi.JobSpec{
 			RunID: r.ID, RunName: r.Name, JobID: j.ID, Project: p.Name, RepoID: r.RepoID, JobNum: spec.JobNum, ReplicaNum: spec.ReplicaNum,
-			JobsPerReplica: spec.JobsPerReplica, Command: command, Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
+			JobsPerReplica: spec.JobsPerReplica, Command: onHost(host, spec.Commands), Env: env, LogQuotaHour: s.LogQuota, AuthorizedKeys: keys,
 			ServerKey: strings.TrimSpace(p.PublicKey), StopDuration: jobspec.DefaultStop,
 		},
 	}
@@ -111,11 +107,7 @@ func (s *Service) taskSpec(ctx context.Context, j Job) (agentapi.TaskSpec, error
 		t.RegistryAuth = &agentapi.RegistryAuth{Username: user, Password: password}
 	}
 	t.Image, t.RegistryAuth = s.Images.Locate(t.Image, t.RegistryAuth)
-	host, err := s.Instances.Get(ctx, s.DB.Read(), j.InstanceID)
-	if err != nil {
-		return agentapi.TaskSpec{}, err
-	}
-	t.GPUs = gpusOf(j, &host)
+	t.GPUs = gpusOf(j, host)
 	if rt.CPU != nil {
 		t.CPUs = *rt.CPU
 	}
