@@ -23,10 +23,10 @@ const lookAgain = 30 * time.Second
 // lookSoon is when one is looked at again that waits only until backends which fail may have answered.
 const lookSoon = 6 * time.Second
 
-// lookAnyway is when a queue is looked at again in which somebody waits, whatever for: the sweep passes over what has a
-// time of its own, and for those who wait for hosts only that is the end of their patience, in days. A wake-up that
-// got lost, with the server that was to send it, say, is made good by this. It costs a project with a queue one pass,
-// which reads what has changed.
+// lookAnyway is when a queue is looked at again in which somebody waits, whatever for: those who wait for hosts have no
+// time but the end of their patience, in days. A wake-up that got lost, with the server that was to send it, say, is
+// made good by this, sooner than by the engine's sweep. It costs a project with a queue one pass, which reads what
+// has changed.
 const lookAnyway = 5 * time.Minute
 
 // reconcileQueue places the waiting jobs of one project in the order of its queue: one
