@@ -42,11 +42,12 @@ func with(list []string, text string) []string {
 	return append(slices.Clip(list), text)
 }
 
-// Short is a text as one line of at most 200 characters.
+// Short is a text as one line of at most 203 characters. What is longer loses its middle: what failed stands at the
+// begin of most errors, and why at the end.
 func Short(s string) string {
 	s = strings.Join(strings.Fields(s), " ")
 	if r := []rune(s); len(r) > 200 {
-		return string(r[:200]) + "..."
+		return string(r[:100]) + "..." + string(r[len(r)-100:])
 	}
 	return s
 }

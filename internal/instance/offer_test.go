@@ -91,7 +91,7 @@ func TestNext(t *testing.T) {
 }
 
 func TestShort(t *testing.T) {
-	if got := Short("a\n  b\t" + strings.Repeat("ü", 300)); got != "a b "+strings.Repeat("ü", 196)+"..." {
+	if got := Short("a\n  b\t" + strings.Repeat("ü", 300) + ": disk full"); got != "a b "+strings.Repeat("ü", 96)+"..."+strings.Repeat("ü", 89)+": disk full" {
 		t.Errorf("short = %q", got)
 	}
 }
