@@ -96,7 +96,7 @@ func (c *positionCache) known(projectID string) (*positionsAt, map[string]int) {
 		if c.byID == nil {
 			c.byID = map[string]*positionsAt{}
 		}
-		p = &positionsAt{reading: make(chan struct{}, 1)}
+		p = &positionsAt{at: time.Now(), reading: make(chan struct{}, 1)} // so that no other look forgets it before it is read
 		c.byID[projectID] = p
 	}
 	return p, nil
