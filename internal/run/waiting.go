@@ -47,59 +47,61 @@ type positionCache struct {
 }
 
 type positionsAt struct {
+	asking    int           // how many of those who ask are not done with it
+	reading   chan struct{} // holds a token while one of them looks at what follows, or reads it for all
 	at        time.Time
 	positions map[string]int
-	reading   chan struct{} // holds a token while one of those who ask reads them, for all of them
 }
 
 // positionsFor is how old positions may be.
 const positionsFor = time.Second
 
 func (c *positionCache) of(ctx context.Context, projectID string, read func(context.Context, string) (map[string]int, error)) (map[string]int, error) {
-	p, known := c.known(projectID)
-	if known != nil {
-		return known, nil
-	}
+	p := c.enter(projectID)
+	defer c.leave(p)
 	select {
 	case p.reading <- struct{}{}:
 		defer func() { <-p.reading }()
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	if _, known = c.known(projectID); known != nil {
-		return known, nil
+	if time.Since(p.at) < positionsFor {
+		return p.positions, nil
 	}
 	positions, err := read(ctx, projectID)
 	if err != nil {
 		return nil, err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	p.at, p.positions = time.Now(), positions // however long that took: those who waited take them
 	return positions, nil
 }
 
-// known are the positions in a project's queue, nil when those that are remembered are too old.
-func (c *positionCache) known(projectID string) (*positionsAt, map[string]int) {
+// enter returns what is remembered of a project's queue, for one more who asks, and forgets old queues that nobody asks
+// for.
+func (c *positionCache) enter(projectID string) *positionsAt {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for id, p := range c.byID {
-		if id != projectID && time.Since(p.at) >= positionsFor && len(p.reading) == 0 {
+		if id != projectID && p.asking == 0 && time.Since(p.at) >= positionsFor {
 			delete(c.byID, id)
 		}
 	}
 	p := c.byID[projectID]
-	switch {
-	case p != nil && time.Since(p.at) < positionsFor:
-		return p, p.positions
-	case p == nil:
+	if p == nil {
 		if c.byID == nil {
 			c.byID = map[string]*positionsAt{}
 		}
 		p = &positionsAt{at: time.Now(), reading: make(chan struct{}, 1)} // so that no other look forgets it before it is read
 		c.byID[projectID] = p
 	}
-	return p, nil
+	p.asking++
+	return p
+}
+
+func (c *positionCache) leave(p *positionsAt) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p.asking--
 }
 
 // positions are the places of runs in a project's queue, from 1. They are read as one text,
