@@ -91,7 +91,7 @@ func (c *positionCache) enter(projectID string) *positionsAt {
 		if c.byID == nil {
 			c.byID = map[string]*positionsAt{}
 		}
-		p = &positionsAt{at: time.Now(), reading: make(chan struct{}, 1)} // so that no other look forgets it before it is read
+		p = &positionsAt{reading: make(chan struct{}, 1)}
 		c.byID[projectID] = p
 	}
 	p.asking++
