@@ -134,9 +134,11 @@ func (d *decoder) structure(n *node, loc []any, v reflect.Value) {
 	if s, ok := v.Addr().Interface().(defaulting); ok {
 		s.setDefaults()
 	}
-	known := map[string]bool{}
-	d.fields(n, loc, v, known)
-	if !d.lenient {
+	if d.lenient {
+		d.fields(n, loc, v, nil)
+	} else {
+		known := map[string]bool{}
+		d.fields(n, loc, v, known)
 		for _, k := range n.keys {
 			if !known[k] {
 				d.unknown(n, loc, k)
@@ -194,7 +196,9 @@ func (d *decoder) fields(n *node, loc []any, v reflect.Value, known map[string]b
 		if name == "" || name == "-" || !f.IsExported() {
 			continue
 		}
-		known[name] = true
+		if known != nil {
+			known[name] = true
+		}
 		tag := f.Tag.Get("cfg")
 		item := n.values[name]
 		if item == nil {

@@ -2,7 +2,6 @@ package config
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +12,8 @@ import (
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // DecodeJSON reads a request body into v with the rules of requests: loose scalars,
@@ -22,9 +23,8 @@ func DecodeJSON(data []byte, v any, prefix ...any) error {
 	n, broken, err := parseJSON(data)
 	if err != nil {
 		p := Problem{Loc: at(prefix, len(data)), Type: "json_invalid", Msg: "JSON decode error", Reason: strings.TrimPrefix(err.Error(), "JSON decode error: "), Input: map[string]any{}}
-		var syntax *json.SyntaxError
-		if errors.As(err, &syntax) {
-			p.Loc = at(prefix, int(syntax.Offset))
+		if syntax, ok := errors.AsType[*jsontext.SyntacticError](err); ok {
+			p.Loc = at(prefix, int(syntax.ByteOffset))
 		}
 		return &Errors{[]Problem{p}}
 	}
@@ -92,23 +92,23 @@ func parseJSON(data []byte) (n *node, broken bool, err error) {
 	if !utf8.Valid(data) {
 		return nil, false, errors.New("JSON decode error: the document is not UTF-8 text")
 	}
-	dec := json.NewDecoder(bytes.NewReader(data))
-	dec.UseNumber()
-	p := jsonParser{dec: dec, data: data}
+	// Of keys that are repeated the last counts, and half of a surrogate pair is reported with its place.
+	p := jsonParser{dec: jsontext.NewDecoder(bytes.NewBuffer(data), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)), data: data}
 	if n, err = p.value(0); err != nil {
 		return nil, false, err
 	}
-	if _, err := dec.Token(); err != io.EOF {
-		return nil, false, fmt.Errorf("JSON decode error: extra data after the document at byte %d", dec.InputOffset())
+	if _, err := p.dec.ReadToken(); err != io.EOF {
+		return nil, false, fmt.Errorf("JSON decode error: extra data after the document at byte %d", p.dec.InputOffset())
 	}
 	return n, p.broken, nil
 }
 
 type jsonParser struct {
-	dec    *json.Decoder
+	dec    *jsontext.Decoder
 	data   []byte
 	nodes  int
 	broken bool
+	null   node // stands for every null: stored documents have many
 }
 
 // half says that a text which was read from from on has half of a surrogate pair: the decoder
@@ -157,70 +157,79 @@ func (p *jsonParser) value(depth int) (*node, error) {
 		return nil, fmt.Errorf("JSON decode error: more than %d values", maxNodes)
 	}
 	from := p.dec.InputOffset()
-	tok, err := p.dec.Token()
+	tok, err := p.token()
 	if err != nil {
-		return nil, fmt.Errorf("JSON decode error: %w", err)
+		return nil, err
 	}
-	switch v := tok.(type) {
-	case nil:
-		return &node{kind: nullKind}, nil
-	case bool:
-		return &node{kind: boolKind, bool: v}, nil
-	case string:
-		return &node{kind: stringKind, text: v, broken: p.half(from, v)}, nil
-	case json.Number:
-		if len(v) > maxDigits {
+	switch tok.Kind() {
+	case jsontext.KindNull:
+		return &p.null, nil
+	case jsontext.KindTrue, jsontext.KindFalse:
+		return &node{kind: boolKind, bool: tok.Bool()}, nil
+	case jsontext.KindString:
+		text := tok.String()
+		return &node{kind: stringKind, text: text, broken: p.half(from, text)}, nil
+	case jsontext.KindNumber:
+		text := tok.String()
+		if len(text) > maxDigits {
 			return nil, fmt.Errorf("JSON decode error: a number of more than %d digits", maxDigits)
 		}
-		return numberNode(v.String()), nil
-	case json.Delim:
-		if v == '[' {
-			return p.list(depth)
-		}
-		return p.object(depth)
+		return numberNode(text), nil
+	case jsontext.KindBeginArray:
+		return p.list(depth)
 	}
-	return nil, fmt.Errorf("JSON decode error: unexpected %v", tok)
+	return p.object(depth)
+}
+
+func (p *jsonParser) token() (jsontext.Token, error) {
+	tok, err := p.dec.ReadToken()
+	if err != nil {
+		return tok, fmt.Errorf("JSON decode error: %w", err)
+	}
+	return tok, nil
 }
 
 func (p *jsonParser) list(depth int) (*node, error) {
 	n := &node{kind: listKind}
-	for p.dec.More() {
+	for p.dec.PeekKind() != jsontext.KindEndArray {
 		item, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
 		n.list = append(n.list, item)
 	}
-	_, err := p.dec.Token()
-	if err != nil {
-		return nil, fmt.Errorf("JSON decode error: %w", err)
-	}
-	return n, nil
+	_, err := p.token()
+	return n, err
 }
 
 func (p *jsonParser) object(depth int) (*node, error) {
-	n := newMap()
-	for p.dec.More() {
+	var keys []string
+	var values []*node
+	for p.dec.PeekKind() != jsontext.KindEndObject {
 		from := p.dec.InputOffset()
-		tok, err := p.dec.Token()
+		tok, err := p.token()
 		if err != nil {
-			return nil, fmt.Errorf("JSON decode error: %w", err)
+			return nil, err
 		}
-		key, ok := tok.(string)
-		if !ok {
-			return nil, fmt.Errorf("JSON decode error: a key must be a string")
-		}
+		key := tok.String() // the decoder takes nothing else for a key
 		broken := p.half(from, key)
 		value, err := p.value(depth + 1)
 		if err != nil {
 			return nil, err
 		}
-		value.broken = value.broken || broken
-		n.set(key, value)
+		if broken {
+			of := *value
+			of.broken = true
+			value = &of
+		}
+		keys, values = append(keys, key), append(values, value)
 	}
-	_, err := p.dec.Token()
-	if err != nil {
-		return nil, fmt.Errorf("JSON decode error: %w", err)
+	if _, err := p.token(); err != nil {
+		return nil, err
+	}
+	n := &node{kind: mapKind, keys: make([]string, 0, len(keys)), values: make(map[string]*node, len(keys))}
+	for i, key := range keys {
+		n.set(key, values[i])
 	}
 	return n, nil
 }

@@ -6,7 +6,7 @@ import (
 )
 
 func has(tag, word string) bool {
-	for _, part := range strings.Split(tag, ",") {
+	for part := range strings.SplitSeq(tag, ",") {
 		if part == word {
 			return true
 		}
@@ -15,7 +15,7 @@ func has(tag, word string) bool {
 }
 
 func text(tag, name string) (string, bool) {
-	for _, part := range strings.Split(tag, ",") {
+	for part := range strings.SplitSeq(tag, ",") {
 		if v, ok := strings.CutPrefix(part, name+"="); ok {
 			return v, true
 		}
