@@ -13,8 +13,11 @@ import (
 	"dstack/internal/logstore"
 )
 
-// hungHost begins to answer, or does not, and then says nothing until it is given up.
-type hungHost struct{ begins bool }
+// hungHost begins to answer, or does not, and then says nothing.
+type hungHost struct {
+	begins     bool
+	connection <-chan struct{} // closed when it ends
+}
 
 func (h hungHost) Reachable(*instance.Instance) bool { return true }
 
@@ -24,18 +27,19 @@ func (h hungHost) Client(context.Context, string) (*agentapi.Client, error) {
 
 func (h hungHost) RoundTrip(r *http.Request) (*http.Response, error) {
 	if h.begins {
-		return &http.Response{StatusCode: http.StatusOK, Body: silent(r.Context().Done()), Request: r}, nil
+		return &http.Response{StatusCode: http.StatusOK, Body: silent(h.connection), Request: r}, nil
 	}
 	<-r.Context().Done()
 	return nil, r.Context().Err()
 }
 
-// silent is a body of which nothing comes until the request is given up.
+// silent is a body of which nothing comes until the connection ends: over SSH to give up the request frees
+// nobody who reads.
 type silent <-chan struct{}
 
 func (s silent) Read([]byte) (int, error) {
 	<-s
-	return 0, context.Canceled
+	return 0, io.ErrUnexpectedEOF
 }
 
 func (s silent) Close() error { return nil }
@@ -45,7 +49,9 @@ func TestFetchStalls(t *testing.T) {
 	for name, begins := range map[string]bool{"no answer": false, "no log": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := &Service{Config: Config{Hosts: hungHost{begins}}}
+				connection, end := context.WithTimeout(t.Context(), 15*time.Minute) // as TCP ends it
+				defer end()
+				s := &Service{Config: Config{Hosts: hungHost{begins, connection.Done()}}}
 				begin := time.Now()
 				body, err := s.logOf(t.Context(), "i", logStream{honestJob, logstore.Job})(0)
 				if err == nil {

@@ -145,19 +145,29 @@ func (s *Service) logOf(ctx context.Context, instanceID string, k logStream) fun
 			return nil, err
 		}
 		ctx, cancel := context.WithCancel(ctx)
-		f := &fetched{stall: time.AfterFunc(fetchStall, cancel), cancel: cancel}
-		if f.ReadCloser, err = client.Logs(ctx, k.JobID, k.Source, from); err != nil {
-			f.stop()
+		stall := time.AfterFunc(fetchStall, cancel)
+		body, err := client.Logs(ctx, k.JobID, k.Source, from)
+		stall.Stop()
+		if err != nil {
+			cancel()
 			return nil, err
 		}
-		f.stall.Stop()
-		return f, nil
+		// To give a request up over SSH is to ask the host for it, and whoever reads the body waits for the
+		// answer: of a host that is cut off, only the end of the connection ends the copying.
+		r, w := io.Pipe()
+		context.AfterFunc(ctx, func() { w.CloseWithError(ctx.Err()) })
+		go func() {
+			defer body.Close()
+			_, err := io.Copy(w, body)
+			w.CloseWithError(err)
+		}()
+		return &fetched{r, stall, cancel}, nil
 	}
 }
 
 // fetched is a log that is fetched. It breaks off when nothing comes for fetchStall.
 type fetched struct {
-	io.ReadCloser
+	log    io.Reader
 	stall  *time.Timer
 	cancel context.CancelFunc
 }
@@ -165,18 +175,13 @@ type fetched struct {
 func (f *fetched) Read(p []byte) (int, error) {
 	f.stall.Reset(fetchStall)
 	defer f.stall.Stop() // what is done with it may take longer
-	return f.ReadCloser.Read(p)
-}
-
-func (f *fetched) stop() {
-	f.stall.Stop()
-	f.cancel()
+	return f.log.Read(p)
 }
 
 // Close ends the fetch.
 func (f *fetched) Close() error {
-	defer f.stop()
-	return f.ReadCloser.Close()
+	f.cancel()
+	return nil
 }
 
 // placedOn says which of the jobs that events speak of were placed on an instance.
