@@ -26,6 +26,8 @@ const (
 	// readPatience bounds a read that needs the memory of a process. It waits for as long as that process maps some,
 	// which is for good when it hangs in a driver then.
 	readPatience = time.Second
+	// jobIDVar begins the environment's line that says whose a process is. Runners have none.
+	jobIDVar = "DSTACK_JOB_ID="
 )
 
 // process is what can be had of one without its memory.
@@ -223,7 +225,7 @@ func (p *Process) ofJob(id string, runner pid) (list []pid, unsure bool, err err
 			later = append(later, q)
 		}
 	}
-	carry, unread, err := p.contain(later, "environ", "\x00DSTACK_JOB_ID="+id+"\x00")
+	carry, unread, err := p.contain(later, "environ", "\x00"+jobIDVar+id+"\x00")
 	list, nerr := p.note(id, runner, all, carry...)
 	return list, len(unread) > 0 && runner != pid{} && !p.ofOthers(id, unread), errors.Join(err, nerr)
 }

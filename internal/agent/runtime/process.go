@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -86,7 +87,8 @@ func (p *Process) Start(_ context.Context, c Container) error {
 	defer log.Close()
 	cmd := exec.Command(p.self, "runner", "--dir", c.Dir, "--blobs", c.Blobs, "--process", "--listen", "127.0.0.1", "--ssh-port", "0", "--http-port", "0")
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.Env = os.Environ()
+	// An agent that was started in a job's terminal has the job's id, and ofJob would take the runner for that job's.
+	cmd.Env = slices.DeleteFunc(os.Environ(), func(kv string) bool { return strings.HasPrefix(kv, jobIDVar) })
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("start a process for task %s: %w", c.ID, err)

@@ -115,6 +115,21 @@ func TestProcessThatIsNotWrittenDown(t *testing.T) {
 	}
 }
 
+// An agent that was started in a job's terminal has the job's environment. What it starts does not end with the job.
+func TestTaskOfAnAgentThatWasStartedFromAJob(t *testing.T) {
+	dir := t.TempDir()
+	p := runtime.NewProcess(dir, agent)
+	job := startProcess(t, p, dir, "sleep", "60")
+	t.Setenv("DSTACK_JOB_ID", job)
+	task := startProcess(t, p, dir, "sleep", "60")
+	if err := p.Remove(t.Context(), job); err != nil {
+		t.Error(err)
+	}
+	if found, err := p.List(t.Context()); err != nil || len(found) != 1 || found[0].ID != task || !found[0].Running {
+		t.Errorf("there are %+v, want %s to run (%v)", found, task, err)
+	}
+}
+
 // startProcess starts a task, which is ended with the test.
 func startProcess(t *testing.T, p *runtime.Process, dir string, command ...string) (id string) {
 	t.Helper()
