@@ -246,6 +246,7 @@ func TestPlanSaysWhatIsInTheWay(t *testing.T) {
 	for _, fleet := range []string{`"name": "full", "nodes": "0..0"`, `"name": "spot", "nodes": "0..", "spot_policy": "spot"`, `"name": "cluster", "nodes": "0..", "placement": "cluster"`} {
 		s.ask(t, "fleets/apply", `{"plan": {"spec": {"configuration": {"type": "fleet", `+fleet+`}, "profile": {}}}, "force": false}`, new(api.Fleet))
 	}
+	s.plan(t, "") // backends that are of no use to a run are not waited for, and must have said what they have
 	quota := []api.Unavailable{{Availability: api.NoQuota, Count: 1}}
 	const noOffers = "No offers matching the run requirements in fleet "
 	for name, tt := range map[string]struct {
