@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"sync"
@@ -64,6 +65,11 @@ const NoCode = 125
 // Main runs the job of a task directory to its end and returns the exit code of the
 // process: 0 whenever the job's fate is written down, otherwise the job's own if it has one, or [NoCode].
 func Main(ctx context.Context, c Config) int {
+	if signal.Ignored(unix.SIGHUP) {
+		// What nohup has our starter ignore would be ignored by all that the job starts, and would go on when its
+		// terminal is closed. A signal that is handled is none of theirs.
+		signal.Notify(make(chan os.Signal, 1), unix.SIGHUP)
+	}
 	own, err := os.OpenFile(filepath.Join(c.Dir, OwnLogFile), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		c.Log.Error("open the runner's log", "err", err)

@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -247,6 +249,15 @@ func TestStopAgain(t *testing.T) {
 	j.wait()
 	if took := time.Since(begin); took < 3*time.Second || took > 4*time.Second {
 		t.Errorf("took %v, want the 3 s of the first time", took)
+	}
+}
+
+// TestHangUp runs a job below nohup: a signal that is ignored there ends what the job has started.
+func TestHangUp(t *testing.T) {
+	signal.Ignore(syscall.SIGHUP)
+	t.Cleanup(func() { signal.Reset(syscall.SIGHUP) })
+	if _, log := start(t, sh("sh -c 'kill -HUP $$; echo survived'; exit 0")).wait(); strings.Contains(log, "survived") {
+		t.Errorf("the job's processes ignore that their terminal is closed; log %q", log)
 	}
 }
 

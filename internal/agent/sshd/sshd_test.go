@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"runtime/pprof"
 	"strings"
@@ -54,6 +55,8 @@ func newKey(t *testing.T, dir, name string) (ed25519.PrivateKey, string) {
 
 func newRig(t *testing.T) *rig {
 	t.Helper()
+	// As the runner does: below nohup, what it starts would ignore the signal.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
 	dir, err := os.MkdirTemp("", "sshd") // short: it holds sockets
 	if err != nil {
 		t.Fatal(err)
