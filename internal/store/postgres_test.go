@@ -31,7 +31,8 @@ func TestSilentTransactionsEnd(t *testing.T) {
 // an error that says so, and go on when the database answers again.
 func TestSilentPostgres(t *testing.T) {
 	through := storetest.NewValve(t, storetest.PostgresURL(t))
-	db, err := store.Open(t.Context(), store.Config{URL: through.URL, Answer: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler)})
+	// Answer binds the healthy database, too, which may be slow here.
+	db, err := store.Open(t.Context(), store.Config{URL: through.URL, Answer: 3 * time.Second, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,11 +51,15 @@ func TestSilentPostgres(t *testing.T) {
 		t.Fatal(err)
 	}
 	through.Shut()
+	var asked sync.WaitGroup
 	for name, do := range map[string]func() error{"read": one, "write": write} {
-		if err := do(); !store.Down(err) {
-			t.Errorf("%s of a silent database: %v, want that it is down", name, err)
-		}
+		asked.Go(func() {
+			if err := do(); !store.Down(err) {
+				t.Errorf("%s of a silent database: %v, want that it is down", name, err)
+			}
+		})
 	}
+	asked.Wait()
 	through.Open()
 	if err := errors.Join(one(), write()); err != nil {
 		t.Errorf("afterwards: %v", err)
@@ -64,9 +69,10 @@ func TestSilentPostgres(t *testing.T) {
 // TestSilentIdleConnections: connections that were idle when the database fell silent are told apart sooner than
 // an answer may take.
 func TestSilentIdleConnections(t *testing.T) {
-	const answer = 6 * time.Second
+	const answer = 12 * time.Second
 	through := storetest.NewValve(t, storetest.PostgresURL(t))
-	db, err := store.Open(t.Context(), store.Config{URL: through.URL + "&connect_timeout=1", Answer: answer, Log: slog.New(slog.DiscardHandler)})
+	// Three idle connections and a new one: 3*answer/6 + 3 s.
+	db, err := store.Open(t.Context(), store.Config{URL: through.URL + "&connect_timeout=3", Answer: answer, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +103,7 @@ func TestSilentIdleConnections(t *testing.T) {
 // TestSilentListen: a connection that listens is told apart, too, and the next one hears.
 func TestSilentListen(t *testing.T) {
 	through := storetest.NewValve(t, storetest.PostgresURL(t))
-	db, err := store.Open(t.Context(), store.Config{URL: through.URL, Answer: 2 * time.Second, Log: slog.New(slog.DiscardHandler)})
+	db, err := store.Open(t.Context(), store.Config{URL: through.URL, Answer: 4 * time.Second, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,13 +133,13 @@ func TestSilentListen(t *testing.T) {
 			}
 		case err := <-ended:
 			t.Fatal(err)
-		case <-time.After(10 * time.Second):
+		case <-time.After(20 * time.Second):
 			t.Fatalf("%q was not heard", msg)
 		}
 	}
 	listen()
 	hears("first")
-	<-time.After(2500 * time.Millisecond) // nothing is told for longer than an answer may take
+	<-time.After(4500 * time.Millisecond) // nothing is told for longer than an answer may take
 	hears("second")
 	through.Shut()
 	select {
@@ -141,7 +147,7 @@ func TestSilentListen(t *testing.T) {
 		if err == nil || ctx.Err() != nil {
 			t.Errorf("it ended with %v", err)
 		}
-	case <-time.After(10 * time.Second):
+	case <-time.After(20 * time.Second):
 		t.Error("the silence was not noticed")
 	}
 	through.Open()

@@ -206,7 +206,7 @@ func TestHangingTool(t *testing.T) {
 	program(t, "tool", "echo begun\nsleep 60 &\nwait\n")
 	d := &Detector{}
 	for range 2 {
-		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		out, err := d.run(ctx, "tool", "list")
 		if out != "" || err == nil || err.Error() != "tool was killed: context deadline exceeded" || failed(err) {
