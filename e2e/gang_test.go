@@ -102,7 +102,7 @@ max_duration: 1m
 commands:
   - for ip in $DSTACK_NODES_IPS; do until ssh -n -o BatchMode=yes $ip "test \$DSTACK_NODE_RANK && echo from $DSTACK_NODE_RANK to \$DSTACK_NODE_RANK >>/tmp/met"; do sleep 0.3; done; done
   - while [ $(wc -l </tmp/met) -lt $DSTACK_NODES_NUM ]; do sleep 0.1; done
-  - sort /tmp/met
+  - sleep 5; sort /tmp/met # the last visitor learns that it was here only after that is written
 `+anyResources)
 	w.must("apply", "-y", "-d", "-f", "mesh.dstack.yml")
 	if got := w.waitStatus("mesh", "done", "failed", "terminated"); got != "done" {
@@ -197,8 +197,8 @@ commands:
 	w.waitStatus("master", "done")
 }
 
-// nodeIsReplaced lets one node of three fail once: it alone is started anew.
-func nodeIsReplaced(t *testing.T, w *world, _ []*machine) {
+// nodeIsReplaced lets one node of three fail once: it alone is started anew, while the others wait.
+func nodeIsReplaced(t *testing.T, w *world, machines []*machine) {
 	w.write("replace.dstack.yml", `
 type: task
 name: replace
@@ -212,9 +212,13 @@ volumes:
 commands:
   - if [ $DSTACK_NODE_RANK = 1 ] && [ ! -e /mark/tried ]; then touch /mark/tried; exit 3; fi
   - echo node $DSTACK_NODE_RANK goes on
-  - sleep 4
+  - while [ ! -e /mark/go ]; do sleep 0.1; done
 `+anyResources)
 	w.must("apply", "-y", "-d", "-f", "replace.dstack.yml")
+	eventually(t, 60*time.Second, "the node has begun anew", func() bool { return len(w.marked("replace", 1, "node")) == 1 })
+	for _, m := range machines {
+		m.out("touch", "/var/tmp/go")
+	}
 	if got := w.waitStatus("replace", "done", "failed", "terminated"); got != "done" {
 		t.Fatalf("status %q, want done", got)
 	}

@@ -36,11 +36,7 @@ func TestUpgradeUnderTask(t *testing.T) {
 	w := newWorld(t)
 	m := w.startHost(hostOptions{})
 	w.fleetOf("boxes", m, "")
-	const lines = 200
-	w.write("task.dstack.yml", fmt.Sprintf("type: task\nname: survivor\nimage: job:1\ncommands:\n  - for i in $(seq 1 %d); do echo tick-$i-; sleep 0.05; done; exit 3\n", lines)+anyResources)
-	w.must("apply", "-y", "-d", "-f", "task.dstack.yml")
-	w.waitStatus("survivor", "running")
-	eventually(t, 30*time.Second, "the task has begun to print", func() bool { return strings.Contains(w.run("logs", "survivor").Out, "tick-10-") })
+	w.steady("survivor")
 	ours := m.out("sha256sum", "/usr/local/bin/dstack-agent")
 	container := m.containers()
 
@@ -50,18 +46,8 @@ func TestUpgradeUnderTask(t *testing.T) {
 	if got := m.containers(); len(got) != 1 || got[0] != container[0] {
 		t.Errorf("containers %v, before %v", got, container)
 	}
-	if status := w.waitStatus("survivor", "done", "failed", "terminated"); status != "failed" {
-		t.Errorf("status %q, want failed (exit code 3)", status)
-	}
-	var want strings.Builder
-	for i := 1; i <= lines; i++ {
-		fmt.Fprintf(&want, "tick-%d-\n", i)
-	}
-	// An interactive BusyBox greets before the first line.
-	got := w.must("logs", "survivor").Out
-	if greeting, ok := strings.CutSuffix(got, want.String()); !ok || strings.Contains(greeting, "tick") {
-		t.Errorf("the log is not what the task printed: %d bytes, want %d; it ends with\n%s", len(got), want.Len(), lastLines(got, 5))
-	}
+	letGoAfter(t, []*machine{m}, 100, "survivor")
+	w.checkSteady("survivor")
 	if !strings.Contains(w.run("ps", "-a", "-v").Out, "exited (3)") {
 		t.Errorf("the exit code is lost:\n%s", w.run("ps", "-a", "-v").Out)
 	}

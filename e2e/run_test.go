@@ -314,25 +314,11 @@ func inactivity(t *testing.T, w *world, m *machine) {
 // killServer kills the server in the middle of a task: the task goes on, and afterwards its
 // log has no gap and no repetition.
 func killServer(t *testing.T, w *world, m *machine) {
-	const lines = 150
-	w.write("kill.dstack.yml", fmt.Sprintf("type: task\nname: survivor\nimage: job:1\ncommands:\n  - for i in $(seq 1 %d); do echo tick-$i-; sleep 0.05; done; exit 3\n", lines)+anyResources)
-	w.must("apply", "-y", "-d", "-f", "kill.dstack.yml")
-	w.waitStatus("survivor", "running")
-	eventually(t, 30*time.Second, "the task has begun to print", func() bool { return strings.Contains(w.run("logs", "survivor").Out, "tick-10-") })
+	w.steady("survivor")
 	w.stopServer(syscall.SIGKILL)
 	eventually(t, 10*time.Second, "the container lives without a server", func() bool { return len(m.containers()) == 1 })
 	<-time.After(2 * time.Second)
 	w.startServer()
-	if status := w.waitStatus("survivor", "done", "failed", "terminated"); status != "failed" {
-		t.Errorf("status %q, want failed (exit code 3)", status)
-	}
-	var want strings.Builder
-	for i := 1; i <= lines; i++ {
-		fmt.Fprintf(&want, "tick-%d-\n", i)
-	}
-	// An interactive BusyBox greets before the first line.
-	got := w.must("logs", "survivor").Out
-	if greeting, ok := strings.CutSuffix(got, want.String()); !ok || strings.Contains(greeting, "tick") {
-		t.Errorf("the log is not what the task printed: %d bytes, want %d; it ends with\n%s", len(got), want.Len(), lastLines(got, 5))
-	}
+	letGoAfter(t, []*machine{m}, 100, "survivor")
+	w.checkSteady("survivor")
 }
