@@ -41,7 +41,15 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 	code := m.Run()
-	if out, err := exec.Command("docker", "network", "rm", network).CombinedOutput(); err != nil {
+	var out []byte
+	var err error
+	for range 30 { // a machine may still be on its way out of it
+		if out, err = exec.Command("docker", "network", "rm", network).CombinedOutput(); err == nil {
+			break
+		}
+		wait(time.Second)
+	}
+	if err != nil {
 		fmt.Fprintf(os.Stderr, "remove the network of the suite: %v\n%s", err, out)
 		code = max(code, 1)
 	}
@@ -121,7 +129,12 @@ func (w *world) startHost(o hostOptions) *machine {
 			w.t.Logf("console of %s:\n%s", m.Addr, logs)
 			w.t.Logf("agent log of %s:\n%s", m.Addr, m.try("sh", "-c", "tail -n 40 /var/lib/dstack/*.log 2>/dev/null"))
 		}
-		_ = exec.Command("docker", "rm", "-f", "-v", id).Run()
+		for range 5 { // a busy engine may not come to it
+			if exec.Command("docker", "rm", "-f", "-v", id).Run() == nil {
+				break
+			}
+			wait(2 * time.Second)
+		}
 	})
 	m.Addr = strings.TrimSpace(docker(w.t, "inspect", "-f", "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}", id))
 	eventually(w.t, 20*time.Second, "sshd of the host answers", func() bool {

@@ -282,7 +282,7 @@ func (w *world) readiness() int {
 
 func waitOwned(t *testing.T, limit time.Duration, w *world, n int) {
 	t.Helper()
-	eventually(t, limit, fmt.Sprintf("a server owns %d shards", n), func() bool { return w.owned() == n })
+	inTime(t, limit, fmt.Sprintf("a server owns %d shards", n), func() bool { return w.owned() == n })
 }
 
 func waitShared(t *testing.T, a, b *world) {

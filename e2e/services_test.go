@@ -56,7 +56,7 @@ func TestServicesThroughReplicas(t *testing.T) {
 	}
 	b.must("stop", "-y", "svc")
 	for _, w := range []*world{a, b} {
-		eventually(t, 5*time.Second, "the service is gone", func() bool {
+		eventually(t, 10*time.Second, "the service is gone", func() bool {
 			status, _, err := w.get("/proxy/services/main/svc/")
 			return err == nil && status == http.StatusNotFound
 		})

@@ -33,7 +33,7 @@ func TestSilence(t *testing.T) {
 	heal := m.drop("INPUT -i eth0", "OUTPUT -o eth0")
 	start := time.Now()
 	letGo(t, machines, "ends")
-	eventually(t, silence, "the host is said to be unreachable", func() bool { return w.unreachable("box") })
+	inTime(t, silence, "the host is said to be unreachable", func() bool { return w.unreachable("box") })
 	wait(time.Until(start.Add(silence)))
 	for _, name := range []string{"goes-on", "ends"} {
 		if got := w.runStatus(name); got != "running" {
