@@ -257,9 +257,9 @@ func replicaRents(t *testing.T, a, b *world, c *account, strike func(w *world) (
 	eventually(t, 60*time.Second, "the fleet is gone", func() bool { return !strings.Contains(other.run("fleet").Out, "rented") })
 }
 
-// owned is how many shards a server owns, as it has logged it last.
+// owned is how many shards a server owns, as its process of now has logged it last.
 func (w *world) owned() int {
-	log := w.serverLog.String()
+	log := w.serverLog.String()[w.logFrom:]
 	at := strings.LastIndex(log, `msg="shards changed"`)
 	if at < 0 {
 		return 0

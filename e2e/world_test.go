@@ -36,6 +36,7 @@ type world struct {
 	extra     []string // more of the environment of the server and the client
 	server    *exec.Cmd
 	serverLog *lockedBuffer
+	logFrom   int // where the log of the process of now begins
 }
 
 // newWorld starts a server with an empty database and sets the client up for it.
@@ -98,6 +99,7 @@ func (w *world) startServer() {
 	cmd := exec.Command(w.dstack, "server", "--host", w.listen, "--port", fmt.Sprint(w.port), "--token", w.token, "--log-level", "debug")
 	cmd.Env = w.env()
 	cmd.Stdout, cmd.Stderr = w.serverLog, w.serverLog
+	w.logFrom = len(w.serverLog.String())
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
