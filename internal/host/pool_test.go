@@ -16,6 +16,7 @@ import (
 
 	"dstack/internal/agentapi"
 	"dstack/internal/host"
+	"dstack/internal/host/hosttest"
 )
 
 func TestPool(t *testing.T) {
@@ -165,7 +166,7 @@ func TestReconnect(t *testing.T) {
 // A host from which nothing comes any more is lost, whatever TCP believes of the connection.
 func TestSilentHost(t *testing.T) {
 	w := newWorld(t)
-	w.pool.Silence = 300 * time.Millisecond
+	w.pool.Silence = time.Second
 	h := w.host()
 	ours(h)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -210,14 +211,34 @@ func TestSilentHost(t *testing.T) {
 	e.Addr, e.Port = at.IP.String(), at.Port
 	w.pool.Watch(host.Target{ID: "h", Endpoint: e})
 	w.until("the stream is open", func() bool { return h.Agent.Streams() == 1 })
+	beat(t, h.Agent, w.pool.Silence/20)
+	<-time.After(w.pool.Silence + w.pool.Silence/4)
+	w.sink.see(func() {
+		if len(w.sink.lost) > 0 {
+			t.Fatalf("lost before the host was cut off: %q", w.sink.lost)
+		}
+	})
 	cut.Store(true)
 	w.until("the loss is told", func() bool { return len(w.sink.lost) > 0 })
 	w.sink.see(func() {
-		if want := "the host has been silent for 300ms"; w.sink.lost[0] != want {
+		if want := "the host has been silent for 1s"; w.sink.lost[0] != want {
 			t.Errorf("lost: %q, want %q", w.sink.lost[0], want)
 		}
 	})
 	w.until("the host is connected again", func() bool { return w.sink.connected > 1 })
+}
+
+// beat has an agent say again and again that it lives, until the test ends.
+func beat(t *testing.T, a *hosttest.Agent, every time.Duration) {
+	t.Helper()
+	alive, stop := context.WithCancel(t.Context())
+	t.Cleanup(stop)
+	go func() {
+		for alive.Err() == nil {
+			a.Emit(agentapi.Event{Kind: agentapi.HeartbeatEvent})
+			<-time.After(every)
+		}
+	}()
 }
 
 // A host whose events are not read, since others take long to be stored, is not silent.
@@ -235,14 +256,7 @@ func TestSilenceOfTheServer(t *testing.T) {
 	for n := int64(2); n <= events; n++ {
 		h.Agent.Emit(event(n))
 	}
-	alive, stop := context.WithCancel(t.Context())
-	t.Cleanup(stop)
-	go func() {
-		for alive.Err() == nil {
-			h.Agent.Emit(agentapi.Event{Kind: agentapi.HeartbeatEvent})
-			<-time.After(w.pool.Silence / 10)
-		}
-	}()
+	beat(t, h.Agent, w.pool.Silence/10)
 	<-time.After(2 * w.pool.Silence)
 	close(w.sink.busy)
 	w.until("all are acknowledged", func() bool { seq, _ := h.Agent.Acked(); return seq == events })
