@@ -99,28 +99,48 @@ func TestEpochGrowsAtEachStart(t *testing.T) {
 // full: the engine goes on asking.
 func TestDatabaseThatRefusesAtStart(t *testing.T) {
 	storetest.Bubble(t, func(t *testing.T, db *store.DB) {
-		rename := func(from, to string) {
-			t.Helper()
-			if err := db.Write(t.Context(), func(tx *store.Tx) error {
-				_, err := tx.ExecContext(t.Context(), "ALTER TABLE "+from+" RENAME TO "+to)
-				return err
-			}); err != nil {
-				t.Fatal(err)
-			}
-		}
-		rename("shard", "elsewhere")
+		rename(t, db, "shard", "elsewhere")
 		r := startReplica(t, db, &enginetest.Bus{}, "late", ids(10))
 		time.Sleep(time.Minute)
 		if !r.e.Barred() || len(r.ids()) > 0 {
 			t.Errorf("barred: %t; it has looked at %v", r.e.Barred(), r.ids())
 		}
-		rename("elsewhere", "shard")
+		rename(t, db, "elsewhere", "shard")
 		time.Sleep(11 * time.Second)
 		settle()
 		if n := len(r.ids()); r.e.Barred() || n != 10 {
 			t.Errorf("%d of 10 objects were looked at, barred: %t", n, r.e.Barred())
 		}
 	})
+}
+
+// TestDatabaseThatRefusesMeanwhile has it refuse for longer than a lease, as when it becomes read-only.
+func TestDatabaseThatRefusesMeanwhile(t *testing.T) {
+	url := storetest.PostgresURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db := storetest.Open(t, url)
+		r := startReplica(t, db, &enginetest.Bus{}, "a", ids(10))
+		rename(t, db, "shard", "elsewhere")
+		time.Sleep(time.Minute)
+		if !r.e.Barred() {
+			t.Error("it does not say that it has nothing to do")
+		}
+		rename(t, db, "elsewhere", "shard")
+		time.Sleep(11 * time.Second)
+		if got := owners(t, db); r.e.Barred() || got["a"] != 64 {
+			t.Errorf("barred: %t, shards by owner: %v", r.e.Barred(), got)
+		}
+	})
+}
+
+func rename(t *testing.T, db *store.DB, from, to string) {
+	t.Helper()
+	if err := db.Write(t.Context(), func(tx *store.Tx) error {
+		_, err := tx.ExecContext(t.Context(), "ALTER TABLE "+from+" RENAME TO "+to)
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestReplicasShare has a second replica join and leave.

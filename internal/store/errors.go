@@ -103,13 +103,16 @@ func BadValue(err error) bool {
 	return errors.Is(err, sqlite3.MISMATCH) || errors.Is(err, sqlite3.TOOBIG)
 }
 
+// readOnly is Postgres' code for a write in a session that may only read.
+const readOnly = "25006"
+
 // Down says that err is about a database that cannot be used for now, whatever was asked of it:
-// it does not answer, starts or stops, or takes no more connections. What was about to be
+// it does not answer, starts or stops, takes no more connections, or no writes. What was about to be
 // committed may be stored or not.
 func Down(err error) bool {
 	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		switch e.Code {
-		case "57P01", "57P02", "57P03", "53300": // told to stop, crashed, starting or stopping; too many connections
+		case "57P01", "57P02", "57P03", "53300", readOnly: // told to stop, crashed, starting or stopping; too many connections
 			return true
 		}
 		return strings.HasPrefix(e.Code, "08") // a connection that failed
@@ -149,12 +152,19 @@ func explain(err error, where string) error {
 		return err
 	case isFull(err):
 		return fmt.Errorf("%w: the disk of database %s is full: free some space, then the server goes on by itself: %w", ErrFull, where, err)
+	case isReadOnly(err):
+		return fmt.Errorf("database %s takes no writes: when it does again, the server goes on by itself: %w", where, err)
 	case errors.Is(err, sqlite3.NOTADB), errors.Is(err, sqlite3.CORRUPT):
 		return fmt.Errorf("database %s is damaged or not SQLite: restore it from a backup: %w", where, err)
 	case errors.Is(err, sqlite3.CANTOPEN), errors.Is(err, sqlite3.PERM), errors.Is(err, sqlite3.READONLY), errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("database %s cannot be written: check the owner and the permissions of the file and its directory: %w", where, err)
 	}
 	return err
+}
+
+func isReadOnly(err error) bool {
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && e.Code == readOnly
 }
 
 func isFull(err error) bool {

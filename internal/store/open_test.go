@@ -150,6 +150,7 @@ func TestDown(t *testing.T) {
 	}{
 		"nobody answers":  {fmt.Errorf("begin: %w", refused), true},
 		"it stops":        {&pgconn.PgError{Code: "57P01"}, true},
+		"takes no writes": {&pgconn.PgError{Code: "25006"}, true},
 		"lost connection": {&pgconn.PgError{Code: "08006"}, true},
 		"pool":            {driver.ErrBadConn, true},
 		"locked":          {sqlite3.BUSY, true},

@@ -61,6 +61,18 @@ func stillOpen(_ context.Context, c *pgx.Conn) error {
 	return nil
 }
 
+// stillWritable is stillOpen for connections that are to write. One that was opened while the database took no writes,
+// since its disk was nearly full, say, or it was a standby, would stay so after that is over. Postgres reports both (from
+// 14 on; postgresql.org/docs/15/protocol-flow.html#PROTOCOL-ASYNC).
+func stillWritable(ctx context.Context, c *pgx.Conn) error {
+	for _, setting := range []string{"default_transaction_read_only", "in_hot_standby"} {
+		if c.PgConn().ParameterStatus(setting) == "on" {
+			return driver.ErrBadConn
+		}
+	}
+	return stillOpen(ctx, c)
+}
+
 // silentOwner is shorter than the lease of a replica, so that its successor finds no locks.
 const silentOwner = 10 * time.Second
 
@@ -95,15 +107,15 @@ func openPostgres(ctx context.Context, rawURL string, conns int, answer time.Dur
 		}
 		return &patience{Conn: c, limit: answer}, nil
 	}
-	pool := func(conns int) *sql.DB {
+	pool := func(conns int, still func(context.Context, *pgx.Conn) error) *sql.DB {
 		p := stdlib.OpenDB(*patient, stdlib.OptionAfterConnect(boundTransactions),
-			stdlib.OptionShouldPing(pingIdle(answer/6)), stdlib.OptionResetSession(stillOpen))
+			stdlib.OptionShouldPing(pingIdle(answer/6)), stdlib.OptionResetSession(still))
 		p.SetMaxOpenConns(conns)
 		p.SetMaxIdleConns(conns)
 		return p
 	}
 	readers := max(1, conns/2)
-	db := &DB{engine: Postgres, where: where, reader: pool(readers), writer: pool(max(1, conns-readers)), pg: &pgConfig{config, answer}}
+	db := &DB{engine: Postgres, where: where, reader: pool(readers, stillOpen), writer: pool(max(1, conns-readers), stillWritable), pg: &pgConfig{config, answer}}
 	if err := db.writer.PingContext(ctx); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("connect to database %s: %w", where, err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -63,6 +64,28 @@ func TestSilentPostgres(t *testing.T) {
 	through.Open()
 	if err := errors.Join(one(), write()); err != nil {
 		t.Errorf("afterwards: %v", err)
+	}
+}
+
+// TestReadOnlyPostgres has sessions begin while the database takes no writes: they do not outlast that.
+func TestReadOnlyPostgres(t *testing.T) {
+	db := storetest.Open(t, storetest.PostgresURL(t))
+	write := func(statement string) error {
+		return db.Write(t.Context(), func(tx *store.Tx) error {
+			_, err := tx.ExecContext(t.Context(), statement)
+			return err
+		})
+	}
+	if err := write(`SET TRANSACTION READ ONLY; CREATE TABLE none (n int)`); !store.Down(err) || !strings.Contains(err.Error(), "takes no writes") {
+		t.Errorf("a write that the database refuses: %v, want that it is down", err)
+	}
+	for range 10 { // each connection that may be idle
+		if err := write(`SET default_transaction_read_only = on`); err != nil { // as a session would begin with it
+			t.Fatal(err)
+		}
+		if err := write(`INSERT INTO setting (name, value) VALUES ('a', 'b') ON CONFLICT DO NOTHING`); err != nil {
+			t.Fatalf("afterwards: %v", err)
+		}
 	}
 }
 
