@@ -155,6 +155,12 @@ SELECT ` + columns + ` FROM intent
 WHERE  project_id = $1 AND backend = $2 AND state <> 'gone' AND state <> 'intended'
 ORDER  BY created_at, id`
 
+// selectOpenOfAccount is selectOfAccount with what was not asked for.
+const selectOpenOfAccount = `
+SELECT ` + columns + ` FROM intent
+WHERE  project_id = $1 AND backend = $2 AND state <> 'gone'
+ORDER  BY created_at, id`
+
 // A Cover is what credentials show of an account.
 type Cover struct {
 	of      Account

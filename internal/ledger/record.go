@@ -66,6 +66,7 @@ type Record struct {
 	checkAt  time.Time
 	memberAt time.Time // of a group: when somebody last joined or left it
 	idle     bool
+	healed   bool // see heal
 	// Filled in by load.
 	group   *Record // that an instance which was not asked for joins; nil for none
 	members int     // of a group

@@ -53,13 +53,13 @@ func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("backend %s of project %s: %w", name, project, err)
 	}
 	began := time.Now()
-	owned, err := l.list(ctx, b, a, began)
+	owned, unlisted := l.list(ctx, b, a, began)
+	account := backend.AccountOf(b)
+	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectOpenOfAccount, a.ProjectID, a.Backend))
 	if err != nil {
 		return time.Time{}, fmt.Errorf("sweep %s: %w", it.ID, err)
 	}
-	account := backend.AccountOf(b)
-	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectOfAccount, a.ProjectID, a.Backend))
-	if err != nil {
+	if err := errors.Join(unlisted, l.takeUp(ctx, it, records)); err != nil {
 		return time.Time{}, fmt.Errorf("sweep %s: %w", it.ID, err)
 	}
 	live := map[string]*Record{}

@@ -19,7 +19,9 @@ func TestForget(t *testing.T) {
 		s.must(t, "/api/projects/main/get", nil, &p)
 		at := time.Now().Add(-2 * time.Hour)
 		doc := ledger.Doc{Instance: backend.Instance{Ref: backend.Ref{ID: "m-1", Region: "north"}}, SeenAt: at}
-		for id, state := range map[string]string{"lost": "created", "waits": "intended"} {
+		waiting := ledger.Doc{Create: &backend.CreateRequest{}}
+		for id, doc := range map[string]ledger.Doc{"lost": doc, "waits": waiting} {
+			state := map[string]string{"lost": "created", "waits": "intended"}[id]
 			write(t, s, `INSERT INTO intent (id, shard, version, kind, backend, region, project_id, owner_kind, owner_id, state, wanted, idle, price, created_at, billed_from, doc)
 VALUES ($1, 0, 1, 'instance', 'lambda', 'north', $2, 'instance', 'nobody', $3, TRUE, TRUE, 2, $4, $4, $5)`, id, p.ProjectID, state, store.Micros(at), store.JSON(&doc))
 		}
