@@ -41,7 +41,14 @@ func (r *Record) whole(err error, resource *string) error {
 
 // heal takes what the columns say for what it must be by the document, where somebody has edited them: of
 // another kind, a resource would be looked for where it is not, and what has one was asked for.
-func (r *Record) heal() {
+func (r *Record) heal(resource string) {
+	switch {
+	case r.Doc.Proof != "" || r.Doc.SeenAt.IsZero():
+	case resource == r.Doc.Instance.Ref.ID: // stored by a server before there were proofs
+		r.Doc.Proof = r.proof()
+	default:
+		r.Doc.Proof = "none"
+	}
 	kind, state := r.Kind, r.State
 	switch known := []backend.ResourceKind{backend.InstanceResource, backend.VolumeResource, backend.PlacementResource}; {
 	case r.Doc.Create != nil:

@@ -2,6 +2,9 @@ package ledger
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -80,7 +83,23 @@ func (r *Record) heard(account string) {
 func (r Record) believes(w witness) bool { return w.kin || r.spoken(w.account) }
 
 // proven reports whether the resource was shown as ours, by the account that is asked now.
-func (r Record) proven(w witness) bool { return r.believes(w) && !r.Doc.SeenAt.IsZero() }
+func (r Record) proven(w witness) bool { return r.believes(w) && r.shown() }
+
+// shown reports whether the resource that the record names is the one that was shown as ours. A row that
+// somebody edited, or filled with what another has, may name a stranger's: it is asked for first.
+func (r Record) shown() bool {
+	return !r.Doc.SeenAt.IsZero() && r.Doc.Proof == r.proof()
+}
+
+// misnamed reports whether the record names another resource than the one that was shown as ours.
+func (r Record) misnamed() bool { return !r.Doc.SeenAt.IsZero() && !r.shown() }
+
+// proof is a digest of an intent and the ref of its resource.
+func (r Record) proof() string {
+	ref, _ := json.Marshal(r.Doc.Instance.Ref) // it has only texts
+	sum := sha256.Sum256(append([]byte(r.ID+" "), ref...))
+	return hex.EncodeToString(sum[:8])
+}
 
 // weigh turns the answer to a Describe into what it proves: errForeign and errElsewhere are no
 // news of the resource.
@@ -88,6 +107,8 @@ func (r *Record) weigh(w witness, inst backend.Instance, err error) error {
 	switch {
 	case errors.Is(err, backend.ErrNotFound) && !r.believes(w):
 		return errElsewhere
+	case errors.Is(err, backend.ErrNotFound) && r.misnamed(): // says nothing of the one that is ours
+		return errForeign
 	case err != nil:
 		return err
 	case inst.Of(r.ID, r.requested()):
@@ -114,10 +135,17 @@ func (r Record) requested() string {
 	return ""
 }
 
-// disown forgets what a Create named: whether it made something of ours has to be looked up.
+// disown forgets what a Create named, or an edited record: whether there is something of ours has to be
+// looked up. What was shown before has cost money since, and may turn up as late as what was just asked for.
 func (r *Record) disown(now time.Time) time.Time {
-	r.Doc.Message = "the provider answered with " + r.Doc.Instance.Ref.ID + ", which is not marked as ours"
-	r.State, r.Doc.Instance, r.BilledFrom = Unknown, backend.Instance{}, time.Time{}
+	if r.Doc.SeenAt.IsZero() {
+		r.Doc.Message = "the provider answered with " + r.Doc.Instance.Ref.ID + ", which is not marked as ours"
+		r.BilledFrom = time.Time{}
+	} else {
+		r.Doc.Message = "the record names " + r.Doc.Instance.Ref.ID + ", which was not shown as ours"
+		r.Doc.TriedAt = now
+	}
+	r.State, r.Doc.Instance = Unknown, backend.Instance{}
 	r.Doc.DescribedAt, r.Doc.MissingAt, r.Doc.DeletingAt, r.Doc.Taken, r.Doc.Tries = time.Time{}, time.Time{}, time.Time{}, false, 1
 	return now
 }

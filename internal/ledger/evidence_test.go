@@ -2,6 +2,7 @@ package ledger_test
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -217,4 +218,56 @@ func TestCover(t *testing.T) {
 			t.Errorf("%d are missed when one of the account has ended, want the other account's", n)
 		}
 	})
+}
+
+// TestEditedRef has somebody write another resource into an intent whose machine runs: what it names then
+// is asked for before anything is done about it, and is neither used nor ended, while ours is found by its
+// mark and ends.
+func TestEditedRef(t *testing.T) {
+	const name = `UPDATE intent SET doc = replace(doc, $2, $3), version = version + 1 WHERE id = $1 AND $4 <> ''`
+	for what, edit := range map[string]string{
+		"the document":                name,
+		"the document and the column": `UPDATE intent SET doc = replace(doc, $2, $3), resource_id = $3, version = version + 1 WHERE id = $1 AND $4 <> ''`,
+		"nothing that exists":         `UPDATE intent SET doc = replace(doc, $2, '"nothing"'), version = version + 1 WHERE id = $1 AND $3 <> '' AND $4 <> ''`,
+		"what another intent has":     `UPDATE intent SET doc = (SELECT doc FROM intent WHERE id = $4), version = version + 1 WHERE id = $1 AND $2 <> '' AND $3 <> ''`,
+		"a row of an older server":    `UPDATE intent SET doc = replace(replace(doc, $2, $3), '"proof"', '"unknown"'), version = version + 1 WHERE id = $1 AND $4 <> ''`,
+	} {
+		for _, released := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, released %v", what, released), func(t *testing.T) {
+				each(t, plain, func(w *world) {
+					stranger := w.cloud.Plant("north", 9, map[string]string{"owner": "somebody else"})
+					id, other := w.intend(), w.intend()
+					time.Sleep(time.Minute)
+					own, others := w.get(id).Instance().Ref.ID, w.get(other).Instance().Ref.ID
+					w.write(func(tx *store.Tx) error {
+						return store.Guarded(tx.ExecContext(context.Background(), edit, id, `"`+own+`"`, `"`+stranger+`"`, other))
+					})
+					if r := w.get(id); r.Instance().Ref.ID == own {
+						t.Fatalf("the edit changes nothing: %+v", r.Doc.Instance)
+					}
+					if released {
+						w.release(id)
+					}
+					time.Sleep(20 * time.Minute)
+					want := map[string]bool{stranger: true, others: true, own: !released}
+					for _, m := range w.cloud.Live() {
+						if !want[m.ID] {
+							t.Errorf("machine %s is left", m.ID)
+						}
+						delete(want, m.ID)
+					}
+					delete(want, map[bool]string{true: own}[released])
+					if len(want) > 0 {
+						t.Errorf("ended, or never seen again: %v (ours is %s, the stranger's %s)", want, own, stranger)
+					}
+					if r := w.get(id); !released && (r.State != ledger.Created || r.Instance().Ref.ID != own || r.Message() != "") {
+						t.Errorf("the intent is %s with %s, %q, want created with %s", r.State, r.Instance().Ref.ID, r.Message(), own)
+					} else if released && (r.State != ledger.Gone || r.Doc.Outcome != ledger.Deleted) {
+						t.Errorf("the intent is %s (%s, %q), want gone and deleted", r.State, r.Doc.Outcome, r.Message())
+					}
+					w.billEqual()
+				})
+			})
+		}
+	}
 }

@@ -84,7 +84,7 @@ func load(ctx context.Context, q store.Querier, id string) (Record, error) {
 
 // open says that instances can join the group.
 func (r Record) open() bool {
-	return r.Wanted && r.State == Created && !r.Doc.SeenAt.IsZero() && r.Doc.Instance.State == backend.StateRunning
+	return r.Wanted && r.State == Created && r.shown() && r.Doc.Instance.State == backend.StateRunning
 }
 
 // shut says that instances will never be able to join the group.

@@ -98,6 +98,7 @@ type Doc struct {
 	TriedAt     time.Time `json:"tried_at,omitzero"`     // last Create: its begin, then its end
 	Tries       int       `json:"tries,omitempty"`       // of the present state's call, for back-off
 	SeenAt      time.Time `json:"seen_at,omitzero"`      // Describe or List last showed it, as ours
+	Proof       string    `json:"proof,omitempty"`       // which one that was, see [Record.shown]
 	DescribedAt time.Time `json:"described_at,omitzero"` // last answer of Describe
 	AstrayAt    time.Time `json:"astray_at,omitzero"`    // when the present credentials first did not know it
 	MissingAt   time.Time `json:"missing_at,omitzero"`   // first of the present run of "not found"

@@ -91,7 +91,7 @@ func scan(row interface{ Scan(...any) error }) (Record, error) {
 	r.memberAt = store.Time(member)
 	r.CreatedAt, r.checkAt = store.Time(created), store.Time(check)
 	r.BilledFrom, r.BilledTo = store.Time(from), store.Time(to)
-	r.heal()
+	r.heal(resource)
 	return r, err
 }
 

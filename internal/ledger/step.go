@@ -85,7 +85,7 @@ func (r Record) empty(now time.Time) (bool, time.Time) {
 
 // settled reports whether nothing is expected to change by itself.
 func (r Record) settled() bool {
-	if r.Doc.SeenAt.IsZero() || !r.Doc.MissingAt.IsZero() {
+	if !r.shown() || !r.Doc.MissingAt.IsZero() {
 		return false
 	}
 	if r.Kind == backend.InstanceResource {
@@ -111,7 +111,7 @@ func (r *Record) asking(now time.Time, account string) {
 func (r *Record) answered(now time.Time, inst backend.Instance, err error) time.Time {
 	if err == nil { // its addresses count when it is shown as ours, which other calls may not do yet
 		r.exists(now, backend.Instance{Ref: inst.Ref, State: backend.StatePending, Price: inst.Price, CreatedAt: inst.CreatedAt})
-		r.Doc.SeenAt, r.Doc.TriedAt = time.Time{}, now // what the provider shows may lag behind its answer
+		r.Doc.SeenAt, r.Doc.Proof, r.Doc.TriedAt = time.Time{}, "", now // what the provider shows may lag behind its answer
 		return now
 	}
 	r.Doc.Message = err.Error()
@@ -172,7 +172,7 @@ func (r *Record) see(now time.Time, inst backend.Instance) {
 	}
 	r.Doc.Instance = inst
 	r.Doc.MissingAt = time.Time{}
-	r.Doc.SeenAt = now
+	r.Doc.SeenAt, r.Doc.Proof = now, r.proof()
 }
 
 // mayBegin says that a provider can mean what it says of when a resource was created: not long before it
@@ -200,7 +200,11 @@ func (r *Record) searched(now, began time.Time, w witness, found *backend.Owned,
 		r.Doc.Tries++
 		return earlier(now.Add(lookupPause(r.Doc.Tries)), end)
 	}
-	r.gone(now, Lost)
+	if r.Doc.SeenAt.IsZero() {
+		r.gone(now, Lost)
+	} else {
+		r.gone(now, Vanished)
+	}
 	return time.Time{}
 }
 

@@ -38,6 +38,7 @@ func TestStep(t *testing.T) {
 		"gone":                  {Record{State: Gone}, none, time.Time{}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			tt.r.Doc.Proof = tt.r.proof()
 			if got, at := step(now, tt.r); got != tt.want || !at.Equal(tt.at) {
 				t.Errorf("step = %v at %v, want %v at %v", got, at, tt.want, tt.at)
 			}
@@ -48,7 +49,7 @@ func TestStep(t *testing.T) {
 // TestStepOfGroups is what groups and their members wait for.
 func TestStepOfGroups(t *testing.T) {
 	const kind = backend.PlacementResource
-	running := Doc{SeenAt: ago(1), Instance: backend.Instance{State: backend.StateRunning}}
+	running := Doc{SeenAt: ago(1), Proof: Record{}.proof(), Instance: backend.Instance{State: backend.StateRunning}}
 	member := func(g Record) Record {
 		return Record{State: Intended, Wanted: true, Kind: backend.InstanceResource, GroupID: "g", group: &g}
 	}
@@ -170,6 +171,7 @@ func TestAbsurdTimes(t *testing.T) {
 func TestExplanation(t *testing.T) {
 	const settle = time.Minute
 	r := Record{State: Created, Wanted: true, Kind: backend.InstanceResource, BilledFrom: ago(time.Hour), Doc: Doc{SeenAt: ago(time.Hour)}}
+	r.Doc.Proof = r.proof()
 	for _, want := range []string{"", "its checks fail", ""} {
 		r.described(now, witness{}, backend.Instance{Ref: backend.Ref{ID: "m"}, State: backend.StateRunning, Hostname: "h", Message: want}, nil, settle)
 		if r.Message() != want {

@@ -178,7 +178,7 @@ func (l *Ledger) vouch(ctx context.Context, tx *store.Tx, r Record, account stri
 // another is no answer: the provider made two for one request, or mixes up tags.
 func (l *Ledger) owner(ctx context.Context, q store.Querier, a Account, o backend.Owned) (Record, error) {
 	has := func(r Record) bool { return r.Doc.Instance.Ref.ID == o.Ref.ID }
-	none := func(r Record) bool { return r.Doc.Instance.Ref.ID == "" }
+	none := func(r Record) bool { return r.Doc.Instance.Ref.ID == "" || r.misnamed() }
 	tagged, unknown := Record{}, error(store.ErrNotFound)
 	if o.IntentID != "" {
 		tagged, unknown = Get(ctx, q, o.IntentID)

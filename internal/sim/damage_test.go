@@ -57,6 +57,7 @@ func TestDamagedRows(t *testing.T) {
 		"intent was not asked for":      `UPDATE intent SET state = 'intended', version = version + 1`,
 		"intent is being deleted":       `UPDATE intent SET state = 'deleting', version = version + 1`,
 		"intent is gone":                `UPDATE intent SET state = 'gone', version = version + 1`,
+		"intent names no resource":      `UPDATE intent SET doc = json_set(doc, '$.instance.ref.id', 'nothing'), version = version + 1`,
 		"secret is not sealed":          `INSERT INTO secret (id, project_id, name, sealed, created_at) SELECT id, id, 'S', 'zzz', 0 FROM project`,
 		"hold is nonsense":              `UPDATE assignment SET blocks = -3`,
 		"hold is gone":                  `DELETE FROM assignment`,
