@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -42,6 +43,11 @@ type Target struct {
 	// Bare says that the machine came without an agent, as those of clouds do: it is put there
 	// when SSH answers.
 	Bare bool
+	// New says that no agent of a bare machine has been met yet: until then its address is only what the cloud says,
+	// which may be that of a host in use.
+	New bool
+	// Key is that of the agent which was met, "" when that is not known.
+	Key string
 	// Forgotten says that the pinned host key is lost: calls accept a first contact as well.
 	Forgotten bool
 }
@@ -57,6 +63,9 @@ func (t Target) home() string {
 type Sink interface {
 	// Pinned is told the host key of a first contact.
 	Pinned(id, hostKey string)
+	// Taken says why a bare machine cannot be the host of an agent that answers at its address, of a key and in a boot;
+	// nil when it can. Nothing has been changed there yet.
+	Taken(ctx context.Context, id, key, bootID string) error
 	// Connected comes before the events of a connection.
 	Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task)
 	Disconnected(id string, err error)
@@ -104,6 +113,7 @@ type Pool struct {
 
 	mu         sync.Mutex
 	hosts      map[string]*conn
+	watched    int   // so far
 	visits     lines // to hosts that another replica follows
 	containers lines
 }
@@ -138,7 +148,8 @@ func (p *Pool) Watch(t Target) {
 	if p.hosts[t.ID] != nil || p.ctx.Err() != nil {
 		return
 	}
-	c := &conn{pool: p, target: t}
+	p.watched++
+	c := &conn{pool: p, target: t, num: p.watched}
 	c.ctx, c.cancel = context.WithCancel(p.ctx)
 	p.hosts[t.ID] = c
 	p.wg.Go(c.run)
@@ -175,12 +186,14 @@ func (p *Pool) Client(id string) (*agentapi.Client, error) {
 type conn struct {
 	pool   *Pool
 	target Target
+	num    int // of those that were watched
 	ctx    context.Context
 	cancel context.CancelFunc
+	met    atomic.Bool // the agent has answered, and is the target's
 
 	// Of run alone.
 	silence silence
-	met     bool // the agent has answered
+	seen    string // the host key of the present connection
 	odd     oddities
 	told    string // what went wrong last, as it was logged
 	toldAt  time.Time
@@ -219,7 +232,7 @@ func (c *conn) run() {
 		case <-time.After(jitter(delay, c.target.ID, attempt)):
 		}
 		most := maxRetry
-		if c.target.Bare && !c.met {
+		if c.target.Bare && !c.met.Load() {
 			most = bootRetry
 		}
 		delay = min(2*delay, most)
@@ -238,6 +251,10 @@ func (c *conn) tell(what string, err error) {
 func (c *conn) session() error {
 	ctx, cancel := context.WithCancel(c.ctx)
 	defer cancel()
+	if err := c.alone(false); err != nil {
+		c.set(nil, nil, err)
+		return err
+	}
 	client, closeAll, err := c.open(ctx)
 	if err != nil {
 		c.silence.since = time.Time{}
@@ -253,7 +270,12 @@ func (c *conn) session() error {
 		}
 	}
 	if err == nil {
-		c.silence, c.met = silence{}, true
+		c.silence = silence{}
+		err = c.admit(ctx, client, info)
+	}
+	if err == nil {
+		c.met.Store(true)
+		c.pin(c.seen)
 		err = c.upgrade(ctx, client, info)
 	}
 	if err == nil { // the agent of our own build may know better
@@ -287,9 +309,7 @@ func (c *conn) set(s *ssh.Client, client *agentapi.Client, err error) {
 func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 	if t := c.pool.Transport; t != nil {
 		client, key, closeAll, err := t.Open(ctx, c.target)
-		if err == nil {
-			c.pin(key)
-		}
+		c.seen = key
 		return client, closeAll, err
 	}
 	if c.target.Local != "" {
@@ -302,7 +322,7 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c.pin(seen.Host)
+	c.seen = seen.Host
 	if j := c.target.Jump; j != nil && j.HostKey == "" { // for as long as we run
 		pinned := *j
 		pinned.HostKey = seen.Jump
@@ -322,7 +342,7 @@ func (c *conn) open(ctx context.Context) (*agentapi.Client, func(), error) {
 
 // pin remembers the host key of a first contact.
 func (c *conn) pin(key string) {
-	if c.target.Endpoint.HostKey == "" {
+	if c.target.Endpoint.HostKey == "" && key != "" {
 		c.target.Endpoint.HostKey = key
 		c.pool.Sink.Pinned(c.target.ID, key)
 	}

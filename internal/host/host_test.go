@@ -50,13 +50,23 @@ type sink struct {
 	lost      []string
 	events    []agentapi.Event
 	fail      error
-	busy      chan struct{} // Handle waits twice for it, nil for not
+	busy      chan struct{}                  // Handle waits twice for it, nil for not
+	taken     func(key, bootID string) error // optional
 }
 
 func (s *sink) Pinned(_, key string) {
 	s.mu.Lock()
 	s.pinned = append(s.pinned, key)
 	s.mu.Unlock()
+}
+
+func (s *sink) Taken(_ context.Context, _, key, bootID string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.taken == nil {
+		return nil
+	}
+	return s.taken(key, bootID)
 }
 
 func (s *sink) Connected(context.Context, string, agentapi.HostInfo, []agentapi.Task) {

@@ -51,7 +51,7 @@ func (c *conn) revive(ctx context.Context, why error) (started bool, err error) 
 		return false, why
 	default:
 		c.pool.Log.Info("the agent of a host does not answer and is started", "host", c.target.ID)
-		err = c.startAgent(ctx)
+		err = c.startAgent(ctx, "")
 	}
 	if errors.Is(err, errStarting) {
 		return false, why
@@ -77,6 +77,9 @@ func (c *conn) settle(ctx context.Context) error {
 	if f.known && silent < revivePatience {
 		return errStarting
 	}
+	if err := c.vacant(ctx, f); err != nil {
+		return err
+	}
 	if f.setup && silent < setupPatience {
 		return problem(CodeInstall, "cloud-init is still setting %s up", e.Addr)
 	}
@@ -98,15 +101,21 @@ func (c *conn) bring(ctx context.Context, arch string, known bool) error {
 		return problem(CodeUpload, "%v", err)
 	}
 	c.pool.Log.Info("the agent is put onto a machine", "host", c.target.ID, "arch", arch)
-	if err := c.pool.push(ctx, c.sshClient(), c.target.Endpoint.User, bin); err != nil && !known {
-		return err
+	if err := c.pool.push(ctx, c.sshClient(), c.target.Endpoint.User, bin); err != nil {
+		if !known {
+			return err
+		}
+		return c.startAgent(ctx, "") // it may not know of servers
 	}
-	return c.startAgent(ctx)
+	if !c.target.New {
+		return c.startAgent(ctx, "")
+	}
+	return c.startAgent(ctx, c.pool.Wish.Server)
 }
 
-// startAgent has the agent that is there install itself; its variables stay.
-func (c *conn) startAgent(ctx context.Context) error {
-	_, err := installAgent(ctx, c.sshClient(), c.target.Endpoint.User, c.target.home(), nil, "")
+// startAgent has the agent that is there install itself, for a server unless that is ""; its variables stay.
+func (c *conn) startAgent(ctx context.Context, server string) error {
+	_, err := installAgent(ctx, c.sshClient(), c.target.Endpoint.User, c.target.home(), nil, server)
 	return err
 }
 

@@ -89,10 +89,11 @@ func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error
 		return t, errors.New("instance: no address yet")
 	}
 	t.Bare, t.Forgotten = true, inst.Data.Damage != "" && inst.Data.HostKey == ""
-	t.Endpoint = host.Endpoint{Addr: *jpd.Hostname, Port: 22, User: jpd.Username, Keys: []ssh.Signer{signer}, HostKey: inst.Data.HostKey}
-	if jpd.SSHPort != nil {
-		t.Endpoint.Port = *jpd.SSHPort
+	t.New = inst.Data.Host == nil && inst.Data.Damage == ""
+	if inst.Data.Host != nil {
+		t.Key = inst.Data.Host.InstanceKey
 	}
+	t.Endpoint = host.Endpoint{Addr: *jpd.Hostname, Port: sshPort(jpd), User: jpd.Username, Keys: []ssh.Signer{signer}, HostKey: inst.Data.HostKey}
 	return t, nil
 }
 
@@ -189,10 +190,20 @@ func (e *takenError) Error() string {
 	if e.goes {
 		return "the host is being removed under another name: " + e.by
 	}
-	return "The host is in use under another name: " + e.by
+	return "the host is in use under another name: " + e.by
 }
 
-// taken is a [takenError] when another instance is the host with an agent's key, in this boot.
+// Taken is [host.Sink.Taken]: lists of clouds may name the address of another instance.
+func (s *Service) Taken(ctx context.Context, id, key, bootID string) error {
+	inst, err := s.Get(ctx, s.DB.Read(), id)
+	if err != nil {
+		return err
+	}
+	return s.taken(ctx, s.DB.Read(), inst, key, bootID)
+}
+
+// taken is a [takenError] when another instance is the host with an agent's key, in this boot or, as far as a cloud
+// says where its machine is, at the same address: it may have restarted since it was last seen.
 func (s *Service) taken(ctx context.Context, q store.Querier, inst Instance, key, bootID string) error {
 	if key == "" {
 		return nil
@@ -202,11 +213,25 @@ func (s *Service) taken(ctx context.Context, q store.Querier, inst Instance, key
 		return err
 	}
 	for i := range list { // copies of a disk have the key, too
-		if h := list[i].Data.Host; h != nil && h.BootID == bootID {
-			return &takenError{by: list[i].seenFrom(inst), goes: !list[i].Live()}
+		other := &list[i]
+		same := other.Data.Damage != "" || !inst.SSH() && samePlace(other.Data.Provisioning, inst.Data.Provisioning)
+		if h := other.Data.Host; same || h != nil && h.BootID == bootID {
+			return &takenError{by: other.seenFrom(inst), goes: !other.Live()}
 		}
 	}
 	return nil
+}
+
+// samePlace says that two machines are reached at one address.
+func samePlace(a, b *api.JobProvisioningData) bool {
+	return a != nil && b != nil && deref(a.Hostname) != "" && deref(a.Hostname) == deref(b.Hostname) && sshPort(a) == sshPort(b)
+}
+
+func sshPort(jpd *api.JobProvisioningData) int {
+	if jpd.SSHPort == nil {
+		return 22
+	}
+	return *jpd.SSHPort
 }
 
 // leave gives up a host that is another instance; one that goes is waited for.
@@ -214,7 +239,7 @@ func (s *Service) leave(ctx context.Context, it engine.Item, inst Instance, take
 	if taken.goes {
 		return time.Now().Add(onboardRetry), s.problem(ctx, it, inst, taken)
 	}
-	return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, taken.Error())
+	return time.Time{}, s.endSSH(ctx, it, inst, api.InstanceError, "The"+strings.TrimPrefix(taken.Error(), "the"))
 }
 
 // seenFrom names an instance for the users of another.

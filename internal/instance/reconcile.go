@@ -44,6 +44,10 @@ func (s *Service) reconcile(ctx context.Context, it engine.Item) (time.Time, err
 		if errors.Is(err, errNeeded) {
 			return time.Time{}, nil // as for one that is not spare: the sweep looks again
 		}
+		if _, taken := errors.AsType[*takenError](err); taken { // by one that was at it at the same time: the pool is told so
+			s.forget(it.ID)
+			return time.Now().Add(onboardRetry), nil
+		}
 		if err != nil {
 			return time.Time{}, err
 		}
@@ -189,6 +193,8 @@ func (s *Service) act(ctx context.Context, it engine.Item, d Decision) (again ti
 			again, err = s.provision(ctx, it, d.Instance)
 		case Watch:
 			err = s.watch(ctx, d.Instance)
+		case Move:
+			err = s.move(ctx, d.Instance)
 		case Forget:
 			s.forget(d.Instance.ID)
 		case Uninstall:
@@ -327,6 +333,16 @@ func (s *Service) watch(ctx context.Context, inst Instance) error {
 	}
 	s.Hosts.Watch(t)
 	return nil
+}
+
+// move has the pool connect to another address than before. Since when the machine does not answer stays.
+func (s *Service) move(ctx context.Context, inst Instance) error {
+	s.Hosts.Forget(inst.ID)
+	since := s.linkOf(inst.ID).Since
+	s.setLink(inst.ID, func(l *Link) { *l = Link{Asked: l.Asked} })
+	err := s.watch(ctx, inst)
+	s.setLink(inst.ID, func(l *Link) { l.Since = since })
+	return err
 }
 
 func (s *Service) forget(id string) {

@@ -24,8 +24,8 @@ SET    status = $1, backend = $2, ssh_host = $3, intent_id = $4, unreachable = $
        finished_at = $7, last_job_at = $8, blocks = coalesce($9, blocks), data = coalesce($10, data), agent_key = coalesce($11, agent_key), version = ` + store.NextVersion + `
 WHERE  id = $12 AND ` + store.Version + ` = $13`
 
-// selectTwins finds other hosts of users with the key of an agent.
-const selectTwins = `WHERE agent_key <> '' AND agent_key = $1 AND ssh_host <> '' AND NOT deleted AND status <> 'terminated' AND id <> $2 ORDER BY id`
+// selectTwins finds other instances with the key of an agent.
+const selectTwins = `WHERE agent_key <> '' AND agent_key = $1 AND NOT deleted AND status <> 'terminated' AND id <> $2 ORDER BY id`
 
 const insertAssignment = `
 INSERT INTO assignment (job_id, instance_id, blocks, created_at, run_id) VALUES ($1, $2, $3, $4, $5)`

@@ -82,6 +82,7 @@ const (
 	Onboard   Effect = iota + 1 // push the agent to an SSH host
 	Provision                   // choose the next offer and tell the ledger
 	Watch                       // keep a connection to the agent
+	Move                        // keep it to another address from now on
 	Forget                      // end the connection
 	Uninstall                   // take the agent off an SSH host
 	GiveBack                    // tell the ledger that the machine is not wanted
@@ -96,7 +97,7 @@ type Decision struct {
 	Events   []string
 	Freed    bool      // capacity became usable, or was given: wake the queue
 	Spare    bool      // only if the fleet keeps its minimum without it
-	Single   bool      // only if no other instance is the same host of a user
+	Single   bool      // only if no other instance is the same host
 	Again    time.Time // when to look again, zero: only when woken
 }
 
@@ -204,7 +205,7 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 		d.terminate(now, api.InstanceNoOffers, s.Machine.TooDear)
 		return
 	}
-	d.made(s.Machine)
+	moved := d.made(s)
 	known := d.Instance.Data.Provisioning != nil && deref(d.Instance.Data.Provisioning.Hostname) != ""
 	deadline := latest(d.Instance.Data.StartedAt.Add(BootTimeout(d.Instance)), s.Began.Add(TryFor))
 	if s.Link.Watched {
@@ -213,6 +214,7 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 	switch {
 	case known && s.Link.Connected:
 		d.adopt(now, s.Link.Info)
+		d.Single = s.Link.Info != nil
 		blocks, err := splitBlocks(d.Instance.Blocks, d.Instance.Data.AutoBlocks, d.Instance.Data.Provisioning.InstanceType.Resources)
 		if err != nil {
 			d.terminate(now, api.InstanceError, err.Error())
@@ -235,21 +237,33 @@ func (d *Decision) provisioning(now time.Time, s Snapshot) {
 		if s.left() {
 			d.again(now.Add(lookIfAwaited))
 		}
-		if known && !s.Link.Watched {
+		switch {
+		case known && !s.Link.Watched:
 			d.Effects = append(d.Effects, Watch)
+		case known && moved:
+			d.Effects = append(d.Effects, Move)
+		case known && s.Link.Problem != "": // where the cloud says that it is there may be another
+			due := latest(s.Link.Since, s.Link.Asked).Add(askEvery)
+			if !now.Before(due) {
+				d.Effects = append(d.Effects, AskCloud)
+				due = now.Add(askEvery)
+			}
+			d.again(due)
 		}
 		d.booting(s.Link)
 	}
 }
 
-// made takes over what the cloud says of a machine: that it is there, later its address.
-func (d *Decision) made(m Machine) {
-	data := &d.Instance.Data
-	if data.Provisioning != nil && (m.Hostname == "" || deref(data.Provisioning.Hostname) == m.Hostname) || m.Provisioning == nil {
-		return
+// made takes over what the cloud says of a machine: that it is there, later its address, which may become another while
+// it has not answered. It says whether that is new.
+func (d *Decision) made(s Snapshot) (moved bool) {
+	data, m := &d.Instance.Data, s.Machine
+	if m.Provisioning == nil || data.Provisioning != nil && (m.Hostname == "" || s.Link.Connected || samePlace(data.Provisioning, m.Provisioning)) {
+		return false
 	}
 	data.Provisioning, data.Socket, data.Home = m.Provisioning, m.Socket, m.Home
 	d.Changed = true
+	return true
 }
 
 // priced takes over what the cloud says of the price: jobs are placed by it from now on.

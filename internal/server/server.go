@@ -408,6 +408,10 @@ func (k *sink) Pinned(id, key string) {
 	}
 }
 
+func (k *sink) Taken(ctx context.Context, id, key, bootID string) error {
+	return k.s.inst.Taken(ctx, id, key, bootID)
+}
+
 // Connected takes over the tasks first, so that nobody acts on old ones, and removes those
 // that no job stands for before the host gets new jobs.
 func (k *sink) Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task) {

@@ -122,6 +122,9 @@ func (a *account) named(inst backend.Instance) backend.Instance {
 	if inst.Hostname != "" {
 		inst.Hostname = a.name + "." + inst.Hostname
 		inst.InternalIP = a.name + "-" + inst.InternalIP
+		if says := a.p.w.says; says != nil {
+			inst.Hostname = says(a.name+"/"+inst.Ref.ID, inst.Hostname)
+		}
 	}
 	return inst
 }

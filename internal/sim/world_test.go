@@ -47,9 +47,11 @@ type world struct {
 	limits  map[string]float64 // what runs may cost an hour, by name
 	drivers []time.Duration    // how long after machines answer their drivers list GPUs, in their order
 	wants   map[string]want    // what runs ask for, by name
-	trace   *trace
-	checks  *checker
-	spoil   func(w *world, p *process) // plants a defect into a process that starts; optional
+	// says is the address that a cloud tells of a machine instead of the true one; nil for the true one.
+	says   func(machine, address string) string
+	trace  *trace
+	checks *checker
+	spoil  func(w *world, p *process) // plants a defect into a process that starts; optional
 
 	mu           sync.Mutex
 	proc         *process // the newest one, also when it is dead

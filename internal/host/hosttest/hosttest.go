@@ -266,6 +266,7 @@ type Agent struct {
 	mu      sync.Mutex
 	absent  bool
 	info    agentapi.HostInfo
+	tasks   []agentapi.Task
 	acked   agentapi.Ack
 	streams int
 	events  chan agentapi.Event
@@ -280,6 +281,13 @@ func newAgent() *Agent {
 func (a *Agent) Set(change func(*agentapi.HostInfo)) {
 	a.mu.Lock()
 	change(&a.info)
+	a.mu.Unlock()
+}
+
+// Runs changes which tasks the agent has.
+func (a *Agent) Runs(tasks ...agentapi.Task) {
+	a.mu.Lock()
+	a.tasks = tasks
 	a.mu.Unlock()
 }
 
@@ -371,7 +379,11 @@ func (a *Agent) handler() http.Handler {
 		defer a.mu.Unlock()
 		answer(w, a.info)
 	})
-	mux.HandleFunc("GET /v1/tasks", func(w http.ResponseWriter, _ *http.Request) { answer(w, []agentapi.Task{}) })
+	mux.HandleFunc("GET /v1/tasks", func(w http.ResponseWriter, _ *http.Request) {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		answer(w, append([]agentapi.Task{}, a.tasks...))
+	})
 	mux.HandleFunc("POST /v1/tasks/{id}/accept", a.accept)
 	mux.HandleFunc("POST /v1/events/ack", func(w http.ResponseWriter, r *http.Request) {
 		var ack agentapi.Ack

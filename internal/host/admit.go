@@ -1,0 +1,101 @@
+package host
+
+import (
+	"context"
+	"fmt"
+
+	"dstack/internal/agentapi"
+)
+
+// What a cloud says of its machines may be stale or wrong: a new machine may be told to be where another host is, whose
+// jobs would be ended as left-over ones. So until its agent has been met, a machine's host is looked at before anything
+// is changed there.
+
+// notThere says why a machine cannot be where its cloud says.
+func (c *conn) notThere(format string, args ...any) error {
+	return problem(CodeInUse, "the backend says that the machine is at %s, but %s", c.target.Endpoint.Addr, fmt.Sprintf(format, args...))
+}
+
+// alone refuses the address of another machine that was to be there first while neither has been met: of two machines
+// that are said to be in one place, one is not. Another that is connected there counts when that is asked for: until
+// then its agent tells better which it is.
+func (c *conn) alone(connected bool) error {
+	if !c.target.New || c.met.Load() {
+		return nil
+	}
+	c.pool.mu.Lock()
+	defer c.pool.mu.Unlock()
+	for _, other := range c.pool.hosts {
+		if other != c && other.target.near(c.target) && (other.num < c.num && !other.met.Load() || connected && other.connected()) {
+			return c.notThere("another instance is there")
+		}
+	}
+	return nil
+}
+
+// near says that two hosts are said to be in one place.
+func (t Target) near(other Target) bool {
+	return t.Local == "" && other.Local == "" && t.Jump == nil && other.Jump == nil && t.home() == other.home() &&
+		t.Endpoint.Addr == other.Endpoint.Addr && t.Endpoint.Port == other.Endpoint.Port
+}
+
+func (c *conn) connected() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.client != nil
+}
+
+// admit looks whether the agent that answers at a bare machine's address can be that of the machine.
+func (c *conn) admit(ctx context.Context, client *agentapi.Client, info agentapi.HostInfo) error {
+	t := &c.target
+	if !t.Bare || c.met.Load() || t.Key != "" && info.InstanceKey == t.Key {
+		return nil
+	}
+	if err := c.pool.Sink.Taken(ctx, t.ID, info.InstanceKey, info.BootID); err != nil {
+		return c.notThere("%v", err)
+	}
+	if err := c.alone(true); err != nil { // what another is may not be stored yet
+		return err
+	}
+	if !t.New || c.pool.Transport != nil {
+		return nil
+	}
+	f, err := look(ctx, c.sshClient(), t.Endpoint)
+	if err != nil {
+		return err
+	}
+	if f.othersThan(c.pool.Wish.Server) {
+		return c.notThere("that host belongs to another dstack server")
+	}
+	if f.server != "" && f.server == c.pool.Wish.Server {
+		return nil
+	}
+	tasks, err := client.Tasks(ctx)
+	if err != nil {
+		return err
+	}
+	for _, task := range tasks { // whoever's: one that is not connected any more, or of an agent that does not tell
+		if task.State != agentapi.Terminated {
+			return c.notThere("jobs run there already that are not this server's")
+		}
+	}
+	return nil
+}
+
+// vacant is admit for an agent that does not answer: its files tell of it.
+func (c *conn) vacant(ctx context.Context, f facts) error {
+	t := &c.target
+	if !f.known || !t.New {
+		return nil
+	}
+	if f.othersThan(c.pool.Wish.Server) {
+		return c.notThere("that host belongs to another dstack server")
+	}
+	if f.key == "" {
+		return nil
+	}
+	if err := c.pool.Sink.Taken(ctx, t.ID, f.key, f.boot); err != nil {
+		return c.notThere("%v", err)
+	}
+	return nil
+}
