@@ -140,7 +140,7 @@ func (e *Engine) insist(ctx context.Context) (ends time.Time, ok bool) {
 // they could not be renewed for as long as the lease: others have them by then.
 func (e *Engine) keep(ctx context.Context, ends time.Time) {
 	if e.DB.Engine() != store.Postgres {
-		<-ctx.Done()
+		e.keepAll(ctx)
 		return
 	}
 	tick := time.NewTicker(e.Lease / 3)
@@ -168,6 +168,48 @@ func (e *Engine) keep(ctx context.Context, ends time.Time) {
 			}
 		}
 	}
+}
+
+// keepAll takes the shards again when a pass has found one gone or of another epoch although no other server has any:
+// on SQLite, which a server has to itself, their rows were deleted or changed by hand. One that was overtaken, on a
+// shared disk, say, leaves them alone.
+func (e *Engine) keepAll(ctx context.Context) {
+	tick := time.NewTicker(e.Lease)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if len(e.shards.owned()) == Shards {
+			continue
+		}
+		now, err := e.retakeAll(ctx)
+		switch {
+		case err != nil:
+			e.Log.Warn("shards not taken again", "err", err)
+		case now != nil:
+			e.Log.Error("the shards were changed in the database: this server has taken them again")
+			e.own(ctx, now)
+		}
+	}
+}
+
+// retakeAll is nil when another server has some.
+func (e *Engine) retakeAll(ctx context.Context) (now map[int]int64, err error) {
+	err = e.DB.Write(ctx, func(tx *store.Tx) error {
+		var theirs int
+		if err := tx.QueryRowContext(ctx, countTheirShards, e.Owner).Scan(&theirs); err != nil || theirs > 0 {
+			return err
+		}
+		if _, err := tx.ExecContext(ctx, addShards); err != nil {
+			return err
+		}
+		now, err = byKey[int](tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
+		return err
+	})
+	return now, err
 }
 
 var errSilent = errors.New("the database does not answer in time")

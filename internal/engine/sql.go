@@ -19,6 +19,8 @@ const takeAllShards = `
 UPDATE shard SET owner = $1, epoch = ` + nextEpoch + `, expires_at = $2
 RETURNING id, epoch`
 
+const countTheirShards = `SELECT count(*) FROM shard WHERE owner NOT IN ($1, '')`
+
 // selectClock is the time of the database, PostgreSQL only, in Unix microseconds.
 const selectClock = `SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint`
 
