@@ -43,6 +43,13 @@ func (s *Service) reconcileRun(ctx context.Context, it engine.Item) (time.Time, 
 		return time.Time{}, err
 	}
 	snap := RunSnapshot{Run: r, Jobs: jobs[r.ID], Images: s.Images}
+	switch {
+	case r.Status.Finished() || r.Status == api.RunTerminating:
+	case r.Deleted:
+		s.Log.Error("a run is deleted and not over: it is ended", "run", r.Name, "id", r.ID)
+	case r.Status == api.RunPending && snap.goesOn():
+		s.Log.Error("a run is said to wait while its jobs go on: they are followed", "run", r.Name, "id", r.ID)
+	}
 	if snap.Load, err = s.load(ctx, r, time.Now()); err != nil {
 		return time.Time{}, err
 	}

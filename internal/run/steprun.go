@@ -56,10 +56,12 @@ func StepRun(now time.Time, s RunSnapshot) RunDecision {
 	switch {
 	case s.Run.Status == api.RunTerminating:
 		d.terminating(now, latestOf(s.Jobs))
-	case s.Run.Data.Damage != "": // what it is to be is not known
-	case s.Run.Status == api.RunPending:
-		d.pending(now, s)
 	case s.Run.Status.Finished():
+	case s.Run.Deleted: // by hand: nobody sees it, so nobody could stop it
+		d.end(api.RunServerError)
+	case s.Run.Data.Damage != "": // what it is to be is not known
+	case s.Run.Status == api.RunPending && !s.goesOn():
+		d.pending(now, s)
 	case s.Run.Data.Spec.Configuration.Service != nil:
 		d.serve(now, s)
 	default:
@@ -67,6 +69,12 @@ func StepRun(now time.Time, s RunSnapshot) RunDecision {
 	}
 	d.tidy(now, s)
 	return d
+}
+
+// goesOn says that a run has jobs which have not ended and are not about to. One that waits has none, unless somebody
+// edited its row: then its jobs say what it does.
+func (s *RunSnapshot) goesOn() bool {
+	return slices.ContainsFunc(latestOf(s.Jobs), func(j Job) bool { return !j.Finished() && j.Status != api.JobTerminating })
 }
 
 // attemptsKept bounds the attempts that are remembered of a service's replica, or of a job with a schedule: one that is
@@ -430,7 +438,7 @@ func (d *RunDecision) terminating(now time.Time, latest []Job) {
 	}
 	reason := d.Run.Data.Reason
 	schedule := d.Run.Data.Spec.Merged().Schedule
-	if schedule != nil && reason != api.RunStoppedByUser && reason != api.RunAbortedByUser {
+	if schedule != nil && !d.Run.Deleted && reason != api.RunStoppedByUser && reason != api.RunAbortedByUser {
 		d.Run.Data.NextAt = schedule.Next(now)
 		d.Run.Data.FleetID, d.Run.Data.FleetName, d.Run.Data.Resubmissions = "", "", 0
 		d.to(api.RunPending)

@@ -117,6 +117,10 @@ func TestStepRun(t *testing.T) {
 			status: api.RunPending, again: 55*time.Minute + 55*time.Second},
 		{name: "a stop ends the schedule too", run: Run{Status: api.RunTerminating, Data: Data{Spec: hourly, Reason: api.RunStoppedByUser}}, jobs: jobs(api.JobTerminated),
 			status: api.RunTerminated, reason: api.RunStoppedByUser},
+		{name: "what is said to wait although its jobs go on does not", run: Run{Status: api.RunPending}, jobs: jobs(api.JobRunning, api.JobDone), status: api.RunRunning},
+		{name: "what is deleted although it goes on ends", run: Run{Status: api.RunRunning, Deleted: true}, jobs: jobs(api.JobRunning), status: api.RunTerminating, reason: api.RunServerError},
+		{name: "for good", run: Run{Status: api.RunTerminating, Deleted: true, Data: Data{Spec: hourly, Reason: api.RunServerError}}, jobs: jobs(api.JobTerminated),
+			status: api.RunFailed, reason: api.RunServerError},
 		{name: "what has ended stays", run: Run{Status: api.RunDone}, jobs: jobs(api.JobFailed), status: api.RunDone},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -249,7 +249,7 @@ func (s *Service) relabel(ctx context.Context, tx *store.Tx, r Run) error {
 			continue
 		}
 		j.Data.Deployment = r.Data.Deployment
-		if j.Status == api.JobSubmitted {
+		if j.Status == api.JobSubmitted && j.Num >= 0 && j.Num < len(specs) { // somebody may have edited it
 			j.Data.Spec.Requirements = specs[j.Num].Requirements // as many as before: nodes do not change
 		}
 		if err := j.update(ctx, tx); err != nil {
