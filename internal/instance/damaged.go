@@ -3,6 +3,7 @@ package instance
 import (
 	"cmp"
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"time"
@@ -157,3 +158,64 @@ func (s *Service) retrace(ctx context.Context, snap *Snapshot) error {
 	snap.Machine, err = s.machine(ctx, s.DB.Read(), *inst)
 	return err
 }
+
+// releaseUncounted ends a hold of which the instance does not know: somebody made or moved the row by hand, which
+// counts no version.
+func (s *Service) releaseUncounted(ctx context.Context, tx *store.Tx, inst Instance, jobID string) error {
+	if err := keepHeld(ctx, tx, inst, jobID, time.Now()); err != nil {
+		return err
+	}
+	res, err := tx.ExecContext(ctx, deleteAssignment, jobID, inst.ID)
+	if err != nil {
+		return fmt.Errorf("release instance %s: %w", inst.Name, err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return err
+	}
+	tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
+	return recount(ctx, tx, inst.ID)
+}
+
+// recount has everybody read an instance again, with its holds.
+func recount(ctx context.Context, tx *store.Tx, id string) error {
+	if _, err := tx.ExecContext(ctx, `UPDATE instance SET version = `+store.NextVersion+` WHERE id = $1`, id); err != nil {
+		return fmt.Errorf("count a change of instance %s: %w", id, err)
+	}
+	return nil
+}
+
+// ErrNoRoom says that an instance cannot be held again: it is gone, or others hold it.
+var ErrNoRoom = errors.New("the instance has no room")
+
+// Rehold has a job that runs on an instance hold its blocks again, and those of no other one: the row was lost or moved
+// by hand. How much of it there was to hold is as it was then. What is known of the instance is not believed.
+func (s *Service) Rehold(ctx context.Context, tx *store.Tx, c Claim) (Instance, error) {
+	var other string
+	err := tx.QueryRowContext(ctx, `SELECT instance_id FROM assignment WHERE job_id = $1 AND instance_id <> $2`, c.JobID, c.InstanceID).Scan(&other)
+	if err == nil {
+		_, err = s.Release(ctx, tx, other, c.JobID)
+	}
+	if err != nil && !errors.Is(err, sql.ErrNoRows) && !errors.Is(err, store.ErrNotFound) {
+		return Instance{}, fmt.Errorf("release what job %s holds elsewhere: %w", c.JobID, err)
+	}
+	if err := recount(ctx, tx, c.InstanceID); err != nil {
+		return Instance{}, err
+	}
+	inst, err := s.Get(ctx, tx, c.InstanceID)
+	if err != nil {
+		return Instance{}, err
+	}
+	for _, a := range inst.Assignments {
+		if a.JobID == c.JobID {
+			return inst, nil
+		}
+	}
+	if !inst.Exists() || inst.Busy()+c.Blocks > max(1, inst.Blocks) {
+		return Instance{}, fmt.Errorf("hold %d of %d blocks of instance %s: %w", c.Blocks, inst.Blocks, inst.Name, ErrNoRoom)
+	}
+	tx.OnCommit(func() { s.Engine.Wake(Kind, inst.ID) })
+	return s.take(ctx, tx, inst, c)
+}
+
+// Exists says that there is a machine or a host, or is to be one, or that it goes.
+func (i *Instance) Exists() bool { return !i.Deleted && i.Status != api.InstanceTerminated }

@@ -2,13 +2,16 @@ package instance
 
 import (
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"dstack/internal/api"
+	"dstack/internal/engine"
 	"dstack/internal/store"
+	"dstack/internal/store/storetest"
 )
 
 // TestStepDamaged keeps machines in reach whose record is lost, and says when they are not.
@@ -61,4 +64,89 @@ func TestDamagedHost(t *testing.T) {
 			t.Errorf("host %q: %s", host, i.Data.Problem)
 		}
 	}
+}
+
+// TestUncountedHolds moves holds by hand, of which an instance that is remembered knows nothing: they are given back
+// and taken again all the same.
+func TestUncountedHolds(t *testing.T) {
+	storetest.Each(t, func(t *testing.T, db *store.DB) {
+		ctx := t.Context()
+		e, err := engine.New(engine.Config{DB: db, Log: slog.New(slog.DiscardHandler), Owner: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := &Service{Config: Config{DB: db, Engine: e, Freed: func(string) {}}, known: newKnown()}
+		here := Instance{ID: "here", ProjectID: "p", FleetID: "f", Name: "f-0", Status: api.InstanceBusy, Blocks: 2, CreatedAt: time.Now()}
+		there := Instance{ID: "there", ProjectID: "p", FleetID: "f", Num: 1, Name: "f-1", Status: api.InstanceIdle, Blocks: 1, CreatedAt: time.Now()}
+		write := func(fn func(tx *store.Tx) error) error {
+			t.Helper()
+			return db.Write(ctx, fn)
+		}
+		err = write(func(tx *store.Tx) error {
+			return errors.Join(insert(ctx, tx, &here), insert(ctx, tx, &there), assign(ctx, tx, &here, Assignment{JobID: "a", Blocks: 1}, "r"))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		holds := func() (list []string) {
+			t.Helper()
+			for _, id := range []string{"here", "there"} {
+				inst, err := s.Get(ctx, db.Read(), id)
+				if err != nil {
+					t.Fatal(err)
+				}
+				jobs, err := JobsOn(ctx, db.Read(), id)
+				if err != nil || len(jobs) != len(inst.Assignments) {
+					t.Errorf("%s is held by %q, and known to be by %v: %v", id, jobs, inst.Assignments, err)
+				}
+				for _, job := range jobs {
+					list = append(list, job+" "+id)
+				}
+			}
+			return list
+		}
+		holds() // from now on both are remembered
+		edit := func(text string) {
+			t.Helper()
+			if err := write(func(tx *store.Tx) error { _, err := tx.ExecContext(ctx, text); return err }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		release := func(job, id string) {
+			t.Helper()
+			if err := write(func(tx *store.Tx) error { _, err := s.Release(ctx, tx, id, job); return err }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		rehold := func(job string, blocks int, want error) {
+			t.Helper()
+			err := write(func(tx *store.Tx) error {
+				_, err := s.Rehold(ctx, tx, Claim{InstanceID: "here", JobID: job, RunID: "r", Blocks: blocks})
+				return err
+			})
+			if !errors.Is(err, want) {
+				t.Errorf("Rehold = %v, want %v", err, want)
+			}
+		}
+		check := func(want ...string) {
+			t.Helper()
+			if got := holds(); !slices.Equal(got, want) {
+				t.Errorf("holds %q, want %q", got, want)
+			}
+		}
+		edit(`INSERT INTO assignment (job_id, instance_id, blocks, created_at) VALUES ('nothing', 'there', 1, 1)`)
+		release("nothing", "there")
+		check("a here")
+		edit(`UPDATE assignment SET instance_id = 'there'`)
+		rehold("a", 1, nil)
+		check("a here")
+		edit(`DELETE FROM assignment`)
+		rehold("a", 1, nil)
+		check("a here")
+		rehold("b", 2, ErrNoRoom)
+		check("a here")
+		edit(`UPDATE assignment SET instance_id = 'nowhere'`)
+		rehold("a", 1, nil)
+		check("a here")
+	})
 }

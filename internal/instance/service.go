@@ -223,6 +223,11 @@ func (s *Service) Claim(ctx context.Context, tx *store.Tx, c Claim) (Instance, e
 	if !inst.Live() || inst.Unreachable || inst.health() == api.Failure || inst.Blocks != c.Of || inst.Busy()+c.Blocks > inst.Blocks {
 		return Instance{}, fmt.Errorf("claim %d of %d blocks of instance %s: %w", c.Blocks, inst.Blocks, inst.Name, store.ErrConflict)
 	}
+	return s.take(ctx, tx, inst, c)
+}
+
+// take stores what a claim asks for, for which there is room.
+func (s *Service) take(ctx context.Context, tx *store.Tx, inst Instance, c Claim) (Instance, error) {
 	if err := assign(ctx, tx, &inst, Assignment{JobID: c.JobID, Blocks: c.Blocks}, c.RunID); err != nil {
 		return Instance{}, err
 	}
@@ -254,7 +259,7 @@ func (s *Service) Release(ctx context.Context, tx *store.Tx, instanceID, jobID s
 		}
 	}
 	if len(kept) == len(inst.Assignments) {
-		return inst, nil
+		return inst, s.releaseUncounted(ctx, tx, inst, jobID)
 	}
 	if err := unassign(ctx, tx, inst, jobID); err != nil {
 		return Instance{}, err

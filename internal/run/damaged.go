@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"dstack/internal/agentapi"
 	"dstack/internal/api"
 	"dstack/internal/config"
 	"dstack/internal/engine"
@@ -176,6 +177,9 @@ func (s *Service) tidy(ctx context.Context, it engine.Item) error {
 	if err != nil || len(list) == 0 {
 		return err
 	}
+	for _, v := range list {
+		s.endTask(ctx, v)
+	}
 	return s.DB.Write(ctx, func(tx *store.Tx) error {
 		if err := it.Fence.Check(ctx, tx); err != nil {
 			return err
@@ -191,10 +195,31 @@ func (s *Service) tidy(ctx context.Context, it engine.Item) error {
 	})
 }
 
+// endTaskFor bounds how long a host is asked to end what is over, before it gets the next.
+const endTaskFor = 15 * time.Second
+
+// endTask ends what may still run of a job where it holds blocks: others get them. The look for left-over tasks, which
+// comes later, does the rest, and ends one on a host that does not answer.
+func (s *Service) endTask(ctx context.Context, v stray) {
+	client, err := s.Hosts.Client(ctx, v.instance)
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, endTaskFor)
+	defer cancel()
+	_, err = client.Terminate(ctx, v.job, agentapi.Terminate{Reason: agentapi.TerminatedByServer})
+	if err != nil && !agentapi.IsCode(err, agentapi.CodeNotFound) {
+		s.Log.Warn("end the task of a job that is over", "job", v.job, "instance", v.instance, "err", err)
+	}
+}
+
 // orphaned ends a job whose run is not there any more: nobody else would.
 func (s *Service) orphaned(ctx context.Context, it engine.Item, j Job) error {
-	s.Log.Error("a job has no run: it is ended", "job", j.ID, "run", j.RunID)
 	d := JobDecision{Job: j}
 	d.end(time.Now(), api.JobTerminatedByServer, "The run does not exist any more")
-	return s.commitJob(ctx, it, &d)
+	err := s.commitJob(ctx, it, &d)
+	if err == nil { // others look at it, too
+		s.Log.Error("a job has no run: it is ended", "job", j.ID, "run", j.RunID)
+	}
+	return err
 }

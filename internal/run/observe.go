@@ -109,17 +109,28 @@ func (s *Service) Dangling(ctx context.Context, instanceID string, tasks []agent
 	case err != nil:
 		return nil, err
 	}
-	var ids []string
+	var ids, elsewhere []string
 	for _, t := range tasks {
 		j, err := s.rows.job(ctx, s.DB.Read(), t.ID)
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
+		switch {
+		case err != nil && !errors.Is(err, store.ErrNotFound):
 			return nil, err
-		}
-		if err != nil || j.Finished() || j.InstanceID != instanceID {
+		case err != nil || j.Finished():
 			ids = append(ids, t.ID)
+		case j.InstanceID != instanceID:
+			elsewhere = append(elsewhere, t.ID)
 		}
 	}
-	return ids, nil
+	if elsewhere == nil {
+		return ids, nil
+	}
+	held, err := instance.JobsOn(ctx, s.DB.Read(), instanceID)
+	for _, id := range elsewhere {
+		if !slices.Contains(held, id) { // else somebody edited where it is, see settle
+			ids = append(ids, id)
+		}
+	}
+	return ids, err
 }
 
 // Unknown lists the jobs that an instance's agent has taken and that are not among its tasks. Tasks that were

@@ -30,6 +30,11 @@ func (s *Service) reconcileJob(ctx context.Context, it engine.Item) (time.Time, 
 	case snap.Job.Data.Damage != "":
 		s.Log.Error("the stored record of a job cannot be read", "job", snap.Job.ID, "run", snap.Job.RunID, "err", snap.Job.Data.Damage)
 	}
+	if snap.Instance == nil && snap.Job.Status != api.JobSubmitted {
+		if moved, err := s.missed(ctx, it, snap.Job); moved || err != nil {
+			return time.Time{}, err
+		}
+	}
 	if p := s.Engine.Problem(JobKind, it.ID); p != nil {
 		if failed, ok := errors.AsType[*sendError](p.Err); ok {
 			snap.Failed = p.Attempt

@@ -233,6 +233,7 @@ func New(c Config) (*Service, error) {
 		Name: JobKind, Workers: 32, Reconcile: s.reconcileJob, Timeout: 10 * time.Minute,
 		Live: liveJobs,
 	})
+	c.Engine.Register(engine.Kind{Name: MisfitKind, Workers: 4, Reconcile: s.reconcileMisfit, Live: engine.HashedQuery(listMisfits)})
 	c.Engine.Register(engine.Kind{
 		Name: ProbeKind, Workers: 128, Reconcile: s.reconcileProbe, Timeout: 2 * agentapi.Seconds(c.Limits.LongestProbe()),
 		Live: func(context.Context, store.Querier, []int) ([]string, error) { return nil, nil },
