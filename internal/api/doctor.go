@@ -43,4 +43,6 @@ type DoctorAccount struct {
 	Project string `json:"project"`
 	Backend string `json:"backend"`
 	Error   string `json:"error"` // "" when it answered
+	// Unread is what of its answer could not be read, and may be something that costs money.
+	Unread string `json:"unread,omitempty"`
 }

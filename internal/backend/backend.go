@@ -31,7 +31,8 @@ type Backend interface {
 	// instance is already gone.
 	Terminate(ctx context.Context, ref Ref) error
 	// List returns everything that carries this server's tag, of every kind and in every
-	// region, for adoption and reaping; also what is still being made or deleted.
+	// region, for adoption and reaping; also what is still being made or deleted. When some of it
+	// cannot be read, it returns the rest with an [*UnreadError].
 	List(ctx context.Context, serverID string) ([]Owned, error)
 }
 

@@ -2,6 +2,8 @@ package backend
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"time"
 )
 
@@ -31,6 +33,29 @@ func (e *RateLimitedError) Error() string {
 		return "rate limited"
 	}
 	return "rate limited for " + e.After.String()
+}
+
+// An UnreadError comes with an answer of List that has what could be read: of some resources, what the
+// provider sent could not.
+type UnreadError struct {
+	Rows []string // which, and what of them, for people
+	// Hidden says that something of ours may be among them that is not listed. That something is not listed
+	// proves nothing then.
+	Hidden bool
+}
+
+// maxUnread bounds the rows that the text of an UnreadError has.
+const maxUnread = 5
+
+func (e *UnreadError) Error() string {
+	text := strings.Join(e.Rows[:min(len(e.Rows), maxUnread)], "; ")
+	if more := len(e.Rows) - maxUnread; more > 0 {
+		text += fmt.Sprintf("; and %d more", more)
+	}
+	if e.Hidden {
+		return "it lists what cannot be read and may be ours: " + text
+	}
+	return "it lists what cannot be read: " + text
 }
 
 // An InvalidError says that the request can never succeed as it is.

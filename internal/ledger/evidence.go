@@ -203,7 +203,7 @@ func (l *Ledger) Cover(ctx context.Context, a Account, b backend.Backend) (Cover
 	if err != nil || len(missed) == 0 {
 		return c, err
 	}
-	c.owned, err = l.list(ctx, b, a, time.Now())
+	c.owned, _, err = l.list(ctx, b, a, time.Now()) // what cannot be read does not show it
 	return c, err
 }
 

@@ -18,10 +18,10 @@ func (r Record) forgettable(now time.Time, configured, asked bool, list accountL
 		return false
 	case !configured:
 		return true
-	case asked:
+	case asked && !list.partial:
 		return r.Astray() && !r.listed(list)
 	}
-	return r.debt(now)
+	return r.debt(now) && !r.listed(list)
 }
 
 // Forget gives up a resource that was found to be Forgettable, for an administrator who knows

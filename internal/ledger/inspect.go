@@ -57,7 +57,8 @@ type Inspection struct {
 // AccountState says whether an account could be asked.
 type AccountState struct {
 	Account
-	Err error // nil: it was listed
+	Err    error                // nil: it was listed
+	Unread *backend.UnreadError // what of the list could not be read, nil for nothing
 }
 
 // Inspect lists every account now and compares it with the ledger. It changes nothing.
@@ -107,6 +108,7 @@ func resource(name string, kind backend.ResourceKind, id string) string {
 type accountList struct {
 	account string // [backend.AccountOf]
 	owned   []backend.Owned
+	partial bool // there may be more, which could not be read
 }
 
 // listAll asks all accounts at the same time; those that do not answer are missing.
@@ -122,7 +124,8 @@ func (l *Ledger) listAll(ctx context.Context, accounts []Account) ([]AccountStat
 				lists[i].account = backend.AccountOf(b)
 				call, cancel := context.WithTimeoutCause(ctx, inspectTimeout, errNoAnswer)
 				defer cancel()
-				lists[i].owned, err = l.list(call, b, a, time.Now())
+				lists[i].owned, states[i].Unread, err = l.list(call, b, a, time.Now())
+				lists[i].partial = states[i].Unread != nil && states[i].Unread.Hidden
 			}
 			states[i].Err = err
 		})

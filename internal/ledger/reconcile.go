@@ -166,7 +166,7 @@ func (l *Ledger) create(ctx context.Context, it engine.Item, b backend.Backend, 
 
 func (l *Ledger) lookup(ctx context.Context, it engine.Item, r Record, b backend.Backend) (time.Time, error) {
 	began := time.Now()
-	owned, err := l.list(ctx, b, Account{r.ProjectID, r.Backend}, began)
+	owned, unread, err := l.list(ctx, b, Account{r.ProjectID, r.Backend}, began)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("look up intent %s: %w", r.ID, err)
 	}
@@ -175,6 +175,9 @@ func (l *Ledger) lookup(ctx context.Context, it engine.Item, r Record, b backend
 		return time.Time{}, fmt.Errorf("look up intent %s: %w", r.ID, err)
 	}
 	found := find(owned, r)
+	if found == nil && unread != nil && unread.Hidden {
+		return time.Time{}, fmt.Errorf("look up intent %s: %w", r.ID, unread) // it may be among that
+	}
 	if found != nil {
 		l.Log.Info("resource adopted", "intent", r.ID, "backend", r.Backend, "resource", found.Ref.ID)
 	}

@@ -53,7 +53,7 @@ func (l *Ledger) sweep(ctx context.Context, it engine.Item) (time.Time, error) {
 		return time.Time{}, fmt.Errorf("backend %s of project %s: %w", name, project, err)
 	}
 	began := time.Now()
-	owned, unlisted := l.list(ctx, b, a, began)
+	owned, _, unlisted := l.list(ctx, b, a, began)
 	account := backend.AccountOf(b)
 	records, err := scanAll(l.DB.Read().QueryContext(ctx, selectOpenOfAccount, a.ProjectID, a.Backend))
 	if err != nil {
@@ -265,13 +265,15 @@ type listing struct {
 	turn   chan struct{} // holds a token while nobody lists
 	began  time.Time
 	owned  []backend.Owned
-	failed time.Time // when the last call ended that was not answered, err is why
+	unread *backend.UnreadError // what of it could not be read, nil for nothing
+	failed time.Time            // when the last call ended that was not answered, err is why
 	err    error
 }
 
-// list returns what the account lists, as of a call that began at or after since. A call that fails
-// does so for all who wait for it: each of them may take minutes.
-func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since time.Time) ([]backend.Owned, error) {
+// list returns what the account lists, as of a call that began at or after since, and what of that could
+// not be read, nil for nothing. A call that fails does so for all who wait for it: each of them may take
+// minutes.
+func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since time.Time) ([]backend.Owned, *backend.UnreadError, error) {
 	l.lists.mu.Lock()
 	if l.lists.all == nil {
 		l.lists.all = map[source]*listing{}
@@ -288,26 +290,30 @@ func (l *Ledger) list(ctx context.Context, b backend.Backend, a Account, since t
 	select {
 	case <-s.turn:
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		return nil, nil, context.Cause(ctx)
 	}
 	defer func() { s.turn <- struct{}{} }()
 	switch {
 	case !s.began.Before(since):
-		return s.owned, nil
+		return s.owned, s.unread, nil
 	case s.failed.After(since):
-		return nil, s.err
+		return nil, nil, s.err
 	}
 	began := time.Now()
 	call, cancel := context.WithTimeoutCause(ctx, listTimeout, errNoAnswer)
 	defer cancel()
 	owned, err := b.List(call, l.DB.ServerID())
-	if err != nil {
+	unread, part := errors.AsType[*backend.UnreadError](err)
+	if err != nil && !part {
 		err = fmt.Errorf("list %s: %w", a.Backend, err)
 		if ctx.Err() == nil { // else this caller has given up, which says nothing to others
 			s.failed, s.err = time.Now(), err
 		}
-		return nil, err
+		return nil, nil, err
 	}
-	s.began, s.owned = began, owned
-	return owned, nil
+	if part && (s.unread == nil || s.unread.Error() != unread.Error()) {
+		l.Log.Warn("an account is not listed as it should be", "backend", a.Backend, "project", a.ProjectID, "err", unread)
+	}
+	s.began, s.owned, s.unread = began, owned, unread
+	return owned, unread, nil
 }

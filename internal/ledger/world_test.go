@@ -39,6 +39,7 @@ type world struct {
 	bare    bool              // see untagged
 	tags    map[string]string // see mistagged
 	late    time.Duration     // see there
+	blurs   []string          // see blurred
 	prices  ledger.QuoteFunc
 	mu      sync.Mutex
 	changes int
@@ -105,6 +106,9 @@ func (w *world) Backend(_ context.Context, _, name string) (backend.Backend, err
 	}
 	if w.late > 0 {
 		return late{keyed{w.cloud, w.key}, w.late}, nil
+	}
+	if w.blurs != nil {
+		return blurred{keyed{w.cloud, w.key}, w.blurs}, nil
 	}
 	if w.tags != nil {
 		return mistagged{keyed{w.cloud, w.key}, w.tags}, nil

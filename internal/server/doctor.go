@@ -37,7 +37,11 @@ func (s *Server) doctor(ctx context.Context, _ user.User, _ struct{}) (api.Docto
 		out.Resources = append(out.Resources, r)
 	}
 	for _, a := range found.Accounts {
-		out.Accounts = append(out.Accounts, api.DoctorAccount{Project: s.projectName(ctx, a.ProjectID), Backend: a.Backend, Error: a.Problem()})
+		account := api.DoctorAccount{Project: s.projectName(ctx, a.ProjectID), Backend: a.Backend, Error: a.Problem()}
+		if a.Unread != nil {
+			account.Unread = a.Unread.Error()
+		}
+		out.Accounts = append(out.Accounts, account)
 	}
 	return out, nil
 }

@@ -106,6 +106,8 @@ var wire = []test{
 	{"ServerErrorProvesNothing", serverError},
 	{"TooManyRequestsIsRateLimited", tooManyRequests},
 	{"NonsenseProvesNothing", nonsense},
+	{"OneStrangeRowIsThatRowsMatter", strangeRow},
+	{"OwnRowStrangeProvesNothing", ownRowStrange},
 	{"SlowBodyProvesNothing", slowBody},
 	{"BodiesAreBounded", endlessBody},
 }

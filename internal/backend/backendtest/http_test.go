@@ -71,7 +71,14 @@ func (b *remote) call(ctx context.Context, method, path string, in, out any) err
 }
 
 func (b *remote) Offers(ctx context.Context, q offer.Query) (all []offer.Offer, err error) {
-	err = b.call(ctx, "GET", "/offers", q, &all)
+	var rows []json.RawMessage
+	err = b.call(ctx, "GET", "/offers", q, &rows)
+	for _, row := range rows {
+		var o offer.Offer
+		if json.Unmarshal(row, &o) == nil && o.Instance != "" {
+			all = append(all, o)
+		}
+	}
 	return all, err
 }
 
@@ -96,8 +103,23 @@ func (b *remote) Terminate(ctx context.Context, ref backend.Ref) error {
 }
 
 func (b *remote) List(ctx context.Context, serverID string) (all []backend.Owned, err error) {
-	err = b.call(ctx, "GET", "/list", serverID, &all)
-	return all, err
+	var rows []json.RawMessage
+	if err := b.call(ctx, "GET", "/list", serverID, &rows); err != nil {
+		return nil, err
+	}
+	unread := &backend.UnreadError{Hidden: true}
+	for _, row := range rows {
+		var o backend.Owned
+		if err := json.Unmarshal(row, &o); err != nil || o.Ref.ID == "" {
+			unread.Rows = append(unread.Rows, string(row))
+			continue
+		}
+		all = append(all, o)
+	}
+	if len(unread.Rows) > 0 {
+		return all, unread
+	}
+	return all, nil
 }
 
 func (b *remote) CreatePlacement(ctx context.Context, req backend.PlacementRequest) (backend.Placement, error) {

@@ -124,14 +124,15 @@ func overtaken(err error, every time.Duration) error {
 // Withdraw implements backend.QueueBackend.
 func (l *lambda) Withdraw(token string) { l.launches.withdraw(token) }
 
-// made finds the instance of an earlier attempt, nil when there is none.
+// made finds the instance of an earlier attempt, nil when there is none. One that does not say whose it is
+// holds up nobody: what it may hide is left to List, since the ledger asks again only for what was refused.
 func (l *lambda) made(ctx context.Context, req backend.CreateRequest) (*instance, error) {
 	all, err := l.api.instances(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look for an earlier attempt: %w", err)
 	}
 	for _, i := range all {
-		if i.mark().Of(req.Token, req.Name) {
+		if i.ID != "" && i.mark().Of(req.Token, req.Name) {
 			return &i, nil
 		}
 	}
@@ -157,13 +158,19 @@ func (l *lambda) Describe(ctx context.Context, ref backend.Ref) (backend.Instanc
 		return backend.Instance{}, fmt.Errorf("instance %s: %w", ref.ID, err)
 	}
 	if at := slices.IndexFunc(all, func(i instance) bool { return i.ID == ref.ID }); at >= 0 {
-		return view(&all[at]), nil
+		return in(ref.Region, view(&all[at])), nil
 	}
 	i, err := l.api.instance(ctx, ref.ID)
 	if err != nil {
 		return backend.Instance{}, fmt.Errorf("instance %s: %w", ref.ID, err)
 	}
-	return view(&i), nil
+	return in(ref.Region, view(&i)), nil
+}
+
+// in says where an instance is that does not say so itself.
+func in(region string, v backend.Instance) backend.Instance {
+	v.Ref.Region = cmp.Or(v.Ref.Region, region)
+	return v
 }
 
 // Terminate implements backend.Backend.
@@ -184,15 +191,28 @@ func (l *lambda) List(ctx context.Context, serverID string) ([]backend.Owned, er
 	if err != nil {
 		return nil, err
 	}
+	if serverID == "" {
+		return nil, nil
+	}
 	var owned []backend.Owned
+	unread := &backend.UnreadError{}
 	for _, i := range all {
-		if serverID == "" || i.tag(backend.TagServer) != serverID {
+		hidden, ours := i.hidden(serverID), i.tag(backend.TagServer) == serverID
+		if what := i.strange(); hidden || ours && what != "" {
+			unread.Rows = append(unread.Rows, fmt.Sprintf("instance %q: %s", i.ID, cmp.Or(what, "it does not say whose it is")))
+			unread.Hidden = unread.Hidden || hidden
+		}
+		if hidden || !ours {
 			continue
 		}
 		v := view(&i)
 		owned = append(owned, backend.Owned{
 			Mark: v.Mark, Kind: backend.InstanceResource, Ref: v.Ref, State: v.State, Price: v.Price,
 		})
+	}
+	if len(unread.Rows) > 0 {
+		slices.Sort(unread.Rows) // it is no news that they come in another order
+		return owned, unread
 	}
 	return owned, nil
 }
@@ -205,7 +225,7 @@ func view(i *instance) backend.Instance {
 	v := backend.Instance{
 		Mark: i.mark(),
 		Ref:  backend.Ref{Region: i.Region.Name, ID: i.ID}, Hostname: i.IP, InternalIP: i.PrivateIP,
-		Username: username, Price: float64(max(i.Type.Cents, 0)) / 100,
+		Username: username, Price: max(i.Type.Cents, 0) / 100,
 	}
 	v.State, v.Message = state(i.Status, i.IP != "")
 	return v
@@ -215,6 +235,8 @@ func view(i *instance) backend.Instance {
 // nor death.
 func state(status string, addressed bool) (backend.State, string) {
 	switch status {
+	case "":
+		return backend.StatePending, "lambda does not say how the instance is"
 	case "booting":
 		return backend.StatePending, ""
 	case "active", "unhealthy": // unhealthy: Lambda's own checks fail; ours decide

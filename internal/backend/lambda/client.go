@@ -68,22 +68,54 @@ type named struct {
 	Name string `json:"name"`
 }
 
+// UnmarshalJSON implements json.Unmarshaler: what is no region is one without a name.
+func (n *named) UnmarshalJSON(data []byte) error {
+	*n = named{}
+	backend.Take(backend.ReadFields(data), "name", &n.Name)
+	return nil
+}
+
 type instanceType struct {
-	Name        string `json:"name"`
-	Description string `json:"description"`
-	Cents       int    `json:"price_cents_per_hour"`
-	Specs       struct {
-		VCPUs   int `json:"vcpus"`
-		Memory  int `json:"memory_gib"`
-		Storage int `json:"storage_gib"`
-		GPUs    int `json:"gpus"`
-	} `json:"specs"`
+	Name, Description         string
+	Cents                     float64 // an hour
+	VCPUs, MemoryGiB, Storage int
+	unread                    []backend.Unread
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (t *instanceType) UnmarshalJSON(data []byte) error {
+	*t = instanceType{}
+	f := backend.ReadFields(data)
+	backend.Take(f, "name", &t.Name)
+	backend.Take(f, "description", &t.Description)
+	backend.Take(f, "price_cents_per_hour", &t.Cents)
+	var specs json.RawMessage
+	if backend.Take(f, "specs", &specs); specs != nil {
+		s := backend.ReadFields(specs)
+		backend.Take(s, "vcpus", &t.VCPUs)
+		backend.Take(s, "memory_gib", &t.MemoryGiB)
+		backend.Take(s, "storage_gib", &t.Storage)
+		f.Within("specs", s.Unread)
+	}
+	t.unread = f.Unread
+	return nil
 }
 
 // typeItem is an instance type and where it can be had now.
 type typeItem struct {
-	Type   instanceType `json:"instance_type"`
-	Within []named      `json:"regions_with_capacity_available"`
+	Type   instanceType
+	Within []named
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (i *typeItem) UnmarshalJSON(data []byte) error {
+	*i = typeItem{}
+	f := backend.ReadFields(data)
+	backend.Take(f, "instance_type", &i.Type)
+	backend.TakeAll(f, "regions_with_capacity_available", &i.Within)
+	f.Within("instance_type", i.Type.unread)
+	i.Type.unread = f.Unread
+	return nil
 }
 
 type tag struct {
@@ -92,15 +124,62 @@ type tag struct {
 }
 
 type instance struct {
-	ID        string       `json:"id"`
-	Name      string       `json:"name"`
-	IP        string       `json:"ip"`
-	PrivateIP string       `json:"private_ip"`
-	Status    string       `json:"status"`
-	Keys      []string     `json:"ssh_key_names"`
-	Region    named        `json:"region"`
-	Type      instanceType `json:"instance_type"`
-	Tags      []tag        `json:"tags"`
+	ID, Name, IP, PrivateIP, Status string
+	Keys                            []string
+	Region                          named
+	Type                            instanceType
+	Tags                            []tag
+	fields                          *backend.Fields
+}
+
+// UnmarshalJSON implements json.Unmarshaler. One machine with a price in words must not keep the account's
+// others from being found and ended.
+func (i *instance) UnmarshalJSON(data []byte) error {
+	*i = instance{fields: backend.ReadFields(data)}
+	f := i.fields
+	backend.Take(f, "id", &i.ID)
+	backend.Take(f, "name", &i.Name)
+	backend.Take(f, "ip", &i.IP)
+	backend.Take(f, "private_ip", &i.PrivateIP)
+	backend.Take(f, "status", &i.Status)
+	backend.Take(f, "ssh_key_names", &i.Keys)
+	backend.Take(f, "region", &i.Region)
+	backend.Take(f, "instance_type", &i.Type)
+	backend.TakeAll(f, "tags", &i.Tags)
+	f.Within("instance_type", i.Type.unread)
+	for _, s := range []*string{&i.ID, &i.Region.Name} {
+		if !plain(*s) {
+			*s = ""
+		}
+	}
+	return nil
+}
+
+// hidden says that this may be a server's, and cannot be listed as such: it does not say whose it is, which
+// one it is, or which of ours.
+func (i instance) hidden(serverID string) bool {
+	switch owner := i.tag(backend.TagServer); {
+	case owner == serverID:
+		return i.ID == "" || i.fields.Lacks("tags") && i.fields.Lacks("name") && i.tag(backend.TagIntent) == ""
+	case owner != "":
+		return false
+	}
+	return i.fields.Lacks("tags") || len(i.Tags) == 0 && (i.ID == "" || i.Status == "" || i.Region.Name == "")
+}
+
+// strange says what of it cannot be read, "" for nothing.
+func (i instance) strange() string {
+	what := make([]string, len(i.fields.Unread))
+	for n, u := range i.fields.Unread {
+		what[n] = u.String()
+	}
+	if i.ID != "" && i.Region.Name == "" && !i.fields.Lacks("region") {
+		what = append(what, "it has no region")
+	}
+	if len(what) == 0 && i.ID == "" {
+		what = append(what, "it has no id")
+	}
+	return strings.Join(what, ", ")
 }
 
 // plain says that a text can be an id or a name of Lambda's, which become columns of the database: those
@@ -123,10 +202,16 @@ func (i instance) mark() backend.Mark {
 	return backend.Mark{IntentID: i.tag(backend.TagIntent), Name: i.Name}
 }
 
-type sshKey struct {
-	ID     string `json:"id"`
-	Name   string `json:"name"`
-	Public string `json:"public_key"`
+type sshKey struct{ ID, Name, Public string }
+
+// UnmarshalJSON implements json.Unmarshaler: what is no key is one without a name.
+func (k *sshKey) UnmarshalJSON(data []byte) error {
+	*k = sshKey{}
+	f := backend.ReadFields(data)
+	backend.Take(f, "id", &k.ID)
+	backend.Take(f, "name", &k.Name)
+	backend.Take(f, "public_key", &k.Public)
+	return nil
 }
 
 // launch is the body of a launch request.
@@ -170,19 +255,14 @@ func (c *client) instances(ctx context.Context) ([]instance, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, i := range all {
-		if !plain(i.ID) || i.Status == "" || !plain(i.Region.Name) {
-			return nil, fmt.Errorf("lambda lists an instance without id, status or region: %q", i.ID)
-		}
-	}
 	c.listed, c.answers = all, questions
 	return all, nil
 }
 
 func (c *client) instance(ctx context.Context, id string) (instance, error) {
 	i, err := call[instance](ctx, c, http.MethodGet, "/instances/"+url.PathEscape(id), nil)
-	if err == nil && (i.ID != id || i.Status == "" || !plain(i.Region.Name)) {
-		err = fmt.Errorf("lambda answers with instance %q without status or region", i.ID)
+	if err == nil && i.ID != id {
+		err = fmt.Errorf("lambda answers with instance %q", i.ID)
 	}
 	return i, err
 }

@@ -47,7 +47,7 @@ func (l *lambda) known(ctx context.Context, public string) ([]string, error) {
 		return nil, err
 	}
 	for _, k := range keys {
-		if sameKey(k.Public, public) {
+		if k.Name != "" && sameKey(k.Public, public) {
 			return []string{k.Name}, nil
 		}
 	}
@@ -84,7 +84,7 @@ func (l *lambda) Tidy(ctx context.Context, serverID string) error {
 	}
 	var failed []error
 	for _, k := range keys {
-		used := func(i instance) bool { return slices.Contains(i.Keys, k.Name) }
+		used := func(i instance) bool { return slices.Contains(i.Keys, k.Name) || i.fields.Lacks("ssh_key_names") }
 		if k.ID == "" || slices.ContainsFunc(all, used) {
 			continue
 		}

@@ -63,7 +63,11 @@ func offers(types map[string]typeItem, regions []named, wanted func(region strin
 	names = slices.Compact(names)
 
 	var all []offer.Offer
-	for _, t := range types {
+	for name, t := range types {
+		if len(t.Type.unread) > 0 {
+			all = append(all, unreadable(name))
+			continue
+		}
 		o, ok := offerOf(t.Type)
 		if !ok {
 			continue
@@ -80,12 +84,18 @@ func offers(types map[string]typeItem, regions []named, wanted func(region strin
 	return all
 }
 
+// unreadable stands for the offers of a type whose description cannot be read: whoever asked leaves it out,
+// and says so.
+func unreadable(name string) offer.Offer {
+	return offer.Offer{Backend: Name, Instance: name, Price: math.NaN(), Availability: offer.NotAvailable}
+}
+
 // offerOf describes a type, without a region. It is false for what is not offered: types
 // without GPU, and those of which something is not told. Numbers that nobody can mean are passed on: whoever
 // asked leaves them out, and says so.
 func offerOf(t instanceType) (offer.Offer, bool) {
 	m := gpuPattern.FindStringSubmatch(t.Description)
-	if m == nil || !plain(t.Name) || t.Cents == 0 || t.Specs.VCPUs == 0 || t.Specs.Memory == 0 {
+	if m == nil || !plain(t.Name) || t.Cents == 0 || t.VCPUs == 0 || t.MemoryGiB == 0 {
 		return offer.Offer{}, false
 	}
 	count, _ := strconv.Atoi(m[1])  // digits
@@ -99,9 +109,9 @@ func offerOf(t instanceType) (offer.Offer, bool) {
 		arch = "arm"
 	}
 	return offer.Offer{
-		Backend: Name, Instance: t.Name, Price: float64(t.Cents) / 100,
+		Backend: Name, Instance: t.Name, Price: t.Cents / 100,
 		Resources: offer.Resources{
-			CPUs: t.Specs.VCPUs, MemoryMiB: mib(t.Specs.Memory), DiskMiB: mib(t.Specs.Storage),
+			CPUs: t.VCPUs, MemoryMiB: mib(t.MemoryGiB), DiskMiB: mib(t.Storage),
 			GPUs: slices.Repeat([]offer.GPU{gpu}, count), Arch: arch,
 		},
 	}, true

@@ -11,8 +11,8 @@ import (
 )
 
 func typeOf(name, description string, cents int) instanceType {
-	t := instanceType{Name: name, Description: description, Cents: cents}
-	t.Specs.VCPUs, t.Specs.Memory, t.Specs.Storage = 30, 200, 512
+	t := instanceType{Name: name, Description: description, Cents: float64(cents)}
+	t.VCPUs, t.MemoryGiB, t.Storage = 30, 200, 512
 	return t
 }
 

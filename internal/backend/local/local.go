@@ -386,6 +386,7 @@ func (l *local) List(_ context.Context, serverID string) ([]backend.Owned, error
 		return nil, fmt.Errorf("list local agents: %w", err)
 	}
 	var owned []backend.Owned
+	unread := &backend.UnreadError{Hidden: true}
 	for _, e := range entries {
 		home := filepath.Join(l.dir, e.Name())
 		m, err := readMeta(home)
@@ -393,12 +394,16 @@ func (l *local) List(_ context.Context, serverID string) ([]backend.Owned, error
 			continue
 		}
 		if err != nil {
-			return nil, err
+			unread.Rows = append(unread.Rows, fmt.Sprintf("folder %q: %v", e.Name(), err))
+			continue
 		}
 		if m.Tags[backend.TagServer] != serverID {
 			continue
 		}
 		owned = append(owned, backend.Owned{Kind: backend.InstanceResource, Ref: backend.Ref{Region: Name, ID: m.Token}, Mark: m.mark(), State: backend.StateRunning, CreatedAt: m.Created})
+	}
+	if len(unread.Rows) > 0 {
+		return owned, unread
 	}
 	return owned, nil
 }

@@ -71,6 +71,32 @@ func TestEmptyRecord(t *testing.T) {
 	}
 }
 
+// A record that cannot be read says nothing of its agent, and nothing else of the others: they are listed.
+func TestSpoiledRecord(t *testing.T) {
+	l := &local{dir: t.TempDir()}
+	for token, spoil := range map[string]string{"11111111": "", "22222222": `{"token": 5}`} {
+		home := l.home(token)
+		if err := os.Mkdir(home, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		err := record(home, meta{Token: token, Tags: map[string]string{backend.TagServer: "s"}})
+		if err == nil && spoil != "" {
+			err = os.WriteFile(filepath.Join(home, "meta.json"), []byte(spoil), 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	owned, err := l.List(t.Context(), "s")
+	unread, part := errors.AsType[*backend.UnreadError](err)
+	if len(owned) != 1 || owned[0].Ref.ID != "11111111" || !part || !unread.Hidden {
+		t.Errorf("List = %+v, %v, want the other agent, and to be told of one", owned, err)
+	}
+	if inst, err := l.Describe(t.Context(), backend.Ref{Region: Name, ID: "22222222"}); err == nil || errors.Is(err, backend.ErrNotFound) {
+		t.Errorf("Describe = %+v, %v, want an error that proves nothing", inst, err)
+	}
+}
+
 // exits is a backend in a folder whose agents end as soon as they are started.
 func exits(dir string) *local {
 	return &local{dir: dir, agents: agentbin.Of(map[string][]byte{goruntime.GOARCH: []byte("#!/bin/sh\nexit 1\n")}), starts: &singleflight.Group{}}

@@ -99,7 +99,7 @@ func doubts(d api.Doctor) int {
 		}
 	}
 	for _, a := range d.Accounts {
-		if a.Error != "" {
+		if a.Error != "" || a.Unread != "" {
 			n++
 		}
 	}
@@ -111,7 +111,7 @@ func doubtful(r api.DoctorResource) bool {
 }
 
 func show(p *program.Program, d api.Doctor) {
-	silent := slices.ContainsFunc(d.Accounts, func(a api.DoctorAccount) bool { return a.Error != "" })
+	silent := slices.ContainsFunc(d.Accounts, func(a api.DoctorAccount) bool { return a.Error != "" || a.Unread != "" })
 	switch {
 	case len(d.Resources) == 0 && silent:
 		p.Println("Nothing that costs money is known. Not every provider could be asked:")
@@ -141,6 +141,9 @@ func show(p *program.Program, d api.Doctor) {
 	for _, a := range d.Accounts {
 		if a.Error != "" {
 			p.Println(p.Paint(term.Error, fmt.Sprintf("Backend %s of project %s could not be asked: %s", a.Backend, a.Project, a.Error)))
+		}
+		if a.Unread != "" {
+			p.Println(p.Paint(term.Error, fmt.Sprintf("Backend %s of project %s was not understood: %s", a.Backend, a.Project, a.Unread)))
 		}
 	}
 }

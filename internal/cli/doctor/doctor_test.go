@@ -65,6 +65,19 @@ Backend aws of project main could not be asked: no answer
 `,
 			err: "2 of 2 need a look",
 		},
+		"what cannot be read": {
+			doctor: api.Doctor{
+				Resources: []api.DoctorResource{machine}, HourlyUSD: 2.5,
+				Accounts: []api.DoctorAccount{{Project: "main", Backend: "lambda", Unread: "it lists what cannot be read: price is free"}},
+			},
+			want: ` PROJECT  FOR    KIND      BACKEND             RESOURCE  STATE      PRICE/H  COST  CREATED  REMARK
+ main     gpu-0  instance  lambda (us-west-1)  i-1       confirmed  $2.5     $5    now
+
+In all $2.5 per hour, of which $0 could not be confirmed.
+Backend lambda of project main was not understood: it lists what cannot be read: price is free
+`,
+			err: "1 of 2 need a look",
+		},
 		"a broken record": {
 			doctor: api.Doctor{Resources: []api.DoctorResource{broken}, HourlyUSD: 2.5, UnconfirmedUSD: 2.5},
 			want: ` PROJECT  FOR    KIND      BACKEND             RESOURCE  STATE   PRICE/H  COST  CREATED  REMARK
