@@ -48,8 +48,11 @@ func (c *conn) connected() bool {
 // admit looks whether the agent that answers at a bare machine's address can be that of the machine.
 func (c *conn) admit(ctx context.Context, client *agentapi.Client, info agentapi.HostInfo) error {
 	t := &c.target
-	if !t.Bare || c.met.Load() || t.Key != "" && info.InstanceKey == t.Key {
+	if !t.Bare || c.met.Load() || t.Key != "" && info.InstanceKey == t.Key && !t.Moved {
 		return nil
+	}
+	if t.Moved && t.Key != "" && info.InstanceKey != t.Key {
+		return c.notThere("the agent there is another one")
 	}
 	if err := c.pool.Sink.Taken(ctx, t.ID, info.InstanceKey, info.BootID); err != nil {
 		return c.notThere("%v", err)

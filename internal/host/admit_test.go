@@ -144,3 +144,44 @@ func TestNewMachinesInOnePlace(t *testing.T) {
 	w.pool.Forget("h") // given back, and the address is another's now
 	w.until("the second is connected", func() bool { return w.sink.connected == 2 })
 }
+
+// A machine that may have moved is the one that was met: its host has the same key, and the agent too. Another instance's
+// that was made of the same disk is not.
+func TestMovedMachine(t *testing.T) {
+	for name, tt := range map[string]struct {
+		prepare func(w *world, h *hosttest.Host, target *host.Target)
+		words   string // "" when it is
+	}{
+		"it is":        {func(*world, *hosttest.Host, *host.Target) {}, ""},
+		"another host": {func(w *world, _ *hosttest.Host, target *host.Target) { target.Endpoint.HostKey = w.host().Key() }, "the host key of"},
+		"another agent": {func(_ *world, h *hosttest.Host, _ *host.Target) {
+			h.Agent.Set(func(i *agentapi.HostInfo) { i.InstanceKey = "key-2" })
+		}, "but the agent there is another one"},
+		"another instance": {func(w *world, _ *hosttest.Host, _ *host.Target) {
+			w.sink.taken = func(string, string) error { return errors.New("the host is in use under another name") }
+		}, "but the host is in use under another name"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			h := w.host()
+			ours(h)
+			h.Agent.Set(func(i *agentapi.HostInfo) { i.InstanceKey = "key-1" })
+			target := host.Target{ID: "h", Endpoint: w.endpoint(h), Bare: true, Key: "key-1", Moved: true}
+			target.Endpoint.HostKey = h.Key()
+			tt.prepare(w, h, &target)
+			w.pool.Watch(target)
+			if tt.words == "" {
+				w.until("it is connected", func() bool { return w.sink.connected == 1 })
+				return
+			}
+			w.until("it is said: "+tt.words, func() bool {
+				return slices.ContainsFunc(w.sink.lost, func(s string) bool { return strings.Contains(s, tt.words) })
+			})
+			w.sink.see(func() {
+				if w.sink.connected != 0 {
+					t.Error("connected")
+				}
+			})
+		})
+	}
+}

@@ -48,6 +48,8 @@ type Target struct {
 	New bool
 	// Key is that of the agent which was met, "" when that is not known.
 	Key string
+	// Moved says that the machine may be elsewhere than where it was met: there it has that agent.
+	Moved bool
 	// Forgotten says that the pinned host key is lost: calls accept a first contact as well.
 	Forgotten bool
 }

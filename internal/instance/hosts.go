@@ -89,6 +89,7 @@ func (s *Service) target(ctx context.Context, inst Instance) (host.Target, error
 		return t, errors.New("instance: no address yet")
 	}
 	t.Bare, t.Forgotten = true, inst.Data.Damage != "" && inst.Data.HostKey == ""
+	t.Moved = inst.Data.Left != nil
 	t.New = inst.Data.Host == nil && inst.Data.Damage == ""
 	if inst.Data.Host != nil {
 		t.Key = inst.Data.Host.InstanceKey

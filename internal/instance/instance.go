@@ -50,6 +50,7 @@ type Data struct {
 	Offer        *api.InstanceOffer            `json:"offer,omitempty"`
 	Provisioning *api.JobProvisioningData      `json:"provisioning,omitempty"`
 	Remote       *RemoteHost                   `json:"remote,omitempty"`
+	Left         *api.JobProvisioningData      `json:"left,omitempty"` // where a lost machine answered that is tried elsewhere
 	Host         *agentapi.HostInfo            `json:"host,omitempty"`
 	HostKey      string                        `json:"host_key,omitempty"` // pinned, authorized_keys form
 	Socket       string                        `json:"socket,omitempty"`   // local agent: path of its Unix socket

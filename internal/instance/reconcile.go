@@ -325,7 +325,7 @@ func (s *Service) watch(ctx context.Context, inst Instance) error {
 		case err != nil:
 			l.Since, l.Problem = cmp.Or(l.Since, time.Now()), err.Error()
 		default:
-			l.Watched, l.Since, l.Problem = true, time.Now(), ""
+			l.Watched, l.Since, l.Tried, l.Problem = true, time.Now(), time.Now(), ""
 		}
 	})
 	if err != nil {

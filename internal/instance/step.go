@@ -25,6 +25,8 @@ const (
 	lostGrace = 15 * time.Second
 	// askEvery spaces the questions to the cloud about a machine that does not answer.
 	askEvery = time.Minute
+	// tryAddress is for how long one address of a lost machine is tried until another is.
+	tryAddress = time.Minute
 	// lostLimit is when an unreachable paid machine is given back (lifecycle 10.4).
 	lostLimit = 20 * time.Minute
 	// lookIfAwaited is how often it is looked whether a machine without a job that boots is still of use.
@@ -53,6 +55,7 @@ type Link struct {
 	Watched   bool
 	Connected bool
 	Since     time.Time // of the present state of a watched connection, or of attempts to watch it
+	Tried     time.Time // since when the present address is tried
 	Asked     time.Time // when the cloud was last asked whether the machine exists, since the connection was lost
 	Info      *agentapi.HostInfo
 	Problem   string
@@ -330,6 +333,12 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 			inst.Data.Problem = ""
 			d.Changed = true
 		}
+		if left := inst.Data.Left; left != nil {
+			inst.Data.Left, d.Changed = nil, true
+			if !samePlace(left, inst.Data.Provisioning) {
+				d.Events = append(d.Events, fmt.Sprintf("Instance address changed %s -> %s", deref(left.Hostname), deref(inst.Data.Provisioning.Hostname)))
+			}
+		}
 		if inst.Unreachable {
 			inst.Unreachable = false
 			d.Changed, d.Freed = true, true
@@ -381,9 +390,39 @@ func (d *Decision) link(now time.Time, s Snapshot) {
 		}
 		d.again(due)
 		d.again(limit)
+		d.seek(now, s)
 		return
 	}
 	d.terminate(now, api.InstanceUnreachable, "")
+}
+
+// seek has a lost machine tried where the cloud says that it is now, and by turns where it answered last: what a cloud
+// says may be wrong for a while. The host has to be the one that was met, by its keys.
+func (d *Decision) seek(now time.Time, s Snapshot) {
+	data := &d.Instance.Data
+	here, left, next := data.Provisioning, data.Left, data.Left
+	if !s.Link.Watched || here == nil || data.Socket != "" {
+		return
+	}
+	if said := s.Machine.Provisioning; s.Machine.Hostname != "" && said != nil && !samePlace(said, here) {
+		next = said
+	}
+	if next == nil || samePlace(next, here) {
+		return
+	}
+	if left != nil && (samePlace(here, left) || next == left) { // by turns
+		if due := s.Link.Tried.Add(tryAddress); now.Before(due) {
+			d.again(due)
+			return
+		}
+	}
+	if left == nil {
+		data.Left = here
+	}
+	moved := *next
+	moved.Price = here.Price
+	data.Provisioning, d.Changed = &moved, true
+	d.Effects = append(d.Effects, Move)
 }
 
 // idle gives back a paid machine that has had nothing to do for long enough.

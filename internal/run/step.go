@@ -213,6 +213,24 @@ func (d *JobDecision) made(inst *instance.Instance) {
 	d.on(inst, jpd)
 }
 
+// moved notes where a job's machine answers when that is elsewhere than before: clients go there.
+func (d *JobDecision) moved(s JobSnapshot) {
+	has := d.Job.Data.Provisioning
+	if s.Instance == nil || !s.Reachable || has == nil || has.Hostname == nil {
+		return
+	}
+	is := s.Instance.Data.Provisioning
+	if is == nil || is.Hostname == nil || *is.Hostname == *has.Hostname {
+		return
+	}
+	jpd := *has
+	jpd.Hostname, jpd.InternalIP = is.Hostname, is.InternalIP
+	if jpd.Dockerized { // else it is the job's own
+		jpd.SSHPort = is.SSHPort
+	}
+	d.Job.Data.Provisioning, d.Changed = &jpd, true
+}
+
 // on notes the machine that was made for a job: of the offers that were tried, it is the last.
 func (d *JobDecision) on(inst *instance.Instance, jpd api.JobProvisioningData) {
 	d.Job.Data.Provisioning, d.Changed = &jpd, true
@@ -316,6 +334,7 @@ func (d *JobDecision) onHost(now time.Time, s JobSnapshot) {
 		return
 	}
 	d.runtime(t, s)
+	d.moved(s)
 	switch {
 	case t.State == agentapi.Terminated:
 		d.ended(now, t)

@@ -167,6 +167,8 @@ func (w *world) chaos(rnd *rand.Rand) {
 	w.planPrices(trade, add(trade))
 	w.planRemovals(removals, add(removals))
 	w.planTrouble(rnd, add(rnd))
+	places := rand.New(rand.NewPCG(w.seed, 9))
+	w.planAddresses(places, add(places))
 	slices.SortStableFunc(deeds, func(a, b deed) int { return int(a.at - b.at) })
 	begin := time.Now()
 	for _, d := range deeds {

@@ -66,6 +66,8 @@ func (x *wire) Open(ctx context.Context, t host.Target) (*agentapi.Client, strin
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
+	case !h.installed && t.Bare && x.p.w.hosts[h.name] == h:
+		return nil, "", nil, &host.OnboardError{Code: host.CodeAuth, Message: h.name + " refuses the key"}
 	case !h.installed && !t.Bare:
 		return nil, "", nil, errNoAgent
 	case t.Endpoint.HostKey != "" && t.Endpoint.HostKey != h.key:

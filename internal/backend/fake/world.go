@@ -157,6 +157,15 @@ func (c *Cloud) Kill(id string) {
 	c.look()
 }
 
+// Move gives a machine another address, which Describe tells.
+func (c *Cloud) Move(id, address string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m := c.machines[id]; m != nil {
+		m.address = address
+	}
+}
+
 // Reprice has a machine cost something else from now on.
 func (c *Cloud) Reprice(id string, price float64) {
 	c.mu.Lock()
