@@ -69,6 +69,25 @@ func (w *world) edit(id, columns string) {
 	})
 }
 
+// TestEditedQuestion has somebody write that it was asked in the far future whether a machine exists: it is
+// looked at once, and when it is really asked.
+func TestEditedQuestion(t *testing.T) {
+	each(t, plain, func(w *world) {
+		id := w.intend()
+		time.Sleep(time.Minute)
+		before := w.get(id).Version
+		w.edit(id, `idle = FALSE, check_at = 4000000000000000000`)
+		time.Sleep(20 * time.Minute)
+		if r := w.want(id, ledger.Created, 1); r.Version > before+5 {
+			t.Errorf("the record was stored %d times", r.Version-before)
+		}
+		w.cloud.Kill(w.get(id).Instance().Ref.ID)
+		w.write(func(tx *store.Tx) error { return w.ledger.Check(context.Background(), tx, id) })
+		time.Sleep(time.Minute)
+		w.want(id, ledger.Gone, 0)
+	})
+}
+
 // TestEditedGone has somebody write that there is what never was, or what is gone.
 func TestEditedGone(t *testing.T) {
 	for _, edit := range []string{`state = 'created'`, `state = 'created', wanted = TRUE`, `state = 'deleting'`, `state = 'unknown'`} {

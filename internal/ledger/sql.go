@@ -21,7 +21,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $
 const updateIntent = `
 UPDATE intent
 SET    version = ` + store.NextVersion + `, state = $2, wanted = $3, idle = $4, resource_id = $5, price = $6,
-       billed_from = $7, billed_to = $8, doc = $9, group_id = $11, earlier = $12, astray = $13, kind = $14
+       billed_from = $7, billed_to = $8, doc = $9, group_id = $11, earlier = $12, astray = $13, kind = $14, check_at = $15
 WHERE  id = $1 AND ` + store.Version + ` = $10`
 
 // releaseIntent finds one that is not wanted any more, and waits for nothing, as edited by somebody.
@@ -77,7 +77,7 @@ func insertBy(ctx context.Context, tx *store.Tx, statement string, r Record) err
 func update(ctx context.Context, tx *store.Tx, r Record) error {
 	return store.Guarded(tx.ExecContext(ctx, updateIntent,
 		r.ID, string(r.State), r.Wanted, r.idle, r.Doc.Instance.Ref.ID, r.Price,
-		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), r.Version, r.GroupID, &r.Earlier, r.Astray(), string(r.Kind)))
+		store.Micros(r.BilledFrom), store.Micros(r.BilledTo), store.JSON(&r.Doc), r.Version, r.GroupID, &r.Earlier, r.Astray(), string(r.Kind), store.Micros(r.checkAt)))
 }
 
 func scan(row interface{ Scan(...any) error }) (Record, error) {

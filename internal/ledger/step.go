@@ -216,6 +216,7 @@ func seen(o backend.Owned) backend.Instance {
 // described stores what the provider says about a created resource.
 func (r *Record) described(now time.Time, w witness, inst backend.Instance, err error, settle time.Duration) time.Time {
 	r.Doc.DescribedAt = now
+	r.checkAt = earlier(r.checkAt, now) // asked by a clock that is ahead, or by nobody: this answers it
 	err = r.weigh(w, inst, err)
 	switch {
 	case errors.Is(err, errForeign):
