@@ -25,7 +25,7 @@ const selectFleets = `SELECT id, name, deleted FROM fleet WHERE project_id IN `
 
 // selectHeld finds holds of now; a condition may follow.
 const selectHeld = `
-SELECT run_id, instance_id, blocks, 0, created_at, 0 FROM assignment WHERE created_at < $1`
+SELECT run_id, instance_id, blocks, 0, created_at, 0 FROM assignment WHERE created_at < $1 AND job_id IS NOT NULL`
 
 // selectEnded finds holds that ended after a time; a condition follows.
 const selectEnded = `
@@ -34,7 +34,7 @@ WHERE  created_at < $1 AND ended_at > $2`
 
 // selectHosts finds the machines that a run's jobs hold or held.
 const selectHosts = `
-SELECT instance_id FROM assignment WHERE run_id = $1
+SELECT instance_id FROM assignment WHERE run_id = $1 AND job_id IS NOT NULL
 UNION
 SELECT instance_id FROM assignment_ended WHERE run_id = $1`
 

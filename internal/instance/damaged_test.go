@@ -150,3 +150,24 @@ func TestUncountedHolds(t *testing.T) {
 		check("a here")
 	})
 }
+
+// TestHoldOfNobody has a hold that names no job, which SQLite takes: it holds nothing, and its instance can be read.
+func TestHoldOfNobody(t *testing.T) {
+	db, ctx := storetest.SQLite(t), t.Context()
+	inst := Instance{ID: "i", ProjectID: "p", FleetID: "f", Name: "f-0", Status: api.InstanceBusy, Blocks: 2, CreatedAt: time.Now()}
+	err := db.Write(ctx, func(tx *store.Tx) error {
+		_, edited := tx.ExecContext(ctx, `INSERT INTO assignment (job_id, instance_id, blocks, created_at) VALUES (NULL, 'i', 1, 0)`)
+		return errors.Join(insert(ctx, tx, &inst), assign(ctx, tx, &inst, Assignment{JobID: "a", Blocks: 1}, "r"), edited)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &Service{Config: Config{DB: db}, known: newKnown()}
+	got, err := s.Get(ctx, db.Read(), "i")
+	if err != nil || got.Busy() != 1 {
+		t.Errorf("%d blocks are held, %v, want 1", got.Busy(), err)
+	}
+	if jobs, err := JobsOn(ctx, db.Read(), "i"); err != nil || !slices.Equal(jobs, []string{"a"}) {
+		t.Errorf("jobs on it: %q, %v", jobs, err)
+	}
+}

@@ -98,7 +98,7 @@ func ByID(ctx context.Context, q store.Querier, ids []string) ([]*Instance, erro
 
 // JobsOn returns the jobs that hold blocks of an instance.
 func JobsOn(ctx context.Context, q store.Querier, id string) ([]string, error) {
-	rows, err := q.QueryContext(ctx, `SELECT job_id FROM assignment WHERE instance_id = $1 ORDER BY created_at, job_id`, id)
+	rows, err := q.QueryContext(ctx, `SELECT job_id FROM assignment WHERE instance_id = $1 AND job_id IS NOT NULL ORDER BY created_at, job_id`, id)
 	var jobs []string
 	err = store.EachRow(rows, err, func(rows *sql.Rows) error {
 		var job string
@@ -177,7 +177,7 @@ func loadAssignments(ctx context.Context, q store.Querier, list []Instance) erro
 
 func scanAssignments(ctx context.Context, q store.Querier, byID map[string]*Instance, args []any) error {
 	rows, err := q.QueryContext(ctx,
-		"SELECT instance_id, job_id, blocks FROM assignment WHERE instance_id IN ("+store.Marks(1, len(args))+") ORDER BY created_at, job_id", args...)
+		"SELECT instance_id, job_id, blocks FROM assignment WHERE instance_id IN ("+store.Marks(1, len(args))+") AND job_id IS NOT NULL ORDER BY created_at, job_id", args...)
 	if err != nil {
 		return fmt.Errorf("list assignments: %w", err)
 	}

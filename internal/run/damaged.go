@@ -133,7 +133,7 @@ func (j *Job) whole(err error) error {
 const strays = `
 SELECT a.job_id, a.instance_id
 FROM   assignment a LEFT JOIN job j ON j.id = a.job_id
-WHERE  (j.id IS NULL OR j.status IN ('terminated', 'aborted', 'failed', 'done') OR j.instance_id <> a.instance_id)`
+WHERE  a.job_id IS NOT NULL AND (j.id IS NULL OR j.status IN ('terminated', 'aborted', 'failed', 'done') OR j.instance_id <> a.instance_id)`
 
 // stray is a hold that nobody gives back.
 type stray struct{ job, instance string }
