@@ -41,6 +41,9 @@ func (s *Service) taskSpec(ctx context.Context, j Job, host *instance.Instance) 
 		return agentapi.TaskSpec{}, err
 	}
 	spec, jpd, rt := j.Data.Spec, j.Data.Provisioning, j.Data.Runtime
+	if rt == nil { // by hand
+		return agentapi.TaskSpec{}, &specError{api.JobTerminatedByServer, "The job was never placed on its instance"}
+	}
 	interpolate := func(text string) (string, error) {
 		out, err := config.Interpolate(text, map[string]map[string]string{"secrets": secrets})
 		if err != nil {

@@ -27,6 +27,7 @@ func TestDamagedRows(t *testing.T) {
 		"run has no name":               `UPDATE run SET data = json_set(data, '$.spec.run_name', json('null')), version = version + 1 WHERE name = 'victim'`,
 		"job has no variables":          `UPDATE job SET data = json_set(data, '$.spec.env', json('null')), version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"job asks for nothing":          `UPDATE job SET data = json_set(data, '$.spec.requirements', json('{}')), version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
+		"job was never placed":          `UPDATE job SET status = 'provisioning', data = json_remove(data, '$.runtime'), version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"job has no commands":           `UPDATE job SET data = json_set(data, '$.spec.commands', json('null'), '$.spec.probes', json('null')), version = version + 1 WHERE run_id = (SELECT id FROM run WHERE name = 'victim')`,
 		"run has no owner":              `UPDATE run SET user_id = 'nobody', version = version + 1 WHERE name = 'victim'`,
 		"run has a strange status":      `UPDATE run SET status = 'bogus', version = version + 1 WHERE name = 'victim'`,

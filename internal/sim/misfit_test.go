@@ -1,6 +1,8 @@
 package sim
 
 import (
+	"flag"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -174,5 +176,108 @@ func contradict(t *testing.T, tp template, c contradiction) {
 	}
 	if t.Failed() {
 		t.Log(text)
+	}
+}
+
+// TestRandomContradictions edits rows of runs, jobs and holds at random, some after each other, in worlds with runs of all
+// sorts. Others get on, all can be ended, and nothing is left that costs money.
+func TestRandomContradictions(t *testing.T) {
+	tp := newTemplate(t)
+	for seed := uint64(1); seed <= uint64(*contradictions); seed++ {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { contradictAtRandom(t, tp, seed) })
+		})
+	}
+}
+
+// contradictions are few: one world takes as long as one of TestSeeds.
+var contradictions = flag.Int("contradictions", 10, "how many seeds TestRandomContradictions runs")
+
+func contradictAtRandom(t *testing.T, tp template, seed uint64) {
+	w := newWorld(t, seed, tp)
+	for _, name := range cloudNames {
+		w.addCloud(fake.Config{Name: name, Offers: fake.SomeOffers(), Boot: 20 * time.Second, Latency: 200 * time.Millisecond, Deletion: 3 * time.Second})
+	}
+	hosts := []string{"host0.example", "host1.example"}
+	for _, name := range hosts {
+		w.hosts[name] = newHost(w, name, 1, false)
+	}
+	w.start()
+	defer w.end()
+	w.sleepUntil(w.began.Add(time.Second))
+	w.applyFleet("hosts", w.sshFleet(hosts...))
+	w.applyFleet("nodes", object{"nodes": object{"min": 0, "max": 8}, "idle_duration": 30})
+	w.applyFleet("cluster", object{"nodes": object{"min": 0, "max": 4}, "placement": "cluster", "idle_duration": 30})
+	time.Sleep(time.Minute)
+	small := object{"cpu": "1..", "memory": "1GB.."}
+	forever := script{Run: 24 * time.Hour}
+	w.applyRun("single", object{"type": "task", "commands": []string{"work"}, "resources": small}, forever)
+	w.applyRun("several", object{"type": "task", "commands": []string{"work"}, "nodes": 2, "fleets": []string{"cluster"}, "resources": small}, forever)
+	w.applyRun("again", object{"type": "task", "commands": []string{"work"}, "retry": object{"on_events": retryEvents, "duration": "1h"}, "resources": small}, forever)
+	forever.Serves = true
+	w.applyRun("serves", object{"type": "service", "port": servicePort, "commands": []string{"serve"}, "replicas": 2, "resources": small}, forever)
+	time.Sleep(2 * time.Minute)
+	dice := w.dice("edits")
+	pick := func(list ...string) string { return list[dice.IntN(len(list))] }
+	one := func(table string) string {
+		return fmt.Sprintf("(SELECT id FROM %s ORDER BY id LIMIT 1 OFFSET %d %% (SELECT count(*) FROM %s))", table, dice.IntN(1000), table)
+	}
+	for range 2 + dice.IntN(5) {
+		counted := pick("", ", version = version + 1")
+		statuses := []string{"submitted", "provisioning", "pulling", "running", "terminating", "terminated", "aborted", "failed", "done"}
+		edit := pick(
+			"UPDATE run SET status = '"+pick("pending", "submitted", "provisioning", "running", "terminating", "terminated", "failed", "done")+"'"+counted+" WHERE id = "+one("run"),
+			"UPDATE OR IGNORE run SET deleted = NOT deleted"+counted+" WHERE id = "+one("run"),
+			"UPDATE job SET status = '"+pick(statuses...)+"'"+counted+" WHERE id = "+one("job"),
+			"UPDATE job SET instance_id = "+pick("''", "'nowhere'", one("instance"))+counted+" WHERE id = "+one("job"),
+			"UPDATE job SET status = '"+pick(statuses...)+"', instance_id = "+pick("''", one("instance"))+counted+" WHERE id = "+one("job"),
+			"UPDATE OR IGNORE job SET "+pick("replica_num", "job_num", "submission_num")+" = "+pick("-1", "0", "1", "7")+counted+" WHERE id = "+one("job"),
+			"UPDATE OR IGNORE job SET run_id = "+pick("'nothing'", one("run"))+counted+" WHERE id = "+one("job"),
+			"INSERT OR IGNORE INTO job SELECT 'copy' || id, run_id, project_id, replica_num, job_num, submission_num + 1, status, instance_id, submitted_at, shard, version, data, observed FROM job WHERE id = "+one("job"),
+			"UPDATE OR IGNORE assignment SET job_id = "+pick("'nothing'", one("job"))+" WHERE job_id = "+one("job"),
+			"UPDATE assignment SET instance_id = "+pick("'nowhere'", one("instance"))+" WHERE job_id = "+one("job"),
+			"DELETE FROM assignment WHERE job_id = "+one("job"),
+			"DELETE FROM job WHERE id = "+one("job"),
+			"DELETE FROM run WHERE id = "+one("run"),
+		)
+		w.trace.add("somebody", "edits", edit)
+		w.current().sql(edit)
+		if dice.IntN(4) == 0 {
+			w.stop()
+			w.start()
+		}
+		time.Sleep(time.Duration(dice.IntN(90)) * time.Second)
+	}
+	time.Sleep(20 * time.Minute)
+	w.applyRun("other", object{"type": "task", "commands": []string{"work"}, "resources": small, "fleets": []string{"nodes"}}, script{Run: 10 * time.Second})
+	time.Sleep(5 * time.Minute)
+	if got := w.texts(`SELECT status FROM run WHERE name = 'other'`); !slices.Equal(got, []string{"done"}) {
+		t.Errorf("another run is %q, want done", got)
+	}
+	w.endAll()
+	time.Sleep(30 * time.Minute)
+	for _, m := range w.ours() {
+		t.Errorf("machine %s is left", m.key())
+	}
+	for _, name := range hosts {
+		for _, task := range w.hosts[name].list() {
+			if task.State == agentapi.Running {
+				t.Errorf("task %s is left on %s", task.ID, name)
+			}
+		}
+	}
+	for _, left := range w.texts(`SELECT 'job ' || job_id || ' holds ' || instance_id FROM assignment
+		UNION ALL SELECT 'instance ' || name || ' is ' || status FROM instance WHERE NOT deleted
+		UNION ALL SELECT 'job ' || id || ' is ' || status FROM job WHERE status NOT IN ('terminated', 'aborted', 'failed', 'done')
+		UNION ALL SELECT 'run ' || name || ' is ' || status FROM run WHERE status NOT IN ('terminated', 'failed', 'done')`) {
+		t.Error(left)
+	}
+	for _, v := range w.checks.violations {
+		if v.invariant == "I12" || v.invariant == "I0" && !strings.Contains(v.what, "the database cannot be read") {
+			t.Error(v)
+		}
+	}
+	if t.Failed() {
+		t.Log(w.trace.text(w.current().db))
 	}
 }
