@@ -232,7 +232,11 @@ func (s *Service) existing(ctx context.Context, id string) (*instance.Instance, 
 // runsOn says that a job was given the machine of an instance.
 func (j *Job) runsOn(inst *instance.Instance) bool {
 	was, is := j.Data.Provisioning, inst.Data.Provisioning
-	return was != nil && is != nil && was.InstanceID == is.InstanceID && was.Hostname != nil && is.Hostname != nil && *was.Hostname == *is.Hostname
+	if was == nil || is == nil || was.InstanceID != is.InstanceID {
+		return false
+	}
+	// Hosts of users have no id, and machines of clouds may move.
+	return !inst.SSH() || was.Hostname != nil && is.Hostname != nil && *was.Hostname == *is.Hostname
 }
 
 // blocks is how many of its instance a job was given.

@@ -223,6 +223,9 @@ func (d *JobDecision) moved(s JobSnapshot) {
 	if is == nil || is.Hostname == nil || *is.Hostname == *has.Hostname {
 		return
 	}
+	if s.Instance.SSH() || is.InstanceID != has.InstanceID { // another one, says an edited row: what the job has tells the truth
+		return
+	}
 	jpd := *has
 	jpd.Hostname, jpd.InternalIP = is.Hostname, is.InternalIP
 	if jpd.Dockerized { // else it is the job's own
