@@ -110,8 +110,8 @@ type Engine struct {
 	barred atomic.Bool // see Barred
 }
 
-// Barred says that the engine does nothing, because the database refuses to give it a share of the work, or to
-// let it keep that.
+// Barred says that the engine does nothing since it runs, because the database has refused to give it a
+// share of the work so far.
 func (e *Engine) Barred() bool { return e.barred.Load() }
 
 // New checks c and returns an Engine. It starts nothing: see [Engine.Run].

@@ -156,14 +156,12 @@ func (e *Engine) keep(ctx context.Context, ends time.Time) {
 		switch {
 		case err == nil:
 			ends = began.Add(e.Lease)
-			e.barred.Store(false)
 			e.own(ctx, now)
 		case ctx.Err() != nil:
 			return
 		default:
 			e.Log.Warn("lease not renewed", "err", err)
 			if !time.Now().Before(ends) {
-				e.barred.Store(true)
 				e.own(ctx, nil)
 			}
 		}

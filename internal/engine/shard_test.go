@@ -114,25 +114,6 @@ func TestDatabaseThatRefusesAtStart(t *testing.T) {
 	})
 }
 
-// TestDatabaseThatRefusesMeanwhile has it refuse for longer than a lease, as when it becomes read-only.
-func TestDatabaseThatRefusesMeanwhile(t *testing.T) {
-	url := storetest.PostgresURL(t)
-	synctest.Test(t, func(t *testing.T) {
-		db := storetest.Open(t, url)
-		r := startReplica(t, db, &enginetest.Bus{}, "a", ids(10))
-		rename(t, db, "shard", "elsewhere")
-		time.Sleep(time.Minute)
-		if !r.e.Barred() {
-			t.Error("it does not say that it has nothing to do")
-		}
-		rename(t, db, "elsewhere", "shard")
-		time.Sleep(11 * time.Second)
-		if got := owners(t, db); r.e.Barred() || got["a"] != 64 {
-			t.Errorf("barred: %t, shards by owner: %v", r.e.Barred(), got)
-		}
-	})
-}
-
 // TestShardsEditedByHand has rows of shards changed under a server that has SQLite to itself: it goes on.
 func TestShardsEditedByHand(t *testing.T) {
 	for name, edit := range map[string]string{"deleted": `DELETE FROM shard`, "another epoch": `UPDATE shard SET epoch = epoch + 5`} {
