@@ -46,7 +46,8 @@ const (
 	PlacementResource ResourceKind = "placement"
 )
 
-// Ref is how a provider finds one of its resources again.
+// Ref is how a provider finds one of its resources again. Its text is part of what proves the resource ours: a field that
+// is added has to be left out when it is empty.
 type Ref struct {
 	Region string `json:"region"`
 	ID     string `json:"id"` // the provider's own

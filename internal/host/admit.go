@@ -16,27 +16,32 @@ func (c *conn) notThere(format string, args ...any) error {
 	return problem(CodeInUse, "the backend says that the machine is at %s, but %s", c.target.Endpoint.Addr, fmt.Sprintf(format, args...))
 }
 
-// alone refuses the address of another machine that was to be there first while neither has been met: of two machines
-// that are said to be in one place, one is not. Another that is connected there counts when that is asked for: until
-// then its agent tells better which it is.
+// alone refuses the address of another machine that was to be there first while neither was ever met: of two machines
+// that are said to be in one place, one is not. Where one was that does not answer any more, a new one may be. Another
+// that is connected there counts when that is asked for: until then its agent tells better which it is.
 func (c *conn) alone(connected bool) error {
-	if !c.target.New || c.met.Load() {
+	if !c.target.New || c.met.Load() || c.place == "" {
 		return nil
 	}
 	c.pool.mu.Lock()
 	defer c.pool.mu.Unlock()
 	for _, other := range c.pool.hosts {
-		if other != c && other.target.near(c.target) && (other.num < c.num && !other.met.Load() || connected && other.connected()) {
+		if other == c || other.place != c.place {
+			continue
+		}
+		if first := other.target.New && !other.met.Load() && other.num < c.num; first || connected && other.connected() {
 			return c.notThere("another instance is there")
 		}
 	}
 	return nil
 }
 
-// near says that two hosts are said to be in one place.
-func (t Target) near(other Target) bool {
-	return t.Local == "" && other.Local == "" && t.Jump == nil && other.Jump == nil && t.home() == other.home() &&
-		t.Endpoint.Addr == other.Endpoint.Addr && t.Endpoint.Port == other.Endpoint.Port
+// place is where a host is said to be.
+func (t Target) place() string {
+	if t.Local != "" || t.Jump != nil {
+		return ""
+	}
+	return fmt.Sprintf("%s %d %s", t.Endpoint.Addr, t.Endpoint.Port, t.home())
 }
 
 func (c *conn) connected() bool {
@@ -54,8 +59,8 @@ func (c *conn) admit(ctx context.Context, client *agentapi.Client, info agentapi
 	if t.Moved && t.Key != "" && info.InstanceKey != t.Key {
 		return c.notThere("the agent there is another one")
 	}
-	if err := c.pool.Sink.Taken(ctx, t.ID, info.InstanceKey, info.BootID); err != nil {
-		return c.notThere("%v", err)
+	if err := c.taken(ctx, info.InstanceKey, info.BootID); err != nil {
+		return err
 	}
 	if err := c.alone(true); err != nil { // what another is may not be stored yet
 		return err
@@ -88,6 +93,9 @@ func (c *conn) admit(ctx context.Context, client *agentapi.Client, info agentapi
 // vacant is admit for an agent that does not answer: its files tell of it.
 func (c *conn) vacant(ctx context.Context, f facts) error {
 	t := &c.target
+	if t.Moved && t.Key != "" && f.key != "" && f.key != t.Key {
+		return c.notThere("the agent there is another one")
+	}
 	if !f.known || !t.New {
 		return nil
 	}
@@ -97,8 +105,13 @@ func (c *conn) vacant(ctx context.Context, f facts) error {
 	if f.key == "" {
 		return nil
 	}
-	if err := c.pool.Sink.Taken(ctx, t.ID, f.key, f.boot); err != nil {
-		return c.notThere("%v", err)
+	return c.taken(ctx, f.key, f.boot)
+}
+
+func (c *conn) taken(ctx context.Context, key, bootID string) error {
+	why, err := c.pool.Sink.Taken(ctx, c.target.ID, key, bootID)
+	if err == nil && why != "" {
+		err = c.notThere("%s", why)
 	}
-	return nil
+	return err
 }

@@ -1,7 +1,6 @@
 package host_test
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,11 +22,11 @@ func TestNewMachineAtAHostInUse(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	taken := func(key, bootID string) error {
+	taken := func(key, bootID string) string {
 		if key == "key-1" && bootID != "" {
-			return errors.New("the host is in use under another name: instance n-0")
+			return "the host is in use under another name: instance n-0"
 		}
-		return nil
+		return ""
 	}
 	key := func(i *agentapi.HostInfo) { i.InstanceKey, i.BootID = "key-1", "boot-1" }
 	for name, tt := range map[string]struct {
@@ -145,6 +144,20 @@ func TestNewMachinesInOnePlace(t *testing.T) {
 	w.until("the second is connected", func() bool { return w.sink.connected == 2 })
 }
 
+// Where a host was that does not answer any more, a new machine may be: its host is another.
+func TestNewMachineWhereOneWas(t *testing.T) {
+	w := newWorld(t)
+	h, target := bare(w)
+	ours(h)
+	old := target
+	old.ID = "old"
+	old.Endpoint.HostKey = w.host().Key()
+	w.pool.Watch(old)
+	target.New = true
+	w.pool.Watch(target)
+	w.until("the new machine is connected", func() bool { return w.sink.connected == 1 })
+}
+
 // A machine that may have moved is the one that was met: its host has the same key, and the agent too. Another instance's
 // that was made of the same disk is not.
 func TestMovedMachine(t *testing.T) {
@@ -158,7 +171,7 @@ func TestMovedMachine(t *testing.T) {
 			h.Agent.Set(func(i *agentapi.HostInfo) { i.InstanceKey = "key-2" })
 		}, "but the agent there is another one"},
 		"another instance": {func(w *world, _ *hosttest.Host, _ *host.Target) {
-			w.sink.taken = func(string, string) error { return errors.New("the host is in use under another name") }
+			w.sink.taken = func(string, string) string { return "the host is in use under another name" }
 		}, "but the host is in use under another name"},
 	} {
 		t.Run(name, func(t *testing.T) {

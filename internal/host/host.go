@@ -66,8 +66,8 @@ type Sink interface {
 	// Pinned is told the host key of a first contact.
 	Pinned(id, hostKey string)
 	// Taken says why a bare machine cannot be the host of an agent that answers at its address, of a key and in a boot;
-	// nil when it can. Nothing has been changed there yet.
-	Taken(ctx context.Context, id, key, bootID string) error
+	// "" when it can. Nothing has been changed there yet.
+	Taken(ctx context.Context, id, key, bootID string) (why string, err error)
 	// Connected comes before the events of a connection.
 	Connected(ctx context.Context, id string, info agentapi.HostInfo, tasks []agentapi.Task)
 	Disconnected(id string, err error)
@@ -151,7 +151,7 @@ func (p *Pool) Watch(t Target) {
 		return
 	}
 	p.watched++
-	c := &conn{pool: p, target: t, num: p.watched}
+	c := &conn{pool: p, target: t, place: t.place(), num: p.watched}
 	c.ctx, c.cancel = context.WithCancel(p.ctx)
 	p.hosts[t.ID] = c
 	p.wg.Go(c.run)
@@ -188,7 +188,8 @@ func (p *Pool) Client(id string) (*agentapi.Client, error) {
 type conn struct {
 	pool   *Pool
 	target Target
-	num    int // of those that were watched
+	place  string // where the host is said to be, "" where no other can be
+	num    int    // of those that were watched
 	ctx    context.Context
 	cancel context.CancelFunc
 	met    atomic.Bool // the agent has answered, and is the target's

@@ -50,8 +50,8 @@ type sink struct {
 	lost      []string
 	events    []agentapi.Event
 	fail      error
-	busy      chan struct{}                  // Handle waits twice for it, nil for not
-	taken     func(key, bootID string) error // optional
+	busy      chan struct{}                   // Handle waits twice for it, nil for not
+	taken     func(key, bootID string) string // optional
 }
 
 func (s *sink) Pinned(_, key string) {
@@ -60,13 +60,13 @@ func (s *sink) Pinned(_, key string) {
 	s.mu.Unlock()
 }
 
-func (s *sink) Taken(_ context.Context, _, key, bootID string) error {
+func (s *sink) Taken(_ context.Context, _, key, bootID string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.taken == nil {
-		return nil
+		return "", nil
 	}
-	return s.taken(key, bootID)
+	return s.taken(key, bootID), nil
 }
 
 func (s *sink) Connected(context.Context, string, agentapi.HostInfo, []agentapi.Task) {

@@ -195,12 +195,16 @@ func (e *takenError) Error() string {
 }
 
 // Taken is [host.Sink.Taken]: lists of clouds may name the address of another instance.
-func (s *Service) Taken(ctx context.Context, id, key, bootID string) error {
+func (s *Service) Taken(ctx context.Context, id, key, bootID string) (why string, err error) {
 	inst, err := s.Get(ctx, s.DB.Read(), id)
 	if err != nil {
-		return err
+		return "", err
 	}
-	return s.taken(ctx, s.DB.Read(), inst, key, bootID)
+	err = s.taken(ctx, s.DB.Read(), inst, key, bootID)
+	if taken, ok := errors.AsType[*takenError](err); ok {
+		return taken.Error(), nil
+	}
+	return "", err
 }
 
 // taken is a [takenError] when another instance is the host with an agent's key, in this boot or, as far as a cloud

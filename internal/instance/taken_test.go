@@ -1,7 +1,6 @@
 package instance
 
 import (
-	"errors"
 	"testing"
 
 	"dstack/internal/agentapi"
@@ -58,16 +57,8 @@ func TestTaken(t *testing.T) {
 			"whose record is damaged":      {"k-damaged", "b2", inUse + "instance n-4"},
 		} {
 			t.Run(name, func(t *testing.T) {
-				err := s.Taken(ctx, "new", tt.key, tt.boot)
-				if _, taken := errors.AsType[*takenError](err); err != nil && !taken {
-					t.Fatal(err)
-				}
-				got := ""
-				if err != nil {
-					got = err.Error()
-				}
-				if got != tt.want {
-					t.Errorf("%q, want %q", got, tt.want)
+				if got, err := s.Taken(ctx, "new", tt.key, tt.boot); err != nil || got != tt.want {
+					t.Errorf("%q, %v, want %q", got, err, tt.want)
 				}
 			})
 		}

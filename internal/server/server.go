@@ -408,7 +408,7 @@ func (k *sink) Pinned(id, key string) {
 	}
 }
 
-func (k *sink) Taken(ctx context.Context, id, key, bootID string) error {
+func (k *sink) Taken(ctx context.Context, id, key, bootID string) (string, error) {
 	return k.s.inst.Taken(ctx, id, key, bootID)
 }
 
