@@ -145,7 +145,7 @@ type outcome func(ctx context.Context, tx *store.Tx, fleets fleetsOnce) error
 
 // together is how many outcomes share a transaction: large enough to get on fast, small enough
 // for what waits behind it.
-const together = 64
+const together = 128
 
 // carryOut stores what was decided for each gang and returns when to look again. None is refused
 // while backends may still answer of which it could have an instance, until pending.
