@@ -106,7 +106,7 @@ func (e *Engine) acquire(ctx context.Context) (ends time.Time, err error) {
 	}
 	var now map[int]int64
 	err = e.DB.Write(ctx, func(tx *store.Tx) (err error) {
-		now, err = byKey[int](tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
+		now, err = e.takeAll(ctx, tx)
 		return err
 	})
 	if err != nil {
@@ -114,6 +114,11 @@ func (e *Engine) acquire(ctx context.Context) (ends time.Time, err error) {
 	}
 	e.own(ctx, now)
 	return ends, nil
+}
+
+// takeAll takes every shard for good, whoever has it.
+func (e *Engine) takeAll(ctx context.Context, tx *store.Tx) (map[int]int64, error) {
+	return byKey[int](tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
 }
 
 // insist takes shards, however long the database refuses: its disk may be full, or it may be failing
@@ -197,6 +202,7 @@ func (e *Engine) keepAll(ctx context.Context) {
 // retakeAll is nil when another server has some.
 func (e *Engine) retakeAll(ctx context.Context) (now map[int]int64, err error) {
 	err = e.DB.Write(ctx, func(tx *store.Tx) error {
+		now = nil // of an attempt before this one
 		var theirs int
 		if err := tx.QueryRowContext(ctx, countTheirShards, e.Owner).Scan(&theirs); err != nil || theirs > 0 {
 			return err
@@ -204,7 +210,7 @@ func (e *Engine) retakeAll(ctx context.Context) (now map[int]int64, err error) {
 		if _, err := tx.ExecContext(ctx, addShards); err != nil {
 			return err
 		}
-		now, err = byKey[int](tx.QueryContext(ctx, takeAllShards, e.Owner, int64(math.MaxInt64)))
+		now, err = e.takeAll(ctx, tx)
 		return err
 	})
 	return now, err
